@@ -1,0 +1,1 @@
+"""From files on disk to a batch of tensors. Knows no networks."""

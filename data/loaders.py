@@ -1,0 +1,209 @@
+"""Which pictures come when. Everything follows from (seed, step), never from what ran before.
+
+Training is counted in steps. The pictures form one endless stream: a permutation of the set for
+each epoch, drawn from (seed, epoch). Global step s takes the next batch_size x accumulate x world
+pictures of it on one canvas drawn from (seed, step); each rank and micro-step reads its slice. So
+starting at any step, on any number of ranks and with any number of workers, gives the same batches.
+"""
+
+from __future__ import annotations
+
+import functools
+import signal
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from data import seeds
+from data.batch import PackedBatch, Sample, collate
+from data.coco import CocoSet
+from data.errors import InputError
+from data.presets import EvalPreset, Size, TrainPreset
+
+# What a random number is for; keeps the three uses of one seed apart.
+_ORDER, _CANVAS, _SAMPLE = 1, 2, 3
+
+
+class Key(NamedTuple):
+    """One picture of one batch."""
+
+    index: int
+    epoch: int
+    canvas: Size | None
+
+
+class Batches:
+    """A loader's batches; a mistake in the user's files surfaces as the InputError it is.
+
+    Errors of worker processes arrive as a traceback inside a message; handing them over as values
+    keeps the one sentence that was written for the user.
+    """
+
+    def __init__(self, loader: DataLoader) -> None:
+        self._loader = loader
+
+    def __len__(self) -> int:
+        return len(self._loader)
+
+    def __iter__(self) -> Iterator[PackedBatch]:
+        for item in self._loader:
+            if isinstance(item, InputError):
+                raise item
+            yield item
+
+
+def train_canvases(image_size: int) -> list[Size]:
+    """Square canvases, the multiples of 64 in 0.8 .. 1.35 of the image size (at least one).
+
+    Our choice: evaluation pictures have sides of 1 .. 1.35 times the image size.
+    """
+    sides = range(64, int(1.35 * image_size) + 1, 64)
+    chosen = [side for side in sides if side >= 0.8 * image_size]
+    return [(side, side) for side in chosen or [-(-image_size // 64) * 64]]
+
+
+def covering_canvas(dataset: CocoSet, preset: EvalPreset) -> Size:
+    """The smallest canvas that holds every picture of the set as evaluation sees it."""
+    sizes = [preset.padded_size(record.height, record.width) for record in dataset.images]
+    return max(h for h, _ in sizes), max(w for _, w in sizes)
+
+
+def train_loader(
+    dataset: CocoSet,
+    preset: TrainPreset | EvalPreset,
+    *,
+    batch_size: int,
+    accumulate: int = 1,
+    seed: int = 0,
+    start_step: int = 0,
+    stop_step: int,
+    canvases: Sequence[Size],
+    workers: int = 0,
+    rank: int = 0,
+    world: int = 1,
+) -> Batches:
+    """Micro-batches of the steps start_step .. stop_step - 1, `accumulate` for each step."""
+    sampler = TrainSampler(
+        pictures=len(dataset),
+        batch_size=batch_size,
+        accumulate=accumulate,
+        seed=seed,
+        start_step=start_step,
+        stop_step=stop_step,
+        canvases=tuple(canvases),
+        rank=rank,
+        world=world,
+    )
+    return _batches(_Samples(dataset, preset, seed), sampler, workers)
+
+
+def eval_loader(
+    dataset: CocoSet,
+    preset: EvalPreset,
+    *,
+    batch_size: int,
+    workers: int = 0,
+    indices: Sequence[int] | None = None,
+) -> Batches:
+    """Every picture (or those of `indices`) once; each batch holds one padded size only.
+
+    Sizes come in the order of their first picture, pictures within a size in the order given.
+    """
+    groups: dict[Size, list[Key]] = {}
+    for index in range(len(dataset)) if indices is None else indices:
+        record = dataset.images[index]
+        size = preset.padded_size(record.height, record.width)
+        groups.setdefault(size, []).append(Key(index, 0, size))
+    batches = [
+        keys[start : start + batch_size]
+        for keys in groups.values()
+        for start in range(0, len(keys), batch_size)
+    ]
+    return _batches(_Samples(dataset, preset, seed=0), batches, workers)
+
+
+@dataclass(frozen=True)
+class TrainSampler:
+    """The keys of every micro-batch of one rank, as lists; see the head of this file."""
+
+    pictures: int
+    batch_size: int
+    accumulate: int
+    seed: int
+    start_step: int
+    stop_step: int
+    canvases: tuple[Size, ...]
+    rank: int = 0
+    world: int = 1
+
+    def __len__(self) -> int:
+        return max(0, self.stop_step - self.start_step) * self.accumulate
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        for step in range(self.start_step, self.stop_step):
+            for micro in range(self.accumulate):
+                yield self.keys(step, micro)
+
+    def keys(self, step: int, micro: int) -> list[Key]:
+        """The pictures of one micro-step of this rank."""
+        slot = (step * self.accumulate + micro) * self.world + self.rank
+        first = slot * self.batch_size
+        canvas = self.canvases[seeds.mix(self.seed, _CANVAS, step) % len(self.canvases)]
+        keys = []
+        for position in range(first, first + self.batch_size):
+            epoch, place = divmod(position, self.pictures)
+            keys.append(Key(_permutation(self.pictures, self.seed, epoch)[place], epoch, canvas))
+        return keys
+
+
+def first_pictures(pictures: int, seed: int, count: int) -> list[int]:
+    """The first `count` pictures of the order that training with `seed` goes through."""
+    return _permutation(pictures, seed, 0)[:count]
+
+
+@functools.lru_cache(maxsize=4)
+def _permutation(pictures: int, seed: int, epoch: int) -> list[int]:
+    generator = seeds.generator(seed, _ORDER, epoch)
+    return torch.randperm(pictures, generator=generator).tolist()
+
+
+class _Samples(Dataset):
+    """Key -> sample, or the InputError that the picture's file caused."""
+
+    def __init__(self, dataset: CocoSet, preset: TrainPreset | EvalPreset, seed: int) -> None:
+        self._dataset, self._preset, self._seed = dataset, preset, seed
+
+    def __getitem__(self, key: Key) -> Sample | InputError:
+        generator = seeds.generator(self._seed, _SAMPLE, key.epoch, key.index)
+        try:
+            picture, annotation = self._dataset.read(key.index)
+        except InputError as error:
+            return error
+        return self._preset(picture, annotation, key.canvas, generator)
+
+
+def _collate(samples: list[Sample | InputError]) -> PackedBatch | InputError:
+    errors = [sample for sample in samples if isinstance(sample, InputError)]
+    return errors[0] if errors else collate(samples)
+
+
+def _batches(samples: _Samples, sampler: TrainSampler | list[list[Key]], workers: int) -> Batches:
+    return Batches(
+        DataLoader(
+            samples,
+            batch_sampler=sampler,
+            num_workers=workers,
+            collate_fn=_collate,
+            generator=torch.Generator(),  # else it would draw from the generator of the training
+            worker_init_fn=_leave_signals_to_the_main_process,
+        )
+    )
+
+
+def _leave_signals_to_the_main_process(worker: int) -> None:
+    """Ctrl-C reaches every process of a terminal; the main one decides when its workers end."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -1,0 +1,121 @@
+"""Recipes: what is drawn for a training picture, and how a picture is prepared for evaluation.
+
+A preset is called with (picture, annotation, canvas, generator) and returns a `Sample`. Its sizes
+follow from the record alone, so loaders can plan batches without opening a file.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from PIL import Image
+
+from data import transforms
+from data.batch import Sample
+from data.coco import Annotation
+
+Size = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class TrainPreset:
+    """Scale jitter, crop, flip, colour.
+
+    scale: range of the drawn scale; at 1 the whole picture just fits into the canvas, below it is
+        smaller, above a part at a drawn place is seen (the idea of large-scale jitter, Ghiasi et
+        al. 2021). Drawn evenly in the logarithm, so that halving is as likely as doubling. The
+        default is our choice: evaluation, with its short side at the image size, shows a 4:3
+        picture at about 1.3 of the fit, which lies near the middle of the range.
+    flip: probability of a mirrored picture; brightness, contrast, saturation: the factor is drawn
+        from 1 - x .. 1 + x; hue: drawn from -x .. x of the colour circle; grey: probability of a
+        picture without colour. The strengths are our choice, mild, as colour tells classes apart.
+    """
+
+    scale: tuple[float, float] = (0.7, 2.0)
+    flip: float = 0.5
+    brightness: float = 0.3
+    contrast: float = 0.3
+    saturation: float = 0.3
+    hue: float = 0.02
+    grey: float = 0.02
+
+    def __call__(
+        self,
+        picture: Image.Image,
+        annotation: Annotation,
+        canvas: Size,
+        generator: torch.Generator,
+    ) -> Sample:
+        # One draw for everything, so that changing one setting leaves the other numbers alone.
+        draws = torch.rand(9, generator=generator, dtype=torch.float64).tolist()
+        view = self._view(annotation.orig_size, canvas, draws[:4])
+        return transforms.apply(picture, annotation, view, canvas, self._colour(draws[4:]))
+
+    def _view(self, size: Size, canvas: Size, draws: list[float]) -> transforms.View:
+        low, high = (math.log(bound) for bound in self.scale)
+        fit = min(canvas[0] / size[0], canvas[1] / size[1])
+        factor = fit * math.exp(low + draws[0] * (high - low))
+        top, bottom, height = _window(size[0], canvas[0], factor, draws[1])
+        left, right, width = _window(size[1], canvas[1], factor, draws[2])
+        flip = draws[3] < self.flip
+        return transforms.View(left, top, right, bottom, (height, width), flip)
+
+    def _colour(self, draws: list[float]) -> transforms.Colour:
+        around = [2 * draw - 1 for draw in draws[:4]]  # -1..1
+        return transforms.Colour(
+            brightness=1 + self.brightness * around[0],
+            contrast=1 + self.contrast * around[1],
+            saturation=1 + self.saturation * around[2],
+            hue=self.hue * around[3],
+            grey=draws[4] < self.grey,
+        )
+
+
+@dataclass(frozen=True)
+class EvalPreset:
+    """Short side `image_size`, long side at most `max_ratio` times that, the whole picture.
+
+    Padded to the next `multiple` of each side, or to the canvas where one is given: training on
+    exactly what evaluation sees (`--overfit`) is this preset with one canvas for all.
+    """
+
+    image_size: int = 320
+    max_ratio: float = 1.35
+    multiple: int = 64
+
+    def __call__(
+        self,
+        picture: Image.Image,
+        annotation: Annotation,
+        canvas: Size | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Sample:
+        size = self.size(*annotation.orig_size)
+        canvas = canvas or self.padded_size(*annotation.orig_size)
+        if size[0] > canvas[0] or size[1] > canvas[1]:
+            raise ValueError(f"a picture of {size} does not fit into the canvas {canvas}")
+        view = transforms.fit_view(*annotation.orig_size, size)
+        return transforms.apply(picture, annotation, view, canvas)
+
+    def size(self, height: int, width: int) -> Size:
+        """(h, w) of a picture of this original size after resizing."""
+        short, long = min(height, width), max(height, width)
+        factor = min(self.image_size / short, self.image_size * self.max_ratio / long)
+        return max(1, round(height * factor)), max(1, round(width * factor))
+
+    def padded_size(self, height: int, width: int) -> Size:
+        """(H, W) after padding."""
+        h, w = self.size(height, width)
+        return (-(-h // self.multiple) * self.multiple, -(-w // self.multiple) * self.multiple)
+
+
+def _window(pixels: int, canvas: int, factor: float, draw: float) -> tuple[int, int, int]:
+    """One side: where the window starts and ends in the source, and its pixels in the result."""
+    whole = max(1, round(pixels * factor))
+    if whole <= canvas:
+        return 0, pixels, whole
+    seen = min(pixels, max(1, round(canvas / factor)))
+    start = min(pixels - seen, int(draw * (pixels - seen + 1)))
+    return start, start + seen, canvas

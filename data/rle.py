@@ -1,0 +1,239 @@
+"""The only place where a mask changes form.
+
+Everything goes through pycocotools: polygons and both kinds of COCO run-length encoding come in,
+compressed run-length encoding ("RLE": {"size": [h, w], "counts": bytes}) is what the rest of the
+project passes around, and dense masks appear only where pixels are needed. What comes from a file
+is checked here in Python first, because the C code behind pycocotools trusts what it is given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+import torch
+from pycocotools import mask as coco_mask
+
+from data.errors import InputError
+
+Rle = dict[str, Any]
+
+_CONTINUES = (
+    0x20  # a character of the counts string with this bit is followed by more of its number
+)
+_NEGATIVE = 0x10  # in the last character of a number: the number is below zero
+_FARTHEST = 10  # a coordinate may be this many times height + width; farther is a mistake
+_MOST_CHARACTERS = 7  # per number: 35 bits, more than any count of pixels that fits in 32 bits
+
+
+def encode(masks: torch.Tensor | np.ndarray) -> list[Rle]:
+    """Dense boolean masks [N,H,W] -> N RLEs (an empty list for N = 0)."""
+    if isinstance(masks, torch.Tensor):
+        masks = masks.detach().cpu().numpy()
+    if masks.ndim != 3:
+        raise ValueError(f"masks must be [N,H,W], not {list(masks.shape)}")
+    if len(masks) == 0:
+        return []
+    columns_first = np.asfortranarray(masks.astype(np.uint8, copy=False).transpose(1, 2, 0))
+    return coco_mask.encode(columns_first)
+
+
+def decode(rles: Sequence[Rle], size: Sequence[int]) -> np.ndarray:
+    """N RLEs of one size (h, w) -> boolean array [N,h,w], also for N = 0."""
+    height, width = size
+    if len(rles) == 0:
+        return np.zeros((0, height, width), dtype=bool)
+    _same_size(rles, (height, width))
+    return coco_mask.decode(list(rles)).transpose(2, 0, 1).view(bool)
+
+
+def from_annotation(segmentation: Any, height: int, width: int) -> Rle:
+    """The `segmentation` of a COCO annotation -> one RLE of the picture's size.
+
+    Polygons of several parts become one mask. Raises InputError with the reason where the value is
+    neither a list of polygons nor an RLE of this size; the caller adds file and record.
+    """
+    if isinstance(segmentation, dict):
+        return _from_runs(segmentation, height, width)
+    polygons = polygons_of(segmentation, height, width)
+    return from_polygons(polygons, height, width)
+
+
+def from_polygons(polygons: Sequence[np.ndarray], height: int, width: int) -> Rle:
+    """Checked polygons (each x, y, x, y, ... in pixels) -> the RLE of their union."""
+    parts = coco_mask.frPyObjects([p.astype(np.float64) for p in polygons], height, width)
+    return coco_mask.merge(parts)
+
+
+def polygons_of(segmentation: Any, height: int, width: int) -> list[np.ndarray]:
+    """The polygons of an annotation as checked float64 arrays; InputError when they are none."""
+    return [_polygon(points, _FARTHEST * (height + width)) for points in _polygons(segmentation)]
+
+
+def _polygon(points: Any, limit: float) -> np.ndarray:
+    if not isinstance(points, (list, tuple, np.ndarray)):
+        raise InputError(f"a polygon must be a list of numbers, not {_kind(points)}")
+    if len(points) < 6 or len(points) % 2:
+        raise InputError(
+            f"a polygon needs an even number of at least 6 coordinates and has {len(points)}"
+        )
+    try:
+        array = np.asarray(points, dtype=np.float64)
+    except (TypeError, ValueError):
+        array = np.empty((0, 0))
+    if array.ndim != 1:
+        raise InputError("a polygon must be a flat list of numbers x, y, x, y, ...")
+    if not np.isfinite(array).all():
+        raise InputError("a polygon has a coordinate that is not a finite number")
+    if np.abs(array).max() > limit:  # the C code walks the outline and overflows far outside
+        raise InputError("a polygon has a coordinate far outside the picture")
+    return array
+
+
+def area(rles: Sequence[Rle]) -> np.ndarray:
+    """Pixels of each mask, int64 [N]."""
+    if len(rles) == 0:
+        return np.zeros(0, dtype=np.int64)
+    return np.asarray(coco_mask.area(list(rles))).astype(np.int64)
+
+
+def boxes(rles: Sequence[Rle]) -> np.ndarray:
+    """The tightest box of each mask: x0, y0, x1, y1 in pixels, float64 [N,4]; zeros when empty."""
+    if len(rles) == 0:
+        return np.zeros((0, 4))
+    corners = np.array(coco_mask.toBbox(list(rles)), dtype=np.float64)
+    corners[:, 2:] += corners[:, :2]
+    return corners
+
+
+def union(rles: Sequence[Rle], size: Sequence[int]) -> Rle:
+    """All masks together; an empty mask of `size` (h, w) when there are none."""
+    if len(rles) == 0:
+        return encode(np.zeros((1, *size), dtype=bool))[0]
+    _same_size(rles, size)
+    return coco_mask.merge(list(rles))
+
+
+def subtract(rles: Sequence[Rle], region: Rle) -> list[Rle]:
+    """Each mask without the pixels of `region`."""
+    if len(rles) == 0:
+        return []
+    _same_size(rles, region["size"])
+    outside = encode(~decode([region], region["size"]))[0]
+    return [coco_mask.merge([one, outside], intersect=True) for one in rles]
+
+
+def iou(a: Sequence[Rle], b: Sequence[Rle], crowd: Sequence[bool] | None = None) -> np.ndarray:
+    """Intersection over union [len(a), len(b)]; where `crowd` is true for b: over the area of a."""
+    if len(a) == 0 or len(b) == 0:
+        return np.zeros((len(a), len(b)))
+    flags = [0] * len(b) if crowd is None else [int(flag) for flag in crowd]
+    _same_size([*a, *b], a[0]["size"])
+    return np.asarray(coco_mask.iou(list(a), list(b), flags))
+
+
+def to_json(rle: Rle) -> Rle:
+    """An RLE whose counts are text, as json files hold it."""
+    counts = rle["counts"]
+    text = counts.decode("ascii") if isinstance(counts, bytes) else counts
+    return {"size": [int(side) for side in rle["size"]], "counts": text}
+
+
+def from_json(rle: Rle) -> Rle:
+    """The inverse of `to_json`: counts as bytes. Trusts its input, unlike `from_annotation`."""
+    counts = rle["counts"]
+    raw = counts.encode("ascii") if isinstance(counts, str) else counts
+    return {"size": [int(side) for side in rle["size"]], "counts": raw}
+
+
+def _from_runs(segmentation: dict, height: int, width: int) -> Rle:
+    size, counts = segmentation.get("size"), segmentation.get("counts")
+    if not isinstance(size, (list, tuple)) or list(size) != [height, width]:
+        raise InputError(
+            f"its RLE has the size {size} where the picture has [{height}, {width}] (height, width)"
+        )
+    if isinstance(counts, list):
+        _check_sum(_plain_counts(counts), height, width)
+        plain = {"size": [height, width], "counts": [int(count) for count in counts]}
+        return coco_mask.frPyObjects(plain, height, width)
+    if isinstance(counts, (str, bytes)):
+        raw = _ascii(counts)
+        _check_sum(_compressed_counts(raw), height, width)
+        return {"size": [height, width], "counts": raw}
+    raise InputError(f"the counts of its RLE must be a list or a string, not {_kind(counts)}")
+
+
+def _plain_counts(counts: list) -> list[int]:
+    if not all(isinstance(c, Integral) and not isinstance(c, bool) and c >= 0 for c in counts):
+        raise InputError("the counts of its RLE must be whole numbers of at least 0")
+    return counts
+
+
+def _compressed_counts(raw: bytes) -> np.ndarray:
+    """The run lengths behind a compressed counts string, without the C decoder.
+
+    Each character carries 5 bits, lowest first; from the fourth number on, what is written is the
+    difference to the number two before (the format of the COCO tools).
+    """
+    if not raw:
+        raise InputError("the counts of its RLE are empty")
+    values = np.frombuffer(raw, dtype=np.uint8).astype(np.int64) - 48
+    last = (values & _CONTINUES) == 0
+    if values.min() < 0 or values.max() > 63 or not last[-1]:
+        raise InputError("the counts of its RLE are no compressed COCO RLE")
+    ends = np.flatnonzero(last)
+    starts = np.concatenate(([0], ends[:-1] + 1))
+    lengths = ends - starts + 1
+    if lengths.max() > _MOST_CHARACTERS:
+        raise InputError("the counts of its RLE hold a number that is too large")
+    place = np.arange(len(values)) - np.repeat(starts, lengths)
+    numbers = np.add.reduceat((values & 0x1F) << (5 * place), starts)
+    numbers -= np.where(values[ends] & _NEGATIVE, 1 << (5 * lengths), 0)
+    numbers[1::2] = np.cumsum(numbers[1::2])
+    numbers[2::2] = np.cumsum(numbers[2::2])
+    if numbers.min() < 0:
+        raise InputError("the counts of its RLE hold a run below zero")
+    return numbers
+
+
+def _check_sum(counts: Sequence[int] | np.ndarray, height: int, width: int) -> None:
+    # Python numbers cannot overflow; those of an array are below 2**35 each.
+    total = int(counts.sum()) if isinstance(counts, np.ndarray) else sum(counts)
+    if total != height * width:
+        raise InputError(
+            f"its RLE covers {total} pixels where the picture has {height * width} "
+            f"({width} x {height})"
+        )
+
+
+def _polygons(segmentation: Any) -> list:
+    if not isinstance(segmentation, (list, tuple)):
+        raise InputError(
+            f"its segmentation must be a list of polygons or an RLE, not {_kind(segmentation)}"
+        )
+    if len(segmentation) == 0:
+        raise InputError("its segmentation is empty")
+    if all(isinstance(value, Real) for value in segmentation):
+        raise InputError("its segmentation is one flat list where a list of polygons is needed")
+    return list(segmentation)
+
+
+def _ascii(counts: str | bytes) -> bytes:
+    try:
+        return counts.encode("ascii") if isinstance(counts, str) else bytes(counts)
+    except UnicodeEncodeError:
+        raise InputError("the counts of its RLE are no compressed COCO RLE") from None
+
+
+def _same_size(rles: Sequence[Rle], size: Sequence[int]) -> None:
+    """The C code reads past its memory when sizes differ, so they are compared here."""
+    expected = [int(side) for side in size]
+    for one in rles:
+        if list(one["size"]) != expected:
+            raise ValueError(f"RLE of size {list(one['size'])} where {expected} is needed")
+
+
+def _kind(value: Any) -> str:
+    return "null" if value is None else type(value).__name__

@@ -1,0 +1,318 @@
+"""VOC 2012 and SBD instance maps -> the COCO format of data/coco.py, masks as RLE.
+
+VOC keeps two palette pictures for each photograph: SegmentationClass and SegmentationObject. They
+are read as indices. 255 in either is void: carried along in the image record, so that it is
+neither object nor background. An object's class is the majority of SegmentationClass under its id.
+SBD keeps one .mat file for each photograph and knows no void.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import scipy.io
+from PIL import Image
+from tqdm import tqdm
+
+from data import rle
+from data.errors import InputError
+from data.pictures import upright_size
+
+CLASS_NAMES = (
+    "aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike "
+    "person pottedplant sheep sofa train tvmonitor"
+).split()
+VOID = 255
+
+# Folder and ending of the three files of each picture.
+SOURCES = (("JPEGImages", ".jpg"), ("SegmentationClass", ".png"), ("SegmentationObject", ".png"))
+
+_PARTS = (*(part for part, _ in SOURCES), "ImageSets/Segmentation")
+_NAME_FILES = ("classes.txt", "labels.txt")
+
+# labels [N] and masks [N,H,W] of the objects, void [H,W]
+_Objects = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+
+def find_root(path: str | Path) -> Path | None:
+    """The VOC2012 folder at or below `path` (itself, VOCdevkit, or what holds VOCdevkit).
+
+    None when there is no sign of one. Raises InputError when only a part of one is there.
+    """
+    path = Path(path)
+    places = [path, path / "VOC2012", path / "VOCdevkit" / "VOC2012"]
+    root = max(
+        places,
+        key=lambda place: (
+            sum((place / part).is_dir() for part in _PARTS),
+            place.name == "VOC2012" and place.is_dir(),
+        ),
+    )
+    missing = [part for part in _PARTS if not (root / part).is_dir()]
+    if len(missing) >= len(_PARTS) - 1 and root.name != "VOC2012":
+        return None  # one folder called JPEGImages is no VOC yet
+    if missing:
+        raise InputError(
+            f"{root} is no whole VOC folder, {', '.join(missing)} {_is_are(missing)} missing: "
+            "unpack the VOC 2012 trainval archive there again"
+        )
+    return root
+
+
+def class_names(root: Path) -> list[str]:
+    """Names of the classes 1, 2, ...: from classes.txt or labels.txt if there, else VOC's 20."""
+    for name in _NAME_FILES:
+        if (root / name).is_file():
+            lines = _lines(root / name)
+            if not lines:
+                raise InputError(f"{root / name} is empty: write one class name per line")
+            return lines
+    return list(CLASS_NAMES)
+
+
+def names_of(root: Path, split: str) -> list[str]:
+    """The names in ImageSets/Segmentation/<split>.txt; InputError where there are none."""
+    path = root / "ImageSets" / "Segmentation" / f"{split}.txt"
+    if not path.is_file():
+        raise InputError(f"{path} is missing: list one picture name per line there")
+    names = [line.split()[0] for line in _lines(path)]
+    if not names:
+        raise InputError(f"{path} is empty: list one picture name per line there")
+    return names
+
+
+def convert(
+    voc_root: str | Path, split: str, sbd: str | Path | None = None, progress: bool = True
+) -> dict[str, Any]:
+    """One split of a VOC2012 folder as a COCO dict; file names are relative to JPEGImages.
+
+    With `sbd` (the folder that holds its img and inst) the split "train" is all of SBD but the
+    pictures of VOC's val list, and file names are relative to its img folder.
+    """
+    root = Path(voc_root)
+    if sbd is not None and split == "train":
+        return read_sbd(sbd, without=names_of(root, "val"), progress=progress)
+    names, classes = names_of(root, split), class_names(root)
+    _require_files(root, split, names)
+    records = (
+        (f"{name}.jpg", *_voc_objects(root, name, len(classes)))
+        for name in tqdm(names, f"reading VOC {split}", disable=not progress, leave=False)
+    )
+    return _coco(records, classes)
+
+
+def read_sbd(
+    root: str | Path,
+    names: Sequence[str] | None = None,
+    without: Sequence[str] = (),
+    progress: bool = True,
+) -> dict[str, Any]:
+    """SBD (img/*.jpg, inst/*.mat) as a COCO dict: the pictures `names` (all), minus `without`.
+
+    VOC's val pictures belong in `without`, as SBD holds many of them.
+    """
+    root = Path(root)
+    for part in ("img", "inst"):
+        if not (root / part).is_dir():
+            raise InputError(f"{root / part} is missing: give the SBD folder with img and inst")
+    known = sorted(path.stem for path in (root / "inst").glob("*.mat")) if names is None else names
+    chosen = [name for name in known if name not in set(without)]
+    if not chosen:
+        raise InputError(f"{root / 'inst'} holds no picture to use: unpack the SBD archive again")
+    records = (
+        (f"{name}.jpg", *_sbd_objects(root, name))
+        for name in tqdm(chosen, "reading SBD", disable=not progress, leave=False)
+    )
+    return _coco(records, list(CLASS_NAMES))
+
+
+def sbd_names(root: Path, split: str) -> list[str]:
+    """The picture names of SBD's own <split>.txt."""
+    path = root / f"{split}.txt"
+    if not path.is_file():
+        raise InputError(f"{path} is missing: unpack the SBD archive again, its lists included")
+    return _lines(path)
+
+
+def write(
+    voc_root: str | Path,
+    split: str,
+    out_file: str | Path,
+    sbd: str | Path | None = None,
+    progress: bool = True,
+) -> Path:
+    """`convert` into a json file, which appears whole or not at all."""
+    return write_json(convert(voc_root, split, sbd, progress), out_file)
+
+
+def write_json(content: dict[str, Any], out_file: str | Path) -> Path:
+    """Writes beside the target and renames, so that nobody ever sees half a file."""
+    out_file = Path(out_file)
+    out_file.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = out_file.with_name(f".{out_file.name}.{os.getpid()}")
+    try:
+        with open(unfinished, "w", encoding="utf-8") as file:
+            json.dump(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(unfinished, out_file)
+    finally:
+        unfinished.unlink(missing_ok=True)
+    return out_file
+
+
+def objects_of(classes: np.ndarray, objects: np.ndarray) -> _Objects:
+    """Class map and object map [H,W] -> class ids [N], masks bool [N,H,W], void bool [H,W].
+
+    Void pixels belong to no object. Raises InputError for an object without a class.
+    """
+    pairs = objects.astype(np.int32) * 256 + classes
+    counts = np.bincount(pairs.ravel(), minlength=256 * 256).reshape(256, 256)
+    counts = counts[1:VOID, :VOID]  # [object 1..254, class 0..254]: no void in either
+    ids = np.flatnonzero(counts.sum(1)) + 1
+    votes = counts[ids - 1, 1:]
+    unnamed = ids[votes.sum(1) == 0]
+    if len(unnamed):
+        raise InputError(f"object {unnamed[0]} lies on background only")
+    void = (classes == VOID) | (objects == VOID)
+    masks = (objects[None] == ids[:, None, None]) & ~void
+    return votes.argmax(1) + 1, masks, void
+
+
+def _voc_objects(root: Path, name: str, class_count: int) -> _Objects:
+    paths = [root / part / f"{name}.png" for part in _PARTS[1:3]]
+    classes, objects = (_indices(path) for path in paths)
+    size = upright_size(root / "JPEGImages" / f"{name}.jpg")
+    for path, indices in zip(paths, (classes, objects), strict=True):
+        if indices.shape != size:
+            raise InputError(
+                f"{path} is {_wide(indices.shape)} where its picture {name}.jpg is {_wide(size)} "
+                "(width x height): draw it at the picture's size"
+            )
+    try:
+        labels, masks, void = objects_of(classes, objects)
+    except InputError as reason:
+        raise InputError(
+            f"{paths[1]}: {reason} in SegmentationClass/{name}.png: "
+            "paint its class there, or remove it here"
+        ) from None
+    if len(labels) and labels.max() > class_count:
+        raise InputError(
+            f"{paths[0]} uses class {labels.max()} but only {class_count} classes have names: "
+            f"write all names, one per line, into {root / _NAME_FILES[0]}"
+        )
+    return labels, masks, void
+
+
+def _sbd_objects(root: Path, name: str) -> _Objects:
+    path = root / "inst" / f"{name}.mat"
+    if not path.is_file():
+        raise InputError(f"{path} is missing: unpack the SBD archive again")
+    try:
+        content = scipy.io.loadmat(str(path))["GTinst"][0, 0]
+        objects = np.asarray(content["Segmentation"])
+        categories = np.asarray(content["Categories"]).ravel().astype(np.int64)
+    except Exception as reason:  # the reader of this old format raises nearly everything
+        raise InputError(
+            f"{path} cannot be read as SBD ({type(reason).__name__}: {reason}): "
+            "unpack the SBD archive again"
+        ) from None
+    size = upright_size(root / "img" / f"{name}.jpg")
+    if objects.shape != size:
+        raise InputError(
+            f"{path} is {_wide(objects.shape)} where its picture {name}.jpg is {_wide(size)} "
+            "(width x height): unpack the SBD archive again"
+        )
+    ids = np.unique(objects[objects > 0]).astype(np.int64)
+    if len(ids) and (ids[-1] > len(categories) or not _are_classes(categories[ids - 1])):
+        raise InputError(f"{path} has an object without a class: unpack the SBD archive again")
+    masks = objects[None] == ids[:, None, None]
+    return categories[ids - 1], masks, np.zeros(size, dtype=bool)
+
+
+def _coco(
+    records: Iterable[tuple[str, np.ndarray, np.ndarray, np.ndarray]], classes: list[str]
+) -> dict[str, Any]:
+    images, annotations = [], []
+    for file_name, labels, masks, void in records:
+        height, width = void.shape
+        image = {"id": len(images) + 1, "file_name": file_name, "width": width, "height": height}
+        if void.any():
+            image["void"] = rle.to_json(rle.encode(void[None])[0])
+        annotations += _annotations(labels, masks, image["id"], len(annotations) + 1)
+        images.append(image)
+    categories = [{"id": i, "name": name} for i, name in enumerate(classes, start=1)]
+    return {"images": images, "categories": categories, "annotations": annotations}
+
+
+def _annotations(
+    labels: np.ndarray, masks: np.ndarray, image_id: int, first_id: int
+) -> list[dict[str, Any]]:
+    rles = rle.encode(masks)
+    boxes = rle.boxes(rles)
+    boxes[:, 2:] -= boxes[:, :2]
+    return [
+        {
+            "id": first_id + i,
+            "image_id": image_id,
+            "category_id": int(labels[i]),
+            "segmentation": rle.to_json(rles[i]),
+            "area": int(area),
+            "bbox": boxes[i].tolist(),
+            "iscrowd": 0,
+        }
+        for i, area in enumerate(rle.area(rles))
+    ]
+
+
+def _indices(path: Path) -> np.ndarray:
+    """A palette (or grey) PNG as indices, uint8 [H,W]."""
+    try:
+        with Image.open(path) as file:
+            mode = file.mode
+            indices = np.array(file)
+    except (OSError, SyntaxError, ValueError) as reason:
+        raise InputError(f"{path} cannot be read ({reason}): write it again") from None
+    if mode not in ("P", "L") or indices.ndim != 2:
+        raise InputError(
+            f"{path} is a picture of mode {mode}: save it as a palette PNG whose values are the "
+            "class or object numbers"
+        )
+    return indices
+
+
+def _require_files(root: Path, split: str, names: Sequence[str]) -> None:
+    for part, suffix in SOURCES:
+        there = set(os.listdir(root / part))
+        missing = [name for name in names if name + suffix not in there]
+        if missing:
+            file = f"{part}/{missing[0]}{suffix}"
+            raise InputError(
+                f"{root / _PARTS[3] / split}.txt lists {missing[0]} but {root / file} is missing "
+                f"({len(missing)} such): add the file or drop the name from the list"
+            )
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as reason:
+        raise InputError(f"{path} cannot be read ({reason}): save it as UTF-8 text") from None
+    return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def _are_classes(categories: np.ndarray) -> bool:
+    return bool(((categories >= 1) & (categories <= len(CLASS_NAMES))).all())
+
+
+def _wide(size: Sequence[int]) -> str:
+    return " x ".join(str(side) for side in reversed(size))
+
+
+def _is_are(items: Sequence[str]) -> str:
+    return "is" if len(items) == 1 else "are"

@@ -1,0 +1,72 @@
+"""Checkpoints: plain tensors and plain types, written atomically, read without running code."""
+
+import os
+import pickle
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from data.errors import InputError
+from mobileinst import zoo
+
+FORMAT = "mobileinst checkpoint 1"
+
+
+def save(path: Path, content: dict) -> None:
+    """Write `content` to `path`: into a temporary file, flushed, renamed. Never half a file."""
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        with open(temporary, "wb") as file:
+            torch.save({"format": FORMAT, **content}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise InputError(
+            f"{path}: the checkpoint could not be written ({error.strerror}); the one before it "
+            "is kept. Make room and go on with --resume"
+        ) from error
+
+
+def load(path: Path) -> dict:
+    """Read a checkpoint of ours onto the CPU.
+
+    Raises:
+        InputError: the file is missing, is no checkpoint, or is not one of ours.
+    """
+    if not Path(path).is_file():
+        raise InputError(f"{path}: no such checkpoint; train one or give --checkpoint FILE")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise InputError(
+            f"{path}: not a checkpoint that can be read safely "
+            f"({type(error).__name__}); give a last.pt or best.pt of a run folder"
+        ) from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise InputError(
+            f"{path}: not a checkpoint of this library; give a last.pt or best.pt of a run folder"
+        )
+    return content
+
+
+def describe_model(config, classes: list) -> dict:
+    """What a checkpoint says about its network: the builder's keywords and the class map."""
+    return {
+        "config": asdict(config),
+        "classes": [{"index": c.index, "id": c.id, "name": c.name} for c in classes],
+    }
+
+
+def build(content: dict) -> tuple[nn.Module, object, object]:
+    """The model (with its weights), criterion and post-processing a checkpoint describes.
+
+    The averaged weights are taken where the run kept an average.
+    """
+    model, criterion, postprocess = zoo.build_from_config(zoo.config_from_dict(content["config"]))
+    model.load_state_dict(content["average"] or content["model"])
+    model.to(memory_format=torch.channels_last)
+    return model.eval(), criterion, postprocess

@@ -1,0 +1,144 @@
+"""Entry: a checkpoint and a split → the table of AP."""
+
+import argparse
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from data import rle
+from data.coco import CocoSet
+from data.folder import open_sets
+from data.loaders import eval_loader
+from data.presets import EvalPreset
+from engine import checkpoint, options, runs
+from engine.coco_ap import Scores, score, table
+from engine.log import say
+from engine.loop import run_inference
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    parser = options.parser("Evaluate a checkpoint: the 12 COCO numbers and a per-category table.")
+    parser.add_argument("--checkpoint", type=Path, help="best.pt of the newest run if not given")
+    parser.add_argument("--split", choices=("train", "val"), default="val")
+    parser.add_argument("--image-size", type=int, help="short side; that of the training if not given")
+    parser.add_argument("--batch-size", type=options.positive, default=8, help="cannot change AP")
+    parser.add_argument("--max-detections", type=options.positive, default=100)
+    parser.add_argument("--out", type=Path, help="results json; beside the checkpoint if not given")
+    parser.add_argument(
+        "--ground-truth-as-predictions",
+        action="store_true",
+        help="score the ground truth itself; anything but AP 100 is a fault of the data",
+    )
+    options.add_data(parser)
+    options.add_device(parser)
+    options.add_debug(parser)
+    return parser.parse_args(argv)
+
+
+def data_of(opts: argparse.Namespace, trained_with: dict) -> argparse.Namespace:
+    """Where the data lie: as asked for, else as in the training."""
+    if not (opts.data or opts.train_json or opts.val_json):
+        for name in ("data", "train_json", "val_json", "images"):
+            setattr(opts, name, trained_with[name] and Path(trained_with[name]))
+        opts.crowd_as_instances = trained_with["crowd_as_instances"]
+    return opts
+
+
+def open_split(opts: argparse.Namespace, split: str) -> CocoSet:
+    """One split of the data the options name."""
+    return open_sets(
+        data=opts.data,
+        train_json=opts.train_json,
+        val_json=opts.val_json,
+        images=opts.images,
+        splits=(split,),
+        cache=options.DATASETS,
+        crowd_as_instances=opts.crowd_as_instances,
+    )[split]
+
+
+def predictions(
+    model: nn.Module,
+    postprocess,
+    dataset: CocoSet,
+    *,
+    image_size: int,
+    batch_size: int,
+    workers: int,
+    device: torch.device,
+    threshold: float | None = None,
+) -> list[dict]:
+    """What a model finds in a whole set, in the COCO result format."""
+    loader = eval_loader(
+        dataset, EvalPreset(image_size), batch_size=batch_size, workers=workers
+    )
+    ids = [category.id for category in dataset.categories]
+    return run_inference(
+        model, postprocess, loader, device, ids, threshold=threshold, title=dataset.name
+    )
+
+
+def ground_truth_as_predictions(ground_truth: dict) -> list[dict]:
+    """Every object that is no crowd, as a perfect detection."""
+    return [
+        {
+            "image_id": annotation["image_id"],
+            "category_id": annotation["category_id"],
+            "segmentation": annotation["segmentation"],
+            "score": 1.0,
+        }
+        for annotation in ground_truth["annotations"]
+        if not annotation["iscrowd"]
+    ]
+
+
+def write_results(path: Path, detections: list[dict], scores: Scores, about: dict) -> None:
+    """Results as json: who, what and the numbers, then detections in the COCO result format."""
+    listed = [
+        {**detection, "segmentation": rle.to_json(detection["segmentation"])}
+        for detection in detections
+    ]
+    runs.write_json(path, {**about, "scores": scores.as_dict(), "detections": listed})
+
+
+def main(argv: list[str]) -> None:
+    opts = parse(argv)
+    torch.set_num_threads(opts.threads)
+    device = options.device_for(opts.device)
+    path = opts.checkpoint
+    if opts.ground_truth_as_predictions and (opts.data or opts.train_json or opts.val_json):
+        dataset = open_split(opts, opts.split)
+        out = opts.out
+    else:
+        path = path or runs.newest_checkpoint(options.RUNS)
+        content = checkpoint.load(path)
+        data_of(opts, content["options"])
+        dataset = open_split(opts, opts.split)
+        dataset.require_classes([entry["name"] for entry in content["classes"]])
+        out = opts.out or path.with_name(f"{path.stem}_{opts.split}_results.json")
+    ground_truth = dataset.ground_truth()
+    if opts.ground_truth_as_predictions:
+        detections = ground_truth_as_predictions(ground_truth)
+    else:
+        model, _, postprocess = checkpoint.build(content)
+        postprocess.max_detections = opts.max_detections
+        say(f"{path}: iteration {content['iteration']}, {opts.split} split, {dataset.summary()}")
+        detections = predictions(
+            model.to(device),
+            postprocess,
+            dataset,
+            image_size=opts.image_size or content["options"]["image_size"],
+            batch_size=opts.batch_size,
+            workers=opts.workers,
+            device=device,
+        )
+    scores = score(ground_truth, detections, max_dets=opts.max_detections)
+    say(table(scores))
+    if out and not opts.ground_truth_as_predictions:
+        write_results(out, detections, scores, {"checkpoint": str(path), "split": opts.split})
+        say(f"results: {out}")
+
+
+if __name__ == "__main__":
+    options.run_entry(main)

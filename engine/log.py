@@ -1,0 +1,82 @@
+"""What a run says: lines on the terminal, one json line per interval, one csv row per evaluation."""
+
+import csv
+import json
+import time
+from collections import defaultdict
+from pathlib import Path
+
+from tqdm import tqdm
+
+
+def say(text: str = "") -> None:
+    """Print without tearing a progress bar."""
+    tqdm.write(text)
+
+
+class Meter:
+    """Means of named numbers over one interval, and the seconds spent in each part of a step."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, float] = defaultdict(float)
+        self.seconds: dict[str, float] = defaultdict(float)
+        self.steps = 0
+
+    def add(self, values: dict[str, float], seconds: dict[str, float]) -> None:
+        self.steps += 1
+        for name, value in values.items():
+            self.sums[name] += value
+        for name, value in seconds.items():
+            self.seconds[name] += value
+
+    def flush(self) -> tuple[dict[str, float], dict[str, float]]:
+        """Means of the interval (values, seconds per step); the next interval starts empty."""
+        steps = max(1, self.steps)
+        means = {name: value / steps for name, value in self.sums.items()}
+        seconds = {name: value / steps for name, value in self.seconds.items()}
+        self.__init__()
+        return means, seconds
+
+
+class Stopwatch:
+    """Splits the time of a step into named parts."""
+
+    def __init__(self) -> None:
+        self.parts: dict[str, float] = defaultdict(float)
+        self.last = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        now = time.perf_counter()
+        self.parts[name] += now - self.last
+        self.last = now
+
+
+def append_json(path: Path, row: dict) -> None:
+    """Add one line to a log of json lines."""
+    with open(path, "a", encoding="utf-8") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+def append_csv(path: Path, row: dict) -> None:
+    """Add one row to a csv; the first row writes the header."""
+    fresh = not path.exists()
+    with open(path, "a", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(row))
+        if fresh:
+            writer.writeheader()
+        writer.writerow(row)
+
+
+def truncate_after(folder: Path, iteration: int) -> None:
+    """Drop what the log says beyond `iteration`: a resumed run writes it again."""
+    log, metrics = folder / "log.jsonl", folder / "metrics.csv"
+    if log.exists():
+        rows = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines() if line]
+        kept = [json.dumps(row) for row in rows if row["iteration"] <= iteration]
+        log.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+    if metrics.exists():
+        with open(metrics, encoding="utf-8", newline="") as file:
+            rows = [row for row in csv.DictReader(file) if int(row["iteration"]) <= iteration]
+        metrics.unlink()
+        for row in rows:
+            append_csv(metrics, row)

@@ -1,0 +1,203 @@
+"""The training loop and the inference loop. No files, no arguments."""
+
+import math
+import signal
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from data import rle
+from data.batch import Batch
+from engine.log import Stopwatch
+from engine.optim import MovingAverage, Schedule
+from engine.seed import reseed
+
+
+class BadStep(RuntimeError):
+    """A loss or gradient is not finite; nothing was updated."""
+
+
+class StopRequest:
+    """Turns Ctrl-C and SIGTERM into a wish that the loop grants after the running step."""
+
+    EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+        self.before = {}
+
+    def __enter__(self) -> "StopRequest":
+        for number in self.EXIT_CODES:
+            self.before[number] = signal.signal(number, self.note)
+        return self
+
+    def __exit__(self, *error) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def note(self, number: int, frame) -> None:
+        if self.signal is not None:  # asked twice: leave at once
+            raise KeyboardInterrupt
+        self.signal = number
+
+    @property
+    def exit_code(self) -> int:
+        return self.EXIT_CODES[self.signal]
+
+
+@dataclass
+class Trainer:
+    """All that one optimizer step needs, and all that a checkpoint must hold.
+
+    `iteration` counts finished optimizer steps; with the seed it fixes every random number.
+    """
+
+    model: nn.Module
+    criterion: nn.Module
+    optimizer: torch.optim.Optimizer
+    schedule: Schedule
+    scaler: torch.amp.GradScaler
+    average: MovingAverage | None
+    device: torch.device
+    seed: int
+    accumulate: int = 1
+    clip: float = 0.0
+    amp: torch.dtype | None = None
+    iteration: int = 0
+
+    def state(self) -> dict:
+        """Plain tensors and types that `restore` understands."""
+        return {
+            "iteration": self.iteration,
+            "model": self.model.state_dict(),
+            "average": self.average.model.state_dict() if self.average else None,
+            "average_updates": self.average.updates if self.average else 0,
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+        }
+
+    def restore(self, state: dict) -> None:
+        """Go on exactly where `state` was taken."""
+        self.iteration = state["iteration"]
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        if self.average:
+            self.average.model.load_state_dict(state["average"])
+            self.average.updates = state["average_updates"]
+
+    def steps(self, loader: Iterable[Batch]) -> Iterator[tuple[dict[str, float], dict[str, float]]]:
+        """Optimizer steps over a loader of micro-batches; yields (values, seconds) of each."""
+        self.model.train()
+        micro_batches, watch = [], Stopwatch()
+        for batch in loader:
+            micro_batches.append(batch.to(self.device))
+            watch.lap("data")
+            if len(micro_batches) == self.accumulate:
+                values = self.step(micro_batches, watch)
+                yield values, dict(watch.parts)
+                micro_batches, watch = [], Stopwatch()
+                self.model.train()  # whoever took the value may have evaluated
+
+    def step(self, micro_batches: list[Batch], watch: Stopwatch) -> dict[str, float]:
+        """One update from `accumulate` micro-batches.
+
+        Raises:
+            BadStep: before any harm is done.
+        """
+        self.schedule.apply(self.optimizer, self.iteration)
+        counts = self.total_counts(micro_batches)
+        self.optimizer.zero_grad(set_to_none=True)
+        totals: dict[str, float] = {}
+        for number, batch in enumerate(micro_batches):
+            reseed(self.seed, "step", self.iteration, number)
+            with torch.autocast(self.device.type, self.amp, enabled=self.amp is not None):
+                outputs = self.model(batch.images, batch.padding)
+            watch.lap("forward")
+            losses = self.criterion(outputs, batch.targets, counts)
+            loss = sum(losses.values())
+            self.require_finite(losses, batch)
+            watch.lap("loss")
+            self.scaler.scale(loss).backward()
+            watch.lap("backward")
+            for name, value in losses.items():
+                totals[name] = totals.get(name, 0.0) + value.item()
+        grad_norm = self.update()
+        watch.lap("update")
+        return {"loss": sum(totals.values()), **totals, "grad_norm": grad_norm}
+
+    def total_counts(self, micro_batches: list[Batch]) -> dict[str, torch.Tensor]:
+        """The criterion's counts over all micro-batches of the step."""
+        parts = [self.criterion.counts(batch.targets) for batch in micro_batches]
+        return {name: sum(part[name] for part in parts) for name in parts[0]}
+
+    def require_finite(self, losses: dict[str, torch.Tensor], batch: Batch) -> None:
+        """Stop before the damage."""
+        if all(math.isfinite(value.item()) for value in losses.values()):
+            return
+        terms = ", ".join(f"{name} {value.item():g}" for name, value in losses.items())
+        pictures = ", ".join(str(target["image_id"]) for target in batch.targets)
+        rate = self.optimizer.param_groups[0]["lr"]
+        raise BadStep(
+            f"the loss is not finite at iteration {self.iteration} "
+            f"(terms: {terms}; pictures: {pictures}; learning rate {rate:.3g})"
+        )
+
+    def update(self) -> float:
+        """Clip, step, average. Returns the gradient norm before clipping."""
+        self.scaler.unscale_(self.optimizer)
+        norm = torch.nn.utils.clip_grad_norm_(
+            self.model.parameters(), self.clip or math.inf, foreach=True
+        ).item()
+        if not math.isfinite(norm) and not self.scaler.is_enabled():
+            raise BadStep(f"the gradient norm is {norm} at iteration {self.iteration}")
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        if self.average:
+            self.average.update(self.model)
+        self.iteration += 1
+        return norm
+
+
+@torch.inference_mode()
+def run_inference(
+    model: nn.Module,
+    postprocess: Callable,
+    loader: Iterable[Batch],
+    device: torch.device,
+    category_ids: list[int],
+    *,
+    threshold: float | None = None,
+    title: str = "evaluating",
+) -> list[dict]:
+    """Predictions of a whole set in the COCO result format, RLE at the original size.
+
+    Args:
+        model: is put into eval mode.
+        category_ids: original id of each class index.
+        threshold: None for evaluation: AP needs the low scores.
+    Returns:
+        [{image_id, category_id, segmentation, score}], picture by picture, best first.
+    """
+    model.eval()
+    detections = []
+    for batch in tqdm(loader, desc=title, leave=False, dynamic_ncols=True):
+        batch = batch.to(device)
+        outputs = model(batch.images, batch.padding)
+        results = postprocess(outputs, batch.sizes(), threshold, encode=rle.encode)
+        for target, result in zip(batch.targets, results):
+            detections += [
+                {
+                    "image_id": target["image_id"],
+                    "category_id": category_ids[label],
+                    "segmentation": mask,
+                    "score": score,
+                }
+                for score, label, mask in zip(
+                    result["scores"].tolist(), result["labels"].tolist(), result["masks"]
+                )
+            ]
+    return detections

@@ -1,0 +1,112 @@
+"""Parameter groups by rule, the schedule as a pure function, and the moving average."""
+
+import copy
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+DECAYED = (nn.Linear, nn.modules.conv._ConvNd)
+
+
+def parameter_groups(
+    model: nn.Module, lr: float, weight_decay: float, backbone_factor: float = 1.0
+) -> list[dict]:
+    """AdamW groups by one rule: only the weights of linear and convolution layers decay.
+
+    Norms, biases, queries and other embeddings are never decayed, whatever they are called: a rule
+    on names would have missed batch norms called `bn`. What lies under `backbone.` learns at
+    `backbone_factor` times the rate.
+
+    Returns:
+        Groups with `params`, `weight_decay`, `lr`, `base_lr` and a `name` to print.
+    """
+    groups: dict[str, dict] = {}
+    for path, module in model.named_modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if not parameter.requires_grad:
+                continue
+            place = "backbone" if path.split(".")[0] == "backbone" else "heads"
+            decays = isinstance(module, DECAYED) and name == "weight"
+            group = groups.setdefault(
+                f"{place}, {'decay' if decays else 'no decay'}",
+                {
+                    "params": [],
+                    "weight_decay": weight_decay if decays else 0.0,
+                    "lr": lr * (backbone_factor if place == "backbone" else 1.0),
+                },
+            )
+            group["params"].append(parameter)
+    return [{"name": name, "base_lr": group["lr"], **group} for name, group in groups.items()]
+
+
+def describe_groups(groups: list[dict]) -> str:
+    """One line per group: how many tensors and parameters, at which rate and decay."""
+    return "\n".join(
+        f"  {group['name']:<20} {len(group['params']):4d} tensors "
+        f"{sum(p.numel() for p in group['params']):10,d} parameters  "
+        f"lr {group['base_lr']:.2e}  weight decay {group['weight_decay']:g}"
+        for group in groups
+    )
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Learning rate over a run, a pure function of the iteration: nothing to save, easy to plot.
+
+    Args:
+        iterations: length of the run.
+        warmup: iterations of linear warm-up, whatever the length of an epoch.
+        kind: "cosine" (to `final` of the base rate), "multistep" or "poly" (power 0.9).
+        drops: for multistep, the iterations at which the rate falls to a tenth.
+    """
+
+    iterations: int
+    warmup: int = 0
+    kind: str = "cosine"
+    drops: tuple[int, ...] = ()
+    final: float = 0.01
+
+    def factor(self, iteration: int) -> float:
+        """What the base rate is multiplied by at `iteration` (0-based)."""
+        warm = min(1.0, (iteration + 1) / (self.warmup + 1))
+        if self.kind == "multistep":
+            return warm * 0.1 ** sum(iteration >= drop for drop in self.drops)
+        progress = max(0, iteration - self.warmup) / max(1, self.iterations - self.warmup)
+        progress = min(1.0, progress)
+        if self.kind == "poly":
+            return warm * (1 - progress) ** 0.9
+        return warm * (self.final + (1 - self.final) * 0.5 * (1 + math.cos(math.pi * progress)))
+
+    def apply(self, optimizer: torch.optim.Optimizer, iteration: int) -> None:
+        """Set every group's rate for `iteration`."""
+        for group in optimizer.param_groups:
+            group["lr"] = group["base_lr"] * self.factor(iteration)
+
+
+class MovingAverage:
+    """Exponential moving average of a model's parameters and buffers; what is evaluated and saved.
+
+    The decay grows with the number of updates, min(decay, (1 + n) / (10 + n)), so that the first
+    random weights do not linger in a short run.
+    """
+
+    def __init__(self, model: nn.Module, decay: float):
+        self.decay = decay
+        self.updates = 0
+        self.model = copy.deepcopy(model).eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def update(self, model: nn.Module) -> None:
+        self.updates += 1
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        source = model.state_dict()
+        averaged, current = [], []
+        for name, value in self.model.state_dict().items():
+            if value.is_floating_point():
+                averaged.append(value)
+                current.append(source[name].to(value))
+            else:
+                value.copy_(source[name])
+        torch._foreach_lerp_(averaged, current, 1 - decay)

@@ -1,0 +1,134 @@
+"""Command-line options in named groups. Nothing below the entries sees them."""
+
+import argparse
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from data.errors import InputError
+from engine.loop import BadStep
+from mobileinst import zoo
+
+DATASETS = Path("datasets")
+RUNS = Path("runs")
+
+
+def parser(description: str) -> argparse.ArgumentParser:
+    """A parser that shows its defaults."""
+    return argparse.ArgumentParser(
+        description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+
+
+def positive(text: str) -> int:
+    """A whole number above zero."""
+    value = int(text)
+    if value <= 0:
+        raise argparse.ArgumentTypeError(f"{text} is not above zero")
+    return value
+
+
+def canvas(text: str) -> tuple[int, int]:
+    """HEIGHTxWIDTH, both multiples of 64."""
+    try:
+        height, width = map(int, text.lower().split("x"))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text}: write HEIGHTxWIDTH, as 256x320") from None
+    if height <= 0 or width <= 0 or height % 64 or width % 64:
+        raise argparse.ArgumentTypeError(f"{text}: both sides must be multiples of 64")
+    return height, width
+
+
+def keyword(text: str) -> tuple[str, str]:
+    """KEY=VALUE for the model's builder."""
+    key, separator, value = text.partition("=")
+    if not separator:
+        raise argparse.ArgumentTypeError(f"{text}: write KEY=VALUE, as width=64")
+    return key, value
+
+
+def builder_keywords(name: str, pairs: list[tuple[str, str]]) -> dict:
+    """KEY=VALUE pairs as values of the types the model's config has.
+
+    Raises:
+        InputError: no such keyword, or a value of another type.
+    """
+    known = asdict(zoo.config_for(name))
+    values = {}
+    for key, text in pairs:
+        if key not in known:
+            raise InputError(f"--set {key}: {name} has no such keyword; it has {', '.join(known)}")
+        kind = type(known[key])
+        try:
+            values[key] = {"true": True, "false": False}[text] if kind is bool else kind(text)
+        except (ValueError, KeyError):
+            raise InputError(f"--set {key}={text}: wants a value of type {kind.__name__}") from None
+    return values
+
+
+def add_data(options: argparse.ArgumentParser) -> None:
+    group = options.add_argument_group("data")
+    group.add_argument("--data", type=Path, help="a VOC or COCO folder, recognised by itself")
+    group.add_argument("--train-json", type=Path, help="COCO json of the training split")
+    group.add_argument("--val-json", type=Path, help="COCO json of the validation split")
+    group.add_argument("--images", type=Path, help="where the pictures of the json files lie")
+    group.add_argument(
+        "--crowd-as-instances",
+        action="store_true",
+        help="take iscrowd objects for ordinary ones (some tools export brush masks that way)",
+    )
+
+
+def add_device(options: argparse.ArgumentParser) -> None:
+    group = options.add_argument_group("machine")
+    group.add_argument("--device", help="cuda, mps or cpu; the best there is if not given")
+    group.add_argument("--workers", type=int, default=2, help="loader processes; 0 loads in line")
+    group.add_argument(
+        "--threads", type=int, default=os.cpu_count() or 1, help="threads of the main process"
+    )
+
+
+def add_debug(options: argparse.ArgumentParser) -> None:
+    options.add_argument("--debug", action="store_true", help="show the traceback of an error")
+
+
+def device_for(name: str | None) -> torch.device:
+    """The device asked for, or the best there is.
+
+    Raises:
+        InputError: the device is not on this machine.
+    """
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if name is None:
+        return torch.device(next((kind for kind in there if there[kind]), "cpu"))
+    kind = name.split(":")[0]
+    if not there.get(kind, kind == "cpu"):
+        found = [key for key in there if there[key]] + ["cpu"]
+        raise InputError(f"--device {name}: not on this machine; there is {', '.join(found)}")
+    return torch.device(name)
+
+
+def as_json(options: argparse.Namespace) -> dict:
+    """Options as plain values, paths as text."""
+    return json.loads(json.dumps(vars(options), default=str))
+
+
+def run_entry(main: Callable[[list[str]], int | None]) -> None:
+    """Run an entry: a user's mistake is one sentence and exit code 2, a failed run is 3."""
+    try:
+        code = main(sys.argv[1:]) or 0
+    except (InputError, BadStep) as error:
+        if "--debug" in sys.argv:
+            traceback.print_exc()
+        print(f"error: {error}", file=sys.stderr)
+        code = 2 if isinstance(error, InputError) else 3
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        code = 130
+    sys.exit(code)

@@ -1,0 +1,302 @@
+"""Brushes for pictures of masks: colours, fills, outlines, hatches and labels, with PIL alone."""
+
+import colorsys
+from collections.abc import Iterator
+from functools import lru_cache
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+Colour = tuple[int, int, int]
+Box = tuple[int, int, int, int]  # left, top, right, bottom
+
+UNMATCHED: Colour = (255, 45, 45)  # red; `palette` keeps away from it
+MISSED: Colour = (255, 255, 255)
+VOID: Colour = (222, 222, 222)
+INK: Colour = (32, 36, 42)
+PLATE = (18, 20, 24, 205)
+
+_MANY = 15  # objects in one picture
+_GOLDEN = 0.6180339887498949
+# The default font of PIL has no Chinese, Japanese or Korean; any of these has, where installed.
+_WIDE_FONTS = (
+    "NotoSansCJK-Regular.ttc",
+    "wqy-microhei.ttc",
+    "DroidSansFallbackFull.ttf",
+    "msyh.ttc",
+    "simhei.ttf",
+    "PingFang.ttc",
+    "Hiragino Sans GB.ttc",
+)
+
+
+def palette(index: int) -> Colour:
+    """The colour of object `index`: never two alike, neighbours far apart, none red or grey.
+
+    Our choice: hues a golden ratio apart, so that any first n of them are spread evenly; three
+    levels of lightness in turn, so that neighbours differ for eyes that see few hues as well.
+    """
+    hue = 0.08 + 0.84 * ((0.47 + index * _GOLDEN) % 1)  # 0.92..1.08 is left to UNMATCHED
+    lightness = (0.58, 0.44, 0.72)[index % 3] + (0.14 if 0.6 < hue < 0.8 else 0)  # blue looks dark
+    red, green, blue = colorsys.hls_to_rgb(hue, lightness, 0.95)
+    return round(255 * red), round(255 * green), round(255 * blue)
+
+
+@lru_cache(maxsize=64)
+def font(size: int, wide: bool = False) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
+    """PIL's own font; with wide, one that knows East Asian letters if the machine has any."""
+    if wide:
+        for name in _WIDE_FONTS:
+            try:
+                return ImageFont.truetype(name, size)
+            except OSError:
+                continue
+    return ImageFont.load_default(size)
+
+
+def font_for(text: str, size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
+    """The font that can write this text."""
+    return font(size, wide=any(ord(letter) > 0x2E7F for letter in text))
+
+
+def text_size(text: str, size: int) -> tuple[int, int]:
+    """Width of this text and height of any text, in pixels."""
+    face = font_for(text, size)
+    left, _, right, _ = face.getbbox(text)
+    return int(np.ceil(right - left)), round(1.25 * size)
+
+
+def write(image: Image.Image, at: tuple[int, int], text: str, size: int, colour: Colour) -> None:
+    """Text whose line of height `text_size` begins at this left top corner."""
+    height = text_size(text, size)[1]
+    middle = (at[0], at[1] + height / 2)
+    ImageDraw.Draw(image).text(middle, text, fill=colour, font=font_for(text, size), anchor="lm")
+
+
+def shorten(text: str, size: int, width: int) -> str:
+    """The text, with its middle left out where it is wider than `width` pixels."""
+    if text_size(text, size)[0] <= width:
+        return text
+    for kept in range(len(text) - 1, 1, -1):
+        short = text[: (kept + 1) // 2] + "..." + text[len(text) - kept // 2 :]
+        if text_size(short, size)[0] <= width:
+            return short
+    return ""
+
+
+def contours(mask: np.ndarray) -> list[np.ndarray]:
+    """The borders of a bool mask [H,W], holes included: closed loops of corner points [P,2] (x,y).
+
+    Every side between an inner and an outer pixel belongs to exactly one loop.
+    """
+    inside = np.pad(mask, 1)
+    steps: dict[tuple[int, int], list[tuple[int, int]]] = {}
+
+    def collect(sides: np.ndarray, start: tuple[int, int], end: tuple[int, int]) -> None:
+        for y, x in np.argwhere(sides).tolist():
+            steps.setdefault((y + start[0], x + start[1]), []).append((y + end[0], x + end[1]))
+
+    # Each loop keeps the inside on its right.
+    collect(inside[1:] & ~inside[:-1], (0, -1), (0, 0))  # upper sides of pixels
+    collect(inside[:-1] & ~inside[1:], (0, 0), (0, -1))  # lower sides
+    collect(inside[:, 1:] & ~inside[:, :-1], (0, 0), (-1, 0))  # left sides
+    collect(inside[:, :-1] & ~inside[:, 1:], (-1, 0), (0, 0))  # right sides
+    loops = []
+    while steps:
+        first = next(iter(steps))
+        point, loop = first, []
+        while True:
+            loop.append((point[1], point[0]))
+            ends = steps[point]
+            following = ends.pop()
+            if not ends:
+                del steps[point]
+            point = following
+            if point == first:
+                break
+        loops.append(np.asarray(loop, float))
+    return loops
+
+
+def _smooth(loop: np.ndarray, reach: int = 3) -> np.ndarray:
+    """A closed loop without the stairs of its pixels: the mean over 2 * reach + 1 neighbours."""
+    if len(loop) < 4 * reach:
+        return loop
+    return sum(np.roll(loop, shift, axis=0) for shift in range(-reach, reach + 1)) / (2 * reach + 1)
+
+
+def _dashes(loop: np.ndarray, length: float) -> Iterator[np.ndarray]:
+    """Every second piece of a loop, each about `length` long; short loops stay whole."""
+    along = np.append(0, np.cumsum(np.hypot(*np.diff(loop, axis=0).T)))
+    pieces = max(2 * round(along[-1] / (2 * length)), 2)
+    piece = np.minimum(along / max(along[-1], 1e-9) * pieces, pieces - 1).astype(int)
+    for number in range(0, pieces, 2):
+        points = loop[piece == number]
+        if len(points) > 1:
+            yield points
+
+
+class Painting:
+    """A picture of `size` (width, height) that masks of any size are painted over.
+
+    Masks are bool arrays [H,W] that cover the same view as the image. Shapes are painted in the
+    order of the calls; labels are kept until `finish`, so that no shape covers them and none
+    covers another. `scale` multiplies the width of lines and the height of letters.
+    """
+
+    def __init__(self, image: Image.Image, size: tuple[int, int], scale: float = 1.0) -> None:
+        self.size, self.scale = size, scale
+        # Shapes are painted twice as large, then reduced: smooth edges. Large pictures need none.
+        self.fine = 2 if max(size) <= 1600 else 1
+        self.fine_size = (size[0] * self.fine, size[1] * self.fine)
+        self.image = image.convert("RGB").resize(self.fine_size, Image.Resampling.BICUBIC)
+        self.labels: list[tuple[str, Colour, Box]] = []
+
+    def _scaled(self, mask: np.ndarray) -> tuple[np.ndarray, tuple[int, int]]:
+        """The used part of a mask on the fine grid, and where its left top corner lies there.
+
+        A mask too thin for the grid keeps every cell that it touches.
+        """
+        box = _box(mask)
+        if box is None:
+            return np.zeros((0, 0), bool), (0, 0)
+        x, y = self.fine_size[0] / mask.shape[1], self.fine_size[1] / mask.shape[0]
+        left, top = max(int((box[0] - 2) * x), 0), max(int((box[1] - 2) * y), 0)
+        right = min(int((box[2] + 2) * x) + 1, self.fine_size[0])
+        bottom = min(int((box[3] + 2) * y) + 1, self.fine_size[1])
+        grey = Image.fromarray(mask.astype(np.uint8) * 255)
+        part = grey.resize(
+            (right - left, bottom - top),
+            Image.Resampling.BILINEAR,
+            box=(left / x, top / y, right / x, bottom / y),
+        )
+        covered = np.asarray(part)
+        inside = covered >= 128
+        return (inside if inside.any() else covered > 0), (left, top)
+
+    def fill(self, mask: np.ndarray, colour: Colour, opacity: float = 0.42) -> None:
+        """A translucent sheet of colour."""
+        inside, corner = self._scaled(mask)
+        self._paste(inside * opacity, corner, colour)
+
+    def hatch(self, mask: np.ndarray, colour: Colour = VOID, opacity: float = 0.8) -> None:
+        """Slanted stripes, for what is neither object nor background.
+
+        Between the stripes the colour is fainter but there: the thin void border of an object
+        would otherwise look like a dashed line.
+        """
+        inside, corner = self._scaled(mask)
+        step = max(round(3.5 * self.fine * self.scale), 1)
+        rows, columns = np.ogrid[: inside.shape[0], : inside.shape[1]]
+        stripes = ((rows + columns + sum(corner)) // step) % 2
+        self._paste(inside * np.where(stripes, opacity, 0.5 * opacity), corner, colour)
+
+    def _paste(self, opacity: np.ndarray, corner: tuple[int, int], colour: Colour) -> None:
+        if opacity.size:
+            sheet = Image.fromarray((255 * opacity).astype(np.uint8))
+            self.image.paste(
+                colour, (*corner, corner[0] + sheet.width, corner[1] + sheet.height), sheet
+            )
+
+    def outline(
+        self, mask: np.ndarray, colour: Colour, *, dashed: bool = False, width: float = 1.5
+    ) -> None:
+        """The border of a mask in colour, on a thin dark line that parts it from the picture."""
+        inside, corner = self._scaled(mask)
+        unit = self.fine * self.scale
+        loops = [_smooth(loop, reach=3 * self.fine // 2) + corner for loop in contours(inside)]
+        pen = ImageDraw.Draw(self.image)
+        for extra, shade in ((1.2, INK), (0, colour)):
+            thick = max(round(unit * (width + extra)), 1)
+            for loop in loops:
+                closed = np.concatenate([loop, loop[:1]])
+                for line in _dashes(closed, 6 * unit) if dashed and not extra else [closed]:
+                    pen.line(list(map(tuple, line)), shade, thick, joint="curve")
+
+    def label(self, mask: np.ndarray, text: str, colour: Colour) -> None:
+        """Notes a label for this mask; the first noted ones get their places first."""
+        box = _box(mask)
+        if box is not None and text:
+            x, y = self.size[0] / mask.shape[1], self.size[1] / mask.shape[0]
+            left, top, right, bottom = box
+            edges = (round(left * x), round(top * y), round(right * x), round(bottom * y))
+            self.labels.append((text, colour, edges))
+
+    def finish(self) -> Image.Image:
+        """The picture with its labels.
+
+        A label that finds no free place is left out; among many, also one larger than its object,
+        because it would hide the neighbours.
+        """
+        image = self.image.resize(self.size, Image.Resampling.BOX)
+        plates = Image.new("RGBA", self.size)
+        text_height = round(11 * self.scale)
+        taken: list[Box] = []
+        for text, colour, box in self.labels:
+            text = shorten(text, text_height, self.size[0] - text_height - 4)
+            width, height = text_size(text, text_height)
+            plate = (width + text_height, height + 2)
+            if len(self.labels) > _MANY and plate[0] * plate[1] > _area(box):
+                continue
+            place = _free_place(box, plate, self.size, taken)
+            if text and place is not None:
+                taken.append(place)
+                _plate(plates, place, text, text_height, colour)
+        image.paste(plates, mask=plates.getchannel("A"))
+        return image
+
+
+def _plate(image: Image.Image, place: Box, text: str, text_height: int, colour: Colour) -> None:
+    """A dark plate with a bar in the object's colour, and its text."""
+    left, top, right, bottom = place
+    unit = text_height / 11
+    pen = ImageDraw.Draw(image)
+    pen.rounded_rectangle((left, top, right - 1, bottom - 1), 3 * unit, PLATE)
+    bar = (left + 3 * unit, top + 3 * unit, left + 5 * unit, bottom - 1 - 3 * unit)
+    pen.rectangle(bar, colour)
+    write(image, (round(left + 8 * unit), top + 1), text, text_height, (255, 255, 255))
+
+
+def _box(mask: np.ndarray) -> Box | None:
+    """The tightest box of a mask, None for an empty one."""
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    if not len(rows):
+        return None
+    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+
+
+def _free_place(
+    box: Box, plate: tuple[int, int], size: tuple[int, int], taken: list[Box]
+) -> Box | None:
+    """A place for a plate (width, height) at an object's box, inside the picture, on no other."""
+    width, height = plate
+    if width > size[0] or height > size[1]:
+        return None
+    for x, y in _places(box, plate):
+        if y + height < 0 or y > size[1]:
+            continue
+        x, y = min(max(x, 1), size[0] - width), min(max(y, 1), size[1] - height)
+        place = (x, y, x + width, y + height)
+        if not any(_overlap(place, other) for other in taken):
+            return place
+    return None
+
+
+def _places(box: Box, plate: tuple[int, int]) -> list[tuple[int, int]]:
+    """Left top corners for a plate, best first: on a large object, beside a small one."""
+    (left, top, right, bottom), (width, height) = box, plate
+    centre, middle = (left + right - width) // 2, (top + bottom - height) // 2
+    above, below = (centre, top - height - 1), (centre, bottom + 1)
+    if bottom - top < 2.5 * height or right - left < width / 2:
+        return [above, below, (right + 1, middle), (left - width - 1, middle)]
+    high, low = top + 2, bottom - height - 2
+    inside = [(x, y) for y in (high, middle, low) for x in (centre, left, right - width)]
+    return [above, *inside, below]
+
+
+def _area(box: Box) -> int:
+    return (box[2] - box[0]) * (box[3] - box[1])
+
+
+def _overlap(a: Box, b: Box) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]

@@ -1,0 +1,423 @@
+"""Entry: read the options, build everything, train, evaluate, draw. No mathematics."""
+
+import argparse
+import platform
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from data.coco import CocoSet
+from data.errors import InputError
+from data.folder import open_sets
+from data.loaders import covering_canvas, first_pictures, train_canvases, train_loader
+from data.presets import EvalPreset, TrainPreset
+from engine import checkpoint, draw, evaluate, log, options, runs, visualize
+from engine.ceiling import ceiling
+from engine.coco_ap import Scores, markdown, score, table
+from engine.log import say
+from engine.loop import StopRequest, Trainer
+from engine.optim import MovingAverage, Schedule, describe_groups, parameter_groups
+from mobileinst import zoo
+
+AMP = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    parser = options.parser("Train a model, evaluate it, and draw its predictions.")
+    options.add_data(parser)
+    model = parser.add_argument_group("model")
+    model.add_argument("--model", choices=zoo.names(), default="mobileinst_topformer_tiny")
+    model.add_argument(
+        "--set", type=options.keyword, nargs="+", default=[], metavar="KEY=VALUE",
+        help="other values for the model's keywords, as width=64 queries=50",
+    )  # fmt: skip
+
+    length = parser.add_argument_group("length and schedule")
+    length.add_argument("--epochs", type=float, help="length in passes over the training set")
+    length.add_argument("--iterations", type=options.positive, help="length in optimizer steps")
+    length.add_argument("--schedule", choices=("cosine", "multistep", "poly"), default="cosine")
+    length.add_argument("--warmup", type=int, default=200, help="iterations of linear warm-up")
+    length.add_argument(
+        "--drops", type=int, nargs="*", default=[], help="multistep: iterations of the drops"
+    )
+
+    step = parser.add_argument_group("optimizer step")
+    step.add_argument("--batch-size", type=options.positive, default=8, help="pictures at a time")
+    step.add_argument(
+        "--accumulate", type=options.positive, default=1, help="batches per optimizer step"
+    )
+    step.add_argument("--lr", type=float, default=1e-3)
+    step.add_argument("--backbone-factor", type=float, default=1.0, help="of the learning rate")
+    step.add_argument("--weight-decay", type=float, default=0.05)
+    step.add_argument("--clip", type=float, default=1.0, help="gradient norm; 0 is off")
+    step.add_argument("--average", type=float, default=0.998, help="decay of the EMA; 0 is off")
+    step.add_argument("--amp", choices=AMP, default="off")
+    step.add_argument("--seed", type=int, default=0)
+
+    views = parser.add_argument_group("what the model sees")
+    views.add_argument("--image-size", type=options.positive, default=320, help="short side")
+    views.add_argument(
+        "--canvas", type=options.canvas, nargs="+",
+        help="HEIGHTxWIDTH of training batches, one drawn per step; squares if not given",
+    )  # fmt: skip
+    views.add_argument(
+        "--scale", type=float, nargs=2, default=(0.6, 1.8), metavar=("MIN", "MAX"),
+        help="scale jitter; 1 just fits the picture into the canvas",
+    )  # fmt: skip
+    views.add_argument("--flip", type=float, default=0.5, help="chance of a horizontal flip")
+    views.add_argument("--colour", type=float, default=0.3, help="strength of the colour jitter")
+    views.add_argument(
+        "--overfit", type=options.positive, metavar="N",
+        help="self-test: train on the first N pictures of the seeded order, without "
+        "augmentation, and evaluate on the same",
+    )  # fmt: skip
+
+    run = parser.add_argument_group("run")
+    run.add_argument("--out", type=Path, help="run folder; runs/<model>-NNN if not given")
+    run.add_argument("--resume", action="store_true", help="go on with an interrupted run")
+    run.add_argument("--overwrite", action="store_true", help="replace the run in --out")
+    run.add_argument("--eval-every", type=float, default=5, help="epochs between evaluations")
+    run.add_argument("--log-every", type=options.positive, default=20, help="iterations")
+    options.add_device(parser)
+    options.add_debug(parser)
+    opts = parser.parse_args(argv)
+    if opts.epochs is None and opts.iterations is None:
+        opts.epochs = 60.0
+    return opts
+
+
+@dataclass
+class Data:
+    """The two sets of a run; a self-test evaluates on what it trains on, and is called so."""
+
+    train: CocoSet
+    val: CocoSet
+    preset: TrainPreset | EvalPreset
+    canvases: list[tuple[int, int]]
+
+
+def open_data(opts: argparse.Namespace) -> Data:
+    """Open the training and validation sets.
+
+    Raises:
+        InputError: something is missing or wrong with them.
+    """
+    sets = open_sets(
+        data=opts.data,
+        train_json=opts.train_json,
+        val_json=opts.val_json,
+        images=opts.images,
+        splits=("train",) if opts.overfit else ("train", "val"),
+        cache=options.DATASETS,
+        crowd_as_instances=opts.crowd_as_instances,
+    )
+    train = sets["train"]
+    if not len(train):
+        raise InputError(f"{train.name}: the training set has no pictures")
+    if opts.overfit:
+        train = train.subset(first_pictures(len(train), opts.seed, opts.overfit))
+        train.name = f"overfit-{len(train)}"
+        preset = EvalPreset(opts.image_size)
+        return Data(train, train, preset, [covering_canvas(train, preset)])
+    sets["val"].require_classes(train.class_names)
+    preset = TrainPreset(
+        scale=tuple(opts.scale),
+        flip=opts.flip,
+        brightness=opts.colour,
+        contrast=opts.colour,
+        saturation=opts.colour,
+    )
+    canvases = opts.canvas or train_canvases(opts.image_size)
+    return Data(train, sets["val"], preset, canvases)
+
+
+def total_iterations(opts: argparse.Namespace, pictures: int) -> int:
+    """Length of the run in optimizer steps."""
+    if opts.iterations is not None:
+        return opts.iterations
+    return max(1, round(opts.epochs * pictures / (opts.batch_size * opts.accumulate)))
+
+
+def build_trainer(opts: argparse.Namespace, data: Data, device: torch.device):
+    """Trainer, post-processing and the model's config."""
+    keywords = options.builder_keywords(opts.model, opts.set)
+    config = zoo.config_for(opts.model, num_classes=len(data.train.categories), **keywords)
+    model, criterion, postprocess = zoo.build_from_config(config, seed=opts.seed)
+    model.to(device, memory_format=torch.channels_last)  # a quarter faster on a CPU
+    groups = parameter_groups(model, opts.lr, opts.weight_decay, opts.backbone_factor)
+    say(describe_groups(groups))
+    trainer = Trainer(
+        model=model,
+        criterion=criterion,
+        optimizer=torch.optim.AdamW(groups, lr=opts.lr),
+        schedule=Schedule(
+            total_iterations(opts, len(data.train)), opts.warmup, opts.schedule, tuple(opts.drops)
+        ),
+        scaler=torch.amp.GradScaler(device.type, enabled=opts.amp == "fp16"),
+        average=MovingAverage(model, opts.average) if opts.average else None,
+        device=device,
+        seed=opts.seed,
+        accumulate=opts.accumulate,
+        clip=opts.clip,
+        amp=AMP[opts.amp],
+    )
+    return trainer, postprocess, config
+
+
+class Run:
+    """One training run and its folder."""
+
+    def __init__(self, opts: argparse.Namespace, folder: Path, data: Data, device: torch.device):
+        self.opts, self.folder, self.data, self.device = opts, folder, data, device
+        self.trainer, self.postprocess, self.config = build_trainer(opts, data, device)
+        self.best = {"AP": -2.0, "iteration": 0, "threshold": None}
+        self.seconds = 0.0
+        self.started = time.monotonic()
+
+    @property
+    def iterations_per_epoch(self) -> float:
+        return len(self.data.train) / (self.opts.batch_size * self.opts.accumulate)
+
+    def epoch_of(self, iteration: int) -> float:
+        return iteration / self.iterations_per_epoch
+
+    def is_due(self, every: float) -> bool:
+        """Whether the last step crossed a multiple of `every` epochs, or was the last of all."""
+        now = self.trainer.iteration
+        if now == self.trainer.schedule.iterations:
+            return True
+        return int(self.epoch_of(now) / every) > int(self.epoch_of(now - 1) / every)
+
+    def resume(self) -> None:
+        """Go on where `last.pt` was written."""
+        content = checkpoint.load(self.folder / "last.pt")
+        self.data.train.require_classes([entry["name"] for entry in content["classes"]])
+        if zoo.config_from_dict(content["config"]) != self.config:
+            raise InputError(
+                f"{self.folder}/last.pt: holds another model than these options describe; "
+                "resume with the options of options.json"
+            )
+        self.trainer.restore(content)
+        self.best, self.seconds = content["best"], content["seconds"]
+        log.truncate_after(self.folder, self.trainer.iteration)
+        say(f"resumed at iteration {self.trainer.iteration} of {self.trainer.schedule.iterations}")
+
+    def save(self, name: str) -> None:
+        checkpoint.save(
+            self.folder / name,
+            {
+                **self.trainer.state(),
+                **checkpoint.describe_model(self.config, self.data.train.categories),
+                "options": options.as_json(self.opts),
+                "best": self.best,
+                "seconds": self.seconds + time.monotonic() - self.started,
+            },
+        )
+
+    def draw_training_batch(self) -> None:
+        """The first batch as the model sees it."""
+        batch = next(iter(self.loader(workers=0)))
+        picture = draw.training_batch(
+            batch.to("cpu").images, batch.to("cpu").targets, self.data.train.class_names
+        )
+        picture.save(self.folder / "train_batch.png")
+
+    def loader(self, workers: int):
+        opts = self.opts
+        return train_loader(
+            self.data.train,
+            self.data.preset,
+            batch_size=opts.batch_size,
+            accumulate=opts.accumulate,
+            seed=opts.seed,
+            start_step=self.trainer.iteration,
+            stop_step=self.trainer.schedule.iterations,
+            canvases=self.data.canvases,
+            workers=workers,
+        )
+
+    def train(self, stop: StopRequest) -> bool:
+        """Train to the end, or to a stop. Returns whether the end was reached."""
+        trainer, total, meter = self.trainer, self.trainer.schedule.iterations, log.Meter()
+        if trainer.iteration >= total:
+            return True
+        bar = tqdm(total=total, initial=trainer.iteration, unit="it", dynamic_ncols=True)
+        for values, seconds in trainer.steps(self.loader(self.opts.workers)):
+            meter.add(values, seconds)
+            bar.update()
+            bar.set_postfix(loss=f"{values['loss']:.3f}", refresh=False)
+            if trainer.iteration % self.opts.log_every == 0 or trainer.iteration == total:
+                self.log_interval(meter)
+            if self.is_due(self.opts.eval_every):
+                self.evaluate()
+            if self.is_due(1) or stop.signal is not None:
+                self.save("last.pt")
+            if stop.signal is not None:
+                break
+        bar.close()
+        return trainer.iteration == total
+
+    def log_interval(self, meter: log.Meter) -> None:
+        values, seconds = meter.flush()
+        groups = self.trainer.optimizer.param_groups
+        row = {
+            "iteration": self.trainer.iteration,
+            "epoch": round(self.epoch_of(self.trainer.iteration), 3),
+            "lr": max(group["lr"] for group in groups),
+            **values,
+            "seconds": seconds,
+            "pictures_per_second": self.opts.batch_size
+            * self.opts.accumulate
+            / max(1e-9, sum(seconds.values())),
+        }
+        log.append_json(self.folder / "log.jsonl", row)
+        terms = "  ".join(f"{name} {values[name]:.3f}" for name in values if "aux" not in name)
+        say(
+            f"epoch {row['epoch']:7.2f}  it {row['iteration']:6d}  lr {row['lr']:.2e}  {terms}  "
+            f"{row['pictures_per_second']:.1f} pictures/s"
+        )
+
+    def evaluate(self) -> Scores:
+        """Score the averaged weights on the validation split; keep them if they are the best."""
+        model = self.trainer.average.model if self.trainer.average else self.trainer.model
+        detections = evaluate.predictions(
+            model,
+            self.postprocess,
+            self.data.val,
+            image_size=self.opts.image_size,
+            batch_size=self.opts.batch_size,
+            workers=self.opts.workers,
+            device=self.device,
+        )
+        scores = score(self.data.val.ground_truth(), detections)
+        iteration, name = self.trainer.iteration, self.data.val.name
+        log.append_csv(
+            self.folder / "metrics.csv",
+            {
+                "iteration": iteration,
+                "epoch": round(self.epoch_of(iteration), 3),
+                **{f"{name}/{key}": round(value, 5) for key, value in scores.headline.items()},
+            },
+        )
+        say(
+            f"{name} at iteration {iteration}: mask AP {scores.headline['AP']:.3f}  "
+            f"AP50 {scores.headline['AP50']:.3f}  AR100 {scores.headline['AR100']:.3f}"
+        )
+        if scores.headline["AP"] > self.best["AP"]:
+            self.best = {
+                "AP": scores.headline["AP"],
+                "iteration": iteration,
+                "threshold": scores.best_threshold,
+            }
+            self.save("best.pt")
+        return scores
+
+    def finish(self) -> None:
+        """Evaluate and draw the best weights, write the summary, say what comes next."""
+        content = checkpoint.load(self.folder / "best.pt")
+        model, _, postprocess = checkpoint.build(content)
+        detections = evaluate.predictions(
+            model.to(self.device),
+            postprocess,
+            self.data.val,
+            image_size=self.opts.image_size,
+            batch_size=self.opts.batch_size,
+            workers=self.opts.workers,
+            device=self.device,
+        )
+        scores = score(self.data.val.ground_truth(), detections)
+        sheet = visualize.prediction_grid(
+            self.data.val,
+            visualize.spread(len(self.data.val), 8),
+            detections,
+            content["best"]["threshold"],
+            title=f"{self.folder.name}, {self.data.val.name}",
+        )
+        sheet.save(self.folder / "predictions.png")
+        best_possible = self.mask_ceiling() if self.opts.overfit else None
+        self.write_summary(content, scores, best_possible)
+        say(table(scores))
+        if best_possible:
+            say(
+                f"ceiling of the mask grid (ground truth through it and back): "
+                f"AP {best_possible.headline['AP']:.3f}  AP50 {best_possible.headline['AP50']:.3f}"
+            )
+        self.say_where()
+
+    def mask_ceiling(self) -> Scores:
+        return ceiling(self.data.val, EvalPreset(self.opts.image_size))
+
+    def write_summary(self, content: dict, scores: Scores, best_possible: Scores | None) -> None:
+        lines = [
+            f"# {self.folder.name}",
+            "",
+            f"- model: {self.opts.model}, {count(self.trainer.model):,} parameters",
+            f"- data: {self.opts.data or self.opts.train_json}; "
+            f"{self.data.train.summary().splitlines()[0]}; "
+            f"evaluated on {self.data.val.summary().splitlines()[0]}",
+            f"- length: {self.trainer.iteration} iterations "
+            f"({self.epoch_of(self.trainer.iteration):.1f} epochs), "
+            f"{content['seconds'] / 60:.1f} minutes up to the best weights",
+            f"- best weights: iteration {content['iteration']}, split {self.data.val.name}",
+            f"- machine: {platform.machine()}, {self.opts.threads} threads, {self.device}, "
+            f"torch {torch.__version__}",
+            "",
+            markdown(scores),
+        ]
+        if best_possible:
+            lines += ["", f"Ceiling of the mask grid: AP {best_possible.headline['AP']:.3f}"]
+        (self.folder / "summary.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+    def say_where(self) -> None:
+        say(f"\nrun folder      {self.folder}")
+        for name, what in (
+            ("best.pt", "best weights, with their score threshold"),
+            ("last.pt", "to go on with --resume"),
+            ("metrics.csv", "one row per evaluation"),
+            ("log.jsonl", "losses, rates and times"),
+            ("train_batch.png", "a batch as the model sees it"),
+            ("predictions.png", "image / ground truth / prediction"),
+            ("summary.md", "the table above"),
+        ):
+            say(f"  {name:<16}{what}")
+        best = self.folder / "best.pt"
+        say("\nnext:")
+        say(f"  bash sbin/test.sh --checkpoint {best} --split train")
+        say(f"  bash sbin/visualize.sh --checkpoint {best}")
+
+
+def count(model: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def main(argv: list[str]) -> int:
+    opts = parse(argv)
+    torch.set_num_threads(opts.threads)
+    device = options.device_for(opts.device)
+    options.builder_keywords(opts.model, opts.set)
+    data = open_data(opts)
+    folder = runs.claim(opts.out, options.RUNS, opts.model, opts.resume, opts.overwrite)
+    say(data.train.summary())
+    if data.val is not data.train:
+        say(data.val.summary())
+    run = Run(opts, folder, data, device)
+    say(f"{opts.model}: {count(run.trainer.model):,} parameters, on {device}")
+    if opts.resume:
+        run.resume()
+    runs.write_json(folder / "options.json", options.as_json(opts))
+    if not opts.resume:
+        run.draw_training_batch()
+    with StopRequest() as stop:
+        finished = run.train(stop)
+    if not finished:
+        say(f"stopped at iteration {run.trainer.iteration}; the same command with --resume goes on")
+        return stop.exit_code
+    run.finish()
+    return 0
+
+
+if __name__ == "__main__":
+    options.run_entry(main)

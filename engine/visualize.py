@@ -1,0 +1,114 @@
+"""Entry: a checkpoint and a split → sheets of image / ground truth / prediction."""
+
+import argparse
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from data.coco import CocoSet
+from engine import checkpoint, draw, evaluate, options, runs
+from engine.log import say
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    parser = options.parser("Draw image / ground truth / prediction, a column for each picture.")
+    parser.add_argument("--checkpoint", type=Path, help="best.pt of the newest run if not given")
+    parser.add_argument("--split", choices=("train", "val"), default="val")
+    parser.add_argument("--count", type=options.positive, default=8, help="pictures, spread evenly")
+    parser.add_argument("--columns", type=options.positive, default=4)
+    parser.add_argument(
+        "--threshold", type=float, help="score; the one with the best F1 on val if not given"
+    )
+    parser.add_argument("--image-size", type=int, help="short side; that of the training if not given")
+    parser.add_argument("--out", type=Path, help="picture; beside the checkpoint if not given")
+    options.add_data(parser)
+    options.add_device(parser)
+    options.add_debug(parser)
+    return parser.parse_args(argv)
+
+
+def spread(total: int, count: int) -> list[int]:
+    """`count` indices spread evenly over `total`."""
+    count = min(count, total)
+    return [i * total // count for i in range(count)]
+
+
+def prediction_grid(
+    dataset: CocoSet,
+    indices: list[int],
+    detections: list[dict],
+    threshold: float | None,
+    *,
+    title: str,
+    columns: int = 4,
+) -> Image.Image:
+    """The sheet for some pictures of a set.
+
+    Args:
+        detections: in the COCO result format; those of other pictures are passed over.
+        threshold: scores at or below it are not drawn; None draws all.
+    """
+    index_of = {category.id: category.index for category in dataset.categories}
+    pictures = []
+    for index in indices:
+        image, truth = dataset.read(index)
+        found = [
+            each
+            for each in detections
+            if each["image_id"] == truth.image_id and each["score"] > (threshold or 0.0)
+        ]
+        pictures.append(
+            draw.Picture(
+                image,
+                draw.Objects(truth.labels, truth.rles),
+                draw.Objects(
+                    [index_of[each["category_id"]] for each in found],
+                    [each["segmentation"] for each in found],
+                    [each["score"] for each in found],
+                ),
+                truth.ignore,
+                dataset.images[index].file_name,
+            )
+        )
+    return draw.grid(
+        pictures, dataset.class_names, title=title, columns=columns, threshold=threshold
+    )
+
+
+def main(argv: list[str]) -> None:
+    opts = parse(argv)
+    torch.set_num_threads(opts.threads)
+    device = options.device_for(opts.device)
+    path = opts.checkpoint or runs.newest_checkpoint(options.RUNS)
+    content = checkpoint.load(path)
+    dataset = evaluate.open_split(evaluate.data_of(opts, content["options"]), opts.split)
+    dataset.require_classes([entry["name"] for entry in content["classes"]])
+    threshold = content["best"]["threshold"] if opts.threshold is None else opts.threshold
+    model, _, postprocess = checkpoint.build(content)
+    shown = dataset.subset(spread(len(dataset), opts.count))
+    detections = evaluate.predictions(
+        model.to(device),
+        postprocess,
+        shown,
+        image_size=opts.image_size or content["options"]["image_size"],
+        batch_size=8,
+        workers=opts.workers,
+        device=device,
+        threshold=threshold,
+    )
+    sheet = prediction_grid(
+        shown,
+        list(range(len(shown))),
+        detections,
+        threshold,
+        title=f"{path.parent.name}, {opts.split}",
+        columns=opts.columns,
+    )
+    out = opts.out or path.with_name(f"{path.stem}_{opts.split}.png")
+    sheet.save(out)
+    say(f"{len(shown)} pictures of the {opts.split} split, scores above {threshold}: {out}")
+
+
+if __name__ == "__main__":
+    options.run_entry(main)

@@ -1,0 +1,258 @@
+"""TopFormer (CVPR 2022): a token pyramid of inverted residuals and a small transformer at 1/64.
+
+Parameter names are those of the published checkpoints (`tpm.*`, `trans.*`). The semantics
+injection of the paper is left out: MobileInst's enhancers take its place, and ImageNet
+checkpoints have no weights for it.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from mobileinst.layers.attention import DropPath, attend
+from mobileinst.layers.conv import ConvBN
+from mobileinst.layers.init import init_conv
+
+# (kernel, expansion, channels, stride) of every inverted residual after the stem.
+TINY = (
+    (3, 1, 16, 1),
+    (3, 4, 16, 2),
+    (3, 3, 16, 1),
+    (5, 3, 32, 2),
+    (5, 3, 32, 1),
+    (3, 3, 64, 2),
+    (3, 3, 64, 1),
+    (5, 6, 96, 2),
+    (5, 6, 96, 1),
+)
+SMALL = (
+    (3, 1, 16, 1),
+    (3, 4, 24, 2),
+    (3, 3, 24, 1),
+    (5, 3, 48, 2),
+    (5, 3, 48, 1),
+    (3, 3, 96, 2),
+    (3, 3, 96, 1),
+    (5, 6, 128, 2),
+    (5, 6, 128, 1),
+    (3, 6, 128, 1),
+)
+BASE = (
+    (3, 1, 16, 1),
+    (3, 4, 32, 2),
+    (3, 3, 32, 1),
+    (5, 3, 64, 2),
+    (5, 3, 64, 1),
+    (3, 3, 128, 2),
+    (3, 3, 128, 1),
+    (5, 6, 160, 2),
+    (5, 6, 160, 1),
+    (3, 6, 160, 1),
+)
+
+
+class TopFormer(nn.Module):
+    """Normalised images [B,3,H,W] -> the taps of the pyramid and X6, the transformer's map.
+
+    `layers` are rows (kernel, expansion, channels, stride); `taps` the indices of the rows whose
+    outputs are returned. X6 holds all taps, averaged onto half the grid of the last tap (rounded
+    up) and mixed by `depth` transformer blocks. `channels` and `strides` describe the returned
+    maps; a map at stride s has the grid ceil(H/s) × ceil(W/s).
+    """
+
+    def __init__(
+        self,
+        layers: tuple[tuple[int, int, int, int], ...] = TINY,
+        taps: tuple[int, ...] = (2, 4, 6, 8),
+        depth: int = 4,
+        heads: int = 4,
+        key_dim: int = 16,
+        attn_ratio: int = 2,
+        mlp_ratio: int = 2,
+        drop_path: float = 0.1,
+    ):
+        super().__init__()
+        self.tpm = TokenPyramid(layers, taps)
+        width = sum(self.tpm.channels)
+        rates = torch.linspace(0, drop_path, depth).tolist()
+        self.trans = Transformer(width, heads, key_dim, attn_ratio, mlp_ratio, rates)
+        self.channels = (*self.tpm.channels, width)
+        self.strides = (*self.tpm.strides, 2 * self.tpm.strides[-1])
+
+    def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
+        taps = self.tpm(images)  # /4, /8, /16, /32
+        height, width = taps[-1].shape[-2:]
+        tokens = [average_onto(tap, (height + 1) // 2, (width + 1) // 2) for tap in taps]
+        return [*taps, self.trans(torch.cat(tokens, 1))]  # and /64
+
+
+class TokenPyramid(nn.Module):
+    """The stem and `layer1` .. `layerN`; returns the outputs of the layers in `taps`."""
+
+    def __init__(self, layers: tuple[tuple[int, int, int, int], ...], taps: tuple[int, ...]):
+        super().__init__()
+        self.stem = nn.Sequential(ConvBN(3, 16, 3, stride=2), nn.ReLU(inplace=True))
+        self.taps = taps
+        self.names = [f"layer{i}" for i in range(1, len(layers) + 1)]
+        width, total_stride, sizes = 16, 2, []
+        for name, (kernel, expansion, channels, stride) in zip(self.names, layers, strict=True):
+            self.add_module(name, InvertedResidual(width, channels, kernel, expansion, stride))
+            width, total_stride = channels, total_stride * stride
+            sizes.append((width, total_stride))
+        self.channels = tuple(sizes[i][0] for i in taps)
+        self.strides = tuple(sizes[i][1] for i in taps)
+
+    def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
+        x = self.stem(images)
+        maps = []
+        for name in self.names:
+            x = self.get_submodule(name)(x)
+            maps.append(x)
+        return [maps[i] for i in self.taps]
+
+
+class InvertedResidual(nn.Module):
+    """1×1 expansion (absent at 1), depth-wise convolution, 1×1 projection without activation."""
+
+    def __init__(
+        self, in_channels: int, channels: int, kernel: int = 3, expansion: int = 1, stride: int = 1
+    ):
+        super().__init__()
+        hidden = round(in_channels * expansion)
+        steps: list[nn.Module] = []
+        if expansion != 1:
+            steps += [ConvBN(in_channels, hidden), nn.ReLU(inplace=True)]
+        steps += [ConvBN(hidden, hidden, kernel, stride, groups=hidden), nn.ReLU(inplace=True)]
+        self.conv = nn.Sequential(*steps, ConvBN(hidden, channels))
+        self.residual = stride == 1 and in_channels == channels
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.conv(x) if self.residual else self.conv(x)
+
+
+class Transformer(nn.Module):
+    """Blocks on one map [B,C,h,w]; one drop path rate per block."""
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        key_dim: int,
+        attn_ratio: int,
+        mlp_ratio: int,
+        rates: list[float],
+    ):
+        super().__init__()
+        self.transformer_blocks = nn.ModuleList(
+            Block(width, heads, key_dim, attn_ratio, mlp_ratio, rate) for rate in rates
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for block in self.transformer_blocks:
+            x = block(x)
+        return x
+
+
+class Block(nn.Module):
+    """Attention and MLP, each with a residual; no other normalisation than their BatchNorms."""
+
+    def __init__(
+        self, width: int, heads: int, key_dim: int, attn_ratio: int, mlp_ratio: int, rate: float
+    ):
+        super().__init__()
+        self.attn = Attention(width, heads, key_dim, attn_ratio)
+        self.mlp = ConvMLP(width, mlp_ratio * width)
+        self.drop_path = DropPath(rate)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x + self.drop_path(self.attn(x))
+        return x + self.drop_path(self.mlp(x))
+
+
+class Attention(nn.Module):
+    """Self-attention over the cells of a map, every projection a 1×1 convolution with BatchNorm.
+
+    The logits are not scaled: the official code computes a scale and never uses it.
+    """
+
+    def __init__(self, width: int, heads: int, key_dim: int, attn_ratio: int):
+        super().__init__()
+        self.heads = heads
+        self.to_q = ConvBN(width, heads * key_dim)
+        self.to_k = ConvBN(width, heads * key_dim)
+        self.to_v = ConvBN(width, heads * key_dim * attn_ratio)
+        self.proj = nn.Sequential(nn.ReLU6(), ConvBN(heads * key_dim * attn_ratio, width))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        nn.init.zeros_(self.proj[1].bn.weight)  # the block begins as its MLP alone
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        height, width = x.shape[-2:]
+        q, k, v = (
+            self._split(to(x)) for to in (self.to_q, self.to_k, self.to_v)
+        )  # [B,heads,h·w,·]
+        mixed = attend(q, k, v, scale=1.0).transpose(2, 3)  # [B,heads,·,h·w]
+        return self.proj(mixed.flatten(1, 2).unflatten(2, (height, width)))  # [B,C,h,w]
+
+    def _split(self, x: torch.Tensor) -> torch.Tensor:
+        return x.unflatten(1, (self.heads, -1)).flatten(3).transpose(2, 3)
+
+
+class ConvMLP(nn.Module):
+    """1×1 convolution, depth-wise 3×3 (with bias, without BatchNorm), ReLU6, 1×1 convolution."""
+
+    def __init__(self, width: int, hidden: int):
+        super().__init__()
+        self.fc1 = ConvBN(width, hidden)
+        self.dwconv = nn.Conv2d(hidden, hidden, 3, padding=1, groups=hidden)
+        self.act = nn.ReLU6(inplace=True)
+        self.fc2 = ConvBN(hidden, width)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        init_conv(self.dwconv)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc2(self.act(self.dwconv(self.fc1(x))))
+
+
+def average_onto(x: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """Adaptive average pooling [B,C,H,W] -> [B,C,height,width], with a deterministic backward.
+
+    Along an axis whose size divides, as on every canvas that is a multiple of 64, this is ordinary
+    strided pooling. Elsewhere the bins overlap; they are products of an interval of rows and one
+    of columns, so a small matrix per axis does the same, on any device and in any exported file.
+    """
+    rows, columns = x.shape[-2:]
+    step = (1 if rows % height else rows // height, 1 if columns % width else columns // width)
+    x = F.avg_pool2d(x, step)
+    if columns % width:
+        x = average_columns(x, width)
+    if rows % height:
+        x = average_columns(x.transpose(2, 3), height).transpose(2, 3)
+    return x
+
+
+def average_columns(x: torch.Tensor, bins: int) -> torch.Tensor:
+    """[..,n] -> [..,bins]: bin i averages the cells from floor(i·n/bins) to ceil((i+1)·n/bins)."""
+    size = x.shape[-1]
+    cell = torch.arange(size, device=x.device)[:, None]
+    i = torch.arange(bins, device=x.device)
+    inside = (cell >= i * size // bins) & (cell < ((i + 1) * size + bins - 1) // bins)
+    return x @ inside.to(x.dtype) / inside.sum(0)
+
+
+def topformer_tiny(**overrides) -> TopFormer:
+    """1.29 M parameters, 0.42 G multiply-adds at 512 × 512."""
+    return TopFormer(**{"layers": TINY, "taps": (2, 4, 6, 8), "heads": 4} | overrides)
+
+
+def topformer_small(**overrides) -> TopFormer:
+    """2.81 M parameters, 0.77 G multiply-adds at 512 × 512."""
+    return TopFormer(**{"layers": SMALL, "taps": (2, 4, 6, 9), "heads": 6} | overrides)
+
+
+def topformer_base(**overrides) -> TopFormer:
+    """4.68 M parameters, 1.20 G multiply-adds at 512 × 512."""
+    return TopFormer(**{"layers": BASE, "taps": (2, 4, 6, 9), "heads": 8} | overrides)

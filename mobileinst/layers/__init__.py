@@ -1,0 +1,1 @@
+"""Bricks used by more than one room; no brick knows a system."""

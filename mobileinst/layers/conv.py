@@ -1,0 +1,47 @@
+"""Convolution bricks, and the resizing between neighbouring grids of a pyramid."""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from mobileinst.layers.init import init_conv
+
+
+class ConvBN(nn.Module):
+    """Convolution without bias, then BatchNorm (eps 1e-5); no activation.
+
+    Odd kernels are padded by half their size, so a stride of 2 halves a grid rounding up. The
+    attributes `c` and `bn` are the names in published mobile checkpoints.
+    """
+
+    def __init__(
+        self, in_channels: int, channels: int, kernel: int = 1, stride: int = 1, groups: int = 1
+    ):
+        super().__init__()
+        self.c = nn.Conv2d(
+            in_channels, channels, kernel, stride, kernel // 2, groups=groups, bias=False
+        )
+        self.bn = nn.BatchNorm2d(channels, eps=1e-5)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        init_conv(self.c)
+        self.bn.reset_parameters()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.bn(self.c(x))
+
+
+def conv_bn_relu(in_channels: int, channels: int, kernel: int = 1) -> nn.Sequential:
+    """Convolution, BatchNorm, ReLU; the grid stays."""
+    return nn.Sequential(ConvBN(in_channels, channels, kernel), nn.ReLU(inplace=True))
+
+
+def upsample_like(x: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """`x` resized bilinearly to the grid of `other`: its exact size, so odd sizes fit as well."""
+    return F.interpolate(x, size=other.shape[-2:], mode="bilinear", align_corners=False)
+
+
+def max_pool_ceil(x: torch.Tensor, factor: int) -> torch.Tensor:
+    """Maximum over `factor` × `factor` cells, cut ones at the border too: h -> ceil(h/factor)."""
+    return F.max_pool2d(x, factor, factor, ceil_mode=True) if factor > 1 else x

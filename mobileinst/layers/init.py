@@ -1,0 +1,45 @@
+"""First values of parameters: drawn per module from (seed, module path), so that no module's
+values depend on what else the model holds or on the order in which it was built.
+"""
+
+import math
+import zlib
+
+import torch
+from torch import nn
+
+
+def draw_parameters(model: nn.Module, seed: int) -> None:
+    """Draw every parameter of `model` anew, as a function of the seed and the module's path only.
+
+    Every module that has `reset_parameters` is called, children before parents, so that a parent
+    has the last word about its children (a zero scale at the end of a residual branch, say).
+    Call it before the model moves to a device or another memory format, which would draw the same
+    numbers in another order. The numbers come from the CPU generator, whose state is the same
+    afterwards as before.
+    """
+    modules = [(path, m) for path, m in model.named_modules() if hasattr(m, "reset_parameters")]
+    with torch.random.fork_rng(devices=[]):
+        for path, module in reversed(modules):  # named_modules lists parents first
+            torch.default_generator.manual_seed(zlib.crc32(f"{seed}/{path}".encode()))
+            module.reset_parameters()
+
+
+@torch.no_grad()
+def init_conv(conv: nn.Conv2d) -> None:
+    """Normal weights of variance 2 / fan-out per group, zero bias: the usual start of mobile nets.
+
+    torch's own fan-out forgets the groups, which would start depth-wise kernels far too small.
+    """
+    fan_out = conv.out_channels // conv.groups * math.prod(conv.kernel_size)
+    nn.init.normal_(conv.weight, std=math.sqrt(2 / fan_out))
+    if conv.bias is not None:
+        nn.init.zeros_(conv.bias)
+
+
+@torch.no_grad()
+def init_linear(linear: nn.Linear) -> None:
+    """Xavier-uniform weights and zero bias: keeps the scale of normalised inputs."""
+    nn.init.xavier_uniform_(linear.weight)
+    if linear.bias is not None:
+        nn.init.zeros_(linear.bias)

@@ -1,0 +1,39 @@
+"""Where a cell lies in its grid, for grids of any size: sine codes and plain coordinates."""
+
+import math
+
+import torch
+
+# Our choice: the longest wave goes through half a period from border to border, the shortest
+# through 16 periods, about three cells of a 54-cell row, the finest that attention sees here.
+LOWEST, HIGHEST = math.pi / 2, 16 * math.pi
+
+
+def cell_centres(count: int, device: torch.device | str = "cpu") -> torch.Tensor:
+    """Centres of `count` equal cells over -1..1: float32 [count]."""
+    return (2 * torch.arange(count, device=device, dtype=torch.float32) + 1) / count - 1
+
+
+def coordinate_maps(height: int, width: int, device: torch.device | str = "cpu") -> torch.Tensor:
+    """The x and the y of every cell centre, each over -1..1: float32 [1,2,height,width]."""
+    x = cell_centres(width, device).expand(height, width)
+    y = cell_centres(height, device)[:, None].expand(height, width)
+    return torch.stack((x, y))[None]
+
+
+def sine_position(
+    height: int, width: int, channels: int, device: torch.device | str = "cpu"
+) -> torch.Tensor:
+    """Sine code of every cell, row by row: float32 [height·width, channels].
+
+    A quarter of the channels each: sin y, cos y, sin x, cos x, over angular frequencies in a
+    geometric row, with x and y over -1..1. Raises ValueError if 4 does not divide `channels`.
+    """
+    if channels % 4:
+        raise ValueError(f"a 2-D sine position needs a multiple of 4 channels, not {channels}")
+    steps = torch.linspace(math.log(LOWEST), math.log(HIGHEST), channels // 4, device=device)
+    y = cell_centres(height, device)[:, None] * steps.exp()  # [h,C/4]
+    x = cell_centres(width, device)[:, None] * steps.exp()  # [w,C/4]
+    y = torch.cat((y.sin(), y.cos()), 1)[:, None].expand(height, width, -1)  # [h,w,C/2]
+    x = torch.cat((x.sin(), x.cos()), 1)[None].expand(height, width, -1)  # [h,w,C/2]
+    return torch.cat((y, x), 2).flatten(0, 1)  # [h·w,C]

@@ -1,0 +1,1 @@
+"""MobileInst, one file per box of the paper's figure."""

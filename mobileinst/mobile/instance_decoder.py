@@ -1,0 +1,169 @@
+"""The dual transformer instance decoder (MobileInst, Figure 3): queries read X_G, then X_L.
+
+Two decoder layers, one FFN and three heads are the paper's, and so is X_L, X_mask max-pooled to
+1/64. Norms, positions and self-attention are not told; what is taken here is our choice.
+"""
+
+import math
+
+import torch
+from torch import nn
+
+from mobileinst.layers.attention import MLP, MultiHeadAttention
+from mobileinst.layers.conv import max_pool_ceil
+from mobileinst.layers.position import sine_position
+
+MASK_STRIDE = 8  # of X_mask
+PRIOR = 0.01  # class probability at the start, so that the many empty queries do not swamp the loss
+
+
+class InstanceDecoder(nn.Module):
+    """Learned queries -> class logits, objectness and kernels, one of each per query.
+
+    global_channels, mask_channels: channels of X6 and X_mask. kv_stride: stride of X_L, 64 as in
+    the paper, or 32 or 16 for many small objects; X_G stays X6. ffn_ratio: hidden width of the FFN
+    over `width`. self_attention: queries look at each other after each look at the picture.
+    """
+
+    def __init__(
+        self,
+        global_channels: int,
+        mask_channels: int,
+        num_classes: int,
+        kernel_dim: int = 128,
+        queries: int = 100,
+        width: int = 128,
+        heads: int = 8,
+        ffn_ratio: int = 4,
+        kv_stride: int = 64,
+        self_attention: bool = True,
+    ):
+        super().__init__()
+        if kv_stride not in (16, 32, 64):
+            raise ValueError(f"kv_stride is 16, 32 or 64, not {kv_stride}")
+        self.global_channels = global_channels
+        self.mask_channels = mask_channels
+        self.kernel_dim = kernel_dim
+        self.pool = kv_stride // MASK_STRIDE
+        self.query_features = nn.Embedding(queries, width)
+        self.query_positions = nn.Embedding(queries, width)
+        self.global_memory = Memory(global_channels, width)
+        self.local_memory = Memory(mask_channels, width)
+        self.global_layer = DecoderLayer(width, heads, self_attention)
+        self.local_layer = DecoderLayer(width, heads, self_attention)
+        self.ffn_norm = nn.LayerNorm(width)
+        self.ffn = MLP(width, ffn_ratio * width, width)
+        self.heads = InstanceHeads(width, num_classes, kernel_dim)
+
+    def forward(
+        self,
+        global_map: torch.Tensor,
+        mask_features: torch.Tensor,
+        global_queries: torch.Tensor | None = None,
+    ) -> dict:
+        """X6 [B,C6,·,·] and X_mask [B,D,h,w] -> dict of the heads' outputs over all queries.
+
+        class_logits [B,Q,K], objectness [B,Q,1], kernels [B,Q,D], queries [B,Q,C] (normalised),
+        global_queries [B,Q,C] (what the global layer gave), and aux: while training, a list with
+        the heads' outputs for global_queries, else []. Given `global_queries`, those of another
+        frame, the global layer is skipped: the paper's temporal query passing.
+        """
+        if global_queries is None:
+            global_queries = self.look_global(global_map)
+        positions = self.query_positions.weight
+        local_map = max_pool_ceil(mask_features, self.pool)  # [B,D,H/64,W/64]
+        queries = self.local_layer(global_queries, positions, *self.local_memory(local_map))
+        queries = queries + self.ffn(self.ffn_norm(queries))
+        outputs = self.heads(queries) | {"global_queries": global_queries}
+        return outputs | {"aux": [self.heads(global_queries)] if self.training else []}
+
+    def look_global(self, global_map: torch.Tensor) -> torch.Tensor:
+        """The learned queries after the global layer: [B,Q,C]."""
+        queries = self.query_features.weight.expand(global_map.shape[0], -1, -1)
+        return self.global_layer(
+            queries, self.query_positions.weight, *self.global_memory(global_map)
+        )
+
+
+class DecoderLayer(nn.Module):
+    """Cross-attention to a memory, then self-attention, each on normalised queries with a residual.
+
+    Self-attention comes second, our choice: before the first look at the picture it would compute
+    the same numbers for every picture. Positions are added to queries and keys, never to values.
+    """
+
+    def __init__(self, width: int, heads: int, self_attention: bool):
+        super().__init__()
+        self.cross_norm = nn.LayerNorm(width)
+        self.cross_attention = MultiHeadAttention(width, heads)
+        self.self_norm = nn.LayerNorm(width) if self_attention else None
+        self.self_attention = MultiHeadAttention(width, heads) if self_attention else None
+
+    def forward(
+        self,
+        queries: torch.Tensor,
+        query_positions: torch.Tensor,
+        memory: torch.Tensor,
+        memory_positions: torch.Tensor,
+    ) -> torch.Tensor:
+        """[B,Q,C], [Q,C], [B,M,C], [M,C] -> [B,Q,C]."""
+        look = self.cross_norm(queries) + query_positions
+        queries = queries + self.cross_attention(look, memory + memory_positions, memory)
+        if self.self_attention is not None:
+            content = self.self_norm(queries)
+            look = content + query_positions
+            queries = queries + self.self_attention(look, look, content)
+        return queries
+
+
+class Memory(nn.Module):
+    """A map [B,C,h,w] as keys and values: tokens [B,h·w,width] and their positions [h·w,width].
+
+    Tokens are normalised, our choice: X6 is a sum of many branches without a norm of its own, and
+    next to its size the sine positions would vanish.
+    """
+
+    def __init__(self, channels: int, width: int):
+        super().__init__()
+        self.proj = nn.Linear(channels, width)
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        tokens = self.norm(self.proj(x.flatten(2).transpose(1, 2)))  # [B,h·w,C]
+        positions = sine_position(*x.shape[-2:], tokens.shape[-1], device=x.device)
+        return tokens, positions.to(tokens.dtype)
+
+
+class InstanceHeads(nn.Module):
+    """Final norm and the three heads, shared by the last and the auxiliary output.
+
+    Class and objectness are linear. The kernel head has three layers, our choice after
+    Mask2Former: a kernel lives in the space of the pixel features and not of the queries, and the
+    step between them costs next to nothing over a hundred queries.
+    """
+
+    def __init__(self, width: int, num_classes: int, kernel_dim: int):
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.classes = nn.Linear(width, num_classes)
+        self.objectness = nn.Linear(width, 1)
+        self.kernel = MLP(width, width, width, kernel_dim)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        nn.init.normal_(self.classes.weight, std=0.01)
+        nn.init.constant_(self.classes.bias, -math.log((1 - PRIOR) / PRIOR))
+        nn.init.normal_(self.objectness.weight, std=0.01)
+        nn.init.zeros_(self.objectness.bias)
+        # As in SparseInst. It also starts the mask logits near ±1 rather than near ±10, where the
+        # sigmoid would pass little gradient.
+        nn.init.normal_(self.kernel[-1].weight, std=0.01)
+
+    def forward(self, queries: torch.Tensor) -> dict[str, torch.Tensor]:
+        queries = self.norm(queries)  # [B,Q,C]
+        return {
+            "class_logits": self.classes(queries),  # [B,Q,K]
+            "objectness": self.objectness(queries),  # [B,Q,1]
+            "kernels": self.kernel(queries),  # [B,Q,D]
+            "queries": queries,
+        }

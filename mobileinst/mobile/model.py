@@ -1,0 +1,168 @@
+"""MobileInst (AAAI 2024): backbone, mask decoder, instance decoder, kernels · pixel features."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from mobileinst.mobile.instance_decoder import InstanceDecoder
+from mobileinst.mobile.mask_decoder import MaskDecoder
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+STRIDES = (8, 16, 32, 64)  # of the backbone maps that are used: X3, X4, X5 (local), X6 (global)
+
+
+@dataclass(frozen=True)
+class MobileInstConfig:
+    """Everything between a name and a built model; plain values, stored in checkpoints as they are.
+
+    width: D of the mask decoder. kernel_dim: channels of kernels and pixel features.
+    query_width, heads, ffn_ratio, kv_stride, self_attention: of the instance decoder.
+    dice_power, class_power: of the matching cost. *_weight: of the loss terms, 2/2/2/1 as in the
+    paper (SparseInst's code has 2/5/2/1). mask_threshold, max_detections: of post-processing.
+    """
+
+    backbone: str = "topformer_tiny"
+    num_classes: int = 80
+    width: int = 128
+    kernel_dim: int = 128
+    coordinates: bool = True
+    queries: int = 100
+    query_width: int = 128
+    heads: int = 8
+    ffn_ratio: int = 4
+    kv_stride: int = 64
+    self_attention: bool = True
+    drop_path: float = 0.1
+    dice_power: float = 0.8
+    class_power: float = 0.2
+    class_weight: float = 2.0
+    pixel_weight: float = 2.0
+    dice_weight: float = 2.0
+    objectness_weight: float = 1.0
+    mask_threshold: float = 0.45
+    max_detections: int = 100
+
+
+class MobileInst(nn.Module):
+    """RGB images in 0..1 and their padding -> the outputs of the contract in `data/batch.py`.
+
+    Raises ValueError if the parts do not fit each other.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        mask_decoder: MaskDecoder,
+        instance_decoder: InstanceDecoder,
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
+    ):
+        super().__init__()
+        check_parts(backbone, mask_decoder, instance_decoder)
+        self.backbone = backbone
+        self.mask_decoder = mask_decoder
+        self.instance_decoder = instance_decoder
+        self.levels = [tuple(backbone.strides).index(stride) for stride in STRIDES]
+        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
+
+    def forward(self, images: torch.Tensor, padding: torch.Tensor | None = None) -> dict:
+        """images [B,3,H,W], padding bool [B,H,W] (None: nothing is padded) -> dict of outputs."""
+        return self.decode(self.encode(images, padding))
+
+    def encode(
+        self, images: torch.Tensor, padding: torch.Tensor | None = None
+    ) -> dict[str, torch.Tensor]:
+        """What depends on the picture alone: global_map [B,C6,·,·] at 1/64, mask_features [B,D,h,w]
+        and pixel_features [B,kernel_dim,h,w] at 1/8. A frame that borrows kernels needs no more.
+        """
+        maps = self.backbone(self.normalise(images, padding))
+        *local_maps, global_map = (maps[i] for i in self.levels)
+        mask_features, pixel_features = self.mask_decoder(local_maps, global_map)
+        return {
+            "global_map": global_map,
+            "mask_features": mask_features,
+            "pixel_features": pixel_features,
+        }
+
+    def decode(
+        self, features: dict[str, torch.Tensor], queries: torch.Tensor | None = None
+    ) -> dict:
+        """Features of `encode` -> outputs. `queries` [B,Q,C]: the `global_queries` in the outputs
+        of another frame, with which this frame's own global decoder is skipped.
+        """
+        outputs = self.instance_decoder(features["global_map"], features["mask_features"], queries)
+        pixel_features = features["pixel_features"]
+        for output in (outputs, *outputs["aux"]):
+            output["mask_logits"] = apply_kernels(output["kernels"], pixel_features)
+        return outputs | {"pixel_features": pixel_features}
+
+    def normalise(self, images: torch.Tensor, padding: torch.Tensor | None) -> torch.Tensor:
+        """Pixel statistics taken out; padded pixels are zero afterwards, whatever they held."""
+        images = (images - self.mean) / self.std
+        return images if padding is None else images.masked_fill(padding[:, None], 0.0)
+
+
+def apply_kernels(kernels: torch.Tensor, pixel_features: torch.Tensor) -> torch.Tensor:
+    """Every kernel as a 1×1 convolution: [B,Q,D], [B,D,h,w] -> mask logits [B,Q,h,w]."""
+    logits = kernels @ pixel_features.flatten(2)  # [B,Q,h·w]
+    return logits.unflatten(2, pixel_features.shape[-2:])
+
+
+def build_mobileinst(
+    config: MobileInstConfig,
+    backbone: nn.Module,
+    mask_decoder: MaskDecoder | None = None,
+    instance_decoder: InstanceDecoder | None = None,
+) -> MobileInst:
+    """The model that `config` describes around a built backbone; parts handed in are used as is.
+
+    Raises ValueError if the backbone lacks a stride or a part does not fit the others.
+    """
+    channels = used_channels(backbone)
+    if mask_decoder is None:
+        mask_decoder = MaskDecoder(channels, config.width, config.kernel_dim, config.coordinates)
+    if instance_decoder is None:
+        instance_decoder = InstanceDecoder(
+            channels[-1],
+            mask_decoder.width,
+            config.num_classes,
+            kernel_dim=mask_decoder.kernel_dim,
+            queries=config.queries,
+            width=config.query_width,
+            heads=config.heads,
+            ffn_ratio=config.ffn_ratio,
+            kv_stride=config.kv_stride,
+            self_attention=config.self_attention,
+        )
+    return MobileInst(backbone, mask_decoder, instance_decoder)
+
+
+def used_channels(backbone: nn.Module) -> tuple[int, ...]:
+    """Channels of the backbone's maps at strides 8, 16, 32 and 64; ValueError if one is missing."""
+    by_stride = dict(zip(backbone.strides, backbone.channels, strict=True))
+    if missing := [stride for stride in STRIDES if stride not in by_stride]:
+        raise ValueError(
+            f"{type(backbone).__name__} has maps at strides {tuple(backbone.strides)};"
+            f" MobileInst also needs {missing}"
+        )
+    return tuple(by_stride[stride] for stride in STRIDES)
+
+
+def check_parts(
+    backbone: nn.Module, mask_decoder: MaskDecoder, instance_decoder: InstanceDecoder
+) -> None:
+    """ValueError, with both numbers, at the first place where two parts do not fit."""
+    channels = used_channels(backbone)
+    pairs = {
+        "channels of the backbone at strides 8, 16, 32, 64": (channels, mask_decoder.in_channels),
+        "channels of X6": (channels[-1], instance_decoder.global_channels),
+        "channels of the mask features": (mask_decoder.width, instance_decoder.mask_channels),
+        "length of a kernel": (mask_decoder.kernel_dim, instance_decoder.kernel_dim),
+    }
+    for what, (given, expected) in pairs.items():
+        if given != expected:
+            raise ValueError(f"{what}: one part gives {given}, the next expects {expected}")

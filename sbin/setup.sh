@@ -1,0 +1,57 @@
+# Sourced by the other scripts: strict mode, the project's root, a Python that has what is needed.
+#
+# An active virtual environment that satisfies the requirements is used as it is; otherwise .venv is
+# made and filled, once. PYTHON names the interpreter that makes it (default: python3).
+
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+# Threads of a barrier sleep instead of spinning: loader workers need the same few cores.
+export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-PASSIVE}"
+export PIP_DISABLE_PIP_VERSION_CHECK=1
+
+# has_requirements PYTHON FILE...: whether every requirement of the files is installed.
+has_requirements() {
+  local python=$1
+  shift
+  "$python" - "$@" <<'PYTHON' 2>/dev/null
+import re
+import sys
+from importlib.metadata import version
+
+def parts(text):
+    return tuple(int(number) for number in re.findall(r"\d+", text)[:3])
+
+if sys.version_info < (3, 10):
+    sys.exit(1)
+for name in sys.argv[1:]:
+    for line in open(name, encoding="utf-8"):
+        line = line.split("#")[0].strip()
+        if line and not line.startswith("-"):
+            package, _, least = line.partition(">=")
+            if parts(version(package.strip())) < parts(least):
+                sys.exit(1)
+PYTHON
+}
+
+# use_python FILE...: sets $python to an interpreter that has what the requirement files name.
+use_python() {
+  if [ -n "${VIRTUAL_ENV:-}" ] && has_requirements "$VIRTUAL_ENV/bin/python" "$@"; then
+    python=$VIRTUAL_ENV/bin/python
+    return
+  fi
+  python=.venv/bin/python
+  if [ -x "$python" ] && has_requirements "$python" "$@"; then
+    return
+  fi
+  local maker=${PYTHON:-python3}
+  if ! "$maker" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; then
+    echo "error: $maker is missing or older than Python 3.10; name another with PYTHON=..." >&2
+    exit 2
+  fi
+  echo "setting up .venv, once (torch is a large download)"
+  [ -x "$python" ] || "$maker" -m venv .venv
+  local file arguments=()
+  for file in "$@"; do arguments+=(-r "$file"); done
+  "$python" -m pip install --quiet "${arguments[@]}"
+}

@@ -1,0 +1,122 @@
+"""What tests of every room share."""
+
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from pycocotools import mask as coco_mask
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread():
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real data and reference files beside the project."""
+    path = Path(__file__).resolve().parents[2] / "shared"
+    if not path.is_dir():
+        pytest.skip("needs the folder `shared` beside the project, with real data and oracles")
+    return path
+
+
+class TinyCoco(NamedTuple):
+    """A small set in COCO layout; `masks` maps annotation id to the dense mask it was made from."""
+
+    root: Path
+    json: Path
+    images: Path
+    content: dict
+    masks: dict[int, np.ndarray]
+
+
+@pytest.fixture
+def tiny_coco(tmp_path) -> TinyCoco:
+    """Six pictures: a hole and a split object, a crowd, void, one without objects, one of uint8 grey.
+
+    Category ids 0, 3, 90 are listed out of order, 7 is unused; image ids start at 0 with gaps; all
+    three kinds of segmentation occur. The same file serves as train and val.
+    """
+    rng = np.random.default_rng(7)
+    sizes = {0: (48, 64), 2: (64, 48), 5: (40, 40), 11: (33, 57), 40: (64, 80), 41: (30, 90)}
+    masks, annotations = _tiny_annotations(sizes)
+    void = np.zeros(sizes[0], dtype=bool)
+    void[:3] = True
+    images = []
+    for id_, (height, width) in sizes.items():
+        images.append({"id": id_, "file_name": f"{id_}.png", "width": width, "height": height})
+    images[0]["void"] = _compressed(void)
+    content = {
+        "images": images,
+        "annotations": annotations,
+        "categories": [
+            {"id": 90, "name": "crab"},
+            {"id": 0, "name": "shrimp"},
+            {"id": 7, "name": "unused"},
+            {"id": 3, "name": "fish"},
+        ],
+    }
+    folder = tmp_path / "tiny" / "train"
+    folder.mkdir(parents=True)
+    (tmp_path / "tiny" / "val").symlink_to(folder)
+    for id_, (height, width) in sizes.items():
+        pixels = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+        Image.fromarray(pixels[..., 0] if id_ == 41 else pixels).save(folder / f"{id_}.png")
+    path = tmp_path / "tiny" / "annotations" / "instances_train.json"
+    path.parent.mkdir()
+    path.write_text(json.dumps(content))
+    path.with_name("instances_val.json").write_text(json.dumps(content))
+    return TinyCoco(tmp_path / "tiny", path, folder, content, masks)
+
+
+def _tiny_annotations(sizes: dict) -> tuple[dict[int, np.ndarray], list[dict]]:
+    ring = np.zeros(sizes[0], dtype=bool)
+    ring[10:30, 10:40] = True
+    ring[15:25, 20:30] = False
+    split = np.zeros(sizes[0], dtype=bool)
+    split[32:44, 2:20] = split[32:44, 40:60] = True
+    crowd = np.zeros(sizes[2], dtype=bool)
+    crowd[40:60, 5:45] = True
+    square = np.zeros(sizes[2], dtype=bool)
+    square[4:34, 8:38] = True
+    wide = np.zeros(sizes[11], dtype=bool)
+    wide[5:25, 3:50] = True
+    left, right = np.zeros((2, *sizes[40]), dtype=bool)
+    left[8:56, 4:36] = True
+    right[8:56, 44:76] = True
+    grey = np.zeros(sizes[41], dtype=bool)
+    grey[6:24, 20:70] = True
+    boxes = [[8, 4, 38, 4, 38, 34, 8, 34]]
+    halves = [[4, 8, 20, 8, 20, 56, 4, 56], [20, 8, 36, 8, 36, 56, 20, 56]]
+    rows = [  # annotation id, image id, category id, mask, segmentation
+        (0, 0, 0, ring, _compressed(ring)),
+        (7, 0, 90, split, _plain(split)),
+        (8, 2, 3, square, boxes),
+        (9, 2, 3, crowd, _plain(crowd)),
+        (20, 11, 0, wide, _compressed(wide)),
+        (21, 40, 90, left, halves),
+        (22, 40, 3, right, _plain(right)),
+        (30, 41, 0, grey, _compressed(grey)),
+    ]
+    annotations = [
+        {"id": id_, "image_id": image, "category_id": category, "segmentation": segmentation}
+        | {"iscrowd": int(id_ == 9), "area": int(mask.sum())}
+        for id_, image, category, mask, segmentation in rows
+    ]
+    return {row[0]: row[3] for row in rows}, annotations
+
+
+def _compressed(mask: np.ndarray) -> dict:
+    rle = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
+    return {"size": list(mask.shape), "counts": rle["counts"].decode()}
+
+
+def _plain(mask: np.ndarray) -> dict:
+    flat = np.concatenate(([0], mask.T.ravel().astype(int)))
+    runs = np.diff(np.concatenate((np.flatnonzero(np.diff(flat)), [mask.size])), prepend=0)
+    return {"size": list(mask.shape), "counts": runs.tolist()}

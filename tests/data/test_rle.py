@@ -1,0 +1,152 @@
+"""data/rle.py against pycocotools and plain numpy."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pycocotools import mask as coco_mask
+
+from data import rle
+from data.errors import InputError
+
+
+def plain_counts(mask: np.ndarray) -> list[int]:
+    """Runs column by column, beginning with zeros, written out by hand."""
+    counts, value = [0], False
+    for pixel in mask.T.ravel():
+        if pixel != value:
+            counts.append(0)
+            value = pixel
+        counts[-1] += 1
+    return counts
+
+
+@st.composite
+def mask_stacks(draw):
+    shape = draw(st.tuples(*[st.integers(0, 4), st.integers(1, 40), st.integers(1, 40)]))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    return rng.random(shape) < draw(st.sampled_from([0.0, 0.02, 0.5, 1.0]))
+
+
+@settings(deadline=None, max_examples=60)
+@given(mask_stacks())
+def test_dense_masks_come_back_in_every_form(masks):
+    size = masks.shape[1:]
+    rles = rle.encode(masks)
+    assert (rle.decode(rles, size) == masks).all()
+    assert rle.encode(torch.from_numpy(masks)) == rles
+    for mask, one in zip(masks, rles, strict=True):
+        text = rle.to_json(one)
+        assert rle.from_json(text) == one
+        assert rle.from_annotation(text, *size) == one
+        assert rle.from_annotation(one, *size) == one
+        plain = {"size": list(size), "counts": plain_counts(mask)}
+        assert rle.from_annotation(plain, *size)["counts"] == one["counts"]
+    assert (rle.area(rles) == masks.sum((1, 2))).all()
+
+
+@settings(deadline=None, max_examples=40)
+@given(mask_stacks())
+def test_boxes_are_the_extent_of_the_pixels(masks):
+    for mask, box in zip(masks, rle.boxes(rle.encode(masks)), strict=True):
+        if mask.any():
+            ys, xs = np.nonzero(mask)
+            assert box.tolist() == [xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.lists(st.floats(-20, 60), min_size=6, max_size=24))
+def test_polygons_are_drawn_as_pycocotools_draws_them(points):
+    points = points[: len(points) // 2 * 2]
+    expected = coco_mask.merge(coco_mask.frPyObjects([points], 40, 50))
+    assert rle.from_annotation([points], 40, 50) == expected
+
+
+def test_a_polygon_of_several_parts_is_one_mask():
+    parts = [[2, 2, 10, 2, 10, 10, 2, 10], [20, 2, 28, 2, 28, 10, 20, 10]]
+    one = rle.from_annotation(parts, 16, 32)
+    expected = np.zeros((16, 32), dtype=bool)
+    expected[2:10, 2:10] = expected[2:10, 20:28] = True
+    assert (rle.decode([one], (16, 32))[0] == expected).all()
+
+
+def test_large_masks_need_numbers_of_several_characters():
+    mask = np.zeros((1, 3000, 4000), dtype=bool)
+    mask[0, 100:2900, 5:3990] = True
+    mask[0, :, 2000:2100] ^= True
+    one = rle.encode(mask)[0]
+    assert rle.from_annotation(rle.to_json(one), 3000, 4000) == one
+
+
+def test_nothing_keeps_its_shape():
+    assert rle.encode(np.zeros((0, 5, 6), dtype=bool)) == []
+    assert rle.decode([], (5, 6)).shape == (0, 5, 6)
+    assert rle.area([]).shape == (0,)
+    assert rle.boxes([]).shape == (0, 4)
+    assert rle.iou([], []).shape == (0, 0)
+    one = rle.encode(np.ones((1, 5, 6), dtype=bool))
+    assert rle.iou(one, []).shape == (1, 0)
+    assert rle.subtract([], one[0]) == []
+    assert not rle.decode([rle.union([], (5, 6))], (5, 6)).any()
+
+
+def test_union_subtract_and_iou_are_those_of_sets():
+    masks = np.random.default_rng(0).random((4, 17, 23)) < 0.4
+    rles, size = rle.encode(masks), (17, 23)
+    assert (rle.decode([rle.union(rles, size)], size)[0] == masks.any(0)).all()
+    assert (rle.decode(rle.subtract(rles, rles[2]), size) == masks & ~masks[2]).all()
+    shared_pixels = (masks[:, None] & masks[None]).sum((2, 3))
+    either = (masks[:, None] | masks[None]).sum((2, 3))
+    assert np.allclose(rle.iou(rles, rles), shared_pixels / either)
+    assert np.allclose(rle.iou(rles, rles, [True] * 4), shared_pixels / masks.sum((1, 2))[:, None])
+
+
+FULL = {"size": [4, 5], "counts": [0, 20]}
+
+
+@pytest.mark.parametrize(
+    ("segmentation", "reason"),
+    [
+        (None, "null"),
+        ("M", "not str"),
+        ([], "empty"),
+        ([1, 2, 3, 4, 5, 6], "flat list"),
+        ([[1, 2, 3, 4]], "at least 6"),
+        ([[1, 2, 3, 4, 5, 6, 7]], "even number"),
+        ([[1, 2, 3, 4, 5, float("nan")]], "finite"),
+        ([[1, 2, 3, 4, 5, 1e12]], "far outside"),
+        ([[1, 2, 3, 4, 5, "a"]], "flat list of numbers"),
+        ([[[1, 2], [3, 4], [5, 6], [1, 1], [1, 1], [1, 1]]], "flat list of numbers"),
+        ([{"x": 1}], "list of numbers"),
+        ({"size": [5, 4], "counts": [0, 20]}, r"size \[5, 4\]"),
+        ({"counts": [0, 20]}, "size None"),
+        ({"size": [4, 5]}, "counts"),
+        ({"size": [4, 5], "counts": [0, 21]}, "21 pixels"),
+        ({"size": [4, 5], "counts": [-1, 21]}, "at least 0"),
+        ({"size": [4, 5], "counts": [0.5, 19.5]}, "whole numbers"),
+        ({"size": [4, 5], "counts": [0, 10**30]}, "pixels"),
+        ({"size": [4, 5], "counts": ""}, "empty"),
+        ({"size": [4, 5], "counts": "~~"}, "no compressed"),
+        ({"size": [4, 5], "counts": "é"}, "no compressed"),
+        ({"size": [4, 5], "counts": "P"}, "no compressed"),
+        ({"size": [4, 5], "counts": "oooooooooooooo0"}, "too large"),
+        ({"size": [4, 5], "counts": "oooooo0"}, "pixels"),
+        ({"size": [4, 5], "counts": "O"}, "below zero"),
+    ],
+)
+def test_what_is_no_mask_is_refused_before_it_is_decoded(segmentation, reason):
+    with pytest.raises(InputError, match=reason):
+        rle.from_annotation(segmentation, 4, 5)
+
+
+def test_masks_of_different_sizes_do_not_meet():
+    rles = [rle.encode(np.ones((1, 4, side), dtype=bool))[0] for side in (5, 6)]
+    for call in (
+        lambda: rle.union(rles, (4, 5)),
+        lambda: rle.decode(rles, (4, 5)),
+        lambda: rle.iou(rles[:1], rles[1:]),
+        lambda: rle.subtract(rles[:1], rles[1]),
+    ):
+        with pytest.raises(ValueError, match="size"):
+            call()

@@ -1,0 +1,181 @@
+"""The instance decoder, its attention against torch's own, its positions against the formula."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from mobileinst.layers.attention import MLP, MultiHeadAttention
+from mobileinst.layers.init import draw_parameters
+from mobileinst.layers.position import sine_position
+from mobileinst.mobile.instance_decoder import DecoderLayer, InstanceDecoder
+
+
+def build(**overrides) -> InstanceDecoder:
+    options = {"kernel_dim": 6, "queries": 9, "width": 16, "heads": 4} | overrides
+    decoder = InstanceDecoder(12, 10, num_classes=5, **options)
+    draw_parameters(decoder, 0)
+    return decoder
+
+
+def maps(height: int = 128, width: int = 192) -> tuple[torch.Tensor, torch.Tensor]:
+    """X6 [2,12,·,·] at 1/64 and X_mask [2,10,·,·] at 1/8."""
+    generator = torch.Generator().manual_seed(1)
+    return tuple(
+        torch.randn(2, c, -(-height // s), -(-width // s), generator=generator)
+        for c, s in ((12, 64), (10, 8))
+    )
+
+
+def torch_attention(ours: MultiHeadAttention) -> nn.MultiheadAttention:
+    """torch's attention with the same weights."""
+    width = ours.proj.in_features
+    theirs = nn.MultiheadAttention(width, ours.heads, batch_first=True)
+    projections = (ours.to_q, ours.to_k, ours.to_v)
+    biases = (ours.to_q.bias, torch.zeros(width), ours.to_v.bias)
+    with torch.no_grad():
+        theirs.in_proj_weight.copy_(torch.cat([p.weight for p in projections]))
+        theirs.in_proj_bias.copy_(torch.cat(biases))
+        theirs.out_proj.weight.copy_(ours.proj.weight)
+        theirs.out_proj.bias.copy_(ours.proj.bias)
+    return theirs
+
+
+def randomise_biases(module: nn.Module) -> nn.Module:
+    for name, parameter in module.named_parameters():
+        if name.endswith("bias"):
+            nn.init.normal_(parameter)
+    return module
+
+
+@torch.no_grad()
+def test_attention_agrees_with_torch():
+    torch.manual_seed(0)
+    ours = randomise_biases(MultiHeadAttention(16, 4))
+    q, k, v = torch.randn(2, 3, 16), torch.randn(2, 7, 16), torch.randn(2, 7, 16)
+    want, _ = torch_attention(ours)(q, k, v)
+    assert torch.allclose(ours(q, k, v), want, atol=1e-5)
+
+
+def test_heads_that_do_not_divide_are_refused():
+    with pytest.raises(ValueError, match="16 is not a multiple of 3"):
+        MultiHeadAttention(16, 3)
+
+
+@pytest.mark.parametrize("self_attention", [True, False])
+@torch.no_grad()
+def test_layer_against_a_plain_restatement(self_attention):
+    """Pre-norm; positions on queries and keys but not on values; self-attention second."""
+    torch.manual_seed(0)
+    layer = randomise_biases(DecoderLayer(16, 4, self_attention))
+    x, position = torch.randn(2, 5, 16), torch.randn(5, 16)
+    memory, memory_position = torch.randn(2, 6, 16), torch.randn(6, 16)
+    cross = torch_attention(layer.cross_attention)
+    want = x + cross(layer.cross_norm(x) + position, memory + memory_position, memory)[0]
+    if self_attention:
+        y = layer.self_norm(want)
+        want = want + torch_attention(layer.self_attention)(y + position, y + position, y)[0]
+    assert torch.allclose(layer(x, position, memory, memory_position), want, atol=1e-5)
+
+
+@pytest.mark.parametrize("height, width", [(1, 1), (10, 14), (3, 5)])
+def test_sine_position_is_the_formula(height, width):
+    got = sine_position(height, width, 12)
+    frequencies = [math.pi / 2 * 32 ** (i / 2) for i in range(3)]
+    want = []
+    for row in range(height):
+        for column in range(width):
+            y, x = (2 * row + 1) / height - 1, (2 * column + 1) / width - 1
+            code = [f(a * w) for a in (y, x) for f in (math.sin, math.cos) for w in frequencies]
+            want.append(code)
+    assert torch.allclose(got, torch.tensor(want), atol=1e-4)
+
+
+def test_sine_position_tells_all_cells_apart():
+    codes = sine_position(40, 54, 128)
+    nearest = torch.cdist(codes, codes).fill_diagonal_(math.inf).min()
+    assert nearest > 0.5
+    with pytest.raises(ValueError, match="multiple of 4"):
+        sine_position(2, 2, 6)
+
+
+@pytest.mark.parametrize("queries", [1, 9])
+@pytest.mark.parametrize("self_attention", [True, False])
+def test_shapes(queries, self_attention):
+    decoder = build(queries=queries, self_attention=self_attention)
+    for training in (True, False):
+        outputs = decoder.train(training)(*maps())
+        assert len(outputs["aux"]) == training
+        for output in (outputs, *outputs["aux"]):
+            assert output["class_logits"].shape == (2, queries, 5)
+            assert output["objectness"].shape == (2, queries, 1)
+            assert output["kernels"].shape == (2, queries, 6)
+            assert output["queries"].shape == (2, queries, 16)
+
+
+@pytest.mark.parametrize("height, width", [(128, 192), (200, 333), (640, 864), (64, 64)])
+@pytest.mark.parametrize("kv_stride", [64, 32, 16])
+@torch.no_grad()
+def test_the_local_memory_is_the_max_pooled_mask_map(height, width, kv_stride):
+    decoder = build(kv_stride=kv_stride).eval()
+    seen = {}
+    decoder.local_memory.register_forward_pre_hook(lambda _, args: seen.update(local=args[0]))
+    decoder.global_memory.register_forward_pre_hook(lambda _, args: seen.update(whole=args[0]))
+    global_map, mask_features = maps(height, width)
+    decoder(global_map, mask_features)
+    rows, columns = -(-height // kv_stride), -(-width // kv_stride)
+    assert seen["local"].shape[2:] == (rows, columns)
+    assert seen["whole"] is global_map
+    step = kv_stride // 8
+    for row, column in ((0, 0), (rows - 1, columns - 1)):
+        window = mask_features[
+            :, :, row * step : (row + 1) * step, column * step : (column + 1) * step
+        ]
+        assert torch.equal(seen["local"][:, :, row, column], window.amax((2, 3)))
+
+
+def test_other_strides_are_refused():
+    with pytest.raises(ValueError, match="kv_stride is 16, 32 or 64, not 8"):
+        build(kv_stride=8)
+
+
+@torch.no_grad()
+def test_queries_of_another_frame_skip_the_global_layer():
+    decoder = build().eval()
+    global_map, mask_features = maps()
+    usual = decoder(global_map, mask_features)
+    decoder.global_layer = None  # must not be called
+    again = decoder(global_map, mask_features, usual["global_queries"])
+    assert all(torch.equal(again[key], usual[key]) for key in usual if key != "aux")
+    other = decoder(global_map, mask_features, usual["global_queries"].flip(1))
+    assert not torch.allclose(other["class_logits"], usual["class_logits"])
+
+
+def test_the_auxiliary_output_is_that_of_the_same_heads():
+    decoder = build()
+    outputs = decoder(*maps())
+    again = decoder.heads(outputs["global_queries"])
+    assert all(torch.equal(outputs["aux"][0][key], again[key]) for key in again)
+
+
+@torch.no_grad()
+def test_queries_have_no_order():
+    """The same queries in another order give the same outputs in that order."""
+    decoder = build().eval()
+    want = decoder(*maps())["kernels"]
+    order = torch.tensor([3, 1, 8, 0, 2, 7, 6, 5, 4])
+    for embedding in (decoder.query_features, decoder.query_positions):
+        embedding.weight.copy_(embedding.weight[order])
+    assert torch.allclose(decoder(*maps())["kernels"], want[:, order], atol=1e-5)
+
+
+@torch.no_grad()
+def test_every_picture_starts_near_the_class_prior():
+    outputs = build(width=128, heads=8, queries=50).eval()(*maps())
+    assert outputs["class_logits"].sigmoid().mean().item() == pytest.approx(0.01, rel=0.2)
+
+
+def test_mlp_has_no_relu_at_its_end():
+    layers = [type(layer) for layer in MLP(4, 8, 8, 3)]
+    assert layers == [nn.Linear, nn.ReLU, nn.Linear, nn.ReLU, nn.Linear]

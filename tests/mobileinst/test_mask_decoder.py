@@ -1,0 +1,133 @@
+"""The mask decoder against a plain re-statement of the paper's figure."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from mobileinst.layers.position import coordinate_maps
+from mobileinst.mobile.mask_decoder import MaskDecoder, enhance
+
+CHANNELS = (6, 8, 10, 12)
+
+
+def pyramid(height: int, width: int, batch: int = 2) -> tuple[list[torch.Tensor], torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    maps = [
+        torch.randn(batch, c, -(-height // s), -(-width // s), generator=generator)
+        for c, s in zip(CHANNELS, (8, 16, 32, 64), strict=True)
+    ]
+    return maps[:3], maps[3]
+
+
+def randomise_norms(module: nn.Module) -> nn.Module:
+    for child in module.modules():
+        if isinstance(child, nn.BatchNorm2d):
+            nn.init.normal_(child.running_mean)
+            nn.init.uniform_(child.running_var, 0.5, 1.5)
+            nn.init.uniform_(child.weight, 0.5, 1.5)
+            nn.init.normal_(child.bias)
+    return module.eval()
+
+
+def test_enhancer_is_the_formula_of_the_figure():
+    local, semantic = torch.randn(2, 5, 7, 11), torch.randn(2, 5, 4, 6)
+    resized = F.interpolate(semantic, (7, 11), mode="bilinear", align_corners=False)
+    want = torch.stack([x * g + g for x, g in zip(local, resized, strict=True)])
+    assert torch.equal(enhance(local, semantic), want)
+
+
+@pytest.mark.parametrize("coordinates", [True, False])
+@pytest.mark.parametrize("height, width", [(128, 192), (200, 333)])
+@torch.no_grad()
+def test_agrees_with_a_plain_restatement(height, width, coordinates):
+    torch.manual_seed(0)
+    decoder = randomise_norms(MaskDecoder(CHANNELS, 16, kernel_dim=5, coordinates=coordinates))
+    (x3, x4, x5), x6 = pyramid(height, width)
+    state = decoder.state_dict()
+
+    def brick(x: torch.Tensor, name: str) -> torch.Tensor:
+        weight, norm = state[f"{name}.0.c.weight"], f"{name}.0.bn."
+        x = F.conv2d(x, weight, padding=weight.shape[-1] // 2)
+        keys = ("running_mean", "running_var", "weight", "bias")
+        return F.batch_norm(x, *(state[norm + key] for key in keys)).clamp(min=0)
+
+    def up(x: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+        return F.interpolate(x, like.shape[2:], mode="bilinear", align_corners=False)
+
+    def down(x: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+        x = F.pad(x, (0, x.shape[3] % 2, 0, x.shape[2] % 2), value=-torch.inf)
+        x = x.unfold(2, 2, 2).unfold(3, 2, 2).amax((4, 5))
+        assert x.shape == like.shape
+        return x
+
+    x3, x4, x5 = (brick(x, f"local_inputs.{i}") for i, x in enumerate((x3, x4, x5)))
+    g = brick(x6, "global_input")
+    p5 = x5 * up(g, x5) + up(g, x5)
+    p4 = x4 + up(p5, x4)
+    p3 = x3 + up(p4, x3)
+    c3, c4, c5 = (brick(p, f"top_down.{i}") for i, p in enumerate((p3, p4, p5)))
+    q4 = c4 + down(c3, c4)
+    q5 = c5 + down(q4, c5)
+    places = coordinate_maps(*c3.shape[2:]).expand(2, -1, -1, -1)
+    q3 = brick(torch.cat((c3, places), 1) if coordinates else c3, "bottom_up.0")
+    q4, q5 = brick(q4, "bottom_up.1"), brick(q5, "bottom_up.2")
+    r5 = q5 * up(g, q5) + up(g, q5)
+    r4 = q4 + up(r5, q4)
+    r3 = q3 + up(r4, q3)
+    features = F.conv2d(r3, state["pixel_projection.weight"], state["pixel_projection.bias"])
+
+    mask_features, pixel_features = decoder(*pyramid(height, width))
+    assert torch.allclose(mask_features, r3, rtol=1e-4, atol=1e-4)
+    assert torch.allclose(pixel_features, features, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("height, width", [(64, 64), (65, 127), (200, 333), (640, 864), (1, 1)])
+@torch.no_grad()
+def test_any_size_gives_the_grid_at_an_eighth(height, width):
+    decoder = MaskDecoder(CHANNELS, width=16, kernel_dim=7).eval()
+    mask_features, pixel_features = decoder(*pyramid(height, width))
+    grid = (-(-height // 8), -(-width // 8))
+    assert mask_features.shape == (2, 16, *grid)
+    assert pixel_features.shape == (2, 7, *grid)
+
+
+@torch.no_grad()
+def test_pixel_features_take_both_signs():
+    _, pixel_features = MaskDecoder(CHANNELS, width=16)(*pyramid(128, 128))
+    assert pixel_features.shape[1] == 16
+    assert pixel_features.min() < 0 < pixel_features.max()
+
+
+@torch.no_grad()
+def test_multiply_adds_of_the_six_convolutions():
+    """151,200 · D² at 640 × 640: three 3×3 convolutions, twice."""
+    width = 8
+    decoder = MaskDecoder(CHANNELS, width, coordinates=False).eval()
+    with FlopCounterMode(display=False) as counter:
+        decoder(*pyramid(640, 640, batch=1))
+    cells = (80**2, 40**2, 20**2, 10**2)
+    ones = sum(n * c * width for n, c in zip(cells, CHANNELS, strict=True)) + 80**2 * width**2
+    assert counter.get_total_flops() / 2 == 151_200 * width**2 + ones
+
+
+def test_coordinates_run_from_border_to_border():
+    maps = coordinate_maps(3, 4)[0]
+    assert torch.allclose(maps[0], torch.tensor([-0.75, -0.25, 0.25, 0.75]).expand(3, 4))
+    assert torch.allclose(maps[1], torch.tensor([[-2 / 3], [0], [2 / 3]]).expand(3, 4))
+
+
+@torch.no_grad()
+def test_only_with_coordinates_equal_objects_at_two_places_differ():
+    """A constant picture: away from the border every cell is the same unless it knows its place."""
+    local_maps = [
+        torch.ones(1, c, 32 // s, 32 // s) for c, s in zip(CHANNELS[:3], (1, 2, 4), strict=True)
+    ]
+    global_map = torch.ones(1, CHANNELS[3], 4, 4)
+    for coordinates in (True, False):
+        torch.manual_seed(0)
+        decoder = MaskDecoder(CHANNELS, 16, coordinates=coordinates).eval()
+        _, features = decoder(local_maps, global_map)
+        spread = (features[..., 16, 15] - features[..., 16, 16]).abs().max()
+        assert (spread > 1e-3) == coordinates

@@ -1,0 +1,215 @@
+"""The assembled MobileInst: sizes, gradients, padding, and parts that do not fit."""
+
+from dataclasses import asdict, replace
+
+import pytest
+import torch
+from torch import nn
+
+from mobileinst.backbones.topformer import topformer_small, topformer_tiny
+from mobileinst.layers.init import draw_parameters
+from mobileinst.mobile.instance_decoder import InstanceDecoder
+from mobileinst.mobile.mask_decoder import MaskDecoder
+from mobileinst.mobile.model import MobileInst, MobileInstConfig, build_mobileinst
+
+CONFIG = MobileInstConfig(num_classes=3, width=16, queries=7, query_width=16, heads=4, ffn_ratio=2)
+
+
+def build(**overrides) -> MobileInst:
+    config = replace(CONFIG, **overrides)
+    model = build_mobileinst(config, topformer_tiny(drop_path=config.drop_path))
+    draw_parameters(model, 0)
+    return model
+
+
+def pictures(height: int, width: int, batch: int = 2) -> torch.Tensor:
+    return torch.rand(batch, 3, height, width, generator=torch.Generator().manual_seed(0))
+
+
+def relative_error(got: torch.Tensor, want: torch.Tensor) -> float:
+    return ((got - want).abs().max() / want.abs().max()).item()
+
+
+@pytest.mark.parametrize(
+    "height, width", [(64, 64), (65, 127), (200, 333), (96, 864), (30, 500), (1, 1)]
+)
+@pytest.mark.parametrize("queries, kv_stride", [(7, 64), (1, 16)])
+@torch.no_grad()
+def test_any_size(height, width, queries, kv_stride):
+    model = build(queries=queries, kv_stride=kv_stride, kernel_dim=5).eval()
+    outputs = model(pictures(height, width), torch.zeros(2, height, width, dtype=torch.bool))
+    grid = (-(-height // 8), -(-width // 8))
+    shapes = {key: tuple(value.shape) for key, value in outputs.items() if key != "aux"}
+    assert shapes == {
+        "class_logits": (2, queries, 3),
+        "mask_logits": (2, queries, *grid),
+        "objectness": (2, queries, 1),
+        "queries": (2, queries, 16),
+        "kernels": (2, queries, 5),
+        "pixel_features": (2, 5, *grid),
+        "global_queries": (2, queries, 16),
+    }
+    assert outputs["aux"] == []
+
+
+def test_width_864_has_14_cells_at_one_64th():
+    features = build().eval().encode(pictures(64, 864, batch=1))
+    assert features["global_map"].shape[2:] == (1, 14)
+
+
+def test_mask_logits_are_kernels_times_pixel_features():
+    outputs = build()(pictures(128, 192))
+    for output in (outputs, *outputs["aux"]):
+        want = torch.einsum("bqd,bdhw->bqhw", output["kernels"], outputs["pixel_features"])
+        assert torch.allclose(output["mask_logits"], want, atol=1e-5)
+
+
+def test_forward_is_encode_then_decode():
+    model = build().eval()
+    images, padding = pictures(64, 128), torch.zeros(2, 64, 128, dtype=torch.bool)
+    padding[1, :, 100:] = True
+    whole, parts = model(images, padding), model.decode(model.encode(images, padding))
+    assert all(torch.equal(whole[key], parts[key]) for key in whole if key != "aux")
+    passed = model.decode(model.encode(images, padding), whole["global_queries"])
+    assert torch.equal(passed["mask_logits"], whole["mask_logits"])
+
+
+def test_auxiliary_outputs_while_training_only():
+    model = build()
+    aux = model(pictures(128, 128))["aux"]
+    assert len(aux) == 1
+    assert {"class_logits", "mask_logits", "objectness"} <= aux[0].keys()
+    assert model.eval()(pictures(128, 128))["aux"] == []
+
+
+@pytest.mark.parametrize("overrides", [{}, {"self_attention": False, "coordinates": False}])
+def test_every_parameter_receives_a_gradient(overrides):
+    model = build(drop_path=0.0, **overrides)
+    for block in model.backbone.trans.transformer_blocks:
+        nn.init.ones_(block.attn.proj[1].bn.weight)  # it starts at zero and hides what is behind it
+    outputs = model(pictures(128, 192))
+    terms = ("class_logits", "mask_logits", "objectness")
+    loss = sum(o[key].square().mean() for o in (outputs, *outputs["aux"]) for key in terms)
+    loss.backward()
+    without = [name for name, p in model.named_parameters() if p.grad is None]
+    assert without == []
+    # One number added to every key leaves a softmax as it is: that bias is kept for its official
+    # name, and its gradient is zero up to rounding.
+    zero = [
+        name
+        for name, p in model.named_parameters()
+        if not p.grad.any() and not name.endswith("to_k.bn.bias")
+    ]
+    assert zero == []
+
+
+@pytest.mark.parametrize("garbage", [1.0, -1e4, float("nan")])
+@torch.no_grad()
+def test_what_lies_in_the_padding_is_never_seen(garbage):
+    model = build().eval()
+    images = pictures(128, 192)
+    padding = torch.zeros(2, 128, 192, dtype=torch.bool)
+    padding[0, 100:] = padding[1, :, 130:] = True
+    dirty = images.masked_fill(padding[:, None], garbage)
+    want, got = model(images, padding), model(dirty, padding)
+    assert all(torch.equal(got[key], want[key]) for key in want if key != "aux")
+
+
+def test_normalising_takes_out_the_statistics_and_zeroes_the_padding():
+    model = build()
+    images, padding = pictures(8, 8), torch.zeros(2, 8, 8, dtype=torch.bool)
+    padding[:, 5:] = True
+    got = model.normalise(images, padding)
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    for channel in range(3):
+        want = (images[:, channel, :5] - mean[channel]) / std[channel]
+        assert torch.allclose(got[:, channel, :5], want, atol=1e-6)
+    assert got[:, :, 5:].eq(0).all()
+    assert not {"mean", "std"} & model.state_dict().keys()
+
+
+@torch.no_grad()
+def test_a_picture_is_not_changed_by_its_neighbours_in_the_batch():
+    model = build().eval()
+    images = pictures(96, 160, batch=3)
+    whole = model(images)["mask_logits"]
+    alone = torch.cat([model(image[None])["mask_logits"] for image in images])
+    assert relative_error(alone, whole) < 1e-4
+
+
+@torch.no_grad()
+def test_the_memory_format_changes_nothing_but_speed():
+    model = build().eval()
+    want = model(pictures(128, 192))
+    got = model.to(memory_format=torch.channels_last)(pictures(128, 192))
+    assert relative_error(got["mask_logits"], want["mask_logits"]) < 1e-4
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"num_classes": 4},
+        {"width": 24},
+        {"kernel_dim": 9},
+        {"coordinates": False},
+        {"queries": 8},
+        {"query_width": 32},
+        {"ffn_ratio": 3},
+        {"self_attention": False},
+    ],
+)
+def test_each_keyword_changes_the_parameters(change):
+    def shapes(model: nn.Module) -> dict:
+        return {name: tuple(value.shape) for name, value in model.state_dict().items()}
+
+    assert shapes(build(**change)) != shapes(build())
+
+
+@pytest.mark.parametrize("change", [{"heads": 2}, {"kv_stride": 16}])
+@torch.no_grad()
+def test_keywords_without_parameters_change_the_outputs(change):
+    images = pictures(128, 192)
+    usual, other = build().eval()(images), build(**change).eval()(images)
+    assert not torch.allclose(usual["class_logits"], other["class_logits"], atol=1e-6)
+
+
+def test_the_config_is_plain_values():
+    values = asdict(CONFIG)
+    assert MobileInstConfig(**values) == CONFIG
+    assert all(value is None or type(value) in (str, int, float, bool) for value in values.values())
+
+
+def test_parts_can_be_handed_in():
+    backbone = topformer_tiny()
+    mask_decoder = MaskDecoder(backbone.channels[1:], width=24, kernel_dim=10)
+    model = build_mobileinst(CONFIG, backbone, mask_decoder=mask_decoder)
+    assert model.mask_decoder is mask_decoder
+    assert model.eval()(pictures(64, 64))["kernels"].shape == (2, 7, 10)
+
+
+@pytest.mark.parametrize(
+    "parts, message",
+    [
+        ({"mask_decoder": (24, 48, 96, 296)}, r"\(32, 64, 96, 208\).*\(24, 48, 96, 296\)"),
+        ({"x6": 100}, "X6: one part gives 208, the next expects 100"),
+        ({"mask_channels": 32}, "mask features: one part gives 16, the next expects 32"),
+        ({"kernel_dim": 32}, "kernel: one part gives 16, the next expects 32"),
+    ],
+)
+def test_parts_that_do_not_fit_are_refused(parts, message):
+    mask_decoder = MaskDecoder(parts.get("mask_decoder", (32, 64, 96, 208)), width=16)
+    instance_decoder = InstanceDecoder(
+        parts.get("x6", 208),
+        parts.get("mask_channels", 16),
+        num_classes=3,
+        kernel_dim=parts.get("kernel_dim", 16),
+    )
+    with pytest.raises(ValueError, match=message):
+        build_mobileinst(CONFIG, topformer_tiny(), mask_decoder, instance_decoder)
+
+
+def test_a_backbone_without_a_needed_stride_is_refused():
+    backbone = topformer_small()
+    backbone.strides = (4, 8, 16, 32, 128)
+    with pytest.raises(ValueError, match=r"TopFormer has maps at strides .* also needs \[64\]"):
+        build_mobileinst(CONFIG, backbone)

@@ -1,0 +1,106 @@
+"""Post-processing: sizes, scores, thresholds, chunks."""
+
+import pytest
+import torch
+import torchvision
+
+from mobileinst.set_prediction import postprocess as module
+from mobileinst.set_prediction.postprocess import (
+    Postprocess,
+    boxes_from_masks,
+    rank_by_objectness,
+    upsample_masks,
+)
+
+SIZES = ((64, 96), (60, 90), (120, 180))
+
+
+def make_outputs(batch=1, queries=6, classes=3, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.randn(batch, queries, 2, 3, generator=generator)
+    return {
+        "class_logits": torch.randn(batch, queries, classes, generator=generator),
+        "objectness": torch.randn(batch, queries, 1, generator=generator),
+        "mask_logits": torch.nn.functional.interpolate(coarse, size=(8, 12), mode="bilinear"),
+        "aux": [],
+    }
+
+
+def test_a_perfect_map_comes_back_at_the_original_size():
+    whole = torch.zeros(1, 120, 180, dtype=torch.bool)
+    whole[:, 30:90, 40:120] = True
+    padded = torch.zeros(1, 1, 64, 96)
+    padded[0, 0, 15:45, 20:60] = 1  # the same at half the size, in a padded input
+    logits = torch.nn.functional.interpolate(padded, size=(8, 12), mode="area")[0] * 10 - 5
+    masks = upsample_masks(logits, *SIZES) > 0
+    iou = (masks & whole).sum() / (masks | whole).sum()
+    assert masks.shape == whole.shape
+    assert iou > 0.9  # corners are cut by the grid
+
+
+def test_resizing_by_matrices_is_interpolation():
+    logits, (padded, size, orig_size) = make_outputs()["mask_logits"][0], SIZES
+    expected = torch.nn.functional.interpolate(logits[None], size=padded, mode="bilinear")
+    expected = expected[..., : size[0], : size[1]]
+    expected = torch.nn.functional.interpolate(expected, size=orig_size, mode="bilinear")[0]
+    torch.testing.assert_close(upsample_masks(logits, *SIZES), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_boxes_agree_with_torchvision():
+    masks = torch.rand(7, 20, 30, generator=torch.Generator().manual_seed(1)) > 0.97
+    masks = masks[masks.flatten(1).any(1)]
+    expected = torchvision.ops.masks_to_boxes(masks)  # its far edges are inclusive
+    expected[:, 2:] += 1
+    torch.testing.assert_close(boxes_from_masks(masks), expected)
+    assert boxes_from_masks(torch.zeros(1, 4, 5, dtype=torch.bool)).tolist() == [[0, 0, 0, 0]]
+
+
+def test_score_is_the_root_of_class_and_objectness_times_mask_quality():
+    outputs = make_outputs()
+    outputs["mask_logits"] = torch.full((1, 6, 8, 12), 2.0)
+    [result] = Postprocess(rank_by_objectness)(outputs, [SIZES])
+    classes = outputs["class_logits"][0].sigmoid().max(-1)
+    quality = torch.tensor(2.0).sigmoid()
+    expected = (classes.values * outputs["objectness"][0, :, 0].sigmoid()).sqrt() * quality
+    order = expected.argsort(descending=True)
+    torch.testing.assert_close(result["scores"], expected[order])
+    assert result["labels"].tolist() == classes.indices[order].tolist()
+
+
+def test_without_a_threshold_every_query_with_a_mask_is_kept():
+    outputs = make_outputs()
+    outputs["class_logits"] -= 12  # scores far below any threshold of use
+    outputs["mask_logits"] = torch.full((1, 6, 8, 12), 2.0)
+    outputs["mask_logits"][0, 3] = -2.0  # an empty mask
+    [result] = Postprocess(rank_by_objectness)(outputs, [SIZES])
+    assert len(result["scores"]) == 5
+    [result] = Postprocess(rank_by_objectness)(outputs, [SIZES], threshold=0.3)
+    assert len(result["scores"]) == 0
+    assert result["masks"].shape == (0, 120, 180)
+    assert result["boxes"].shape == (0, 4)
+
+
+def test_nothing_at_all_is_encoded_to_an_empty_list():
+    outputs = make_outputs()
+    outputs["mask_logits"] = torch.full((1, 6, 8, 12), -2.0)
+    [result] = Postprocess(rank_by_objectness)(outputs, [SIZES], encode=list)
+    assert result["masks"] == []
+
+
+@pytest.mark.parametrize("pixels", [1, 50_000, 10**9])
+def test_chunks_change_nothing(monkeypatch, pixels):
+    outputs = make_outputs(batch=2)
+    [first, second] = Postprocess(rank_by_objectness)(outputs, [SIZES] * 2)
+    monkeypatch.setattr(module, "CHUNK_PIXELS", pixels)
+    encoded = Postprocess(rank_by_objectness)(outputs, [SIZES] * 2, encode=list)
+    for dense, result in zip((first, second), encoded):
+        assert torch.equal(torch.stack(result["masks"]), dense["masks"])
+        assert torch.equal(result["boxes"], dense["boxes"])
+
+
+def test_only_the_best_are_kept():
+    outputs = make_outputs()
+    outputs["mask_logits"] = torch.full((1, 6, 8, 12), 2.0)
+    [all_of_them] = Postprocess(rank_by_objectness)(outputs, [SIZES])
+    [best] = Postprocess(rank_by_objectness, max_detections=2)(outputs, [SIZES])
+    assert torch.equal(best["scores"], all_of_them["scores"][:2])

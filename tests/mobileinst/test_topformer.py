@@ -1,0 +1,198 @@
+"""TopFormer against the reference activations, the published sizes and a plain re-statement."""
+
+import math
+import zlib
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from mobileinst.backbones.topformer import (
+    Block,
+    InvertedResidual,
+    TopFormer,
+    average_onto,
+    topformer_base,
+    topformer_small,
+    topformer_tiny,
+)
+from mobileinst.layers.attention import DropPath
+
+BUILDERS = {"tiny": topformer_tiny, "small": topformer_small, "base": topformer_base}
+
+
+def value_from_name(name: str, shape: torch.Size) -> torch.Tensor:
+    """The weights of the reference activations: anyone can rebuild them from the names."""
+    generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
+    kind = name.rsplit(".", 1)[-1]
+    if kind == "num_batches_tracked":
+        return torch.tensor(1)
+    if kind in ("running_mean", "bias"):
+        return 0.1 * torch.randn(shape, generator=generator)
+    if len(shape) == 1:
+        return torch.rand(shape, generator=generator) + 0.5
+    return torch.randn(shape, generator=generator) * math.sqrt(1.6 / math.prod(shape[1:]))
+
+
+def rebuild(module: nn.Module) -> nn.Module:
+    """`module` in eval mode with weights that follow from their names."""
+    state = module.state_dict()
+    module.load_state_dict({name: value_from_name(name, v.shape) for name, v in state.items()})
+    return module.eval()
+
+
+def relative_error(got: torch.Tensor, want: torch.Tensor) -> float:
+    assert got.shape == want.shape
+    return ((got - want).abs().max() / want.abs().max()).item()
+
+
+@pytest.mark.parametrize(
+    "case, shape, seed", [("even", (2, 3, 128, 192), 1), ("odd", (1, 3, 200, 333), 2)]
+)
+@torch.no_grad()
+def test_agrees_with_the_official_code(shared, case, shape, seed):
+    oracle = torch.load(shared / "oracles" / "topformer_tiny.pt", weights_only=True)
+    model = rebuild(topformer_tiny())
+    maps = model(torch.randn(shape, generator=torch.Generator().manual_seed(seed)))
+    wanted = oracle["results"][case]["taps"]
+    assert len(maps) == len(wanted) == 5
+    assert max(map(relative_error, maps, wanted)) < 1e-5
+
+
+def test_names_and_shapes_are_the_official_ones(shared):
+    oracle = torch.load(shared / "oracles" / "topformer_tiny.pt", weights_only=True)
+    official = {k: tuple(v) for k, v in oracle["keys"].items() if not k.startswith("SIM.")}
+    ours = {k: tuple(v.shape) for k, v in topformer_tiny().state_dict().items()}
+    assert ours == official
+
+
+@torch.no_grad()
+def test_fingerprint():
+    """Two numbers of each map, stored when the reference activations agreed."""
+    model = rebuild(topformer_tiny())
+    maps = model(torch.linspace(-1, 1, 2 * 3 * 70 * 101).view(2, 3, 70, 101).sin())
+    got = [(x.mean().item(), x.std().item()) for x in maps]
+    assert torch.allclose(torch.tensor(got), torch.tensor(FINGERPRINT), rtol=1e-3, atol=1e-4)
+
+
+FINGERPRINT = [
+    (-0.16792, 2.29533),
+    (-0.68900, 2.70701),
+    (-0.20302, 5.88988),
+    (0.01680, 9.31958),
+    (-0.31565, 14.11565),
+]
+
+
+@pytest.mark.parametrize(
+    "size, pyramid, transformer, entries, giga_512, giga_640",
+    [
+        ("tiny", 256_832, 1_037_056, 314, 0.423, 0.664),
+        ("small", 688_272, 2_120_064, 332, 0.774, 1.213),
+        ("base", 1_097_056, 3_586_048, 332, 1.204, 1.886),
+    ],
+)
+@torch.no_grad()
+def test_parameters_and_multiply_adds(size, pyramid, transformer, entries, giga_512, giga_640):
+    model = BUILDERS[size]().eval()
+    assert sum(p.numel() for p in model.tpm.parameters()) == pyramid
+    assert sum(p.numel() for p in model.trans.parameters()) == transformer
+    assert sum(p.numel() for p in model.parameters()) == pyramid + transformer
+    assert len(model.state_dict()) == entries
+    for side, giga in ((512, giga_512), (640, giga_640)):
+        with FlopCounterMode(display=False) as counter:
+            model(torch.zeros(1, 3, side, side))
+        assert counter.get_total_flops() / 2e9 == pytest.approx(giga, abs=6e-4)
+
+
+@pytest.mark.parametrize("size", BUILDERS)
+@pytest.mark.parametrize("height, width", [(640, 864), (64, 64), (65, 127), (200, 333), (1, 1)])
+@torch.no_grad()
+def test_grids_follow_the_ceil_rule(size, height, width):
+    model = BUILDERS[size]().eval()
+    maps = model(torch.zeros(1, 3, height, width))
+    assert model.strides == (4, 8, 16, 32, 64)
+    assert model.channels[-1] == sum(model.channels[:-1])
+    for x, channels, stride in zip(maps, model.channels, model.strides, strict=True):
+        assert x.shape == (1, channels, -(-height // stride), -(-width // stride))
+
+
+@pytest.mark.parametrize("rows, columns", [(28, 42), (25, 42), (28, 41), (25, 41), (4, 6), (5, 9)])
+def test_averaging_is_adaptive_average_pooling(rows, columns):
+    x = torch.randn(2, 3, rows, columns, requires_grad=True)
+    got, want = average_onto(x, 4, 6), F.adaptive_avg_pool2d(x, (4, 6))
+    assert torch.allclose(got, want, atol=1e-6)
+    probe = torch.randn_like(got)
+    gradients = [torch.autograd.grad((y * probe).sum(), x)[0] for y in (got, want)]
+    assert torch.allclose(*gradients, atol=1e-6)
+
+
+def conv_bn(x: torch.Tensor, state: dict, name: str, **options) -> torch.Tensor:
+    """Convolution and BatchNorm in eval mode, from the formulas."""
+    x = F.conv2d(x, state[f"{name}.c.weight"], **options)
+    mean, var, weight, bias = (
+        state[f"{name}.bn.{key}"].view(-1, 1, 1)
+        for key in ("running_mean", "running_var", "weight", "bias")
+    )
+    return (x - mean) / (var + 1e-5).sqrt() * weight + bias
+
+
+@torch.no_grad()
+def test_inverted_residual_against_a_plain_restatement():
+    module = rebuild(InvertedResidual(8, 8, kernel=5, expansion=3))
+    state, x = module.state_dict(), torch.randn(2, 8, 9, 7)
+    y = conv_bn(x, state, "conv.0").clamp(min=0)
+    y = conv_bn(y, state, "conv.2", padding=2, groups=24).clamp(min=0)
+    assert torch.allclose(module(x), x + conv_bn(y, state, "conv.4"), atol=1e-5)
+
+
+@torch.no_grad()
+def test_transformer_block_against_a_plain_restatement():
+    heads, key, value = 2, 4, 8
+    module = rebuild(Block(12, heads, key, attn_ratio=2, mlp_ratio=2, rate=0.3))
+    state, x = module.state_dict(), torch.randn(2, 12, 3, 5)
+    q, k, v = (conv_bn(x, state, f"attn.to_{name}").flatten(2) for name in "qkv")
+    mixed = []
+    for h in range(heads):
+        own_q, own_k = q[:, h * key : (h + 1) * key], k[:, h * key : (h + 1) * key]
+        logits = torch.einsum("bcn,bcm->bnm", own_q, own_k)  # not scaled
+        weights = logits.exp() / logits.exp().sum(2, keepdim=True)
+        own_v = v[:, h * value : (h + 1) * value]
+        mixed.append(torch.einsum("bnm,bcm->bcn", weights, own_v))
+    mixed = torch.cat(mixed, 1).view(2, heads * value, 3, 5)
+    y = x + conv_bn(mixed.clamp(0, 6), state, "attn.proj.1")
+    z = conv_bn(y, state, "mlp.fc1")
+    z = F.conv2d(z, state["mlp.dwconv.weight"], state["mlp.dwconv.bias"], padding=1, groups=24)
+    want = y + conv_bn(z.clamp(0, 6), state, "mlp.fc2")
+    assert torch.allclose(module(x), want, atol=1e-4)
+
+
+def test_drop_path_rates_rise_from_block_to_block():
+    model = topformer_tiny(drop_path=0.3)
+    rates = [block.drop_path.rate for block in model.trans.transformer_blocks]
+    assert rates == pytest.approx([0, 0.1, 0.2, 0.3])
+
+
+def test_drop_path_drops_whole_samples_and_keeps_the_expectation():
+    drop, scale = DropPath(0.25), torch.tensor(1 / 0.75).item()
+    torch.manual_seed(0)
+    y = drop(torch.ones(8000, 2, 3))
+    assert set(y.flatten(1).unique(dim=1).flatten().tolist()) == {0.0, scale}
+    assert (y == y[:, :1, :1]).all()
+    assert y.mean().item() == pytest.approx(1, abs=0.03)
+    assert torch.equal(drop.eval()(y), y)
+    with pytest.raises(ValueError, match="drop path"):
+        DropPath(1.0)
+
+
+def test_a_custom_pyramid_states_its_own_channels_and_strides():
+    layers = ((3, 1, 8, 2), (3, 2, 12, 2), (3, 2, 20, 2))
+    model = TopFormer(layers, taps=(0, 2), depth=1, heads=2, key_dim=4).eval()
+    assert (model.channels, model.strides) == ((8, 20, 28), (4, 16, 32))
+    assert [tuple(x.shape[1:]) for x in model(torch.zeros(1, 3, 96, 64))] == [
+        (8, 24, 16),
+        (20, 6, 4),
+        (28, 3, 2),
+    ]
