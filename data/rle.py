@@ -9,7 +9,6 @@ is checked here in Python first, because the C code behind pycocotools trusts wh
 from __future__ import annotations
 
 from collections.abc import Sequence
-from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -85,11 +84,12 @@ def _polygon(points: Any, limit: float) -> np.ndarray:
         array = np.empty((0, 0))
     if array.ndim != 1:
         raise InputError("a polygon must be a flat list of numbers x, y, x, y, ...")
+    if np.abs(array).max() <= limit:  # also false for NaN
+        return array
     if not np.isfinite(array).all():
         raise InputError("a polygon has a coordinate that is not a finite number")
-    if np.abs(array).max() > limit:  # the C code walks the outline and overflows far outside
-        raise InputError("a polygon has a coordinate far outside the picture")
-    return array
+    # The C code walks the outline pixel by pixel, and overflows.
+    raise InputError("a polygon has a coordinate far outside the picture")
 
 
 def area(rles: Sequence[Rle]) -> np.ndarray:
@@ -166,7 +166,7 @@ def _from_runs(segmentation: dict, height: int, width: int) -> Rle:
 
 
 def _plain_counts(counts: list) -> list[int]:
-    if not all(isinstance(c, Integral) and not isinstance(c, bool) and c >= 0 for c in counts):
+    if not all(type(count) is int and count >= 0 for count in counts):
         raise InputError("the counts of its RLE must be whole numbers of at least 0")
     return counts
 
@@ -215,7 +215,7 @@ def _polygons(segmentation: Any) -> list:
         )
     if len(segmentation) == 0:
         raise InputError("its segmentation is empty")
-    if all(isinstance(value, Real) for value in segmentation):
+    if isinstance(segmentation[0], (int, float)):
         raise InputError("its segmentation is one flat list where a list of polygons is needed")
     return list(segmentation)
 

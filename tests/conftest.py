@@ -37,7 +37,7 @@ class TinyCoco(NamedTuple):
 
 @pytest.fixture
 def tiny_coco(tmp_path) -> TinyCoco:
-    """Six pictures: a hole and a split object, a crowd, void, one without objects, one of uint8 grey.
+    """Six pictures: a hole and a split object, a crowd, void, one without objects, one grey.
 
     Category ids 0, 3, 90 are listed out of order, 7 is unused; image ids start at 0 with gaps; all
     three kinds of segmentation occur. The same file serves as train and val.

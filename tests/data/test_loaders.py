@@ -136,7 +136,7 @@ def test_first_pictures_are_those_of_the_first_epoch(dataset):
 def test_training_on_what_evaluation_sees(dataset):
     preset = EvalPreset(48)
     canvas = loaders.covering_canvas(dataset, preset)
-    assert canvas == (128, 128)
+    assert canvas == (64, 128)
     (batch,) = batches(dataset, preset, batch_size=6, stop_step=1, canvases=[canvas])
     evaluated = {
         id_: (image, size)
@@ -207,4 +207,4 @@ def test_seeds_are_well_spread():
     assert seeds.mix(0, 1, 2) == seeds.mix(0, 1, 2) == EXPECTED_SEED
 
 
-EXPECTED_SEED = 0  # written down, because resuming on another machine rests on it
+EXPECTED_SEED = 8825289091277911490  # written down, because resuming on another machine rests on it

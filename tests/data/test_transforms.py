@@ -175,7 +175,8 @@ def test_the_scale_is_relative_to_the_fit():
 def test_the_same_generator_gives_the_same_sample(noise):
     masks = blobs(50, 70, 0)
     first, again, other = (
-        TrainPreset()(noise, annotated(masks), (64, 64), seeds.generator(1, 2, n)) for n in (3, 3, 4)
+        TrainPreset()(noise, annotated(masks), (64, 64), seeds.generator(1, 2, n))
+        for n in (3, 3, 4)
     )
     assert torch.equal(first.image, again.image) and (first.masks == again.masks).all()
     assert first.image.shape != other.image.shape or not torch.equal(first.image, other.image)

@@ -1,0 +1,186 @@
+"""Entry: what the models cost, where a training step's time goes, and what a choice is worth.
+
+Everything that is compared is measured in turn in one process, and reported as medians and ratios.
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from engine import options
+from engine.log import Stopwatch, say
+from mobileinst import zoo
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    parser = options.parser("Costs of the models, parts of a training step, paired ratios.")
+    parser.add_argument("--model", choices=zoo.names(), default="mobileinst_topformer_tiny")
+    parser.add_argument(
+        "--set", type=options.keyword, nargs="+", default=[], metavar="KEY=VALUE",
+        help="other values for the model's keywords",
+    )  # fmt: skip
+    parser.add_argument("--image-size", type=options.positive, default=320)
+    parser.add_argument("--batch-size", type=options.positive, default=8)
+    parser.add_argument("--classes", type=options.positive, default=20)
+    parser.add_argument("--rounds", type=options.positive, default=5)
+    options.add_device(parser)
+    options.add_debug(parser)
+    return parser.parse_args(argv)
+
+
+def multiply_adds(module: nn.Module, *inputs: torch.Tensor) -> int:
+    """Multiply-adds of one forward in eval mode: products of matrices and convolutions only."""
+    module.eval()
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        module(*inputs)
+    return counter.get_total_flops() // 2
+
+
+def parameters(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def costs(classes: int) -> list[str]:
+    """A table of parameters and multiply-adds: backbones at 512 × 512, systems at 640 × 640."""
+    rows = [f"{'':<30}{'parameters':>14}{'multiply-adds':>16}"]
+    for title, size, modules in (
+        ("backbones, 512 x 512", 512, {n: zoo.build_backbone(n) for n in zoo.BACKBONES}),
+        (
+            f"systems, {classes} classes, 640 x 640",
+            640,
+            {name: zoo.build(name, classes)[0] for name in zoo.names()},
+        ),
+    ):
+        rows.append(title)
+        for name, module in modules.items():
+            amount = multiply_adds(module, torch.zeros(1, 3, size, size)) / 1e9
+            rows.append(f"  {name:<28}{parameters(module):>14,}{amount:>14.3f} G")
+    return rows
+
+
+def synthetic_batch(size: int, batch: int, classes: int, device: torch.device):
+    """Images and targets of three objects each, on an unpadded square canvas."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(batch, 3, size, size, generator=generator)
+    padding = torch.zeros(batch, size, size, dtype=torch.bool)
+    targets = []
+    for index in range(batch):
+        masks = torch.zeros(3, size, size, dtype=torch.bool)
+        for mask in masks:
+            y, x = torch.randint(0, size // 2, (2,), generator=generator).tolist()
+            mask[y : y + size // 2, x : x + size // 3] = True
+        targets.append(
+            {
+                "labels": torch.randint(0, classes, (3,), generator=generator).to(device),
+                "masks": masks.to(device),
+                "ignore": torch.zeros(size, size, dtype=torch.bool, device=device),
+                "image_id": index,
+                "size": (size, size),
+                "orig_size": (size, size),
+            }
+        )
+    return images.to(device), padding.to(device), targets
+
+
+class TimedMatcher:
+    """A matcher that adds up the seconds it takes."""
+
+    def __init__(self, matcher: Callable):
+        self.matcher, self.seconds = matcher, 0.0
+
+    def __call__(self, *inputs):
+        start = time.perf_counter()
+        matches = self.matcher(*inputs)
+        self.seconds += time.perf_counter() - start
+        return matches
+
+
+class Step:
+    """A training step on a synthetic batch whose parts can be timed."""
+
+    def __init__(self, name: str, keywords: dict, opts: argparse.Namespace, device: torch.device):
+        self.device = device
+        self.model, self.criterion, _ = zoo.build(name, opts.classes, **keywords)
+        self.model.to(device, memory_format=torch.channels_last).train()
+        self.criterion.matcher = TimedMatcher(self.criterion.matcher)
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-4)
+        self.batch = synthetic_batch(opts.image_size, opts.batch_size, opts.classes, device)
+
+    def lap(self, watch: Stopwatch, part: str) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+        watch.lap(part)
+
+    def __call__(self) -> dict[str, float]:
+        """Seconds of each part of one step; data loading is not in it, workers do that beside."""
+        images, padding, targets = self.batch
+        self.criterion.matcher.seconds = 0.0
+        self.optimizer.zero_grad(set_to_none=True)
+        watch = Stopwatch()
+        outputs = self.model(images, padding)
+        self.lap(watch, "forward")
+        loss = sum(self.criterion(outputs, targets).values())
+        self.lap(watch, "loss")
+        loss.backward()
+        self.lap(watch, "backward")
+        self.optimizer.step()
+        self.lap(watch, "update")
+        matching = self.criterion.matcher.seconds
+        return {**watch.parts, "matching": matching, "loss": watch.parts["loss"] - matching}
+
+
+def in_turn(steps: dict[str, Step], rounds: int) -> dict[str, list[dict[str, float]]]:
+    """Runs steps in turn, A B A B …, so that a drifting machine favours none; one round warms up."""
+    measured = {name: [] for name in steps}
+    for number in range(rounds + 1):
+        for name, step in steps.items():
+            parts = step()
+            if number:
+                measured[name].append(parts)
+    return measured
+
+
+def report_steps(measured: dict[str, list[dict[str, float]]], batch_size: int) -> list[str]:
+    """Median step of each variant, its parts, and the ratio to the first one, pair by pair."""
+    first = [sum(parts.values()) for parts in next(iter(measured.values()))]
+    names = ("forward", "matching", "loss", "backward", "update")
+    rows = [f"{'':<24}{'pictures/s':>11}{'ratio':>7}" + "".join(f"{part:>10}" for part in names)]
+    for name, runs in measured.items():
+        totals = [sum(parts.values()) for parts in runs]
+        ratio = statistics.median(total / base for total, base in zip(totals, first))
+        shares = [statistics.median(parts[part] for parts in runs) for part in names]
+        rows.append(
+            f"{name:<24}{batch_size / statistics.median(totals):>11.2f}{ratio:>7.2f}"
+            + "".join(f"{share / statistics.median(totals):>10.0%}" for share in shares)
+        )
+    return rows
+
+
+def main(argv: list[str]) -> None:
+    opts = parse(argv)
+    torch.set_num_threads(opts.threads)
+    device = options.device_for(opts.device)
+    keywords = options.builder_keywords(opts.model, opts.set)
+    say("\n".join(costs(opts.classes)))
+    variants = {
+        "as asked": keywords,
+        "width=64": {**keywords, "width": 64, "kernel_dim": 64},
+        "width=128": {**keywords, "width": 128, "kernel_dim": 128},
+        "kv_stride=16": {**keywords, "kv_stride": 16},
+        "self_attention=false": {**keywords, "self_attention": False},
+    }
+    steps = {name: Step(opts.model, values, opts, device) for name, values in variants.items()}
+    say(
+        f"\ntraining step of {opts.model}, {opts.image_size} x {opts.image_size}, batch "
+        f"{opts.batch_size}, {opts.threads} threads, {device}; ratio of the time to the first row"
+    )
+    say("\n".join(report_steps(in_turn(steps, opts.rounds), opts.batch_size)))
+
+
+if __name__ == "__main__":
+    options.run_entry(main)
