@@ -31,6 +31,25 @@ from typing import Any
 import numpy as np
 import torch
 
+from data import rle
+
+
+@dataclass
+class Annotation:
+    """What is known about one picture, in the terms of its file.
+
+    labels     int64 [N], class indices
+    rles       N masks at the original size
+    ignore     RLE of void and crowd regions, or None when there are none
+    orig_size  (h, w)
+    """
+
+    labels: np.ndarray
+    rles: list[rle.Rle]
+    ignore: rle.Rle | None
+    image_id: int
+    orig_size: tuple[int, int]
+
 
 @dataclass
 class Sample:

@@ -14,7 +14,6 @@ import json
 import os
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +21,7 @@ import numpy as np
 from PIL import Image
 
 from data import rle
+from data.batch import Annotation
 from data.errors import InputError
 from data.pictures import read_rgb
 
@@ -43,23 +43,6 @@ class ImageRecord(NamedTuple):
     file_name: str
     width: int
     height: int
-
-
-@dataclass
-class Annotation:
-    """What is known about one picture.
-
-    labels     int64 [N], class indices
-    rles       N masks at the original size
-    ignore     RLE of void and crowd regions, or None when there are none
-    orig_size  (h, w)
-    """
-
-    labels: np.ndarray
-    rles: list[rle.Rle]
-    ignore: rle.Rle | None
-    image_id: int
-    orig_size: tuple[int, int]
 
 
 class CocoSet:

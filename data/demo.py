@@ -49,13 +49,13 @@ PICTURES = Path("VOCdevkit", "VOC2012", "JPEGImages")
 FREQUENCIES = (0.34, 0.18, 0.16, 0.16, 0.16)  # of ANIMALS: it is a shrimp pond
 SWIMMERS = ("shrimp", "fish")  # seen from the side, so roughly level; the others lie any way round
 COUNT = (2, 7)  # animals per picture
-AREA_MEDIAN, AREA_SPREAD = 0.06, 0.5  # log-normal, of an uncovered animal, as share of the picture
-AREA_DRAWN = (0.025, 0.24)
+AREA_MEDIAN, AREA_SPREAD = 0.085, 0.5  # log-normal, of an uncovered animal, as share of the picture
+AREA_DRAWN = (0.03, 0.3)
 AREA_LEFT = 0.013  # an animal keeps at least this share of the picture ...
 SHAPE_LEFT = 0.55  # ... and of its own shape, whatever covers it
 NEAR_ANOTHER = 0.35  # how often an animal is put next to one that is there, mostly overlapping it
 ORGAN_PIXELS = 10  # an organ of which less is seen counts as hidden
-DRAWING = 1  # raise it whenever the same arguments begin to give other pictures
+DRAWING = 2  # raise it whenever the same arguments begin to give other pictures
 
 
 @dataclass(frozen=True)
@@ -198,7 +198,7 @@ def place_animals(
 
 def draw_animal(rng: Generator, name: str, picture: int, light: np.ndarray) -> Sprite:
     """One animal in a random pose, its size in proportion to a `picture` of so many pixels."""
-    parts = DRAW[name](rng, paint_inks(rng))
+    parts = DRAW[name](rng, paint_inks(rng, name))
     share = np.clip(AREA_MEDIAN * np.exp(AREA_SPREAD * rng.normal()), *AREA_DRAWN)
     angle = rng.normal(0, 0.6) if name in SWIMMERS else rng.uniform(0, 2 * np.pi)
     return render(rng, parts, np.sqrt(share * picture / unit_area(parts)), angle, light)

@@ -143,11 +143,23 @@ def mix(first: np.ndarray, second: Sequence[float], share: float) -> np.ndarray:
     return (1 - share) * first + share * np.asarray(second)
 
 
-def paint_inks(rng: Generator) -> Inks:
-    """Colours for one animal of any class: mostly warm, sometimes olive to blue."""
-    warm = rng.random() < 0.65
-    hue = rng.uniform(-0.03, 0.13) if warm else rng.uniform(0.13, 0.62)
-    saturation = rng.uniform(0.15, 0.62 if warm else 0.42)
+# Hue (0..1, centre and spread) and saturation that a class leans to. Neighbours overlap widely, and
+# every second animal is of any colour: colour is a hint, as in nature, never an answer.
+LEANINGS = {
+    "shrimp": (0.06, 0.05, (0.3, 0.6)),
+    "fish": (0.45, 0.15, (0.15, 0.45)),
+    "crab": (0.00, 0.05, (0.3, 0.65)),
+    "starfish": (0.12, 0.06, (0.25, 0.6)),
+    "shell": (0.09, 0.08, (0.08, 0.3)),
+}
+
+
+def paint_inks(rng: Generator, animal: str) -> Inks:
+    """Colours for one animal: near the leaning of its class, or any at all."""
+    hue, spread, saturations = LEANINGS[animal]
+    hue, saturation = rng.normal(hue, spread), rng.uniform(*saturations)
+    if rng.random() < 0.5:
+        hue, saturation = rng.uniform(-0.1, 0.65), rng.uniform(0.1, 0.6)
     base = np.array(colorsys.hsv_to_rgb(hue % 1, saturation, rng.uniform(0.45, 0.9)))
     light = mix(base, (1.0, 0.97, 0.9), rng.uniform(0.3, 0.5))
     return Inks(base, light, base * rng.uniform(0.42, 0.58))

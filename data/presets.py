@@ -13,8 +13,7 @@ import torch
 from PIL import Image
 
 from data import transforms
-from data.batch import Sample
-from data.coco import Annotation
+from data.batch import Annotation, Sample
 
 Size = tuple[int, int]
 

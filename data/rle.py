@@ -94,9 +94,8 @@ def _polygon(points: Any, limit: float) -> np.ndarray:
 
 def area(rles: Sequence[Rle]) -> np.ndarray:
     """Pixels of each mask, int64 [N]."""
-    if len(rles) == 0:
-        return np.zeros(0, dtype=np.int64)
-    return np.asarray(coco_mask.area(list(rles))).astype(np.int64)
+    # One by one: the length of a list goes through a uint8 there, so that 256 masks overflow it.
+    return np.array([coco_mask.area(one) for one in rles], dtype=np.int64)
 
 
 def boxes(rles: Sequence[Rle]) -> np.ndarray:

@@ -17,8 +17,7 @@ from PIL import Image
 from torchvision.transforms.v2 import functional
 
 from data import rle
-from data.batch import Sample
-from data.coco import Annotation
+from data.batch import Annotation, Sample
 
 # Our choice: objects left with fewer pixels than this by crop and scale are dropped. They say
 # nothing about their class, and at stride 8 such a mask has no cell of its own.

@@ -1,1 +1,1 @@
-"""Time: options, loop, checkpoints, metrics, prediction, pictures. The only room that knows both neighbours."""
+"""Time: options, loop, checkpoints, metrics, pictures. The only room that knows both others."""

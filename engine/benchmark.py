@@ -135,7 +135,7 @@ class Step:
 
 
 def in_turn(steps: dict[str, Step], rounds: int) -> dict[str, list[dict[str, float]]]:
-    """Runs steps in turn, A B A B …, so that a drifting machine favours none; one round warms up."""
+    """Runs steps in turn, A B A B …, so that drift favours none; one round warms up."""
     measured = {name: [] for name in steps}
     for number in range(rounds + 1):
         for name, step in steps.items():

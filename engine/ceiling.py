@@ -3,7 +3,8 @@
 import torch
 
 from data import rle, transforms
-from data.coco import Annotation, CocoSet
+from data.batch import Annotation
+from data.coco import CocoSet
 from data.presets import EvalPreset
 from engine.coco_ap import Scores, score
 from mobileinst.set_prediction.grids import soft_masks, stride_grid

@@ -1,7 +1,7 @@
 """Checkpoints: plain tensors and plain types, written atomically, read without running code."""
 
 import os
-import pickle
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from data.errors import InputError
 from mobileinst import zoo
 
 FORMAT = "mobileinst checkpoint 1"
+FALLBACK_THRESHOLD = 0.3  # our choice, for weights with which no score is yet better than another
 
 
 def save(path: Path, content: dict) -> None:
@@ -23,11 +24,13 @@ def save(path: Path, content: dict) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
+    except (OSError, RuntimeError) as error:  # torch's writer turns the one into the other
+        with suppress(OSError):
+            temporary.unlink()
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
         raise InputError(
-            f"{path}: the checkpoint could not be written ({error.strerror}); the one before it "
-            "is kept. Make room and go on with --resume"
+            f"{path}: the checkpoint cannot be written ({reason}), the one before it is kept; "
+            "make room and go on with --resume"
         ) from error
 
 
@@ -41,16 +44,31 @@ def load(path: Path) -> dict:
         raise InputError(f"{path}: no such checkpoint; train one or give --checkpoint FILE")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+    except Exception as error:  # what is no pickle fails in nearly every way there is
         raise InputError(
-            f"{path}: not a checkpoint that can be read safely "
-            f"({type(error).__name__}); give a last.pt or best.pt of a run folder"
+            f"{path}: not a checkpoint that can be read safely ({type(error).__name__}); "
+            "give a last.pt or best.pt of a run folder"
         ) from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise InputError(
             f"{path}: not a checkpoint of this library; give a last.pt or best.pt of a run folder"
         )
     return content
+
+
+def score_threshold(best: dict, asked: float | None = None) -> tuple[float, str]:
+    """The score above which predictions are shown, and in words where it comes from.
+
+    Args:
+        best: what a checkpoint holds under this name; its `threshold`, the one with the best F1,
+            is None as long as no prediction covers an object.
+        asked: what the user asked for, if anything.
+    """
+    if asked is not None:
+        return asked, "as asked for"
+    if best["threshold"] is None:
+        return FALLBACK_THRESHOLD, "a stopgap: nothing was found at the last evaluation"
+    return best["threshold"], "the best F1 at the evaluation"
 
 
 def describe_model(config, classes: list) -> dict:

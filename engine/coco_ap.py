@@ -160,7 +160,7 @@ def _check(ground_truth: dict, detections: list[dict]) -> None:
 def _with_geometry(records: list[dict]) -> list[dict]:
     """Copies with area, bbox and ids from 1 on: COCOeval reads a match with id 0 as no match."""
     masks = [record["segmentation"] for record in records]
-    areas = [coco_mask.area(mask) for mask in masks]  # one by one: a list of 256 and more overflows
+    areas = rle.area(masks)
     boxes = coco_mask.toBbox(masks) if masks else ()
     return [
         {

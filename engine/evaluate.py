@@ -21,7 +21,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser = options.parser("Evaluate a checkpoint: the 12 COCO numbers and a per-category table.")
     parser.add_argument("--checkpoint", type=Path, help="best.pt of the newest run if not given")
     parser.add_argument("--split", choices=("train", "val"), default="val")
-    parser.add_argument("--image-size", type=int, help="short side; that of the training if not given")
+    options.add_image_size(parser)
     parser.add_argument("--batch-size", type=options.positive, default=8, help="cannot change AP")
     parser.add_argument("--max-detections", type=options.positive, default=100)
     parser.add_argument("--out", type=Path, help="results json; beside the checkpoint if not given")
@@ -70,9 +70,7 @@ def predictions(
     threshold: float | None = None,
 ) -> list[dict]:
     """What a model finds in a whole set, in the COCO result format."""
-    loader = eval_loader(
-        dataset, EvalPreset(image_size), batch_size=batch_size, workers=workers
-    )
+    loader = eval_loader(dataset, EvalPreset(image_size), batch_size=batch_size, workers=workers)
     ids = [category.id for category in dataset.categories]
     return run_inference(
         model, postprocess, loader, device, ids, threshold=threshold, title=dataset.name
@@ -119,11 +117,12 @@ def main(argv: list[str]) -> None:
         out = opts.out or path.with_name(f"{path.stem}_{opts.split}_results.json")
     ground_truth = dataset.ground_truth()
     if opts.ground_truth_as_predictions:
+        say(f"the ground truth as predictions, {dataset.summary()}")
         detections = ground_truth_as_predictions(ground_truth)
     else:
         model, _, postprocess = checkpoint.build(content)
         postprocess.max_detections = opts.max_detections
-        say(f"{path}: iteration {content['iteration']}, {opts.split} split, {dataset.summary()}")
+        say(f"{path}: iteration {content['iteration']}, {dataset.summary()}")
         detections = predictions(
             model.to(device),
             postprocess,
@@ -136,7 +135,12 @@ def main(argv: list[str]) -> None:
     scores = score(ground_truth, detections, max_dets=opts.max_detections)
     say(table(scores))
     if out and not opts.ground_truth_as_predictions:
-        write_results(out, detections, scores, {"checkpoint": str(path), "split": opts.split})
+        about = {
+            "checkpoint": str(path),
+            "split": opts.split,
+            "categories": ground_truth["categories"],
+        }
+        write_results(out, detections, scores, about)
         say(f"results: {out}")
 
 

@@ -1,4 +1,4 @@
-"""What a run says: lines on the terminal, one json line per interval, one csv row per evaluation."""
+"""What a run says: lines on the terminal, json lines per interval, csv rows per evaluation."""
 
 import csv
 import json

@@ -80,10 +80,14 @@ class Trainer:
         }
 
     def restore(self, state: dict) -> None:
-        """Go on exactly where `state` was taken."""
+        """Go on exactly where `state` was taken; rates and decays stay those of the optimizer."""
         self.iteration = state["iteration"]
         self.model.load_state_dict(state["model"])
+        groups = self.optimizer.param_groups
+        settings = [{key: group[key] for key in ("base_lr", "weight_decay")} for group in groups]
         self.optimizer.load_state_dict(state["optimizer"])
+        for group, own in zip(self.optimizer.param_groups, settings):
+            group.update(own)
         self.scaler.load_state_dict(state["scaler"])
         if self.average:
             self.average.model.load_state_dict(state["average"])
@@ -117,11 +121,9 @@ class Trainer:
             with torch.autocast(self.device.type, self.amp, enabled=self.amp is not None):
                 outputs = self.model(batch.images, batch.padding)
             watch.lap("forward")
-            losses = self.criterion(outputs, batch.targets, counts)
-            loss = sum(losses.values())
-            self.require_finite(losses, batch)
+            losses = self.finite_losses(outputs, batch, counts)
             watch.lap("loss")
-            self.scaler.scale(loss).backward()
+            self.scaler.scale(sum(losses.values())).backward()
             watch.lap("backward")
             for name, value in losses.items():
                 totals[name] = totals.get(name, 0.0) + value.item()
@@ -134,16 +136,25 @@ class Trainer:
         parts = [self.criterion.counts(batch.targets) for batch in micro_batches]
         return {name: sum(part[name] for part in parts) for name in parts[0]}
 
-    def require_finite(self, losses: dict[str, torch.Tensor], batch: Batch) -> None:
-        """Stop before the damage."""
-        if all(math.isfinite(value.item()) for value in losses.values()):
-            return
-        terms = ", ".join(f"{name} {value.item():g}" for name, value in losses.items())
+    def finite_losses(
+        self, outputs: dict, batch: Batch, counts: dict[str, torch.Tensor]
+    ) -> dict[str, torch.Tensor]:
+        """The loss terms of a micro-batch; stops before the damage."""
+        try:
+            losses = self.criterion(outputs, batch.targets, counts)
+        except FloatingPointError as error:  # the matcher was first to see it
+            raise self.bad_step(str(error), batch) from error
+        if not all(math.isfinite(value.item()) for value in losses.values()):
+            terms = ", ".join(f"{name} {value.item():g}" for name, value in losses.items())
+            raise self.bad_step(f"terms: {terms}", batch)
+        return losses
+
+    def bad_step(self, reason: str, batch: Batch) -> BadStep:
         pictures = ", ".join(str(target["image_id"]) for target in batch.targets)
         rate = self.optimizer.param_groups[0]["lr"]
-        raise BadStep(
+        return BadStep(
             f"the loss is not finite at iteration {self.iteration} "
-            f"(terms: {terms}; pictures: {pictures}; learning rate {rate:.3g})"
+            f"({reason}; pictures: {pictures}; learning rate {rate:.3g})"
         )
 
     def update(self) -> float:

@@ -2,12 +2,14 @@
 
 import argparse
 import json
+import math
 import os
 import sys
 import traceback
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 
@@ -19,19 +21,39 @@ DATASETS = Path("datasets")
 RUNS = Path("runs")
 
 
+class Parser(argparse.ArgumentParser):
+    """A parser that shows its defaults, and whose complaints are told like all others."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message}; --help lists what there is")
+
+
 def parser(description: str) -> argparse.ArgumentParser:
-    """A parser that shows its defaults."""
-    return argparse.ArgumentParser(
-        description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    """The parser of an entry."""
+    return Parser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
 
 
-def positive(text: str) -> int:
-    """A whole number above zero."""
-    value = int(text)
-    if value <= 0:
-        raise argparse.ArgumentTypeError(f"{text} is not above zero")
-    return value
+def _checked(kind: type, holds: Callable[[float], bool], wanted: str) -> Callable[[str], float]:
+    """A type for argparse: a number of this kind for which `holds` is true."""
+
+    def convert(text: str) -> float:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = math.nan
+        if not (math.isfinite(value) and holds(value)):
+            raise argparse.ArgumentTypeError(f"{text} is not {wanted}")
+        return value
+
+    return convert
+
+
+positive = _checked(int, lambda value: value > 0, "a whole number above zero")
+whole = _checked(int, lambda value: value >= 0, "a whole number, zero or above")
+positive_real = _checked(float, lambda value: value > 0, "a number above zero")
+real = _checked(float, lambda value: value >= 0, "a number, zero or above")
+fraction = _checked(float, lambda value: 0 <= value <= 1, "a number from 0 to 1")
+decay = _checked(float, lambda value: 0 <= value < 1, "a number from 0 to below 1")
 
 
 def canvas(text: str) -> tuple[int, int]:
@@ -60,6 +82,7 @@ def builder_keywords(name: str, pairs: list[tuple[str, str]]) -> dict:
         InputError: no such keyword, or a value of another type.
     """
     known = asdict(zoo.config_for(name))
+    del known["num_classes"]  # follows from the data
     values = {}
     for key, text in pairs:
         if key not in known:
@@ -68,7 +91,9 @@ def builder_keywords(name: str, pairs: list[tuple[str, str]]) -> dict:
         try:
             values[key] = {"true": True, "false": False}[text] if kind is bool else kind(text)
         except (ValueError, KeyError):
-            raise InputError(f"--set {key}={text}: wants a value of type {kind.__name__}") from None
+            raise InputError(
+                f"--set {key}={text}: wants a value of type {kind.__name__}, as {key}={known[key]}"
+            ) from None
     return values
 
 
@@ -85,12 +110,18 @@ def add_data(options: argparse.ArgumentParser) -> None:
     )
 
 
+def add_image_size(options: argparse.ArgumentParser) -> None:
+    options.add_argument(
+        "--image-size", type=positive, help="short side; that of the training if not given"
+    )
+
+
 def add_device(options: argparse.ArgumentParser) -> None:
     group = options.add_argument_group("machine")
     group.add_argument("--device", help="cuda, mps or cpu; the best there is if not given")
-    group.add_argument("--workers", type=int, default=2, help="loader processes; 0 loads in line")
+    group.add_argument("--workers", type=whole, default=2, help="loader processes; 0 loads in line")
     group.add_argument(
-        "--threads", type=int, default=os.cpu_count() or 1, help="threads of the main process"
+        "--threads", type=positive, default=os.cpu_count() or 1, help="threads of the main process"
     )
 
 
@@ -104,12 +135,16 @@ def device_for(name: str | None) -> torch.device:
     Raises:
         InputError: the device is not on this machine.
     """
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    there = {
+        "cuda": torch.cuda.device_count(),
+        "mps": int(torch.backends.mps.is_available()),
+        "cpu": 1,
+    }
     if name is None:
-        return torch.device(next((kind for kind in there if there[kind]), "cpu"))
-    kind = name.split(":")[0]
-    if not there.get(kind, kind == "cpu"):
-        found = [key for key in there if there[key]] + ["cpu"]
+        return torch.device(next(kind for kind, number in there.items() if number))
+    kind, _, index = name.partition(":")
+    if not (index or "0").isdecimal() or int(index or 0) >= there.get(kind, 0):
+        found = [f"{each}:{i}" for each in there for i in range(there[each])]
         raise InputError(f"--device {name}: not on this machine; there is {', '.join(found)}")
     return torch.device(name)
 
@@ -121,14 +156,17 @@ def as_json(options: argparse.Namespace) -> dict:
 
 def run_entry(main: Callable[[list[str]], int | None]) -> None:
     """Run an entry: a user's mistake is one sentence and exit code 2, a failed run is 3."""
+    complaint = ""
     try:
         code = main(sys.argv[1:]) or 0
     except (InputError, BadStep) as error:
         if "--debug" in sys.argv:
             traceback.print_exc()
-        print(f"error: {error}", file=sys.stderr)
+        complaint = f"error: {error}"
         code = 2 if isinstance(error, InputError) else 3
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        complaint = "interrupted"
         code = 130
+    if complaint:  # only now: progress bars leave the terminal when the error lets go of them
+        print(complaint, file=sys.stderr)
     sys.exit(code)

@@ -2,6 +2,7 @@
 
 import argparse
 import csv
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,15 +11,14 @@ from PIL import Image
 from tqdm import tqdm
 
 from data import rle
-from data.batch import collate
-from data.coco import Annotation
+from data.batch import Annotation, collate
 from data.errors import InputError
 from data.pictures import read_rgb
 from data.presets import EvalPreset
 from engine import checkpoint, draw, options, runs
 from engine.log import say
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 COLUMNS = ("picture", "object", "class", "score", "area", "x0", "y0", "x1", "y1", "cx", "cy")
 
 
@@ -29,7 +29,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--threshold", type=float, help="score; the one with the best F1 on val if not given"
     )
-    parser.add_argument("--image-size", type=int, help="short side; that of the training if not given")
+    options.add_image_size(parser)
     parser.add_argument("--out", type=Path, default=Path("predictions"), help="a new folder")
     options.add_device(parser)
     options.add_debug(parser)
@@ -53,9 +53,12 @@ def pictures_of(paths: list[Path]) -> list[Path]:
             found.append(path)
     for path in found:
         if not path.is_file():
-            raise InputError(f"{path}: no such picture")
+            raise InputError(f"{path}: no such picture; correct the name, or the list it is in")
     if not found:
-        raise InputError(f"{', '.join(map(str, paths))}: no pictures ({', '.join(SUFFIXES)})")
+        raise InputError(
+            f"{', '.join(map(str, paths))}: no pictures ({', '.join(SUFFIXES)}) in there; "
+            "name others"
+        )
     return found
 
 
@@ -121,46 +124,58 @@ def coco_records(image_id: int, result: dict, categories: list[dict], first_id: 
     ]
 
 
+def write_all(
+    paths: list[Path], out: Path, categories: list[dict], find: Callable[[Image.Image], dict]
+) -> int:
+    """Everything about every picture into the folder `out`; returns the number of objects."""
+    class_names = [category["name"] for category in categories]
+    rows, images, annotations = [], [], []
+    bar = tqdm(paths, desc="predicting", leave=False, dynamic_ncols=True)
+    for image_id, path in enumerate(bar, 1):
+        picture = read_rgb(path)
+        size = (picture.height, picture.width)
+        result = find(picture)
+        name = f"{image_id:05d}_{path.stem}"
+        overlay = draw.overlay(
+            picture, result["labels"].tolist(), result["scores"].tolist(), result["masks"],
+            class_names,
+        )  # fmt: skip
+        overlay.save(out / f"{name}_overlay.jpg", quality=92)
+        instance_map(result["masks"], size).save(out / f"{name}_instances.png")
+        rows += table_rows(path.name, result, class_names, size)
+        images.append({"id": image_id, "file_name": path.name, "height": size[0], "width": size[1]})
+        annotations += coco_records(image_id, result, categories, len(annotations) + 1)
+    with open(out / "objects.csv", "w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([COLUMNS, *rows])
+    runs.write_json(
+        out / "objects.json",
+        {"images": images, "categories": categories, "annotations": annotations},
+    )
+    return len(rows)
+
+
 def main(argv: list[str]) -> None:
     opts = parse(argv)
     torch.set_num_threads(opts.threads)
     device = options.device_for(opts.device)
     paths = pictures_of(opts.pictures)
     content = checkpoint.load(opts.checkpoint or runs.newest_checkpoint(options.RUNS))
-    if opts.out.exists() and any(opts.out.iterdir()):
-        raise InputError(f"{opts.out}: the output folder is in use; choose another --out")
-    threshold = content["best"]["threshold"] if opts.threshold is None else opts.threshold
+    threshold, origin = checkpoint.score_threshold(content["best"], opts.threshold)
     preset = EvalPreset(opts.image_size or content["options"]["image_size"])
     categories = [{"id": c["id"], "name": c["name"]} for c in content["classes"]]
-    class_names = [category["name"] for category in categories]
     model, _, postprocess = checkpoint.build(content)
     model.to(device)
-
-    opts.out.mkdir(parents=True, exist_ok=True)
-    rows, images, annotations = [], [], []
-    for image_id, path in enumerate(tqdm(paths, desc="predicting", dynamic_ncols=True), 1):
-        picture = read_rgb(path)
-        size = (picture.height, picture.width)
-        result = find_objects(model, postprocess, picture, preset, threshold, device)
-        name = f"{image_id:05d}_{path.stem}"
-        overlay = draw.overlay(
-            picture, result["labels"].tolist(), result["scores"].tolist(), result["masks"],
-            class_names,
-        )  # fmt: skip
-        overlay.save(opts.out / f"{name}_overlay.jpg", quality=92)
-        instance_map(result["masks"], size).save(opts.out / f"{name}_instances.png")
-        rows += table_rows(path.name, result, class_names, size)
-        images.append(
-            {"id": image_id, "file_name": path.name, "height": size[0], "width": size[1]}
+    with runs.appearing(opts.out) as unfinished:
+        found = write_all(
+            paths,
+            unfinished,
+            categories,
+            lambda picture: find_objects(model, postprocess, picture, preset, threshold, device),
         )
-        annotations += coco_records(image_id, result, categories, len(annotations) + 1)
-    with open(opts.out / "objects.csv", "w", encoding="utf-8", newline="") as file:
-        csv.writer(file).writerows([COLUMNS, *rows])
-    runs.write_json(
-        opts.out / "objects.json",
-        {"images": images, "categories": categories, "annotations": annotations},
+    say(
+        f"{found} objects in {len(paths)} pictures, scores above {threshold:.3f} ({origin}): "
+        f"{opts.out}"
     )
-    say(f"{len(rows)} objects above {threshold} in {len(paths)} pictures: {opts.out}")
 
 
 if __name__ == "__main__":

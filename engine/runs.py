@@ -2,46 +2,82 @@
 
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from data.errors import InputError
 
 
-def claim(out: Path | None, parent: Path, stem: str, resume: bool, overwrite: bool) -> Path:
-    """The folder of a run.
+def choose(out: Path | None, parent: Path, stem: str, resume: bool, overwrite: bool) -> Path:
+    """The folder of a run; nothing is written yet.
 
     Args:
         out: the folder asked for; None takes the next free `parent/stem-NNN`, or with `resume` the
             newest one there is.
         resume: go on in a folder that has a `last.pt`.
-        overwrite: empty a used run folder first.
+        overwrite: a used run folder may be taken.
     Raises:
         InputError: the folder is in use, or there is nothing to resume.
     """
+    if resume:
+        return _to_resume(out, parent, stem)
     if out is None:
         taken = sorted(parent.glob(f"{stem}-[0-9][0-9][0-9]"))
-        if resume:
-            unfinished = [run for run in taken if (run / "last.pt").exists()]
-            if not unfinished:
-                raise InputError(f"{parent}: no run {stem}-NNN to resume; start without --resume")
-            return unfinished[-1]
         number = int(taken[-1].name[-3:]) + 1 if taken else 1
-        out = parent / f"{stem}-{number:03d}"
-    if resume:
-        if not (out / "last.pt").exists():
-            raise InputError(f"{out}: no last.pt to resume from; start without --resume")
-        return out
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        return parent / f"{stem}-{number:03d}"
+    if not is_free(out):
         if not overwrite:
             raise InputError(
                 f"{out}: the output folder is in use; go on with --resume, "
                 "replace it with --overwrite, or choose another --out"
             )
         if not (out / "options.json").exists():
-            raise InputError(f"{out}: not a run folder, so --overwrite leaves it alone")
-        shutil.rmtree(out)
-    out.mkdir(parents=True, exist_ok=True)
+            raise InputError(
+                f"{out}: not a run folder, so --overwrite leaves it alone; choose another --out"
+            )
     return out
+
+
+def is_free(folder: Path) -> bool:
+    """Whether a folder is missing or empty."""
+    return not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
+
+
+def make(folder: Path, replace: bool = False) -> None:
+    """Make an empty folder; with `replace`, what is there is thrown away first.
+
+    Raises:
+        InputError: the file system does not allow it, or somebody else was faster.
+    """
+    try:
+        if replace and folder.exists():
+            shutil.rmtree(folder)
+        folder.mkdir(parents=True, exist_ok=folder.is_dir() and is_free(folder))
+    except OSError as error:
+        raise InputError(
+            f"{folder}: the folder cannot be made ({error.strerror}); choose another --out"
+        ) from error
+
+
+@contextmanager
+def appearing(folder: Path) -> Iterator[Path]:
+    """A folder to write into that takes its name when all is written, or leaves no trace.
+
+    Raises:
+        InputError: there is something under that name already.
+    """
+    if not is_free(folder):
+        raise InputError(f"{folder}: the output folder is in use; choose another --out")
+    unfinished = folder.with_name(f".{folder.name}.unfinished")
+    make(unfinished, replace=True)
+    try:
+        yield unfinished
+        if folder.exists():
+            folder.rmdir()
+        unfinished.replace(folder)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def newest_checkpoint(parent: Path) -> Path:
@@ -57,7 +93,28 @@ def newest_checkpoint(parent: Path) -> Path:
 
 
 def write_json(path: Path, content: dict | list) -> None:
-    """Write json through a temporary file."""
+    """Write json through a temporary file.
+
+    Raises:
+        InputError: the file system does not allow it.
+    """
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
-    temporary.replace(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
+        temporary.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            temporary.unlink()
+        raise InputError(f"{path}: cannot be written ({error.strerror}); name another") from error
+
+
+def _to_resume(out: Path | None, parent: Path, stem: str) -> Path:
+    """The folder asked for, or else the newest, that has a `last.pt`."""
+    candidates = sorted(parent.glob(f"{stem}-[0-9][0-9][0-9]")) if out is None else [out]
+    there = [folder for folder in candidates if (folder / "last.pt").exists()]
+    if not there:
+        raise InputError(
+            f"{out or parent / (stem + '-NNN')}: no last.pt to resume from; start without --resume"
+        )
+    return there[-1]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from PIL import Image
 from tqdm import tqdm
 
 from data.coco import CocoSet
@@ -18,7 +19,7 @@ from engine import checkpoint, draw, evaluate, log, options, runs, visualize
 from engine.ceiling import ceiling
 from engine.coco_ap import Scores, markdown, score, table
 from engine.log import say
-from engine.loop import StopRequest, Trainer
+from engine.loop import BadStep, StopRequest, Trainer
 from engine.optim import MovingAverage, Schedule, describe_groups, parameter_groups
 from mobileinst import zoo
 
@@ -36,12 +37,20 @@ def parse(argv: list[str]) -> argparse.Namespace:
     )  # fmt: skip
 
     length = parser.add_argument_group("length and schedule")
-    length.add_argument("--epochs", type=float, help="length in passes over the training set")
+    length.add_argument(
+        "--epochs", type=options.positive_real, help="length in passes over the training set"
+    )
     length.add_argument("--iterations", type=options.positive, help="length in optimizer steps")
     length.add_argument("--schedule", choices=("cosine", "multistep", "poly"), default="cosine")
-    length.add_argument("--warmup", type=int, default=200, help="iterations of linear warm-up")
     length.add_argument(
-        "--drops", type=int, nargs="*", default=[], help="multistep: iterations of the drops"
+        "--warmup", type=options.whole, default=200, help="iterations of it, linear"
+    )
+    length.add_argument(
+        "--drops",
+        type=options.whole,
+        nargs="*",
+        default=[],
+        help="multistep: iterations of the drops",
     )
 
     step = parser.add_argument_group("optimizer step")
@@ -49,11 +58,15 @@ def parse(argv: list[str]) -> argparse.Namespace:
     step.add_argument(
         "--accumulate", type=options.positive, default=1, help="batches per optimizer step"
     )
-    step.add_argument("--lr", type=float, default=1e-3)
-    step.add_argument("--backbone-factor", type=float, default=1.0, help="of the learning rate")
-    step.add_argument("--weight-decay", type=float, default=0.05)
-    step.add_argument("--clip", type=float, default=1.0, help="gradient norm; 0 is off")
-    step.add_argument("--average", type=float, default=0.998, help="decay of the EMA; 0 is off")
+    step.add_argument("--lr", type=options.positive_real, default=1e-3)
+    step.add_argument(
+        "--backbone-factor", type=options.real, default=1.0, help="of the learning rate"
+    )
+    step.add_argument("--weight-decay", type=options.real, default=0.05)
+    step.add_argument("--clip", type=options.real, default=1.0, help="gradient norm; 0 is off")
+    step.add_argument(
+        "--average", type=options.decay, default=0.998, help="decay of the EMA; 0 is off"
+    )
     step.add_argument("--amp", choices=AMP, default="off")
     step.add_argument("--seed", type=int, default=0)
 
@@ -64,11 +77,15 @@ def parse(argv: list[str]) -> argparse.Namespace:
         help="HEIGHTxWIDTH of training batches, one drawn per step; squares if not given",
     )  # fmt: skip
     views.add_argument(
-        "--scale", type=float, nargs=2, default=(0.6, 1.8), metavar=("MIN", "MAX"),
+        "--scale", type=options.positive_real, nargs=2, default=(0.6, 1.8), metavar=("MIN", "MAX"),
         help="scale jitter; 1 just fits the picture into the canvas",
     )  # fmt: skip
-    views.add_argument("--flip", type=float, default=0.5, help="chance of a horizontal flip")
-    views.add_argument("--colour", type=float, default=0.3, help="strength of the colour jitter")
+    views.add_argument(
+        "--flip", type=options.fraction, default=0.5, help="chance of a horizontal flip"
+    )
+    views.add_argument(
+        "--colour", type=options.fraction, default=0.3, help="strength of the colour jitter"
+    )
     views.add_argument(
         "--overfit", type=options.positive, metavar="N",
         help="self-test: train on the first N pictures of the seeded order, without "
@@ -79,7 +96,10 @@ def parse(argv: list[str]) -> argparse.Namespace:
     run.add_argument("--out", type=Path, help="run folder; runs/<model>-NNN if not given")
     run.add_argument("--resume", action="store_true", help="go on with an interrupted run")
     run.add_argument("--overwrite", action="store_true", help="replace the run in --out")
-    run.add_argument("--eval-every", type=float, default=5, help="epochs between evaluations")
+    run.add_argument(
+        "--eval-every", type=options.real, default=5,
+        help="epochs between evaluations; 0 evaluates at the end only",
+    )  # fmt: skip
     run.add_argument("--log-every", type=options.positive, default=20, help="iterations")
     options.add_device(parser)
     options.add_debug(parser)
@@ -134,6 +154,19 @@ def open_data(opts: argparse.Namespace) -> Data:
     return Data(train, sets["val"], preset, canvases)
 
 
+def require_cells(batch_size: int, canvases: list[tuple[int, int]]) -> None:
+    """Batch norm needs more than one value, and a 64x64 canvas has one cell at stride 64.
+
+    Raises:
+        InputError: a batch may have only one.
+    """
+    if batch_size == 1 and (64, 64) in canvases:
+        raise InputError(
+            "--batch-size 1: one picture of 64x64 is too little for the batch norms; "
+            "raise it, or raise --image-size"
+        )
+
+
 def total_iterations(opts: argparse.Namespace, pictures: int) -> int:
     """Length of the run in optimizer steps."""
     if opts.iterations is not None:
@@ -145,7 +178,10 @@ def build_trainer(opts: argparse.Namespace, data: Data, device: torch.device):
     """Trainer, post-processing and the model's config."""
     keywords = options.builder_keywords(opts.model, opts.set)
     config = zoo.config_for(opts.model, num_classes=len(data.train.categories), **keywords)
-    model, criterion, postprocess = zoo.build_from_config(config, seed=opts.seed)
+    try:
+        model, criterion, postprocess = zoo.build_from_config(config, seed=opts.seed)
+    except ValueError as error:
+        raise InputError(f"--set: no such model can be built, {error}; change the value") from error
     model.to(device, memory_format=torch.channels_last)  # a quarter faster on a CPU
     groups = parameter_groups(model, opts.lr, opts.weight_decay, opts.backbone_factor)
     say(describe_groups(groups))
@@ -187,15 +223,16 @@ class Run:
     def is_due(self, every: float) -> bool:
         """Whether the last step crossed a multiple of `every` epochs, or was the last of all."""
         now = self.trainer.iteration
-        if now == self.trainer.schedule.iterations:
-            return True
+        if now == self.trainer.schedule.iterations or not every:
+            return now == self.trainer.schedule.iterations
         return int(self.epoch_of(now) / every) > int(self.epoch_of(now - 1) / every)
 
     def resume(self) -> None:
         """Go on where `last.pt` was written."""
         content = checkpoint.load(self.folder / "last.pt")
         self.data.train.require_classes([entry["name"] for entry in content["classes"]])
-        if zoo.config_from_dict(content["config"]) != self.config:
+        same_average = (content["average"] is None) == (self.trainer.average is None)
+        if zoo.config_from_dict(content["config"]) != self.config or not same_average:
             raise InputError(
                 f"{self.folder}/last.pt: holds another model than these options describe; "
                 "resume with the options of options.json"
@@ -203,6 +240,7 @@ class Run:
         self.trainer.restore(content)
         self.best, self.seconds = content["best"], content["seconds"]
         log.truncate_after(self.folder, self.trainer.iteration)
+        runs.write_json(self.folder / "options.json", options.as_json(self.opts))
         say(f"resumed at iteration {self.trainer.iteration} of {self.trainer.schedule.iterations}")
 
     def save(self, name: str) -> None:
@@ -217,13 +255,18 @@ class Run:
             },
         )
 
-    def draw_training_batch(self) -> None:
+    def training_batch(self) -> Image.Image:
         """The first batch as the model sees it."""
-        batch = next(iter(self.loader(workers=0)))
-        picture = draw.training_batch(
-            batch.to("cpu").images, batch.to("cpu").targets, self.data.train.class_names
-        )
-        picture.save(self.folder / "train_batch.png")
+        batch = next(iter(self.loader(workers=0))).to("cpu")
+        return draw.training_batch(batch.images, batch.targets, self.data.train.class_names)
+
+    def open_folder(self) -> None:
+        """The run folder, once everything is known to work; a failed start leaves none behind."""
+        first = self.training_batch()
+        runs.make(self.folder, replace=self.opts.overwrite)
+        runs.write_json(self.folder / "options.json", options.as_json(self.opts))
+        first.save(self.folder / "train_batch.png")
+        self.save("last.pt")
 
     def loader(self, workers: int):
         opts = self.opts
@@ -240,7 +283,20 @@ class Run:
         )
 
     def train(self, stop: StopRequest) -> bool:
-        """Train to the end, or to a stop. Returns whether the end was reached."""
+        """Train to the end, or to a stop. Returns whether the end was reached.
+
+        Raises:
+            BadStep: with the way back to the last good weights.
+        """
+        try:
+            return self.train_until(stop)
+        except BadStep as error:
+            raise BadStep(
+                f"{error}; the last good weights are in {self.folder / 'last.pt'}: "
+                "lower --lr or leave --amp off, and go on from there with --resume"
+            ) from error
+
+    def train_until(self, stop: StopRequest) -> bool:
         trainer, total, meter = self.trainer, self.trainer.schedule.iterations, log.Meter()
         if trainer.iteration >= total:
             return True
@@ -329,17 +385,19 @@ class Run:
             device=self.device,
         )
         scores = score(self.data.val.ground_truth(), detections)
+        threshold, origin = checkpoint.score_threshold(content["best"])
         sheet = visualize.prediction_grid(
             self.data.val,
             visualize.spread(len(self.data.val), 8),
             detections,
-            content["best"]["threshold"],
+            threshold,
             title=f"{self.folder.name}, {self.data.val.name}",
         )
         sheet.save(self.folder / "predictions.png")
         best_possible = self.mask_ceiling() if self.opts.overfit else None
         self.write_summary(content, scores, best_possible)
         say(table(scores))
+        say(f"predictions.png shows scores above {threshold:.3f} ({origin})")
         if best_possible:
             say(
                 f"ceiling of the mask grid (ground truth through it and back): "
@@ -397,9 +455,10 @@ def main(argv: list[str]) -> int:
     opts = parse(argv)
     torch.set_num_threads(opts.threads)
     device = options.device_for(opts.device)
-    options.builder_keywords(opts.model, opts.set)
+    options.builder_keywords(opts.model, opts.set)  # before a long conversion, not after it
+    folder = runs.choose(opts.out, options.RUNS, opts.model, opts.resume, opts.overwrite)
     data = open_data(opts)
-    folder = runs.claim(opts.out, options.RUNS, opts.model, opts.resume, opts.overwrite)
+    require_cells(opts.batch_size, data.canvases)
     say(data.train.summary())
     if data.val is not data.train:
         say(data.val.summary())
@@ -407,9 +466,8 @@ def main(argv: list[str]) -> int:
     say(f"{opts.model}: {count(run.trainer.model):,} parameters, on {device}")
     if opts.resume:
         run.resume()
-    runs.write_json(folder / "options.json", options.as_json(opts))
-    if not opts.resume:
-        run.draw_training_batch()
+    else:
+        run.open_folder()
     with StopRequest() as stop:
         finished = run.train(stop)
     if not finished:

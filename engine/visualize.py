@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 
 from data.coco import CocoSet
+from data.errors import InputError
 from engine import checkpoint, draw, evaluate, options, runs
 from engine.log import say
 
@@ -20,7 +21,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--threshold", type=float, help="score; the one with the best F1 on val if not given"
     )
-    parser.add_argument("--image-size", type=int, help="short side; that of the training if not given")
+    options.add_image_size(parser)
     parser.add_argument("--out", type=Path, help="picture; beside the checkpoint if not given")
     options.add_data(parser)
     options.add_device(parser)
@@ -38,7 +39,7 @@ def prediction_grid(
     dataset: CocoSet,
     indices: list[int],
     detections: list[dict],
-    threshold: float | None,
+    threshold: float,
     *,
     title: str,
     columns: int = 4,
@@ -47,7 +48,7 @@ def prediction_grid(
 
     Args:
         detections: in the COCO result format; those of other pictures are passed over.
-        threshold: scores at or below it are not drawn; None draws all.
+        threshold: scores at or below it are not drawn.
     """
     index_of = {category.id: category.index for category in dataset.categories}
     pictures = []
@@ -56,7 +57,7 @@ def prediction_grid(
         found = [
             each
             for each in detections
-            if each["image_id"] == truth.image_id and each["score"] > (threshold or 0.0)
+            if each["image_id"] == truth.image_id and each["score"] > threshold
         ]
         pictures.append(
             draw.Picture(
@@ -76,6 +77,20 @@ def prediction_grid(
     )
 
 
+def save_picture(picture: Image.Image, path: Path) -> None:
+    """Write a picture; its kind follows from the ending of its name.
+
+    Raises:
+        InputError: an ending that names no kind of picture, or the file system does not allow it.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        picture.save(path)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{path}: cannot be written ({reason}); name a .png or .jpg") from error
+
+
 def main(argv: list[str]) -> None:
     opts = parse(argv)
     torch.set_num_threads(opts.threads)
@@ -84,7 +99,7 @@ def main(argv: list[str]) -> None:
     content = checkpoint.load(path)
     dataset = evaluate.open_split(evaluate.data_of(opts, content["options"]), opts.split)
     dataset.require_classes([entry["name"] for entry in content["classes"]])
-    threshold = content["best"]["threshold"] if opts.threshold is None else opts.threshold
+    threshold, origin = checkpoint.score_threshold(content["best"], opts.threshold)
     model, _, postprocess = checkpoint.build(content)
     shown = dataset.subset(spread(len(dataset), opts.count))
     detections = evaluate.predictions(
@@ -106,8 +121,11 @@ def main(argv: list[str]) -> None:
         columns=opts.columns,
     )
     out = opts.out or path.with_name(f"{path.stem}_{opts.split}.png")
-    sheet.save(out)
-    say(f"{len(shown)} pictures of the {opts.split} split, scores above {threshold}: {out}")
+    save_picture(sheet, out)
+    say(
+        f"{len(shown)} pictures of the {opts.split} split, scores above {threshold:.3f} "
+        f"({origin}): {out}"
+    )
 
 
 if __name__ == "__main__":

@@ -9,7 +9,12 @@ from mobileinst.layers.init import draw_parameters
 from mobileinst.mobile.model import MobileInstConfig, build_mobileinst
 from mobileinst.set_prediction.costs import DiceClassCost
 from mobileinst.set_prediction.criterion import Criterion
-from mobileinst.set_prediction.losses import FocalClassLoss, MaskLoss, ObjectnessLoss
+from mobileinst.set_prediction.losses import (
+    FocalClassLoss,
+    MaskLoss,
+    ObjectnessLoss,
+    SemanticLoss,
+)
 from mobileinst.set_prediction.matcher import Matcher
 from mobileinst.set_prediction.postprocess import Postprocess, rank_by_objectness
 
@@ -79,11 +84,14 @@ def build_from_config(
     """The same from a config; configuration ends here."""
     model = build_mobileinst(config, build_backbone(config.backbone, drop_path=config.drop_path))
     draw_parameters(model, seed)
+    extra = [ObjectnessLoss(config.objectness_weight)]
+    if config.semantic_weight:
+        extra.append(SemanticLoss(config.semantic_weight))
     criterion = Criterion(
         Matcher(DiceClassCost(config.dice_power, config.class_power)),
         FocalClassLoss(config.class_weight),
         MaskLoss(config.pixel_weight, config.dice_weight),
-        (ObjectnessLoss(config.objectness_weight),),
+        extra,
     )
     postprocess = Postprocess(rank_by_objectness, config.mask_threshold, config.max_detections)
     return model, criterion, postprocess

@@ -9,14 +9,22 @@ from mobileinst.layers.init import init_linear
 
 
 def attend(
-    queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scale: float
+    queries: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    scale: float,
+    bias: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """softmax(scale · q kᵀ) v: [...,N,d], [...,M,d], [...,M,e] -> [...,N,e].
+    """softmax(scale · q kᵀ + bias) v over the last two dimensions.
+
+    [...,N,d], [...,M,d], [...,M,e], bias [...,N,M] -> [...,N,e].
 
     Written out, with the softmax in float32 whatever the autocast type, because the fused kernels
     have no deterministic backward everywhere and a product of matrices exports to any runtime.
     """
     logits = (queries * scale) @ keys.transpose(-2, -1)  # [...,N,M]
+    if bias is not None:
+        logits = logits + bias
     return logits.softmax(-1, dtype=torch.float32).to(values.dtype) @ values  # [...,N,e]
 
 
@@ -43,12 +51,17 @@ class MultiHeadAttention(nn.Module):
             init_linear(linear)
 
     def forward(
-        self, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor
+        self,
+        queries: torch.Tensor,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        bias: torch.Tensor | None = None,
     ) -> torch.Tensor:
+        """`bias` [B,1,N,M] is added to the logits of every head."""
         q = self._split(self.to_q(queries))  # [B,heads,N,C/heads]
         k = self._split(self.to_k(keys))  # [B,heads,M,C/heads]
         v = self._split(self.to_v(values))  # [B,heads,M,C/heads]
-        mixed = attend(q, k, v, scale=q.shape[-1] ** -0.5)  # [B,heads,N,C/heads]
+        mixed = attend(q, k, v, q.shape[-1] ** -0.5, bias)  # [B,heads,N,C/heads]
         return self.proj(mixed.transpose(1, 2).flatten(2))  # [B,N,C]
 
     def _split(self, x: torch.Tensor) -> torch.Tensor:

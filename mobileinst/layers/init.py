@@ -27,12 +27,13 @@ def draw_parameters(model: nn.Module, seed: int) -> None:
 
 @torch.no_grad()
 def init_conv(conv: nn.Conv2d) -> None:
-    """Normal weights of variance 2 / fan-out per group, zero bias: the usual start of mobile nets.
+    """Uniform weights of variance 1 / (3 · fan-in), torch's own start, and zero bias.
 
-    torch's own fan-out forgets the groups, which would start depth-wise kernels far too small.
+    Our choice, because it was measured: behind a batch norm the scale of a weight changes nothing
+    but the size of AdamW's steps relative to it. Weights of variance 2 / fan-out per group, two to
+    five times as large, learned the classes of the demo set at less than half the speed.
     """
-    fan_out = conv.out_channels // conv.groups * math.prod(conv.kernel_size)
-    nn.init.normal_(conv.weight, std=math.sqrt(2 / fan_out))
+    nn.init.kaiming_uniform_(conv.weight, a=math.sqrt(5))
     if conv.bias is not None:
         nn.init.zeros_(conv.bias)
 

@@ -37,6 +37,7 @@ class InstanceDecoder(nn.Module):
         ffn_ratio: int = 4,
         kv_stride: int = 64,
         self_attention: bool = True,
+        guided: bool = False,
     ):
         super().__init__()
         if kv_stride not in (16, 32, 64):
@@ -45,6 +46,7 @@ class InstanceDecoder(nn.Module):
         self.mask_channels = mask_channels
         self.kernel_dim = kernel_dim
         self.pool = kv_stride // MASK_STRIDE
+        self.guided = guided
         self.query_features = nn.Embedding(queries, width)
         self.query_positions = nn.Embedding(queries, width)
         self.global_memory = Memory(global_channels, width)
@@ -59,6 +61,7 @@ class InstanceDecoder(nn.Module):
         self,
         global_map: torch.Tensor,
         mask_features: torch.Tensor,
+        pixel_features: torch.Tensor,
         global_queries: torch.Tensor | None = None,
     ) -> dict:
         """X6 [B,C6,·,·] and X_mask [B,D,h,w] -> dict of the heads' outputs over all queries.
@@ -72,10 +75,21 @@ class InstanceDecoder(nn.Module):
             global_queries = self.look_global(global_map)
         positions = self.query_positions.weight
         local_map = max_pool_ceil(mask_features, self.pool)  # [B,D,H/64,W/64]
-        queries = self.local_layer(global_queries, positions, *self.local_memory(local_map))
+        first = self.heads(global_queries) if self.training or self.guided else None
+        guide = self.guide(first["kernels"], pixel_features) if self.guided else None
+        queries = self.local_layer(global_queries, positions, *self.local_memory(local_map), guide)
         queries = queries + self.ffn(self.ffn_norm(queries))
         outputs = self.heads(queries) | {"global_queries": global_queries}
-        return outputs | {"aux": [self.heads(global_queries)] if self.training else []}
+        return outputs | {"aux": [first] if self.training else []}
+
+    def guide(self, kernels: torch.Tensor, pixel_features: torch.Tensor) -> torch.Tensor:
+        """Where each query should look: the log probability of its first mask, on the grid of X_L.
+
+        [B,Q,D], [B,D,h,w] -> [B,1,Q,H/kv·W/kv], without gradient.
+        """
+        logits = apply_kernels(kernels, pixel_features).detach()  # [B,Q,h,w]
+        probs = max_pool_ceil(logits, self.pool).sigmoid().flatten(2)
+        return probs.clamp(min=1e-3).log()[:, None]
 
     def look_global(self, global_map: torch.Tensor) -> torch.Tensor:
         """The learned queries after the global layer: [B,Q,C]."""
@@ -83,6 +97,12 @@ class InstanceDecoder(nn.Module):
         return self.global_layer(
             queries, self.query_positions.weight, *self.global_memory(global_map)
         )
+
+
+def apply_kernels(kernels: torch.Tensor, pixel_features: torch.Tensor) -> torch.Tensor:
+    """Every kernel as a 1×1 convolution: [B,Q,D], [B,D,h,w] -> mask logits [B,Q,h,w]."""
+    logits = kernels @ pixel_features.flatten(2)  # [B,Q,h·w]
+    return logits.unflatten(2, pixel_features.shape[-2:])
 
 
 class DecoderLayer(nn.Module):
@@ -105,10 +125,11 @@ class DecoderLayer(nn.Module):
         query_positions: torch.Tensor,
         memory: torch.Tensor,
         memory_positions: torch.Tensor,
+        guide: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """[B,Q,C], [Q,C], [B,M,C], [M,C] -> [B,Q,C]."""
+        """[B,Q,C], [Q,C], [B,M,C], [M,C], guide [B,1,Q,M] -> [B,Q,C]."""
         look = self.cross_norm(queries) + query_positions
-        queries = queries + self.cross_attention(look, memory + memory_positions, memory)
+        queries = queries + self.cross_attention(look, memory + memory_positions, memory, guide)
         if self.self_attention is not None:
             content = self.self_norm(queries)
             look = content + query_positions

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from mobileinst.mobile.instance_decoder import InstanceDecoder
+from mobileinst.layers.init import init_conv
+from mobileinst.mobile.instance_decoder import InstanceDecoder, apply_kernels
 from mobileinst.mobile.mask_decoder import MaskDecoder
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -35,6 +36,8 @@ class MobileInstConfig:
     ffn_ratio: int = 4
     kv_stride: int = 64
     self_attention: bool = True
+    guided: bool = False
+    semantic_weight: float = 0.0
     drop_path: float = 0.1
     dice_power: float = 0.8
     class_power: float = 0.2
@@ -57,6 +60,7 @@ class MobileInst(nn.Module):
         backbone: nn.Module,
         mask_decoder: MaskDecoder,
         instance_decoder: InstanceDecoder,
+        semantic_head: nn.Module | None = None,
         mean: Sequence[float] = IMAGENET_MEAN,
         std: Sequence[float] = IMAGENET_STD,
     ):
@@ -65,6 +69,7 @@ class MobileInst(nn.Module):
         self.backbone = backbone
         self.mask_decoder = mask_decoder
         self.instance_decoder = instance_decoder
+        self.semantic_head = semantic_head
         self.levels = [tuple(backbone.strides).index(stride) for stride in STRIDES]
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
@@ -94,10 +99,14 @@ class MobileInst(nn.Module):
         """Features of `encode` -> outputs. `queries` [B,Q,C]: the `global_queries` in the outputs
         of another frame, with which this frame's own global decoder is skipped.
         """
-        outputs = self.instance_decoder(features["global_map"], features["mask_features"], queries)
         pixel_features = features["pixel_features"]
+        outputs = self.instance_decoder(
+            features["global_map"], features["mask_features"], pixel_features, queries
+        )
         for output in (outputs, *outputs["aux"]):
             output["mask_logits"] = apply_kernels(output["kernels"], pixel_features)
+        if self.semantic_head is not None and self.training:
+            outputs["semantic_logits"] = self.semantic_head(features["mask_features"])
         return outputs | {"pixel_features": pixel_features}
 
     def normalise(self, images: torch.Tensor, padding: torch.Tensor | None) -> torch.Tensor:
@@ -106,10 +115,15 @@ class MobileInst(nn.Module):
         return images if padding is None else images.masked_fill(padding[:, None], 0.0)
 
 
-def apply_kernels(kernels: torch.Tensor, pixel_features: torch.Tensor) -> torch.Tensor:
-    """Every kernel as a 1×1 convolution: [B,Q,D], [B,D,h,w] -> mask logits [B,Q,h,w]."""
-    logits = kernels @ pixel_features.flatten(2)  # [B,Q,h·w]
-    return logits.unflatten(2, pixel_features.shape[-2:])
+class SemanticHead(nn.Conv2d):
+    """Class logits of every cell from the mask features; used while training only."""
+
+    def __init__(self, width: int, num_classes: int):
+        super().__init__(width, num_classes, 1)
+
+    def reset_parameters(self) -> None:
+        init_conv(self)
+        nn.init.constant_(self.bias, -2.0)  # most cells hold none of the classes
 
 
 def build_mobileinst(
@@ -137,8 +151,12 @@ def build_mobileinst(
             ffn_ratio=config.ffn_ratio,
             kv_stride=config.kv_stride,
             self_attention=config.self_attention,
+            guided=config.guided,
         )
-    return MobileInst(backbone, mask_decoder, instance_decoder)
+    semantic_head = None
+    if config.semantic_weight:
+        semantic_head = SemanticHead(mask_decoder.width, config.num_classes)
+    return MobileInst(backbone, mask_decoder, instance_decoder, semantic_head)
 
 
 def used_channels(backbone: nn.Module) -> tuple[int, ...]:

@@ -7,7 +7,8 @@ from torch import Tensor, nn
 
 from mobileinst.set_prediction.matcher import Match, Matcher
 
-Term = Callable[[dict, list[dict], list[Match], Tensor], dict[str, Tensor]]
+Counts = dict[str, Tensor]
+Term = Callable[[dict, list[dict], list[Match], Counts], dict[str, Tensor]]
 
 
 class Criterion(nn.Module):
@@ -26,13 +27,16 @@ class Criterion(nn.Module):
         self.terms = (class_loss, mask_loss, *extra)
 
     @staticmethod
-    def counts(targets: list[dict]) -> dict[str, Tensor]:
+    def counts(targets: list[dict]) -> Counts:
         """What the terms are divided by; to be summed over micro-batches and ranks."""
         labels = [target["labels"] for target in targets]
-        return {"objects": torch.tensor(float(sum(map(len, labels))), device=labels[0].device)}
+        return {
+            "objects": torch.tensor(float(sum(map(len, labels))), device=labels[0].device),
+            "pictures": torch.tensor(float(len(targets)), device=labels[0].device),
+        }
 
     def forward(
-        self, outputs: dict, targets: list[dict], counts: dict[str, Tensor] | None = None
+        self, outputs: dict, targets: list[dict], counts: Counts | None = None
     ) -> dict[str, Tensor]:
         """Loss terms, already weighted: their sum is the loss.
 
@@ -45,14 +49,15 @@ class Criterion(nn.Module):
             float32 whatever the precision of the outputs.
         """
         targets = [{**target, "grids": {}} for target in targets]
-        normaliser = (counts or self.counts(targets))["objects"].clamp(min=1)
+        counts = counts or self.counts(targets)
+        counts = {name: count.clamp(min=1) for name, count in counts.items()}
         layers = {"": outputs} | {f"_aux{i}": aux for i, aux in enumerate(outputs["aux"])}
         losses = {}
-        with torch.autocast(normaliser.device.type, enabled=False):
+        with torch.autocast(counts["objects"].device.type, enabled=False):
             for suffix, layer in layers.items():
                 layer = {key: value.float() for key, value in layer.items() if key != "aux"}
                 matches = self.matcher(layer, targets)
                 for term in self.terms:
-                    for name, value in term(layer, targets, matches, normaliser).items():
+                    for name, value in term(layer, targets, matches, counts).items():
                         losses[name + suffix] = value
         return losses

@@ -1,8 +1,8 @@
 """Losses of set prediction: pure functions first, then the weighted terms a criterion is made of.
 
-A term is a callable (outputs, targets, matches, normaliser) → {name: weighted scalar}. Every sum is
-divided by the number of objects of the *whole* batch (all micro-batches, all ranks), which is known
-before the forward pass; so accumulating 4 × 4 pictures is the same computation as a batch of 16.
+A term is a callable (outputs, targets, matches, counts) → {name: weighted scalar}. Every sum is
+divided by a count of the *whole* batch (all micro-batches, all ranks), which is known before the
+forward pass; so accumulating 4 × 4 pictures is the same computation as a batch of 16.
 """
 
 from dataclasses import dataclass
@@ -68,7 +68,7 @@ class FocalClassLoss:
     gamma: float = 2.0
 
     def __call__(
-        self, outputs: dict, targets: list[dict], matches: list[Match], normaliser: Tensor
+        self, outputs: dict, targets: list[dict], matches: list[Match], counts: dict[str, Tensor]
     ) -> dict[str, Tensor]:
         logits = outputs["class_logits"]                                                # [B,Q,K]
         wanted = torch.zeros_like(logits)
@@ -79,7 +79,7 @@ class FocalClassLoss:
             wanted[index, query_idx, target["labels"][target_idx]] = 1
             counted[index, query_idx] = True
         loss = focal_loss(logits, wanted, self.alpha, self.gamma) * counted[..., None]
-        return {"class": self.weight * loss.sum() / normaliser}
+        return {"class": self.weight * loss.sum() / counts["objects"]}
 
 
 @torch.no_grad()
@@ -106,7 +106,7 @@ class MaskLoss:
     stride: int = 4
 
     def __call__(
-        self, outputs: dict, targets: list[dict], matches: list[Match], normaliser: Tensor
+        self, outputs: dict, targets: list[dict], matches: list[Match], counts: dict[str, Tensor]
     ) -> dict[str, Tensor]:
         grid = stride_grid(tuple(targets[0]["ignore"].shape), self.stride)
         logits = matched(outputs["mask_logits"], matches)                               # [M,h,w]
@@ -117,8 +117,8 @@ class MaskLoss:
         masks, weights = matched_masks(targets, matches, grid)
         flat = logits.flatten(1), masks.flatten(1), weights.flatten(1)                  # 3 × [M,P]
         return {
-            "pixel": self.pixel_weight * pixel_loss(*flat).sum() / normaliser,
-            "dice": self.dice_weight * dice_loss(*flat).sum() / normaliser,
+            "pixel": self.pixel_weight * pixel_loss(*flat).sum() / counts["objects"],
+            "dice": self.dice_weight * dice_loss(*flat).sum() / counts["objects"],
         }
 
 
@@ -133,7 +133,7 @@ class ObjectnessLoss:
     weight: float = 1.0
 
     def __call__(
-        self, outputs: dict, targets: list[dict], matches: list[Match], normaliser: Tensor
+        self, outputs: dict, targets: list[dict], matches: list[Match], counts: dict[str, Tensor]
     ) -> dict[str, Tensor]:
         scores = matched(outputs["objectness"], matches)[:, 0]                          # [M]
         logits = matched(outputs["mask_logits"], matches).detach()                      # [M,h,w]
@@ -142,7 +142,35 @@ class ObjectnessLoss:
         masks, weights = matched_masks(targets, matches, tuple(logits.shape[-2:]))
         iou = mask_iou(logits.sigmoid() >= 0.4, masks > 0.5, weights)
         loss = F.binary_cross_entropy_with_logits(scores, iou, reduction="sum")
-        return {"objectness": self.weight * loss / normaliser}
+        return {"objectness": self.weight * loss / counts["objects"]}
+
+
+@dataclass(frozen=True)
+class SemanticLoss:
+    """Cross-entropy of every cell with the classes that lie on it; training only, not the paper's.
+
+    Our choice for small sets without pretrained weights: queries alone teach a backbone the look
+    of a class through a few matched vectors a picture; here every cell does. A cell may hold
+    several classes (nested objects), so classes are independent. Summed over classes, averaged
+    over the valid cells of a picture and over pictures.
+    """
+
+    weight: float = 1.0
+
+    def __call__(
+        self, outputs: dict, targets: list[dict], matches: list[Match], counts: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
+        if "semantic_logits" not in outputs:  # an auxiliary output
+            return {}
+        losses = []
+        for logits, target in zip(outputs["semantic_logits"], targets):                 # [K,h,w]
+            masks, valid = soft_masks(target, tuple(logits.shape[-2:]))                 # [N,h,w]
+            wanted = torch.zeros_like(logits)
+            index = target["labels"][:, None, None].expand_as(masks)
+            wanted.scatter_reduce_(0, index, masks, "amax")
+            bce = F.binary_cross_entropy_with_logits(logits, wanted, reduction="none").sum(0)
+            losses.append((bce * valid).sum() / valid.sum().clamp(min=1e-6))
+        return {"semantic": self.weight * torch.stack(losses).sum() / counts["pictures"]}
 
 
 def mask_iou(predicted: Tensor, wanted: Tensor, weights: Tensor) -> Tensor:

@@ -150,3 +150,15 @@ def test_masks_of_different_sizes_do_not_meet():
     ):
         with pytest.raises(ValueError, match="size"):
             call()
+
+
+def test_more_masks_than_a_byte_can_count():
+    masks = np.zeros((300, 9, 11), dtype=bool)
+    for number, mask in enumerate(masks):
+        mask.T.flat[: number % 99] = True
+    rles = rle.encode(masks)
+    assert rle.area(rles).tolist() == masks.sum((1, 2)).tolist()
+    assert (rle.decode(rles, (9, 11)) == masks).all()
+    assert (rle.decode([rle.union(rles, (9, 11))], (9, 11))[0] == masks.any(0)).all()
+    assert len(rle.boxes(rles)) == len(rle.subtract(rles, rles[5])) == 300
+    assert rle.iou(rles, rles).shape == (300, 300)

@@ -9,7 +9,7 @@ from PIL import Image
 from torchvision.transforms.v2 import functional
 
 from data import rle, seeds, transforms
-from data.coco import Annotation
+from data.batch import Annotation
 from data.presets import EvalPreset, TrainPreset
 from data.transforms import Colour, View
 

@@ -78,10 +78,10 @@ def test_parents_have_the_last_word():
     assert torch.allclose(prior, torch.tensor(0.01))
 
 
-@pytest.mark.parametrize("groups, fan_out", [(1, 64 * 9), (64, 9)])
-def test_convolutions_start_with_variance_two_over_fan_out(groups, fan_out):
+@pytest.mark.parametrize("groups, fan_in", [(1, 64 * 9), (64, 9)])
+def test_convolutions_start_as_torch_starts_them_but_for_the_bias(groups, fan_in):
     conv = nn.Conv2d(64, 64, 3, groups=groups)
     torch.manual_seed(0)
     init_conv(conv)
-    assert conv.weight.std().item() == pytest.approx(math.sqrt(2 / fan_out), rel=0.1)
+    assert conv.weight.std().item() == pytest.approx(math.sqrt(1 / (3 * fan_in)), rel=0.1)
     assert conv.bias.eq(0).all()

@@ -19,12 +19,12 @@ def build(**overrides) -> InstanceDecoder:
     return decoder
 
 
-def maps(height: int = 128, width: int = 192) -> tuple[torch.Tensor, torch.Tensor]:
-    """X6 [2,12,·,·] at 1/64 and X_mask [2,10,·,·] at 1/8."""
+def maps(height: int = 128, width: int = 192) -> tuple[torch.Tensor, ...]:
+    """X6 [2,12,·,·] at 1/64, X_mask [2,10,·,·] and the pixel features [2,6,·,·] at 1/8."""
     generator = torch.Generator().manual_seed(1)
     return tuple(
         torch.randn(2, c, -(-height // s), -(-width // s), generator=generator)
-        for c, s in ((12, 64), (10, 8))
+        for c, s in ((12, 64), (10, 8), (6, 8))
     )
 
 
@@ -122,8 +122,8 @@ def test_the_local_memory_is_the_max_pooled_mask_map(height, width, kv_stride):
     seen = {}
     decoder.local_memory.register_forward_pre_hook(lambda _, args: seen.update(local=args[0]))
     decoder.global_memory.register_forward_pre_hook(lambda _, args: seen.update(whole=args[0]))
-    global_map, mask_features = maps(height, width)
-    decoder(global_map, mask_features)
+    global_map, mask_features, pixel_features = maps(height, width)
+    decoder(global_map, mask_features, pixel_features)
     rows, columns = -(-height // kv_stride), -(-width // kv_stride)
     assert seen["local"].shape[2:] == (rows, columns)
     assert seen["whole"] is global_map
@@ -143,12 +143,12 @@ def test_other_strides_are_refused():
 @torch.no_grad()
 def test_queries_of_another_frame_skip_the_global_layer():
     decoder = build().eval()
-    global_map, mask_features = maps()
-    usual = decoder(global_map, mask_features)
+    global_map, mask_features, pixel_features = maps()
+    usual = decoder(global_map, mask_features, pixel_features)
     decoder.global_layer = None  # must not be called
-    again = decoder(global_map, mask_features, usual["global_queries"])
+    again = decoder(global_map, mask_features, pixel_features, usual["global_queries"])
     assert all(torch.equal(again[key], usual[key]) for key in usual if key != "aux")
-    other = decoder(global_map, mask_features, usual["global_queries"].flip(1))
+    other = decoder(global_map, mask_features, pixel_features, usual["global_queries"].flip(1))
     assert not torch.allclose(other["class_logits"], usual["class_logits"])
 
 

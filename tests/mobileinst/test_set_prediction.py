@@ -126,10 +126,10 @@ def test_class_targets_follow_a_cyclic_assignment():
     outputs = make_outputs(1, 4, 8) | {"class_logits": logits}
     matches = Matcher(lambda *_: cost)(outputs | {"aux": []}, [target])
     assert matches[0][1].tolist() == [1, 2, 0]
-    loss = FocalClassLoss()(outputs, [target], matches, torch.tensor(3.0))["class"]
+    loss = FocalClassLoss()(outputs, [target], matches, {"objects": torch.tensor(3.0)})["class"]
     assert loss.item() < 1e-6
     wrong = [(matches[0][0], torch.tensor([2, 0, 1]))]
-    assert FocalClassLoss()(outputs, [target], wrong, torch.tensor(3.0))["class"].item() > 10
+    assert FocalClassLoss()(outputs, [target], wrong, {"objects": torch.tensor(3.0)})["class"].item() > 10
 
 
 def test_a_nonfinite_cost_names_the_picture():
@@ -171,10 +171,10 @@ def test_void_and_padding_change_no_mask_loss():
     target = make_target([0, 1], ignore=void) | {"size": (64, 80)}
     outputs = make_outputs(1, 3, 2)
     matches = [(torch.tensor([0, 2]), torch.tensor([1, 0]))]
-    before = MaskLoss()(outputs, [target], matches, torch.tensor(2.0))
+    before = MaskLoss()(outputs, [target], matches, {"objects": torch.tensor(2.0)})
     changed = {**target, "masks": target["masks"] | void}
     changed["masks"][:, :, 80:] = True
-    after = MaskLoss()(outputs, [changed], matches, torch.tensor(2.0))
+    after = MaskLoss()(outputs, [changed], matches, {"objects": torch.tensor(2.0)})
     torch.testing.assert_close(before, after)
     assert after["dice"].item() > 0
 
@@ -201,7 +201,7 @@ def test_an_unmatched_query_inside_void_has_no_class_loss():
     classes = torch.full((1, 2, 3), 3.0, requires_grad=True)
     outputs = {"class_logits": classes, "mask_logits": logits}
     nothing = [(torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.int64))]
-    FocalClassLoss()(outputs, [target], nothing, torch.tensor(1.0))["class"].backward()
+    FocalClassLoss()(outputs, [target], nothing, {"objects": torch.tensor(1.0)})["class"].backward()
     assert classes.grad[0, 0].abs().sum() == 0
     assert classes.grad[0, 1].abs().min() > 0
 
@@ -217,7 +217,7 @@ def test_objectness_learns_the_iou():
     scores = torch.zeros(1, 1, 1, requires_grad=True)
     outputs = {"objectness": scores, "mask_logits": torch.where(predicted, 9.0, -9.0)[None]}
     match = [(torch.tensor([0]), torch.tensor([0]))]
-    ObjectnessLoss()(outputs, [target], match, torch.tensor(1.0))["objectness"].backward()
+    ObjectnessLoss()(outputs, [target], match, {"objects": torch.tensor(1.0)})["objectness"].backward()
     assert scores.grad.item() == pytest.approx(0.5 - iou, abs=1e-6)
 
 

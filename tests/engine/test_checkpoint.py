@@ -1,0 +1,163 @@
+"""Checkpoints come back as they were, what is none is refused, a failed write harms nothing."""
+
+import os
+import pickle
+import resource
+from contextlib import suppress
+
+import pytest
+import torch
+
+from data.coco import Category
+from data.errors import InputError
+from engine import checkpoint
+from mobileinst import zoo
+
+SMALL = dict(width=16, kernel_dim=8, query_width=16, heads=2, queries=6)
+CLASSES = [Category(0, 0, "square"), Category(1, 90, "disc")]
+
+
+def content_of(seed=0, average=True):
+    config = zoo.config_for("mobileinst_topformer_tiny", num_classes=2, **SMALL)
+    model = zoo.build_from_config(config, seed=seed)[0]
+    other = zoo.build_from_config(config, seed=seed + 1)[0]
+    return {
+        **checkpoint.describe_model(config, CLASSES),
+        "model": model.state_dict(),
+        "average": other.state_dict() if average else None,
+        "best": {"AP": 0.5, "iteration": 3, "threshold": None},
+        "options": {"lr": 1e-3, "data": "pond", "scale": [0.5, 2.0]},
+        "iteration": 7,
+    }
+
+
+def plain(value):
+    """Whether only tensors and plain types are in it."""
+    if isinstance(value, dict):
+        return all(type(key) in (str, int) and plain(one) for key, one in value.items())
+    if isinstance(value, (list, tuple)):
+        return all(map(plain, value))
+    return value is None or type(value) in (str, int, float, bool, torch.Tensor)
+
+
+def test_what_was_saved_comes_back(tmp_path):
+    content = content_of()
+    checkpoint.save(tmp_path / "last.pt", content)
+    found = checkpoint.load(tmp_path / "last.pt")
+    for part in ("model", "average"):
+        assert found[part].keys() == content[part].keys()
+        assert all(torch.equal(found[part][name], content[part][name]) for name in found[part])
+    rest = content.keys() - {"model", "average"}
+    assert {key: found[key] for key in rest} == {key: content[key] for key in rest}
+    assert os.listdir(tmp_path) == ["last.pt"]
+
+
+def test_the_file_holds_plain_types_only(tmp_path):
+    checkpoint.save(tmp_path / "last.pt", content_of())
+    found = torch.load(tmp_path / "last.pt", weights_only=True)
+    assert plain(found)
+    assert found["classes"] == [
+        {"index": 0, "id": 0, "name": "square"},
+        {"index": 1, "id": 90, "name": "disc"},
+    ]
+
+
+@pytest.mark.parametrize("average", [True, False])
+def test_the_model_is_built_from_the_file_alone(tmp_path, average):
+    content = content_of(average=average)
+    checkpoint.save(tmp_path / "best.pt", content)
+    model, criterion, postprocess = checkpoint.build(checkpoint.load(tmp_path / "best.pt"))
+    expected = content["average" if average else "model"]
+    assert not model.training
+    assert all(torch.equal(value, expected[name]) for name, value in model.state_dict().items())
+    outputs = model(torch.rand(1, 3, 64, 64))
+    assert outputs["class_logits"].shape == (1, 6, 2)
+
+
+class Burglar:
+    """What a hostile file may hold: unpickling it makes a folder."""
+
+    def __init__(self, mark):
+        self.mark = mark
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.mark),)
+
+
+NO_CHECKPOINTS = {
+    "empty": lambda path: path.write_bytes(b""),
+    "text": lambda path: path.write_text("iteration,val/AP\n4,0.1\n"),
+    "other text": lambda path: path.write_text("not a checkpoint\n"),  # 'n' is an opcode of pickle
+    "json": lambda path: path.write_text('{"format": "mobileinst checkpoint 1"}'),
+    "state dict": lambda path: torch.save({"conv.weight": torch.ones(3)}, path),
+    "tensor": lambda path: torch.save(torch.ones(3), path),
+    "module": lambda path: torch.save(torch.nn.Linear(2, 2), path),
+    "cut off": lambda path: path.write_bytes(good_bytes(path)[:-2000]),
+    "pickle": lambda path: path.write_bytes(pickle.dumps({"format": checkpoint.FORMAT, "x": {1}})),
+    "picture": lambda path: path.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(100)),
+    "folder": lambda path: path.mkdir(),
+    "missing": lambda path: None,
+}
+
+
+def good_bytes(path):
+    checkpoint.save(path, content_of())
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize("kind", NO_CHECKPOINTS)
+def test_what_is_no_checkpoint_is_refused_by_name(tmp_path, kind):
+    path = tmp_path / "weights.pt"
+    NO_CHECKPOINTS[kind](path)
+    with pytest.raises(InputError, match=r"weights\.pt: .*(give|train)") as error:
+        checkpoint.load(path)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("write", [torch.save, lambda o, p: p.write_bytes(pickle.dumps(o))])
+def test_code_in_a_file_is_not_run(tmp_path, write):
+    mark, path = tmp_path / "was_here", tmp_path / "evil.pt"
+    write({"format": checkpoint.FORMAT, "model": Burglar(mark)}, path)
+    with pytest.raises(InputError, match=r"evil\.pt: not a checkpoint that can be read safely"):
+        checkpoint.load(path)
+    assert not mark.exists()
+    with suppress(RuntimeError):  # the file is as hostile as it claims to be
+        torch.load(path, weights_only=False)
+    assert mark.is_dir()
+
+
+def test_a_full_disk_keeps_the_file_before(tmp_path):
+    path = tmp_path / "last.pt"
+    checkpoint.save(path, {"iteration": 1})
+    before = path.read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        with pytest.raises(InputError, match=r"last\.pt: the checkpoint cannot be written"):
+            checkpoint.save(path, content_of())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert path.read_bytes() == before
+    assert os.listdir(tmp_path) == ["last.pt"]
+
+
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+def test_a_failing_call_keeps_the_file_before(tmp_path, monkeypatch, call):
+    path = tmp_path / "last.pt"
+    checkpoint.save(path, {"iteration": 1})
+
+    def fail(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint.os, call, fail)
+    with pytest.raises(InputError, match="No space left.*make room"):
+        checkpoint.save(path, {"iteration": 2})
+    assert checkpoint.load(path)["iteration"] == 1
+    assert os.listdir(tmp_path) == ["last.pt"]
+
+
+def test_the_threshold_is_always_a_number_and_says_where_it_comes_from():
+    assert checkpoint.score_threshold({"threshold": 0.4}) == (0.4, "the best F1 at the evaluation")
+    assert checkpoint.score_threshold({"threshold": 0.4}, 0.0)[0] == 0.0
+    value, origin = checkpoint.score_threshold({"threshold": None})
+    assert value == checkpoint.FALLBACK_THRESHOLD == 0.3 and "nothing was found" in origin

@@ -1,0 +1,289 @@
+"""One optimizer step: accumulation, clipping, the schedule, bad losses, mixed precision."""
+
+import copy
+import dataclasses
+import math
+import signal
+
+import pytest
+import torch
+from torch import nn
+
+from data.coco import CocoSet
+from data.loaders import eval_loader, train_loader
+from data.presets import EvalPreset, TrainPreset
+from engine.log import Stopwatch
+from engine.loop import BadStep, StopRequest, Trainer, run_inference
+from engine.optim import MovingAverage, Schedule, parameter_groups
+from mobileinst import zoo
+
+SMALL = dict(width=16, kernel_dim=8, query_width=16, heads=2, queries=6)
+
+
+@pytest.fixture(scope="module")
+def dataset(toy_coco):
+    return CocoSet(toy_coco / "annotations" / "instances_train.json", toy_coco / "train")
+
+
+def micro_batches(dataset, batch_size, accumulate=1, steps=1):
+    loader = train_loader(
+        dataset,
+        TrainPreset(),
+        batch_size=batch_size,
+        accumulate=accumulate,
+        stop_step=steps,
+        canvases=[(64, 64)],
+    )
+    return [batch.to("cpu") for batch in loader]
+
+
+def trainer_of(optimizer=torch.optim.SGD, drop_path=0.0, average=None, lr=1e-2, **others):
+    model, criterion, _ = zoo.build(
+        "mobileinst_topformer_tiny", num_classes=3, drop_path=drop_path, **SMALL
+    )
+    settings = dict(
+        model=model,
+        criterion=criterion,
+        optimizer=optimizer(parameter_groups(model, lr, 0.0), lr=lr),
+        schedule=Schedule(20, kind="multistep"),
+        scaler=torch.amp.GradScaler("cpu", enabled=False),
+        average=MovingAverage(model, average) if average else None,
+        device=torch.device("cpu"),
+        seed=0,
+    )
+    return Trainer(**settings | others)
+
+
+def weights_of(trainer):
+    return {name: value.clone() for name, value in trainer.model.state_dict().items()}
+
+
+def same(first, second):
+    return all(torch.equal(first[name], second[name]) for name in first)
+
+
+def exact(trainer):
+    """In float64 and with norms that keep their statistics: pictures do not see each other."""
+    trainer.model.double().train()
+    for module in trainer.model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.eval()
+    return trainer
+
+
+def doubled(batches):
+    return [dataclasses.replace(batch, images=batch.images.double()) for batch in batches]
+
+
+def test_two_batches_of_four_are_one_of_eight(dataset):
+    whole = doubled(micro_batches(dataset, 8, steps=2))
+    parts = doubled(micro_batches(dataset, 4, accumulate=2, steps=2))
+    assert len(whole) == 2 and len(parts) == 4
+    objects = [sum(len(t["labels"]) for t in batch.targets) for batch in parts]
+    assert objects[0] != objects[1]  # else the mean of means would be right as well
+    first, second = exact(trainer_of()), exact(trainer_of())
+    start = weights_of(first)
+    for number in range(2):
+        one = first.step(whole[number : number + 1], Stopwatch())
+        two = second.step(parts[2 * number : 2 * number + 2], Stopwatch())
+        # The criterion works in float32 whatever it is given, so its sums agree to that.
+        assert two == pytest.approx(one, rel=1e-6)
+    one, two = weights_of(first), weights_of(second)
+    for name in one:
+        torch.testing.assert_close(two[name], one[name], rtol=0, atol=1e-8)
+    assert max((one[name] - start[name]).abs().max() for name in one) > 1e-3
+
+
+class PlainCriterion(nn.Module):
+    """Counts objects like ours, and needs no matching: a sum over objects, in float64."""
+
+    def forward(self, outputs, targets, counts=None):
+        masses = torch.stack([t["masks"].double().mean((1, 2)).sum() for t in targets])
+        mean = outputs["mask_logits"].mean((1, 2, 3))
+        return {"mass": ((mean - 1) ** 2 * masses).sum() / counts["objects"]}
+
+    @staticmethod
+    def counts(targets):
+        return {"objects": torch.tensor(float(sum(len(t["labels"]) for t in targets)))}
+
+
+def test_accumulated_losses_agree_in_double_precision(dataset):
+    whole = doubled(micro_batches(dataset, 8))
+    parts = doubled(micro_batches(dataset, 4, accumulate=2))
+    first, second = (exact(trainer_of(criterion=PlainCriterion())) for _ in range(2))
+    one, two = first.step(whole, Stopwatch()), second.step(parts, Stopwatch())
+    assert two == pytest.approx(one, rel=1e-10, abs=1e-12)
+    one, two = weights_of(first), weights_of(second)
+    assert all(torch.allclose(one[name], two[name], rtol=0, atol=1e-12) for name in one)
+
+
+def test_the_gradient_is_clipped(dataset):
+    trainer = exact(trainer_of(lr=1.0, clip=0.05))
+    before = weights_of(trainer)
+    values = trainer.step(doubled(micro_batches(dataset, 4)), Stopwatch())
+    assert values["grad_norm"] > 0.05
+    moved = [(p - before[name]).square().sum() for name, p in trainer.model.named_parameters()]
+    assert math.sqrt(sum(moved)) == pytest.approx(0.05, rel=1e-4)
+
+
+def test_the_schedule_moves_with_every_optimizer_step(dataset):
+    trainer = trainer_of(lr=0.5, accumulate=2, schedule=Schedule(8, warmup=3), criterion=Quick())
+    seen = []
+    for values, seconds in trainer.steps(train_batches(dataset, batch_size=2, accumulate=2)):
+        seen.append(trainer.optimizer.param_groups[0]["lr"])
+        assert set(seconds) == {"data", "forward", "loss", "backward", "update"}
+        assert values["loss"] > 0 and trainer.model.training
+        trainer.model.eval()  # as an evaluation would leave it
+    assert trainer.iteration == 8
+    assert seen == pytest.approx([0.5 * trainer.schedule.factor(i) for i in range(8)])
+    assert seen[3] == 0.5
+
+
+class Quick(PlainCriterion):
+    """A loss that changes nothing: no gradient but zero."""
+
+    def forward(self, outputs, targets, counts=None):
+        return {"quick": outputs["mask_logits"].sum() * 0 + 1}
+
+
+def train_batches(dataset, **sizes):
+    return train_loader(dataset, TrainPreset(), stop_step=8, canvases=[(64, 64)], **sizes)
+
+
+class Spoilt(PlainCriterion):
+    """Not finite in one of its terms as soon as a certain picture comes."""
+
+    def __init__(self, image_id):
+        super().__init__()
+        self.image_id = image_id
+
+    def forward(self, outputs, targets, counts=None):
+        mean = outputs["mask_logits"].mean()
+        bad = any(target["image_id"] == self.image_id for target in targets)
+        return {"class": mean**2, "dice": mean * (math.nan if bad else 1)}
+
+
+def test_a_loss_that_is_not_finite_stops_before_any_weight_changed(dataset):
+    batches = micro_batches(dataset, 2, accumulate=2)
+    good, bad = ([target["image_id"] for target in batch.targets] for batch in batches)
+    trainer = trainer_of(torch.optim.AdamW, criterion=Spoilt(bad[1]), average=0.9, accumulate=2)
+    before, averaged = weights_of(trainer), copy.deepcopy(trainer.average.model.state_dict())
+    with pytest.raises(BadStep) as error:
+        trainer.step(batches, Stopwatch())
+    assert "dice nan" in str(error.value) and "iteration 0" in str(error.value)
+    assert f"pictures: {bad[0]}, {bad[1]};" in str(error.value)
+    learned = dict(trainer.model.named_parameters())
+    assert all(torch.equal(before[name], parameter) for name, parameter in learned.items())
+    assert same(averaged, trainer.average.model.state_dict())
+    assert trainer.iteration == 0 and not trainer.optimizer.state
+
+
+def test_a_bad_matching_cost_is_a_bad_step(dataset):
+    trainer = trainer_of()
+    trainer.model.instance_decoder.query_features.weight.data[0] = math.inf
+    (batch,) = micro_batches(dataset, 2)
+    with pytest.raises(BadStep, match="matching cost of picture .*pictures: "):
+        trainer.step([batch], Stopwatch())
+
+
+class Cusp(PlainCriterion):
+    """A finite loss whose gradient is not."""
+
+    def forward(self, outputs, targets, counts=None):
+        return {"cusp": (outputs["mask_logits"].sum() * 0).abs().sqrt()}
+
+
+def test_a_gradient_that_is_not_finite_changes_no_weight(dataset):
+    trainer = trainer_of(criterion=Cusp())
+    before = weights_of(trainer)
+    with pytest.raises(BadStep, match="gradient norm is nan at iteration 0"):
+        trainer.step(micro_batches(dataset, 2), Stopwatch())
+    learned = dict(trainer.model.named_parameters())
+    assert all(torch.equal(before[name], parameter) for name, parameter in learned.items())
+
+
+def test_batches_without_objects_train(dataset):
+    trainer = trainer_of(torch.optim.AdamW, average=0.9)
+    (batch,) = micro_batches(dataset, 3)
+    for target in batch.targets:
+        target["labels"], target["masks"] = target["labels"][:0], target["masks"][:0]
+    before = weights_of(trainer)
+    trainer.model.train()
+    values = trainer.step([batch], Stopwatch())
+    assert all(map(math.isfinite, values.values())) and values["class"] > 0
+    assert values["pixel"] == values["dice"] == values["objectness"] == 0
+    assert all(parameter.grad is not None for parameter in trainer.model.parameters())
+    after = weights_of(trainer)
+    assert not same(before, after) and all(value.isfinite().all() for value in after.values())
+
+
+def test_the_average_follows_the_model(dataset):
+    trainer = trainer_of(torch.optim.AdamW, average=0.9, lr=1e-3)
+    start = copy.deepcopy(trainer.average.model.state_dict())
+    trainer.model.train()
+    trainer.step(micro_batches(dataset, 4), Stopwatch())
+    name = "instance_decoder.query_features.weight"
+    now = trainer.model.state_dict()[name]
+    expected = start[name] * (2 / 11) + now * (9 / 11)  # the decay of a first update
+    torch.testing.assert_close(trainer.average.model.state_dict()[name], expected)
+    assert not torch.equal(now, start[name])
+
+
+def test_mixed_precision_trains_with_the_criterion_in_float32(dataset):
+    trainer = trainer_of(torch.optim.AdamW, amp=torch.bfloat16)
+    cost, seen = trainer.criterion.matcher.cost, []
+
+    def watching(outputs, target):
+        seen.append({outputs["mask_logits"].dtype, outputs["class_logits"].dtype})
+        seen.append({cost(outputs, target).dtype})
+        assert not torch.is_autocast_enabled("cpu")
+        return cost(outputs, target)
+
+    trainer.criterion.matcher.cost = watching
+    given = []
+    hook = trainer.model.register_forward_hook(lambda *args: given.append(args[2]))
+    trainer.model.train()
+    values = trainer.step(micro_batches(dataset, 2), Stopwatch())
+    hook.remove()
+    assert given[0]["mask_logits"].dtype == torch.bfloat16
+    assert seen and all(types == {torch.float32} for types in seen)
+    assert all(map(math.isfinite, values.values()))
+    assert {p.dtype for p in trainer.model.parameters()} == {torch.float32}
+
+
+def test_restoring_keeps_the_rates_that_were_asked_for():
+    first, second = trainer_of(torch.optim.AdamW, lr=1e-2), trainer_of(torch.optim.AdamW, lr=1e-3)
+    for parameter in first.model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    first.optimizer.step()
+    second.restore(first.state())
+    assert {group["base_lr"] for group in second.optimizer.param_groups} == {1e-3}
+    assert len(second.optimizer.state) == len(list(second.model.parameters()))
+
+
+@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_is_a_wish_and_twice_an_order(number, code):
+    before = signal.getsignal(number)
+    with StopRequest() as stop:
+        assert stop.signal is None
+        signal.raise_signal(number)
+        assert stop.signal == number and stop.exit_code == code
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(number)
+    assert signal.getsignal(number) is before
+
+
+def test_inference_gives_original_ids_and_sizes(dataset):
+    model, _, postprocess = zoo.build("mobileinst_topformer_tiny", num_classes=3, **SMALL)
+    ids = [category.id for category in dataset.categories]
+    assert ids == [0, 7, 90]
+    model.train()
+    loader = eval_loader(dataset, EvalPreset(64), batch_size=3)
+    found = run_inference(model, postprocess, loader, torch.device("cpu"), ids)
+    sizes = {record.id: [record.height, record.width] for record in dataset.images}
+    assert not model.training and {each["image_id"] for each in found} <= sizes.keys()
+    for each in found:
+        assert each["segmentation"]["size"] == sizes[each["image_id"]]
+        assert each["category_id"] in ids and 0 <= each["score"] <= 1
+    some = run_inference(model, postprocess, loader, torch.device("cpu"), ids, threshold=2.0)
+    assert some == []

@@ -1,0 +1,418 @@
+"""A user's mistake is one sentence that names the place and the mend, exit code 2, and no trace."""
+
+import json
+import shutil
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from data.errors import InputError
+from engine import checkpoint, evaluate, options, predict, train, visualize
+from engine.loop import BadStep, Trainer
+
+TRAIN = "--device cpu --threads 1 --workers 0 --image-size 64 --batch-size 4 --iterations 2".split()
+ON_CPU = "--device cpu --threads 1 --workers 0".split()
+
+
+def exit_of(main, argv, monkeypatch, capsys):
+    """Exit code, and what is left on the terminal's error lines: a bar that cleared itself is not.
+
+    Runs the entry as `python -m engine...` does.
+    """
+    monkeypatch.setattr(sys, "argv", ["entry", *map(str, argv)])
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as left:
+        options.run_entry(main)
+    lines = [line.split("\r")[-1] for line in capsys.readouterr().err.split("\n")]
+    return left.value.code, [line for line in lines if line.strip()]
+
+
+@pytest.fixture
+def complain(monkeypatch, capsys, tmp_path):
+    """Runs an entry in an empty folder; returns the one sentence it says on the way out."""
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.chdir(home)
+
+    def run(main, *argv):
+        before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+        code, lines = exit_of(main, argv, monkeypatch, capsys)
+        assert code == 2 and len(lines) == 1, lines
+        assert lines[0].startswith("error: ") and "Traceback" not in lines[0]
+        assert ". " not in lines[0] and not lines[0].endswith("."), "more than one sentence"
+        assert ": " in lines[0][7:] or "; " in lines[0][7:], "a fault without a mend"
+        after = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+        # A whole conversion may stay: the next start needs it again.
+        expected = {home, home / "datasets", *(home / "datasets").rglob("*")}
+        assert {path for path in after if before.get(path) != after[path]} <= expected
+        assert not list(home.rglob("*.tmp")) and not list(home.rglob(".*"))
+        return lines[0]
+
+    return run
+
+
+@pytest.fixture
+def coco(toy_coco, tmp_path):
+    """A copy of the toy set that may be spoilt."""
+    return shutil.copytree(toy_coco, tmp_path / "pond")
+
+
+@pytest.fixture
+def voc(tmp_path):
+    """Four pictures in VOC layout, three to train on."""
+    root = tmp_path / "VOCdevkit" / "VOC2012"
+    lists = root / "ImageSets" / "Segmentation"
+    for part in ("JPEGImages", "SegmentationClass", "SegmentationObject"):
+        (root / part).mkdir(parents=True)
+    lists.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for name in ("a", "b", "c", "d"):
+        picture = Image.fromarray(rng.integers(0, 256, (48, 64, 3), dtype=np.uint8))
+        picture.save(root / "JPEGImages" / f"{name}.jpg")
+        indices = np.zeros((48, 64), np.uint8)
+        indices[8:40, 8:40] = 1
+        for part in ("SegmentationClass", "SegmentationObject"):
+            map_ = Image.fromarray(indices, mode="P")
+            map_.putpalette([0, 0, 0, 128, 0, 0])
+            map_.save(root / part / f"{name}.png")
+    (lists / "train.txt").write_text("a\nb\nc\n")
+    (lists / "val.txt").write_text("d\n")
+    return root
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def edit(path, change):
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+VOC_FAULTS = {
+    "half a folder": (
+        lambda voc: shutil.rmtree(voc / "SegmentationObject"),
+        ["VOC2012 is no whole VOC folder", "SegmentationObject is missing", "unpack"],
+    ),
+    "no lists": (
+        lambda voc: shutil.rmtree(voc / "ImageSets"),
+        ["VOC2012 is no whole VOC folder", "ImageSets/Segmentation is missing", "unpack"],
+    ),
+    "no train list": (
+        lambda voc: (voc / "ImageSets/Segmentation/train.txt").unlink(),
+        ["Segmentation/train.txt is missing", "list one picture name per line"],
+    ),
+    "empty train list": (
+        lambda voc: (voc / "ImageSets/Segmentation/train.txt").write_text("\n"),
+        ["Segmentation/train.txt is empty", "list one picture name per line"],
+    ),
+    "list names a missing picture": (
+        lambda voc: (voc / "ImageSets/Segmentation/train.txt").write_text("a\ngone\n"),
+        ["Segmentation/train.txt lists gone", "JPEGImages/gone.jpg is missing", "drop the name"],
+    ),
+    "truncated picture": (
+        lambda voc: truncate(voc / "JPEGImages/b.jpg"),
+        ["JPEGImages/b.jpg cannot be read as a picture", "replace the file"],
+    ),
+    "truncated map": (
+        lambda voc: truncate(voc / "SegmentationClass/b.png"),
+        ["SegmentationClass/b.png cannot be read", "write it again"],
+    ),
+    "instance map of another size": (
+        lambda voc: Image.new("P", (60, 48)).save(voc / "SegmentationObject/c.png"),
+        ["SegmentationObject/c.png is 60 x 48", "c.jpg is 64 x 48", "draw it at"],
+    ),
+    "class without a name": (
+        lambda voc: (voc / "classes.txt").write_text("\n"),
+        ["classes.txt is empty", "write one class name per line"],
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", VOC_FAULTS)
+def test_wrong_voc_folders(complain, voc, fault):
+    spoil, expected = VOC_FAULTS[fault]
+    spoil(voc)
+    said = complain(train.main, *TRAIN, "--data", voc)
+    assert all(words in said for words in expected), said
+
+
+def first(content, key="annotations"):
+    return content[key][0]
+
+
+COCO_FAULTS = {
+    "unknown category": (
+        lambda c: first(c).update(category_id=4),
+        ["instances_train.json: annotation 1 has category_id 4", "remove the annotation"],
+    ),
+    "unknown image": (
+        lambda c: first(c).update(image_id=77),
+        ["instances_train.json: annotation 1 has image_id 77", "remove the annotation"],
+    ),
+    "neither polygon nor RLE": (
+        lambda c: first(c).update(segmentation="a circle"),
+        ["instances_train.json: annotation 1 of image 0 (0.png)", "not str", "give it polygons"],
+    ),
+    "RLE of another size": (
+        lambda c: first(c)["segmentation"].update(size=[5, 5]),
+        ["instances_train.json: annotation 1", "[5, 5]", "give it polygons or an RLE"],
+    ),
+    "no pictures": (
+        lambda c: c.update(images=[], annotations=[]),
+        ["instances_train.json lists no images", "give a file with at least one"],
+    ),
+    "picture is missing": (
+        lambda c: first(c, "images").update(file_name="gone.png"),
+        ["instances_train.json: 1 of 8 pictures", "gone.png", "--images"],
+    ),
+    "picture of another size": (
+        lambda c: first(c, "images").update(height=32) or c.update(annotations=[]),
+        ["0.png is 64 x 64", "64 x 32", "correct its size"],
+    ),
+    "no COCO file": (
+        lambda c: c.pop("categories"),
+        ["instances_train.json is no COCO file", "'categories'", "give a json"],
+    ),
+    "other classes in val": (
+        lambda c: c["categories"][0].update(name="ring"),
+        ["instances_train.json", "instances_val.json", "different categories", "list the same"],
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", COCO_FAULTS)
+def test_wrong_coco_files(complain, coco, fault):
+    change, expected = COCO_FAULTS[fault]
+    edit(coco / "annotations" / "instances_train.json", change)
+    said = complain(train.main, *TRAIN, "--batch-size", 8, "--data", coco)
+    assert all(words in said for words in expected), said
+
+
+def test_a_json_that_is_none(complain, coco):
+    path = coco / "annotations" / "instances_train.json"
+    path.write_text('{"images": [')
+    assert f"{path} is no json file" in complain(train.main, *TRAIN, "--data", coco)
+
+
+OPTIONS = {
+    "no data": ([], ["no train annotations", "--train-json", "--data"]),
+    "no such folder": (["--data", "nowhere"], ["nowhere is no folder", "--data"]),
+    "unknown keyword": (["--set", "wdith=64"], ["--set wdith", "has no such keyword", "width"]),
+    "keyword of the data": (["--set", "num_classes=4"], ["--set num_classes", "it has"]),
+    "keyword of another type": (["--set", "width=wide"], ["--set width=wide", "type int"]),
+    "keyword without value": (["--set", "width"], ["--set: width: write KEY=VALUE"]),
+    "keywords that do not fit": (["--set", "heads=3"], ["--set", "change the value"]),
+    "no such backbone": (["--set", "backbone=resnet"], ["--set", "'resnet'", "topformer_tiny"]),
+    "odd canvas": (["--canvas", "100x64"], ["--canvas: 100x64", "multiples of 64"]),
+    "canvas of one side": (["--canvas", "64"], ["--canvas: 64", "write HEIGHTxWIDTH"]),
+    "absent device": (["--device", "cuda:99"], ["--device cuda:99", "there is", "cpu"]),
+    "unknown device": (["--device", "abacus"], ["--device abacus", "there is"]),
+    "odd device": (["--device", "cpu:x"], ["--device cpu:x", "there is"]),
+    "zero batch": (["--batch-size", "0"], ["--batch-size: 0", "whole number above zero"]),
+    "a word for a number": (["--iterations", "many"], ["--iterations: many is not a whole"]),
+    "negative rate": (["--lr", "-1"], ["--lr: -1 is not a number above zero"]),
+    "infinite length": (["--epochs", "inf"], ["--epochs: inf is not a number above zero"]),
+    "zero scale": (["--scale", "0", "1"], ["--scale: 0 is not a number above zero"]),
+    "negative workers": (["--workers", "-1"], ["--workers: -1", "zero or above"]),
+    "flip": (["--flip", "1.5"], ["--flip: 1.5 is not a number from 0 to 1"]),
+    "average": (["--average", "1"], ["--average: 1 is not a number from 0 to below 1"]),
+    "unknown option": (["--leraning-rate", "1"], ["--leraning-rate", "--help"]),
+    "unknown model": (["--model", "yolo"], ["--model", "'yolo'", "mobileinst_topformer_tiny"]),
+}
+
+
+@pytest.mark.parametrize("fault", OPTIONS)
+def test_wrong_options(complain, toy_coco, fault):
+    argv, expected = OPTIONS[fault]
+    data = [] if fault in ("no data", "no such folder") else ["--data", toy_coco]
+    said = complain(train.main, *TRAIN, *data, *argv)
+    assert all(words in said for words in expected), said
+
+
+def test_a_folder_of_something_else(complain, tmp_path):
+    (tmp_path / "music").mkdir()
+    said = complain(train.main, *TRAIN, "--data", tmp_path / "music")
+    assert "music holds no data set that is known here" in said and "--train-json" in said
+
+
+def test_a_batch_too_small_for_its_norms(complain, toy_coco):
+    argv = ["--batch-size", "1", "--canvas", "64x64", "--data", toy_coco]
+    assert "--batch-size 1" in complain(train.main, *TRAIN, *argv)
+
+
+def test_an_output_folder_in_use(complain, toy_coco, toy_run, tmp_path):
+    out = tmp_path / "mine"
+    out.mkdir()
+    (out / "thesis.txt").write_text("years of work")
+    argv = [train.main, *TRAIN, "--data", toy_coco, "--out"]
+    assert f"{out}: the output folder is in use; go on with --resume" in complain(*argv, out)
+    assert f"{out}: not a run folder" in complain(*argv, out, "--overwrite")
+    assert f"{out}: no last.pt to resume from" in complain(*argv, out, "--resume")
+    file = out / "thesis.txt"
+    assert f"{file}: the output folder is in use" in complain(*argv, file)
+    assert f"{file}/run: the folder cannot be made" in complain(*argv, file / "run")
+    argv = [predict.main, toy_coco / "val", "--checkpoint", toy_run / "best.pt", "--out"]
+    assert f"{out}: the output folder is in use; choose another" in complain(*argv, out, *ON_CPU)
+    assert (out / "thesis.txt").read_text() == "years of work"
+
+
+def test_a_failing_start_does_not_throw_the_old_run_away(complain, coco, toy_run, tmp_path):
+    out = shutil.copytree(toy_run, tmp_path / "old")
+    truncate(coco / "train" / "3.png")
+    argv = [*TRAIN, "--batch-size", "8", "--data", coco, "--out", out, "--overwrite"]
+    assert "3.png cannot be read as a picture" in complain(train.main, *argv)
+    assert checkpoint.load(out / "last.pt")["iteration"] == 32
+
+
+def test_nothing_to_resume(complain, toy_coco):
+    said = complain(train.main, *TRAIN, "--data", toy_coco, "--resume")
+    assert "runs/mobileinst_topformer_tiny-NNN: no last.pt" in said and "without --resume" in said
+
+
+def test_resuming_another_model_or_other_classes(complain, coco, toy_run, tmp_path):
+    out = shutil.copytree(toy_run, tmp_path / "run")
+    argv = [*TRAIN, "--out", out, "--resume", "--data", coco]
+    assert f"{out}/last.pt: holds another model" in complain(train.main, *argv)
+    for split in ("train", "val"):
+        path = coco / "annotations" / f"instances_{split}.json"
+        edit(path, lambda content: content["categories"].append({"id": 8, "name": "crab"}))
+    said = complain(train.main, *argv)
+    assert "the class list does not fit" in said and "crab" in said and "train anew" in said
+
+
+ENTRIES = {
+    "evaluate": (evaluate.main, []),
+    "visualize": (visualize.main, []),
+    "predict": (predict.main, ["PICTURES"]),
+}
+
+
+@pytest.fixture(params=ENTRIES)
+def entry(request, toy_coco):
+    main, argv = ENTRIES[request.param]
+    return main, [toy_coco / "val" if each == "PICTURES" else each for each in argv]
+
+
+def test_no_run_yet(complain, entry):
+    main, argv = entry
+    assert "runs: no run with a checkpoint; train one" in complain(main, *argv, *ON_CPU)
+
+
+def test_a_checkpoint_that_is_none(complain, entry, tmp_path):
+    main, argv = entry
+    gone, text, foreign = (tmp_path / name for name in ("gone.pt", "text.pt", "foreign.pt"))
+    text.write_text("not a checkpoint")
+    torch.save({"weight": torch.ones(2)}, foreign)
+    for path, words in ((gone, "no such"), (text, "not a"), (foreign, "of this library; give a")):
+        said = complain(main, *argv, "--checkpoint", path, *ON_CPU)
+        assert f"{path}: " in said and words in said
+
+
+@pytest.mark.parametrize("main", [evaluate.main, visualize.main])
+def test_a_class_list_that_does_not_fit(complain, coco, toy_run, main):
+    edit(coco / "annotations/instances_val.json", lambda c: c["categories"][0].update(name="ring"))
+    said = complain(main, "--checkpoint", toy_run / "best.pt", "--data", coco, *ON_CPU)
+    assert "the class list does not fit" in said and "instances_val.json" in said
+    assert "only given: disc; only there: ring" in said and "train anew" in said
+
+
+@pytest.mark.parametrize("main", [evaluate.main, visualize.main])
+def test_data_that_moved_away_since_the_training(complain, coco, toy_run, tmp_path, main):
+    content = checkpoint.load(toy_run / "best.pt")
+    content["options"]["data"] = str(tmp_path / "unplugged_disk")
+    checkpoint.save(tmp_path / "best.pt", content)
+    said = complain(main, "--checkpoint", tmp_path / "best.pt", *ON_CPU)
+    assert "unplugged_disk is no folder" in said and "--data" in said
+
+
+@pytest.mark.parametrize("main", [evaluate.main, visualize.main])
+def test_a_broken_picture_of_the_split(complain, coco, toy_run, main):
+    truncate(coco / "val" / "9.png")
+    said = complain(main, "--checkpoint", toy_run / "best.pt", "--data", coco, *ON_CPU)
+    assert "val/9.png cannot be read as a picture" in said and "replace the file" in said
+
+
+def test_results_that_cannot_be_written(complain, toy_run, tmp_path):
+    argv = ["--checkpoint", toy_run / "best.pt", *ON_CPU]
+    (tmp_path / "folder").mkdir()
+    said = complain(evaluate.main, *argv, "--out", tmp_path / "folder")
+    assert f"{tmp_path}/folder: cannot be written" in said and "name another" in said
+    said = complain(visualize.main, *argv, "--count", "1", "--out", tmp_path / "sheet.docx")
+    assert "sheet.docx: cannot be written" in said and "name a .png" in said
+
+
+def test_wrong_pictures_to_predict(complain, coco, toy_run, tmp_path):
+    argv = ["--checkpoint", toy_run / "best.pt", "--out", tmp_path / "found", *ON_CPU]
+    assert "gone.jpg: no such picture" in complain(predict.main, "gone.jpg", *argv)
+    (tmp_path / "list.txt").write_text("gone.png\n")
+    assert "gone.png: no such picture" in complain(predict.main, tmp_path / "list.txt", *argv)
+    (tmp_path / "empty").mkdir()
+    assert "empty: no pictures (.jpg" in complain(predict.main, tmp_path / "empty", *argv)
+    truncate(coco / "val" / "10.png")  # the first in the order of names
+    truncate(coco / "val" / "9.png")  # the last
+    said = complain(predict.main, coco / "val" / "8.png", coco / "val" / "9.png", *argv)
+    assert "9.png cannot be read as a picture" in said
+
+
+def test_a_broken_picture_in_the_middle_leaves_a_run_to_go_on_with(
+    coco, tmp_path, monkeypatch, capsys, no_finish
+):
+    monkeypatch.chdir(tmp_path)
+    whole = (coco / "val" / "9.png").read_bytes()
+    truncate(coco / "val" / "9.png")  # met at the first evaluation, after two steps
+    argv = [*TRAIN, "--iterations", "4", "--eval-every", "1", "--data", coco, "--out", "run"]
+    argv += ["--workers", "1"]  # the sentence has to come through from another process
+    code, lines = exit_of(train.main, argv, monkeypatch, capsys)
+    assert code == 2 and "val/9.png cannot be read as a picture" in lines[-1]
+    assert not [line for line in lines if "Traceback" in line]
+    assert checkpoint.load(tmp_path / "run" / "last.pt")["iteration"] == 0
+    assert not list((tmp_path / "run").glob("*.tmp"))
+    (coco / "val" / "9.png").write_bytes(whole)
+    code, lines = exit_of(train.main, [*argv, "--resume"], monkeypatch, capsys)
+    assert code == 0 and checkpoint.load(tmp_path / "run" / "best.pt")["iteration"] > 0
+
+
+def test_a_failed_run_is_three_and_names_the_last_good_weights(
+    toy_coco, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    step = Trainer.step
+
+    def spoilt(trainer, micro_batches, watch):
+        if trainer.iteration == 2:
+            trainer.model.instance_decoder.query_features.weight.data.fill_(float("nan"))
+        return step(trainer, micro_batches, watch)
+
+    monkeypatch.setattr(Trainer, "step", spoilt)
+    argv = [*TRAIN, "--iterations", "4", "--data", toy_coco, "--out", "run"]
+    code, lines = exit_of(train.main, argv, monkeypatch, capsys)
+    assert code == 3 and lines[-1].startswith("error: the loss is not finite at iteration 2")
+    assert "pictures: " in lines[-1] and "run/last.pt" in lines[-1] and "--resume" in lines[-1]
+    assert checkpoint.load(tmp_path / "run" / "last.pt")["iteration"] == 2
+    model = checkpoint.load(tmp_path / "run" / "last.pt")["model"]
+    assert all(value.isfinite().all() for value in model.values())
+
+
+@pytest.mark.parametrize("error, code", [(InputError, 2), (BadStep, 3), (KeyboardInterrupt, 130)])
+def test_exit_codes_and_the_traceback_on_demand(monkeypatch, capsys, error, code):
+    def main(argv):
+        raise error("the reason")
+
+    assert exit_of(main, [], monkeypatch, capsys)[0] == code
+    found, lines = exit_of(main, ["--debug"], monkeypatch, capsys)
+    assert found == code
+    assert ("Traceback" in lines[0]) == (error is not KeyboardInterrupt)
+
+
+def test_a_fault_of_ours_is_no_users_mistake(monkeypatch, capsys):
+    def main(argv):
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(sys, "argv", ["entry"])
+    with pytest.raises(RuntimeError):
+        options.run_entry(main)
