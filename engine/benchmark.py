@@ -21,7 +21,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser = options.parser("Costs of the models, parts of a training step, paired ratios.")
     parser.add_argument("--model", choices=zoo.names(), default="mobileinst_topformer_tiny")
     parser.add_argument(
-        "--set", type=options.keyword, nargs="+", default=[], metavar="KEY=VALUE",
+        "--set", type=options.keyword, action="extend", nargs="+", default=[], metavar="KEY=VALUE",
         help="other values for the model's keywords",
     )  # fmt: skip
     parser.add_argument("--image-size", type=options.positive, default=320)

@@ -32,7 +32,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     model = parser.add_argument_group("model")
     model.add_argument("--model", choices=zoo.names(), default="mobileinst_topformer_tiny")
     model.add_argument(
-        "--set", type=options.keyword, nargs="+", default=[], metavar="KEY=VALUE",
+        "--set", type=options.keyword, action="extend", nargs="+", default=[], metavar="KEY=VALUE",
         help="other values for the model's keywords, as width=64 queries=50",
     )  # fmt: skip
 
