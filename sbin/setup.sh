@@ -6,8 +6,9 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-# Threads of a barrier sleep instead of spinning: loader workers need the same few cores.
-export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-PASSIVE}"
+# Threads that wait for one another spin for a moment and then sleep: spinning on takes the cores
+# from loader workers and from whatever else runs; sleeping at once halves the speed of small nets.
+export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-PASSIVE}" GOMP_SPINCOUNT="${GOMP_SPINCOUNT:-100000}"
 export PIP_DISABLE_PIP_VERSION_CHECK=1
 
 # has_requirements PYTHON FILE...: whether every requirement of the files is installed.
