@@ -20,7 +20,9 @@ class MobileInstConfig:
     """Everything between a name and a built model; plain values, stored in checkpoints as they are.
 
     width: D of the mask decoder. kernel_dim: channels of kernels and pixel features.
-    query_width, heads, ffn_ratio, kv_stride, self_attention: of the instance decoder.
+    query_width, heads, ffn_ratio, kv_stride, self_attention, guided: of the instance decoder.
+    semantic_weight: of a class loss for every cell, 0 as in the paper; above 0 a head for it is
+    built, which only training uses.
     dice_power, class_power: of the matching cost. *_weight: of the loss terms, 2/2/2/1 as in the
     paper (SparseInst's code has 2/5/2/1). mask_threshold, max_detections: of post-processing.
     """

@@ -179,3 +179,33 @@ def test_every_picture_starts_near_the_class_prior():
 def test_mlp_has_no_relu_at_its_end():
     layers = [type(layer) for layer in MLP(4, 8, 8, 3)]
     assert layers == [nn.Linear, nn.ReLU, nn.Linear, nn.ReLU, nn.Linear]
+
+
+@torch.no_grad()
+def test_a_guided_query_reads_the_places_of_its_first_mask_alone():
+    """What lies where a query's first mask is zero does not reach it; unguided, it does."""
+    global_map, mask_features, pixel_features = maps()
+    changed = mask_features.clone()
+    changed[..., 12:] += 5.0  # the right half
+    for guided in (True, False):
+        decoder = build(guided=guided, kv_stride=16, self_attention=False).eval()
+        for module in (decoder.heads.kernel[-1],):  # kernels that see the first channel only
+            module.weight.zero_()
+            module.bias.copy_(torch.tensor([50.0, 0, 0, 0, 0, 0]))
+        places = torch.full_like(pixel_features, -1.0)
+        places[..., :12] = 1.0  # every first mask is the left half
+        before = decoder(global_map, mask_features, places)["queries"]
+        after = decoder(global_map, changed, places)["queries"]
+        moved = (before - after).abs().max().item()
+        assert moved < 0.1 if guided else moved > 0.1, (guided, moved)
+
+
+@torch.no_grad()
+def test_the_guide_is_the_log_probability_of_the_first_mask():
+    decoder = build(guided=True, kv_stride=16).eval()
+    _, _, pixel_features = maps(64, 64)
+    kernels = torch.randn(2, 9, 6)
+    logits = torch.einsum("bqd,bdhw->bqhw", kernels, pixel_features)
+    pooled = torch.nn.functional.max_pool2d(logits, 2).sigmoid().clamp(min=1e-3).log()
+    guide = decoder.guide(kernels, pixel_features)
+    torch.testing.assert_close(guide, pooled.flatten(2)[:, None], atol=1e-5, rtol=1e-4)

@@ -15,6 +15,7 @@ from mobileinst.set_prediction.losses import (
     FocalClassLoss,
     MaskLoss,
     ObjectnessLoss,
+    SemanticLoss,
     dice_loss,
     focal_loss,
     in_ignore,
@@ -232,11 +233,33 @@ def test_matching_agrees_with_scipy_on_the_cost_of_a_whole_batch():
         assert [query_idx.tolist(), target_idx.tolist()] == [part.tolist() for part in expected]
 
 
+def test_semantic_loss_agrees_with_a_plain_restatement():
+    target = make_target([1, 1, 0], seed=4)
+    logits = torch.randn(1, 3, 8, 12)
+    loss = SemanticLoss(0.5)({"semantic_logits": logits}, [target], [], {"pictures": torch.tensor(1.0)})
+    wanted = torch.zeros(3, 8, 12)
+    for label, mask in zip(target["labels"], target["masks"]):
+        share = mask.float().view(8, 8, 12, 8).mean((1, 3))
+        wanted[label] = torch.maximum(wanted[label], share)
+    bce = torch.nn.functional.binary_cross_entropy_with_logits(logits[0], wanted, reduction="none")
+    assert loss["semantic"].item() == pytest.approx(0.5 * bce.sum(0).mean().item(), rel=1e-5)
+
+
+def test_semantic_loss_passes_over_pictures_without_objects_and_auxiliary_outputs():
+    logits = torch.zeros(1, 3, 8, 12, requires_grad=True)
+    counts = {"pictures": torch.tensor(1.0)}
+    loss = SemanticLoss()({"semantic_logits": logits}, [make_target([])], [], counts)["semantic"]
+    loss.backward()
+    assert loss.item() > 0 and (logits.grad > 0).all()
+    assert SemanticLoss()({"class_logits": logits}, [make_target([])], [], counts) == {}
+
+
+@pytest.mark.parametrize("small_set", [{}, {"guided": True, "semantic_weight": 1.0}])
 @pytest.mark.parametrize("size", [(64, 96), (65, 127), (100, 201)])
-def test_every_parameter_receives_a_gradient_from_the_criterion(size):
+def test_every_parameter_receives_a_gradient_from_the_criterion(size, small_set):
     model, criterion, _ = zoo.build(
         "mobileinst_topformer_tiny", 3, width=32, kernel_dim=16, query_width=32, queries=4,
-        drop_path=0.0,
+        drop_path=0.0, **small_set,
     )  # fmt: skip
     # A residual branch that starts at zero passes nothing on: start it elsewhere.
     for module in model.modules():
