@@ -120,8 +120,13 @@ def add_device(options: argparse.ArgumentParser) -> None:
     group = options.add_argument_group("machine")
     group.add_argument("--device", help="cuda, mps or cpu; the best there is if not given")
     group.add_argument("--workers", type=whole, default=2, help="loader processes; 0 loads in line")
+    # Half of the cores: small networks gain little from more, and when anything else needs a core
+    # (a loader worker does), threads that wait for one another lose far more than they gained.
     group.add_argument(
-        "--threads", type=positive, default=os.cpu_count() or 1, help="threads of the main process"
+        "--threads",
+        type=positive,
+        default=max(1, (os.cpu_count() or 1) // 2),
+        help="threads of the main process",
     )
 
 
