@@ -9,6 +9,7 @@ starting at any step, on any number of ranks and with any number of workers, giv
 from __future__ import annotations
 
 import functools
+import math
 import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -56,13 +57,15 @@ class Batches:
 
 
 def train_canvases(image_size: int) -> list[Size]:
-    """Square canvases, the multiples of 64 in 0.8 .. 1.35 of the image size (at least one).
+    """A landscape, a portrait and a square canvas, sides multiples of 64.
 
-    Our choice: evaluation pictures have sides of 1 .. 1.35 times the image size.
+    Our choice: the first two are what evaluation pads its largest pictures to, so that positions
+    relative to the canvas mean the same there; the square has about their area.
     """
-    sides = range(64, int(1.35 * image_size) + 1, 64)
-    chosen = [side for side in sides if side >= 0.8 * image_size]
-    return [(side, side) for side in chosen or [-(-image_size // 64) * 64]]
+    preset = EvalPreset(image_size)
+    short, long = preset.padded_size(image_size, math.ceil(preset.max_ratio * image_size))
+    side = max(64, round(math.sqrt(short * long) / 64) * 64)
+    return list(dict.fromkeys([(short, long), (long, short), (side, side)]))
 
 
 def covering_canvas(dataset: CocoSet, preset: EvalPreset) -> Size:

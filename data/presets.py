@@ -76,8 +76,8 @@ class TrainPreset:
 class EvalPreset:
     """Short side `image_size`, long side at most `max_ratio` times that, the whole picture.
 
-    Padded to the next `multiple` of each side, or to the canvas where one is given: training on
-    exactly what evaluation sees (`--overfit`) is this preset with one canvas for all.
+    Padded to the next `multiple` of each side, or to the canvas where one is given: `--overfit`
+    trains with this preset, on pictures that evaluation sees the same but for their padding.
     """
 
     image_size: int = 320

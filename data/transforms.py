@@ -72,12 +72,14 @@ def apply(
     if colour is not None:
         image = recolour(image, colour)
     masks = view_masks(annotation.rles, annotation.orig_size, view)  # [N,h,w]
-    kept = np.count_nonzero(masks, axis=(1, 2)) >= SMALLEST_OBJECT
     ignored = [] if annotation.ignore is None else [annotation.ignore]
+    ignore = view_masks(ignored, annotation.orig_size, view).any(0)  # [h,w]
+    # What is seen of an object only where nothing is scored could teach nothing but its class.
+    kept = np.count_nonzero(masks & ~ignore, axis=(1, 2)) >= SMALLEST_OBJECT
     return Sample(
         image=functional.pil_to_tensor(image),
         masks=masks[kept],
-        ignore=view_masks(ignored, annotation.orig_size, view).any(0),
+        ignore=ignore,
         labels=annotation.labels[kept],
         image_id=annotation.image_id,
         orig_size=annotation.orig_size,

@@ -5,15 +5,13 @@ Everything that is compared is measured in turn in one process, and reported as 
 
 import argparse
 import statistics
-import time
-from collections.abc import Callable
 
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from engine import options
-from engine.log import Stopwatch, say
+from engine.log import Stopwatch, Timed, say
 from mobileinst import zoo
 
 
@@ -87,19 +85,6 @@ def synthetic_batch(size: int, batch: int, classes: int, device: torch.device):
     return images.to(device), padding.to(device), targets
 
 
-class TimedMatcher:
-    """A matcher that adds up the seconds it takes."""
-
-    def __init__(self, matcher: Callable):
-        self.matcher, self.seconds = matcher, 0.0
-
-    def __call__(self, *inputs):
-        start = time.perf_counter()
-        matches = self.matcher(*inputs)
-        self.seconds += time.perf_counter() - start
-        return matches
-
-
 class Step:
     """A training step on a synthetic batch whose parts can be timed."""
 
@@ -107,7 +92,7 @@ class Step:
         self.device = device
         self.model, self.criterion, _ = zoo.build(name, opts.classes, **keywords)
         self.model.to(device, memory_format=torch.channels_last).train()
-        self.criterion.matcher = TimedMatcher(self.criterion.matcher)
+        self.criterion.matcher = Timed(self.criterion.matcher)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-4)
         self.batch = synthetic_batch(opts.image_size, opts.batch_size, opts.classes, device)
 
@@ -117,21 +102,20 @@ class Step:
         watch.lap(part)
 
     def __call__(self) -> dict[str, float]:
-        """Seconds of each part of one step; data loading is not in it, workers do that beside."""
+        """Seconds of each part of one step. Loading is not in it; a run's summary has it."""
         images, padding, targets = self.batch
-        self.criterion.matcher.seconds = 0.0
         self.optimizer.zero_grad(set_to_none=True)
         watch = Stopwatch()
         outputs = self.model(images, padding)
         self.lap(watch, "forward")
         loss = sum(self.criterion(outputs, targets).values())
         self.lap(watch, "loss")
+        watch.share("matching", "loss", self.criterion.matcher.take())
         loss.backward()
         self.lap(watch, "backward")
         self.optimizer.step()
         self.lap(watch, "update")
-        matching = self.criterion.matcher.seconds
-        return {**watch.parts, "matching": matching, "loss": watch.parts["loss"] - matching}
+        return dict(watch.parts)
 
 
 def in_turn(steps: dict[str, Step], rounds: int) -> dict[str, list[dict[str, float]]]:

@@ -122,19 +122,21 @@ def score(ground_truth: dict, detections: list[dict], *, max_dets: int = 100) ->
 def remove_void(ground_truth: dict, detections: list[dict]) -> list[dict]:
     """The detections with the pixels inside the void of their image taken out of the masks.
 
-    A mask that lay wholly inside void stays, empty: it still claims an object where there is none.
+    A mask that lay wholly inside void goes: void is neither object nor background, so nobody can
+    say whether something was found there. (Training treats such queries the same way.)
     """
     voids = {image["id"]: image["void"] for image in ground_truth["images"] if image.get("void")}
     of_image = defaultdict(list)
     for position, detection in enumerate(detections):
         of_image[detection["image_id"]].append(position)
-    outside = list(detections)
+    outside: list[dict | None] = list(detections)
     for image_id, void in voids.items():
         positions = of_image[image_id]
         masks = rle.subtract([detections[i]["segmentation"] for i in positions], void)
-        for i, mask in zip(positions, masks, strict=True):
-            outside[i] = {**detections[i], "segmentation": mask}
-    return outside
+        areas = rle.area(masks)
+        for i, mask, area in zip(positions, masks, areas, strict=True):
+            outside[i] = {**detections[i], "segmentation": mask} if area else None
+    return [detection for detection in outside if detection is not None]
 
 
 def _check(ground_truth: dict, detections: list[dict]) -> None:

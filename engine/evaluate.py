@@ -1,6 +1,7 @@
 """Entry: a checkpoint and a split → the table of AP."""
 
 import argparse
+from collections import Counter
 from pathlib import Path
 
 import torch
@@ -23,7 +24,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--split", choices=("train", "val"), default="val")
     options.add_image_size(parser)
     parser.add_argument("--batch-size", type=options.positive, default=8, help="cannot change AP")
-    parser.add_argument("--max-detections", type=options.positive, default=100)
+    parser.add_argument(
+        "--max-detections", type=options.positive, help="per picture; the model's if not given"
+    )
     parser.add_argument("--out", type=Path, help="results json; beside the checkpoint if not given")
     parser.add_argument(
         "--ground-truth-as-predictions",
@@ -32,6 +35,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     )
     options.add_data(parser)
     options.add_device(parser)
+    options.add_workers(parser)
     options.add_debug(parser)
     return parser.parse_args(argv)
 
@@ -91,6 +95,12 @@ def ground_truth_as_predictions(ground_truth: dict) -> list[dict]:
     ]
 
 
+def most_objects(ground_truth: dict) -> int:
+    """The largest number of objects in one picture."""
+    counts = Counter(annotation["image_id"] for annotation in ground_truth["annotations"])
+    return max(counts.values(), default=0)
+
+
 def write_results(path: Path, detections: list[dict], scores: Scores, about: dict) -> None:
     """Results as json: who, what and the numbers, then detections in the COCO result format."""
     listed = [
@@ -119,9 +129,11 @@ def main(argv: list[str]) -> None:
     if opts.ground_truth_as_predictions:
         say(f"the ground truth as predictions, {dataset.summary()}")
         detections = ground_truth_as_predictions(ground_truth)
+        limit = opts.max_detections or max(100, most_objects(ground_truth))
     else:
         model, _, postprocess = checkpoint.build(content)
-        postprocess.max_detections = opts.max_detections
+        limit = opts.max_detections or postprocess.max_detections
+        postprocess.max_detections = limit
         say(f"{path}: iteration {content['iteration']}, {dataset.summary()}")
         detections = predictions(
             model.to(device),
@@ -132,7 +144,7 @@ def main(argv: list[str]) -> None:
             workers=opts.workers,
             device=device,
         )
-    scores = score(ground_truth, detections, max_dets=opts.max_detections)
+    scores = score(ground_truth, detections, max_dets=limit)
     say(table(scores))
     if out and not opts.ground_truth_as_predictions:
         about = {

@@ -4,6 +4,7 @@ import csv
 import json
 import time
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 
 from tqdm import tqdm
@@ -50,6 +51,29 @@ class Stopwatch:
         self.parts[name] += now - self.last
         self.last = now
 
+    def share(self, name: str, of: str, seconds: float) -> None:
+        """Name a share of a part that was timed on its own."""
+        self.parts[name] += seconds
+        self.parts[of] -= seconds
+
+
+class Timed:
+    """A callable that adds up the seconds it takes."""
+
+    def __init__(self, call: Callable):
+        self.call, self.seconds = call, 0.0
+
+    def __call__(self, *inputs):
+        start = time.perf_counter()
+        result = self.call(*inputs)
+        self.seconds += time.perf_counter() - start
+        return result
+
+    def take(self) -> float:
+        """The seconds since it was last asked."""
+        seconds, self.seconds = self.seconds, 0.0
+        return seconds
+
 
 def append_json(path: Path, row: dict) -> None:
     """Add one line to a log of json lines."""
@@ -67,11 +91,22 @@ def append_csv(path: Path, row: dict) -> None:
         writer.writerow(row)
 
 
+def whole_rows(path: Path) -> list[dict]:
+    """The rows of a log of json lines; a last line that a crash cut short is passed over."""
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            break
+    return rows
+
+
 def truncate_after(folder: Path, iteration: int) -> None:
     """Drop what the log says beyond `iteration`: a resumed run writes it again."""
     log, metrics = folder / "log.jsonl", folder / "metrics.csv"
     if log.exists():
-        rows = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines() if line]
+        rows = whole_rows(log)
         kept = [json.dumps(row) for row in rows if row["iteration"] <= iteration]
         log.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
     if metrics.exists():

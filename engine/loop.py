@@ -10,8 +10,8 @@ from torch import nn
 from tqdm import tqdm
 
 from data import rle
-from data.batch import Batch
-from engine.log import Stopwatch
+from data.batch import Batch, PackedBatch
+from engine.log import Stopwatch, Timed
 from engine.optim import MovingAverage, Schedule
 from engine.seed import reseed
 
@@ -42,6 +42,7 @@ class StopRequest:
         if self.signal is not None:  # asked twice: leave at once
             raise KeyboardInterrupt
         self.signal = number
+        tqdm.write("stopping after this step, once it is saved; a second time stops at once")
 
     @property
     def exit_code(self) -> int:
@@ -68,6 +69,10 @@ class Trainer:
     amp: torch.dtype | None = None
     iteration: int = 0
 
+    def __post_init__(self) -> None:
+        self.matching = Timed(self.criterion.matcher)
+        self.criterion.matcher = self.matching
+
     def state(self) -> dict:
         """Plain tensors and types that `restore` understands."""
         return {
@@ -93,7 +98,9 @@ class Trainer:
             self.average.model.load_state_dict(state["average"])
             self.average.updates = state["average_updates"]
 
-    def steps(self, loader: Iterable[Batch]) -> Iterator[tuple[dict[str, float], dict[str, float]]]:
+    def steps(
+        self, loader: Iterable[PackedBatch]
+    ) -> Iterator[tuple[dict[str, float], dict[str, float]]]:
         """Optimizer steps over a loader of micro-batches; yields (values, seconds) of each."""
         self.model.train()
         micro_batches, watch = [], Stopwatch()
@@ -110,7 +117,7 @@ class Trainer:
         """One update from `accumulate` micro-batches.
 
         Raises:
-            BadStep: before any harm is done.
+            BadStep: before any weight is changed.
         """
         self.schedule.apply(self.optimizer, self.iteration)
         counts = self.total_counts(micro_batches)
@@ -123,6 +130,7 @@ class Trainer:
             watch.lap("forward")
             losses = self.finite_losses(outputs, batch, counts)
             watch.lap("loss")
+            watch.share("matching", "loss", self.matching.take())
             self.scaler.scale(sum(losses.values())).backward()
             watch.lap("backward")
             for name, value in losses.items():
@@ -177,7 +185,7 @@ class Trainer:
 def run_inference(
     model: nn.Module,
     postprocess: Callable,
-    loader: Iterable[Batch],
+    loader: Iterable[PackedBatch],
     device: torch.device,
     category_ids: list[int],
     *,

@@ -97,6 +97,18 @@ def builder_keywords(name: str, pairs: list[tuple[str, str]]) -> dict:
     return values
 
 
+class Instead(argparse.Action):
+    """Takes a value and drops that of the option it stands instead `of`: the later one counts."""
+
+    def __init__(self, *args, of: str, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.other = of
+
+    def __call__(self, parser, namespace, values, option_string=None) -> None:
+        setattr(namespace, self.dest, values)
+        setattr(namespace, self.other, None)
+
+
 def add_data(options: argparse.ArgumentParser) -> None:
     group = options.add_argument_group("data")
     group.add_argument("--data", type=Path, help="a VOC or COCO folder, recognised by itself")
@@ -119,7 +131,6 @@ def add_image_size(options: argparse.ArgumentParser) -> None:
 def add_device(options: argparse.ArgumentParser) -> None:
     group = options.add_argument_group("machine")
     group.add_argument("--device", help="cuda, mps or cpu; the best there is if not given")
-    group.add_argument("--workers", type=whole, default=2, help="loader processes; 0 loads in line")
     # Half of the cores: small networks gain little from more, and when anything else needs a core
     # (a loader worker does), threads that wait for one another lose far more than they gained.
     group.add_argument(
@@ -127,6 +138,12 @@ def add_device(options: argparse.ArgumentParser) -> None:
         type=positive,
         default=max(1, (os.cpu_count() or 1) // 2),
         help="threads of the main process",
+    )
+
+
+def add_workers(options: argparse.ArgumentParser) -> None:
+    options.add_argument(
+        "--workers", type=whole, default=2, help="loader processes; 0 loads in line"
     )
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 import platform
+import shlex
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,9 +39,13 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
     length = parser.add_argument_group("length and schedule")
     length.add_argument(
-        "--epochs", type=options.positive_real, help="length in passes over the training set"
-    )
-    length.add_argument("--iterations", type=options.positive, help="length in optimizer steps")
+        "--epochs", type=options.positive_real, action=options.Instead, of="iterations",
+        help="length in passes over the training set",
+    )  # fmt: skip
+    length.add_argument(
+        "--iterations", type=options.positive, action=options.Instead, of="epochs",
+        help="length in optimizer steps",
+    )  # fmt: skip
     length.add_argument("--schedule", choices=("cosine", "multistep", "poly"), default="cosine")
     length.add_argument(
         "--warmup", type=options.whole, default=200, help="iterations of it, linear"
@@ -74,7 +79,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     views.add_argument("--image-size", type=options.positive, default=320, help="short side")
     views.add_argument(
         "--canvas", type=options.canvas, nargs="+",
-        help="HEIGHTxWIDTH of training batches, one drawn per step; squares if not given",
+        help="HEIGHTxWIDTH of training batches, one drawn per step; as evaluation if not given",
     )  # fmt: skip
     views.add_argument(
         "--scale", type=options.positive_real, nargs=2, default=(0.6, 1.8), metavar=("MIN", "MAX"),
@@ -102,6 +107,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     )  # fmt: skip
     run.add_argument("--log-every", type=options.positive, default=20, help="iterations")
     options.add_device(parser)
+    options.add_workers(parser)
     options.add_debug(parser)
     opts = parser.parse_args(argv)
     if opts.epochs is None and opts.iterations is None:
@@ -149,8 +155,16 @@ def open_data(opts: argparse.Namespace) -> Data:
         brightness=opts.colour,
         contrast=opts.colour,
         saturation=opts.colour,
+        hue=opts.colour / 15,
+        grey=opts.colour / 15,
     )
     canvases = opts.canvas or train_canvases(opts.image_size)
+    short = max(min(canvas) for canvas in canvases)
+    if not 0.75 * opts.image_size <= short <= 2 * opts.image_size:
+        raise InputError(
+            f"--image-size {opts.image_size}: the training canvases are {short} on the short side, "
+            "so evaluation would see another scale than training; give --canvas as well"
+        )
     return Data(train, sets["val"], preset, canvases)
 
 
@@ -211,7 +225,7 @@ class Run:
         self.trainer, self.postprocess, self.config = build_trainer(opts, data, device)
         self.best = {"AP": -2.0, "iteration": 0, "threshold": None}
         self.seconds = 0.0
-        self.started = time.monotonic()
+        self.started = self.saved_at = time.monotonic()
 
     @property
     def iterations_per_epoch(self) -> float:
@@ -237,13 +251,36 @@ class Run:
                 f"{self.folder}/last.pt: holds another model than these options describe; "
                 "resume with the options of options.json"
             )
+        self.require_same_training(content["options"])
+        if content["pictures"] != len(self.data.train):
+            raise InputError(
+                f"{self.folder}/last.pt: was trained on {content['pictures']} pictures and there "
+                f"are {len(self.data.train)} now; resume with the same data, or start a new run"
+            )
         self.trainer.restore(content)
         self.best, self.seconds = content["best"], content["seconds"]
         log.truncate_after(self.folder, self.trainer.iteration)
         runs.write_json(self.folder / "options.json", options.as_json(self.opts))
         say(f"resumed at iteration {self.trainer.iteration} of {self.trainer.schedule.iterations}")
 
+    def require_same_training(self, before: dict) -> None:
+        """Length, rates, device and workers may change on the way; what is learned may not.
+
+        Raises:
+            InputError: these options describe another training than the one in the folder.
+        """
+        now = options.as_json(self.opts)
+        fixed = ("overfit", "seed", "batch_size", "accumulate", "image_size", "canvas", "scale")
+        for name in (*fixed, "flip", "colour"):
+            if now[name] != before[name]:
+                raise InputError(
+                    f"{self.folder}: --{name.replace('_', '-')} was {before[name]} in this run and "
+                    f"is {now[name]} now; resume with the options of its options.json, "
+                    "or start a new run"
+                )
+
     def save(self, name: str) -> None:
+        self.saved_at = time.monotonic()
         checkpoint.save(
             self.folder / name,
             {
@@ -251,6 +288,7 @@ class Run:
                 **checkpoint.describe_model(self.config, self.data.train.categories),
                 "options": options.as_json(self.opts),
                 "best": self.best,
+                "pictures": len(self.data.train),
                 "seconds": self.seconds + time.monotonic() - self.started,
             },
         )
@@ -309,12 +347,17 @@ class Run:
                 self.log_interval(meter)
             if self.is_due(self.opts.eval_every):
                 self.evaluate()
-            if self.is_due(1) or stop.signal is not None:
+            if self.must_save() or stop.signal is not None:
                 self.save("last.pt")
             if stop.signal is not None:
                 break
         bar.close()
         return trainer.iteration == total
+
+    def must_save(self) -> bool:
+        """After evaluations and at the end, and between them once an epoch, a minute apart."""
+        waited = time.monotonic() - self.saved_at
+        return self.is_due(self.opts.eval_every) or (self.is_due(1) and waited > 60)
 
     def log_interval(self, meter: log.Meter) -> None:
         values, seconds = meter.flush()
@@ -348,7 +391,7 @@ class Run:
             workers=self.opts.workers,
             device=self.device,
         )
-        scores = score(self.data.val.ground_truth(), detections)
+        scores = self.score(detections)
         iteration, name = self.trainer.iteration, self.data.val.name
         log.append_csv(
             self.folder / "metrics.csv",
@@ -371,6 +414,10 @@ class Run:
             self.save("best.pt")
         return scores
 
+    def score(self, detections: list[dict]) -> Scores:
+        limit = self.config.max_detections
+        return score(self.data.val.ground_truth(), detections, max_dets=limit)
+
     def finish(self) -> None:
         """Evaluate and draw the best weights, write the summary, say what comes next."""
         content = checkpoint.load(self.folder / "best.pt")
@@ -384,7 +431,7 @@ class Run:
             workers=self.opts.workers,
             device=self.device,
         )
-        scores = score(self.data.val.ground_truth(), detections)
+        scores = self.score(detections)
         threshold, origin = checkpoint.score_threshold(content["best"])
         sheet = visualize.prediction_grid(
             self.data.val,
@@ -405,8 +452,18 @@ class Run:
             )
         self.say_where()
 
+    def speed(self) -> str:
+        """Pictures per second over the whole log, and where the time of a step goes."""
+        rows = log.whole_rows(self.folder / "log.jsonl")
+        parts = {name: sum(row["seconds"][name] for row in rows) for name in rows[0]["seconds"]}
+        total = sum(parts.values())
+        pictures = len(rows) * self.opts.batch_size * self.opts.accumulate
+        shares = ", ".join(f"{name} {seconds / total:.0%}" for name, seconds in parts.items())
+        return f"{pictures / total:.1f} pictures/s ({shares})"
+
     def mask_ceiling(self) -> Scores:
-        return ceiling(self.data.val, EvalPreset(self.opts.image_size))
+        preset = EvalPreset(self.opts.image_size)
+        return ceiling(self.data.val, preset, max_dets=self.config.max_detections)
 
     def write_summary(self, content: dict, scores: Scores, best_possible: Scores | None) -> None:
         lines = [
@@ -420,6 +477,7 @@ class Run:
             f"({self.epoch_of(self.trainer.iteration):.1f} epochs), "
             f"{content['seconds'] / 60:.1f} minutes up to the best weights",
             f"- best weights: iteration {content['iteration']}, split {self.data.val.name}",
+            f"- speed: {self.speed()}",
             f"- machine: {platform.machine()}, {self.opts.threads} threads, {self.device}, "
             f"torch {torch.__version__}",
             "",
@@ -443,8 +501,8 @@ class Run:
             say(f"  {name:<16}{what}")
         best = self.folder / "best.pt"
         say("\nnext:")
-        say(f"  bash sbin/test.sh --checkpoint {best} --split train")
-        say(f"  bash sbin/visualize.sh --checkpoint {best}")
+        say(f"  bash sbin/test.sh --checkpoint {shlex.quote(str(best))} --split train")
+        say(f"  bash sbin/visualize.sh --checkpoint {shlex.quote(str(best))}")
 
 
 def count(model: torch.nn.Module) -> int:

@@ -25,6 +25,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, help="picture; beside the checkpoint if not given")
     options.add_data(parser)
     options.add_device(parser)
+    options.add_workers(parser)
     options.add_debug(parser)
     return parser.parse_args(argv)
 

@@ -1,4 +1,4 @@
-"""The names a user may ask for → (model, criterion, postprocess). The only file that knows every part."""
+"""The names a user may ask for → (model, criterion, postprocess). Knows every part, alone."""
 
 from dataclasses import fields, replace
 

@@ -51,7 +51,8 @@ use_python() {
     exit 2
   fi
   echo "setting up .venv, once (torch is a large download)"
-  [ -x "$python" ] || "$maker" -m venv .venv
+  # One that was cut short while it was made has no pip.
+  "$python" -m pip --version >/dev/null 2>&1 || "$maker" -m venv --clear .venv
   local file arguments=()
   for file in "$@"; do arguments+=(-r "$file"); done
   "$python" -m pip install --quiet "${arguments[@]}"

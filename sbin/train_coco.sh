@@ -16,7 +16,7 @@ use_python requirements.txt
 # --accumulate 1; up to BatchNorm it is the same computation.
 exec "$python" -m engine.train \
   --model mobileinst_topformer_base \
-  --image-size 640 --canvas 448x448 512x512 576x576 640x640 \
+  --image-size 640 --canvas 448x640 512x704 576x768 640x896 640x448 704x512 768x576 896x640 \
   --scale 0.7 2.0 --flip 0.5 --colour 0.0 \
   --batch-size 8 --accumulate 8 \
   --iterations 270000 --schedule multistep --drops 210000 250000 --warmup 1000 \

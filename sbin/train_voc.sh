@@ -3,7 +3,7 @@
 #
 #   bash sbin/train_voc.sh                 VOC under datasets/, or else the built-in demo set
 #   bash sbin/train_voc.sh --data DIR      a folder with VOCdevkit/VOC2012, or VOC2012 itself
-#   bash sbin/train_voc.sh --resume        go on with the newest run after Ctrl-C or a crash
+#   bash sbin/train_voc.sh [...] --resume  the same command again, after Ctrl-C or a crash: goes on
 #   bash sbin/train_voc.sh --help          every option; what you add overrides the numbers below
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 use_python requirements.txt
@@ -51,9 +51,9 @@ elif [ $set_of = demo ]; then
     --set "${small[@]}" queries=25
   )
 else
-  # Hundreds to thousands of pictures, seen at 256 x 192 or so.
+  # Hundreds to thousands of pictures, seen at 256 x 192 or so. Larger: --image-size 320.
   recipe=(
-    --image-size 192 --canvas 192x256 256x192 --scale 0.7 1.8
+    --image-size 192 --scale 0.7 1.8
     --batch-size 8 --epochs 40 --eval-every 5 --lr 2e-3
     --set "${small[@]}" queries=50
   )
@@ -61,7 +61,7 @@ fi
 
 exec "$python" -m engine.train \
   --model mobileinst_topformer_tiny \
-  "${data[@]}" \
+  ${data[@]+"${data[@]}"} \
   --schedule cosine --warmup 100 --weight-decay 0.05 --clip 1 --average 0.998 \
   --flip 0.5 --colour 0.3 \
   --workers 2 --seed 0 \

@@ -15,7 +15,7 @@ def pairwise_dice(probs: Tensor, masks: Tensor, weights: Tensor) -> Tensor:
     Returns:
         [Q,N] in 0..1.
     """
-    overlap = (probs * weights) @ masks.T                                               # [Q,N]
+    overlap = (probs * weights) @ masks.T  # [Q,N]
     energy = (probs.square() @ weights)[:, None] + (masks.square() @ weights)[None]
     return 2 * overlap / (energy + 1e-4)
 
@@ -33,8 +33,8 @@ class DiceClassCost:
 
     def __call__(self, outputs: dict, target: dict) -> Tensor:
         """Cost of one picture: outputs without the batch axis, one target → [Q,N]."""
-        mask_logits = outputs["mask_logits"]                                            # [Q,h,w]
+        mask_logits = outputs["mask_logits"]  # [Q,h,w]
         masks, valid = soft_masks(target, tuple(mask_logits.shape[-2:]))
         dice = pairwise_dice(mask_logits.sigmoid().flatten(1), masks.flatten(1), valid.flatten())
-        class_prob = outputs["class_logits"].sigmoid()[:, target["labels"]]             # [Q,N]
+        class_prob = outputs["class_logits"].sigmoid()[:, target["labels"]]  # [Q,N]
         return -(dice**self.dice_power) * class_prob**self.class_power

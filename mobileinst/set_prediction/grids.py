@@ -36,8 +36,8 @@ def soft_masks(target: dict, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
     remembered = target.get("grids", {})
     if grid not in remembered:
         valid = valid_pixels(target)
-        inside = torch.cat([target["masks"] & valid, valid[None]]).float()              # [N+1,H,W]
-        averaged = F.interpolate(inside[None], size=grid, mode="area")[0]               # [N+1,h,w]
+        inside = torch.cat([target["masks"] & valid, valid[None]]).float()  # [N+1,H,W]
+        averaged = F.interpolate(inside[None], size=grid, mode="area")[0]  # [N+1,h,w]
         share = averaged[-1]
         remembered[grid] = (averaged[:-1] / share.clamp(min=1e-6), share)
     return remembered[grid]

@@ -46,7 +46,7 @@ def matched(outputs: Tensor, matches: list[Match]) -> Tensor:
 def matched_masks(
     targets: list[dict], matches: list[Match], grid: tuple[int, int]
 ) -> tuple[Tensor, Tensor]:
-    """Soft masks and valid shares of the matched objects, in the order of `matched`: 2 × [M,h,w]."""
+    """Soft masks and valid shares of the matched objects, ordered as `matched`: 2 × [M,h,w]."""
     masks, weights = [], []
     for target, (_, target_idx) in zip(targets, matches):
         soft, valid = soft_masks(target, grid)
@@ -70,11 +70,11 @@ class FocalClassLoss:
     def __call__(
         self, outputs: dict, targets: list[dict], matches: list[Match], counts: dict[str, Tensor]
     ) -> dict[str, Tensor]:
-        logits = outputs["class_logits"]                                                # [B,Q,K]
+        logits = outputs["class_logits"]  # [B,Q,K]
         wanted = torch.zeros_like(logits)
         counted = ~torch.stack(
             [in_ignore(masks, target) for masks, target in zip(outputs["mask_logits"], targets)]
-        )                                                                               # [B,Q]
+        )  # [B,Q]
         for index, (target, (query_idx, target_idx)) in enumerate(zip(targets, matches)):
             wanted[index, query_idx, target["labels"][target_idx]] = 1
             counted[index, query_idx] = True
@@ -88,7 +88,7 @@ def in_ignore(mask_logits: Tensor, target: dict) -> Tensor:
     if not target["ignore"].any():
         return torch.zeros(len(mask_logits), dtype=torch.bool, device=mask_logits.device)
     ignore = target["ignore"][None, None].float()
-    share = F.interpolate(ignore, size=mask_logits.shape[-2:], mode="area")[0, 0]       # [h,w]
+    share = F.interpolate(ignore, size=mask_logits.shape[-2:], mode="area")[0, 0]  # [h,w]
     masks = (mask_logits > 0).flatten(1).float()
     return masks @ share.flatten() > 0.5 * masks.sum(1).clamp(min=1)
 
@@ -109,13 +109,13 @@ class MaskLoss:
         self, outputs: dict, targets: list[dict], matches: list[Match], counts: dict[str, Tensor]
     ) -> dict[str, Tensor]:
         grid = stride_grid(tuple(targets[0]["ignore"].shape), self.stride)
-        logits = matched(outputs["mask_logits"], matches)                               # [M,h,w]
+        logits = matched(outputs["mask_logits"], matches)  # [M,h,w]
         if not len(logits):
             nothing = outputs["mask_logits"].sum() * 0  # keeps every parameter in the graph
             return {"pixel": nothing, "dice": nothing}
         logits = F.interpolate(logits[:, None], size=grid, mode="bilinear", align_corners=False)
         masks, weights = matched_masks(targets, matches, grid)
-        flat = logits.flatten(1), masks.flatten(1), weights.flatten(1)                  # 3 × [M,P]
+        flat = logits.flatten(1), masks.flatten(1), weights.flatten(1)  # 3 × [M,P]
         return {
             "pixel": self.pixel_weight * pixel_loss(*flat).sum() / counts["objects"],
             "dice": self.dice_weight * dice_loss(*flat).sum() / counts["objects"],
@@ -135,8 +135,8 @@ class ObjectnessLoss:
     def __call__(
         self, outputs: dict, targets: list[dict], matches: list[Match], counts: dict[str, Tensor]
     ) -> dict[str, Tensor]:
-        scores = matched(outputs["objectness"], matches)[:, 0]                          # [M]
-        logits = matched(outputs["mask_logits"], matches).detach()                      # [M,h,w]
+        scores = matched(outputs["objectness"], matches)[:, 0]  # [M]
+        logits = matched(outputs["mask_logits"], matches).detach()  # [M,h,w]
         if not len(scores):
             return {"objectness": outputs["objectness"].sum() * 0}
         masks, weights = matched_masks(targets, matches, tuple(logits.shape[-2:]))
@@ -163,8 +163,8 @@ class SemanticLoss:
         if "semantic_logits" not in outputs:  # an auxiliary output
             return {}
         losses = []
-        for logits, target in zip(outputs["semantic_logits"], targets):                 # [K,h,w]
-            masks, valid = soft_masks(target, tuple(logits.shape[-2:]))                 # [N,h,w]
+        for logits, target in zip(outputs["semantic_logits"], targets):  # [K,h,w]
+            masks, valid = soft_masks(target, tuple(logits.shape[-2:]))  # [N,h,w]
             wanted = torch.zeros_like(logits)
             index = target["labels"][:, None, None].expand_as(masks)
             wanted.scatter_reduce_(0, index, masks, "amax")

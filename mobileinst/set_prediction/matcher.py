@@ -37,7 +37,7 @@ class Matcher:
         matches = []
         for index, target in enumerate(targets):
             one = {key: value[index] for key, value in outputs.items() if torch.is_tensor(value)}
-            cost = self.cost(one, target).float().cpu()                                 # [Q,N]
+            cost = self.cost(one, target).float().cpu()  # [Q,N]
             if not torch.isfinite(cost).all():
                 raise FloatingPointError(
                     f"matching cost of picture {target['image_id']} is not finite"

@@ -30,7 +30,7 @@ def upsample_masks(
         resize_matrix(*sides).to(mask_logits)
         for sides in zip(mask_logits.shape[-2:], padded, size, orig_size)
     )
-    return rows.T @ (mask_logits @ columns)                                         # [M,h0,w0]
+    return rows.T @ (mask_logits @ columns)  # [M,h0,w0]
 
 
 def resize_matrix(cells: int, padded: int, size: int, orig_size: int) -> Tensor:
@@ -63,11 +63,11 @@ def boxes_from_masks(masks: Tensor) -> Tensor:
     """
     bytes_ = masks.view(torch.uint8)  # a maximum of bytes is much faster than any() of bools
     sides = []
-    for hit in (bytes_.amax(1), bytes_.amax(2)):                                    # [M,W], [M,H]
+    for hit in (bytes_.amax(1), bytes_.amax(2)):  # [M,W], [M,H]
         first = hit.argmax(1)
         last = hit.shape[1] - hit.flip(1).argmax(1)
-        sides.append(torch.stack([first, last * hit.amax(1)]))                      # [2,M]
-    return torch.stack(sides, 1).flatten(0, 1).T.float()                            # [M,4]
+        sides.append(torch.stack([first, last * hit.amax(1)]))  # [2,M]
+    return torch.stack(sides, 1).flatten(0, 1).T.float()  # [M,4]
 
 
 class Postprocess:

@@ -266,7 +266,7 @@ def test_a_failing_start_does_not_throw_the_old_run_away(complain, coco, toy_run
     truncate(coco / "train" / "3.png")
     argv = [*TRAIN, "--batch-size", "8", "--data", coco, "--out", out, "--overwrite"]
     assert "3.png cannot be read as a picture" in complain(train.main, *argv)
-    assert checkpoint.load(out / "last.pt")["iteration"] == 32
+    assert checkpoint.load(out / "last.pt")["iteration"] == 48
 
 
 def test_nothing_to_resume(complain, toy_coco):
@@ -283,6 +283,18 @@ def test_resuming_another_model_or_other_classes(complain, coco, toy_run, tmp_pa
         edit(path, lambda content: content["categories"].append({"id": 8, "name": "crab"}))
     said = complain(train.main, *argv)
     assert "the class list does not fit" in said and "crab" in said and "train anew" in said
+
+
+@pytest.mark.parametrize(
+    "changed", [["--overfit", "4"], ["--seed", "1"], ["--batch-size", "2"], ["--colour", "0"]]
+)
+def test_resuming_another_training(complain, tiny, toy_coco, tmp_path, no_finish, changed):
+    """A self-test, above all: its score on training pictures would pass for one on val."""
+    out = tmp_path / "run"
+    argv = [*tiny, "--data", str(toy_coco), "--out", str(out)]
+    assert train.main([*argv, "--iterations", "1"]) == 0
+    said = complain(train.main, *argv, *changed, "--iterations", "2", "--resume")
+    assert f"{out}: {changed[0]} was" in said and "options.json" in said
 
 
 ENTRIES = {

@@ -57,9 +57,7 @@ def make_outputs(batch, queries, classes, seed=0, size=SIZE):
 
 
 def make_criterion():
-    return Criterion(
-        Matcher(DiceClassCost()), FocalClassLoss(), MaskLoss(), (ObjectnessLoss(),)
-    )
+    return Criterion(Matcher(DiceClassCost()), FocalClassLoss(), MaskLoss(), (ObjectnessLoss(),))
 
 
 def test_focal_loss_agrees_with_torchvision():
@@ -130,7 +128,10 @@ def test_class_targets_follow_a_cyclic_assignment():
     loss = FocalClassLoss()(outputs, [target], matches, {"objects": torch.tensor(3.0)})["class"]
     assert loss.item() < 1e-6
     wrong = [(matches[0][0], torch.tensor([2, 0, 1]))]
-    assert FocalClassLoss()(outputs, [target], wrong, {"objects": torch.tensor(3.0)})["class"].item() > 10
+    assert (
+        FocalClassLoss()(outputs, [target], wrong, {"objects": torch.tensor(3.0)})["class"].item()
+        > 10
+    )
 
 
 def test_a_nonfinite_cost_names_the_picture():
@@ -218,7 +219,9 @@ def test_objectness_learns_the_iou():
     scores = torch.zeros(1, 1, 1, requires_grad=True)
     outputs = {"objectness": scores, "mask_logits": torch.where(predicted, 9.0, -9.0)[None]}
     match = [(torch.tensor([0]), torch.tensor([0]))]
-    ObjectnessLoss()(outputs, [target], match, {"objects": torch.tensor(1.0)})["objectness"].backward()
+    ObjectnessLoss()(outputs, [target], match, {"objects": torch.tensor(1.0)})[
+        "objectness"
+    ].backward()
     assert scores.grad.item() == pytest.approx(0.5 - iou, abs=1e-6)
 
 
@@ -236,7 +239,9 @@ def test_matching_agrees_with_scipy_on_the_cost_of_a_whole_batch():
 def test_semantic_loss_agrees_with_a_plain_restatement():
     target = make_target([1, 1, 0], seed=4)
     logits = torch.randn(1, 3, 8, 12)
-    loss = SemanticLoss(0.5)({"semantic_logits": logits}, [target], [], {"pictures": torch.tensor(1.0)})
+    loss = SemanticLoss(0.5)(
+        {"semantic_logits": logits}, [target], [], {"pictures": torch.tensor(1.0)}
+    )
     wanted = torch.zeros(3, 8, 12)
     for label, mask in zip(target["labels"], target["masks"]):
         share = mask.float().view(8, 8, 12, 8).mean((1, 3))

@@ -1,0 +1,58 @@
+"""The shell scripts: each parses, and passes options that its entry understands."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from engine import train
+
+ROOT = Path(__file__).parent.parent
+SCRIPTS = sorted(path.name for path in (ROOT / "sbin").glob("*.sh") if path.name != "setup.sh")
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_script_has_correct_syntax(script):
+    subprocess.run(["bash", "-n", str(ROOT / "sbin" / script)], check=True)
+
+
+def recipe(tmp_path, script, *arguments):
+    """The options a training script would start with, read by the entry's own parser.
+
+    A stand-in for python takes down what it is started with; the set-up believes in it.
+    """
+    stand_in = tmp_path / "bin" / "python"
+    stand_in.parent.mkdir(exist_ok=True)
+    stand_in.write_text('#!/bin/sh\n[ "$1" = - ] || printf "%s\\n" "$@" > "$TOLD"\n')
+    stand_in.chmod(0o755)
+    told = tmp_path / "told"
+    subprocess.run(
+        ["bash", str(ROOT / "sbin" / script), *arguments],
+        check=True,
+        env={**os.environ, "VIRTUAL_ENV": str(tmp_path), "TOLD": str(told)},
+    )
+    words = told.read_text().splitlines()
+    assert words[:2] == ["-m", "engine.train"]
+    return train.parse(words[2:])
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="shell scripts")
+def test_recipes_are_understood_and_later_values_win(tmp_path):
+    voc = recipe(tmp_path, "train_voc.sh", "--data", "a folder", "--lr", "0.5")
+    assert (voc.lr, voc.data, voc.canvas) == (0.5, Path("a folder"), None)
+    longer = recipe(tmp_path, "train_voc.sh", "--data", "x", "--set", "queries=70")
+    assert dict(longer.set)["queries"] == "70" and dict(longer.set)["guided"] == "true"
+    fixed = recipe(tmp_path, "train_voc.sh", "--data", "x", "--overfit", "8", "--epochs", "50")
+    assert (fixed.overfit, fixed.epochs, fixed.iterations) == (8, 50.0, None)
+    coco = recipe(tmp_path, "train_coco.sh", "--data", "x")
+    assert coco.iterations == 270_000 and coco.batch_size * coco.accumulate == 64
+    assert recipe(tmp_path, "train_coco.sh", "--data", "x", "--epochs", "12").iterations is None
+
+
+def test_without_voc_the_demo_set_is_drawn_first(tmp_path):
+    demo = recipe(tmp_path, "train_voc.sh")
+    if not (ROOT / "datasets").exists():
+        assert demo.data == Path("datasets/demo/VOCdevkit/VOC2012")
+    assert demo.model == "mobileinst_topformer_tiny"
