@@ -1,4 +1,8 @@
-"""The AP that a perfect network would reach: ground truth through the mask grid and back."""
+"""What the ground truth itself scores after its way through the mask grid and back.
+
+Close to the best that a network can do: a little more is possible, because logits that are learned
+may place an edge anywhere inside a cell.
+"""
 
 import torch
 
