@@ -81,8 +81,9 @@ def test_area_is_kept_when_a_mask_shrinks():
 
 
 def test_objects_emptied_by_the_crop_are_dropped():
-    masks = np.zeros((4, 40, 60), dtype=bool)
+    masks = np.zeros((5, 40, 60), dtype=bool)
     masks[0, 5:30, 5:25] = True
+    masks[4, :4, 5:25] = True  # wholly ignored
     masks[1, 5:30, 40:58] = True  # outside
     masks[2, 10, 10:13] = True  # too small
     masks[3, 10:20, 25:40] = True  # cut

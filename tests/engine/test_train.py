@@ -17,6 +17,7 @@ from PIL import Image
 
 from data import rle
 from engine import checkpoint, evaluate, predict, runs, train, visualize
+from mobileinst.set_prediction.postprocess import Postprocess
 
 ROOT = Path(__file__).resolve().parents[2]
 ON_CPU = "--device cpu --threads 1 --workers 0".split()
@@ -335,3 +336,29 @@ def test_overwriting_replaces_a_run(tiny, tmp_path, no_finish):
     assert train.main([*tiny, "--iterations", "1", "--out", str(out), "--overwrite"]) == 0
     assert not (out / "predictions.png").exists() and (out / "best.pt").exists()
     assert json.loads((out / "options.json").read_text())["iterations"] == 1
+
+
+def test_evaluation_asks_for_every_score(toy_run, toy_coco, tmp_path, monkeypatch):
+    """A threshold of 0.3 once capped a recall at 5 %: evaluation must not have any."""
+    asked = []
+    found = Postprocess.__call__
+
+    def noted(self, outputs, sizes, threshold=None, encode=None):
+        asked.append(threshold)
+        return found(self, outputs, sizes, threshold, encode)
+
+    monkeypatch.setattr(Postprocess, "__call__", noted)
+    argv = [*ON_CPU, "--checkpoint", str(toy_run / "best.pt"), "--data", str(toy_coco)]
+    assert not evaluate.main([*argv, "--out", str(tmp_path / "results.json")])
+    assert asked and set(asked) == {None}
+
+
+def test_more_than_a_hundred_objects_are_scored_when_the_model_may_find_them(
+    tiny, tmp_path, monkeypatch
+):
+    limits = []
+    monkeypatch.setattr(train, "score", lambda *args, max_dets: limits.append(max_dets) or 1 / 0)
+    argv = [*tiny, "--set", "max_detections=300", "--iterations", "1"]
+    with pytest.raises(ZeroDivisionError):
+        train.main([*argv, "--out", str(tmp_path / "run")])
+    assert limits == [300]
