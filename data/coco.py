@@ -110,7 +110,7 @@ class CocoSet:
         """The annotation of one picture, without opening its file."""
         record, position = self.images[index], int(self._order[index])
         size = (record.height, record.width)
-        masks, labels, crowd, _ = self._store.of_image(position, size)
+        masks, labels, crowd = self._store.of_image(position, size)
         ignored = [one for one, is_crowd in zip(masks, crowd, strict=True) if is_crowd]
         if position in self._void:
             ignored.append(self._void[position])
@@ -139,7 +139,7 @@ class CocoSet:
         return {"images": images, "categories": categories, "annotations": annotations}
 
     def _ground_truth_of(self, record: ImageRecord, position: int, first_id: int) -> list[dict]:
-        masks, labels, crowd, _ = self._store.of_image(position, (record.height, record.width))
+        masks, labels, crowd = self._store.of_image(position, (record.height, record.width))
         areas, boxes = rle.area(masks), rle.boxes(masks)
         boxes[:, 2:] -= boxes[:, :2]
         return [
@@ -192,7 +192,7 @@ class CocoSet:
 class _Store:
     """All annotations in flat arrays, sorted by picture.
 
-    Row a has labels[a] (class index), crowd[a] and ids[a]. Its outline is either the bytes
+    Row a has labels[a] (class index) and crowd[a]. Its outline is either the bytes
     runs[run_start[a]:run_start[a+1]] of a compressed RLE, or, where those are none, the polygons
     part_start[a]..part_start[a+1], each points[point_start[p]:point_start[p+1]].
     """
@@ -212,7 +212,6 @@ class _Store:
         rows = [annotations[i] for i in order]
         self.labels = np.array([index_of[row["category_id"]] for row in rows], dtype=np.int32)
         self.crowd = np.array([bool(row.get("iscrowd", 0)) for row in rows], dtype=bool)
-        self.ids = np.array([row["id"] for row in rows], dtype=np.int64)
         self._pack_outlines(rows, [images[places[i]] for i in order], source)
 
     def rows(self, position: int) -> slice:
@@ -221,8 +220,8 @@ class _Store:
 
     def of_image(
         self, position: int, size: tuple[int, int]
-    ) -> tuple[list[rle.Rle], np.ndarray, np.ndarray, np.ndarray]:
-        """Masks, labels, crowd flags and annotation ids of one picture.
+    ) -> tuple[list[rle.Rle], np.ndarray, np.ndarray]:
+        """Masks, labels and crowd flags of one picture.
 
         Outlines too thin to cover a pixel are left out: nothing could ever be matched to them.
         """
@@ -230,7 +229,7 @@ class _Store:
         masks = [self._mask(row, size) for row in range(rows.start, rows.stop)]
         seen = np.flatnonzero(rle.area(masks))
         kept = seen + rows.start
-        return [masks[i] for i in seen], self.labels[kept], self.crowd[kept], self.ids[kept]
+        return [masks[i] for i in seen], self.labels[kept], self.crowd[kept]
 
     def _mask(self, row: int, size: tuple[int, int]) -> rle.Rle:
         runs = self._runs[self._run_start[row] : self._run_start[row + 1]]

@@ -86,17 +86,9 @@ def names_of(root: Path, split: str) -> list[str]:
     return names
 
 
-def convert(
-    voc_root: str | Path, split: str, sbd: str | Path | None = None, progress: bool = True
-) -> dict[str, Any]:
-    """One split of a VOC2012 folder as a COCO dict; file names are relative to JPEGImages.
-
-    With `sbd` (the folder that holds its img and inst) the split "train" is all of SBD but the
-    pictures of VOC's val list, and file names are relative to its img folder.
-    """
+def convert(voc_root: str | Path, split: str, progress: bool = True) -> dict[str, Any]:
+    """One split of a VOC2012 folder as a COCO dict; file names are relative to JPEGImages."""
     root = Path(voc_root)
-    if sbd is not None and split == "train":
-        return read_sbd(sbd, without=names_of(root, "val"), progress=progress)
     names, classes = names_of(root, split), class_names(root)
     _require_files(root, split, names)
     records = (
@@ -137,17 +129,6 @@ def sbd_names(root: Path, split: str) -> list[str]:
     if not path.is_file():
         raise InputError(f"{path} is missing: unpack the SBD archive again, its lists included")
     return _lines(path)
-
-
-def write(
-    voc_root: str | Path,
-    split: str,
-    out_file: str | Path,
-    sbd: str | Path | None = None,
-    progress: bool = True,
-) -> Path:
-    """`convert` into a json file, which appears whole or not at all."""
-    return write_json(convert(voc_root, split, sbd, progress), out_file)
 
 
 def write_json(content: dict[str, Any], out_file: str | Path) -> Path:

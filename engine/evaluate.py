@@ -44,8 +44,9 @@ def data_of(opts: argparse.Namespace, trained_with: dict) -> argparse.Namespace:
     """Where the data lie: as asked for, else as in the training."""
     if not (opts.data or opts.train_json or opts.val_json):
         for name in ("data", "train_json", "val_json", "images"):
-            setattr(opts, name, trained_with[name] and Path(trained_with[name]))
-        opts.crowd_as_instances = trained_with["crowd_as_instances"]
+            if getattr(opts, name) is None and trained_with[name] is not None:
+                setattr(opts, name, Path(trained_with[name]))
+        opts.crowd_as_instances |= trained_with["crowd_as_instances"]
     return opts
 
 

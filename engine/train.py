@@ -382,16 +382,7 @@ class Run:
     def evaluate(self) -> Scores:
         """Score the averaged weights on the validation split; keep them if they are the best."""
         model = self.trainer.average.model if self.trainer.average else self.trainer.model
-        detections = evaluate.predictions(
-            model,
-            self.postprocess,
-            self.data.val,
-            image_size=self.opts.image_size,
-            batch_size=self.opts.batch_size,
-            workers=self.opts.workers,
-            device=self.device,
-        )
-        scores = self.score(detections)
+        scores = self.score(self.predictions(model))
         iteration, name = self.trainer.iteration, self.data.val.name
         log.append_csv(
             self.folder / "metrics.csv",
@@ -414,6 +405,18 @@ class Run:
             self.save("best.pt")
         return scores
 
+    def predictions(self, model: torch.nn.Module) -> list[dict]:
+        """What a model finds in the validation split."""
+        return evaluate.predictions(
+            model,
+            self.postprocess,
+            self.data.val,
+            image_size=self.opts.image_size,
+            batch_size=self.opts.batch_size,
+            workers=self.opts.workers,
+            device=self.device,
+        )
+
     def score(self, detections: list[dict]) -> Scores:
         limit = self.config.max_detections
         return score(self.data.val.ground_truth(), detections, max_dets=limit)
@@ -421,16 +424,8 @@ class Run:
     def finish(self) -> None:
         """Evaluate and draw the best weights, write the summary, say what comes next."""
         content = checkpoint.load(self.folder / "best.pt")
-        model, _, postprocess = checkpoint.build(content)
-        detections = evaluate.predictions(
-            model.to(self.device),
-            postprocess,
-            self.data.val,
-            image_size=self.opts.image_size,
-            batch_size=self.opts.batch_size,
-            workers=self.opts.workers,
-            device=self.device,
-        )
+        model, _, _ = checkpoint.build(content)
+        detections = self.predictions(model.to(self.device))
         scores = self.score(detections)
         threshold, origin = checkpoint.score_threshold(content["best"])
         sheet = visualize.prediction_grid(
