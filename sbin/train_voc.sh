@@ -40,7 +40,7 @@ small=(width=64 kernel_dim=64 kv_stride=16 guided=true semantic_weight=1 drop_pa
 if [ $overfit = yes ]; then
   # Self-test: the same few pictures again and again, until they are known by heart.
   recipe=(
-    --batch-size 4 --iterations 300 --eval-every 50 --lr 1e-3
+    --batch-size 4 --iterations 240 --eval-every 60 --lr 1e-3
     --set "${small[@]}" queries=50
   )
 elif [ $set_of = demo ]; then
