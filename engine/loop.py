@@ -53,6 +53,7 @@ class StopRequest:
 class Trainer:
     """All that one optimizer step needs, and all that a checkpoint must hold.
 
+    `matching` is the criterion's matcher where its share of the time is to be told apart.
     `iteration` counts finished optimizer steps; with the seed it fixes every random number.
     """
 
@@ -67,11 +68,8 @@ class Trainer:
     accumulate: int = 1
     clip: float = 0.0
     amp: torch.dtype | None = None
+    matching: Timed | None = None
     iteration: int = 0
-
-    def __post_init__(self) -> None:
-        self.matching = Timed(self.criterion.matcher)
-        self.criterion.matcher = self.matching
 
     def state(self) -> dict:
         """Plain tensors and types that `restore` understands."""
@@ -130,7 +128,8 @@ class Trainer:
             watch.lap("forward")
             losses = self.finite_losses(outputs, batch, counts)
             watch.lap("loss")
-            watch.share("matching", "loss", self.matching.take())
+            if self.matching:
+                watch.share("matching", "loss", self.matching.take())
             self.scaler.scale(sum(losses.values())).backward()
             watch.lap("backward")
             for name, value in losses.items():

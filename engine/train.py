@@ -196,6 +196,7 @@ def build_trainer(opts: argparse.Namespace, data: Data, device: torch.device):
         model, criterion, postprocess = zoo.build_from_config(config, seed=opts.seed)
     except ValueError as error:
         raise InputError(f"--set: no such model can be built, {error}; change the value") from error
+    matching = criterion.matcher = log.Timed(criterion.matcher)
     model.to(device, memory_format=torch.channels_last)  # a quarter faster on a CPU
     groups = parameter_groups(model, opts.lr, opts.weight_decay, opts.backbone_factor)
     say(describe_groups(groups))
@@ -213,6 +214,7 @@ def build_trainer(opts: argparse.Namespace, data: Data, device: torch.device):
         accumulate=opts.accumulate,
         clip=opts.clip,
         amp=AMP[opts.amp],
+        matching=matching,
     )
     return trainer, postprocess, config
 
