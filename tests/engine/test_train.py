@@ -20,7 +20,8 @@ from engine import checkpoint, evaluate, predict, runs, train, visualize
 from mobileinst.set_prediction.postprocess import Postprocess
 
 ROOT = Path(__file__).resolve().parents[2]
-ON_CPU = "--device cpu --threads 1 --workers 0".split()
+ON_CPU = "--device cpu --threads 1".split()
+IN_LINE = [*ON_CPU, "--workers", "0"]
 CLASSES = [(0, 0, "square"), (1, 7, "unused"), (2, 90, "disc")]  # index, id, name
 
 
@@ -94,7 +95,7 @@ def test_a_checkpoint_holds_the_class_map_and_the_best_score(toy_run):
 
 
 def results_of(toy_run, out, *options):
-    argv = ["--checkpoint", str(toy_run / "best.pt"), "--out", str(out), *ON_CPU]
+    argv = ["--checkpoint", str(toy_run / "best.pt"), "--out", str(out), *IN_LINE]
     evaluate.main([*argv, *options])
     return json.loads(out.read_text())
 
@@ -146,7 +147,7 @@ def test_ap_does_not_depend_on_the_batch_size(on_train, toy_run, tmp_path):
 def test_results_lie_beside_the_checkpoint_under_the_name_of_the_split(toy_run, tmp_path):
     copy = tmp_path / "best.pt"
     copy.write_bytes((toy_run / "best.pt").read_bytes())
-    evaluate.main(["--checkpoint", str(copy), *ON_CPU])
+    evaluate.main(["--checkpoint", str(copy), *IN_LINE])
     content = json.loads((tmp_path / "best_val_results.json").read_text())
     assert content["split"] == "val" and content["scores"]["images"] == 4
 
@@ -162,7 +163,7 @@ def test_the_ground_truth_as_predictions_is_perfect(toy_coco, capsys, split):
 def test_sheets_are_drawn_at_the_best_threshold(toy_run, tmp_path, capsys):
     out = tmp_path / "new" / "sheet.png"
     argv = ["--checkpoint", str(toy_run / "best.pt"), "--split", "train", "--count", "3"]
-    visualize.main([*argv, "--out", str(out), *ON_CPU])
+    visualize.main([*argv, "--out", str(out), *IN_LINE])
     best = checkpoint.load(toy_run / "best.pt")["best"]["threshold"]
     assert f"3 pictures of the train split, scores above {best:.3f}" in capsys.readouterr().out
     assert np.asarray(Image.open(out)).std() > 10
@@ -204,7 +205,7 @@ def test_without_anything_found_a_stopgap_threshold_is_named(tiny, toy_coco, tmp
     assert train.main([*tiny, "--iterations", "1", "--out", str(out)]) == 0
     assert checkpoint.load(out / "best.pt")["best"]["threshold"] is None
     assert "above 0.300 (a stopgap" in capsys.readouterr().out
-    visualize.main(["--checkpoint", str(out / "best.pt"), *ON_CPU])
+    visualize.main(["--checkpoint", str(out / "best.pt"), *IN_LINE])
     assert "above 0.300 (a stopgap" in capsys.readouterr().out
     assert (out / "best_val.png").exists()
     picture = str(toy_coco / "val" / "8.png")
@@ -323,7 +324,7 @@ def test_runs_are_numbered_and_the_newest_is_found(tiny, tmp_path, monkeypatch, 
     assert runs.newest_checkpoint(Path("runs")) == folder / "best.pt"
     assert train.main([*tiny, "--iterations", "2", "--resume"]) == 0
     assert checkpoint.load(folder / "last.pt")["iteration"] == 2
-    evaluate.main(ON_CPU)
+    evaluate.main(IN_LINE)
     assert (folder / "best_val_results.json").exists()
     assert os.listdir(tmp_path) == ["runs"] and len(os.listdir("runs")) == 2
 
@@ -348,7 +349,7 @@ def test_evaluation_asks_for_every_score(toy_run, toy_coco, tmp_path, monkeypatc
         return found(self, outputs, sizes, threshold, encode)
 
     monkeypatch.setattr(Postprocess, "__call__", noted)
-    argv = [*ON_CPU, "--checkpoint", str(toy_run / "best.pt"), "--data", str(toy_coco)]
+    argv = [*IN_LINE, "--checkpoint", str(toy_run / "best.pt"), "--data", str(toy_coco)]
     assert not evaluate.main([*argv, "--out", str(tmp_path / "results.json")])
     assert asked and set(asked) == {None}
 

@@ -14,7 +14,8 @@ from engine import checkpoint, evaluate, options, predict, train, visualize
 from engine.loop import BadStep, Trainer
 
 TRAIN = "--device cpu --threads 1 --workers 0 --image-size 64 --batch-size 4 --iterations 2".split()
-ON_CPU = "--device cpu --threads 1 --workers 0".split()
+ON_CPU = "--device cpu --threads 1".split()
+IN_LINE = [*ON_CPU, "--workers", "0"]
 
 
 def exit_of(main, argv, monkeypatch, capsys):
@@ -328,7 +329,7 @@ def test_a_checkpoint_that_is_none(complain, entry, tmp_path):
 @pytest.mark.parametrize("main", [evaluate.main, visualize.main])
 def test_a_class_list_that_does_not_fit(complain, coco, toy_run, main):
     edit(coco / "annotations/instances_val.json", lambda c: c["categories"][0].update(name="ring"))
-    said = complain(main, "--checkpoint", toy_run / "best.pt", "--data", coco, *ON_CPU)
+    said = complain(main, "--checkpoint", toy_run / "best.pt", "--data", coco, *IN_LINE)
     assert "the class list does not fit" in said and "instances_val.json" in said
     assert "only given: disc; only there: ring" in said and "train anew" in said
 
@@ -338,19 +339,19 @@ def test_data_that_moved_away_since_the_training(complain, coco, toy_run, tmp_pa
     content = checkpoint.load(toy_run / "best.pt")
     content["options"]["data"] = str(tmp_path / "unplugged_disk")
     checkpoint.save(tmp_path / "best.pt", content)
-    said = complain(main, "--checkpoint", tmp_path / "best.pt", *ON_CPU)
+    said = complain(main, "--checkpoint", tmp_path / "best.pt", *IN_LINE)
     assert "unplugged_disk is no folder" in said and "--data" in said
 
 
 @pytest.mark.parametrize("main", [evaluate.main, visualize.main])
 def test_a_broken_picture_of_the_split(complain, coco, toy_run, main):
     truncate(coco / "val" / "9.png")
-    said = complain(main, "--checkpoint", toy_run / "best.pt", "--data", coco, *ON_CPU)
+    said = complain(main, "--checkpoint", toy_run / "best.pt", "--data", coco, *IN_LINE)
     assert "val/9.png cannot be read as a picture" in said and "replace the file" in said
 
 
 def test_results_that_cannot_be_written(complain, toy_run, tmp_path):
-    argv = ["--checkpoint", toy_run / "best.pt", *ON_CPU]
+    argv = ["--checkpoint", toy_run / "best.pt", *IN_LINE]
     (tmp_path / "folder").mkdir()
     said = complain(evaluate.main, *argv, "--out", tmp_path / "folder")
     assert f"{tmp_path}/folder: cannot be written" in said and "name another" in said
