@@ -207,6 +207,6 @@ def _batches(samples: _Samples, sampler: TrainSampler | list[list[Key]], workers
 
 
 def _leave_signals_to_the_main_process(worker: int) -> None:
-    """Ctrl-C reaches every process of a terminal; the main one decides when its workers end."""
+    """Ctrl-C and a job's end reach every process; the main one decides when its workers end."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)

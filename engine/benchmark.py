@@ -33,8 +33,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
 def multiply_adds(module: nn.Module, *inputs: torch.Tensor) -> int:
     """Multiply-adds of one forward in eval mode: products of matrices and convolutions only."""
-    module.eval()
-    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+    module.eval().requires_grad_(False)  # the counter's hooks trip over leaves without a graph
+    with FlopCounterMode(display=False) as counter:
         module(*inputs)
     return counter.get_total_flops() // 2
 

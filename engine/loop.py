@@ -202,7 +202,7 @@ def run_inference(
     """
     model.eval()
     detections = []
-    for batch in tqdm(loader, desc=title, leave=False, dynamic_ncols=True):
+    for batch in tqdm(loader, desc=title, leave=False, dynamic_ncols=True, disable=None):
         batch = batch.to(device)
         outputs = model(batch.images, batch.padding)
         results = postprocess(outputs, batch.sizes(), threshold, encode=rle.encode)

@@ -263,6 +263,10 @@ class Run:
         self.best, self.seconds = content["best"], content["seconds"]
         log.truncate_after(self.folder, self.trainer.iteration)
         runs.write_json(self.folder / "options.json", options.as_json(self.opts))
+        for name, now in options.as_json(self.opts).items():
+            before = content["options"].get(name)
+            if name not in ("resume", "out", "overwrite") and now != before:
+                say(f"resumed with --{name.replace('_', '-')} {now} (was {before})")
         say(f"resumed at iteration {self.trainer.iteration} of {self.trainer.schedule.iterations}")
 
     def require_same_training(self, before: dict) -> None:
@@ -340,20 +344,22 @@ class Run:
         trainer, total, meter = self.trainer, self.trainer.schedule.iterations, log.Meter()
         if trainer.iteration >= total:
             return True
-        bar = tqdm(total=total, initial=trainer.iteration, unit="it", dynamic_ncols=True)
-        for values, seconds in trainer.steps(self.loader(self.opts.workers)):
-            meter.add(values, seconds)
-            bar.update()
-            bar.set_postfix(loss=f"{values['loss']:.3f}", refresh=False)
-            if trainer.iteration % self.opts.log_every == 0 or trainer.iteration == total:
-                self.log_interval(meter)
-            if self.is_due(self.opts.eval_every):
-                self.evaluate()
-            if self.must_save() or stop.signal is not None:
-                self.save("last.pt")
-            if stop.signal is not None:
-                break
-        bar.close()
+        # A bar is for people: none in a file or a pipe.
+        with tqdm(
+            total=total, initial=trainer.iteration, unit="it", dynamic_ncols=True, disable=None
+        ) as bar:
+            for values, seconds in trainer.steps(self.loader(self.opts.workers)):
+                meter.add(values, seconds)
+                bar.update()
+                bar.set_postfix(loss=f"{values['loss']:.3f}", refresh=False)
+                if trainer.iteration % self.opts.log_every == 0 or trainer.iteration == total:
+                    self.log_interval(meter)
+                if self.is_due(self.opts.eval_every):
+                    self.evaluate()
+                if self.must_save() or stop.signal is not None:
+                    self.save("last.pt")
+                if stop.signal is not None:
+                    break
         return trainer.iteration == total
 
     def must_save(self) -> bool:
