@@ -47,7 +47,7 @@ elif [ $set_of = demo ]; then
   # 240 pictures of 320 x 240, seen at 171 x 128; two CPU cores, under 15 minutes in all.
   recipe=(
     --image-size 128 --canvas 128x192 --scale 0.8 1.4
-    --batch-size 8 --epochs 60 --eval-every 15 --lr 2e-3
+    --batch-size 8 --epochs 50 --eval-every 25 --lr 2e-3
     --set "${small[@]}" queries=25
   )
 else
