@@ -402,7 +402,7 @@ def test_a_failed_run_is_three_and_names_the_last_good_weights(
         return step(trainer, micro_batches, watch)
 
     monkeypatch.setattr(Trainer, "step", spoilt)
-    argv = [*TRAIN, "--iterations", "4", "--data", toy_coco, "--out", "run"]
+    argv = [*TRAIN, "--iterations", "4", "--eval-every", "1", "--data", toy_coco, "--out", "run"]
     code, lines = exit_of(train.main, argv, monkeypatch, capsys)
     assert code == 3 and lines[-1].startswith("error: the loss is not finite at iteration 2")
     assert "pictures: " in lines[-1] and "run/last.pt" in lines[-1] and "--resume" in lines[-1]
