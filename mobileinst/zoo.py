@@ -4,7 +4,8 @@ from dataclasses import fields, replace
 
 from torch import nn
 
-from mobileinst.backbones import topformer
+from mobileinst.backbones import mobilenet_v2, topformer
+from mobileinst.layers.freeze import freeze_layers, freeze_norms
 from mobileinst.layers.init import draw_parameters
 from mobileinst.mobile.model import MobileInstConfig, build_mobileinst
 from mobileinst.set_prediction.costs import DiceClassCost
@@ -22,6 +23,8 @@ BACKBONES = {
     "topformer_tiny": topformer.topformer_tiny,
     "topformer_small": topformer.topformer_small,
     "topformer_base": topformer.topformer_base,
+    "mobilenet_v2": mobilenet_v2.mobilenet_v2,
+    "mobilenet_v2_torchvision": mobilenet_v2.mobilenet_v2_torchvision,
 }
 
 # The width is our choice where the paper is silent: 128 for the small backbones, 256 for base.
@@ -29,6 +32,8 @@ MODELS = {
     "mobileinst_topformer_tiny": MobileInstConfig(backbone="topformer_tiny", width=128),
     "mobileinst_topformer_small": MobileInstConfig(backbone="topformer_small", width=128),
     "mobileinst_topformer_base": MobileInstConfig(backbone="topformer_base", width=256),
+    "mobileinst_mobilenet_v2": MobileInstConfig(backbone="mobilenet_v2"),
+    "mobileinst_mobilenet_v2_torchvision": MobileInstConfig(backbone="mobilenet_v2_torchvision"),
 }
 
 
@@ -82,7 +87,12 @@ def build_from_config(
     config: MobileInstConfig, *, seed: int = 0
 ) -> tuple[nn.Module, Criterion, Postprocess]:
     """The same from a config; configuration ends here."""
-    model = build_mobileinst(config, build_backbone(config.backbone, drop_path=config.drop_path))
+    backbone = build_backbone(config.backbone, drop_path=config.drop_path)
+    if config.frozen_norms:
+        freeze_norms(backbone)
+    if config.frozen_stride:
+        freeze_layers(backbone, config.frozen_stride)
+    model = build_mobileinst(config, backbone)
     draw_parameters(model, seed)
     extra = [ObjectnessLoss(config.objectness_weight)]
     if config.semantic_weight:

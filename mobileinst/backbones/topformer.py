@@ -12,6 +12,7 @@ from torch import nn
 from mobileinst.layers.attention import DropPath, attend
 from mobileinst.layers.conv import ConvBN
 from mobileinst.layers.init import init_conv
+from mobileinst.layers.pixels import IMAGENET_MEAN, IMAGENET_STD
 
 # (kernel, expansion, channels, stride) of every inverted residual after the stem.
 TINY = (
@@ -57,8 +58,11 @@ class TopFormer(nn.Module):
     `layers` are rows (kernel, expansion, channels, stride); `taps` the indices of the rows whose
     outputs are returned. X6 holds all taps, averaged onto half the grid of the last tap (rounded
     up) and mixed by `depth` transformer blocks. `channels` and `strides` describe the returned
-    maps; a map at stride s has the grid ceil(H/s) × ceil(W/s).
+    maps, `mean` and `std` what the published weights want pixels in 0..1 to be normalised with; a
+    map at stride s has the grid ceil(H/s) × ceil(W/s).
     """
+
+    mean, std = IMAGENET_MEAN, IMAGENET_STD
 
     def __init__(
         self,
@@ -78,6 +82,10 @@ class TopFormer(nn.Module):
         self.trans = Transformer(width, heads, key_dim, attn_ratio, mlp_ratio, rates)
         self.channels = (*self.tpm.channels, width)
         self.strides = (*self.tpm.strides, 2 * self.tpm.strides[-1])
+
+    def layers_until(self, stride: int) -> list[nn.Module]:
+        """What works at this stride or a finer one, in order."""
+        return self.tpm.layers_until(stride)
 
     def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
         taps = self.tpm(images)  # /4, /8, /16, /32
@@ -99,8 +107,14 @@ class TokenPyramid(nn.Module):
             self.add_module(name, InvertedResidual(width, channels, kernel, expansion, stride))
             width, total_stride = channels, total_stride * stride
             sizes.append((width, total_stride))
+        self.layer_strides = tuple(total for _, total in sizes)
         self.channels = tuple(sizes[i][0] for i in taps)
         self.strides = tuple(sizes[i][1] for i in taps)
+
+    def layers_until(self, stride: int) -> list[nn.Module]:
+        """The stem and the layers that work at this stride or a finer one."""
+        names = [n for n, s in zip(self.names, self.layer_strides, strict=True) if s <= stride]
+        return [self.stem, *map(self.get_submodule, names)]
 
     def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
         x = self.stem(images)

@@ -1,17 +1,15 @@
 """MobileInst (AAAI 2024): backbone, mask decoder, instance decoder, kernels · pixel features."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
 from mobileinst.layers.init import init_conv
+from mobileinst.layers.pixels import Normalise
 from mobileinst.mobile.instance_decoder import InstanceDecoder, apply_kernels
 from mobileinst.mobile.mask_decoder import MaskDecoder
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 STRIDES = (8, 16, 32, 64)  # of the backbone maps that are used: X3, X4, X5 (local), X6 (global)
 
 
@@ -23,6 +21,8 @@ class MobileInstConfig:
     query_width, heads, ffn_ratio, kv_stride, self_attention, guided: of the instance decoder.
     semantic_weight: of a class loss for every cell, 0 as in the paper; above 0 a head for it is
     built, which only training uses.
+    drop_path, frozen_norms: of the backbone. frozen_stride: its layers up to this stride keep the
+    values they were given (0: none); both only make sense with pretrained weights.
     dice_power, class_power: of the matching cost. *_weight: of the loss terms, 2/2/2/1 as in the
     paper (SparseInst's code has 2/5/2/1). mask_threshold, max_detections: of post-processing.
     """
@@ -41,6 +41,8 @@ class MobileInstConfig:
     guided: bool = False
     semantic_weight: float = 0.0
     drop_path: float = 0.1
+    frozen_norms: bool = False
+    frozen_stride: int = 0
     dice_power: float = 0.8
     class_power: float = 0.2
     class_weight: float = 2.0
@@ -63,8 +65,6 @@ class MobileInst(nn.Module):
         mask_decoder: MaskDecoder,
         instance_decoder: InstanceDecoder,
         semantic_head: nn.Module | None = None,
-        mean: Sequence[float] = IMAGENET_MEAN,
-        std: Sequence[float] = IMAGENET_STD,
     ):
         super().__init__()
         check_parts(backbone, mask_decoder, instance_decoder)
@@ -73,8 +73,7 @@ class MobileInst(nn.Module):
         self.instance_decoder = instance_decoder
         self.semantic_head = semantic_head
         self.levels = [tuple(backbone.strides).index(stride) for stride in STRIDES]
-        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
+        self.normalise = Normalise(backbone.mean, backbone.std)
 
     def forward(self, images: torch.Tensor, padding: torch.Tensor | None = None) -> dict:
         """images [B,3,H,W], padding bool [B,H,W] (None: nothing is padded) -> dict of outputs."""
@@ -110,11 +109,6 @@ class MobileInst(nn.Module):
         if self.semantic_head is not None and self.training:
             outputs["semantic_logits"] = self.semantic_head(features["mask_features"])
         return outputs | {"pixel_features": pixel_features}
-
-    def normalise(self, images: torch.Tensor, padding: torch.Tensor | None) -> torch.Tensor:
-        """Pixel statistics taken out; padded pixels are zero afterwards, whatever they held."""
-        images = (images - self.mean) / self.std
-        return images if padding is None else images.masked_fill(padding[:, None], 0.0)
 
 
 class SemanticHead(nn.Conv2d):
