@@ -373,6 +373,7 @@ class Run:
         row = {
             "iteration": self.trainer.iteration,
             "epoch": round(self.epoch_of(self.trainer.iteration), 3),
+            "minutes": round((self.seconds + time.monotonic() - self.started) / 60, 2),
             "lr": max(group["lr"] for group in groups),
             **values,
             "seconds": seconds,
