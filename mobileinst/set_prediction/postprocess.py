@@ -44,16 +44,29 @@ def resize_matrix(cells: int, padded: int, size: int, orig_size: int) -> Tensor:
 
 
 def rank_by_objectness(outputs: dict) -> Ranking:
-    """One class per query, scored sqrt(class · objectness) (SparseInst).
+    """Every pair of a query and a class, scored sqrt(class · objectness) (the score: SparseInst).
+
+    SparseInst lets a query answer with its best class only. Our choice is all of them, because AP
+    asks for each class how well its answers are ordered: for a network trained from scratch on a
+    small set, unsure of its classes, AP came out three times as high (0.010 for 0.003), and the
+    same for a pretrained one.
 
     Args:
         outputs: of one picture: `class_logits` [Q,K], `objectness` [Q,1].
     Returns:
-        scores [Q], labels [Q], query_idx [Q].
+        scores [Q·K], labels [Q·K], query_idx [Q·K].
     """
-    class_prob, labels = outputs["class_logits"].sigmoid().max(-1)
-    scores = (class_prob * outputs["objectness"].sigmoid()[:, 0]).sqrt()
-    return scores, labels, torch.arange(len(scores), device=scores.device)
+    class_prob = outputs["class_logits"].sigmoid()  # [Q,K]
+    scores = (class_prob * outputs["objectness"].sigmoid()).sqrt()
+    pairs = torch.arange(scores.numel(), device=scores.device)
+    classes = scores.shape[1]
+    return scores.flatten(), pairs % classes, pairs // classes
+
+
+def first_of_each(values: Tensor) -> Tensor:
+    """Where each value occurs for the first time, in ascending order. int64 [M] → int64 [M']."""
+    earlier = (values[:, None] == values[None]).tril(-1)  # [M,M]
+    return (~earlier.any(1)).nonzero()[:, 0]
 
 
 def boxes_from_masks(masks: Tensor) -> Tensor:
@@ -74,7 +87,8 @@ class Postprocess:
     """Ranks the queries, keeps the best, and brings their masks to the original size.
 
     Args:
-        rank: outputs of one picture → (scores, labels, query_idx); a query may occur twice.
+        rank: outputs of one picture → (scores, labels, query_idx); a query may occur with several
+            classes.
         mask_threshold: a pixel belongs to the mask above this probability.
         max_detections: how many are kept per picture.
     """
@@ -102,7 +116,8 @@ class Postprocess:
         Args:
             outputs: the dict of the contract.
             sizes: per picture (padded, size before padding, original size), each (height, width).
-            threshold: drop scores at or below it; None keeps all, as evaluation must.
+            threshold: drop scores at or below it, and all but the best answer of a query, which
+                shows one object; None keeps all, as evaluation must.
             encode: bool [m,h0,w0] → m encoded masks; called in chunks, so that memory stays small.
                 Without it dense masks come back.
         Returns:
@@ -121,12 +136,20 @@ class Postprocess:
             order = scores.argsort(descending=True, stable=True)[: self.max_detections]
             if threshold is not None:
                 order = order[scores[order] > threshold]
+                order = order[first_of_each(query_idx[order])]
+            shown, place = query_idx[order].unique(return_inverse=True)  # each mask resized once
             masks, boxes, kept = self.full_masks(
-                one["mask_logits"][query_idx[order]], padded, size, orig_size, encode
+                one["mask_logits"][shown], padded, size, orig_size, encode
             )
-            order = order[kept]
+            order, place = order[kept[place]], place[kept[place]]
+            place = (kept.cumsum(0) - 1)[place]  # among those kept
             results.append(
-                {"scores": scores[order], "labels": labels[order], "masks": masks, "boxes": boxes}
+                {
+                    "scores": scores[order],
+                    "labels": labels[order],
+                    "masks": [masks[i] for i in place.tolist()] if encode else masks[place],
+                    "boxes": boxes[place],
+                }
             )
         return results
 

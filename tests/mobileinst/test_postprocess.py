@@ -59,12 +59,42 @@ def test_score_is_the_root_of_class_and_objectness_times_mask_quality():
     outputs = make_outputs()
     outputs["mask_logits"] = torch.full((1, 6, 8, 12), 2.0)
     [result] = Postprocess(rank_by_objectness)(outputs, [SIZES])
-    classes = outputs["class_logits"][0].sigmoid().max(-1)
     quality = torch.tensor(2.0).sigmoid()
-    expected = (classes.values * outputs["objectness"][0, :, 0].sigmoid()).sqrt() * quality
-    order = expected.argsort(descending=True)
-    torch.testing.assert_close(result["scores"], expected[order])
-    assert result["labels"].tolist() == classes.indices[order].tolist()
+    wanted = []
+    for query in range(6):
+        for label in range(3):
+            class_prob = outputs["class_logits"][0, query, label].sigmoid()
+            score = (class_prob * outputs["objectness"][0, query, 0].sigmoid()).sqrt() * quality
+            wanted.append((score.item(), label))
+    wanted.sort(reverse=True)
+    assert result["scores"].tolist() == pytest.approx([score for score, _ in wanted])
+    assert result["labels"].tolist() == [label for _, label in wanted]
+
+
+def test_every_answer_has_the_mask_of_its_query():
+    outputs = make_outputs(seed=3)
+    outputs["mask_logits"][0, 2] = -9.0  # an empty one among them
+    [result] = Postprocess(rank_by_objectness, max_detections=11)(outputs, [SIZES])
+    [coded] = Postprocess(rank_by_objectness, max_detections=11)(outputs, [SIZES], encode=list)
+    quality = Postprocess(rank_by_objectness).mask_quality(outputs["mask_logits"][0], *SIZES[:2])
+    scores, labels, query_idx = rank_by_objectness({k: v[0] for k, v in outputs.items() if v != []})
+    scores = scores * quality[query_idx]
+    whole = upsample_masks(outputs["mask_logits"][0], *SIZES) > torch.logit(torch.tensor(0.45))
+    for rank, pair in enumerate(scores.argsort(descending=True)[:11].tolist()):
+        assert result["scores"][rank] == scores[pair] and result["labels"][rank] == labels[pair]
+        assert torch.equal(result["masks"][rank], whole[query_idx[pair]])
+        assert torch.equal(coded["masks"][rank], whole[query_idx[pair]])
+    assert torch.equal(result["boxes"], boxes_from_masks(result["masks"]))
+
+
+def test_for_use_a_query_answers_once_with_its_best_class():
+    outputs = make_outputs()
+    outputs["mask_logits"] = torch.full((1, 6, 8, 12), 2.0)
+    [result] = Postprocess(rank_by_objectness)(outputs, [SIZES], threshold=0.0)
+    best = outputs["class_logits"][0].sigmoid().max(-1)
+    scores = (best.values * outputs["objectness"][0, :, 0].sigmoid()).sqrt()
+    order = scores.argsort(descending=True)
+    assert result["labels"].tolist() == best.indices[order].tolist()
 
 
 def test_without_a_threshold_every_query_with_a_mask_is_kept():
@@ -73,7 +103,7 @@ def test_without_a_threshold_every_query_with_a_mask_is_kept():
     outputs["mask_logits"] = torch.full((1, 6, 8, 12), 2.0)
     outputs["mask_logits"][0, 3] = -2.0  # an empty mask
     [result] = Postprocess(rank_by_objectness)(outputs, [SIZES])
-    assert len(result["scores"]) == 5
+    assert len(result["scores"]) == 5 * 3
     [result] = Postprocess(rank_by_objectness)(outputs, [SIZES], threshold=0.3)
     assert len(result["scores"]) == 0
     assert result["masks"].shape == (0, 120, 180)
