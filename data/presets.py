@@ -118,7 +118,8 @@ def paste_some(target: Sample, source: Sample, generator: torch.Generator) -> Sa
     """Pastes each object of `source` with probability one half, but at least one, onto `target`.
 
     They move as one group to a drawn place, so that they keep covering each other as they did. A
-    `source` without objects leaves `target` as it is.
+    `source` without objects leaves `target` as it is. Objects have pixels, as in every sample that
+    `transforms.apply` gives.
     """
     if not len(source.masks):
         return target
@@ -147,7 +148,7 @@ def _place(taken: np.ndarray, pixels: int, draw: float) -> int:
         return 0
     if high == len(taken):
         return pixels - high
-    return first + min(last - first, int(draw * (last - first + 1)))
+    return first + int(draw * (last - first + 1))
 
 
 def _window(pixels: int, canvas: int, factor: float, draw: float) -> tuple[int, int, int]:
