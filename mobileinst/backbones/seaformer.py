@@ -186,8 +186,9 @@ class PositionEmbedding(nn.Module):
         nn.init.normal_(self.pos_embed)  # as torch starts its embeddings
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        code = F.interpolate(self.pos_embed, x.shape[2], mode="linear", align_corners=False)
-        return x + code
+        # As a map of one row: bilinear has a deterministic backward on every device, linear has not.
+        row, size = self.pos_embed[:, :, None], (1, x.shape[2])
+        return x + F.interpolate(row, size, mode="bilinear", align_corners=False)[:, :, 0]
 
 
 def seaformer_tiny(**overrides) -> SeaFormer:
