@@ -208,7 +208,7 @@ def build_trainer(opts: argparse.Namespace, data: Data, device: torch.device):
     trainer = Trainer(
         model=model,
         criterion=criterion,
-        optimizer=torch.optim.AdamW(groups, lr=opts.lr),
+        optimizer=torch.optim.AdamW(groups, lr=opts.lr, fused=device.type in ("cpu", "cuda")),
         schedule=Schedule(
             total_iterations(opts, len(data.train)), opts.warmup, opts.schedule, tuple(opts.drops)
         ),
