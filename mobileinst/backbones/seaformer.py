@@ -186,7 +186,7 @@ class PositionEmbedding(nn.Module):
         nn.init.normal_(self.pos_embed)  # as torch starts its embeddings
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        # As a map of one row: bilinear has a deterministic backward on every device, linear has not.
+        # As a map of one row: bilinear has a deterministic backward everywhere, linear has not.
         row, size = self.pos_embed[:, :, None], (1, x.shape[2])
         return x + F.interpolate(row, size, mode="bilinear", align_corners=False)[:, :, 0]
 
