@@ -91,6 +91,11 @@ class CocoSet:
         """The file of a picture."""
         return self.folder / self.images[index].file_name
 
+    def with_objects(self) -> list[int]:
+        """The pictures that have objects; crowds are none."""
+        crowds = (self._store.crowd[self._store.rows(int(i))] for i in self._order)
+        return [index for index, crowd in enumerate(crowds) if not crowd.all()]
+
     def read(self, index: int) -> tuple[Image.Image, Annotation]:
         """One picture (RGB, EXIF applied) with its annotation.
 

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
@@ -22,10 +23,10 @@ from data import seeds
 from data.batch import PackedBatch, Sample, collate
 from data.coco import CocoSet
 from data.errors import InputError
-from data.presets import EvalPreset, Size, TrainPreset
+from data.presets import EvalPreset, Size, TrainPreset, paste_some
 
-# What a random number is for; keeps the three uses of one seed apart.
-_ORDER, _CANVAS, _SAMPLE = 1, 2, 3
+# What a random number is for; keeps the uses of one seed apart.
+_ORDER, _CANVAS, _SAMPLE, _PASTE = 1, 2, 3, 4
 
 
 class Key(NamedTuple):
@@ -100,7 +101,9 @@ def train_loader(
         rank=rank,
         world=world,
     )
-    return _batches(_Samples(dataset, preset, seed), sampler, workers)
+    pastes = isinstance(preset, TrainPreset) and preset.copy_paste > 0
+    samples = (_PastedSamples if pastes else _Samples)(dataset, preset, seed)
+    return _batches(samples, sampler, workers)
 
 
 def eval_loader(
@@ -180,12 +183,40 @@ class _Samples(Dataset):
         self._dataset, self._preset, self._seed = dataset, preset, seed
 
     def __getitem__(self, key: Key) -> Sample | InputError:
-        generator = seeds.generator(self._seed, _SAMPLE, key.epoch, key.index)
         try:
-            picture, annotation = self._dataset.read(key.index)
+            return self._sample(key)
         except InputError as error:
             return error
-        return self._preset(picture, annotation, key.canvas, generator)
+
+    def _sample(self, key: Key) -> Sample:
+        generator = seeds.generator(self._seed, _SAMPLE, key.epoch, key.index)
+        return self._view(key.index, key.canvas, generator)
+
+    def _view(self, index: int, canvas: Size | None, generator: torch.Generator) -> Sample:
+        picture, annotation = self._dataset.read(index)
+        return self._preset(picture, annotation, canvas, generator)
+
+
+class _PastedSamples(_Samples):
+    """The same samples, some of them with objects of a second picture pasted onto them.
+
+    The second one is drawn evenly from all other pictures that have objects. Every number for it
+    comes from a generator of its own, so that the first one is what it is without pasting.
+    """
+
+    def __init__(self, dataset: CocoSet, preset: TrainPreset, seed: int) -> None:
+        super().__init__(dataset, preset, seed)
+        self._sources = np.array(dataset.with_objects(), dtype=np.int64)
+
+    def _sample(self, key: Key) -> Sample:
+        target = super()._sample(key)
+        generator = seeds.generator(self._seed, _PASTE, key.epoch, key.index)
+        chance, draw = torch.rand(2, generator=generator, dtype=torch.float64).tolist()
+        others = self._sources[self._sources != key.index]
+        if chance >= self._preset.copy_paste or not len(others):
+            return target
+        source = self._view(int(others[int(draw * len(others))]), key.canvas, generator)
+        return paste_some(target, source, generator)
 
 
 def _collate(samples: list[Sample | InputError]) -> PackedBatch | InputError:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from PIL import Image
 
@@ -30,6 +31,8 @@ class TrainPreset:
     flip: probability of a mirrored picture; brightness, contrast, saturation: the factor is drawn
         from 1 - x .. 1 + x; hue: drawn from -x .. x of the colour circle; grey: probability of a
         picture without colour. The strengths are our choice, mild, as colour tells classes apart.
+    copy_paste: probability that objects of a second picture, seen through a view of its own, are
+        pasted onto a picture by `paste_some`. The loader draws it, as it has to read that picture.
     """
 
     scale: tuple[float, float] = (0.7, 2.0)
@@ -39,6 +42,7 @@ class TrainPreset:
     saturation: float = 0.3
     hue: float = 0.02
     grey: float = 0.02
+    copy_paste: float = 0.0
 
     def __call__(
         self,
@@ -108,6 +112,43 @@ class EvalPreset:
         """(H, W) after padding."""
         h, w = self.size(height, width)
         return (-(-h // self.multiple) * self.multiple, -(-w // self.multiple) * self.multiple)
+
+
+def paste_some(target: Sample, source: Sample, generator: torch.Generator) -> Sample:
+    """Pastes each object of `source` with probability one half, but at least one, onto `target`.
+
+    They move as one group to a drawn place, so that they keep covering each other as they did. A
+    `source` without objects leaves `target` as it is. Objects have pixels, as in every sample that
+    `transforms.apply` gives.
+    """
+    if not len(source.masks):
+        return target
+    down, right, *draws = torch.rand(
+        2 + len(source.masks), generator=generator, dtype=torch.float64
+    ).tolist()
+    chosen = np.array(draws) <= max(0.5, min(draws))  # [N]
+    together = source.masks[chosen].any(0)  # [h,w]
+    offset = (
+        _place(together.any(1), target.size[0], down),
+        _place(together.any(0), target.size[1], right),
+    )
+    return transforms.paste(target, source, chosen, offset)
+
+
+def _place(taken: np.ndarray, pixels: int, draw: float) -> int:
+    """One side: how far objects that take up these pixels move on a target of so many.
+
+    Evenly drawn among the places where they lie wholly inside, or fill the side if they are longer
+    than it. Our choice: what touches the border of its own view keeps touching that border, since
+    it may be cut off there, and a straight cut in the middle of a picture would give it away.
+    """
+    low, high = (int(end) for end in np.flatnonzero(taken)[[0, -1]] + [0, 1])
+    first, last = sorted((-low, pixels - high))
+    if low == 0:
+        return 0
+    if high == len(taken):
+        return pixels - high
+    return first + int(draw * (last - first + 1))
 
 
 def _window(pixels: int, canvas: int, factor: float, draw: float) -> tuple[int, int, int]:

@@ -177,7 +177,7 @@ class Trainer:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         if self.average:
-            self.average.update(self.model)
+            self.average.update()
         self.iteration += 1
         return norm
 

@@ -89,24 +89,26 @@ class MovingAverage:
     """Exponential moving average of a model's parameters and buffers; what is evaluated and saved.
 
     The decay grows with the number of updates, min(decay, (1 + n) / (10 + n)), so that the first
-    random weights do not linger in a short run.
+    random weights do not linger in a short run. To be made once the model is where it will stay:
+    on its device, in its memory format.
     """
 
     def __init__(self, model: nn.Module, decay: float):
         self.decay = decay
         self.updates = 0
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
+        # State dicts share memory with their modules: listing them once saves much of the time.
+        pairs = zip(self.model.state_dict().values(), model.state_dict().values(), strict=True)
+        floating, self.whole = [], []
+        for pair in pairs:
+            (floating if pair[0].is_floating_point() else self.whole).append(pair)
+        self.averaged, self.current = map(list, zip(*floating))
 
     @torch.no_grad()
-    def update(self, model: nn.Module) -> None:
+    def update(self) -> None:
+        """Take in the values that the model has now."""
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        source = model.state_dict()
-        averaged, current = [], []
-        for name, value in self.model.state_dict().items():
-            if value.is_floating_point():
-                averaged.append(value)
-                current.append(source[name].to(value))
-            else:
-                value.copy_(source[name])
-        torch._foreach_lerp_(averaged, current, 1 - decay)
+        torch._foreach_lerp_(self.averaged, self.current, 1 - decay)
+        for value, now in self.whole:
+            value.copy_(now)

@@ -92,6 +92,10 @@ def parse(argv: list[str]) -> argparse.Namespace:
         "--colour", type=options.fraction, default=0.3, help="strength of the colour jitter"
     )
     views.add_argument(
+        "--copy-paste", type=options.fraction, default=0.0,
+        help="chance that objects of another training picture are pasted onto a picture",
+    )  # fmt: skip
+    views.add_argument(
         "--overfit", type=options.positive, metavar="N",
         help="self-test: train on the first N pictures of the seeded order, without "
         "augmentation, and evaluate on the same",
@@ -157,6 +161,7 @@ def open_data(opts: argparse.Namespace) -> Data:
         saturation=opts.colour,
         hue=opts.colour / 15,
         grey=opts.colour / 15,
+        copy_paste=opts.copy_paste,
     )
     canvases = opts.canvas or train_canvases(opts.image_size)
     short = max(min(canvas) for canvas in canvases)
@@ -203,7 +208,7 @@ def build_trainer(opts: argparse.Namespace, data: Data, device: torch.device):
     trainer = Trainer(
         model=model,
         criterion=criterion,
-        optimizer=torch.optim.AdamW(groups, lr=opts.lr),
+        optimizer=torch.optim.AdamW(groups, lr=opts.lr, fused=device.type in ("cpu", "cuda")),
         schedule=Schedule(
             total_iterations(opts, len(data.train)), opts.warmup, opts.schedule, tuple(opts.drops)
         ),
@@ -276,8 +281,9 @@ class Run:
             InputError: these options describe another training than the one in the folder.
         """
         now = options.as_json(self.opts)
+        before = {"copy_paste": 0.0} | before  # which runs of an older version do not name
         fixed = ("overfit", "seed", "batch_size", "accumulate", "image_size", "canvas", "scale")
-        for name in (*fixed, "flip", "colour"):
+        for name in (*fixed, "flip", "colour", "copy_paste"):
             if now[name] != before[name]:
                 raise InputError(
                     f"{self.folder}: --{name.replace('_', '-')} was {before[name]} in this run and "
@@ -373,6 +379,7 @@ class Run:
         row = {
             "iteration": self.trainer.iteration,
             "epoch": round(self.epoch_of(self.trainer.iteration), 3),
+            "minutes": round((self.seconds + time.monotonic() - self.started) / 60, 2),
             "lr": max(group["lr"] for group in groups),
             **values,
             "seconds": seconds,

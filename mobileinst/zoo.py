@@ -4,7 +4,7 @@ from dataclasses import fields, replace
 
 from torch import nn
 
-from mobileinst.backbones import mobilenet_v2, topformer
+from mobileinst.backbones import mobilenet_v2, seaformer, topformer
 from mobileinst.layers.freeze import freeze_layers, freeze_norms
 from mobileinst.layers.init import draw_parameters
 from mobileinst.mobile.model import MobileInstConfig, build_mobileinst
@@ -23,15 +23,23 @@ BACKBONES = {
     "topformer_tiny": topformer.topformer_tiny,
     "topformer_small": topformer.topformer_small,
     "topformer_base": topformer.topformer_base,
+    "seaformer_tiny": seaformer.seaformer_tiny,
+    "seaformer_small": seaformer.seaformer_small,
+    "seaformer_base": seaformer.seaformer_base,
+    "seaformer_large": seaformer.seaformer_large,
     "mobilenet_v2": mobilenet_v2.mobilenet_v2,
     "mobilenet_v2_torchvision": mobilenet_v2.mobilenet_v2_torchvision,
 }
 
-# The width is our choice where the paper is silent: 128 for the small backbones, 256 for base.
+# The width is our choice where the paper is silent: 256 for base and large backbones, else 128.
 MODELS = {
     "mobileinst_topformer_tiny": MobileInstConfig(backbone="topformer_tiny", width=128),
     "mobileinst_topformer_small": MobileInstConfig(backbone="topformer_small", width=128),
     "mobileinst_topformer_base": MobileInstConfig(backbone="topformer_base", width=256),
+    "mobileinst_seaformer_tiny": MobileInstConfig(backbone="seaformer_tiny", width=128),
+    "mobileinst_seaformer_small": MobileInstConfig(backbone="seaformer_small", width=128),
+    "mobileinst_seaformer_base": MobileInstConfig(backbone="seaformer_base", width=256),
+    "mobileinst_seaformer_large": MobileInstConfig(backbone="seaformer_large", width=256),
     "mobileinst_mobilenet_v2": MobileInstConfig(backbone="mobilenet_v2"),
     "mobileinst_mobilenet_v2_torchvision": MobileInstConfig(backbone="mobilenet_v2_torchvision"),
 }

@@ -12,6 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 ROOMS = ("mobileinst", "data", "engine")
 FILES = [path for room in ROOMS for path in sorted((ROOT / room).rglob("*.py"))]
 PACKAGES = {"torch", "torchvision", "numpy", "pycocotools", "scipy", "tqdm"}
+EXTRAS = {"engine.plot_runs": {"matplotlib"}}  # of requirements-dev.txt, imported where used
 FRAMEWORKS = (
     "detectron mmdet mmcv mmengine mmseg fvcore iopath timm lightning ignite accelerate "
     "transformers hydra omegaconf yacs fastai keras"
@@ -35,7 +36,7 @@ DATA = (  # each line only those below it
     {"pictures", "seeds"},
     {"errors"},
 )
-ENTRIES = {"train", "evaluate", "predict", "visualize", "benchmark"}
+ENTRIES = {"train", "evaluate", "predict", "visualize", "benchmark", "plot_runs"}
 
 
 def module_of(path):
@@ -111,6 +112,7 @@ def test_no_import_goes_in_a_circle():
 @pytest.mark.parametrize("path", FILES, ids=module_of)
 def test_only_the_six_packages(path):
     known = PACKAGES | {"PIL"} | set(ROOMS) | set(sys.stdlib_module_names)  # PIL: torchvision's
+    known |= EXTRAS.get(module_of(path), set())
     assert {name.split(".")[0] for name in imports_of(path)} <= known
 
 

@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from mobileinst.layers.attention import DropPath, attend
-from mobileinst.layers.conv import ConvBN
-from mobileinst.layers.init import init_conv
+from mobileinst.layers.attention import attend
+from mobileinst.layers.conv import ConvBN, InvertedResidual
+from mobileinst.layers.conv_transformer import Block, Transformer
 from mobileinst.layers.pixels import IMAGENET_MEAN, IMAGENET_STD
 
 # (kernel, expansion, channels, stride) of every inverted residual after the stem.
@@ -79,7 +79,10 @@ class TopFormer(nn.Module):
         self.tpm = TokenPyramid(layers, taps)
         width = sum(self.tpm.channels)
         rates = torch.linspace(0, drop_path, depth).tolist()
-        self.trans = Transformer(width, heads, key_dim, attn_ratio, mlp_ratio, rates)
+        self.trans = Transformer(
+            Block(Attention(width, heads, key_dim, attn_ratio), width, mlp_ratio, rate)
+            for rate in rates
+        )
         self.channels = (*self.tpm.channels, width)
         self.strides = (*self.tpm.strides, 2 * self.tpm.strides[-1])
 
@@ -125,64 +128,6 @@ class TokenPyramid(nn.Module):
         return [maps[i] for i in self.taps]
 
 
-class InvertedResidual(nn.Module):
-    """1×1 expansion (absent at 1), depth-wise convolution, 1×1 projection without activation."""
-
-    def __init__(
-        self, in_channels: int, channels: int, kernel: int = 3, expansion: int = 1, stride: int = 1
-    ):
-        super().__init__()
-        hidden = round(in_channels * expansion)
-        steps: list[nn.Module] = []
-        if expansion != 1:
-            steps += [ConvBN(in_channels, hidden), nn.ReLU(inplace=True)]
-        steps += [ConvBN(hidden, hidden, kernel, stride, groups=hidden), nn.ReLU(inplace=True)]
-        self.conv = nn.Sequential(*steps, ConvBN(hidden, channels))
-        self.residual = stride == 1 and in_channels == channels
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x + self.conv(x) if self.residual else self.conv(x)
-
-
-class Transformer(nn.Module):
-    """Blocks on one map [B,C,h,w]; one drop path rate per block."""
-
-    def __init__(
-        self,
-        width: int,
-        heads: int,
-        key_dim: int,
-        attn_ratio: int,
-        mlp_ratio: int,
-        rates: list[float],
-    ):
-        super().__init__()
-        self.transformer_blocks = nn.ModuleList(
-            Block(width, heads, key_dim, attn_ratio, mlp_ratio, rate) for rate in rates
-        )
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        for block in self.transformer_blocks:
-            x = block(x)
-        return x
-
-
-class Block(nn.Module):
-    """Attention and MLP, each with a residual; no other normalisation than their BatchNorms."""
-
-    def __init__(
-        self, width: int, heads: int, key_dim: int, attn_ratio: int, mlp_ratio: int, rate: float
-    ):
-        super().__init__()
-        self.attn = Attention(width, heads, key_dim, attn_ratio)
-        self.mlp = ConvMLP(width, mlp_ratio * width)
-        self.drop_path = DropPath(rate)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = x + self.drop_path(self.attn(x))
-        return x + self.drop_path(self.mlp(x))
-
-
 class Attention(nn.Module):
     """Self-attention over the cells of a map, every projection a 1×1 convolution with BatchNorm.
 
@@ -211,24 +156,6 @@ class Attention(nn.Module):
 
     def _split(self, x: torch.Tensor) -> torch.Tensor:
         return x.unflatten(1, (self.heads, -1)).flatten(3).transpose(2, 3)
-
-
-class ConvMLP(nn.Module):
-    """1×1 convolution, depth-wise 3×3 (with bias, without BatchNorm), ReLU6, 1×1 convolution."""
-
-    def __init__(self, width: int, hidden: int):
-        super().__init__()
-        self.fc1 = ConvBN(width, hidden)
-        self.dwconv = nn.Conv2d(hidden, hidden, 3, padding=1, groups=hidden)
-        self.act = nn.ReLU6(inplace=True)
-        self.fc2 = ConvBN(hidden, width)
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        init_conv(self.dwconv)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.fc2(self.act(self.dwconv(self.fc1(x))))
 
 
 def average_onto(x: torch.Tensor, height: int, width: int) -> torch.Tensor:

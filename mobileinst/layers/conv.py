@@ -32,6 +32,25 @@ class ConvBN(nn.Module):
         return self.bn(self.c(x))
 
 
+class InvertedResidual(nn.Module):
+    """1×1 expansion (absent at 1), depth-wise convolution, 1×1 projection without activation."""
+
+    def __init__(
+        self, in_channels: int, channels: int, kernel: int = 3, expansion: int = 1, stride: int = 1
+    ):
+        super().__init__()
+        hidden = round(in_channels * expansion)
+        steps: list[nn.Module] = []
+        if expansion != 1:
+            steps += [ConvBN(in_channels, hidden), nn.ReLU(inplace=True)]
+        steps += [ConvBN(hidden, hidden, kernel, stride, groups=hidden), nn.ReLU(inplace=True)]
+        self.conv = nn.Sequential(*steps, ConvBN(hidden, channels))
+        self.residual = stride == 1 and in_channels == channels
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.conv(x) if self.residual else self.conv(x)
+
+
 def conv_bn_relu(in_channels: int, channels: int, kernel: int = 1) -> nn.Sequential:
     """Convolution, BatchNorm, ReLU; the grid stays."""
     return nn.Sequential(ConvBN(in_channels, channels, kernel), nn.ReLU(inplace=True))

@@ -12,6 +12,7 @@ from mobileinst.mobile.instance_decoder import InstanceDecoder
 from mobileinst.mobile.mask_decoder import MaskDecoder
 
 STRIDES = (8, 16, 32, 64)  # of the backbone maps that are used: X3, X4, X5 (local), X6 (global)
+SEMANTIC_PLACES = ("mask", "x3", "x4", "x5", "x6")  # maps with a semantic head, if there are any
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class MobileInstConfig:
 
     width: D of the mask decoder. kernel_dim: channels of kernels and pixel features.
     query_width, heads, ffn_ratio, kv_stride, self_attention, guided: of the instance decoder.
-    semantic_weight: of a class loss for every cell, 0 as in the paper; above 0 a head for it is
+    semantic_weight: of a class loss for every cell, 0 as in the paper; above 0 heads for it are
     built, which only training uses.
     drop_path, frozen_norms: of the backbone. frozen_stride: its layers up to this stride keep the
     values they were given (0: none); both only make sense with pretrained weights.
@@ -65,14 +66,14 @@ class MobileInst(nn.Module):
         backbone: nn.Module,
         mask_decoder: MaskDecoder,
         instance_decoder: InstanceDecoder,
-        semantic_head: nn.Module | None = None,
+        semantic_heads: nn.ModuleDict | None = None,
     ):
         super().__init__()
         check_parts(backbone, mask_decoder, instance_decoder)
         self.backbone = backbone
         self.mask_decoder = mask_decoder
         self.instance_decoder = instance_decoder
-        self.semantic_head = semantic_head
+        self.semantic_heads = semantic_heads or nn.ModuleDict()
         self.levels = [tuple(backbone.strides).index(stride) for stride in STRIDES]
         self.normalise = Normalise(backbone.mean, backbone.std)
 
@@ -85,15 +86,21 @@ class MobileInst(nn.Module):
     ) -> dict[str, torch.Tensor]:
         """What depends on the picture alone: global_map [B,C6,·,·] at 1/64, mask_features [B,D,h,w]
         and pixel_features [B,kernel_dim,h,w] at 1/8. A frame that borrows kernels needs no more.
+        While training with semantic heads, also semantic_logits_* [B,K,·,·] of each.
         """
         maps = self.backbone(self.normalise(images, padding))
         *local_maps, global_map = (maps[i] for i in self.levels)
         mask_features, pixel_features = self.mask_decoder(local_maps, global_map)
-        return {
+        features = {
             "global_map": global_map,
             "mask_features": mask_features,
             "pixel_features": pixel_features,
         }
+        if self.training:
+            seen = dict(zip(SEMANTIC_PLACES, (mask_features, *local_maps, global_map)))
+            for place, head in self.semantic_heads.items():
+                features[f"semantic_logits_{place}"] = head(seen[place])
+        return features
 
     def decode(
         self, features: dict[str, torch.Tensor], queries: torch.Tensor | None = None
@@ -107,13 +114,12 @@ class MobileInst(nn.Module):
         )
         for output in (outputs, *outputs["aux"]):
             output["mask_logits"] = apply_kernels(output["kernels"], pixel_features)
-        if self.semantic_head is not None and self.training:
-            outputs["semantic_logits"] = self.semantic_head(features["mask_features"])
-        return outputs | {"pixel_features": pixel_features}
+        semantic = {key: value for key, value in features.items() if key.startswith("semantic")}
+        return outputs | semantic | {"pixel_features": pixel_features}
 
 
 class SemanticHead(nn.Conv2d):
-    """Class logits of every cell from the mask features; used while training only."""
+    """Class logits of every cell of a map; used while training only."""
 
     def __init__(self, width: int, num_classes: int):
         super().__init__(width, num_classes, 1)
@@ -150,10 +156,15 @@ def build_mobileinst(
             self_attention=config.self_attention,
             guided=config.guided,
         )
-    semantic_head = None
+    semantic_heads = None
     if config.semantic_weight:
-        semantic_head = SemanticHead(mask_decoder.width, config.num_classes)
-    return MobileInst(backbone, mask_decoder, instance_decoder, semantic_head)
+        # On the backbone's own maps as well, our choice: from scratch, the loss on the mask
+        # features alone took twice as many pictures to fall as far.
+        widths = dict(zip(SEMANTIC_PLACES, (mask_decoder.width, *channels), strict=True))
+        semantic_heads = nn.ModuleDict(
+            {place: SemanticHead(width, config.num_classes) for place, width in widths.items()}
+        )
+    return MobileInst(backbone, mask_decoder, instance_decoder, semantic_heads)
 
 
 def used_channels(backbone: nn.Module) -> tuple[int, ...]:

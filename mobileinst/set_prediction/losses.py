@@ -270,18 +270,25 @@ class SemanticLoss:
     def __call__(
         self, outputs: dict, targets: list[dict], matches: list[Match], counts: dict[str, Tensor]
     ) -> dict[str, Tensor]:
-        if "semantic_logits" not in outputs:  # an auxiliary output
-            return {}
-        losses = []
-        for logits, target in zip(outputs["semantic_logits"], targets):  # [K,h,w]
-            grid = tuple(logits.shape[-2:])
-            masks, valid = (x.to(logits) for x in soft_masks(target, grid))  # [N,h,w], [h,w]
-            wanted = torch.zeros_like(logits)
-            index = target["labels"][:, None, None].expand_as(masks)
-            wanted.scatter_reduce_(0, index, masks, "amax")
-            bce = F.binary_cross_entropy_with_logits(logits, wanted, reduction="none").sum(0)
-            losses.append((bce * valid).sum() / valid.sum().clamp(min=1e-6))
-        return {"semantic": self.weight * torch.stack(losses).sum() / counts["pictures"]}
+        """One term for each of the outputs `semantic_logits_*`; auxiliary outputs have none."""
+        return {
+            name.replace("_logits", ""): self.weight
+            * sum(map(semantic_loss, logits, targets))
+            / counts["pictures"]
+            for name, logits in outputs.items()
+            if name.startswith("semantic_logits")
+        }
+
+
+def semantic_loss(logits: Tensor, target: dict) -> Tensor:
+    """Cross-entropy with the classes on each cell, averaged over the valid cells: [K,h,w] → []."""
+    grid = tuple(logits.shape[-2:])
+    masks, valid = (x.to(logits) for x in soft_masks(target, grid))  # [N,h,w], [h,w]
+    wanted = torch.zeros_like(logits)
+    index = target["labels"][:, None, None].expand_as(masks)
+    wanted.scatter_reduce_(0, index, masks, "amax")
+    bce = F.binary_cross_entropy_with_logits(logits, wanted, reduction="none").sum(0)
+    return (bce * valid).sum() / valid.sum().clamp(min=1e-6)
 
 
 def mask_iou(predicted: Tensor, wanted: Tensor, weights: Tensor) -> Tensor:

@@ -303,6 +303,16 @@ def test_a_set_of_crowds_is_warned_about_and_can_be_used(tiny_coco):
     assert not any(a["iscrowd"] for a in objects.ground_truth()["annotations"])
 
 
+def test_pictures_that_have_objects(tiny_coco):
+    """Picture 5 has none; of picture 2 the one that is no crowd is taken away."""
+    dataset = opened(tiny_coco)
+    assert dataset.with_objects() == [0, 1, 3, 4, 5]
+    assert dataset.subset([2, 4, 2, 1]).with_objects() == [1, 3]
+    without = lambda content: content["annotations"].pop(2)  # noqa: E731
+    assert opened(tiny_coco, without).with_objects() == [0, 3, 4, 5]
+    assert opened(tiny_coco, without, crowd_as_instances=True).with_objects() == [0, 1, 3, 4, 5]
+
+
 def test_the_class_list_has_to_fit(tiny_coco):
     dataset = opened(tiny_coco)
     dataset.require_classes(["shrimp", "fish", "unused", "crab"])

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data import loaders, seeds
+from data.batch import collate
 from data.coco import CocoSet
 from data.errors import InputError
 from data.presets import EvalPreset, TrainPreset
@@ -187,6 +188,110 @@ def test_objects_of_the_crowd_are_only_ignored(dataset):
     (target,) = batch.to("cpu").targets
     assert target["labels"].tolist() == [1]
     assert target["ignore"][40:60, 5:45].all() and target["ignore"].sum() == 20 * 40
+
+
+# --- copy-paste -----------------------------------------------------------------------------------
+
+ALWAYS = TrainPreset(copy_paste=1.0, scale=(0.5, 1.0))  # whole pictures: no object is cropped away
+NEVER = TrainPreset(scale=(0.5, 1.0))
+
+
+def pictures(batches_):
+    """(image with padding, number of objects) of one picture after another."""
+    return [pair for b in batches_ for pair in zip(b.images, b.counts, strict=True)]
+
+
+def watched(dataset, monkeypatch):
+    """The indices of the pictures that are read from now on."""
+    reads, read = [], dataset.read
+    monkeypatch.setattr(dataset, "read", lambda index: reads.append(index) or read(index))
+    return reads
+
+
+@pytest.mark.parametrize("preset", [TrainPreset(), TrainPreset(copy_paste=1e-9)])
+def test_pictures_without_pasting_rest_on_these_seeds(dataset, preset):
+    """The use number 3 is written down: runs that are resumed draw the same samples as before."""
+    index_of = {record.id: index for index, record in enumerate(dataset.images)}
+    for position, batch in enumerate(batches(dataset, preset, batch_size=1, stop_step=12)):
+        index = index_of[batch.image_ids[0]]
+        generator = seeds.generator(3, 3, position // len(dataset), index)
+        expected = preset(*dataset.read(index), tuple(batch.images.shape[-2:]), generator)
+        assert_same([batch], [collate([expected])])
+
+
+def test_pasting_changes_nothing_else(dataset):
+    """At one half, half of the pictures are those of never and the others those of always."""
+    half = TrainPreset(copy_paste=0.5, scale=(0.5, 1.0))
+    never, some, always = (
+        pictures(batches(dataset, preset, stop_step=100)) for preset in (NEVER, half, ALWAYS)
+    )
+    plain = sum(torch.equal(a[0], b[0]) for a, b in zip(never, some, strict=True))
+    pasted = sum(torch.equal(a[0], b[0]) for a, b in zip(always, some, strict=True))
+    assert plain + pasted == len(some) == 200 and 75 < plain < 125
+    assert not any(torch.equal(a[0], b[0]) for a, b in zip(never, always, strict=True))
+
+
+def test_workers_and_resuming_change_nothing_with_pasting(dataset):
+    preset = TrainPreset(copy_paste=0.7)
+    alone = batches(dataset, preset)
+    assert_same(alone, batches(dataset, preset, workers=2))
+    assert_same(alone[3:], batches(dataset, preset, start_step=3))
+    assert_same(alone[3:], batches(dataset, preset, start_step=3, workers=1))
+    again = batches(dataset, preset, seed=4)
+    assert not torch.equal(alone[0].images, again[0].images)
+
+
+def test_pasted_objects_come_from_all_other_pictures_that_have_some(dataset, monkeypatch):
+    """Picture 2 has none."""
+    reads = watched(dataset, monkeypatch)
+    batches(dataset, ALWAYS, batch_size=1, stop_step=240)
+    pairs = list(zip(reads[::2], reads[1::2], strict=True))
+    expected = {(a, b) for a in range(6) for b in (0, 1, 3, 4, 5) if a != b}
+    assert len(pairs) == 240 and set(pairs) == expected
+    assert max(pairs.count(pair) for pair in expected) < 25  # 8 or 10 are expected
+
+
+def test_no_other_picture_with_objects(dataset, monkeypatch):
+    content = dataset.ground_truth()
+    for annotation in content["annotations"]:
+        annotation["iscrowd"] = 1
+    with pytest.warns(UserWarning, match="will not be learned"):
+        crowds = CocoSet(content, dataset.folder)
+    for alone in (dataset.subset([0]), dataset.subset([2]), crowds):
+        reads = watched(alone, monkeypatch)
+        assert_same(batches(alone, NEVER), batches(alone, ALWAYS))
+        assert len(reads) == 20
+    empty_and_one = dataset.subset([2, 4])
+    for batch in batches(empty_and_one, ALWAYS):
+        counts = dict(zip(batch.image_ids, batch.counts, strict=True))
+        assert 1 <= counts[5] <= 2 and counts[40] == 2
+
+
+def test_pasted_batches_meet_the_contract(dataset):
+    for packed in batches(dataset, ALWAYS, stop_step=12):
+        batch = packed.to("cpu")
+        for image, padding, target in zip(batch.images, batch.padding, batch.targets, strict=True):
+            assert not image[:, padding].any() and not target["masks"][:, padding].any()
+            assert not target["ignore"][padding].any()
+            assert target["masks"].shape == (len(target["labels"]), *padding.shape)
+            assert (target["masks"].flatten(1).sum(1) >= 4).all()
+            assert (target["masks"].sum(0) <= 1).all()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_broken_second_picture_ends_in_one_sentence(dataset, tiny_coco, workers):
+    two = dataset.subset([0, 4])
+    first = loaders.first_pictures(2, seed=3, count=1)[0]
+    path = two.path(1 - first)
+    path.write_bytes(path.read_bytes()[:100])
+    keywords = {"batch_size": 1, "stop_step": 1, "workers": workers}
+    assert len(batches(two, NEVER, **keywords)) == 1
+    with pytest.raises(InputError, match=rf"{path.name} cannot be read") as caught:
+        batches(two, ALWAYS, **keywords)
+    assert "\n" not in str(caught.value) and "Traceback" not in str(caught.value)
+
+
+# --- mistakes and seeds ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -9,8 +9,8 @@ from PIL import Image
 from torchvision.transforms.v2 import functional
 
 from data import rle, seeds, transforms
-from data.batch import Annotation
-from data.presets import EvalPreset, TrainPreset
+from data.batch import Annotation, Sample
+from data.presets import EvalPreset, TrainPreset, paste_some
 from data.transforms import Colour, View
 
 PLAIN = {"brightness": 0, "contrast": 0, "saturation": 0, "hue": 0, "grey": 0}
@@ -106,6 +106,224 @@ def test_pictures_without_objects_are_ordinary():
         sample = preset(picture, nothing, (128, 128), seeds.generator(0))
         assert sample.masks.shape == (0, *sample.size) and sample.labels.shape == (0,)
         assert not sample.ignore.any() and sample.ignore.shape == sample.size
+
+
+# --- copy-paste -----------------------------------------------------------------------------------
+
+
+def sample_of(masks, labels, ignore=None, image=None):
+    """Masks [N,h,w]; the red of a pixel is the label of the object on it, 0 where there is none."""
+    height, width = masks.shape[1:]
+    if image is None:
+        image = np.zeros((3, height, width), dtype=np.uint8)
+        for mask, label in zip(masks, labels, strict=True):
+            image[0][mask] = label
+    ignore = np.zeros((height, width), dtype=bool) if ignore is None else ignore
+    return Sample(torch.from_numpy(image), masks, ignore, np.array(labels, dtype=np.int64),
+                  image_id=5, orig_size=(400, 600), canvas=(64, 64))  # fmt: skip
+
+
+def squares(size, *boxes):
+    """A sample of this size with one object for each box (top, left, bottom, right)."""
+    masks = np.zeros((len(boxes), *size), dtype=bool)
+    for mask, (top, left, bottom, right) in zip(masks, boxes, strict=True):
+        mask[top:bottom, left:right] = True
+    return sample_of(masks, range(20, 20 + len(boxes)))
+
+
+def random_sample(seed, first_label, disjoint):
+    """Up to three objects, empty ones too, some ignored pixels, and noise for a picture."""
+    rng = np.random.default_rng(seed)
+    height, width = rng.integers(2, 15, 2)
+    masks = blobs(height, width, seed, count=int(rng.integers(0, 4)) or 1)
+    masks = masks[: rng.integers(0, len(masks) + 1)]
+    if not disjoint:
+        masks = masks | (rng.random(masks.shape) < 0.3)
+    ignore = rng.random((height, width)) < rng.choice([0, 0.3])
+    image = rng.integers(0, 256, (3, height, width), dtype=np.uint8)
+    labels = [first_label + i for i in range(len(masks))]
+    return sample_of(masks, labels, ignore & ~masks.any(0) if disjoint else ignore, image)
+
+
+def pasted_by_hand(target, source, chosen, offset):
+    """Pixel by pixel: image [3][h][w], masks and labels, ignore, as plain lists."""
+    (height, width), (from_height, from_width) = target.size, source.size
+    pixels = [(y, x) for y in range(height) for x in range(width)]
+
+    def behind(y, x):
+        y, x = y - offset[0], x - offset[1]
+        return (y, x) if 0 <= y < from_height and 0 <= x < from_width else None
+
+    pieces = []
+    for i in range(len(source.labels)):
+        piece = set()
+        for pixel in pixels:
+            at = behind(*pixel)
+            if chosen[i] and at and source.masks[i][at] and not source.ignore[at]:
+                piece.add(pixel)
+        if len(piece) >= 4:
+            pieces.append((int(source.labels[i]), piece))
+    covered = set().union(*(piece for _, piece in pieces))
+    objects, slivers = [], set()
+    for label, mask in zip(target.labels.tolist(), target.masks, strict=True):
+        before = {pixel for pixel in pixels if mask[pixel]}
+        scored = {pixel for pixel in before if not target.ignore[pixel]}
+        if len(scored - covered) < 4 or 10 * len(scored - covered) < len(scored):
+            slivers |= before - covered
+        else:
+            objects.append((label, before - covered))
+    ignore = {pixel for pixel in pixels if target.ignore[pixel]} - covered
+    ignore |= slivers - set().union(*(mask for _, mask in objects))
+    image = target.image.clone()
+    for y, x in covered:
+        image[:, y, x] = source.image[(slice(None), *behind(y, x))]
+    return image, objects + pieces, ignore
+
+
+def pixels_of(mask):
+    return set(map(tuple, np.argwhere(mask).tolist()))
+
+
+@settings(deadline=None, max_examples=150)
+@given(st.integers(0, 10**6), st.booleans(), st.integers(-9, 9), st.integers(-9, 9))
+def test_pasting_against_a_loop_over_pixels(seed, disjoint, down, right):
+    target = random_sample(seed, 10, disjoint)
+    source = random_sample(seed + 1, 20, disjoint)
+    chosen = np.random.default_rng(seed).random(len(source.masks)) < 0.7
+    before = (target.image.clone(), target.masks.copy(), target.ignore.copy())
+    pasted = transforms.paste(target, source, chosen, (down, right))
+    image, objects, ignore = pasted_by_hand(target, source, chosen, (down, right))
+    assert torch.equal(pasted.image, image) and pixels_of(pasted.ignore) == ignore
+    found = zip(pasted.labels.tolist(), map(pixels_of, pasted.masks), strict=True)
+    assert list(found) == objects
+    assert pasted.masks.shape == (len(objects), *target.size) and pasted.masks.dtype == bool
+    assert pasted.image.dtype == torch.uint8 and pasted.labels.dtype == np.int64
+    for name in ("size", "image_id", "orig_size", "canvas"):
+        assert getattr(pasted, name) == getattr(target, name)
+    assert torch.equal(target.image, before[0]) and (target.masks == before[1]).all()
+    assert (target.ignore == before[2]).all()
+    if disjoint:
+        assert (pasted.masks.sum(0) + pasted.ignore <= 1).all()
+
+
+@settings(deadline=None, max_examples=60)
+@given(SIZES, SIZES, SIZES, SIZES, st.integers(0, 10**6))
+def test_pasted_labels_follow_their_masks(height, width, h, w, seed):
+    target = sample_of(blobs(height, width, seed), [10, 11, 12])
+    source = sample_of(blobs(h, w, seed + 1), [20, 21, 22])
+    source.masks, source.labels = source.masks[:2], source.labels[:2]  # 22 is an unmarked object
+    if not source.masks.any((1, 2)).all():
+        return
+    pasted = paste_some(target, source, seeds.generator(seed))
+    red = pasted.image[0].numpy()
+    assert (pasted.masks.sum(0) + pasted.ignore <= 1).all()
+    for label, mask in zip(pasted.labels, pasted.masks, strict=True):
+        assert (red[mask] == label).all()
+        assert (red == label).sum() == mask.sum()
+    assert not (red == 22).any()
+
+
+def test_what_pasting_does_to_covered_objects():
+    """Six squares of 100 pixels each, of which these are left to see: 100, 50, 10, 9, 3, 0."""
+    masks = np.zeros((6, 20, 60), dtype=bool)
+    for i, mask in enumerate(masks):
+        mask[5:15, 10 * i : 10 * i + 10] = True
+    ignore = np.zeros((20, 60), dtype=bool)
+    ignore[:3] = ignore[17:] = True
+    front = np.zeros((2, 20, 60), dtype=bool)
+    for i, left in enumerate((100, 50, 10, 9, 3, 0)):
+        front[0, 5:15, 10 * i : 10 * i + 10] = np.arange(100).reshape(10, 10) >= left
+    front[0, 17:, 30:] = True
+    front[1, 0, :3] = True  # three pixels: too small to be pasted
+    hidden = masks[3:].any(0) & ~front[0]
+    target = sample_of(masks, range(10, 16), ignore)
+    pasted = transforms.paste(target, sample_of(front, [20, 21]), np.array([True, True]), (0, 0))
+    assert pasted.labels.tolist() == [10, 11, 12, 20]
+    assert pasted.masks.sum((1, 2)).tolist() == [100, 50, 10, front[0].sum()]
+    assert hidden.sum() == 12
+    assert (pasted.ignore == ((ignore & ~front[0]) | hidden)).all()
+
+
+def test_the_rest_of_a_hidden_object_stays_part_of_a_visible_one():
+    """One pixel of it is left to see: beside the large object first, then on it."""
+    target = squares((30, 30), (0, 0, 12, 20), (3, 15, 13, 25))
+    front = squares((30, 30), (3, 15, 12, 25))
+    front.masks[0, 12, 16:25] = True
+    pasted = transforms.paste(target, front, np.array([True]), (0, 0))
+    assert pasted.labels.tolist() == [20, 20]
+    assert np.argwhere(pasted.ignore).tolist() == [[12, 15]]
+    target = squares((30, 30), (0, 0, 14, 20), (3, 15, 13, 25))
+    pasted = transforms.paste(target, front, np.array([True]), (0, 0))
+    assert pasted.labels.tolist() == [20, 20] and not pasted.ignore.any()
+
+
+def test_an_object_nobody_pastes_on_stays_however_little_of_it_is_scored():
+    masks = np.zeros((1, 20, 20), dtype=bool)
+    masks[0, :10] = True
+    ignore = np.zeros((20, 20), dtype=bool)
+    ignore[:10, 1:] = True  # 10 of 200 pixels are not ignored
+    front = np.zeros((1, 20, 20), dtype=bool)
+    front[0, 12:] = True
+    target, source = sample_of(masks, [10], ignore), sample_of(front, [20])
+    pasted = transforms.paste(target, source, np.array([True]), (0, 0))
+    assert pasted.labels.tolist() == [10, 20] and (pasted.ignore == ignore).all()
+
+
+def test_nothing_to_paste():
+    some, nothing = squares((20, 30), (4, 5, 9, 9)), squares((25, 25))
+    assert paste_some(some, nothing, seeds.generator(0)) is some
+    assert paste_some(nothing, some, seeds.generator(0)).masks.sum((1, 2)).tolist() == [20]
+
+
+def places(target_size, source, count=400):
+    """Where the first row and column of what is pasted come to lie, over the generators."""
+    target = sample_of(np.zeros((0, *target_size), dtype=bool), [])
+    pasted = [paste_some(target, source, seeds.generator(seed)) for seed in range(count)]
+    corners = [np.argwhere(one.masks.any(0)).min(0).tolist() for one in pasted]
+    return pasted, *zip(*corners, strict=True)
+
+
+def test_objects_are_chosen_by_halves_and_never_none():
+    boxes = [(10, 5, 15, 10), (10, 12, 15, 17), (10, 20, 15, 25)]
+    pasted, _, _ = places((30, 40), squares((30, 40), *boxes))
+    found = [frozenset(one.labels.tolist()) for one in pasted]
+    # Seven subsets of three: singles get a share of the eighth that would be none.
+    for subset in map(frozenset, ([20], [21], [22], [20, 21], [20, 22], [21, 22], [20, 21, 22])):
+        expected = 400 * (1 / 6 if len(subset) == 1 else 1 / 8)
+        assert abs(found.count(subset) - expected) < 4 * expected**0.5
+    for one in pasted:  # chosen together, they keep their distance
+        columns = [int(np.flatnonzero(mask.any(0))[0]) for mask in one.masks]
+        starts = {20: 5, 21: 12, 22: 20}
+        assert len({c - starts[x] for c, x in zip(columns, one.labels, strict=True)}) == 1
+
+
+def test_objects_land_wholly_inside_at_any_place():
+    pasted, top, left = places((16, 24), squares((40, 40), (20, 10, 30, 22)))
+    assert all(one.masks.sum() == 10 * 12 for one in pasted)
+    assert set(top) == set(range(7)) and set(left) == set(range(13))
+    assert min(top.count(row) for row in range(7)) > 30
+
+
+def test_longer_objects_fill_the_side():
+    pasted, _, _ = places((8, 50), squares((40, 40), (5, 10, 35, 20)), count=50)
+    assert all(one.masks.sum() == 8 * 10 and one.masks.any(2).all() for one in pasted)
+
+
+@pytest.mark.parametrize(
+    ("box", "row", "column"),
+    [
+        ((0, 10, 8, 20), {0}, None),
+        ((32, 10, 40, 20), {22}, None),
+        ((10, 0, 18, 10), None, {0}),
+        ((10, 30, 18, 40), None, {10}),
+        ((0, 30, 8, 40), {0}, {10}),
+        ((0, 10, 40, 20), {0}, None),  # from border to border: the lower end is cut off
+    ],
+)
+def test_what_is_cut_off_by_a_border_stays_at_it(box, row, column):
+    _, top, left = places((30, 20), squares((40, 40), box), count=100)
+    assert set(top) == row if row else len(set(top)) > 15
+    assert set(left) == column if column else len(set(left)) > 5
 
 
 # --- colour ---------------------------------------------------------------------------------------

@@ -165,7 +165,7 @@ def test_the_moving_average_is_the_plain_one():
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.add_(torch.randn_like(parameter))
-        average.update(model)
+        average.update()
         decay = min(0.8, (1 + n) / (10 + n))
         for name, value in model.state_dict().items():
             whole = not value.is_floating_point()

@@ -363,3 +363,25 @@ def test_more_than_a_hundred_objects_are_scored_when_the_model_may_find_them(
     with pytest.raises(ZeroDivisionError):
         train.main([*argv, "--out", str(tmp_path / "run")])
     assert limits == [300]
+
+
+def test_copy_paste_is_an_option_of_the_training_pictures(tiny, tmp_path, no_finish):
+    def first_batch(name, *options):
+        out = tmp_path / name
+        assert train.main([*tiny, "--iterations", "1", "--out", str(out), *options]) == 0
+        return np.asarray(Image.open(out / "train_batch.png"))
+
+    without, never = first_batch("without"), first_batch("never", "--copy-paste", "0")
+    assert np.array_equal(without, never)
+    always = first_batch("always", "--copy-paste", "1")
+    assert always.shape != without.shape or not np.array_equal(always, without)
+
+
+def test_a_run_older_than_copy_paste_goes_on_without_it(tiny, tmp_path, no_finish):
+    argv = [*tiny, "--out", str(tmp_path / "run")]
+    assert train.main([*argv, "--iterations", "1"]) == 0
+    content = checkpoint.load(tmp_path / "run" / "last.pt")
+    del content["options"]["copy_paste"]
+    checkpoint.save(tmp_path / "run" / "last.pt", content)
+    assert train.main([*argv, "--iterations", "2", "--resume"]) == 0
+    assert checkpoint.load(tmp_path / "run" / "last.pt")["iteration"] == 2

@@ -286,9 +286,10 @@ def test_resuming_another_model_or_other_classes(complain, coco, toy_run, tmp_pa
     assert "the class list does not fit" in said and "crab" in said and "train anew" in said
 
 
-@pytest.mark.parametrize(
-    "changed", [["--overfit", "4"], ["--seed", "1"], ["--batch-size", "2"], ["--colour", "0"]]
-)
+CHANGED = "--overfit 4", "--seed 1", "--batch-size 2", "--colour 0", "--copy-paste 0.5"
+
+
+@pytest.mark.parametrize("changed", [each.split() for each in CHANGED])
 def test_resuming_another_training(complain, tiny, toy_coco, tmp_path, no_finish, changed):
     """A self-test, above all: its score on training pictures would pass for one on val."""
     out = tmp_path / "run"

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from mobileinst.backbones.seaformer import seaformer_tiny
 from mobileinst.backbones.topformer import topformer_tiny
 from mobileinst.layers.attention import MLP
 from mobileinst.layers.conv import ConvBN
@@ -59,8 +60,9 @@ def test_random_state_is_left_alone():
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_every_value_of_a_whole_model_is_drawn():
-    model = build_mobileinst(MobileInstConfig(num_classes=3, width=16), topformer_tiny())
+@pytest.mark.parametrize("backbone", [topformer_tiny, seaformer_tiny])
+def test_every_value_of_a_whole_model_is_drawn(backbone):
+    model = build_mobileinst(MobileInstConfig(num_classes=3, width=16), backbone())
     with torch.no_grad():
         for value in (*model.parameters(), *model.backbone.buffers()):
             if value.is_floating_point():

@@ -74,6 +74,16 @@ def test_forward_is_encode_then_decode():
     assert torch.equal(passed["mask_logits"], whole["mask_logits"])
 
 
+def test_semantic_logits_of_every_map_in_use_while_training_only():
+    model, *_ = zoo.build("mobileinst_topformer_tiny", 5, queries=3, semantic_weight=1.0)
+    images = torch.rand(2, 3, 128, 192)
+    outputs = model.train()(images)
+    grids = {"mask": (16, 24), "x3": (16, 24), "x4": (8, 12), "x5": (4, 6), "x6": (2, 3)}
+    got = {n: tuple(v.shape) for n, v in outputs.items() if n.startswith("semantic_logits")}
+    assert got == {f"semantic_logits_{place}": (2, 5, *grid) for place, grid in grids.items()}
+    assert not [name for name in model.eval()(images) if "semantic" in name]
+
+
 def test_auxiliary_outputs_while_training_only():
     model = build()
     aux = model(pictures(128, 128))["aux"]

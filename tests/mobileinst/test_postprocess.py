@@ -7,6 +7,7 @@ import torchvision
 from mobileinst.set_prediction import postprocess as module
 from mobileinst.set_prediction.postprocess import (
     FullQuality,
+    GridQuality,
     Postprocess,
     boxes_from_masks,
     rank_by_class,
@@ -61,12 +62,45 @@ def test_score_is_the_root_of_class_and_objectness_times_mask_quality():
     outputs = make_outputs()
     outputs["mask_logits"] = torch.full((1, 6, 8, 12), 2.0)
     [result] = Postprocess(rank_by_objectness)(outputs, [SIZES])
-    classes = outputs["class_logits"][0].sigmoid().max(-1)
     quality = torch.tensor(2.0).sigmoid()
-    expected = (classes.values * outputs["objectness"][0, :, 0].sigmoid()).sqrt() * quality
-    order = expected.argsort(descending=True)
-    torch.testing.assert_close(result["scores"], expected[order])
-    assert result["labels"].tolist() == classes.indices[order].tolist()
+    wanted = []
+    for query in range(6):
+        for label in range(3):
+            class_prob = outputs["class_logits"][0, query, label].sigmoid()
+            score = (class_prob * outputs["objectness"][0, query, 0].sigmoid()).sqrt() * quality
+            wanted.append((score.item(), label))
+    wanted.sort(reverse=True)
+    assert result["scores"].tolist() == pytest.approx([score for score, _ in wanted])
+    assert result["labels"].tolist() == [label for _, label in wanted]
+
+
+def test_every_answer_has_the_mask_of_its_query():
+    outputs = make_outputs(seed=3)
+    outputs["mask_logits"][0, 2] = -9.0  # an empty one among them
+    [result] = Postprocess(rank_by_objectness, max_detections=11)(outputs, [SIZES])
+    [coded] = Postprocess(rank_by_objectness, max_detections=11)(outputs, [SIZES], encode=list)
+    cut = torch.logit(torch.tensor(0.45))
+    quality = GridQuality().before(outputs["mask_logits"][0], *SIZES[:2], cut)
+    scores, labels, query_idx, _ = rank_by_objectness(
+        {k: v[0] for k, v in outputs.items() if v != []}
+    )
+    scores = scores * quality[query_idx]
+    whole = upsample_masks(outputs["mask_logits"][0], *SIZES) > cut
+    for rank, pair in enumerate(scores.argsort(descending=True)[:11].tolist()):
+        assert result["scores"][rank] == scores[pair] and result["labels"][rank] == labels[pair]
+        assert torch.equal(result["masks"][rank], whole[query_idx[pair]])
+        assert torch.equal(coded["masks"][rank], whole[query_idx[pair]])
+    assert torch.equal(result["boxes"], boxes_from_masks(result["masks"]))
+
+
+def test_for_use_a_query_answers_once_with_its_best_class():
+    outputs = make_outputs()
+    outputs["mask_logits"] = torch.full((1, 6, 8, 12), 2.0)
+    [result] = Postprocess(rank_by_objectness)(outputs, [SIZES], threshold=0.0)
+    best = outputs["class_logits"][0].sigmoid().max(-1)
+    scores = (best.values * outputs["objectness"][0, :, 0].sigmoid()).sqrt()
+    order = scores.argsort(descending=True)
+    assert result["labels"].tolist() == best.indices[order].tolist()
 
 
 def test_without_a_threshold_every_query_with_a_mask_is_kept():
@@ -75,7 +109,7 @@ def test_without_a_threshold_every_query_with_a_mask_is_kept():
     outputs["mask_logits"] = torch.full((1, 6, 8, 12), 2.0)
     outputs["mask_logits"][0, 3] = -2.0  # an empty mask
     [result] = Postprocess(rank_by_objectness)(outputs, [SIZES])
-    assert len(result["scores"]) == 5
+    assert len(result["scores"]) == 5 * 3
     [result] = Postprocess(rank_by_objectness)(outputs, [SIZES], threshold=0.3)
     assert len(result["scores"]) == 0
     assert result["masks"].shape == (0, 120, 180)
@@ -131,7 +165,7 @@ def plain_mask2former(outputs, picture, most):
 def test_ranking_by_class_agrees_with_a_plain_restatement(most, encode):
     outputs = make_outputs()
     outputs["mask_logits"][0, 4] = -3.0  # an empty mask
-    process = Postprocess(lambda one: rank_by_class(one, most), 0.5, most, FullQuality())
+    process = Postprocess(rank_by_class, 0.5, most, FullQuality())
     [result] = process(outputs, [SIZES], encode=encode)
     expected = plain_mask2former(outputs, SIZES, most)
     assert len(result["masks"]) == len(result["scores"]) == len(expected)
@@ -142,14 +176,14 @@ def test_ranking_by_class_agrees_with_a_plain_restatement(most, encode):
         torch.testing.assert_close(box, boxes_from_masks(mask[None])[0])
 
 
-def test_a_query_may_be_found_with_two_classes():
+def test_a_query_is_ranked_with_each_class():
     outputs = {"class_logits": torch.tensor([[2.0, 1.0, -3.0], [0.0, 0.0, 5.0]])}
-    ranking = rank_by_class(outputs, most=3)
-    assert ranking.query_idx.tolist() == [0, 0, 1]
-    assert ranking.labels.tolist() == [0, 1, 0]
-    assert ranking.found.tolist() == [True, True, False]
-    torch.testing.assert_close(ranking.scores[0], outputs["class_logits"][0].softmax(0)[0])
-    assert len(rank_by_class(outputs).scores) == 4  # all there are
+    ranking = rank_by_class(outputs)
+    assert ranking.query_idx.tolist() == [0, 0, 1, 1]
+    assert ranking.labels.tolist() == [0, 1, 0, 1]
+    assert ranking.found.tolist() == [True, True, False, False]
+    probs = outputs["class_logits"].softmax(-1)
+    torch.testing.assert_close(ranking.scores, probs[:, :2].flatten())
 
 
 def test_queries_without_an_object_are_kept_unless_a_threshold_is_asked_for():

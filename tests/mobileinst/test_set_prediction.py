@@ -244,20 +244,22 @@ def test_semantic_loss_agrees_with_a_plain_restatement():
     target = make_target([1, 1, 0], seed=4)
     logits = torch.randn(1, 3, 8, 12)
     loss = SemanticLoss(0.5)(
-        {"semantic_logits": logits}, [target], [], {"pictures": torch.tensor(1.0)}
+        {"semantic_logits_x4": logits}, [target], [], {"pictures": torch.tensor(1.0)}
     )
     wanted = torch.zeros(3, 8, 12)
     for label, mask in zip(target["labels"], target["masks"]):
         share = mask.float().view(8, 8, 12, 8).mean((1, 3))
         wanted[label] = torch.maximum(wanted[label], share)
     bce = torch.nn.functional.binary_cross_entropy_with_logits(logits[0], wanted, reduction="none")
-    assert loss["semantic"].item() == pytest.approx(0.5 * bce.sum(0).mean().item(), rel=1e-5)
+    assert loss["semantic_x4"].item() == pytest.approx(0.5 * bce.sum(0).mean().item(), rel=1e-5)
 
 
 def test_semantic_loss_passes_over_pictures_without_objects_and_auxiliary_outputs():
     logits = torch.zeros(1, 3, 8, 12, requires_grad=True)
     counts = {"pictures": torch.tensor(1.0)}
-    loss = SemanticLoss()({"semantic_logits": logits}, [make_target([])], [], counts)["semantic"]
+    loss = SemanticLoss()({"semantic_logits_x4": logits}, [make_target([])], [], counts)[
+        "semantic_x4"
+    ]
     loss.backward()
     assert loss.item() > 0 and (logits.grad > 0).all()
     assert SemanticLoss()({"class_logits": logits}, [make_target([])], [], counts) == {}

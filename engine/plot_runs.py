@@ -1,0 +1,82 @@
+"""Entry: run folders → one picture with their losses and validation AP over time."""
+
+import argparse
+import csv
+from pathlib import Path
+
+import numpy as np
+
+from data.errors import InputError
+from engine import log, options, runs
+from engine.log import say
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    parser = options.parser("Draw the loss and the validation AP of runs over time.")
+    parser.add_argument("runs", type=Path, nargs="*", help="run folders; the newest if not given")
+    parser.add_argument("--out", type=Path, default=Path("curves.png"), help="picture to write")
+    options.add_debug(parser)
+    return parser.parse_args(argv)
+
+
+def read_run(folder: Path) -> dict[str, np.ndarray]:
+    """Minutes, loss, and minutes, AP, AP50 of the evaluations, each as an array.
+
+    Raises:
+        InputError: the folder is no run, or has no evaluation yet.
+    """
+    if not (folder / "metrics.csv").is_file() or not (folder / "log.jsonl").is_file():
+        raise InputError(f"{folder}: no run that has been evaluated; give folders below runs/")
+    rows = log.whole_rows(folder / "log.jsonl")
+    with open(folder / "metrics.csv", newline="", encoding="utf-8") as file:
+        evaluations = list(csv.DictReader(file))
+    columns = {name.rsplit("/", 1)[-1]: name for name in evaluations[0]}
+    minutes = np.array([row["minutes"] for row in rows])
+    evaluated = np.array([float(row["iteration"]) for row in evaluations])
+    return {
+        "minutes": minutes,
+        "loss": np.array([row["loss"] for row in rows]),
+        "evaluated": np.interp(evaluated, [row["iteration"] for row in rows], minutes),
+        **{
+            key: np.array([float(row[columns[key]]) for row in evaluations])
+            for key in ("AP", "AP50")
+        },
+    }
+
+
+def smooth(values: np.ndarray, width: int = 15) -> np.ndarray:
+    """Running mean; shorter windows at the ends."""
+    width = min(width, len(values))
+    ones = np.ones(width)
+    return np.convolve(values, ones, "same") / np.convolve(np.ones(len(values)), ones, "same")
+
+
+def draw_curves(curves: dict[str, dict[str, np.ndarray]], out: Path) -> None:
+    """The picture: losses on the left, AP (solid) and AP50 (dashed) on the right."""
+    from matplotlib.figure import Figure  # of requirements-dev.txt, and only needed here
+
+    figure = Figure(figsize=(10, 3.6), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for number, (name, run) in enumerate(curves.items()):
+        colour = f"C{number}"
+        left.plot(run["minutes"], smooth(run["loss"]), colour, label=name)
+        right.plot(run["evaluated"], run["AP"], colour, marker=".", label=f"{name}, AP")
+        right.plot(run["evaluated"], run["AP50"], colour, linestyle="--", label=f"{name}, AP50")
+    left.set(xlabel="minutes", ylabel="training loss", yscale="log")
+    right.set(xlabel="minutes", ylabel="validation", ylim=(0, None))
+    for axes in (left, right):
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=8)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(out, dpi=110)
+
+
+def main(argv: list[str]) -> None:
+    opts = parse(argv)
+    folders = opts.runs or [runs.newest_checkpoint(options.RUNS).parent]
+    draw_curves({folder.name: read_run(folder) for folder in folders}, opts.out)
+    say(f"wrote {opts.out}")
+
+
+if __name__ == "__main__":
+    options.run_entry(main)

@@ -1,0 +1,213 @@
+"""SeaFormer (ICLR 2023): a pyramid of inverted residuals, its coarse stages followed by axial
+transformers, so that what they find flows on into the next stage.
+
+Parameter names are those of the published checkpoints (`smb*`, `trans*`). The official backbone
+for segmentation returns fewer maps; here each stage gives one, as the decoders of MobileInst want.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from mobileinst.layers.attention import attend
+from mobileinst.layers.conv import ConvBN, InvertedResidual
+from mobileinst.layers.conv_transformer import Block, Transformer
+from mobileinst.layers.pixels import IMAGENET_MEAN, IMAGENET_STD
+
+Rows = tuple[tuple[int, int, int, int], ...]  # (kernel, expansion, channels, stride)
+
+# The inverted residuals of the stages smb1 .. smb5; the stem comes before those of smb1.
+TINY = (
+    ((3, 1, 16, 1), (3, 4, 16, 2), (3, 3, 16, 1)),
+    ((5, 3, 32, 2), (5, 3, 32, 1)),
+    ((3, 3, 64, 2), (3, 3, 64, 1)),
+    ((5, 3, 128, 2),),
+    ((3, 6, 160, 2),),
+)
+SMALL = (
+    ((3, 1, 16, 1), (3, 4, 24, 2), (3, 3, 24, 1)),
+    ((5, 3, 48, 2), (5, 3, 48, 1)),
+    ((3, 3, 96, 2), (3, 3, 96, 1)),
+    ((5, 4, 160, 2),),
+    ((3, 6, 192, 2),),
+)
+BASE = (
+    ((3, 1, 16, 1), (3, 4, 32, 2), (3, 3, 32, 1)),
+    ((5, 3, 64, 2), (5, 3, 64, 1)),
+    ((3, 3, 128, 2), (3, 3, 128, 1)),
+    ((5, 4, 192, 2),),
+    ((3, 6, 256, 2),),
+)
+LARGE = (
+    ((3, 3, 32, 1), (3, 4, 64, 2), (3, 4, 64, 1)),
+    ((5, 4, 128, 2), (5, 4, 128, 1)),
+    ((3, 4, 192, 2), (3, 4, 192, 1)),
+    ((5, 4, 256, 2),),
+    ((3, 6, 320, 2),),
+)
+
+
+class SeaFormer(nn.Module):
+    """Normalised images [B,3,H,W] -> one map per stage, at 1/4, 1/8, 1/16, 1/32 and 1/64.
+
+    stages: the rows of every stage. stem: channels of the stem. Each of the last stages is followed
+    by a transformer, one for each of `key_dims` and `mlp_ratios`, of `depth` blocks; what it gives
+    is the map of the stage and goes on to the next. Drop path rises from block to block to
+    `drop_path`, anew in each transformer. `channels` and `strides` describe the maps, `mean` and
+    `std` what the published weights want pixels in 0..1 to be normalised with; a map at stride s
+    has the grid ceil(H/s) × ceil(W/s).
+    """
+
+    mean, std = IMAGENET_MEAN, IMAGENET_STD
+
+    def __init__(
+        self,
+        stages: tuple[Rows, ...] = TINY,
+        stem: int = 16,
+        depth: int = 2,
+        heads: int = 4,
+        key_dims: tuple[int, ...] = (16, 24),
+        attn_ratio: int = 2,
+        mlp_ratios: tuple[int, ...] = (2, 4),
+        drop_path: float = 0.1,
+    ):
+        super().__init__()
+        width, total_stride, sizes = stem, 1, []
+        for i, rows in enumerate(stages, 1):
+            stage = Stage(width, total_stride, rows)
+            self.add_module(f"smb{i}", stage)
+            width, total_stride = rows[-1][2], stage.strides[-1]
+            sizes.append((width, total_stride))
+        self.channels, self.strides = zip(*sizes)
+        self.plain = len(stages) - len(key_dims)  # stages without a transformer
+        rates = torch.linspace(0, drop_path, depth).tolist()
+        parts = zip(self.channels[self.plain :], key_dims, mlp_ratios, strict=True)
+        for i, (width, key_dim, mlp_ratio) in enumerate(parts, 1):
+            attentions = [SeaAttention(width, heads, key_dim, attn_ratio) for _ in rates]
+            blocks = [Block(a, width, mlp_ratio, rate) for a, rate in zip(attentions, rates)]
+            self.add_module(f"trans{i}", Transformer(blocks))
+
+    def layers_until(self, stride: int) -> list[nn.Module]:
+        """What works at this stride or a finer one, in order."""
+        layers = []
+        for i, total_stride in enumerate(self.strides, 1):
+            stage = self.get_submodule(f"smb{i}")
+            layers += [x for x, s in zip(stage, stage.strides, strict=True) if s <= stride]
+            if i > self.plain and total_stride <= stride:
+                layers.append(self.get_submodule(f"trans{i - self.plain}"))
+        return layers
+
+    def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
+        x, maps = images, []
+        for i in range(1, len(self.strides) + 1):
+            x = self.get_submodule(f"smb{i}")(x)
+            if i > self.plain:
+                x = self.get_submodule(f"trans{i - self.plain}")(x)
+            maps.append(x)
+        return maps  # /4, /8, /16, /32, /64
+
+
+class Stage(nn.Sequential):
+    """The inverted residuals `layer1` .. `layerN`, behind the stem where images come in.
+
+    width, stride: of what comes in; a stride of 1 means images, and `width` is then the stem's.
+    `strides` tells at which stride each layer works, the stem included.
+    """
+
+    def __init__(self, width: int, stride: int, rows: Rows):
+        super().__init__()
+        self.strides = []
+        if stride == 1:
+            self.stem_block = nn.Sequential(ConvBN(3, width, 3, stride=2), nn.ReLU(inplace=True))
+            stride = 2
+            self.strides.append(stride)
+        for i, (kernel, expansion, channels, step) in enumerate(rows, 1):
+            layer = InvertedResidual(width, channels, kernel, expansion, step)
+            self.add_module(f"layer{i}", layer)
+            width, stride = channels, stride * step
+            self.strides.append(stride)
+
+
+class SeaAttention(nn.Module):
+    """Squeeze-enhanced axial attention: detail from convolutions, weighted by what the axes tell.
+
+    Rows attend to rows by their means over the width, columns to columns by their means over the
+    height; both are spread over the map again, added to the values, and become a gate in 0..1 on
+    a convolution of queries, keys and values. Unlike TopFormer's, the logits are scaled.
+    """
+
+    def __init__(self, width: int, heads: int, key_dim: int, attn_ratio: int):
+        super().__init__()
+        self.heads = heads
+        self.scale = key_dim**-0.5
+        keys, values = heads * key_dim, heads * key_dim * attn_ratio
+        self.to_q = ConvBN(width, keys)
+        self.to_k = ConvBN(width, keys)
+        self.to_v = ConvBN(width, values)
+        self.dwconv = ConvBN(2 * keys + values, 2 * keys + values, 3, groups=2 * keys + values)
+        self.act = nn.ReLU6()
+        self.pwconv = ConvBN(2 * keys + values, width)
+        self.pos_emb_rowq = PositionEmbedding(keys)
+        self.pos_emb_rowk = PositionEmbedding(keys)
+        self.pos_emb_columnq = PositionEmbedding(keys)
+        self.pos_emb_columnk = PositionEmbedding(keys)
+        self.proj_encode_row = nn.Sequential(nn.ReLU6(), ConvBN(values, values))
+        self.proj_encode_column = nn.Sequential(nn.ReLU6(), ConvBN(values, values))
+        self.proj = nn.Sequential(nn.ReLU6(), ConvBN(values, width))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        q, k, v = self.to_q(x), self.to_k(x), self.to_v(x)
+        detail = self.pwconv(self.act(self.dwconv(torch.cat((q, k, v), 1))))  # [B,C,h,w]
+        rows = self.attend_along(
+            self.pos_emb_rowq(q.mean(3)), self.pos_emb_rowk(k.mean(3)), v.mean(3)
+        )  # [B,·,h]
+        columns = self.attend_along(
+            self.pos_emb_columnq(q.mean(2)), self.pos_emb_columnk(k.mean(2)), v.mean(2)
+        )  # [B,·,w]
+        rows = self.proj_encode_row(rows[:, :, :, None])  # [B,·,h,1]
+        columns = self.proj_encode_column(columns[:, :, None])  # [B,·,1,w]
+        return F.hardsigmoid(self.proj(v + rows + columns)) * detail  # [B,C,h,w]
+
+    def attend_along(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        """Attention over one axis in `heads` heads: [B,keys,n] twice, [B,values,n] -> as v."""
+        q, k, v = (x.unflatten(1, (self.heads, -1)).transpose(2, 3) for x in (q, k, v))
+        return attend(q, k, v, self.scale).transpose(2, 3).flatten(1, 2)
+
+
+class PositionEmbedding(nn.Module):
+    """[B,C,n] plus a learned code of 16 places, interpolated linearly to the n there are."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.pos_embed = nn.Parameter(torch.empty(1, channels, 16))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        nn.init.normal_(self.pos_embed)  # as torch starts its embeddings
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        # As a map of one row: bilinear has a deterministic backward everywhere, linear has not.
+        row, size = self.pos_embed[:, :, None], (1, x.shape[2])
+        return x + F.interpolate(row, size, mode="bilinear", align_corners=False)[:, :, 0]
+
+
+def seaformer_tiny(**overrides) -> SeaFormer:
+    """1.62 M parameters, 0.47 G multiply-adds at 512 × 512."""
+    return SeaFormer(**{"stages": TINY, "depth": 2, "heads": 4} | overrides)
+
+
+def seaformer_small(**overrides) -> SeaFormer:
+    """3.91 M parameters, 0.88 G multiply-adds at 512 × 512."""
+    return SeaFormer(**{"stages": SMALL, "depth": 3, "heads": 6} | overrides)
+
+
+def seaformer_base(**overrides) -> SeaFormer:
+    """8.49 M parameters, 1.53 G multiply-adds at 512 × 512."""
+    return SeaFormer(**{"stages": BASE, "depth": 4, "heads": 8} | overrides)
+
+
+def seaformer_large(**overrides) -> SeaFormer:
+    """13.73 M parameters, 5.91 G multiply-adds at 512 × 512; a third transformer, at 1/16."""
+    sizes = {"stages": LARGE, "stem": 32, "depth": 3, "heads": 8}
+    sizes |= {"key_dims": (16, 20, 24), "mlp_ratios": (2, 4, 6)}
+    return SeaFormer(**sizes | overrides)

@@ -1,0 +1,58 @@
+"""The transformer of mobile backbones: it works on maps, and its linear layers are convolutions."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+
+from mobileinst.layers.attention import DropPath
+from mobileinst.layers.conv import ConvBN
+from mobileinst.layers.init import init_conv
+
+
+class Transformer(nn.Module):
+    """Blocks, one after the other, on one map [B,C,h,w]."""
+
+    def __init__(self, blocks: Iterable[nn.Module]):
+        super().__init__()
+        self.transformer_blocks = nn.ModuleList(blocks)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for block in self.transformer_blocks:
+            x = block(x)
+        return x
+
+
+class Block(nn.Module):
+    """An attention handed in and an MLP, each with a residual that training drops at `rate`.
+
+    There is no other normalisation than the BatchNorms inside both.
+    """
+
+    def __init__(self, attn: nn.Module, width: int, mlp_ratio: int, rate: float):
+        super().__init__()
+        self.attn = attn
+        self.mlp = ConvMLP(width, mlp_ratio * width)
+        self.drop_path = DropPath(rate)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x + self.drop_path(self.attn(x))
+        return x + self.drop_path(self.mlp(x))
+
+
+class ConvMLP(nn.Module):
+    """1×1 convolution, depth-wise 3×3 (with bias, without BatchNorm), ReLU6, 1×1 convolution."""
+
+    def __init__(self, width: int, hidden: int):
+        super().__init__()
+        self.fc1 = ConvBN(width, hidden)
+        self.dwconv = nn.Conv2d(hidden, hidden, 3, padding=1, groups=hidden)
+        self.act = nn.ReLU6(inplace=True)
+        self.fc2 = ConvBN(hidden, width)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        init_conv(self.dwconv)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc2(self.act(self.dwconv(self.fc1(x))))
