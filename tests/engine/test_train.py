@@ -255,7 +255,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(
     for name in ("last.pt", "best.pt"):
         require_same_bits(checkpoint.load(out / name), checkpoint.load(uninterrupted / name))
     assert rows_of(out / "metrics.csv") == rows_of(uninterrupted / "metrics.csv")
-    times = ("seconds", "pictures_per_second")
+    times = ("seconds", "minutes", "pictures_per_second")
     whole = {row["iteration"]: row for row in log_of(uninterrupted)}
     found = {row["iteration"]: row for row in log_of(out)}
     assert found.keys() == whole.keys() == {2, 4}

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from mobileinst import zoo
 from mobileinst.backbones.topformer import topformer_small, topformer_tiny
 from mobileinst.layers.init import draw_parameters
 from mobileinst.mobile.instance_decoder import InstanceDecoder
