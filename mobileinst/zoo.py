@@ -4,7 +4,7 @@ from dataclasses import fields, replace
 
 from torch import nn
 
-from mobileinst.backbones import topformer
+from mobileinst.backbones import swin, topformer
 from mobileinst.layers.init import draw_parameters
 from mobileinst.mobile.model import MobileInstConfig, build_mobileinst
 from mobileinst.set_prediction.costs import DiceClassCost
@@ -22,6 +22,10 @@ BACKBONES = {
     "topformer_tiny": topformer.topformer_tiny,
     "topformer_small": topformer.topformer_small,
     "topformer_base": topformer.topformer_base,
+    "swin_tiny": swin.swin_tiny,
+    "swin_small": swin.swin_small,
+    "swin_base": swin.swin_base,
+    "swin_large": swin.swin_large,
 }
 
 # The width is our choice where the paper is silent: 128 for the small backbones, 256 for base.
