@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from mobileinst.layers.attention import DropPath, attend
+from mobileinst.layers.pixels import IMAGENET_MEAN, IMAGENET_STD
 
 
 class SwinTransformer(nn.Module):
@@ -24,6 +25,8 @@ class SwinTransformer(nn.Module):
         window: side of a window in cells.
         drop_path: rate of the last block; the rates rise linearly from 0 at the first.
     """
+
+    mean, std = IMAGENET_MEAN, IMAGENET_STD
 
     def __init__(
         self,
