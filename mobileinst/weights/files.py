@@ -105,8 +105,8 @@ def _fault(path: Path, error: Exception) -> str:
     """Why a file cannot be read, from how it begins or what went wrong."""
     if asked := re.search(r"GLOBAL ([\w.]+)", str(error)):
         return f"it asks to run {asked[1]}, which is never done"
-    if isinstance(error, OSError):
-        return f"{error.strerror or type(error).__name__}"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
     with open(path, "rb") as file:
         head = file.read(512)
     if not head:
@@ -133,7 +133,7 @@ def open_weights(path: Path) -> WeightFile:
     found = [key for key in keys if isinstance(content.get(key), Mapping)]
     container = found[0] if found else ""
     entries = content[container] if container else content
-    tensors = {name: value for name, value in entries.items() if _is_plain(name, value)}
+    tensors = {name: value.detach() for name, value in entries.items() if _is_plain(name, value)}
     if not tensors:
         where = f" under '{container}'" if container else ""
         raise LoadError(f"{path}: holds no named tensors{where}; {MEND}")

@@ -9,7 +9,7 @@ from torch import nn
 
 from mobileinst.weights.files import LoadError, WeightFile, open_weights
 from mobileinst.weights.matching import Match, holds_whole_model, match_backbone, match_model
-from mobileinst.weights.report import Report, Tally, shorten
+from mobileinst.weights.report import Report, Tally, describe, shorten
 
 HALF = (0.5, 0.5, 0.5)  # the pixel mean of the original MobileNetV2, whose pixels are in -1..1
 
@@ -191,13 +191,6 @@ def unknown_prefix(match: Match) -> str:
         return ""
     end = f".{match.missing[0]}"
     return next((name[: 1 - len(end)] for name in match.given if name.endswith(end)), "")
-
-
-def describe(tensor: torch.Tensor) -> str:
-    """The shape, and what kind of numbers if not real ones."""
-    shape = "x".join(map(str, tensor.shape)) or "one number"
-    kind = "" if tensor.is_floating_point() else f" {tensor.dtype}".replace("torch.", "")
-    return shape + kind
 
 
 def left_out(file: WeightFile, match: Match) -> dict[str, Tally]:

@@ -8,7 +8,7 @@ from torch import nn
 
 from mobileinst.weights.files import LoadError, WeightFile
 from mobileinst.weights.names import COUNTER, RECOMPUTED, WRAPPERS, expectations, recognise
-from mobileinst.weights.report import shorten
+from mobileinst.weights.report import describe, shorten
 
 
 @dataclass
@@ -97,16 +97,16 @@ def sort_rows(file: WeightFile, match: Match, classes: Sequence[str] | None) -> 
             given = match.given[name]
             require_a_name_per_row(file, name, given, file.classes, "the file")
             require_a_name_per_row(file, name, own, classes, "the model")
-            if given.shape[1:] == own.shape[1:]:
+            if same_kind(given[:0], own[:0]):
                 match.given[name] = rows_by_class(given, file.classes, own, classes)
 
 
 def require_a_name_per_row(
     file: WeightFile, name: str, rows: torch.Tensor, classes: Sequence[str], whose: str
 ) -> None:
-    if len(rows) != len(classes):
+    if rows.shape[:1] != (len(classes),):
         raise LoadError(
-            f"{file.path}: {name} of {whose} has {len(rows)} rows, and there are {len(classes)} "
+            f"{file.path}: {name} of {whose} is {describe(rows)}, and there are {len(classes)} "
             f"class names ({shorten(classes, 4)}); give a name for each row"
         )
 
@@ -115,7 +115,7 @@ def rows_by_class(
     given: torch.Tensor, given_classes: Sequence[str], own: torch.Tensor, classes: Sequence[str]
 ) -> torch.Tensor:
     """`own` [K,..] with the rows of classes that `given` [K',..] has as well taken from there."""
-    merged = own.detach().to("cpu", given.dtype, copy=True)
+    merged = own.detach().to("cpu", copy=True)
     for row, name in enumerate(classes):
         if name in given_classes:
             merged[row] = given[given_classes.index(name)]

@@ -4,6 +4,8 @@ import re
 from collections.abc import Mapping
 from typing import TypeVar
 
+import torch
+
 T = TypeVar("T")
 
 # Tensors that are left out on purpose, by how their names begin, unless the module has them too.
@@ -33,6 +35,15 @@ FAMILIES = {
 }
 SWIN = "layers.0.blocks.0.attn.qkv.weight"
 SWIN_SIZES = {(96, 6): "T", (96, 18): "S", (128, 18): "B", (192, 18): "L"}  # width, blocks
+# Torchvision's names: pattern, and what the authors write instead.
+SWIN_NAMES = (
+    (r"^features\.0\.0\.", "patch_embed.proj."),
+    (r"^features\.0\.2\.", "patch_embed.norm."),
+    (r"^(features\.\d\.\d+\.mlp)\.0\.", r"\1.fc1."),
+    (r"^(features\.\d\.\d+\.mlp)\.3\.", r"\1.fc2."),
+    (r"^features\.([1357])\.", lambda found: f"layers.{int(found[1]) // 2}.blocks."),
+    (r"^features\.([246])\.", lambda found: f"layers.{int(found[1]) // 2 - 1}.downsample."),
+)
 
 
 def beginning(name: str, prefixes: tuple[str, ...]) -> str:
@@ -65,7 +76,7 @@ def _family(tensors: Mapping) -> str:
         return "Mask2Former in the names of Hugging Face"
     for family, (telling, sizes) in FAMILIES.items():
         if telling in tensors:
-            width = tensors[telling].shape[0]
+            width = _size(tensors[telling], 0)
             size = sizes.get(width, f"of another size ({width} channels in {telling})")
             return f"{family}-{size}" if len(size) == 1 else f"{family} {size}".rstrip()
     if SWIN in tensors:
@@ -75,12 +86,16 @@ def _family(tensors: Mapping) -> str:
 
 def _swin(tensors: Mapping) -> str:
     """The size by width and depth, and the window by the table of relative positions."""
-    width = tensors[SWIN].shape[1]
+    width = _size(tensors[SWIN], 1)
     blocks = sum(bool(re.fullmatch(r"layers\.2\.blocks\.\d+\.norm1\.weight", n)) for n in tensors)
     size = SWIN_SIZES.get((width, blocks), f" of another size ({width} wide, {blocks} blocks)")
     table = tensors.get(SWIN.replace("qkv.weight", "relative_position_bias_table"))
-    window = "" if table is None else f", window {(round(len(table) ** 0.5) + 1) // 2}"
-    return f"Swin{'-' if len(size) == 1 else ''}{size}{window}"
+    window = 0 if table is None else (round(_size(table, 0) ** 0.5) + 1) // 2
+    return f"Swin{'-' if len(size) == 1 else ''}{size}, window {window or 'unknown'}"
+
+
+def _size(tensor: torch.Tensor, dimension: int) -> int:
+    return tensor.shape[dimension] if tensor.ndim > dimension else 0
 
 
 def expectations(names: Mapping) -> tuple[dict[str, str], tuple[str, ...]]:
@@ -104,15 +119,6 @@ def torchvision_swin_names(state: Mapping[str, T]) -> dict[str, T]:
 
 
 def _official_swin_name(name: str) -> str:
-    parts = name.split(".")
-    if parts[0] != "features":
-        return name
-    number, rest = int(parts[1]), parts[2:]
-    if number == 0:
-        return ".".join(["patch_embed", {"0": "proj", "2": "norm"}[rest[0]], *rest[1:]])
-    stage = str((number - 1) // 2)
-    if number % 2 == 0:
-        return ".".join(["layers", stage, "downsample", *rest])
-    if rest[1] == "mlp":
-        rest[2] = {"0": "fc1", "3": "fc2"}[rest[2]]
-    return ".".join(["layers", stage, "blocks", *rest])
+    for pattern, replacement in SWIN_NAMES:
+        name = re.sub(pattern, replacement, name)
+    return name

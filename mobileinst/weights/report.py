@@ -131,3 +131,10 @@ def shorten(names: Iterable[str], most: int) -> str:
     names = list(names)
     rest = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + rest
+
+
+def describe(tensor: torch.Tensor) -> str:
+    """The shape, and what kind of numbers if not real ones."""
+    shape = "x".join(map(str, tensor.shape)) or "one number"
+    kind = "" if tensor.is_floating_point() else f" {tensor.dtype}".replace("torch.", "")
+    return shape + kind
