@@ -49,7 +49,7 @@ def rehearse(
     file = open_file(path)
     config = options.model_config(opts, num_classes=1)
     if classes is None:
-        layers = options.build_model(config)[0].class_layers
+        layers = getattr(options.build_model(config)[0], "class_layers", ())
         classes = file.classes or ("unnamed",) * (file.rows_per_class(layers) or 1)
     config = replace(config, num_classes=len(classes))
     model = options.build_model(config)[0]

@@ -16,8 +16,6 @@ from mobileinst import weights, zoo
 from mobileinst.backbones.topformer import topformer_base, topformer_small, topformer_tiny
 
 SMALL = dict(width=16, kernel_dim=8, query_width=16, heads=2, queries=6)
-IMAGENET = (0.485, 0.456, 0.406)
-HALF = (0.5, 0.5, 0.5)
 
 
 def values_for(shapes, seed=0):
@@ -181,37 +179,47 @@ def test_what_is_no_tensor_is_left_out_and_told(save, backbone, tensors):
 # MobileNetV2
 
 
-class Features(nn.Module):
-    """What a MobileNetV2 backbone shows of itself."""
-
-    def __init__(self, mean):
-        super().__init__()
-        self.mean = mean
-        self.features = mobilenet_v2(weights=None).features
-
-
 def test_the_real_mobilenet(shared):
     path = shared / "datasets" / "weights" / "mobilenet_v2_imagenet_features_fp16.pth"
     theirs = torch.load(path, weights_only=True)["state_dict"]
-    plain = mobilenet_v2(weights=None).features
-    cut = len("features.")
-    plain.load_state_dict({name[cut:]: value.float() for name, value in theirs.items()})
-    backbone = Features(HALF).eval()
+    theirs = {name: v.float() if v.ndim else v for name, v in theirs.items()}
+    plain = mobilenet_v2(weights=None)
+    assert not plain.load_state_dict(theirs, strict=False).unexpected_keys
+    backbone = zoo.build_backbone("mobilenet_v2_torchvision").eval()
     report = weights.load(backbone, path)
     images = torch.rand(1, 3, 64, 64)
-    assert torch.equal(backbone.features(images), plain.eval()(images))
-    assert report.source == "MobileNetV2" and report.whole and not report.warnings
+    assert torch.equal(backbone(images)[3], plain.eval().features(images))
+    assert "use mobilenet_v2" in report.warnings[0] and "torchvision" not in report.warnings[0]
+    report = weights.load(zoo.build_backbone("mobilenet_v2"), path)
+    assert report.source == report.target == "MobileNetV2" and report.whole
+    assert not report.warnings and not report.dropped and not report.random
     assert report.loaded.parameters == 2_223_872 and "float16 to float32" in report.text
-    (warning,) = weights.load(Features(IMAGENET), path).warnings
-    assert "use mobilenet_v2" in warning and "torchvision" not in warning
 
 
-@pytest.mark.parametrize("mean, warned", [(HALF, True), (IMAGENET, False)])
-def test_torchvisions_mobilenet_wants_another_normalisation(save, mean, warned):
+@pytest.mark.parametrize("name, warned", [("mobilenet_v2", 1), ("mobilenet_v2_torchvision", 0)])
+def test_torchvisions_mobilenet_wants_another_normalisation(save, name, warned):
     path = save(values_for(shapes_of(mobilenet_v2(weights=None))))
-    report = weights.load(Features(mean), path)
-    assert [len(names) for names in report.dropped.values()] == [2]
-    assert [("use mobilenet_v2_torchvision" in each) for each in report.warnings] == [True] * warned
+    report = weights.load(zoo.build_backbone(name), path)
+    assert {why: len(names) for why, names in report.dropped.items()} == {
+        "classifier.*, a classification head": 2
+    }
+    assert ["use mobilenet_v2_torchvision" in each for each in report.warnings] == [True] * warned
+
+
+# SeaFormer
+
+
+def test_seaformer_for_classification(save, shared):
+    keys = torch.load(shared / "oracles" / "seaformer_tiny.pt", weights_only=True)["keys"]
+    theirs = values_for(keys)
+    head = {"linear.weight": torch.ones(1000, 160), "linear.bias": torch.ones(1000)}
+    content = {"epoch": 299, "args": argparse.Namespace(lr=1.0), "metric": 68.1}
+    content |= {"state_dict": {n: v + 1 for n, v in theirs.items()} | head}
+    backbone = zoo.build_backbone("seaformer_tiny")
+    report = weights.load(backbone, save(content | {"state_dict_ema": theirs | head}))
+    assert same(backbone.state_dict(), theirs)
+    assert (len(report.loaded), report.loaded.parameters) == (426, 1_620_096)
+    assert report.source == "SeaFormer-T" and not report.unexpected
 
 
 # Swin
@@ -315,19 +323,16 @@ def test_output_norms_of_a_swin_file_are_loaded_or_missed(save):
 # Recognising
 
 
-def test_sizes_are_recognised(shared):
+def test_sizes_are_recognised():
     with torch.device("meta"):
         models = (mobilenet_v2(weights=None), resnet18(weights=None))
         wide = mobilenet_v2(weights=None, width_mult=1.4)
     for letter, build in (("T", topformer_tiny), ("S", topformer_small), ("B", topformer_base)):
         assert weights.recognise(build().state_dict()) == f"TopFormer-{letter}"
-    keys = torch.load(shared / "oracles" / "seaformer_tiny.pt", weights_only=True)["keys"]
-    sea = {f"module.{name}": torch.empty(shape) for name, shape in keys.items()}
-    assert weights.recognise(sea) == "SeaFormer-T"
-    for width, letter in ((192, "S"), (256, "B"), (320, "L")):  # of the last stage
-        assert weights.recognise({"smb5.layer1.conv.4.c.weight": torch.empty(width, 1)}) == (
-            f"SeaFormer-{letter}"
-        )
+    for size, letter in (("tiny", "T"), ("small", "S"), ("base", "B"), ("large", "L")):
+        sea = zoo.build_backbone(f"seaformer_{size}").state_dict()
+        wrapped = {f"module.backbone.{name}": value for name, value in sea.items()}
+        assert weights.recognise(wrapped) == f"SeaFormer-{letter}"
     for letter, width, depth in (("T", 96, 6), ("S", 96, 18), ("B", 128, 18), ("L", 192, 18)):
         shapes = official_swin(width, (2, 2, depth, 2), window=12)
         swin = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
