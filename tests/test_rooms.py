@@ -24,6 +24,7 @@ MOBILEINST = {
     "mobile": {"backbones", "set_prediction", "layers"},
     "backbones": {"layers"},
     "set_prediction": {"layers"},
+    "weights": set(),
     "layers": set(),
 }
 DATA = (  # each line only those below it
@@ -35,7 +36,7 @@ DATA = (  # each line only those below it
     {"pictures", "seeds"},
     {"errors"},
 )
-ENTRIES = {"train", "evaluate", "predict", "visualize", "benchmark", "plot_runs"}
+ENTRIES = {"train", "evaluate", "predict", "visualize", "benchmark", "plot_runs", "check_weights"}
 
 
 def module_of(path):
