@@ -60,8 +60,8 @@ class MobileInst(nn.Module):
     Raises ValueError if the parts do not fit each other.
     """
 
-    class_layers = ("instance_decoder.heads.classes", "semantic_head")  # one row per class
-    training_layers = ("semantic_head",)  # a trained model is whole without them
+    class_layers = ("instance_decoder.heads.classes", "semantic_heads")  # one row per class
+    training_layers = ("semantic_heads",)  # a trained model is whole without them
 
     def __init__(
         self,

@@ -18,7 +18,7 @@ DROPPED = {
     "SIM.": "semantics injection, which MobileInst does without",
     "mask_decoder.": "the decoder of a whole model",
     "instance_decoder.": "the decoder of a whole model",
-    "semantic_head.": "the decoder of a whole model",
+    "semantic_heads.": "the decoder of a whole model",
 }
 SWIN_DROPPED = {"norm.": "the norm before a classifier; here each output has one of its own"}
 SWIN_NEW = ("norm0.", "norm1.", "norm2.", "norm3.")  # output norms, which no classifier has
@@ -62,7 +62,7 @@ def recognise(tensors: Mapping) -> str:
     """
     plain = {name[len(beginning(name, WRAPPERS)) :]: value for name, value in tensors.items()}
     if any(name.startswith("instance_decoder.") for name in plain):
-        parts = ("mask_decoder.", "instance_decoder.", "semantic_head.")
+        parts = ("mask_decoder.", "instance_decoder.", "semantic_heads.")
         return f"MobileInst with {_family(_outside(plain, parts))}"
     return _family(torchvision_swin_names(plain))
 
