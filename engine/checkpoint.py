@@ -9,9 +9,10 @@ import torch
 from torch import nn
 
 from data.errors import InputError
-from mobileinst import zoo
+from mobileinst import weights, zoo
 
-FORMAT = "mobileinst checkpoint 1"
+FORMAT = weights.FORMAT
+MEND = "give a last.pt or best.pt of a run folder, or train one"
 FALLBACK_THRESHOLD = 0.3  # our choice, for weights with which no score is yet better than another
 
 
@@ -40,19 +41,12 @@ def load(path: Path) -> dict:
     Raises:
         InputError: the file is missing, is no checkpoint, or is not one of ours.
     """
-    if not Path(path).is_file():
-        raise InputError(f"{path}: no such checkpoint; train one or give --checkpoint FILE")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # what is no pickle fails in nearly every way there is
-        raise InputError(
-            f"{path}: not a checkpoint that can be read safely ({type(error).__name__}); "
-            "give a last.pt or best.pt of a run folder"
-        ) from error
+        content = weights.read(path, MEND)
+    except weights.LoadError as error:
+        raise InputError(str(error)) from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise InputError(
-            f"{path}: not a checkpoint of this library; give a last.pt or best.pt of a run folder"
-        )
+        raise InputError(f"{path}: not a checkpoint of this library; {MEND}")
     return content
 
 

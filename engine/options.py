@@ -97,6 +97,20 @@ def builder_keywords(name: str, pairs: list[tuple[str, str]]) -> dict:
     return values
 
 
+def model_config(opts: argparse.Namespace, num_classes: int):
+    """The config that --model and --set describe; raises InputError for a wrong keyword."""
+    keywords = builder_keywords(opts.model, opts.set)
+    return zoo.config_for(opts.model, num_classes=num_classes, **keywords)
+
+
+def build_model(config, seed: int = 0):
+    """Model, criterion and post-processing; raises InputError if the keywords do not fit."""
+    try:
+        return zoo.build_from_config(config, seed=seed)
+    except ValueError as error:
+        raise InputError(f"--set: no such model can be built, {error}; change the value") from error
+
+
 class Instead(argparse.Action):
     """Takes a value and drops that of the option it stands instead `of`: the later one counts."""
 
@@ -120,6 +134,21 @@ def add_data(options: argparse.ArgumentParser) -> None:
         action="store_true",
         help="take iscrowd objects for ordinary ones (some tools export brush masks that way)",
     )
+
+
+def add_model(options: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    """The options of a model and its weights; returns their group."""
+    group = options.add_argument_group("model")
+    group.add_argument("--model", choices=zoo.names(), default="mobileinst_topformer_tiny")
+    group.add_argument(
+        "--set", type=keyword, action="extend", nargs="+", default=[], metavar="KEY=VALUE",
+        help="other values for the model's keywords, as width=64 queries=50",
+    )  # fmt: skip
+    group.add_argument(
+        "--allow-partial", action="store_true",
+        help="take what fits of a file of weights that does not fit whole",
+    )  # fmt: skip
+    return group
 
 
 def add_image_size(options: argparse.ArgumentParser) -> None:

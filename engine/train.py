@@ -1,6 +1,7 @@
 """Entry: read the options, build everything, train, evaluate, draw. No mathematics."""
 
 import argparse
+import json
 import platform
 import shlex
 import time
@@ -16,7 +17,7 @@ from data.errors import InputError
 from data.folder import open_sets
 from data.loaders import covering_canvas, first_pictures, train_canvases, train_loader
 from data.presets import EvalPreset, TrainPreset
-from engine import checkpoint, draw, evaluate, log, options, runs, visualize
+from engine import checkpoint, draw, evaluate, log, options, pretrained, runs, visualize
 from engine.ceiling import ceiling
 from engine.coco_ap import Scores, markdown, score, table
 from engine.log import say
@@ -30,11 +31,9 @@ AMP = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 def parse(argv: list[str]) -> argparse.Namespace:
     parser = options.parser("Train a model, evaluate it, and draw its predictions.")
     options.add_data(parser)
-    model = parser.add_argument_group("model")
-    model.add_argument("--model", choices=zoo.names(), default="mobileinst_topformer_tiny")
-    model.add_argument(
-        "--set", type=options.keyword, action="extend", nargs="+", default=[], metavar="KEY=VALUE",
-        help="other values for the model's keywords, as width=64 queries=50",
+    options.add_model(parser).add_argument(
+        "--pretrained", type=Path, metavar="FILE",
+        help="start from these weights: of a backbone, or a checkpoint with any class list",
     )  # fmt: skip
 
     length = parser.add_argument_group("length and schedule")
@@ -194,13 +193,13 @@ def total_iterations(opts: argparse.Namespace, pictures: int) -> int:
 
 
 def build_trainer(opts: argparse.Namespace, data: Data, device: torch.device):
-    """Trainer, post-processing and the model's config."""
-    keywords = options.builder_keywords(opts.model, opts.set)
-    config = zoo.config_for(opts.model, num_classes=len(data.train.categories), **keywords)
-    try:
-        model, criterion, postprocess = zoo.build_from_config(config, seed=opts.seed)
-    except ValueError as error:
-        raise InputError(f"--set: no such model can be built, {error}; change the value") from error
+    """Trainer, post-processing, the model's config, and what came from --pretrained."""
+    config = options.model_config(opts, num_classes=len(data.train.categories))
+    model, criterion, postprocess = options.build_model(config, opts.seed)
+    report = None
+    if opts.pretrained and not opts.resume:  # a checkpoint has the weights it led to
+        names = data.train.class_names
+        report = pretrained.load(model, config, opts.pretrained, names, opts.allow_partial)
     matching = criterion.matcher = log.Timed(criterion.matcher)
     model.to(device, memory_format=torch.channels_last)  # a quarter faster on a CPU
     groups = parameter_groups(model, opts.lr, opts.weight_decay, opts.backbone_factor)
@@ -221,7 +220,7 @@ def build_trainer(opts: argparse.Namespace, data: Data, device: torch.device):
         amp=AMP[opts.amp],
         matching=matching,
     )
-    return trainer, postprocess, config
+    return trainer, postprocess, config, report
 
 
 class Run:
@@ -229,7 +228,9 @@ class Run:
 
     def __init__(self, opts: argparse.Namespace, folder: Path, data: Data, device: torch.device):
         self.opts, self.folder, self.data, self.device = opts, folder, data, device
-        self.trainer, self.postprocess, self.config = build_trainer(opts, data, device)
+        self.trainer, self.postprocess, self.config, self.pretrained = build_trainer(
+            opts, data, device
+        )
         self.best = {"AP": -2.0, "iteration": 0, "threshold": None}
         self.seconds = 0.0
         self.started = self.saved_at = time.monotonic()
@@ -259,6 +260,7 @@ class Run:
                 "resume with the options of options.json"
             )
         self.require_same_training(content["options"])
+        self.keep_start(content["options"])
         if content["pictures"] != len(self.data.train):
             raise InputError(
                 f"{self.folder}/last.pt: was trained on {content['pictures']} pictures and there "
@@ -291,6 +293,22 @@ class Run:
                     "or start a new run"
                 )
 
+    def keep_start(self, before: dict) -> None:
+        """Take over what the run started from; it is not loaded again.
+
+        Raises:
+            InputError: the options name another file.
+        """
+        now = options.as_json(self.opts)
+        for name in ("pretrained", "allow_partial"):
+            started = before.get(name)
+            if now[name] and now[name] != started:
+                raise InputError(
+                    f"{self.folder}: --{name.replace('_', '-')} {now[name]} did not start this run "
+                    f"({started or 'nothing'} did); leave it out, or start a new run"
+                )
+            setattr(self.opts, name, started)
+
     def save(self, name: str) -> None:
         self.saved_at = time.monotonic()
         checkpoint.save(
@@ -315,6 +333,8 @@ class Run:
         first = self.training_batch()
         runs.make(self.folder, replace=self.opts.overwrite)
         runs.write_json(self.folder / "options.json", options.as_json(self.opts))
+        if self.pretrained:
+            runs.write_json(self.folder / "weights.json", self.pretrained.as_dict())
         first.save(self.folder / "train_batch.png")
         self.save("last.pt")
 
@@ -490,12 +510,20 @@ class Run:
             f"- speed: {self.speed()}",
             f"- machine: {platform.machine()}, {self.opts.threads} threads, {self.device}, "
             f"torch {torch.__version__}",
+            *self.start_line(),
             "",
             markdown(scores),
         ]
         if best_possible:
             lines += ["", f"Ceiling of the mask grid: AP {best_possible.headline['AP']:.3f}"]
         (self.folder / "summary.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+    def start_line(self) -> list[str]:
+        """What the run started from, for the summary."""
+        path = self.folder / "weights.json"
+        if not path.exists():
+            return []
+        return [f"- started from: {json.loads(path.read_text(encoding='utf-8'))['headline']}"]
 
     def say_where(self) -> None:
         say(f"\nrun folder      {self.folder}")
@@ -504,11 +532,13 @@ class Run:
             ("last.pt", "to go on with --resume"),
             ("metrics.csv", "one row per evaluation"),
             ("log.jsonl", "losses, rates and times"),
+            ("weights.json", "what was loaded at the start"),
             ("train_batch.png", "a batch as the model sees it"),
             ("predictions.png", "image / ground truth / prediction"),
             ("summary.md", "the table above"),
         ):
-            say(f"  {name:<16}{what}")
+            if (self.folder / name).exists():
+                say(f"  {name:<16}{what}")
         best = self.folder / "best.pt"
         say("\nnext:")
         say(f"  bash sbin/test.sh --checkpoint {shlex.quote(str(best))} --split train")
@@ -525,6 +555,8 @@ def main(argv: list[str]) -> int:
     device = options.device_for(opts.device)
     options.builder_keywords(opts.model, opts.set)  # before a long conversion, not after it
     folder = runs.choose(opts.out, options.RUNS, opts.model, opts.resume, opts.overwrite)
+    if opts.pretrained and not opts.resume:
+        pretrained.rehearse(opts, opts.pretrained)
     data = open_data(opts)
     require_cells(opts.batch_size, data.canvases)
     say(data.train.summary())
@@ -532,6 +564,8 @@ def main(argv: list[str]) -> int:
         say(data.val.summary())
     run = Run(opts, folder, data, device)
     say(f"{opts.model}: {count(run.trainer.model):,} parameters, on {device}")
+    if run.pretrained:
+        say(run.pretrained.text)
     if opts.resume:
         run.resume()
     else:

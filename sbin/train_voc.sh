@@ -3,16 +3,18 @@
 #
 #   bash sbin/train_voc.sh                 VOC under datasets/, or else the built-in demo set
 #   bash sbin/train_voc.sh --data DIR      a folder with VOCdevkit/VOC2012, or VOC2012 itself
+#   bash sbin/train_voc.sh --data DIR --model mobileinst_mobilenet_v2 --pretrained FILE
 #   bash sbin/train_voc.sh [...] --resume  the same command again, after Ctrl-C or a crash: goes on
 #   bash sbin/train_voc.sh --help          every option; what you add overrides the numbers below
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 use_python requirements.txt
 
-has_data=no overfit=no help=no
+has_data=no overfit=no pretrained=no help=no
 for argument in "$@"; do
   case $argument in
     --data | --data=* | --train-json | --train-json=*) has_data=yes ;;
     --overfit | --overfit=*) overfit=yes ;;
+    --pretrained | --pretrained=*) pretrained=yes ;;
     -h | --help) help=yes ;;
   esac
 done
@@ -32,29 +34,38 @@ if [ $has_data = no ]; then
 fi
 
 # What the recipes share. The paper's decoder (128 wide, keys at stride 64, a plain local decoder,
-# no semantic term) is the model's default; these are our settings for small sets without
-# pretrained weights: narrower, finer keys, the local decoder guided by the first masks, and a
-# class for every cell as an additional lesson while training.
+# no semantic term) is the model's default; these are our settings for small sets: narrower, finer
+# keys, the local decoder guided by the first masks, and a class for every cell as an additional
+# lesson while training.
 small=(width=64 kernel_dim=64 kv_stride=16 guided=true semantic_weight=1 drop_path=0)
 
 if [ $overfit = yes ]; then
   # Self-test: the same few pictures again and again, until they are known by heart.
   recipe=(
-    --batch-size 4 --iterations 240 --eval-every 60 --lr 1e-3
+    --batch-size 4 --iterations 240 --eval-every 60 --lr 1e-3 --average 0.998
     --set "${small[@]}" queries=50
   )
 elif [ $set_of = demo ]; then
   # 240 pictures of 320 x 240, seen at 171 x 128; two CPU cores, under 15 minutes in all.
   recipe=(
     --image-size 128 --canvas 128x192 --scale 0.8 1.4
-    --batch-size 8 --epochs 50 --eval-every 25 --lr 2e-3
+    --batch-size 8 --epochs 50 --eval-every 25 --lr 2e-3 --average 0.998
     --set "${small[@]}" queries=25
   )
-else
-  # Hundreds to thousands of pictures, seen at 256 x 192 or so. Larger: --image-size 320.
+elif [ $pretrained = yes ]; then
+  # Hundreds to thousands of pictures, seen at 341 x 256 or so, by a backbone that knows pictures:
+  # its norms and its finest layers stay as they are, the rest of it learns slowly.
   recipe=(
-    --image-size 192 --scale 0.7 1.8
-    --batch-size 8 --epochs 40 --eval-every 5 --lr 2e-3
+    --image-size 256 --scale 0.7 1.8 --copy-paste 0.25
+    --batch-size 8 --epochs 24 --eval-every 4 --lr 1e-3 --backbone-factor 0.1 --average 0.998
+    --set "${small[@]}" queries=50 frozen_norms=true frozen_stride=4
+  )
+else
+  # The same from random values: many more passes, small pictures (171 x 128) and small batches
+  # buy more steps for the same time. See assets/results for what was tried.
+  recipe=(
+    --image-size 128 --scale 0.7 1.8 --copy-paste 0.25
+    --batch-size 4 --epochs 110 --eval-every 10 --lr 1.4e-3 --average 0.999
     --set "${small[@]}" queries=50
   )
 fi
@@ -62,7 +73,7 @@ fi
 exec "$python" -m engine.train \
   --model mobileinst_topformer_tiny \
   ${data[@]+"${data[@]}"} \
-  --schedule cosine --warmup 100 --weight-decay 0.05 --clip 1 --average 0.998 \
+  --schedule cosine --warmup 100 --weight-decay 0.05 --clip 1 \
   --flip 0.5 --colour 0.3 \
   --workers 2 --seed 0 \
   "${recipe[@]}" \

@@ -25,6 +25,7 @@ MOBILEINST = {
     "mask2former": {"backbones", "set_prediction", "layers"},
     "backbones": {"layers"},
     "set_prediction": {"layers"},
+    "weights": set(),
     "layers": set(),
 }
 DATA = (  # each line only those below it
@@ -36,7 +37,7 @@ DATA = (  # each line only those below it
     {"pictures", "seeds"},
     {"errors"},
 )
-ENTRIES = {"train", "evaluate", "predict", "visualize", "benchmark", "plot_runs"}
+ENTRIES = {"train", "evaluate", "predict", "visualize", "benchmark", "plot_runs", "check_weights"}
 
 
 def module_of(path):

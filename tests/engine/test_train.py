@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +17,9 @@ import torch
 from PIL import Image
 
 from data import rle
+from data.errors import InputError
 from engine import checkpoint, evaluate, predict, runs, train, visualize
+from mobileinst import zoo
 from mobileinst.set_prediction.postprocess import Postprocess
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -327,6 +330,44 @@ def test_runs_are_numbered_and_the_newest_is_found(tiny, tmp_path, monkeypatch, 
     evaluate.main(IN_LINE)
     assert (folder / "best_val_results.json").exists()
     assert os.listdir(tmp_path) == ["runs"] and len(os.listdir("runs")) == 2
+
+
+def test_a_run_starts_from_the_weights_of_a_file(tiny, toy_run, tmp_path, monkeypatch, capsys):
+    """The average does too; a resumed run has them in its checkpoint and needs the file no more."""
+    file, out = tmp_path / "start.pt", tmp_path / "run"
+    shutil.copy(toy_run / "best.pt", file)
+    argv = [*tiny, "--iterations", "1", "--out", str(out)]
+    with monkeypatch.context() as patch:
+        patch.setattr(train.Run, "train", lambda run, stop: True)
+        patch.setattr(train.Run, "finish", lambda run: None)
+        assert train.main([*argv, "--pretrained", str(file)]) == 0
+    said = capsys.readouterr().out
+    assert f"weights      {file}: MobileInst with TopFormer-T" in said
+    assert "carried over: square, unused, disc" in said and "drop_path=0.0 (0.1 here)" in said
+    start, learned = checkpoint.load(out / "last.pt"), checkpoint.load(file)["average"]
+    for part in ("model", "average"):
+        require_same_bits(start[part], learned)
+    file.unlink()
+    report = (out / "weights.json").read_text()
+    assert train.main([*argv, "--resume"]) == 0
+    assert (out / "weights.json").read_text() == report
+    assert json.loads((out / "options.json").read_text())["pretrained"] == str(file)
+    assert json.loads(report)["headline"] in (out / "summary.md").read_text()
+    assert "weights.json" in capsys.readouterr().out
+
+
+def test_part_of_the_weights_is_taken_on_demand_only(tiny, tmp_path, no_finish, capsys):
+    state = zoo.build_backbone("topformer_tiny").state_dict()
+    part = {name: torch.rand(value.shape) for name, value in state.items() if "layer9" not in name}
+    torch.save(part, tmp_path / "part.pth")
+    argv = [*tiny, "--iterations", "1", "--pretrained", str(tmp_path / "part.pth")]
+    with pytest.raises(InputError, match="are missing"):
+        train.main([*argv, "--out", str(tmp_path / "none")])
+    assert not (tmp_path / "none").exists()
+    assert train.main([*argv, "--out", str(tmp_path / "run"), "--allow-partial"]) == 0
+    assert "STARTS FROM RANDOM VALUES: mask_decoder" in capsys.readouterr().out
+    report = json.loads((tmp_path / "run" / "weights.json").read_text())
+    assert report["whole"] is False and report["missing"]["tensors"] == 15
 
 
 def test_overwriting_replaces_a_run(tiny, tmp_path, no_finish):

@@ -12,6 +12,7 @@ from PIL import Image
 from data.errors import InputError
 from engine import checkpoint, evaluate, options, predict, train, visualize
 from engine.loop import BadStep, Trainer
+from mobileinst import zoo
 
 TRAIN = "--device cpu --threads 1 --workers 0 --image-size 64 --batch-size 4 --iterations 2".split()
 ON_CPU = "--device cpu --threads 1".split()
@@ -233,6 +234,39 @@ def test_wrong_options(complain, toy_coco, fault):
     data = [] if fault in ("no data", "no such folder") else ["--data", toy_coco]
     said = complain(train.main, *TRAIN, *data, *argv)
     assert all(words in said for words in expected), said
+
+
+PRETRAINED = {
+    "missing": (lambda path: None, ["no such file; give a file of weights"]),
+    "text": (lambda path: path.write_text("weights"), ["it is text", "give a file of weights"]),
+    "another size": (
+        lambda path: torch.save(zoo.build_backbone("topformer_small").state_dict(), path),
+        ["TopFormer-S, the model is TopFormer-T", "25 of 263 tensors fit", "give a file of"],
+    ),
+    "nothing of it": (
+        lambda path: torch.save({"weight": torch.ones(2)}, path),
+        ["names that are not known here (weight", "0 of 263 tensors fit", "give a file of"],
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", PRETRAINED)
+def test_wrong_weights_are_told_before_the_data_is_touched(complain, voc, tmp_path, fault):
+    make, expected = PRETRAINED[fault]
+    make(tmp_path / "file.pth")
+    argv = ["--data", voc, "--pretrained", tmp_path / "file.pth"]
+    said = complain(train.main, *TRAIN, *argv)
+    assert all(words in said for words in [f"{tmp_path}/file.pth: ", *expected]), said
+    assert not (tmp_path / "home" / "datasets").exists()
+
+
+def test_resuming_with_other_weights(complain, tiny, toy_coco, toy_run, tmp_path, no_finish):
+    out = tmp_path / "run"
+    argv = [*tiny, "--data", str(toy_coco), "--out", str(out)]
+    assert train.main([*argv, "--iterations", "1"]) == 0
+    argv += ["--iterations", "2", "--resume", "--pretrained", str(toy_run / "best.pt")]
+    said = complain(train.main, *argv)
+    assert f"--pretrained {toy_run}/best.pt did not start this run (nothing did)" in said
 
 
 def test_a_folder_of_something_else(complain, tmp_path):

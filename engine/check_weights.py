@@ -1,0 +1,49 @@
+"""Entry: would a file of weights load into a model, and what is in it."""
+
+import argparse
+import json
+from pathlib import Path
+
+from data.errors import InputError
+from engine import options, pretrained
+from engine.log import say
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    parser = options.parser("Tell what a file of weights is and whether it loads into a model.")
+    parser.add_argument("file", type=Path, help="weights of a backbone, or a checkpoint")
+    names = options.add_model(parser).add_mutually_exclusive_group()
+    names.add_argument(
+        "--classes", nargs="+", metavar="NAME",
+        help="class names of the model; those of the file if not given",
+    )  # fmt: skip
+    names.add_argument(
+        "--num-classes", type=options.positive,
+        help="how many classes the model has, where none has the name of one in the file",
+    )  # fmt: skip
+    parser.add_argument("--json", action="store_true", help="print json instead of lines")
+    options.add_debug(parser)
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str]) -> None:
+    opts = parse(argv)
+    classes = opts.classes
+    if opts.num_classes:
+        classes = [f"class {number}" for number in range(opts.num_classes)]
+    file = pretrained.open_file(opts.file)
+    try:
+        report = pretrained.rehearse(opts, opts.file, classes)
+    except InputError as error:
+        about = {"loads": False, "file": str(opts.file), "source": file.source, "why": str(error)}
+        say(json.dumps(about, indent=1) if opts.json else file.text)
+        raise
+    if opts.json:
+        say(json.dumps({"loads": True} | report.as_dict(), indent=1))
+    else:
+        say(report.text)
+        say(f"loads into {opts.model}")
+
+
+if __name__ == "__main__":
+    options.run_entry(main)
