@@ -20,7 +20,7 @@ FRAMEWORKS = (
 
 # What may import what; whoever is not named yet has to be given a place here.
 MOBILEINST = {
-    "zoo": {"mobile", "mask2former", "backbones", "set_prediction", "layers"},
+    "zoo": {"mobile", "mask2former", "backbones", "set_prediction", "layers", "weights"},
     "mobile": {"backbones", "set_prediction", "layers"},
     "mask2former": {"backbones", "set_prediction", "layers"},
     "backbones": {"layers"},
