@@ -4,7 +4,7 @@ from dataclasses import fields, replace
 
 from torch import nn
 
-from mobileinst.backbones import mobilenet_v2, seaformer, topformer
+from mobileinst.backbones import mobilenet_v2, seaformer, swin, topformer
 from mobileinst.layers.freeze import freeze_layers, freeze_norms
 from mobileinst.layers.init import draw_parameters
 from mobileinst.mobile.model import MobileInstConfig, build_mobileinst
@@ -29,6 +29,10 @@ BACKBONES = {
     "seaformer_large": seaformer.seaformer_large,
     "mobilenet_v2": mobilenet_v2.mobilenet_v2,
     "mobilenet_v2_torchvision": mobilenet_v2.mobilenet_v2_torchvision,
+    "swin_tiny": swin.swin_tiny,
+    "swin_small": swin.swin_small,
+    "swin_base": swin.swin_base,
+    "swin_large": swin.swin_large,
 }
 
 # The width is our choice where the paper is silent: 256 for base and large backbones, else 128.

@@ -1,0 +1,286 @@
+"""Swin Transformer (ICCV 2021): attention inside windows that shift from block to block.
+
+The form that Mask2Former uses: pictures of any size in, four maps out, each behind a LayerNorm of
+its own. Parameter names are those of the published checkpoints. Inside, maps are [B,h,w,C].
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from mobileinst.layers.attention import DropPath, attend
+from mobileinst.layers.pixels import IMAGENET_MEAN, IMAGENET_STD
+
+
+class SwinTransformer(nn.Module):
+    """Normalised images [B,3,H,W] -> four maps [B,C,h,w] at strides 4, 8, 16, 32.
+
+    A map at stride s has the grid ceil(H/s) × ceil(W/s); pictures may have any size. `channels` and
+    `strides` describe the maps, whose memory is in channels-last order; `mean` and `std` are what
+    the published weights want pixels in 0..1 to be normalised with.
+
+    Args:
+        width: channels of the first stage; each further stage has twice as many.
+        depths: blocks per stage.
+        heads: attention heads per stage; each must divide the channels of its stage.
+        window: side of a window in cells.
+        drop_path: rate of the last block; the rates rise linearly from 0 at the first.
+    """
+
+    mean, std = IMAGENET_MEAN, IMAGENET_STD
+
+    def __init__(
+        self,
+        width: int = 96,
+        depths: tuple[int, ...] = (2, 2, 6, 2),
+        heads: tuple[int, ...] = (3, 6, 12, 24),
+        window: int = 7,
+        drop_path: float = 0.3,
+    ):
+        super().__init__()
+        stages = range(len(depths))
+        self.channels = tuple(width * 2**i for i in stages)
+        self.strides = tuple(4 * 2**i for i in stages)
+        self.patch_embed = PatchEmbed(width)
+        rates = torch.linspace(0, drop_path, sum(depths), device="cpu").split(depths)
+        self.layers = nn.ModuleList(
+            Stage(self.channels[i], heads[i], window, rates[i].tolist(), last=i == stages[-1])
+            for i in stages
+        )
+        for i in stages:
+            self.add_module(f"norm{i}", nn.LayerNorm(self.channels[i]))
+
+    def layers_until(self, stride: int) -> list[nn.Module]:
+        """What works at this stride or a finer one, in order."""
+        within = [i for i, s in enumerate(self.strides) if s <= stride]
+        layers: list[nn.Module] = [self.patch_embed] if within else []
+        for i in within:
+            layers += [self.layers[i - 1].downsample] if i else []
+            layers += [*self.layers[i].blocks, self.get_submodule(f"norm{i}")]
+        return layers
+
+    def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
+        x = self.patch_embed(images)  # [B,H/4,W/4,C]
+        maps = []
+        for i, stage in enumerate(self.layers):
+            x = stage(x)
+            maps.append(self.get_submodule(f"norm{i}")(x).permute(0, 3, 1, 2))  # [B,C,h,w]
+            x = stage.downsample(x)  # [B,h/2,w/2,2C]
+        return maps
+
+
+class PatchEmbed(nn.Module):
+    """One cell per 4 × 4 pixels: images [B,3,H,W] -> [B,ceil(H/4),ceil(W/4),C]."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.proj = nn.Conv2d(3, width, 4, stride=4)
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        height, width = images.shape[-2:]
+        x = self.proj(F.pad(images, (0, -width % 4, 0, -height % 4)))
+        return self.norm(x.permute(0, 2, 3, 1))
+
+
+class Stage(nn.Module):
+    """Blocks on one grid [B,h,w,C]; every second one shifts its windows by half a window.
+
+    `downsample` leads to the next stage. The caller applies it, after taking the map before it.
+    """
+
+    def __init__(self, width: int, heads: int, window: int, rates: list[float], last: bool):
+        super().__init__()
+        self.window, self.shift = window, window // 2
+        self.blocks = nn.ModuleList(
+            Block(width, heads, window, self.shift if i % 2 else 0, rate)
+            for i, rate in enumerate(rates)
+        )
+        self.downsample = nn.Identity() if last else PatchMerging(width)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        mask = shift_mask(*x.shape[1:3], self.window, self.shift, x.device)
+        for block in self.blocks:
+            x = block(x, mask)
+        return x
+
+
+class Block(nn.Module):
+    """Window attention and feed-forward, each behind a LayerNorm and with a residual."""
+
+    def __init__(self, width: int, heads: int, window: int, shift: int, rate: float):
+        super().__init__()
+        self.window, self.shift = window, shift
+        self.norm1 = nn.LayerNorm(width)
+        self.attn = WindowAttention(width, heads, window)
+        self.norm2 = nn.LayerNorm(width)
+        self.mlp = FeedForward(width, 4 * width)
+        self.drop_path = DropPath(rate)
+
+    def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """`mask` is that of `shift_mask`; only blocks with shifted windows use it."""
+        x = x + self.drop_path(self.attend_in_windows(self.norm1(x), mask))
+        return x + self.drop_path(self.mlp(self.norm2(x)))
+
+    def attend_in_windows(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """[B,h,w,C] -> [B,h,w,C]. Padded cells are zero, not hidden: the published rule."""
+        height, width = x.shape[1:3]
+        x = pad_to_multiple(x, self.window)  # [B,h',w',C]
+        grid = x.shape[1:3]
+        if self.shift:
+            x = x.roll((-self.shift, -self.shift), (1, 2))
+        x = self.attn(to_windows(x, self.window), mask if self.shift else None)
+        x = from_windows(x, self.window, grid)
+        if self.shift:
+            x = x.roll((self.shift, self.shift), (1, 2))
+        return x[:, :height, :width]
+
+
+class WindowAttention(nn.Module):
+    """Self-attention inside each window, with a learned bias per head and relative position."""
+
+    def __init__(self, width: int, heads: int, window: int):
+        super().__init__()
+        if width % heads:
+            raise ValueError(f"width {width} is not a multiple of {heads} heads")
+        self.heads = heads
+        self.relative_position_bias_table = nn.Parameter(torch.empty((2 * window - 1) ** 2, heads))
+        self.register_buffer("relative_position_index", relative_index(window), persistent=False)
+        self.qkv = Projection(width, 3 * width)
+        self.proj = Projection(width, width)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
+
+    def forward(self, x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        """n windows of N cells each, [B,n,N,C] -> [B,n,N,C]; `mask` [n,N,N] is added to logits."""
+        qkv = self.qkv(x).unflatten(-1, (3, self.heads, -1))  # [B,n,N,3,heads,d]
+        q, k, v = qkv.permute(3, 0, 1, 4, 2, 5)  # [B,n,heads,N,d]
+        bias = self.bias() if mask is None else self.bias() + mask[:, None]  # [n,heads,N,N]
+        if torch.is_grad_enabled():  # the fused backward is not deterministic on every device
+            mixed = attend(q, k, v, q.shape[-1] ** -0.5, bias)
+        else:
+            mixed = attend_fused(q, k, v, bias)
+        return self.proj(mixed.transpose(2, 3).flatten(3))
+
+    def bias(self) -> torch.Tensor:
+        """The learned bias for all pairs of cells of a window: [heads,N,N].
+
+        Looked up as an embedding: the backward of plain indexing adds in whatever order the threads
+        of a CPU come along.
+        """
+        rows = F.embedding(self.relative_position_index, self.relative_position_bias_table)
+        return rows.permute(2, 0, 1)
+
+
+class FeedForward(nn.Module):
+    """C -> hidden -> C with the exact GELU between."""
+
+    def __init__(self, width: int, hidden: int):
+        super().__init__()
+        self.fc1 = Projection(width, hidden)
+        self.fc2 = Projection(hidden, width)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc2(F.gelu(self.fc1(x)))
+
+
+class PatchMerging(nn.Module):
+    """Four neighbouring cells become one: [B,h,w,C] -> [B,ceil(h/2),ceil(w/2),2C]."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.norm = nn.LayerNorm(4 * width)
+        self.reduction = Projection(4 * width, 2 * width, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = pad_to_multiple(x, 2)
+        corners = [x[:, row::2, column::2] for column in (0, 1) for row in (0, 1)]
+        return self.reduction(self.norm(torch.cat(corners, -1)))
+
+
+class Projection(nn.Linear):
+    """A linear layer with the paper's start: truncated normal of deviation 0.02, zero bias."""
+
+    def reset_parameters(self) -> None:
+        nn.init.trunc_normal_(self.weight, std=0.02)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+
+def attend_fused(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Tensor
+) -> torch.Tensor:
+    """`attend` in one kernel: q, k, v [B,n,heads,N,d], bias [heads,N,N] or [n,heads,N,N]."""
+    batch, windows, heads = q.shape[:3]
+    bias = bias.expand(batch, windows, heads, -1, -1)
+    q, k, v, bias = (x.flatten(0, 1) for x in (q, k, v, bias))  # the kernel takes 4 dimensions
+    return F.scaled_dot_product_attention(q, k, v, bias).unflatten(0, (batch, windows))
+
+
+def pad_to_multiple(x: torch.Tensor, size: int) -> torch.Tensor:
+    """[B,h,w,C] with zeros at the right and bottom, up to multiples of `size`."""
+    height, width = x.shape[1:3]
+    return F.pad(x, (0, 0, 0, -width % size, 0, -height % size))
+
+
+def to_windows(x: torch.Tensor, window: int) -> torch.Tensor:
+    """[B,h,w,C] -> [B,n,N,C]: n windows of N = window² cells, both row by row."""
+    x = x.unflatten(2, (-1, window)).unflatten(1, (-1, window))  # [B,rows,window,columns,window,C]
+    return x.transpose(2, 3).flatten(3, 4).flatten(1, 2)
+
+
+def from_windows(x: torch.Tensor, window: int, grid: tuple[int, int]) -> torch.Tensor:
+    """The way back onto a grid (h, w): [B,n,N,C] -> [B,h,w,C]."""
+    x = x.unflatten(2, (window, window)).unflatten(1, (grid[0] // window, grid[1] // window))
+    return x.transpose(2, 3).flatten(3, 4).flatten(1, 2)
+
+
+def relative_index(window: int) -> torch.Tensor:
+    """Row of the bias table for every pair of cells of a window: int64 [N,N].
+
+    The rows run over the offsets (dy, dx) of the first cell from the second, dy outside, each from
+    1 - window to window - 1.
+    """
+    y, x = torch.arange(window).repeat_interleave(window), torch.arange(window).repeat(window)
+    dy, dx = y[:, None] - y + window - 1, x[:, None] - x + window - 1
+    return dy * (2 * window - 1) + dx
+
+
+def shift_mask(
+    height: int, width: int, window: int, shift: int, device: torch.device
+) -> torch.Tensor:
+    """What keeps apart cells that only the rolling of a map h × w made neighbours: [n,N,N].
+
+    The last `shift` rows and columns of a rolled map come from its other end. Logits between the
+    two sides of such a seam get -100, the published value, all others 0.
+    """
+    rows = torch.arange(height + -height % window, device=device)
+    columns = torch.arange(width + -width % window, device=device)
+    below, right = rows >= len(rows) - shift, columns >= len(columns) - shift
+    part = 2 * below[:, None] + right.int()  # [h',w']
+    part = to_windows(part[None, ..., None], window).flatten(2)[0]  # [n,N]
+    return -100.0 * (part[:, :, None] != part[:, None])
+
+
+def swin_tiny(**overrides) -> SwinTransformer:
+    """27.52 M parameters, windows of 7."""
+    return SwinTransformer(**overrides)
+
+
+def swin_small(**overrides) -> SwinTransformer:
+    """48.84 M parameters, windows of 7."""
+    return SwinTransformer(**{"depths": (2, 2, 18, 2)} | overrides)
+
+
+def swin_base(**overrides) -> SwinTransformer:
+    """86.88 M parameters, windows of 12."""
+    sizes = {"width": 128, "depths": (2, 2, 18, 2), "heads": (4, 8, 16, 32), "window": 12}
+    return SwinTransformer(**sizes | overrides)
+
+
+def swin_large(**overrides) -> SwinTransformer:
+    """195.20 M parameters, windows of 12."""
+    sizes = {"width": 192, "depths": (2, 2, 18, 2), "heads": (6, 12, 24, 48), "window": 12}
+    return SwinTransformer(**sizes | overrides)
