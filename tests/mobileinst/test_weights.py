@@ -14,7 +14,7 @@ from torchvision.models import SwinTransformer, mobilenet_v2, resnet18, swin_t
 
 from mobileinst import weights, zoo
 from mobileinst.backbones.topformer import topformer_base, topformer_small, topformer_tiny
-from mobileinst.mobile.model import SEMANTIC_PLACES
+from mobileinst.mobile.model import MobileInst
 
 SMALL = dict(width=16, kernel_dim=8, query_width=16, heads=2, queries=6)
 
@@ -368,10 +368,17 @@ def trained_model():
 
 
 HEADS = ("instance_decoder.heads.classes.weight", "instance_decoder.heads.classes.bias")
+PLACES = ("mask", "x3", "x4", "x5", "x6")
 ROWS = (
     *HEADS,
-    *(f"semantic_heads.{place}.{end}" for place in SEMANTIC_PLACES for end in ("weight", "bias")),
+    *(f"semantic_heads.{place}.{part}" for place in PLACES for part in ("weight", "bias")),
 )
+
+
+def test_the_model_names_every_layer_with_a_row_per_class():
+    state = model_of(7, semantic_weight=1.0).state_dict()
+    assert {name for name, value in state.items() if value.shape[:1] == (7,)} == set(ROWS)
+    assert {name for name in state if name.startswith(MobileInst.class_layers)} == set(ROWS)
 
 
 def test_rows_of_same_named_classes_come_over(save, trained_model):
