@@ -46,16 +46,18 @@ def parameters(module: nn.Module) -> int:
 def costs(classes: int) -> list[str]:
     """A table of parameters and multiply-adds: backbones at 512 × 512, systems at 640 × 640."""
     rows = [f"{'':<30}{'parameters':>14}{'multiply-adds':>16}"]
-    for title, size, modules in (
-        ("backbones, 512 x 512", 512, {n: zoo.build_backbone(n) for n in zoo.BACKBONES}),
+    for title, size, names, build in (
+        ("backbones, 512 x 512", 512, zoo.BACKBONES, zoo.build_backbone),
         (
             f"systems, {classes} classes, 640 x 640",
             640,
-            {name: zoo.build(name, classes)[0] for name in zoo.names()},
+            zoo.names(),
+            lambda name: zoo.build(name, classes)[0],
         ),
     ):
         rows.append(title)
-        for name, module in modules.items():
+        for name in names:  # one at a time: together they fill the memory of a small machine
+            module = build(name)
             amount = multiply_adds(module, torch.zeros(1, 3, size, size)) / 1e9
             rows.append(f"  {name:<28}{parameters(module):>14,}{amount:>14.3f} G")
     return rows

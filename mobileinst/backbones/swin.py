@@ -16,7 +16,8 @@ class SwinTransformer(nn.Module):
     """Normalised images [B,3,H,W] -> four maps [B,C,h,w] at strides 4, 8, 16, 32.
 
     A map at stride s has the grid ceil(H/s) × ceil(W/s); pictures may have any size. `channels` and
-    `strides` describe the maps, whose memory is in channels-last order.
+    `strides` describe the maps, whose memory is in channels-last order; `mean` and `std` are what
+    the published weights want pixels in 0..1 to be normalised with.
 
     Args:
         width: channels of the first stage; each further stage has twice as many.
@@ -48,6 +49,15 @@ class SwinTransformer(nn.Module):
         )
         for i in stages:
             self.add_module(f"norm{i}", nn.LayerNorm(self.channels[i]))
+
+    def layers_until(self, stride: int) -> list[nn.Module]:
+        """What works at this stride or a finer one, in order."""
+        within = [i for i, s in enumerate(self.strides) if s <= stride]
+        layers: list[nn.Module] = [self.patch_embed] if within else []
+        for i in within:
+            layers += [self.layers[i - 1].downsample] if i else []
+            layers += [*self.layers[i].blocks, self.get_submodule(f"norm{i}")]
+        return layers
 
     def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
         x = self.patch_embed(images)  # [B,H/4,W/4,C]

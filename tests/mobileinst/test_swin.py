@@ -300,3 +300,12 @@ def test_first_values():
 def test_a_width_that_the_heads_do_not_divide_is_refused():
     with pytest.raises(ValueError, match="width 32 is not a multiple of 3 heads"):
         SwinTransformer(width=32, heads=(3, 2, 4, 8))
+
+
+def test_layers_until_a_stride_are_those_that_work_there():
+    backbone = swin_tiny()
+    names = {module: name for name, module in backbone.named_modules()}
+    found = [names[layer] for layer in backbone.layers_until(8)]
+    assert found[:4] == ["patch_embed", "layers.0.blocks.0", "layers.0.blocks.1", "norm0"]
+    assert found[4:] == ["layers.0.downsample", "layers.1.blocks.0", "layers.1.blocks.1", "norm1"]
+    assert backbone.layers_until(2) == []

@@ -14,6 +14,7 @@ from torchvision.models import SwinTransformer, mobilenet_v2, resnet18, swin_t
 
 from mobileinst import weights, zoo
 from mobileinst.backbones.topformer import topformer_base, topformer_small, topformer_tiny
+from mobileinst.mobile.model import MobileInst
 
 SMALL = dict(width=16, kernel_dim=8, query_width=16, heads=2, queries=6)
 
@@ -367,7 +368,17 @@ def trained_model():
 
 
 HEADS = ("instance_decoder.heads.classes.weight", "instance_decoder.heads.classes.bias")
-ROWS = (*HEADS, "semantic_head.weight", "semantic_head.bias")
+PLACES = ("mask", "x3", "x4", "x5", "x6")
+ROWS = (
+    *HEADS,
+    *(f"semantic_heads.{place}.{part}" for place in PLACES for part in ("weight", "bias")),
+)
+
+
+def test_the_model_names_every_layer_with_a_row_per_class():
+    state = model_of(7, semantic_weight=1.0).state_dict()
+    assert {name for name, value in state.items() if value.shape[:1] == (7,)} == set(ROWS)
+    assert {name for name in state if name.startswith(MobileInst.class_layers)} == set(ROWS)
 
 
 def test_rows_of_same_named_classes_come_over(save, trained_model):
@@ -422,14 +433,14 @@ def test_parts_that_only_training_uses_may_differ(save, trained_model):
     model = model_of(3)
     path = save(checkpoint_of(trained_model, ["a", "b", "c"]))
     report = weights.load(model, path, classes=["a", "b", "c"])
-    assert list(report.dropped) == ["semantic_head.*, only training uses it, and it is off here"]
+    assert list(report.dropped) == ["semantic_heads.*, only training uses it, and it is off here"]
     theirs = trained_model.state_dict()
-    kept = {name: theirs[name] for name in theirs if not name.startswith("semantic_head.")}
+    kept = {name: theirs[name] for name in theirs if not name.startswith("semantic_heads.")}
     assert report.whole and same(model.state_dict(), kept)
     back = save(checkpoint_of(model, ["a", "b", "c"]))
     report = weights.load(model_of(3, semantic_weight=1.0), back, classes=["a", "b", "c"])
-    assert report.whole and report.random == ("semantic_head",)
-    assert re.search(r"^drawn anew +semantic_head$", report.text, re.M)
+    assert report.whole and report.random == ("semantic_heads",)
+    assert re.search(r"^drawn anew +semantic_heads$", report.text, re.M)
 
 
 def test_the_backbone_of_a_checkpoint_alone(save, trained_model, backbone):
@@ -444,7 +455,7 @@ def test_a_plain_state_dict_of_a_whole_model(save, trained_model):
     report = weights.load(model, path)
     assert same(model.state_dict(), trained_model.state_dict())
     assert "has no class names" in report.warnings[0]
-    with pytest.raises(weights.LoadError, match="4 have another shape"):
+    with pytest.raises(weights.LoadError, match="12 have another shape"):
         weights.load(model_of(2, semantic_weight=1.0), path)
 
 
