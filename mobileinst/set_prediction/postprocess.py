@@ -177,7 +177,7 @@ class Postprocess:
         quality: MaskQuality | None = None,
     ):
         self.rank = rank
-        self.cut = float(torch.logit(torch.tensor(mask_threshold)))
+        self.cut = float(torch.logit(torch.tensor(mask_threshold, device="cpu")))
         self.max_detections = max_detections
         self.quality = quality or GridQuality()
 
