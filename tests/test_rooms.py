@@ -21,6 +21,7 @@ FRAMEWORKS = (
 MOBILEINST = {
     "zoo": {"mobile", "backbones", "set_prediction", "layers"},
     "mobile": {"backbones", "set_prediction", "layers"},
+    "mask2former": {"backbones", "set_prediction", "layers"},
     "backbones": {"layers"},
     "set_prediction": {"layers"},
     "layers": set(),
