@@ -31,6 +31,8 @@ def read_run(folder: Path) -> dict[str, np.ndarray]:
     with open(folder / "metrics.csv", newline="", encoding="utf-8") as file:
         evaluations = list(csv.DictReader(file))
     columns = {name.rsplit("/", 1)[-1]: name for name in evaluations[0]}
+    if "minutes" not in rows[0]:
+        raise InputError(f"{folder}: an older version logged no minutes; draw newer runs")
     minutes = np.array([row["minutes"] for row in rows])
     evaluated = np.array([float(row["iteration"]) for row in evaluations])
     return {
@@ -74,7 +76,10 @@ def draw_curves(curves: dict[str, dict[str, np.ndarray]], out: Path) -> None:
 def main(argv: list[str]) -> None:
     opts = parse(argv)
     folders = opts.runs or [runs.newest_checkpoint(options.RUNS).parent]
-    draw_curves({folder.name: read_run(folder) for folder in folders}, opts.out)
+    apart = len({folder.name for folder in folders}) == len(folders)
+    draw_curves(
+        {folder.name if apart else str(folder): read_run(folder) for folder in folders}, opts.out
+    )
     say(f"wrote {opts.out}")
 
 

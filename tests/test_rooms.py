@@ -24,7 +24,7 @@ MOBILEINST = {
     "mobile": {"backbones", "set_prediction", "layers"},
     "backbones": {"layers"},
     "set_prediction": {"layers"},
-    "weights": set(),
+    "weights": {"layers"},
     "layers": set(),
 }
 DATA = (  # each line only those below it

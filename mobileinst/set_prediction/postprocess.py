@@ -63,10 +63,12 @@ def rank_by_objectness(outputs: dict) -> Ranking:
     return scores.flatten(), pairs % classes, pairs // classes
 
 
-def first_of_each(values: Tensor) -> Tensor:
-    """Where each value occurs for the first time, in ascending order. int64 [M] → int64 [M']."""
-    earlier = (values[:, None] == values[None]).tril(-1)  # [M,M]
-    return (~earlier.any(1)).nonzero()[:, 0]
+def is_first(query_idx: Tensor, queries: int) -> Tensor:
+    """Whether an entry is the first with its value. int64 [M], each below `queries` → bool [M]."""
+    places = torch.arange(len(query_idx), device=query_idx.device)
+    first = torch.full((queries,), len(query_idx), device=query_idx.device)
+    first.scatter_reduce_(0, query_idx, places, "amin")
+    return first[query_idx] == places
 
 
 def boxes_from_masks(masks: Tensor) -> Tensor:
@@ -84,13 +86,13 @@ def boxes_from_masks(masks: Tensor) -> Tensor:
 
 
 class Postprocess:
-    """Ranks the queries, keeps the best, and brings their masks to the original size.
+    """Ranks the answers of the queries, keeps the best, brings their masks to the original size.
 
     Args:
         rank: outputs of one picture → (scores, labels, query_idx); a query may occur with several
             classes.
         mask_threshold: a pixel belongs to the mask above this probability.
-        max_detections: how many are kept per picture.
+        max_detections: how many answers are kept per picture.
     """
 
     def __init__(
@@ -122,7 +124,8 @@ class Postprocess:
                 Without it dense masks come back.
         Returns:
             B dicts, best score first: `scores` [M], `labels` [M], `masks` (a list of M encoded
-            masks, or bool [M,h0,w0]), `boxes` [M,4] of the masks. Empty masks are dropped.
+            masks, or bool [M,h0,w0]), `boxes` [M,4] of the masks, `best` bool [M]: whether no
+            other answer of the same query scores higher. Empty masks are dropped.
         """
         results = []
         for index, (padded, size, orig_size) in enumerate(sizes):
@@ -133,15 +136,17 @@ class Postprocess:
             }
             scores, labels, query_idx = self.rank(one)
             scores = scores * self.mask_quality(one["mask_logits"], padded, size)[query_idx]
-            order = scores.argsort(descending=True, stable=True)[: self.max_detections]
+            order = scores.argsort(descending=True, stable=True)
+            best = is_first(query_idx[order], len(one["mask_logits"]))
             if threshold is not None:
-                order = order[scores[order] > threshold]
-                order = order[first_of_each(query_idx[order])]
-            shown, place = query_idx[order].unique(return_inverse=True)  # each mask resized once
+                shown = best & (scores[order] > threshold)
+                order, best = order[shown], best[shown]
+            order, best = order[: self.max_detections], best[: self.max_detections]
+            seen, place = query_idx[order].unique(return_inverse=True)  # each mask resized once
             masks, boxes, kept = self.full_masks(
-                one["mask_logits"][shown], padded, size, orig_size, encode
+                one["mask_logits"][seen], padded, size, orig_size, encode
             )
-            order, place = order[kept[place]], place[kept[place]]
+            order, best, place = order[kept[place]], best[kept[place]], place[kept[place]]
             place = (kept.cumsum(0) - 1)[place]  # among those kept
             results.append(
                 {
@@ -149,6 +154,7 @@ class Postprocess:
                     "labels": labels[order],
                     "masks": [masks[i] for i in place.tolist()] if encode else masks[place],
                     "boxes": boxes[place],
+                    "best": best,
                 }
             )
         return results

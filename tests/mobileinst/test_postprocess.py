@@ -134,3 +134,21 @@ def test_only_the_best_are_kept():
     [all_of_them] = Postprocess(rank_by_objectness)(outputs, [SIZES])
     [best] = Postprocess(rank_by_objectness, max_detections=2)(outputs, [SIZES])
     assert torch.equal(best["scores"], all_of_them["scores"][:2])
+
+
+def test_for_use_no_query_is_lost_to_the_other_classes_of_one_that_is_sure():
+    outputs = make_outputs()
+    outputs["class_logits"] = 5 + outputs["class_logits"]  # every class of every query is likely
+    outputs["mask_logits"] = torch.full((1, 6, 8, 12), 2.0)
+    used = Postprocess(rank_by_objectness, max_detections=6)(outputs, [SIZES], threshold=0.1)
+    assert len(used[0]["scores"]) == 6
+
+
+def test_best_marks_the_highest_answer_of_each_query():
+    outputs = make_outputs()
+    outputs["mask_logits"] = torch.full((1, 6, 8, 12), 2.0)
+    [every] = Postprocess(rank_by_objectness)(outputs, [SIZES])
+    [used] = Postprocess(rank_by_objectness)(outputs, [SIZES], threshold=0.0)
+    assert every["best"].sum() == 6 and used["best"].all()
+    assert torch.equal(every["scores"][every["best"]], used["scores"])
+    assert torch.equal(every["labels"][every["best"]], used["labels"])
