@@ -61,14 +61,14 @@ def draw_curves(curves: dict[str, dict[str, np.ndarray]], out: Path) -> None:
     left, right = figure.subplots(1, 2)
     for number, (name, run) in enumerate(curves.items()):
         colour = f"C{number}"
-        left.plot(run["minutes"], smooth(run["loss"]), colour, label=name)
+        left.plot(run["minutes"], smooth(run["loss"]), colour)
         right.plot(run["evaluated"], run["AP"], colour, marker=".", label=f"{name}, AP")
         right.plot(run["evaluated"], run["AP50"], colour, linestyle="--", label=f"{name}, AP50")
     left.set(xlabel="minutes", ylabel="training loss", yscale="log")
     right.set(xlabel="minutes", ylabel="validation", ylim=(0, None))
     for axes in (left, right):
         axes.grid(alpha=0.3)
-        axes.legend(fontsize=8)
+    right.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize=8)  # beside, over no curve
     out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out, dpi=110)
 
