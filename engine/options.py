@@ -30,7 +30,12 @@ class Parser(argparse.ArgumentParser):
 
 def parser(description: str) -> argparse.ArgumentParser:
     """The parser of an entry."""
-    return Parser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    # No abbreviations: the scripts look for some options by their full names.
+    return Parser(
+        description=description,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        allow_abbrev=False,
+    )
 
 
 def _checked(kind: type, holds: Callable[[float], bool], wanted: str) -> Callable[[str], float]:

@@ -134,7 +134,7 @@ def open_weights(path: Path) -> WeightFile:
         raise LoadError(f"{path}: holds a {type(content).__name__}, no named tensors; {MEND}")
     is_ours = content.get("format") == FORMAT
     keys = OUR_CONTAINERS if is_ours else CONTAINERS
-    found = [key for key in keys if isinstance(content.get(key), Mapping)]
+    found = [key for key in keys if isinstance(content.get(key), Mapping) and content[key]]
     container = found[0] if found else ""
     entries = content[container] if container else content
     tensors = {name: value.detach() for name, value in entries.items() if _is_plain(name, value)}

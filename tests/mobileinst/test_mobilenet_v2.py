@@ -16,7 +16,7 @@ from mobileinst.backbones.mobilenet_v2 import (
     mobilenet_v2_torchvision,
 )
 from mobileinst.layers.attention import DropPath
-from mobileinst.layers.freeze import FrozenBatchNorm2d
+from mobileinst.layers.freeze import FrozenBatchNorm2d, freeze_layers
 
 
 def randomise(module: nn.Module) -> nn.Module:
@@ -153,3 +153,14 @@ def test_the_real_weights_know_classes(shared):
     untrained = nearest_neighbour_accuracy(model, images, classes)
     model.backbone.load_state_dict(torch.load(file, weights_only=True)["state_dict"])
     assert nearest_neighbour_accuracy(model, images, classes) > untrained + 0.4
+
+
+@pytest.mark.parametrize("name", ["topformer_tiny", "seaformer_tiny", "mobilenet_v2"])
+def test_a_backbone_frozen_up_to_64_is_frozen_whole_and_gives_the_same_twice(name):
+    backbone = zoo.build_backbone(name, drop_path=0.5)
+    freeze_layers(backbone, 64)
+    assert not [n for n, p in backbone.named_parameters() if p.requires_grad]
+    images = torch.rand(2, 3, 64, 128)
+    first, second = backbone.train()(images), backbone(images)
+    assert all(torch.equal(a, b) for a, b in zip(first, second))
+    assert zoo.build_backbone(name).layers_until(1) == []
