@@ -7,14 +7,16 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-DECAYED = (nn.Linear, nn.modules.conv._ConvNd)
+from mobileinst.mask2former.query_decoder import StackedAttention
+
+DECAYED = (nn.Linear, nn.modules.conv._ConvNd, StackedAttention)
 
 
 def parameter_groups(
     model: nn.Module, lr: float, weight_decay: float, backbone_factor: float = 1.0
 ) -> list[dict]:
-    """AdamW groups by one rule: only the weights of linear and convolution layers decay, and those
-    of several linear layers stacked (torch's `in_proj_weight`).
+    """AdamW groups by one rule: only the weights of linear and convolution layers decay, stacked
+    ones as well.
 
     Norms, biases, queries and other embeddings are never decayed, whatever they are called: a rule
     on names would have missed batch norms called `bn`. What lies under `backbone.` learns at
@@ -25,11 +27,11 @@ def parameter_groups(
     """
     groups: dict[str, dict] = {}
     for path, module in model.named_modules():
-        for name, parameter in module.named_parameters(recurse=False):
+        for parameter in module.parameters(recurse=False):
             if not parameter.requires_grad:
                 continue
             place = "backbone" if path.split(".")[0] == "backbone" else "heads"
-            decays = isinstance(module, DECAYED) and name == "weight" or name == "in_proj_weight"
+            decays = isinstance(module, DECAYED) and parameter.ndim > 1
             group = groups.setdefault(
                 f"{place}, {'decay' if decays else 'no decay'}",
                 {

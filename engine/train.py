@@ -514,7 +514,8 @@ class Run:
 
     def mask_ceiling(self) -> Scores:
         preset = EvalPreset(self.opts.image_size)
-        return ceiling(self.data.val, preset, max_dets=self.config.max_detections)
+        stride = self.trainer.model.mask_stride
+        return ceiling(self.data.val, preset, stride, max_dets=self.config.max_detections)
 
     def write_summary(self, content: dict, scores: Scores, best_possible: Scores | None) -> None:
         lines = [

@@ -60,6 +60,7 @@ class Mask2Former(nn.Module):
     Raises ValueError if the parts do not fit each other.
     """
 
+    mask_stride = 4
     class_layers = ("query_decoder.class_embed",)  # one row per class
     more_rows = ("(no object)",)  # behind those
 

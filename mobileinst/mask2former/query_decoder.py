@@ -81,7 +81,7 @@ class QueryDecoder(nn.Module):
         `queries` [B,Q,C] stand in the place of the learned ones, such as those of another frame.
         """
         if queries is None:
-            queries = self.query_feat.weight.expand(len(mask_features), -1, -1)  # [B,Q,C]
+            queries = self.query_feat.weight.expand(mask_features.shape[0], -1, -1)  # [B,Q,C]
         positions = self.query_embed.weight  # [Q,C]
         memories = [self.memory(level, x) for level, x in enumerate(maps)]
         small = [resize(mask_features.detach(), x.shape[-2:]) for x in maps]  # [B,D,M] each

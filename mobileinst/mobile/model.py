@@ -61,6 +61,7 @@ class MobileInst(nn.Module):
     Raises ValueError if the parts do not fit each other.
     """
 
+    mask_stride = 8
     class_layers = ("instance_decoder.heads.classes", "semantic_heads")  # one row per class
     training_layers = ("semantic_heads",)  # a trained model is whole without them
 

@@ -54,6 +54,19 @@ def test_norms_biases_and_queries_are_not_decayed(model):
     assert {name.rsplit(".", 1)[-1] for name in decays.keys() - kept} == {"weight"}
 
 
+def test_mask2former_is_decayed_as_published():
+    """Matrices of layers, those of attention stacked; no embedding, bias table, norm or bias. The
+    pixel decoder's level embedding decays there, by the accident of being no embedding module.
+    """
+    with torch.device("meta"):
+        model = zoo.build("mask2former_swin_tiny", 3)[0]
+    decays = decay_by_name(model, parameter_groups(model, 1e-3, 0.05))
+    kept = {name for name, decay in decays.items() if decay == 0}
+    tables = ("query_feat", "query_embed", "level_embed", "relative_position_bias_table")
+    for name, parameter in model.named_parameters():
+        assert (name in kept) == (parameter.ndim < 2 or any(part in name for part in tables)), name
+
+
 def test_the_rule_does_not_read_names():
     class Odd(nn.Module):
         def __init__(self):

@@ -207,6 +207,10 @@ OPTIONS = {
     "unknown keyword": (["--set", "wdith=64"], ["--set wdith", "has no such keyword", "width"]),
     "keyword of the data": (["--set", "num_classes=4"], ["--set num_classes", "it has"]),
     "keyword of another type": (["--set", "width=wide"], ["--set width=wide", "type int"]),
+    "keyword with other parts": (
+        ["--model", "mask2former_swin_tiny", "--set", "depths=2,x"],
+        ["--set depths=2,x", "whole numbers with commas between"],
+    ),
     "keyword without value": (["--set", "width"], ["--set: width: write KEY=VALUE"]),
     "keywords that do not fit": (["--set", "heads=3"], ["--set", "change the value"]),
     "no such backbone": (["--set", "backbone=resnet"], ["--set", "'resnet'", "topformer_tiny"]),

@@ -52,7 +52,7 @@ def make_targets(*labels, size=(64, 96)):
 def test_any_size(height, width, queries):
     model = build(queries=queries)[0].eval()
     outputs = model(pictures(height, width), torch.zeros(2, height, width, dtype=torch.bool))
-    grid = (-(-height // 4), -(-width // 4))
+    grid = (-(-height // model.mask_stride), -(-width // model.mask_stride))
     shapes = {key: tuple(value.shape) for key, value in outputs.items() if key != "aux"}
     assert shapes == {
         "class_logits": (2, queries, 4),
@@ -83,6 +83,23 @@ def test_forward_is_encode_then_decode():
     passed = model.decode(features, queries=whole["queries"])
     assert passed["mask_logits"].shape == whole["mask_logits"].shape
     assert not torch.equal(passed["queries"], whole["queries"])
+
+
+@torch.no_grad()
+def test_it_exports():
+    class Tensors(nn.Module):
+        def __init__(self, model):
+            super().__init__()
+            self.model = model
+
+        def forward(self, images):
+            return {key: value for key, value in self.model(images).items() if key != "aux"}
+
+    model = build()[0].eval()
+    exported = torch.export.export(Tensors(model), (pictures(64, 96, batch=1),)).module()
+    got, want = exported(pictures(64, 96, batch=1)), model(pictures(64, 96, batch=1))
+    for key in got:
+        torch.testing.assert_close(got[key], want[key], atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("garbage", [1.0, -1e4, float("nan")])

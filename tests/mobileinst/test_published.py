@@ -92,6 +92,13 @@ def same(first, second):
     return first.keys() == second.keys() and all(torch.equal(first[n], second[n]) for n in first)
 
 
+def test_whole_models_are_recognised(model, hub_state):
+    tiny, *_ = zoo.build("mask2former_swin_tiny", 2)
+    assert weights.recognise(tiny.state_dict()) == "Mask2Former with Swin-T, window 7"
+    assert weights.recognise(model.state_dict()).startswith("Mask2Former with Swin of another size")
+    assert weights.recognise(hub_state) == "Mask2Former in the names of Hugging Face"
+
+
 def test_every_name_of_the_hub_has_its_place(hub_state, model):
     assert same(hub_names(hub_state), model.state_dict())
 
