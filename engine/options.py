@@ -80,6 +80,12 @@ def keyword(text: str) -> tuple[str, str]:
     return key, value
 
 
+READERS = {  # of texts, where the type itself is none
+    bool: {"true": True, "false": False}.__getitem__,
+    tuple: lambda text: tuple(map(int, text.split(","))),  # all that a config has hold numbers
+}
+
+
 def builder_keywords(name: str, pairs: list[tuple[str, str]]) -> dict:
     """KEY=VALUE pairs as values of the types the model's config has.
 
@@ -94,11 +100,12 @@ def builder_keywords(name: str, pairs: list[tuple[str, str]]) -> dict:
             raise InputError(f"--set {key}: {name} has no such keyword; it has {', '.join(known)}")
         kind = type(known[key])
         try:
-            values[key] = {"true": True, "false": False}[text] if kind is bool else kind(text)
+            values[key] = READERS.get(kind, kind)(text)
         except (ValueError, KeyError):
-            raise InputError(
-                f"--set {key}={text}: wants a value of type {kind.__name__}, as {key}={known[key]}"
-            ) from None
+            wanted = f"a value of type {kind.__name__}, as {key}={known[key]}"
+            if kind is tuple:
+                wanted = f"whole numbers with commas between, as {key}=2,2,6,2"
+            raise InputError(f"--set {key}={text}: wants {wanted}") from None
     return values
 
 

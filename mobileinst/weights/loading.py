@@ -15,7 +15,7 @@ from mobileinst.weights.report import Report, Tally, describe, shorten
 
 def load(
     module: nn.Module,
-    path: str | Path,
+    path: str | Path | WeightFile,
     *,
     classes: Sequence[str] | None = None,
     config: Mapping | None = None,
@@ -29,7 +29,7 @@ def load(
 
     Args:
         module: keeps its dtypes and device.
-        path: the file.
+        path: the file, or what was read from it.
         classes: names of the model's classes, needed for whole checkpoints of ours only.
         config: keywords the model was built with, to tell how those of a checkpoint differ.
         allow_partial: take what fits into the backbone, if anything does; of a whole checkpoint
@@ -37,7 +37,7 @@ def load(
     Raises:
         LoadError: the file cannot be read, does not fit, or holds values that are not finite.
     """
-    file = open_weights(Path(path))
+    file = path if isinstance(path, WeightFile) else open_weights(Path(path))
     match, short = find_match(file, module, classes, allow_partial)
     if not match.telling or not (match.whole or allow_partial):
         raise LoadError(refusal(file, match, other_keywords(file, config)))
