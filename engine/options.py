@@ -76,7 +76,7 @@ def keyword(text: str) -> tuple[str, str]:
 
 
 def builder_keywords(name: str, pairs: list[tuple[str, str]]) -> dict:
-    """KEY=VALUE pairs as values of the types the model's config has.
+    """KEY=VALUE pairs as values of the types the model's config has; whole numbers as 2,2,6.
 
     Raises:
         InputError: no such keyword, or a value of another type.
@@ -89,12 +89,19 @@ def builder_keywords(name: str, pairs: list[tuple[str, str]]) -> dict:
             raise InputError(f"--set {key}: {name} has no such keyword; it has {', '.join(known)}")
         kind = type(known[key])
         try:
-            values[key] = {"true": True, "false": False}[text] if kind is bool else kind(text)
+            values[key] = _value(text, kind)
         except (ValueError, KeyError):
-            raise InputError(
-                f"--set {key}={text}: wants a value of type {kind.__name__}, as {key}={known[key]}"
-            ) from None
+            wanted = f"a value of type {kind.__name__}, as {key}={known[key]}"
+            wanted = f"whole numbers, as {key}=2,2,6" if kind is tuple else wanted
+            raise InputError(f"--set {key}={text}: wants {wanted}") from None
     return values
+
+
+def _value(text: str, kind: type) -> object:
+    """Text as a value of a type that configs have; a tuple is one of whole numbers."""
+    if kind is bool:
+        return {"true": True, "false": False}[text]
+    return tuple(int(part) for part in text.split(",")) if kind is tuple else kind(text)
 
 
 def model_config(opts: argparse.Namespace, num_classes: int):

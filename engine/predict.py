@@ -80,10 +80,14 @@ def find_objects(
 
 
 def instance_map(masks: list[dict], size: tuple[int, int]) -> Image.Image:
-    """Instance ids 1.. in the order of the table; where masks overlap, the higher score wins."""
+    """Instance ids 1.. in the order of the table, 0 elsewhere; a pixel has one id only.
+
+    Where masks overlap, the smaller one is on top (of equal ones, the first), so that an object is
+    not erased by the one it lies in, whatever the scores. The json has the whole masks.
+    """
     ids = np.zeros(size, np.uint16)
-    for number, mask in reversed(list(enumerate(masks, 1))):
-        ids[rle.decode([mask], size)[0]] = number
+    for place in np.argsort(rle.area(masks), kind="stable")[::-1]:
+        ids[rle.decode([masks[place]], size)[0]] = place + 1
     return Image.fromarray(ids)
 
 

@@ -28,9 +28,9 @@ MOBILEINST = {
     "layers": set(),
 }
 DATA = (  # each line only those below it
-    {"loaders", "folder", "demo"},
-    {"coco", "voc", "presets", "demo_animals"},
-    {"transforms"},
+    {"loaders", "folder", "demo", "demo_organs"},
+    {"coco", "voc", "presets", "demo_files", "demo_shrimp", "demo_grounds"},
+    {"transforms", "demo_animals"},
     {"batch"},
     {"rle"},
     {"pictures", "seeds"},

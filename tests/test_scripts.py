@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from engine import train
+from engine import options, train
+from mobileinst import zoo
 
 ROOT = Path(__file__).parent.parent
 SCRIPTS = sorted(path.name for path in (ROOT / "sbin").glob("*.sh") if path.name != "setup.sh")
@@ -56,3 +57,18 @@ def test_without_voc_the_demo_set_is_drawn_first(tmp_path):
     if not (ROOT / "datasets").exists():
         assert demo.data == Path("datasets/demo/VOCdevkit/VOC2012")
     assert demo.model == "mobileinst_topformer_tiny"
+
+
+@pytest.mark.skipif(
+    "mask2former_swin_tiny" not in zoo.names(), reason="the zoo has no Mask2Former yet"
+)
+def test_mask2former_trains_on_the_organs_unless_data_is_named(tmp_path):
+    script = "train_mask2former.sh"
+    demo = recipe(tmp_path, script)
+    assert (demo.model, demo.data) == ("mask2former_swin_tiny", Path("datasets/organs"))
+    assert demo.canvas == [(192, 256)]
+    own = recipe(tmp_path, script, "--data", "x", "--set", "queries=70")
+    assert (own.data, own.canvas, dict(own.set)["queries"]) == (Path("x"), None, "70")
+    assert options.builder_keywords(own.model, own.set)["depths"] == (2, 2, 2, 2)
+    fixed = recipe(tmp_path, script, "--overfit", "8")
+    assert (fixed.overfit, fixed.data, fixed.epochs) == (8, Path("datasets/organs"), None)
