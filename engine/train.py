@@ -192,10 +192,12 @@ def total_iterations(opts: argparse.Namespace, pictures: int) -> int:
     return max(1, round(opts.epochs * pictures / (opts.batch_size * opts.accumulate)))
 
 
-def build_trainer(opts: argparse.Namespace, data: Data, device: torch.device):
+def build_trainer(
+    opts: argparse.Namespace, data: Data, device: torch.device, builder: checkpoint.Builder
+):
     """Trainer, post-processing, the model's config, and what came from --pretrained."""
     config = options.model_config(opts, num_classes=len(data.train.categories))
-    model, criterion, postprocess = options.build_model(config, opts.seed)
+    model, criterion, postprocess = builder(config, seed=opts.seed)
     report = None
     if opts.pretrained and not opts.resume:  # a checkpoint has the weights it led to
         names = data.train.class_names
@@ -226,10 +228,18 @@ def build_trainer(opts: argparse.Namespace, data: Data, device: torch.device):
 class Run:
     """One training run and its folder."""
 
-    def __init__(self, opts: argparse.Namespace, folder: Path, data: Data, device: torch.device):
+    def __init__(
+        self,
+        opts: argparse.Namespace,
+        folder: Path,
+        data: Data,
+        device: torch.device,
+        builder: checkpoint.Builder = options.build_model,
+    ):
         self.opts, self.folder, self.data, self.device = opts, folder, data, device
+        self.builder = builder
         self.trainer, self.postprocess, self.config, self.pretrained = build_trainer(
-            opts, data, device
+            opts, data, device, builder
         )
         self.best = {"AP": -2.0, "iteration": 0, "threshold": None}
         self.seconds = 0.0
@@ -459,7 +469,7 @@ class Run:
     def finish(self) -> None:
         """Evaluate and draw the best weights, write the summary, say what comes next."""
         content = checkpoint.load(self.folder / "best.pt")
-        model, _, _ = checkpoint.build(content)
+        model, _, _ = checkpoint.build(content, self.builder)
         detections = self.predictions(model.to(self.device))
         scores = self.score(detections)
         threshold, origin = checkpoint.score_threshold(content["best"])
@@ -549,7 +559,8 @@ def count(model: torch.nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def main(argv: list[str]) -> int:
+def main(argv: list[str], builder: checkpoint.Builder = options.build_model) -> int:
+    """`builder` puts the model together; `engine.own_parts` is an example of another one."""
     opts = parse(argv)
     torch.set_num_threads(opts.threads)
     device = options.device_for(opts.device)
@@ -562,7 +573,7 @@ def main(argv: list[str]) -> int:
     say(data.train.summary())
     if data.val is not data.train:
         say(data.val.summary())
-    run = Run(opts, folder, data, device)
+    run = Run(opts, folder, data, device, builder)
     say(f"{opts.model}: {count(run.trainer.model):,} parameters, on {device}")
     if run.pretrained:
         say(run.pretrained.text)
