@@ -10,7 +10,7 @@ from torchvision.transforms.v2 import functional
 
 from data import rle, seeds, transforms
 from data.batch import Annotation, Sample
-from data.presets import EvalPreset, TrainPreset, paste_some
+from data.presets import EvalPreset, TrainPreset, outermost, paste_some
 from data.transforms import Colour, View
 
 PLAIN = {"brightness": 0, "contrast": 0, "saturation": 0, "hue": 0, "grey": 0}
@@ -442,3 +442,19 @@ def test_a_picture_has_to_fit_into_the_canvas():
     masks = np.ones((1, 40, 60), dtype=bool)
     with pytest.raises(ValueError, match="does not fit"):
         EvalPreset(320)(Image.new("RGB", (60, 40)), annotated(masks), (64, 64))
+
+
+def test_what_lies_inside_an_object_is_pasted_with_it():
+    masks = np.zeros((4, 12, 16), dtype=bool)
+    masks[0, 4:6, 4:6] = True  # inside 2, which is inside 1
+    masks[1, 2:10, 2:10] = True
+    masks[2, 3:7, 3:9] = True
+    masks[3, 2:10, 9:14] = True  # beside 1, sharing a column with it
+    assert outermost(masks).tolist() == [1, 1, 1, 3]
+    target = sample_of(np.zeros((0, 12, 16), dtype=bool), [])
+    source = sample_of(masks, [0, 1, 2, 3])
+    seen = {
+        tuple(sorted(paste_some(target, source, seeds.generator(seed)).labels.tolist()))
+        for seed in range(30)
+    }
+    assert seen == {(0, 1, 2), (3,), (0, 1, 2, 3)}
