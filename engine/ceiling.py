@@ -52,8 +52,10 @@ def _through_the_grid(
     target = _target(annotation, size, padded)
     shares, _ = soft_masks(target, stride_grid(padded, stride))  # [N,h,w]
     logits = torch.logit(shares, eps=SUREST)
-    masks, _, kept = postprocess.full_masks(logits, padded, size, annotation.orig_size, rle.encode)
-    return masks, kept
+    picture = (padded, size, annotation.orig_size)
+    masks, boxes, _ = postprocess.full_masks(logits, picture, rle.encode)
+    kept = boxes[:, 2] > 0
+    return [mask for mask, full in zip(masks, kept.tolist()) if full], kept
 
 
 def _target(annotation: Annotation, size: tuple[int, int], padded: tuple[int, int]) -> dict:

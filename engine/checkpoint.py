@@ -4,7 +4,6 @@ import hashlib
 import os
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -73,7 +72,7 @@ def score_threshold(best: dict, asked: float | None = None) -> tuple[float, str]
 def describe_model(config, classes: list) -> dict:
     """What a checkpoint says about its network: the builder's keywords and the class map."""
     return {
-        "config": asdict(config),
+        "config": zoo.config_to_dict(config),
         "classes": [{"index": c.index, "id": c.id, "name": c.name} for c in classes],
     }
 

@@ -14,6 +14,7 @@ from data.batch import Batch, PackedBatch
 from engine.log import Stopwatch, Timed
 from engine.optim import MovingAverage, Schedule
 from engine.seed import reseed
+from mobileinst.set_prediction.points import SeededPoints
 
 
 class BadStep(RuntimeError):
@@ -147,8 +148,9 @@ class Trainer:
         self, outputs: dict, batch: Batch, counts: dict[str, torch.Tensor]
     ) -> dict[str, torch.Tensor]:
         """The loss terms of a micro-batch; stops before the damage."""
+        points = SeededPoints(self.seed, self.iteration)
         try:
-            losses = self.criterion(outputs, batch.targets, counts)
+            losses = self.criterion(outputs, batch.targets, counts, points)
         except FloatingPointError as error:  # the matcher was first to see it
             raise self.bad_step(str(error), batch) from error
         if not all(math.isfinite(value.item()) for value in losses.values()):

@@ -13,7 +13,8 @@ DECAYED = (nn.Linear, nn.modules.conv._ConvNd)
 def parameter_groups(
     model: nn.Module, lr: float, weight_decay: float, backbone_factor: float = 1.0
 ) -> list[dict]:
-    """AdamW groups by one rule: only the weights of linear and convolution layers decay.
+    """AdamW groups by one rule: only the weights of linear and convolution layers decay, and those
+    of several linear layers stacked (torch's `in_proj_weight`).
 
     Norms, biases, queries and other embeddings are never decayed, whatever they are called: a rule
     on names would have missed batch norms called `bn`. What lies under `backbone.` learns at
@@ -28,7 +29,7 @@ def parameter_groups(
             if not parameter.requires_grad:
                 continue
             place = "backbone" if path.split(".")[0] == "backbone" else "heads"
-            decays = isinstance(module, DECAYED) and name == "weight"
+            decays = isinstance(module, DECAYED) and name == "weight" or name == "in_proj_weight"
             group = groups.setdefault(
                 f"{place}, {'decay' if decays else 'no decay'}",
                 {

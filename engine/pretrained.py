@@ -49,8 +49,10 @@ def rehearse(
     file = open_file(path)
     config = options.model_config(opts, num_classes=1)
     if classes is None:
-        layers = getattr(options.build_model(config)[0], "class_layers", ())
-        classes = file.classes or ("unnamed",) * (file.rows_per_class(layers) or 1)
+        model = options.build_model(config)[0]
+        rows = file.rows_per_class(getattr(model, "class_layers", ())) or 1
+        number = max(1, rows - len(getattr(model, "more_rows", ())))
+        classes = file.classes or ("unnamed",) * number
     config = replace(config, num_classes=len(classes))
     model = options.build_model(config)[0]
     return load(model, config, path, classes, opts.allow_partial)

@@ -1,23 +1,37 @@
 """The names a user may ask for → (model, criterion, postprocess). Knows every part, alone."""
 
-from dataclasses import fields, replace
+from collections.abc import Callable
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from typing import NamedTuple
 
 from torch import nn
 
+from mobileinst import weights
 from mobileinst.backbones import mobilenet_v2, seaformer, swin, topformer
 from mobileinst.layers.freeze import freeze_layers, freeze_norms
 from mobileinst.layers.init import draw_parameters
+from mobileinst.mask2former.model import Mask2FormerConfig, build_mask2former
+from mobileinst.mask2former.published import hub_config, hub_names, require_rows
 from mobileinst.mobile.model import MobileInstConfig, build_mobileinst
-from mobileinst.set_prediction.costs import DiceClassCost
+from mobileinst.set_prediction.costs import DiceClassCost, PointCost
 from mobileinst.set_prediction.criterion import Criterion
 from mobileinst.set_prediction.losses import (
+    CrossEntropyClassLoss,
     FocalClassLoss,
     MaskLoss,
     ObjectnessLoss,
+    PointMaskLoss,
     SemanticLoss,
 )
 from mobileinst.set_prediction.matcher import Matcher
-from mobileinst.set_prediction.postprocess import Postprocess, rank_by_objectness
+from mobileinst.set_prediction.postprocess import (
+    FullQuality,
+    GridQuality,
+    Postprocess,
+    rank_by_class,
+    rank_by_objectness,
+)
 
 BACKBONES = {
     "topformer_tiny": topformer.topformer_tiny,
@@ -46,7 +60,14 @@ MODELS = {
     "mobileinst_seaformer_large": MobileInstConfig(backbone="seaformer_large", width=256),
     "mobileinst_mobilenet_v2": MobileInstConfig(backbone="mobilenet_v2"),
     "mobileinst_mobilenet_v2_torchvision": MobileInstConfig(backbone="mobilenet_v2_torchvision"),
+    "mask2former_swin_tiny": Mask2FormerConfig(backbone="swin_tiny"),
+    "mask2former_swin_small": Mask2FormerConfig(backbone="swin_small"),
+    "mask2former_swin_base": Mask2FormerConfig(backbone="swin_base"),
+    "mask2former_swin_large": Mask2FormerConfig(backbone="swin_large", queries=200),
 }
+
+Config = MobileInstConfig | Mask2FormerConfig  # or a subclass of one
+Built = tuple[nn.Module, Criterion, Postprocess]
 
 
 def names() -> list[str]:
@@ -54,24 +75,58 @@ def names() -> list[str]:
     return sorted(MODELS)
 
 
-def config_for(name: str, **overrides) -> MobileInstConfig:
-    """The config of a named model, with some of its keywords changed.
+def config_for(model: str | Config, **overrides) -> Config:
+    """The config of a named model, or the one given, with some of its keywords changed.
 
     Raises:
         ValueError: no such model, or no such keyword; the message lists what there is.
     """
-    if name not in MODELS:
-        raise ValueError(f"no model is called '{name}'; there are {', '.join(names())}")
-    known = [field.name for field in fields(MODELS[name])]
+    if isinstance(model, str) and model not in MODELS:
+        raise ValueError(f"no model is called '{model}'; there are {', '.join(names())}")
+    config = MODELS[model] if isinstance(model, str) else model
+    known = [field.name for field in fields(config)]
     for key in overrides:
         if key not in known:
+            name = model if isinstance(model, str) else type(model).__name__
             raise ValueError(f"{name} has no keyword '{key}'; it has {', '.join(known)}")
-    return replace(MODELS[name], **overrides)
+    return replace(config, **overrides)
 
 
-def config_from_dict(values: dict) -> MobileInstConfig:
-    """The config that was stored with `dataclasses.asdict`."""
-    return MobileInstConfig(**values)
+def config_to_dict(config: Config) -> dict:
+    """A config as plain values, to be stored."""
+    return {"system": system_of(config)} | asdict(config)
+
+
+def config_from_dict(values: dict) -> Config:
+    """The config of `config_to_dict`. One that names no system is that of a MobileInst: there was
+    no other when it was stored.
+    """
+    values = {"system": "mobileinst"} | values
+    return SYSTEMS[values.pop("system")].config(**values)
+
+
+def from_huggingface(folder: str | Path) -> nn.Module:
+    """The model of a folder that `save_pretrained` of a Mask2FormerForUniversalSegmentation wrote,
+    or the hub holds: built from its config.json, loaded, in eval mode.
+
+    Raises:
+        weights.LoadError: it is another architecture, or one that cannot be built here, or the
+            tensors are not exactly those of the model.
+    """
+    values, file = weights.open_hub(Path(folder))
+    try:
+        config = hub_config(values)
+        require_rows(file.tensors, config.num_classes)
+    except ValueError as error:
+        raise weights.LoadError(f"{folder}: {error}") from error
+    model, *_ = build_from_config(config)
+    report = weights.load(model, replace(file, tensors=hub_names(file.tensors)))
+    if extra := report.unexpected.names:
+        raise weights.LoadError(
+            f"{file.path}: {len(extra)} tensors have no place in the model that config.json "
+            f"describes ({', '.join(extra[:3])}); get both files of one model"
+        )
+    return model.eval()
 
 
 def build_backbone(name: str, **overrides) -> nn.Module:
@@ -81,31 +136,68 @@ def build_backbone(name: str, **overrides) -> nn.Module:
     return BACKBONES[name](**overrides)
 
 
-def build(
-    name: str, num_classes: int, *, seed: int = 0, **overrides
-) -> tuple[nn.Module, Criterion, Postprocess]:
-    """Model, criterion and post-processing of a named system.
+def build(model: str | Config, num_classes: int, *, seed: int = 0, **keywords) -> Built:
+    """Model, criterion and post-processing of a system.
 
     Args:
-        name: one of `names()`.
+        model: one of `names()`, or a config.
         num_classes: K, without background.
         seed: fixes the start values: each module draws from (seed, its own path).
-        overrides: other values for keywords of the system's config.
+        keywords: other values for keywords of the system's config. Or modules that stand in the
+            place of its own, under the name these have in the model (`backbone`, `pixel_decoder`,
+            …). They start from drawn values as well: load weights into them afterwards.
+    Raises:
+        ValueError: there is no such model, keyword or part, or a part does not fit.
     """
-    return build_from_config(config_for(name, num_classes=num_classes, **overrides), seed=seed)
+    parts = {name: value for name, value in keywords.items() if isinstance(value, nn.Module)}
+    overrides = {key: value for key, value in keywords.items() if key not in parts}
+    config = config_for(model, num_classes=num_classes, **overrides)
+    return build_from_config(config, seed=seed, **parts)
 
 
-def build_from_config(
-    config: MobileInstConfig, *, seed: int = 0
-) -> tuple[nn.Module, Criterion, Postprocess]:
+def build_from_config(config: Config, *, seed: int = 0, **parts: nn.Module) -> Built:
     """The same from a config; configuration ends here."""
+    system = SYSTEMS[system_of(config)]
+    if wrong := parts.keys() - set(system.parts):
+        raise ValueError(f"no part is called '{min(wrong)}'; there are {', '.join(system.parts)}")
+    backbone = parts.pop("backbone", None) or system.backbone(config)
+    model = system.model(config, backbone, **parts)
+    draw_parameters(model, seed)
+    return model, *system.training(config, model)
+
+
+class System(NamedTuple):
+    """How the models of one paper are built.
+
+    config: class of their configs. parts: what can be handed in. backbone: config → module.
+    model: (config, backbone, **parts) → module. training: (config, model) → criterion and
+    post-processing.
+    """
+
+    config: type
+    parts: tuple[str, ...]
+    backbone: Callable[[Config], nn.Module]
+    model: Callable[..., nn.Module]
+    training: Callable[[Config, nn.Module], tuple[Criterion, Postprocess]]
+
+
+def system_of(config: Config) -> str:
+    """Which of the systems a config belongs to."""
+    return next(name for name, each in SYSTEMS.items() if isinstance(config, each.config))
+
+
+def mobileinst_backbone(config: MobileInstConfig) -> nn.Module:
     backbone = build_backbone(config.backbone, drop_path=config.drop_path)
     if config.frozen_norms:
         freeze_norms(backbone)
     if config.frozen_stride:
         freeze_layers(backbone, config.frozen_stride)
-    model = build_mobileinst(config, backbone)
-    draw_parameters(model, seed)
+    return backbone
+
+
+def mobileinst_training(
+    config: MobileInstConfig, model: nn.Module
+) -> tuple[Criterion, Postprocess]:
     extra = [ObjectnessLoss(config.objectness_weight)]
     if config.semantic_weight:
         extra.append(SemanticLoss(config.semantic_weight))
@@ -115,5 +207,60 @@ def build_from_config(
         MaskLoss(config.pixel_weight, config.dice_weight),
         extra,
     )
-    postprocess = Postprocess(rank_by_objectness, config.mask_threshold, config.max_detections)
-    return model, criterion, postprocess
+    return criterion, Postprocess(
+        rank_by_objectness, config.mask_threshold, config.max_detections, GridQuality()
+    )
+
+
+def mask2former_backbone(config: Mask2FormerConfig) -> nn.Module:
+    sizes = {
+        "width": config.embed,
+        "depths": config.depths,
+        "heads": config.backbone_heads,
+        "window": config.window,
+    }
+    sizes = {name: value for name, value in sizes.items() if value}
+    try:
+        return build_backbone(config.backbone, drop_path=config.drop_path, **sizes)
+    except TypeError as error:
+        raise ValueError(f"{config.backbone} has no {' or '.join(sizes)} to set") from error
+
+
+def mask2former_training(
+    config: Mask2FormerConfig, model: nn.Module
+) -> tuple[Criterion, Postprocess]:
+    weights = config.class_weight, config.pixel_weight, config.dice_weight
+    criterion = Criterion(
+        Matcher(PointCost(*weights, points=config.train_points)),
+        CrossEntropyClassLoss(
+            model.query_decoder.queries, config.class_weight, config.no_object_weight
+        ),
+        PointMaskLoss(
+            config.pixel_weight,
+            config.dice_weight,
+            points=config.train_points,
+            oversample=config.oversample,
+            importance=config.importance,
+        ),
+    )
+    return criterion, Postprocess(
+        rank_by_class, config.mask_threshold, config.max_detections, FullQuality()
+    )
+
+
+SYSTEMS = {
+    "mobileinst": System(
+        MobileInstConfig,
+        ("backbone", "mask_decoder", "instance_decoder"),
+        mobileinst_backbone,
+        build_mobileinst,
+        mobileinst_training,
+    ),
+    "mask2former": System(
+        Mask2FormerConfig,
+        ("backbone", "pixel_decoder", "query_decoder"),
+        mask2former_backbone,
+        build_mask2former,
+        mask2former_training,
+    ),
+}

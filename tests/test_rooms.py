@@ -20,8 +20,9 @@ FRAMEWORKS = (
 
 # What may import what; whoever is not named yet has to be given a place here.
 MOBILEINST = {
-    "zoo": {"mobile", "backbones", "set_prediction", "layers"},
+    "zoo": {"mobile", "mask2former", "backbones", "set_prediction", "layers", "weights"},
     "mobile": {"backbones", "set_prediction", "layers"},
+    "mask2former": {"backbones", "set_prediction", "layers"},
     "backbones": {"layers"},
     "set_prediction": {"layers"},
     "weights": set(),

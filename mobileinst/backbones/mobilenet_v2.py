@@ -85,7 +85,7 @@ def pad_on_one_side(layers: nn.Module) -> None:
 def drop_residuals(layers: nn.Module, drop_path: float) -> None:
     """Append `DropPath` to every residual branch; the rate rises from 0 to `drop_path`."""
     blocks = [m for m in layers if isinstance(m, InvertedResidual) and m.use_res_connect]
-    rates = torch.linspace(0, drop_path, len(blocks)).tolist()
+    rates = torch.linspace(0, drop_path, len(blocks), device="cpu").tolist()
     for block, rate in zip(blocks, rates, strict=True):
         block.conv.append(DropPath(rate))
 

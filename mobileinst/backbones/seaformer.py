@@ -80,7 +80,7 @@ class SeaFormer(nn.Module):
             sizes.append((width, total_stride))
         self.channels, self.strides = zip(*sizes)
         self.plain = len(stages) - len(key_dims)  # stages without a transformer
-        rates = torch.linspace(0, drop_path, depth).tolist()
+        rates = torch.linspace(0, drop_path, depth, device="cpu").tolist()
         parts = zip(self.channels[self.plain :], key_dims, mlp_ratios, strict=True)
         for i, (width, key_dim, mlp_ratio) in enumerate(parts, 1):
             attentions = [SeaAttention(width, heads, key_dim, attn_ratio) for _ in rates]

@@ -78,7 +78,7 @@ class TopFormer(nn.Module):
         super().__init__()
         self.tpm = TokenPyramid(layers, taps)
         width = sum(self.tpm.channels)
-        rates = torch.linspace(0, drop_path, depth).tolist()
+        rates = torch.linspace(0, drop_path, depth, device="cpu").tolist()
         self.trans = Transformer(
             Block(Attention(width, heads, key_dim, attn_ratio), width, mlp_ratio, rate)
             for rate in rates

@@ -19,13 +19,14 @@ def attend(
 
     [...,N,d], [...,M,d], [...,M,e], bias [...,N,M] -> [...,N,e].
 
-    Written out, with the softmax in float32 whatever the autocast type, because the fused kernels
+    Written out, with the softmax in float32 also under autocast, because the fused kernels
     have no deterministic backward everywhere and a product of matrices exports to any runtime.
     """
     logits = (queries * scale) @ keys.transpose(-2, -1)  # [...,N,M]
     if bias is not None:
         logits = logits + bias
-    return logits.softmax(-1, dtype=torch.float32).to(values.dtype) @ values  # [...,N,e]
+    precise = torch.promote_types(logits.dtype, torch.float32)
+    return logits.softmax(-1, dtype=precise).to(values.dtype) @ values  # [...,N,e]
 
 
 class MultiHeadAttention(nn.Module):

@@ -64,3 +64,9 @@ def upsample_like(x: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
 def max_pool_ceil(x: torch.Tensor, factor: int) -> torch.Tensor:
     """Maximum over `factor` × `factor` cells, cut ones at the border too: h -> ceil(h/factor)."""
     return F.max_pool2d(x, factor, factor, ceil_mode=True) if factor > 1 else x
+
+
+def apply_kernels(kernels: torch.Tensor, pixel_features: torch.Tensor) -> torch.Tensor:
+    """Every kernel as a 1×1 convolution: [B,Q,D], [B,D,h,w] -> mask logits [B,Q,h,w]."""
+    logits = kernels @ pixel_features.flatten(2)  # [B,Q,h·w]
+    return logits.unflatten(2, pixel_features.shape[-2:])

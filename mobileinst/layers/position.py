@@ -37,3 +37,25 @@ def sine_position(
     y = torch.cat((y.sin(), y.cos()), 1)[:, None].expand(height, width, -1)  # [h,w,C/2]
     x = torch.cat((x.sin(), x.cos()), 1)[None].expand(height, width, -1)  # [h,w,C/2]
     return torch.cat((y, x), 2).flatten(0, 1)  # [h·w,C]
+
+
+def detr_position(
+    height: int, width: int, channels: int, device: torch.device | str = "cpu"
+) -> torch.Tensor:
+    """Sine code of every cell as DETR has it, row by row: float32 [height·width, channels].
+
+    The first half of the channels is for y, the second for x; in each, sines and cosines take turns
+    over wave lengths from one picture side to 10000 of them. Raises ValueError if 4 does not divide
+    `channels`.
+    """
+    if channels % 4:
+        raise ValueError(f"a 2-D sine position needs a multiple of 4 channels, not {channels}")
+    powers = torch.arange(channels // 4, device=device, dtype=torch.float32) / (channels // 4)
+    halves = []
+    for count in (height, width):
+        steps = torch.arange(1, count + 1, device=device, dtype=torch.float32)
+        angles = (2 * math.pi * steps / (count + 1e-6))[:, None] / 10000**powers  # [count,C/4]
+        halves.append(torch.stack((angles.sin(), angles.cos()), 2).flatten(1))  # [count,C/2]
+    y, x = halves[0][:, None], halves[1][None]
+    parts = y.expand(height, width, -1), x.expand(height, width, -1)
+    return torch.cat(parts, 2).flatten(0, 1)  # [h·w,C]

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from mobileinst.layers.attention import MLP, MultiHeadAttention
-from mobileinst.layers.conv import max_pool_ceil
+from mobileinst.layers.conv import apply_kernels, max_pool_ceil
 from mobileinst.layers.position import sine_position
 
 MASK_STRIDE = 8  # of X_mask
@@ -99,12 +99,6 @@ class InstanceDecoder(nn.Module):
         return self.global_layer(
             queries, self.query_positions.weight, *self.global_memory(global_map)
         )
-
-
-def apply_kernels(kernels: torch.Tensor, pixel_features: torch.Tensor) -> torch.Tensor:
-    """Every kernel as a 1×1 convolution: [B,Q,D], [B,D,h,w] -> mask logits [B,Q,h,w]."""
-    logits = kernels @ pixel_features.flatten(2)  # [B,Q,h·w]
-    return logits.unflatten(2, pixel_features.shape[-2:])
 
 
 class DecoderLayer(nn.Module):

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from mobileinst.layers.conv import apply_kernels
 from mobileinst.layers.init import init_conv
 from mobileinst.layers.pixels import Normalise
-from mobileinst.mobile.instance_decoder import InstanceDecoder, apply_kernels
+from mobileinst.mobile.instance_decoder import InstanceDecoder
 from mobileinst.mobile.mask_decoder import MaskDecoder
 
 STRIDES = (8, 16, 32, 64)  # of the backbone maps that are used: X3, X4, X5 (local), X6 (global)

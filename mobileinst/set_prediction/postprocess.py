@@ -1,13 +1,13 @@
 """Outputs → scored, labelled masks at the pictures' original size."""
 
 from collections.abc import Callable
+from typing import NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 Sizes = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
-Ranking = tuple[Tensor, Tensor, Tensor]
 
 CHUNK_PIXELS = 4_000_000  # mask pixels resized at a time: 16 MB of float32
 
@@ -43,6 +43,19 @@ def resize_matrix(cells: int, padded: int, size: int, orig_size: int) -> Tensor:
     return F.interpolate(cropped, orig_size, mode="linear", align_corners=False)[0]
 
 
+class Ranking(NamedTuple):
+    """Candidates of one picture, each a query and a class; a query may occur several times.
+
+    scores, labels, query_idx: [M]. found: bool [M], False where the query itself says that there is
+    no object; only asked about where a score threshold is.
+    """
+
+    scores: Tensor
+    labels: Tensor
+    query_idx: Tensor
+    found: Tensor
+
+
 def rank_by_objectness(outputs: dict) -> Ranking:
     """Every pair of a query and a class, scored sqrt(class · objectness) (the score: SparseInst).
 
@@ -53,14 +66,77 @@ def rank_by_objectness(outputs: dict) -> Ranking:
 
     Args:
         outputs: of one picture: `class_logits` [Q,K], `objectness` [Q,1].
-    Returns:
-        scores [Q·K], labels [Q·K], query_idx [Q·K].
     """
     class_prob = outputs["class_logits"].sigmoid()  # [Q,K]
     scores = (class_prob * outputs["objectness"].sigmoid()).sqrt()
     pairs = torch.arange(scores.numel(), device=scores.device)
     classes = scores.shape[1]
-    return scores.flatten(), pairs % classes, pairs // classes
+    found = torch.ones_like(pairs, dtype=torch.bool)
+    return Ranking(scores.flatten(), pairs % classes, pairs // classes, found)
+
+
+def rank_by_class(outputs: dict) -> Ranking:
+    """Every pair of a query and a class, scored by the softmax over classes and no object
+    (Mask2Former).
+
+    Args:
+        outputs: of one picture: `class_logits` [Q,K+1], the last one for no object.
+    """
+    probs = outputs["class_logits"].softmax(-1)  # [Q,K+1]
+    classes = probs.shape[1] - 1
+    pairs = torch.arange(len(probs) * classes, device=probs.device)
+    found = probs.argmax(-1)[pairs // classes] < classes
+    return Ranking(probs[:, :classes].flatten(), pairs % classes, pairs // classes, found)
+
+
+class MaskQuality(Protocol):
+    """How sure a mask is: the mean probability inside it, 0 for an empty one.
+
+    A candidate's score is that of its rank times both of these factors.
+    """
+
+    def before(
+        self, mask_logits: Tensor, padded: tuple[int, int], size: tuple[int, int], cut: float
+    ) -> Tensor:
+        """Known before resizing, from all mask logits of a picture: [Q,h,w] → [Q]."""
+
+    def after(self, logits: Tensor, masks: Tensor) -> Tensor:
+        """Known once masks are resized: logits and bool masks, 2 × [m,h0,w0] → [m]."""
+
+
+class GridQuality:
+    """At twice the logits' grid (SparseInst): only masks that are kept need be resized."""
+
+    def before(
+        self, mask_logits: Tensor, padded: tuple[int, int], size: tuple[int, int], cut: float
+    ) -> Tensor:
+        logits = F.interpolate(
+            mask_logits[None], scale_factor=2, mode="bilinear", align_corners=False
+        )[0]
+        rows = -(-logits.shape[1] * size[0] // padded[0])
+        columns = -(-logits.shape[2] * size[1] // padded[1])
+        logits = logits[:, :rows, :columns]
+        return mean_inside(logits, logits > cut)
+
+    def after(self, logits: Tensor, masks: Tensor) -> Tensor:
+        return logits.new_ones(len(logits))
+
+
+class FullQuality:
+    """At the picture's original size, where the mask itself lives (Mask2Former)."""
+
+    def before(
+        self, mask_logits: Tensor, padded: tuple[int, int], size: tuple[int, int], cut: float
+    ) -> Tensor:
+        return mask_logits.new_ones(len(mask_logits))
+
+    def after(self, logits: Tensor, masks: Tensor) -> Tensor:
+        return mean_inside(logits, masks)
+
+
+def mean_inside(logits: Tensor, masks: Tensor) -> Tensor:
+    """Mean probability inside bool masks, 0 for empty ones: 2 × [m,h,w] → [m]."""
+    return (logits.sigmoid() * masks).sum((1, 2)) / masks.sum((1, 2)).clamp(min=1)
 
 
 def first_of_each(values: Tensor) -> Tensor:
@@ -87,10 +163,10 @@ class Postprocess:
     """Ranks the queries, keeps the best, and brings their masks to the original size.
 
     Args:
-        rank: outputs of one picture → (scores, labels, query_idx); a query may occur with several
-            classes.
+        rank: outputs of one picture → its candidates.
         mask_threshold: a pixel belongs to the mask above this probability.
-        max_detections: how many are kept per picture.
+        max_detections: how many are kept per picture, the best before masks are resized.
+        quality: what a candidate's score is multiplied by; `GridQuality()` if not given.
     """
 
     def __init__(
@@ -98,10 +174,12 @@ class Postprocess:
         rank: Callable[[dict], Ranking],
         mask_threshold: float = 0.45,
         max_detections: int = 100,
+        quality: MaskQuality | None = None,
     ):
         self.rank = rank
-        self.mask_threshold_logit = float(torch.logit(torch.tensor(mask_threshold)))
+        self.cut = float(torch.logit(torch.tensor(mask_threshold)))
         self.max_detections = max_detections
+        self.quality = quality or GridQuality()
 
     @torch.no_grad()
     def __call__(
@@ -116,8 +194,9 @@ class Postprocess:
         Args:
             outputs: the dict of the contract.
             sizes: per picture (padded, size before padding, original size), each (height, width).
-            threshold: drop scores at or below it, and all but the best answer of a query, which
-                shows one object; None keeps all, as evaluation must.
+            threshold: drop scores at or below it, queries that say they found nothing, and all but
+                the best answer of a query, which shows one object; None keeps all, as evaluation
+                must.
             encode: bool [m,h0,w0] → m encoded masks; called in chunks, so that memory stays small.
                 Without it dense masks come back.
         Returns:
@@ -125,76 +204,63 @@ class Postprocess:
             masks, or bool [M,h0,w0]), `boxes` [M,4] of the masks. Empty masks are dropped.
         """
         results = []
-        for index, (padded, size, orig_size) in enumerate(sizes):
+        for index, picture in enumerate(sizes):
             one = {
                 key: value[index].float()
                 for key, value in outputs.items()
                 if torch.is_tensor(value) and key in ("class_logits", "mask_logits", "objectness")
             }
-            scores, labels, query_idx = self.rank(one)
-            scores = scores * self.mask_quality(one["mask_logits"], padded, size)[query_idx]
-            order = scores.argsort(descending=True, stable=True)[: self.max_detections]
-            if threshold is not None:
-                order = order[scores[order] > threshold]
-                order = order[first_of_each(query_idx[order])]
-            shown, place = query_idx[order].unique(return_inverse=True)  # each mask resized once
-            masks, boxes, kept = self.full_masks(
-                one["mask_logits"][shown], padded, size, orig_size, encode
-            )
-            order, place = order[kept[place]], place[kept[place]]
-            place = (kept.cumsum(0) - 1)[place]  # among those kept
-            results.append(
-                {
-                    "scores": scores[order],
-                    "labels": labels[order],
-                    "masks": [masks[i] for i in place.tolist()] if encode else masks[place],
-                    "boxes": boxes[place],
-                }
-            )
+            results.append(self.of_picture(one, picture, threshold, encode))
         return results
 
-    def mask_quality(
-        self, mask_logits: Tensor, padded: tuple[int, int], size: tuple[int, int]
-    ) -> Tensor:
-        """Mean probability inside each mask (SparseInst's rescoring), at twice the logits' grid.
-
-        [Q,h,w] → [Q] in 0..1; 0 for an empty mask.
-        """
-        logits = F.interpolate(
-            mask_logits[None], scale_factor=2, mode="bilinear", align_corners=False
-        )[0]
-        rows = -(-logits.shape[1] * size[0] // padded[0])
-        columns = -(-logits.shape[2] * size[1] // padded[1])
-        logits = logits[:, :rows, :columns]
-        inside = logits > self.mask_threshold_logit
-        return (logits.sigmoid() * inside).sum((1, 2)) / inside.sum((1, 2)).clamp(min=1)
+    def of_picture(
+        self,
+        outputs: dict,
+        picture: Sizes,
+        threshold: float | None,
+        encode: Callable[[Tensor], list] | None,
+    ) -> dict:
+        """The result of one picture, from its outputs without the batch axis."""
+        padded, size, orig_size = picture
+        scores, labels, query_idx, found = self.rank(outputs)
+        sure = self.quality.before(outputs["mask_logits"], padded, size, self.cut)
+        scores = scores * sure[query_idx]
+        order = scores.argsort(descending=True, stable=True)[: self.max_detections]
+        if threshold is not None:  # what comes after can only lower a score
+            order = order[(scores > threshold)[order] & found[order]]
+            order = order[first_of_each(query_idx[order])]
+        queries, place = query_idx[order].unique(return_inverse=True)  # each is resized once
+        masks, boxes, sure = self.full_masks(outputs["mask_logits"][queries], picture, encode)
+        scores, labels = scores[order] * sure[place], labels[order]
+        kept = boxes[place, 2] > 0
+        if threshold is not None:
+            kept &= scores > threshold
+        kept = kept.nonzero()[:, 0]
+        kept = kept[scores[kept].argsort(descending=True, stable=True)]
+        place = place[kept]
+        return {
+            "scores": scores[kept],
+            "labels": labels[kept],
+            "masks": [masks[i] for i in place.tolist()] if encode else masks[place],
+            "boxes": boxes[place],
+        }
 
     def full_masks(
-        self,
-        mask_logits: Tensor,
-        padded: tuple[int, int],
-        size: tuple[int, int],
-        orig_size: tuple[int, int],
-        encode: Callable[[Tensor], list] | None,
+        self, mask_logits: Tensor, picture: Sizes, encode: Callable[[Tensor], list] | None
     ) -> tuple[list | Tensor, Tensor, Tensor]:
-        """Resize, threshold and encode in chunks; empty masks are left out.
+        """Resize, threshold and encode in chunks.
 
-        [M,h,w] → masks, boxes [M',4], and which of the M were kept (bool [M]).
+        [M,h,w] → M masks, boxes [M,4], and the part of their quality that is known now [M].
         """
+        padded, _, orig_size = picture
         pixels = max(padded[0] * padded[1], orig_size[0] * orig_size[1])
-        chunks, boxes = [], [mask_logits.new_zeros(0, 4)]
-        kept = [mask_logits.new_zeros(0, dtype=torch.bool)]
-        chunk = max(1, CHUNK_PIXELS // pixels)
-        for start in range(0, len(mask_logits), chunk):
-            logits = mask_logits[start : start + chunk]
-            masks = upsample_masks(logits, padded, size, orig_size) > self.mask_threshold_logit
-            found = boxes_from_masks(masks)
-            kept.append(found[:, 2] > 0)
-            boxes.append(found[kept[-1]])
-            masks = masks[kept[-1]]
-            chunks.append(encode(masks) if encode else masks)
-        if encode:
-            masks = [mask for chunk in chunks for mask in chunk]
-        else:
-            masks = torch.cat([*chunks, mask_logits.new_zeros(0, *orig_size, dtype=torch.bool)])
-        return masks, torch.cat(boxes), torch.cat(kept)
+        masks, boxes, sure = [], [mask_logits.new_zeros(0, 4)], [mask_logits.new_zeros(0)]
+        for logits in mask_logits.split(max(1, CHUNK_PIXELS // pixels)):
+            logits = upsample_masks(logits, *picture)  # [m,h0,w0]
+            dense = logits > self.cut
+            boxes.append(boxes_from_masks(dense))
+            sure.append(self.quality.after(logits, dense))
+            masks += encode(dense) if encode else dense
+        if not encode:
+            masks = torch.stack(masks) if masks else mask_logits.new_zeros(0, *orig_size).bool()
+        return masks, torch.cat(boxes), torch.cat(sure)

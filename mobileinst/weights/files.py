@@ -10,11 +10,12 @@ from pathlib import Path
 import torch
 
 from mobileinst.weights.names import beginning, recognise, torchvision_swin_names
+from mobileinst.weights.safetensors import read_safetensors
 
 FORMAT = "mobileinst checkpoint 1"
 CONTAINERS = ("state_dict_ema", "state_dict", "model", "average")  # the first that is there
 OUR_CONTAINERS = ("average", "model")  # the average is what a run was scored with
-MEND = "give a file of weights that torch.save wrote"
+MEND = "give a file of weights that torch.save wrote, or a .safetensors"
 STARTS = {  # what other files begin with
     b"\x89PNG": "it is a picture",
     b"\xff\xd8\xff": "it is a picture",
@@ -79,7 +80,8 @@ class WeightFile:
 
 
 def read(path: Path, mend: str = MEND) -> object:
-    """What `torch.save` wrote, on the CPU. Nothing but tensors and plain types is made from it.
+    """What `torch.save` wrote, or a file ending in .safetensors holds, on the CPU. Nothing but
+    tensors and plain types is made from it.
 
     argparse.Namespace is let through: timm stores the options of its runs as one, and making it
     runs no code.
@@ -92,6 +94,8 @@ def read(path: Path, mend: str = MEND) -> object:
         fault = "is a folder" if path.is_dir() else "no such file"
         raise LoadError(f"{path}: {fault}; {mend}")
     try:
+        if path.suffix == ".safetensors":
+            return read_safetensors(path)
         with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of torch about the pickle; what fails is told below
             return torch.load(path, map_location="cpu", weights_only=True)

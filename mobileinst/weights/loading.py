@@ -16,7 +16,7 @@ HALF = (0.5, 0.5, 0.5)  # the pixel mean of the original MobileNetV2, whose pixe
 
 def load(
     module: nn.Module,
-    path: str | Path,
+    path: str | Path | WeightFile,
     *,
     classes: Sequence[str] | None = None,
     config: Mapping | None = None,
@@ -30,7 +30,7 @@ def load(
 
     Args:
         module: keeps its dtypes and device.
-        path: the file.
+        path: the file, or what was read from it.
         classes: names of the model's classes, needed for whole checkpoints of ours only.
         config: keywords the model was built with, to tell how those of a checkpoint differ.
         allow_partial: take what fits into the backbone, if anything does; of a whole checkpoint
@@ -38,7 +38,7 @@ def load(
     Raises:
         LoadError: the file cannot be read, does not fit, or holds values that are not finite.
     """
-    file = open_weights(Path(path))
+    file = path if isinstance(path, WeightFile) else open_weights(Path(path))
     match, short = find_match(file, module, classes, allow_partial)
     if not match.telling or not (match.whole or allow_partial):
         raise LoadError(refusal(file, match, other_keywords(file, config)))

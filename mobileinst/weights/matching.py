@@ -67,7 +67,8 @@ def holds_whole_model(file: WeightFile, module: nn.Module) -> bool:
 
 def match_model(file: WeightFile, model: nn.Module, classes: Sequence[str] | None) -> Match:
     """A file against a whole model. Where a layer has one row per class (the model's
-    `class_layers`), the file's rows come into the order of the model's class names.
+    `class_layers`), the file's rows come into the order of the model's class names; rows behind
+    them have the names in the model's `more_rows`.
 
     Raises:
         LoadError: the file has class names and the model's are not given, or names and rows differ
@@ -92,13 +93,15 @@ def sort_rows(file: WeightFile, match: Match, classes: Sequence[str] | None) -> 
     match.carried = tuple(name for name in classes if name in file.classes)
     match.new = tuple(name for name in classes if name not in file.classes)
     layers = tuple(f"{name}." for name in getattr(match.part, "class_layers", ()))
+    more = getattr(match.part, "more_rows", ())
+    there, here = (*file.classes, *more), (*classes, *more)
     for name, own in match.state.items():
         if name.startswith(layers) and name in match.given:
             given = match.given[name]
-            require_a_name_per_row(file, name, given, file.classes, "the file")
-            require_a_name_per_row(file, name, own, classes, "the model")
+            require_a_name_per_row(file, name, given, there, "the file")
+            require_a_name_per_row(file, name, own, here, "the model")
             if same_kind(given[:0], own[:0]):
-                match.given[name] = rows_by_class(given, file.classes, own, classes)
+                match.given[name] = rows_by_class(given, there, own, here)
 
 
 def require_a_name_per_row(

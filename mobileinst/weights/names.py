@@ -16,10 +16,13 @@ DROPPED = {
     "decode_head.": "a segmentation head",
     "auxiliary_head.": "a segmentation head",
     "SIM.": "semantics injection, which MobileInst does without",
-    "mask_decoder.": "the decoder of a whole model",
-    "instance_decoder.": "the decoder of a whole model",
-    "semantic_heads.": "the decoder of a whole model",
 }
+# What a whole model has beside its backbone; the second part is in no other model.
+SYSTEMS = {
+    "MobileInst": ("mask_decoder.", "instance_decoder.", "semantic_heads."),
+    "Mask2Former": ("pixel_decoder.", "query_decoder."),
+}
+DROPPED |= {part: "the decoder of a whole model" for parts in SYSTEMS.values() for part in parts}
 SWIN_DROPPED = {"norm.": "the norm before a classifier; here each output has one of its own"}
 SWIN_NEW = ("norm0.", "norm1.", "norm2.", "norm3.")  # output norms, which no classifier has
 RECOMPUTED = ("relative_position_index", "attn_mask")  # buffers that follow from the sizes
@@ -61,9 +64,9 @@ def recognise(tensors: Mapping) -> str:
         tensors: name -> tensor, with or without prefixes.
     """
     plain = {name[len(beginning(name, WRAPPERS)) :]: value for name, value in tensors.items()}
-    if any(name.startswith("instance_decoder.") for name in plain):
-        parts = ("mask_decoder.", "instance_decoder.", "semantic_heads.")
-        return f"MobileInst with {_family(_outside(plain, parts))}"
+    for system, parts in SYSTEMS.items():
+        if any(name.startswith(parts[1]) for name in plain):
+            return f"{system} with {_family(_outside(plain, parts))}"
     return _family(torchvision_swin_names(plain))
 
 

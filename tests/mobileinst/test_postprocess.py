@@ -6,8 +6,11 @@ import torchvision
 
 from mobileinst.set_prediction import postprocess as module
 from mobileinst.set_prediction.postprocess import (
+    FullQuality,
+    GridQuality,
     Postprocess,
     boxes_from_masks,
+    rank_by_class,
     rank_by_objectness,
     upsample_masks,
 )
@@ -76,10 +79,13 @@ def test_every_answer_has_the_mask_of_its_query():
     outputs["mask_logits"][0, 2] = -9.0  # an empty one among them
     [result] = Postprocess(rank_by_objectness, max_detections=11)(outputs, [SIZES])
     [coded] = Postprocess(rank_by_objectness, max_detections=11)(outputs, [SIZES], encode=list)
-    quality = Postprocess(rank_by_objectness).mask_quality(outputs["mask_logits"][0], *SIZES[:2])
-    scores, labels, query_idx = rank_by_objectness({k: v[0] for k, v in outputs.items() if v != []})
+    cut = torch.logit(torch.tensor(0.45))
+    quality = GridQuality().before(outputs["mask_logits"][0], *SIZES[:2], cut)
+    scores, labels, query_idx, _ = rank_by_objectness(
+        {k: v[0] for k, v in outputs.items() if v != []}
+    )
     scores = scores * quality[query_idx]
-    whole = upsample_masks(outputs["mask_logits"][0], *SIZES) > torch.logit(torch.tensor(0.45))
+    whole = upsample_masks(outputs["mask_logits"][0], *SIZES) > cut
     for rank, pair in enumerate(scores.argsort(descending=True)[:11].tolist()):
         assert result["scores"][rank] == scores[pair] and result["labels"][rank] == labels[pair]
         assert torch.equal(result["masks"][rank], whole[query_idx[pair]])
@@ -134,3 +140,60 @@ def test_only_the_best_are_kept():
     [all_of_them] = Postprocess(rank_by_objectness)(outputs, [SIZES])
     [best] = Postprocess(rank_by_objectness, max_detections=2)(outputs, [SIZES])
     assert torch.equal(best["scores"], all_of_them["scores"][:2])
+
+
+def plain_mask2former(outputs, picture, most):
+    """(score, label, mask) of the likeliest query and class pairs, one at a time, best first."""
+    padded, size, orig_size = picture
+    probs = outputs["class_logits"][0].softmax(-1)
+    pairs = [(q, k) for q in range(probs.shape[0]) for k in range(probs.shape[1] - 1)]
+    pairs = sorted(pairs, key=lambda pair: -probs[pair].item())[:most]
+    found = []
+    for query, label in pairs:
+        logits = outputs["mask_logits"][0, query][None, None]
+        logits = torch.nn.functional.interpolate(logits, padded, mode="bilinear")
+        logits = logits[..., : size[0], : size[1]]
+        logits = torch.nn.functional.interpolate(logits, orig_size, mode="bilinear")[0, 0]
+        if (logits > 0).any():
+            sure = logits.sigmoid()[logits > 0].mean()
+            found.append(((probs[query, label] * sure).item(), label, logits > 0))
+    return sorted(found, key=lambda each: -each[0])
+
+
+@pytest.mark.parametrize("most", [1, 7, 100])
+@pytest.mark.parametrize("encode", [None, list])
+def test_ranking_by_class_agrees_with_a_plain_restatement(most, encode):
+    outputs = make_outputs()
+    outputs["mask_logits"][0, 4] = -3.0  # an empty mask
+    process = Postprocess(rank_by_class, 0.5, most, FullQuality())
+    [result] = process(outputs, [SIZES], encode=encode)
+    expected = plain_mask2former(outputs, SIZES, most)
+    assert len(result["masks"]) == len(result["scores"]) == len(expected)
+    assert result["labels"].tolist() == [label for _, label, _ in expected]
+    torch.testing.assert_close(result["scores"], torch.tensor([score for score, _, _ in expected]))
+    for mask, box, (_, _, full) in zip(result["masks"], result["boxes"], expected):
+        assert (mask != full).float().mean() < 1e-3  # rounding at the border
+        torch.testing.assert_close(box, boxes_from_masks(mask[None])[0])
+
+
+def test_a_query_is_ranked_with_each_class():
+    outputs = {"class_logits": torch.tensor([[2.0, 1.0, -3.0], [0.0, 0.0, 5.0]])}
+    ranking = rank_by_class(outputs)
+    assert ranking.query_idx.tolist() == [0, 0, 1, 1]
+    assert ranking.labels.tolist() == [0, 1, 0, 1]
+    assert ranking.found.tolist() == [True, True, False, False]
+    probs = outputs["class_logits"].softmax(-1)
+    torch.testing.assert_close(ranking.scores, probs[:, :2].flatten())
+
+
+def test_queries_without_an_object_are_kept_unless_a_threshold_is_asked_for():
+    outputs = make_outputs(queries=3, classes=3)
+    outputs["class_logits"] = torch.tensor([[[1.0, 0.0, 1.2], [3.0, 0.0, 0.0], [0.0, 0.9, 1.0]]])
+    outputs["mask_logits"] = torch.full((1, 3, 8, 12), 2.0)
+    process = Postprocess(rank_by_class, 0.5, quality=FullQuality())
+    assert len(process(outputs, [SIZES])[0]["scores"]) == 6
+    [result] = process(outputs, [SIZES], threshold=0.3)
+    prob = outputs["class_logits"][0, 1].softmax(0)[0] * torch.tensor(2.0).sigmoid()
+    torch.testing.assert_close(result["scores"], prob[None])
+    [result] = process(outputs, [SIZES], threshold=prob.item() + 0.01)  # only known at full size
+    assert result["masks"].shape == (0, 120, 180)

@@ -4,17 +4,20 @@ import itertools
 
 import pytest
 import torch
+import torch.nn.functional as F
 import torchvision
 from scipy.optimize import linear_sum_assignment
 
 from mobileinst import zoo
-from mobileinst.set_prediction.costs import DiceClassCost
+from mobileinst.set_prediction.costs import DiceClassCost, PointCost
 from mobileinst.set_prediction.criterion import Criterion
 from mobileinst.set_prediction.grids import soft_masks, stride_grid
 from mobileinst.set_prediction.losses import (
+    CrossEntropyClassLoss,
     FocalClassLoss,
     MaskLoss,
     ObjectnessLoss,
+    PointMaskLoss,
     SemanticLoss,
     dice_loss,
     focal_loss,
@@ -22,6 +25,7 @@ from mobileinst.set_prediction.losses import (
     mask_iou,
 )
 from mobileinst.set_prediction.matcher import Matcher
+from mobileinst.set_prediction.points import SeededPoints
 
 SIZE = (64, 96)
 
@@ -278,6 +282,195 @@ def test_every_parameter_receives_a_gradient_from_the_criterion(size, small_set)
     sum(criterion(model(images, padding), targets).values()).backward()
     missing = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()]
     assert not missing
+
+
+def make_point_criterion(queries, points=40):
+    return Criterion(
+        Matcher(PointCost(points=points)),
+        CrossEntropyClassLoss(queries),
+        PointMaskLoss(points=points),
+    )
+
+
+def at_points(masks, points):
+    """Every mask at every point, one by one, bilinear: [N,h,w], [P,2] -> [N,P]."""
+    grid = 2 * points[None, None] - 1
+    rows = [
+        F.grid_sample(mask[None, None].to(points), grid, align_corners=False)[0, 0, 0]
+        for mask in masks
+    ]
+    return torch.stack(rows)
+
+
+def plain_dice(logits, mask):
+    prob = logits.sigmoid()
+    return 1 - (2 * (prob * mask).sum() + 1) / (prob.sum() + mask.sum() + 1)
+
+
+def test_point_cost_agrees_with_a_plain_restatement():
+    outputs, target = make_outputs(1, 6, 4), make_target([2, 0, 1], seed=3)
+    one = {key: outputs[key][0].detach() for key in ("class_logits", "mask_logits")}
+    cost = PointCost(2.0, 3.0, 7.0, points=60)(one, target)
+    points = SeededPoints().draw("", 3, "match", (60, 2))
+    logits, masks = at_points(one["mask_logits"], points), at_points(target["masks"], points)
+    for q, n in itertools.product(range(6), range(3)):
+        bce = F.binary_cross_entropy_with_logits(logits[q], masks[n])
+        prob = one["class_logits"][q].softmax(-1)[target["labels"][n]]
+        expected = 3 * bce + 7 * plain_dice(logits[q], masks[n]) - 2 * prob
+        assert cost[q, n].item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_point_mask_loss_agrees_with_a_plain_restatement():
+    outputs = make_outputs(2, 5, 4)
+    targets = [make_target([2, 0, 1], seed=3), make_target([1], seed=4)]
+    pairs = [(0, 3, 2), (0, 1, 0), (1, 4, 0)]  # picture, query, object
+    matches = [(torch.tensor([3, 1]), torch.tensor([2, 0])), (torch.tensor([4]), torch.tensor([0]))]
+    term = PointMaskLoss(3.0, 7.0, points=40, oversample=2.5, importance=0.6)
+    losses = term(outputs, targets, matches, {"objects": torch.tensor(4.0)})
+    drawn = {
+        (picture, purpose): SeededPoints().draw("", 3 + picture, purpose, (rows, count, 2))
+        for picture, rows in ((0, 2), (1, 1))
+        for purpose, count in (("candidates", 100), ("fresh", 16))
+    }
+    pixel = dice = 0
+    for picture, query, index in pairs:
+        row = 1 if query == 1 else 0
+        logits = outputs["mask_logits"][picture, query][None]
+        candidates = drawn[picture, "candidates"][row]
+        nearest = at_points(logits, candidates)[0].abs().argsort()[:24]
+        points = torch.cat([candidates[nearest], drawn[picture, "fresh"][row]])
+        values = at_points(logits, points)[0]
+        mask = at_points(targets[picture]["masks"][index][None], points)[0]
+        pixel += 3 * F.binary_cross_entropy_with_logits(values, mask) / 4
+        dice += 7 * plain_dice(values, mask) / 4
+    torch.testing.assert_close(losses["pixel"], pixel)
+    torch.testing.assert_close(losses["dice"], dice)
+
+
+def test_class_cross_entropy_is_the_weighted_mean_of_torch():
+    outputs = make_outputs(2, 5, 4)  # three classes and no object
+    targets = [make_target([2, 0]), make_target([])]
+    nothing = torch.zeros(0, dtype=torch.int64)
+    matches = [(torch.tensor([3, 1]), torch.tensor([0, 1])), (nothing, nothing)]
+    term = CrossEntropyClassLoss(5, weight=2.0, no_object_weight=0.3)
+    counts = {name: torch.tensor(float(n)) for name, n in term.counts(targets).items()}
+    wanted = torch.full((2, 5), 3)
+    wanted[0, 3], wanted[0, 1] = 2, 0
+    expected = 2 * F.cross_entropy(
+        outputs["class_logits"].transpose(1, 2), wanted, torch.tensor([1, 1, 1, 0.3])
+    )
+    loss = term(outputs, targets, matches, counts)["class"]
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
+    with pytest.raises(ValueError, match="5 queries was given 4"):
+        term({**outputs, "class_logits": torch.zeros(2, 4, 4)}, targets, matches, counts)
+
+
+def test_class_cross_entropy_passes_over_unmatched_queries_inside_void():
+    void = torch.zeros(SIZE, dtype=torch.bool)
+    void[:32, :48] = True
+    logits = torch.full((1, 3, *stride_grid(SIZE, 8)), -9.0)
+    logits[0, :2, :4, :6] = 9.0  # inside the void
+    logits[0, 2, 4:, 6:] = 9.0  # outside
+    classes = torch.full((1, 3, 4), 1.0, requires_grad=True)
+    outputs = {"class_logits": classes, "mask_logits": logits}
+    term, target = CrossEntropyClassLoss(3), make_target([0], ignore=void)
+    matches = [(torch.tensor([1]), torch.tensor([0]))]
+    counts = {"matched": torch.tensor(1.0), "unmatched": torch.tensor(2.0)}
+    term(outputs, [target], matches, counts)["class"].backward()
+    silent = classes.grad[0].abs().sum(1) == 0
+    assert silent.tolist() == [True, False, False]
+    before = classes.grad.clone()
+    classes.grad = None
+    term(outputs, [make_target([0])], matches, counts)["class"].backward()
+    assert torch.equal(classes.grad[0, 1:], before[0, 1:])  # the others are as without void
+
+
+def test_void_changes_no_loss_at_points():
+    void = torch.zeros(SIZE, dtype=torch.bool)
+    void[:, 40:56] = True
+    target = make_target([0, 1], ignore=void)
+    changed = {**target, "masks": target["masks"] ^ void}
+    criterion, outputs = make_point_criterion(3), make_outputs(1, 3, 3)
+    one = {key: outputs[key][0].detach() for key in ("class_logits", "mask_logits")}
+    torch.testing.assert_close(PointCost()(one, target), PointCost()(one, changed))
+    before, after = criterion(outputs, [target]), criterion(outputs, [changed])
+    torch.testing.assert_close(before, after)
+    without = criterion(outputs, [make_target([0, 1])])
+    assert without["pixel"].item() != before["pixel"].item()
+
+
+@pytest.mark.parametrize("labels", [[[], []], [[1], []], [[0, 1, 2, 1, 0, 1, 2, 0], [3]]])
+@pytest.mark.parametrize("queries", [1, 5])
+def test_point_losses_of_empty_pictures_and_of_more_objects_than_queries(labels, queries):
+    outputs = make_outputs(2, queries, 5)
+    targets = [make_target(one, seed) for seed, one in enumerate(labels)]
+    criterion = make_point_criterion(queries)
+    losses = criterion(outputs, targets)
+    assert set(losses) == {f"{a}{b}" for a in ("class", "pixel", "dice") for b in ("", "_aux0")}
+    assert all(torch.isfinite(value) for value in losses.values())
+    sum(losses.values()).backward()
+    for layer in (outputs, *outputs["aux"]):
+        for key in ("class_logits", "mask_logits"):
+            assert layer[key].grad is not None, key
+
+
+def halves(outputs):
+    for part in (slice(0, 2), slice(2, 4)):
+        some = {key: outputs[key][part] for key in outputs if key != "aux"}
+        yield part, some | {"aux": [{k: v[part] for k, v in outputs["aux"][0].items()}]}
+
+
+def test_point_losses_of_two_halves_add_up_to_the_whole():
+    outputs = make_outputs(4, 3, 4)
+    outputs = {key: value.double() for key, value in outputs.items() if key != "aux"} | {
+        "aux": [{key: value.double() for key, value in outputs["aux"][0].items()}]
+    }
+    labels = [[0, 1], [], [2], [1, 1, 0, 2]]  # the last has more objects than there are queries
+    targets = [make_target(one, seed) for seed, one in enumerate(labels)]
+    criterion = make_point_criterion(3)
+    whole, counts = criterion(outputs, targets), criterion.counts(targets)
+    parts = [criterion.counts(targets[part]) for part, _ in halves(outputs)]
+    assert counts == {name: parts[0][name] + parts[1][name] for name in counts}
+    assert {name: int(count) for name, count in counts.items()} == {
+        "objects": 7, "pictures": 4, "matched": 6, "unmatched": 6,
+    }  # fmt: skip
+    summed = {}
+    for part, some in halves(outputs):
+        for name, value in criterion(some, targets[part], counts).items():
+            summed[name] = summed.get(name, 0) + value
+    assert all(value.dtype == torch.float64 for value in whole.values())
+    torch.testing.assert_close(summed, whole, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("change", [{"points": 20}, {"oversample": 2.0}, {"importance": 0.5}])
+def test_each_setting_of_the_points_changes_the_loss(change):
+    outputs, target = make_outputs(1, 3, 3), make_target([0, 1])
+    matches = [(torch.tensor([0, 2]), torch.tensor([1, 0]))]
+    usual = {"points": 40, "oversample": 3.0, "importance": 0.75}
+    terms = PointMaskLoss(**usual), PointMaskLoss(**usual | change)
+    values = [t(outputs, [target], matches, {"objects": torch.tensor(2.0)}) for t in terms]
+    assert values[0]["pixel"].item() != values[1]["pixel"].item()
+
+
+def test_points_can_be_handed_in():
+    class Centre:
+        """All points in the middle of the picture; notes what was asked for."""
+
+        asked = []
+
+        def draw(self, layer, picture, purpose, shape):
+            self.asked.append((layer, picture, purpose, shape))
+            return torch.full(shape, 0.5)
+
+    outputs, target = make_outputs(1, 3, 3), make_target([0, 1], seed=8)
+    losses = make_point_criterion(3)(outputs, [target], points=Centre())
+    other = make_point_criterion(3)(outputs, [target], points=SeededPoints(1, 1))
+    assert losses["pixel"].item() != other["pixel"].item()
+    assert Centre.asked == [
+        (layer, 8, *what)
+        for layer in ("", "_aux0")
+        for what in (("match", (40, 2)), ("candidates", (2, 120, 2)), ("fresh", (2, 10, 2)))
+    ]
 
 
 def test_zoo_refuses_unknown_names_and_keywords():

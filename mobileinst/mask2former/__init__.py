@@ -1,0 +1,1 @@
+"""Mask2Former, one file per box of the paper's figure."""

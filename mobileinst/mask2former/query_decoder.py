@@ -1,0 +1,256 @@
+"""The transformer decoder with masked attention (Mask2Former, CVPR 2022, section 3.2).
+
+Learned queries read the maps of the pixel decoder, coarse to fine and round again. Each looks only
+where its own last mask lies. Parameter names are those of the published checkpoints.
+"""
+
+from collections.abc import Iterator
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from mobileinst.layers.attention import attend
+from mobileinst.layers.conv import apply_kernels
+from mobileinst.layers.init import init_linear
+from mobileinst.layers.position import detr_position
+
+
+class QueryDecoder(nn.Module):
+    """Maps of several levels and mask features -> classes and masks, one of each per query.
+
+    Args:
+        in_channels: of the maps; they are projected where that is not `width`.
+        mask_dim: channels of the mask features, and the length of a kernel.
+        num_classes: K; the class logits have one more, the last, for "no object".
+        queries: how many there are.
+        width: channels of a query.
+        heads: of every attention.
+        ffn_width: hidden channels of the feed-forward parts.
+        layers: each is masked attention to one level, self-attention, feed-forward.
+        levels: how many maps there are; layer i reads map i mod `levels`.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        mask_dim: int,
+        num_classes: int,
+        queries: int = 100,
+        width: int = 256,
+        heads: int = 8,
+        ffn_width: int = 2048,
+        layers: int = 9,
+        levels: int = 3,
+    ):
+        super().__init__()
+        self.in_channels, self.mask_dim, self.queries = in_channels, mask_dim, queries
+        self.query_feat = nn.Embedding(queries, width)
+        self.query_embed = nn.Embedding(queries, width)
+        self.level_embed = nn.Embedding(levels, width)
+        self.input_proj = nn.ModuleList(
+            nn.Identity() if in_channels == width else Projection(in_channels, width)
+            for _ in range(levels)
+        )
+        self.transformer_cross_attention_layers = nn.ModuleList(
+            CrossAttentionLayer(width, heads) for _ in range(layers)
+        )
+        self.transformer_self_attention_layers = nn.ModuleList(
+            SelfAttentionLayer(width, heads) for _ in range(layers)
+        )
+        self.transformer_ffn_layers = nn.ModuleList(
+            FeedForwardLayer(width, ffn_width) for _ in range(layers)
+        )
+        self.decoder_norm = nn.LayerNorm(width)
+        self.class_embed = nn.Linear(width, num_classes + 1)
+        self.mask_embed = MaskEmbed(width, width, width, mask_dim)
+
+    def forward(
+        self,
+        maps: list[torch.Tensor],
+        mask_features: torch.Tensor,
+        queries: torch.Tensor | None = None,
+    ) -> dict:
+        """Maps [B,in_channels,·,·] and mask features [B,D,h,w] -> outputs of the contract.
+
+        class_logits [B,Q,K+1], mask_logits [B,Q,h,w], queries [B,Q,C] (normalised),
+        kernels [B,Q,D], pixel_features [B,D,h,w] (the mask features), and aux: while training, a
+        list with the same for the start values and after every layer but the last, else [].
+
+        `queries` [B,Q,C] stand in the place of the learned ones, such as those of another frame.
+        """
+        if queries is None:
+            queries = self.query_feat.weight.expand(len(mask_features), -1, -1)  # [B,Q,C]
+        positions = self.query_embed.weight  # [Q,C]
+        memories = [self.memory(level, x) for level, x in enumerate(maps)]
+        small = [resize(mask_features.detach(), x.shape[-2:]) for x in maps]  # [B,D,M] each
+        predictions = [self.predict(queries)]
+        for number, (cross_attention, self_attention, ffn) in enumerate(self.layers()):
+            level = number % len(maps)
+            bias = attention_bias(predictions[-1]["kernels"], small[level])  # [B,1,Q,M]
+            queries = cross_attention(queries, positions, *memories[level], bias)
+            queries = ffn(self_attention(queries, positions))  # [B,Q,C]
+            predictions.append(self.predict(queries))
+        *aux, outputs = predictions if self.training else predictions[-1:]
+        for output in (*aux, outputs):
+            output["mask_logits"] = apply_kernels(output["kernels"], mask_features)
+        return outputs | {"pixel_features": mask_features, "aux": aux}
+
+    def layers(self) -> Iterator[tuple[nn.Module, nn.Module, nn.Module]]:
+        """The parts of each layer; published files name them kind by kind."""
+        return zip(
+            self.transformer_cross_attention_layers,
+            self.transformer_self_attention_layers,
+            self.transformer_ffn_layers,
+        )
+
+    def memory(self, level: int, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """One map [B,in_channels,h,w] as keys and values, both [B,M,C]; only keys get positions."""
+        tokens = self.input_proj[level](x).flatten(2).transpose(1, 2)  # [B,M,C]
+        tokens = tokens + self.level_embed.weight[level]
+        positions = detr_position(*x.shape[-2:], tokens.shape[-1], device=x.device)
+        return tokens + positions.to(tokens.dtype), tokens
+
+    def predict(self, queries: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The heads, shared by all layers."""
+        queries = self.decoder_norm(queries)  # [B,Q,C]
+        return {
+            "class_logits": self.class_embed(queries),  # [B,Q,K+1]
+            "kernels": self.mask_embed(queries),  # [B,Q,D]
+            "queries": queries,
+        }
+
+
+def resize(mask_features: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
+    """Mask features [B,D,h,w] on the grid of a level, flattened: [B,D,M].
+
+    A mask is linear in the mask features, so resizing these once gives the masks of all layers on
+    that grid, and in evaluation no full mask but the last is ever made.
+    """
+    return F.interpolate(mask_features, grid, mode="bilinear", align_corners=False).flatten(2)
+
+
+@torch.no_grad()
+def attention_bias(kernels: torch.Tensor, mask_features: torch.Tensor) -> torch.Tensor:
+    """Where a query may look: 0 inside its last mask, -inf outside; 0 everywhere if it is empty.
+
+    kernels [B,Q,D], mask features on a level's grid [B,D,M] -> [B,1,Q,M], without gradient.
+    """
+    logits = kernels @ mask_features  # [B,Q,M]
+    hidden = logits < 0
+    hidden = hidden & ~hidden.all(-1, keepdim=True)
+    return torch.zeros_like(logits).masked_fill(hidden, -torch.inf)[:, None]
+
+
+class StackedAttention(nn.Module):
+    """Multi-head attention with the parameters of `nn.MultiheadAttention`: q, k, v in one matrix.
+
+    Queries [B,N,C], keys and values [B,M,C], bias [B,1,N,M] or none -> [B,N,C].
+    """
+
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        if width % heads:
+            raise ValueError(f"width {width} is not a multiple of {heads} heads")
+        self.heads = heads
+        self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))
+        self.in_proj_bias = nn.Parameter(torch.empty(3 * width))
+        self.out_proj = nn.Linear(width, width)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        nn.init.xavier_uniform_(self.in_proj_weight)
+        nn.init.zeros_(self.in_proj_bias)
+        init_linear(self.out_proj)
+
+    def forward(
+        self,
+        queries: torch.Tensor,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        bias: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        parameters = zip(self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3))
+        q, k, v = (
+            F.linear(x, *own).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for x, own in zip((queries, keys, values), parameters)
+        )  # [B,heads,N,C/heads], the others with M
+        mixed = attend(q, k, v, q.shape[-1] ** -0.5, bias)  # [B,heads,N,C/heads]
+        return self.out_proj(mixed.transpose(1, 2).flatten(2))  # [B,N,C]
+
+
+class CrossAttentionLayer(nn.Module):
+    """Queries read a memory; residual, then norm. Their positions are added to the queries."""
+
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.multihead_attn = StackedAttention(width, heads)
+        self.norm = nn.LayerNorm(width)
+
+    def forward(
+        self,
+        queries: torch.Tensor,
+        positions: torch.Tensor,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        bias: torch.Tensor,
+    ) -> torch.Tensor:
+        """[B,Q,C], [Q,C], [B,M,C], [B,M,C], [B,1,Q,M] -> [B,Q,C]."""
+        return self.norm(queries + self.multihead_attn(queries + positions, keys, values, bias))
+
+
+class SelfAttentionLayer(nn.Module):
+    """Queries read each other; residual, then norm. Positions are added to queries and keys."""
+
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.self_attn = StackedAttention(width, heads)
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, queries: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        """[B,Q,C], [Q,C] -> [B,Q,C]."""
+        look = queries + positions
+        return self.norm(queries + self.self_attn(look, look, queries))
+
+
+class FeedForwardLayer(nn.Module):
+    """C -> hidden -> C with a ReLU between; residual, then norm."""
+
+    def __init__(self, width: int, hidden: int):
+        super().__init__()
+        self.linear1 = nn.Linear(width, hidden)
+        self.linear2 = nn.Linear(hidden, width)
+        self.norm = nn.LayerNorm(width)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        for linear in (self.linear1, self.linear2):  # biases start as torch has them
+            nn.init.xavier_uniform_(linear.weight)
+
+    def forward(self, queries: torch.Tensor) -> torch.Tensor:
+        return self.norm(queries + self.linear2(F.relu(self.linear1(queries))))
+
+
+class MaskEmbed(nn.Module):
+    """Linear layers with ReLU between: from a query to its kernel."""
+
+    def __init__(self, *widths: int):
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(*pair) for pair in pairwise(widths))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for layer in self.layers[:-1]:
+            x = F.relu(layer(x))
+        return self.layers[-1](x)
+
+
+class Projection(nn.Conv2d):
+    """A 1×1 convolution for maps of another width; Xavier-uniform, zero bias."""
+
+    def __init__(self, in_channels: int, width: int):
+        super().__init__(in_channels, width, 1)
+
+    def reset_parameters(self) -> None:
+        nn.init.xavier_uniform_(self.weight)
+        nn.init.zeros_(self.bias)
