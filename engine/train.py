@@ -555,6 +555,11 @@ class Run:
         say(f"  bash sbin/visualize.sh --checkpoint {shlex.quote(str(best))}")
 
 
+def parts_of(model: torch.nn.Module) -> list[tuple[str, torch.nn.Module]]:
+    """The parts that have parameters."""
+    return [(name, part) for name, part in model.named_children() if count(part)]
+
+
 def count(model: torch.nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
@@ -567,7 +572,7 @@ def main(argv: list[str], builder: checkpoint.Builder = options.build_model) -> 
     options.builder_keywords(opts.model, opts.set)  # before a long conversion, not after it
     folder = runs.choose(opts.out, options.RUNS, opts.model, opts.resume, opts.overwrite)
     if opts.pretrained and not opts.resume:
-        pretrained.rehearse(opts, opts.pretrained)
+        pretrained.rehearse(opts, opts.pretrained, builder=builder)
     data = open_data(opts)
     require_cells(opts.batch_size, data.canvases)
     say(data.train.summary())
@@ -575,6 +580,7 @@ def main(argv: list[str], builder: checkpoint.Builder = options.build_model) -> 
         say(data.val.summary())
     run = Run(opts, folder, data, device, builder)
     say(f"{opts.model}: {count(run.trainer.model):,} parameters, on {device}")
+    say(", ".join(f"{name}: {type(part).__name__}" for name, part in parts_of(run.trainer.model)))
     if run.pretrained:
         say(run.pretrained.text)
     if opts.resume:
