@@ -158,7 +158,8 @@ def write_all(
     return len(rows)
 
 
-def main(argv: list[str]) -> None:
+def main(argv: list[str], builder: checkpoint.Builder = options.build_model) -> None:
+    """`builder` rebuilds the model: the one it was trained with, if that was not the zoo's."""
     opts = parse(argv)
     torch.set_num_threads(opts.threads)
     device = options.device_for(opts.device)
@@ -167,7 +168,7 @@ def main(argv: list[str]) -> None:
     threshold, origin = checkpoint.score_threshold(content["best"], opts.threshold)
     preset = EvalPreset(opts.image_size or content["options"]["image_size"])
     categories = [{"id": c["id"], "name": c["name"]} for c in content["classes"]]
-    model, _, postprocess = checkpoint.build(content)
+    model, _, postprocess = checkpoint.build(content, builder)
     model.to(device)
     with runs.appearing(opts.out) as unfinished:
         found = write_all(
