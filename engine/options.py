@@ -80,6 +80,12 @@ def keyword(text: str) -> tuple[str, str]:
     return key, value
 
 
+READERS = {  # of texts, where the type itself is none
+    bool: {"true": True, "false": False}.__getitem__,
+    tuple: lambda text: tuple(map(int, text.split(","))),  # all that a config has hold numbers
+}
+
+
 def builder_keywords(name: str, pairs: list[tuple[str, str]]) -> dict:
     """KEY=VALUE pairs as values of the types the model's config has; whole numbers as 2,2,6.
 
