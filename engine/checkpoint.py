@@ -103,8 +103,8 @@ def build(
     except RuntimeError as error:
         raise InputError(
             f"the checkpoint's tensors do not fit the {content['config'].get('backbone')} model it "
-            "describes: another version of the library wrote it; train again, or start a new run "
-            "from it with --pretrained"
+            "describes: another version of the library wrote it, or it has parts of one's own; "
+            "build it with those parts, or start a new run from it with --pretrained"
         ) from error
     model.to(memory_format=torch.channels_last)
     return model.eval(), criterion, postprocess
