@@ -7,14 +7,9 @@ seeded by (seed, split, index): the same seed gives the same pictures, however m
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-import shutil
 import sys
-import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,13 +18,13 @@ from PIL import Image
 from scipy import ndimage
 from tqdm import tqdm
 
-from data import rle
 from data.demo_animals import (
     DRAW,
     Part,
     Sprite,
     blob,
     curve,
+    expose,
     noise,
     paint_inks,
     render,
@@ -37,12 +32,20 @@ from data.demo_animals import (
     smooth,
     unit_area,
 )
-from data.errors import InputError
+from data.demo_files import (
+    SPLITS,
+    Item,
+    Scene,
+    coco_annotations,
+    command_line,
+    write_coco,
+    write_once,
+)
 
 ANIMALS = ("shrimp", "fish", "crab", "starfish", "shell")
 ORGANS = ("heart", "stomach", "hepatopancreas", "intestine")
-CATEGORIES = ANIMALS + ORGANS  # COCO id = position + 1; the VOC layout has the animals only
-SPLITS = ("train", "val")
+CATEGORIES = ANIMALS + ORGANS  # the VOC layout has the animals only
+COCO_IDS = {name: place for place, name in enumerate(CATEGORIES, start=1)}
 VOID = 255
 PICTURES = Path("VOCdevkit", "VOC2012", "JPEGImages")
 
@@ -56,27 +59,6 @@ SHAPE_LEFT = 0.55  # ... and of its own shape, whatever covers it
 NEAR_ANOTHER = 0.35  # how often an animal is put next to one that is there, mostly overlapping it
 ORGAN_PIXELS = 10  # an organ of which less is seen counts as hidden
 DRAWING = 2  # raise it whenever the same arguments begin to give other pictures
-
-
-@dataclass(frozen=True)
-class Item:
-    """One object of a scene: `mask` (what is seen) and `shape` (also where covered), bool [H,W].
-
-    `parent` is None for an animal and the index of its shrimp in `Scene.items` for an organ.
-    """
-
-    name: str
-    mask: np.ndarray
-    shape: np.ndarray
-    parent: int | None = None
-
-
-@dataclass(frozen=True)
-class Scene:
-    """A picture, uint8 [H,W,3], and its objects: from back to front, a shrimp before its organs."""
-
-    image: np.ndarray
-    items: tuple[Item, ...]
 
 
 # --------------------------------------------------------------------------------- drawing
@@ -150,20 +132,12 @@ def draw_weed(rng: Generator) -> Part:
 
 
 def draw_water(rng: Generator, image: np.ndarray) -> np.ndarray:
-    """Lay bubbles, haze, the lamp's light and colour, and the camera's noise over the picture."""
-    height, width = image.shape[:2]
+    """Lay bubbles, haze, and what `expose` adds over the picture."""
     for _ in range(rng.integers(0, 9)):
         add_bubble(rng, image)
     haze = np.array([0.35, 0.48, 0.45], np.float32) * np.float32(rng.uniform(0.7, 1.3))
     image = image + np.float32(rng.uniform(0.0, 0.22)) * (haze - image)
-    y, x = np.linspace(-1, 1, height)[:, None], np.linspace(-1, 1, width)
-    slope = rng.uniform(-0.14, 0.14, 2)
-    lamp = 1 + slope[0] * x + slope[1] * y - rng.uniform(0, 0.1) * (x**2 + y**2)
-    ripples = 0.05 * noise(rng, height, width, 28)
-    cast = rng.uniform(0.78, 1.16) * rng.uniform(0.93, 1.07, 3)
-    image *= (lamp + ripples)[..., None].astype(np.float32) * cast.astype(np.float32)
-    image += rng.uniform(0.004, 0.02) * rng.standard_normal(image.shape, np.float32)
-    return (np.clip(image, 0, 1) * 255 + 0.5).astype(np.uint8)
+    return expose(rng, image)
 
 
 def add_bubble(rng: Generator, image: np.ndarray) -> None:
@@ -290,26 +264,6 @@ def voc_palette() -> list[int]:
     return palette.ravel().tolist()
 
 
-def coco_annotations(scene: Scene, image_id: int, first_id: int) -> list[dict]:
-    """COCO records of all objects of a scene, compressed RLE, ids from `first_id` on."""
-    codes = rle.encode(np.stack([item.mask for item in scene.items]))
-    areas, boxes = rle.area(codes).tolist(), rle.boxes(codes).tolist()
-    return [
-        {
-            "id": first_id + offset,
-            "image_id": image_id,
-            "category_id": 1 + CATEGORIES.index(item.name),
-            "segmentation": rle.to_json(code),
-            "area": int(area),
-            "bbox": [left, top, right - left, bottom - top],
-            "iscrowd": 0,
-        }
-        for offset, (item, code, area, (left, top, right, bottom)) in enumerate(
-            zip(scene.items, codes, areas, boxes, strict=True)
-        )
-    ]
-
-
 def write_split(folder: Path, split: str, count: int, seed: int, progress: bool) -> list[str]:
     """Draw `count` pictures of a split into both layouts; returns their names."""
     voc, palette = folder / PICTURES.parent, voc_palette()
@@ -327,15 +281,14 @@ def write_split(folder: Path, split: str, count: int, seed: int, progress: bool)
             png.save(voc / room / f"{names[-1]}.png")
         height, width = scene.image.shape[:2]
         images.append({"id": index + 1, "file_name": picture, "width": width, "height": height})
-        annotations += coco_annotations(scene, index + 1, len(annotations) + 1)
-    categories = [{"id": place, "name": name} for place, name in enumerate(CATEGORIES, start=1)]
-    coco = {"images": images, "categories": categories, "annotations": annotations}
-    (folder / "coco" / "annotations" / f"instances_{split}.json").write_text(json.dumps(coco))
+        annotations += coco_annotations(scene, COCO_IDS, index + 1, len(annotations) + 1)
+    path = folder / "coco" / "annotations" / f"instances_{split}.json"
+    write_coco(path, images, COCO_IDS, annotations)
     return names
 
 
 def write_all(folder: Path, arguments: dict[str, int], progress: bool) -> None:
-    """Write the set into an empty folder; `demo.json`, the mark of a finished set, comes last."""
+    """Write the set, drawn with these arguments, into an empty folder."""
     voc = folder / PICTURES.parent
     lists = voc / "ImageSets" / "Segmentation"
     rooms = ("JPEGImages", "SegmentationClass", "SegmentationObject")
@@ -349,15 +302,6 @@ def write_all(folder: Path, arguments: dict[str, int], progress: bool) -> None:
     for split, chosen in names.items():
         (lists / f"{split}.txt").write_text("".join(f"{name}\n" for name in chosen))
     (voc / "classes.txt").write_text("".join(f"{name}\n" for name in ANIMALS))
-    (folder / "demo.json").write_text(json.dumps(arguments) + "\n")
-
-
-def holds(folder: Path, arguments: dict[str, int]) -> bool:
-    """Whether `folder` is a finished set drawn with these arguments."""
-    try:
-        return json.loads((folder / "demo.json").read_text()) == arguments
-    except (OSError, ValueError):
-        return False
 
 
 def write(
@@ -365,50 +309,15 @@ def write(
 ) -> Path:
     """Draw the demo set into `folder` (both layouts) and return it; a finished set is used again.
 
-    The set appears at once, when it is complete: it is drawn in a folder beside and then renamed.
     Raises InputError for impossible numbers and for a folder that holds something else.
     """
-    folder = Path(folder)
-    if min(train, val) < 1 or seed < 0:
-        raise InputError(
-            f"The demo set cannot have train={train}, val={val}, seed={seed}; "
-            "ask for at least one picture per split and a seed of 0 or more."
-        )
     arguments = {"train": train, "val": val, "seed": seed, "drawing": DRAWING}
-    if holds(folder, arguments):
-        return folder
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(
-            f"{folder} already holds something other than the demo set with these arguments; "
-            "remove it or name another folder."
-        )
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
-        write_all(temporary, arguments, progress)
-        temporary.chmod(0o755)  # mkdtemp keeps others out
-        os.replace(temporary, folder)
-    except BaseException as error:
-        shutil.rmtree(temporary, ignore_errors=True)
-        if not (isinstance(error, OSError) and holds(folder, arguments)):  # a second writer won
-            raise
-    return folder
+    return write_once(folder, arguments, lambda empty: write_all(empty, arguments, progress))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; exit code 2 for a user's mistake."""
-    parser = argparse.ArgumentParser(prog="python -m data.demo", description="Draw the demo set.")
-    parser.add_argument("--out", type=Path, required=True, help="folder for the set")
-    parser.add_argument("--train", type=int, default=240, help="pictures to train on (240)")
-    parser.add_argument("--val", type=int, default=60, help="pictures to evaluate on (60)")
-    parser.add_argument("--seed", type=int, default=0, help="another seed, other pictures (0)")
-    options = parser.parse_args(arguments)
-    try:
-        print(write(options.out, options.train, options.val, options.seed))
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return command_line(arguments, "data.demo", write, train=240, val=60)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The animals of the demo set: lists of polygons, and the one renderer that shades them all.
+"""The animals of the demo set: lists of polygons, the one renderer that shades them all, brushes.
 
 An animal is a list of `Part` polygons in its own coordinates. Colours and patterns come from one
 source shared by the classes, so shape is what tells them apart. Everything here is our own choice.
@@ -454,6 +454,41 @@ def smooth(field: np.ndarray, radius: float) -> np.ndarray:
     """Two passes of a box filter: close to a Gaussian, equally fast for any radius."""
     size = 2 * max(1, round(radius)) + 1
     return ndimage.uniform_filter(ndimage.uniform_filter(field, size), size)
+
+
+def tone(
+    rng: Generator,
+    hues: tuple[float, float],
+    saturations: tuple[float, float],
+    values: tuple[float, float],
+) -> np.ndarray:
+    """A colour from these ranges (each 0..1, hues go round), RGB 0..1, float32 [3]."""
+    hue, saturation, value = (rng.uniform(*span) for span in (hues, saturations, values))
+    return np.array(colorsys.hsv_to_rgb(hue % 1, saturation, value), np.float32)
+
+
+def soft(outlines: list[np.ndarray], size: tuple[int, int]) -> np.ndarray:
+    """The share of each pixel that polygons cover, float32 [H,W]."""
+    canvas = fill(outlines, [255] * len(outlines), "L", 0, size[::-1])
+    return np.asarray(canvas.reduce(SUPERSAMPLE), np.float32) / 255
+
+
+def lay(image: np.ndarray, colour: np.ndarray, opacity: np.ndarray) -> None:
+    """Lay a colour ([3] or [H,W,3]) over a picture with an opacity [H,W], in place."""
+    image += np.clip(opacity, 0, 1)[..., None] * (colour - image)
+
+
+def expose(rng: Generator, image: np.ndarray) -> np.ndarray:
+    """A photograph, uint8 [H,W,3], of a picture, float32 0..1: lamp, colour cast, camera noise."""
+    height, width = image.shape[:2]
+    y, x = np.linspace(-1, 1, height)[:, None], np.linspace(-1, 1, width)
+    slope = rng.uniform(-0.14, 0.14, 2)
+    lamp = 1 + slope[0] * x + slope[1] * y - rng.uniform(0, 0.1) * (x**2 + y**2)
+    ripples = 0.05 * noise(rng, height, width, 28)
+    cast = rng.uniform(0.78, 1.16) * rng.uniform(0.93, 1.07, 3)
+    image *= (lamp + ripples)[..., None].astype(np.float32) * cast.astype(np.float32)
+    image += rng.uniform(0.004, 0.02) * rng.standard_normal(image.shape, np.float32)
+    return (np.clip(image, 0, 1) * 255 + 0.5).astype(np.uint8)
 
 
 def fill(

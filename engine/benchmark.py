@@ -46,10 +46,17 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
 def multiply_adds(module: nn.Module, *inputs: torch.Tensor) -> int:
     """Multiply-adds of one forward in eval mode: products of matrices and convolutions only."""
+    return multiply_adds_of_parts(module, *inputs)[""]
+
+
+def multiply_adds_of_parts(module: nn.Module, *inputs: torch.Tensor) -> dict[str, int]:
+    """The same for every module below that has any, by its path; that of the whole is empty."""
     module.eval().requires_grad_(False)  # the counter's hooks trip over leaves without a graph
     with FlopCounterMode(display=False) as counter:
         module(*inputs)
-    return counter.get_total_flops() // 2
+    counted = {name: sum(ops.values()) // 2 for name, ops in counter.get_flop_counts().items()}
+    paths = {name.partition(".")[2]: amount for name, amount in counted.items()}
+    return paths | {"": counted["Global"]}
 
 
 def parameters(module: nn.Module) -> int:

@@ -1,6 +1,8 @@
 """Checkpoints: plain tensors and plain types, written atomically, read without running code."""
 
+import hashlib
 import os
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -9,6 +11,9 @@ from torch import nn
 
 from data.errors import InputError
 from mobileinst import weights, zoo
+
+# (config, seed=0) → model, criterion, post-processing; the zoo's, or one that puts in other parts.
+Builder = Callable[..., tuple[nn.Module, nn.Module, Callable]]
 
 FORMAT = weights.FORMAT
 MEND = "give a last.pt or best.pt of a run folder, or train one"
@@ -72,19 +77,34 @@ def describe_model(config, classes: list) -> dict:
     }
 
 
-def build(content: dict) -> tuple[nn.Module, object, object]:
+def fingerprint(content: dict) -> str:
+    """SHA-256 of the names, types, shapes and bytes of all weights, averaged ones included.
+
+    Unlike that of the file it says nothing of options, dates and seconds.
+    """
+    digest = hashlib.sha256()
+    for part in ("model", "average"):
+        for name, tensor in sorted((content[part] or {}).items()):
+            digest.update(f"{part} {name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+            digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def build(
+    content: dict, builder: Builder = zoo.build_from_config
+) -> tuple[nn.Module, object, object]:
     """The model (with its weights), criterion and post-processing a checkpoint describes.
 
     The averaged weights are taken where the run kept an average.
     """
-    model, criterion, postprocess = zoo.build_from_config(zoo.config_from_dict(content["config"]))
+    model, criterion, postprocess = builder(zoo.config_from_dict(content["config"]))
     try:
         model.load_state_dict(content["average"] or content["model"])
     except RuntimeError as error:
         raise InputError(
             f"the checkpoint's tensors do not fit the {content['config'].get('backbone')} model it "
-            "describes: another version of the library wrote it; train again, or start a new run "
-            "from it with --pretrained"
+            "describes: another version of the library wrote it, or it has parts of one's own; "
+            "build it with those parts, or start a new run from it with --pretrained"
         ) from error
     model.to(memory_format=torch.channels_last)
     return model.eval(), criterion, postprocess

@@ -211,17 +211,28 @@ def _paint(
     void: np.ndarray | None = None,
     scale: float = 1.0,
 ) -> Image.Image:
-    """Larger shapes first, so that an object inside another stays visible."""
+    """Shapes, and what is not scored, over an image."""
     painting = Painting(image, size, scale)
     if void is not None:
         painting.hatch(void)
-    shapes = sorted(shapes, key=lambda shape: -int(shape.mask.sum()))
-    for shape in shapes:
-        painting.fill(shape.mask, shape.colour, 0.18 if shape.dashed else 0.42)
-        painting.outline(shape.mask, shape.colour, dashed=shape.dashed)
-    for shape in shapes:
-        painting.label(shape.mask, shape.text, shape.colour)
+    _add(painting, shapes)
     return painting.finish()
+
+
+def _add(painting: Painting, shapes: Sequence[_Shape]) -> None:
+    """Each pixel has the fill of the smallest shape there; every outline is drawn, small ones last.
+
+    So an object and what lies inside it are both seen, each in its own colour, in whatever order
+    they come.
+    """
+    shapes = sorted(shapes, key=lambda shape: -int(shape.mask.sum()))
+    filled = np.zeros((), bool)
+    for shape in reversed(shapes):
+        painting.fill(shape.mask & ~filled, shape.colour, 0.18 if shape.dashed else 0.42)
+        filled = filled | shape.mask
+    for shape in shapes:
+        painting.outline(shape.mask, shape.colour, dashed=shape.dashed)
+        painting.label(shape.mask, shape.text, shape.colour)
 
 
 def column(picture: Picture, class_names: Sequence[str], height: int) -> dict[str, Image.Image]:
@@ -272,10 +283,7 @@ def _training_cell(
     painting.hatch(padding, PADDING, opacity=1.0)
     painting.hatch(target["ignore"].cpu().numpy())
     shapes = _shapes(Objects(target["labels"], target["masks"].cpu().numpy()), class_names, palette)
-    for shape in sorted(shapes, key=lambda shape: -int(shape.mask.sum())):
-        painting.fill(shape.mask, shape.colour)
-        painting.outline(shape.mask, shape.colour)
-        painting.label(shape.mask, shape.text, shape.colour)
+    _add(painting, shapes)
     return painting.finish()
 
 

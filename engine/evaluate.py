@@ -1,13 +1,16 @@
 """Entry: a checkpoint and a split → the table of AP."""
 
 import argparse
+import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from data import rle
+from data.batch import Batch
 from data.coco import CocoSet
 from data.folder import open_sets
 from data.loaders import eval_loader
@@ -16,6 +19,7 @@ from engine import checkpoint, options, runs
 from engine.coco_ap import FIELDS, Scores, score, table
 from engine.log import say
 from engine.loop import run_inference
+from engine.metrics_block import MeanLoss, all_metrics, block
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -28,10 +32,16 @@ def parse(argv: list[str]) -> argparse.Namespace:
         "--max-detections", type=options.positive, help="per picture; the model's if not given"
     )
     parser.add_argument("--out", type=Path, help="results json; beside the checkpoint if not given")
-    parser.add_argument(
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument(
         "--ground-truth-as-predictions",
         action="store_true",
         help="score the ground truth itself; anything but AP 100 is a fault of the data",
+    )
+    what.add_argument(
+        "--metrics-block",
+        action="store_true",
+        help="also the loss and the speed, with all numbers as lines of the form key = value",
     )
     options.add_data(parser)
     options.add_device(parser)
@@ -73,12 +83,20 @@ def predictions(
     workers: int,
     device: torch.device,
     threshold: float | None = None,
+    watch: Callable[[dict, Batch], None] | None = None,
 ) -> list[dict]:
     """What a model finds in a whole set, in the COCO result format."""
     loader = eval_loader(dataset, EvalPreset(image_size), batch_size=batch_size, workers=workers)
     ids = [category.id for category in dataset.categories]
     return run_inference(
-        model, postprocess, loader, device, ids, threshold=threshold, title=dataset.name
+        model,
+        postprocess,
+        loader,
+        device,
+        ids,
+        threshold=threshold,
+        watch=watch,
+        title=dataset.name,
     )
 
 
@@ -111,50 +129,73 @@ def write_results(path: Path, detections: list[dict], scores: Scores, about: dic
     runs.write_json(path, {**about, "scores": scores.as_dict(), "detections": listed})
 
 
-def main(argv: list[str]) -> None:
+def epochs_of(content: dict) -> float:
+    """Passes over its training set that the weights of a checkpoint have seen."""
+    opts = content["options"]
+    return content["iteration"] * opts["batch_size"] * opts["accumulate"] / content["pictures"]
+
+
+def main(argv: list[str], builder: checkpoint.Builder = options.build_model) -> None:
+    """`builder` rebuilds the model: the one it was trained with, if that was not the zoo's."""
     opts = parse(argv)
     torch.set_num_threads(opts.threads)
-    device = options.device_for(opts.device)
-    path = opts.checkpoint
-    if opts.ground_truth_as_predictions and (opts.data or opts.train_json or opts.val_json):
-        dataset = open_split(opts, opts.split)
-        out = opts.out
-    else:
-        path = path or runs.newest_checkpoint(options.RUNS)
-        content = checkpoint.load(path)
-        data_of(opts, content["options"])
-        dataset = open_split(opts, opts.split)
-        dataset.require_classes([entry["name"] for entry in content["classes"]])
-        out = opts.out or path.with_name(f"{path.stem}_{opts.split}_results.json")
-    ground_truth = dataset.ground_truth()
     if opts.ground_truth_as_predictions:
-        say(f"the ground truth as predictions, {dataset.summary()}")
-        detections = ground_truth_as_predictions(ground_truth)
-        limit = opts.max_detections or max(100, most_objects(ground_truth))
+        score_ground_truth(opts)
     else:
-        model, _, postprocess = checkpoint.build(content)
-        limit = opts.max_detections or postprocess.max_detections
-        postprocess.max_detections = limit
-        say(f"{path}: iteration {content['iteration']}, {dataset.summary()}")
-        detections = predictions(
-            model.to(device),
-            postprocess,
-            dataset,
-            image_size=opts.image_size or content["options"]["image_size"],
-            batch_size=opts.batch_size,
-            workers=opts.workers,
-            device=device,
-        )
+        score_checkpoint(opts, builder)
+
+
+def score_ground_truth(opts: argparse.Namespace) -> None:
+    """Table of the annotations against themselves: of the data named, or of a checkpoint's."""
+    if not (opts.data or opts.train_json or opts.val_json):
+        path = opts.checkpoint or runs.newest_checkpoint(options.RUNS)
+        data_of(opts, checkpoint.load(path)["options"])
+    dataset = open_split(opts, opts.split)
+    ground_truth = dataset.ground_truth()
+    say(f"the ground truth as predictions, {dataset.summary()}")
+    limit = opts.max_detections or max(100, most_objects(ground_truth))
+    say(table(score(ground_truth, ground_truth_as_predictions(ground_truth), max_dets=limit)))
+
+
+def score_checkpoint(opts: argparse.Namespace, builder: checkpoint.Builder) -> None:
+    """Table and results json of what a checkpoint finds, and the block of metrics if asked for."""
+    device = options.device_for(opts.device)
+    path = opts.checkpoint or runs.newest_checkpoint(options.RUNS)
+    content = checkpoint.load(path)
+    data_of(opts, content["options"])
+    dataset = open_split(opts, opts.split)
+    dataset.require_classes([entry["name"] for entry in content["classes"]])
+    ground_truth = dataset.ground_truth()
+    model, criterion, postprocess = checkpoint.build(content, builder)
+    limit = opts.max_detections or postprocess.max_detections
+    postprocess.max_detections = limit
+    say(f"{path}: iteration {content['iteration']}, {dataset.summary()}")
+    loss = MeanLoss(criterion) if opts.metrics_block else None
+    start = time.perf_counter()
+    detections = predictions(
+        model.to(device),
+        postprocess,
+        dataset,
+        image_size=opts.image_size or content["options"]["image_size"],
+        batch_size=opts.batch_size,
+        workers=opts.workers,
+        device=device,
+        watch=loss,
+    )
     scores = score(ground_truth, detections, max_dets=limit)
     say(table(scores))
-    if out and not opts.ground_truth_as_predictions:
-        about = {
-            "checkpoint": str(path),
-            "split": opts.split,
-            "categories": ground_truth["categories"],
-        }
-        write_results(out, detections, scores, about)
-        say(f"results: {out}")
+    about = {
+        "checkpoint": str(path),
+        "split": opts.split,
+        "categories": ground_truth["categories"],
+    }
+    if loss:
+        seconds = time.perf_counter() - start
+        about["metrics"] = all_metrics(scores, loss, seconds, epochs_of(content))
+        say(f"\n{block(about['metrics'])}\n")
+    out = opts.out or path.with_name(f"{path.stem}_{opts.split}_results.json")
+    write_results(out, detections, scores, about)
+    say(f"results: {out}")
 
 
 if __name__ == "__main__":

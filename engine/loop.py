@@ -193,6 +193,7 @@ def run_inference(
     category_ids: list[int],
     *,
     threshold: float | None = None,
+    watch: Callable[[dict, Batch], None] | None = None,
     title: str = "evaluating",
 ) -> list[dict]:
     """Predictions of a whole set in the COCO result format, RLE at the original size.
@@ -201,6 +202,7 @@ def run_inference(
         model: is put into eval mode.
         category_ids: original id of each class index.
         threshold: None for evaluation: AP needs the low scores.
+        watch: is shown the outputs and the batch they belong to, if anybody wants to see them.
     Returns:
         [{image_id, category_id, segmentation, score, best}], picture by picture, the highest score
         first; best: whether it is the best answer of its query, which for use is the only one.
@@ -210,6 +212,8 @@ def run_inference(
     for batch in tqdm(loader, desc=title, leave=False, dynamic_ncols=True, disable=None):
         batch = batch.to(device)
         outputs = model(batch.images, batch.padding)
+        if watch:
+            watch(outputs, batch)
         results = postprocess(outputs, batch.sizes(), threshold, encode=rle.encode)
         for target, result in zip(batch.targets, results):
             detections += [

@@ -87,7 +87,7 @@ READERS = {  # of texts, where the type itself is none
 
 
 def builder_keywords(name: str, pairs: list[tuple[str, str]]) -> dict:
-    """KEY=VALUE pairs as values of the types the model's config has.
+    """KEY=VALUE pairs as values of the types the model's config has; whole numbers as 2,2,6.
 
     Raises:
         InputError: no such keyword, or a value of another type.
@@ -103,8 +103,7 @@ def builder_keywords(name: str, pairs: list[tuple[str, str]]) -> dict:
             values[key] = READERS.get(kind, kind)(text)
         except (ValueError, KeyError):
             wanted = f"a value of type {kind.__name__}, as {key}={known[key]}"
-            if kind is tuple:
-                wanted = f"whole numbers with commas between, as {key}=2,2,6,2"
+            wanted = f"whole numbers, as {key}=2,2,6" if kind is tuple else wanted
             raise InputError(f"--set {key}={text}: wants {wanted}") from None
     return values
 

@@ -17,6 +17,7 @@ INK: Colour = (32, 36, 42)
 PLATE = (18, 20, 24, 205)
 
 _MANY = 15  # objects in one picture
+_HIDDEN = 0.25  # a label covers at most this share of the box of another object
 _GOLDEN = 0.6180339887498949
 # The default font of PIL has no Chinese, Japanese or Korean; any of these has, where installed.
 _WIDE_FONTS = (
@@ -223,25 +224,30 @@ class Painting:
             self.labels.append((text, colour, edges))
 
     def finish(self) -> Image.Image:
-        """The picture with its labels.
+        """The picture with its labels, none of which hides another object.
 
-        A label that finds no free place is left out; among many, also one larger than its object,
-        because it would hide the neighbours.
+        A label that finds no place beside or on its object gets one farther away, with a line to
+        it, or is left out; among many, also one larger than its object, because there is no room.
         """
         image = self.image.resize(self.size, Image.Resampling.BOX)
         plates = Image.new("RGBA", self.size)
         text_height = round(11 * self.scale)
         taken: list[Box] = []
+        placed = []
         for text, colour, box in self.labels:
+            others = [other for _, _, other in self.labels if other is not box]
             text = shorten(text, text_height, self.size[0] - text_height - 4)
             width, height = text_size(text, text_height)
             plate = (width + text_height, height + 2)
             if len(self.labels) > _MANY and plate[0] * plate[1] > _area(box):
                 continue
-            place = _free_place(box, plate, self.size, taken)
+            place = _free_place(box, plate, self.size, taken, others)
             if text and place is not None:
                 taken.append(place)
-                _plate(plates, place, text, text_height, colour)
+                placed.append((place, text, colour))
+                _line(plates, box, place, colour, max(round(self.scale), 1))
+        for place, text, colour in placed:
+            _plate(plates, place, text, text_height, colour)
         image.paste(plates, mask=plates.getchannel("A"))
         return image
 
@@ -257,6 +263,18 @@ def _plate(image: Image.Image, place: Box, text: str, text_height: int, colour: 
     write(image, (round(left + 8 * unit), top + 1), text, text_height, (255, 255, 255))
 
 
+def _line(image: Image.Image, box: Box, place: Box, colour: Colour, width: int) -> None:
+    """From the middle of an object to its plate, where the plate does not lie at the object."""
+    left, top, right, bottom = place
+    if _overlap((left - 2, top - 2, right + 2, bottom + 2), box):
+        return
+    x, y = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
+    line = (x, y, min(max(x, left), right - 1), min(max(y, top), bottom - 1))
+    pen = ImageDraw.Draw(image)
+    pen.line(line, INK, 3 * width)
+    pen.line(line, colour, width)
+
+
 def _box(mask: np.ndarray) -> Box | None:
     """The tightest box of a mask, None for an empty one."""
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
@@ -266,18 +284,22 @@ def _box(mask: np.ndarray) -> Box | None:
 
 
 def _free_place(
-    box: Box, plate: tuple[int, int], size: tuple[int, int], taken: list[Box]
+    box: Box, plate: tuple[int, int], size: tuple[int, int], taken: list[Box], others: list[Box]
 ) -> Box | None:
-    """A place for a plate (width, height) at an object's box, inside the picture, on no other."""
+    """A place for a plate (width, height) of an object with this box, inside the picture.
+
+    It overlaps no plate of `taken`, and hides little of any object in `others`.
+    """
     width, height = plate
     if width > size[0] or height > size[1]:
         return None
-    for x, y in _places(box, plate):
+    for x, y in [*_places(box, plate), *_far_places(box, plate)]:
         if y + height < 0 or y > size[1]:
             continue
         x, y = min(max(x, 1), size[0] - width), min(max(y, 1), size[1] - height)
         place = (x, y, x + width, y + height)
-        if not any(_overlap(place, other) for other in taken):
+        hides = any(_shared(place, other) > _HIDDEN * _area(other) for other in others)
+        if not hides and not any(_overlap(place, other) for other in taken):
             return place
     return None
 
@@ -294,8 +316,26 @@ def _places(box: Box, plate: tuple[int, int]) -> list[tuple[int, int]]:
     return [above, *inside, below]
 
 
+def _far_places(box: Box, plate: tuple[int, int]) -> list[tuple[int, int]]:
+    """Left top corners around an object, nearest first."""
+    (left, top, right, bottom), (width, height) = box, plate
+    places = []
+    for reach in (1, 2.5, 4):
+        for angle in np.linspace(0, 2 * np.pi, 12, endpoint=False):
+            x = (left + right) / 2 + np.cos(angle) * ((right - left + width) / 2 + reach * height)
+            y = (top + bottom) / 2 + np.sin(angle) * ((bottom - top + height) / 2 + reach * height)
+            places.append((round(x - width / 2), round(y - height / 2)))
+    return places
+
+
 def _area(box: Box) -> int:
     return (box[2] - box[0]) * (box[3] - box[1])
+
+
+def _shared(a: Box, b: Box) -> int:
+    """The area that two boxes have in common."""
+    width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
+    return max(width, 0) * max(height, 0)
 
 
 def _overlap(a: Box, b: Box) -> bool:

@@ -80,10 +80,14 @@ def find_objects(
 
 
 def instance_map(masks: list[dict], size: tuple[int, int]) -> Image.Image:
-    """Instance ids 1.. in the order of the table; where masks overlap, the higher score wins."""
+    """Instance ids 1.. in the order of the table, 0 elsewhere; a pixel has one id only.
+
+    Where masks overlap, the smaller one is on top (of equal ones, the first), so that an object is
+    not erased by the one it lies in, whatever the scores. The json has the whole masks.
+    """
     ids = np.zeros(size, np.uint16)
-    for number, mask in reversed(list(enumerate(masks, 1))):
-        ids[rle.decode([mask], size)[0]] = number
+    for place in np.argsort(rle.area(masks), kind="stable")[::-1]:
+        ids[rle.decode([masks[place]], size)[0]] = place + 1
     return Image.fromarray(ids)
 
 
@@ -154,7 +158,8 @@ def write_all(
     return len(rows)
 
 
-def main(argv: list[str]) -> None:
+def main(argv: list[str], builder: checkpoint.Builder = options.build_model) -> None:
+    """`builder` rebuilds the model: the one it was trained with, if that was not the zoo's."""
     opts = parse(argv)
     torch.set_num_threads(opts.threads)
     device = options.device_for(opts.device)
@@ -163,7 +168,7 @@ def main(argv: list[str]) -> None:
     threshold, origin = checkpoint.score_threshold(content["best"], opts.threshold)
     preset = EvalPreset(opts.image_size or content["options"]["image_size"])
     categories = [{"id": c["id"], "name": c["name"]} for c in content["classes"]]
-    model, _, postprocess = checkpoint.build(content)
+    model, _, postprocess = checkpoint.build(content, builder)
     model.to(device)
     with runs.appearing(opts.out) as unfinished:
         found = write_all(

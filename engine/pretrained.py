@@ -1,7 +1,7 @@
 """Weights to start from: a file that does not fit is told before anything else is done."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -37,22 +37,26 @@ def open_file(path: Path) -> weights.WeightFile:
 
 
 def rehearse(
-    opts: argparse.Namespace, path: Path, classes: Sequence[str] | None = None
+    opts: argparse.Namespace,
+    path: Path,
+    classes: Sequence[str] | None = None,
+    builder: Callable[..., tuple] = options.build_model,
 ) -> weights.Report:
     """What loading would do to a new model as the options describe it; nothing is kept.
 
     Args:
         classes: of the model; None takes those of the file, if it has any.
+        builder: puts the model together, if it is to have other parts than the standard ones.
     Raises:
         InputError: the file does not fit, or no such model can be built.
     """
     file = open_file(path)
     config = options.model_config(opts, num_classes=1)
     if classes is None:
-        model = options.build_model(config)[0]
+        model = builder(config)[0]
         rows = file.rows_per_class(getattr(model, "class_layers", ())) or 1
         number = max(1, rows - len(getattr(model, "more_rows", ())))
         classes = file.classes or ("unnamed",) * number
     config = replace(config, num_classes=len(classes))
-    model = options.build_model(config)[0]
+    model = builder(config)[0]
     return load(model, config, path, classes, opts.allow_partial)

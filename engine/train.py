@@ -192,10 +192,12 @@ def total_iterations(opts: argparse.Namespace, pictures: int) -> int:
     return max(1, round(opts.epochs * pictures / (opts.batch_size * opts.accumulate)))
 
 
-def build_trainer(opts: argparse.Namespace, data: Data, device: torch.device):
+def build_trainer(
+    opts: argparse.Namespace, data: Data, device: torch.device, builder: checkpoint.Builder
+):
     """Trainer, post-processing, the model's config, and what came from --pretrained."""
     config = options.model_config(opts, num_classes=len(data.train.categories))
-    model, criterion, postprocess = options.build_model(config, opts.seed)
+    model, criterion, postprocess = builder(config, seed=opts.seed)
     report = None
     if opts.pretrained and not opts.resume:  # a checkpoint has the weights it led to
         names = data.train.class_names
@@ -244,10 +246,18 @@ def require_something_to_freeze(config, opts: argparse.Namespace, report) -> Non
 class Run:
     """One training run and its folder."""
 
-    def __init__(self, opts: argparse.Namespace, folder: Path, data: Data, device: torch.device):
+    def __init__(
+        self,
+        opts: argparse.Namespace,
+        folder: Path,
+        data: Data,
+        device: torch.device,
+        builder: checkpoint.Builder = options.build_model,
+    ):
         self.opts, self.folder, self.data, self.device = opts, folder, data, device
+        self.builder = builder
         self.trainer, self.postprocess, self.config, self.pretrained = build_trainer(
-            opts, data, device
+            opts, data, device, builder
         )
         self.best = {"AP": -2.0, "iteration": 0, "threshold": None}
         self.seconds = 0.0
@@ -480,7 +490,7 @@ class Run:
     def finish(self) -> None:
         """Evaluate and draw the best weights, write the summary, say what comes next."""
         content = checkpoint.load(self.folder / "best.pt")
-        model, _, _ = checkpoint.build(content)
+        model, _, _ = checkpoint.build(content, self.builder)
         scores = self.score(self.predictions(model.to(self.device), self.data.val))
         threshold, origin = checkpoint.score_threshold(content["best"])
         shown = self.data.val.subset(visualize.spread(len(self.data.val), 8))
@@ -567,25 +577,32 @@ class Run:
         say(f"  bash sbin/visualize.sh --checkpoint {shlex.quote(str(best))}")
 
 
+def parts_of(model: torch.nn.Module) -> list[tuple[str, torch.nn.Module]]:
+    """The parts that have parameters."""
+    return [(name, part) for name, part in model.named_children() if count(part)]
+
+
 def count(model: torch.nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def main(argv: list[str]) -> int:
+def main(argv: list[str], builder: checkpoint.Builder = options.build_model) -> int:
+    """`builder` puts the model together; `engine.own_parts` is an example of another one."""
     opts = parse(argv)
     torch.set_num_threads(opts.threads)
     device = options.device_for(opts.device)
     options.builder_keywords(opts.model, opts.set)  # before a long conversion, not after it
     folder = runs.choose(opts.out, options.RUNS, opts.model, opts.resume, opts.overwrite)
     if opts.pretrained and not opts.resume:
-        pretrained.rehearse(opts, opts.pretrained)
+        pretrained.rehearse(opts, opts.pretrained, builder=builder)
     data = open_data(opts)
     require_cells(opts.batch_size, data.canvases)
     say(data.train.summary())
     if data.val is not data.train:
         say(data.val.summary())
-    run = Run(opts, folder, data, device)
+    run = Run(opts, folder, data, device, builder)
     say(f"{opts.model}: {count(run.trainer.model):,} parameters, on {device}")
+    say(", ".join(f"{name}: {type(part).__name__}" for name, part in parts_of(run.trainer.model)))
     if run.pretrained:
         say(run.pretrained.text)
     if opts.resume:

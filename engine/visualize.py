@@ -92,7 +92,8 @@ def save_picture(picture: Image.Image, path: Path) -> None:
         raise InputError(f"{path}: cannot be written ({reason}); name a .png or .jpg") from error
 
 
-def main(argv: list[str]) -> None:
+def main(argv: list[str], builder: checkpoint.Builder = options.build_model) -> None:
+    """`builder` rebuilds the model: the one it was trained with, if that was not the zoo's."""
     opts = parse(argv)
     torch.set_num_threads(opts.threads)
     device = options.device_for(opts.device)
@@ -101,7 +102,7 @@ def main(argv: list[str]) -> None:
     dataset = evaluate.open_split(evaluate.data_of(opts, content["options"]), opts.split)
     dataset.require_classes([entry["name"] for entry in content["classes"]])
     threshold, origin = checkpoint.score_threshold(content["best"], opts.threshold)
-    model, _, postprocess = checkpoint.build(content)
+    model, _, postprocess = checkpoint.build(content, builder)
     shown = dataset.subset(spread(len(dataset), opts.count))
     detections = evaluate.predictions(
         model.to(device),

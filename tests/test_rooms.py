@@ -29,15 +29,16 @@ MOBILEINST = {
     "layers": set(),
 }
 DATA = (  # each line only those below it
-    {"loaders", "folder", "demo"},
-    {"coco", "voc", "presets", "demo_animals"},
-    {"transforms"},
+    {"loaders", "folder", "demo", "demo_organs"},
+    {"coco", "voc", "presets", "demo_files", "demo_shrimp", "demo_grounds"},
+    {"transforms", "demo_animals"},
     {"batch"},
     {"rle"},
     {"pictures", "seeds"},
     {"errors"},
 )
 ENTRIES = {"train", "evaluate", "predict", "visualize", "benchmark", "plot_runs", "check_weights"}
+ENTRIES |= {"inspect_modules", "reproduce", "own_parts"}
 
 
 def module_of(path):

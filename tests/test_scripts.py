@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from engine import train
+from engine import inspect_modules, options, reproduce, train
+from mobileinst import zoo
 
 ROOT = Path(__file__).parent.parent
 SCRIPTS = sorted(path.name for path in (ROOT / "sbin").glob("*.sh") if path.name != "setup.sh")
@@ -18,8 +19,8 @@ def test_a_script_has_correct_syntax(script):
     subprocess.run(["bash", "-n", str(ROOT / "sbin" / script)], check=True)
 
 
-def recipe(tmp_path, script, *arguments):
-    """The options a training script would start with, read by the entry's own parser.
+def recipe(tmp_path, script, *arguments, entry=train):
+    """The options a script would start its entry with, read by the entry's own parser.
 
     A stand-in for python takes down what it is started with; the set-up believes in it.
     """
@@ -34,8 +35,8 @@ def recipe(tmp_path, script, *arguments):
         env={**os.environ, "VIRTUAL_ENV": str(tmp_path), "TOLD": str(told)},
     )
     words = told.read_text().splitlines()
-    assert words[:2] == ["-m", "engine.train"]
-    return train.parse(words[2:])
+    assert words[:2] == ["-m", f"engine.{entry.__name__.rpartition('.')[2]}"]
+    return entry.parse(words[2:])
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="shell scripts")
@@ -59,3 +60,41 @@ def test_without_voc_the_demo_set_is_drawn_first(tmp_path):
     if not (ROOT / "datasets").exists():
         assert demo.data == Path("datasets/demo/VOCdevkit/VOC2012")
     assert demo.model == "mobileinst_topformer_tiny"
+
+
+@pytest.mark.skipif(
+    "mask2former_swin_tiny" not in zoo.names(), reason="the zoo has no Mask2Former yet"
+)
+def test_mask2former_trains_on_the_organs_unless_data_is_named(tmp_path):
+    script = "train_mask2former.sh"
+    demo = recipe(tmp_path, script)
+    assert (demo.model, demo.data) == ("mask2former_swin_tiny", Path("datasets/organs"))
+    assert demo.canvas == [(192, 256)]
+    own = recipe(tmp_path, script, "--data", "x", "--set", "queries=70")
+    assert (own.data, own.canvas, dict(own.set)["queries"]) == (Path("x"), None, "70")
+    assert options.builder_keywords(own.model, own.set)["depths"] == (2, 2, 2, 2)
+    fixed = recipe(tmp_path, script, "--overfit", "8")
+    assert (fixed.overfit, fixed.data, fixed.epochs) == (8, Path("datasets/organs"), None)
+
+
+@pytest.mark.skipif(
+    "mask2former_swin_tiny" not in zoo.names(), reason="the zoo has no Mask2Former yet"
+)
+def test_reproducing_takes_the_options_of_a_training(tmp_path):
+    demo = recipe(tmp_path, "reproduce.sh", entry=reproduce)
+    assert (demo.runs, demo.seed, demo.workers, demo.model) == (3, 42, 2, "mask2former_swin_tiny")
+    assert train.parse(demo.training).data == Path("datasets/organs")
+    words = "--data x --runs 5 --set queries=70 --epochs 1".split()
+    own = train.parse(recipe(tmp_path, "reproduce.sh", *words, entry=reproduce).training)
+    assert (own.data, own.epochs, dict(own.set)["queries"]) == (Path("x"), 1.0, "70")
+    assert options.builder_keywords(own.model, own.set)["depths"] == (2, 2, 2, 2)
+
+
+def test_inspecting_takes_a_model_and_sizes(tmp_path):
+    words = "--model mobileinst_seaformer_tiny --image-size 65 --set width=64 --json parts.json"
+    opts = recipe(tmp_path, "inspect_modules.sh", *words.split(), entry=inspect_modules)
+    assert (opts.model, opts.image_size, opts.json) == (
+        "mobileinst_seaformer_tiny",
+        65,
+        Path("parts.json"),
+    )

@@ -134,8 +134,10 @@ def open_weights(path: Path) -> WeightFile:
         raise LoadError(f"{path}: holds a {type(content).__name__}, no named tensors; {MEND}")
     is_ours = content.get("format") == FORMAT
     keys = OUR_CONTAINERS if is_ours else CONTAINERS
-    found = [key for key in keys if isinstance(content.get(key), Mapping) and content[key]]
-    container = found[0] if found else ""
+    found = [key for key in keys if isinstance(content.get(key), Mapping)]
+    container = next(
+        (key for key in found if content[key]), (*found, "")[0]
+    )  # empty only if all are
     entries = content[container] if container else content
     tensors = {name: value.detach() for name, value in entries.items() if _is_plain(name, value)}
     if not tensors:

@@ -75,11 +75,47 @@ def test_masks_may_be_rles_arrays_lists_or_tensors():
     assert all(np.array_equal(sheets[0], other) for other in sheets[1:])
 
 
-def test_object_inside_another_stays_visible():
-    masks = np.stack([square(50, 70, 14), square(5, 20, 110)])
-    picture = draw.overlay(black(), [0, 1], None, masks, NAMES)
-    alone = draw.overlay(black(), [1], None, masks[1:], NAMES)
-    assert picture.getpixel((77, 57)) != alone.getpixel((77, 57))
+def test_an_object_inside_another_has_a_colour_of_its_own():
+    inner, outer = square(50, 70, 30), square(5, 20, 110)
+    for masks in ([inner, outer], [outer, inner]):  # whichever has the higher score
+        objects = Objects([0, 1], np.stack(masks), [0.9, 0.4])
+        own = [palette(i) for i in (0, 1)] if masks[0] is inner else [palette(i) for i in (1, 0)]
+        pictures = [
+            draw.overlay(black(), objects.labels, objects.scores, objects.masks, NAMES),
+            draw.column(Picture(black(), predictions=objects), NAMES, height=120)["prediction"],
+            draw.column(Picture(black(), truth=objects), NAMES, height=120)["ground truth"],
+        ]
+        for picture in pictures:
+            assert looks_like(picture, (85, 60), own[0])
+            assert looks_like(picture, (45, 105), own[1])
+
+
+def test_labels_hide_no_other_object(monkeypatch):
+    places = {}
+    monkeypatch.setattr(
+        "engine.paint._plate",
+        lambda image, place, text, *rest: places.setdefault(text, place),
+    )
+    masks = [square(y, x, 14, (240, 320)) for y, x in ((100, 80), (100, 96), (116, 80), (116, 96))]
+    masks.append(square(60, 40, 110, (240, 320)))
+    names = [f"part {i}" for i in range(4)] + ["whole"]
+    draw.overlay(black((240, 320)), range(5), None, np.stack(masks), names)
+    assert set(places) == set(names)
+    for text, (left, top, right, bottom) in places.items():
+        for name, mask in zip(names, masks, strict=True):
+            if name != text:
+                assert mask[top:bottom, left:right].sum() <= 0.25 * mask.sum()
+
+
+def test_a_label_away_from_its_object_has_a_line_to_it(monkeypatch):
+    corners = [(90 + 16 * row, 130 + 16 * column) for row in range(3) for column in range(3)]
+    masks = np.stack([square(*corner, 15, (240, 320)) for corner in corners])
+    objects = (black((240, 320)), [0] * 9, None, masks, ["some part"])
+    lined = np.asarray(draw.overlay(*objects), int)
+    monkeypatch.setattr("engine.paint._line", lambda *_: None)
+    lines = (lined != np.asarray(draw.overlay(*objects), int)).any(2)
+    assert lines[masks.any(0)].any()
+    assert lines[~masks.any(0)].sum() > 30
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 200), (37, 23), (501, 11), (333, 500)])

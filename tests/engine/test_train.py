@@ -1,6 +1,7 @@
 """The whole way through on toy pictures: train, stop, resume, evaluate, draw, predict."""
 
 import csv
+import itertools
 import json
 import os
 import re
@@ -193,14 +194,29 @@ def test_predictions_of_pictures_a_folder_and_a_list(toy_run, toy_coco, tmp_path
         assert float(row["cx"]) == pytest.approx(xs.mean(), abs=0.06)
         assert row["class"] == {0: "square", 7: "unused", 90: "disc"}[each["category_id"]]
     expected = np.zeros((64, 64), int)
-    for each in content["annotations"]:
-        if each["image_id"] == 1:  # best first, and the best is on top
-            mask = rle.decode([rle.from_json(each["segmentation"])], (64, 64))[0]
-            expected[mask & (expected == 0)] = each["id"]
+    first = [each for each in content["annotations"] if each["image_id"] == 1]
+    for each in sorted(
+        first, key=lambda each: (each["area"], each["id"])
+    ):  # the smallest is on top
+        mask = rle.decode([rle.from_json(each["segmentation"])], (64, 64))[0]
+        expected[mask & (expected == 0)] = each["id"]
     assert (np.asarray(Image.open(out / "00001_0_instances.png")) == expected).all()
     assert expected.max() > 0
     assert Image.open(out / "00001_0_overlay.jpg").size == (64, 64)
     assert len(list(out.iterdir())) == 2 * 7 + 2
+
+
+def test_an_object_inside_another_keeps_its_pixels_whatever_its_score():
+    outer, inner, other = np.zeros((3, 20, 30), bool)
+    outer[2:18, 2:20], inner[5:10, 5:10], other[0:8, 15:30] = True, True, True
+    for order in itertools.permutations([outer, inner, other]):  # the order is that of the scores
+        ids = np.asarray(predict.instance_map(rle.encode(np.stack(order)), (20, 30)))
+        for number, mask in enumerate(order, 1):
+            on_top = {id(outer): inner | other}.get(id(mask), np.zeros_like(mask))
+            assert np.array_equal(ids == number, mask & ~on_top)
+    twins = np.asarray(predict.instance_map(rle.encode(np.stack([inner, inner])), (20, 30)))
+    assert np.array_equal(twins == 1, inner)
+    assert not np.asarray(predict.instance_map([], (20, 30))).any()
 
 
 def test_without_anything_found_a_stopgap_threshold_is_named(tiny, toy_coco, tmp_path, capsys):

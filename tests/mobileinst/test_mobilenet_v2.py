@@ -9,7 +9,7 @@ from torch import nn
 from torchvision.models import mobilenet_v2 as torchvision_mobilenet_v2
 from torchvision.transforms.functional import pil_to_tensor
 
-from mobileinst import zoo
+from mobileinst import weights, zoo
 from mobileinst.backbones.mobilenet_v2 import (
     OneSidedConv2d,
     mobilenet_v2,
@@ -151,7 +151,7 @@ def test_the_real_weights_know_classes(shared):
     images, classes = single_class_pictures(shared / "datasets/VOC/VOCdevkit/VOC2012", 160)
     model = zoo.build("mobileinst_mobilenet_v2", 20)[0].eval()
     untrained = nearest_neighbour_accuracy(model, images, classes)
-    model.backbone.load_state_dict(torch.load(file, weights_only=True)["state_dict"])
+    assert weights.load(model, file).whole
     assert nearest_neighbour_accuracy(model, images, classes) > untrained + 0.4
 
 

@@ -1,0 +1,33 @@
+#!/usr/bin/env bash
+# Train the same small model again and again; are all metrics and weights the same, bit by bit?
+# Three runs without loader processes, one with two, one with parts inherited from the standard ones.
+#
+#   bash sbin/reproduce.sh                    the demo set of shrimps and their organs
+#   bash sbin/reproduce.sh --data DIR [...]   a set of your own; what you add overrides the numbers
+#   bash sbin/reproduce.sh --runs 5 --workers 4 --seed 7 --out DIR
+#   bash sbin/reproduce.sh --help             these options; all others are those of the training
+source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
+use_python requirements.txt
+
+has_data=no help=no
+for argument in "$@"; do
+  case $argument in
+    --data | --data=* | --train-json | --train-json=*) has_data=yes ;;
+    -h | --help) help=yes ;;
+  esac
+done
+data=()
+if [ $has_data = no ]; then
+  data=(--data datasets/organs)
+  if [ $help = no ]; then "$python" -m data.demo_organs --out datasets/organs; fi
+fi
+
+exec "$python" -m engine.reproduce \
+  --model mask2former_swin_tiny \
+  ${data[@]+"${data[@]}"} \
+  --image-size 128 --canvas 128x192 --scale 0.8 1.4 \
+  --batch-size 8 --epochs 12 --eval-every 0 --lr 1e-3 --warmup 20 --average 0.98 \
+  --set embed=32 depths=2,2,2,2 backbone_heads=1,2,4,8 window=4 drop_path=0.1 \
+  width=64 mask_dim=64 heads=4 encoder_layers=2 encoder_ffn_width=256 \
+  queries=30 layers=3 ffn_width=256 train_points=1024 \
+  "$@"
