@@ -30,11 +30,7 @@ VARIANTS = {
 
 def parse(argv: list[str]) -> argparse.Namespace:
     parser = options.parser("Costs of the models, parts of a training step, paired ratios.")
-    parser.add_argument("--model", choices=zoo.names(), default="mobileinst_topformer_tiny")
-    parser.add_argument(
-        "--set", type=options.keyword, action="extend", nargs="+", default=[], metavar="KEY=VALUE",
-        help="other values for the model's keywords",
-    )  # fmt: skip
+    options.add_config(parser)
     parser.add_argument("--image-size", type=options.positive, default=320)
     parser.add_argument("--batch-size", type=options.positive, default=8)
     parser.add_argument("--classes", type=options.positive, default=20)

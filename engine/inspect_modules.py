@@ -33,7 +33,7 @@ STRIDES = tuple(2**power for power in range(8))
 
 def parse(argv: list[str]) -> argparse.Namespace:
     parser = options.parser("What each part of a model receives and returns, and what it costs.")
-    options.add_model(parser)
+    options.add_config(parser)
     parser.add_argument("--image-size", type=options.positive, default=320, help="both sides")
     parser.add_argument("--batch-size", type=options.positive, default=2)
     parser.add_argument("--num-classes", type=options.positive, default=20)
@@ -209,28 +209,29 @@ class Record:
 class Clock:
     """Seconds that parts take during forwards, all calls together."""
 
-    def __init__(self, device: torch.device):
-        self.device = device
+    def __init__(self) -> None:
         self.started: dict[str, float] = {}
         self.seconds: dict[str, float] = defaultdict(float)
 
-    def now(self) -> float:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize()
-        return time.perf_counter()
-
     def before(self, path: str, *_: Any) -> None:
-        self.started[path] = self.now()
+        self.started[path] = now()
 
     def after(self, path: str, *_: Any) -> None:
-        self.seconds[path] += self.now() - self.started[path]
+        self.seconds[path] += now() - self.started[path]
+
+
+def now() -> float:
+    """Seconds, once all that was asked of a GPU is done."""
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 def median_seconds(
-    parts: dict[str, nn.Module], forward: Callable[[], Any], rounds: int, device: torch.device
+    parts: dict[str, nn.Module], forward: Callable[[], Any], rounds: int
 ) -> dict[str, float]:
     """What each part takes of a forward; 0 for parts that are not called."""
-    clocks = [Clock(device) for _ in range(rounds)]
+    clocks = [Clock() for _ in range(rounds)]
     for clock in clocks:
         with watched(parts, clock.before, clock.after):
             forward()
@@ -253,7 +254,7 @@ def inspect_model(
     record = Record(size)
     with watched(parts, record.before, record.after):
         outputs = model(images, padding)
-    seconds = median_seconds(parts, lambda: model(images, padding), rounds, images.device)
+    seconds = median_seconds(parts, lambda: model(images, padding), rounds)
     rows = [
         Part(
             path=path or "model",
@@ -277,9 +278,9 @@ def inspect_call(
     """What is called once, with named arguments, and is no part of the model."""
     times = []
     for _ in range(rounds):
-        start = time.perf_counter()
+        start = now()
         returned = call(*given.values())
-        times.append(time.perf_counter() - start)
+        times.append(now() - start)
     return Part(
         path=path,
         kind=type(call).__name__,
@@ -334,10 +335,10 @@ def inspect_all(opts: argparse.Namespace, device: torch.device) -> list[Part]:
 # --------------------------------------------------------------------------------- the table
 
 
-def merged(values: Sequence[Value]) -> list[Value]:
+def merged(listed: Sequence[Value]) -> list[Value]:
     """The same entry of records in a list as one value, named with [*]; likewise mere numbers."""
     groups: dict[tuple, list[Value]] = defaultdict(list)
-    for value in values:
+    for value in listed:
         index = r"\[\d+\]" if value.shape is None else r"\[\d+\](?=\.)"
         groups[re.sub(index, "[*]", value.name), value.shape, value.dtype].append(value)
     return [

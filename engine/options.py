@@ -147,14 +147,20 @@ def add_data(options: argparse.ArgumentParser) -> None:
     )
 
 
-def add_model(options: argparse.ArgumentParser) -> argparse._ArgumentGroup:
-    """The options of a model and its weights; returns their group."""
+def add_config(options: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    """The options that describe a model; returns their group."""
     group = options.add_argument_group("model")
     group.add_argument("--model", choices=zoo.names(), default="mobileinst_topformer_tiny")
     group.add_argument(
         "--set", type=keyword, action="extend", nargs="+", default=[], metavar="KEY=VALUE",
         help="other values for the model's keywords, as width=64 queries=50",
     )  # fmt: skip
+    return group
+
+
+def add_model(options: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    """The options of a model and its weights; returns their group."""
+    group = add_config(options)
     group.add_argument(
         "--allow-partial", action="store_true",
         help="take what fits of a file of weights that does not fit whole",
