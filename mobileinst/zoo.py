@@ -150,12 +150,14 @@ def build(model: str | Config, num_classes: int, *, seed: int = 0, **keywords) -
         seed: fixes the start values: each module draws from (seed, its own path).
         keywords: other values for keywords of the system's config. Or modules that stand in the
             place of its own, under the name these have in the model (`backbone`, `pixel_decoder`,
-            …). They start from drawn values as well: load weights into them afterwards.
+            …). They start from drawn values as well: load weights into them afterwards. None
+            stands for the system's own.
     Raises:
         ValueError: there is no such model, keyword or part, or a part does not fit.
     """
     parts = {name: value for name, value in keywords.items() if isinstance(value, nn.Module)}
-    overrides = {key: value for key, value in keywords.items() if key not in parts}
+    others = keywords.keys() - parts.keys()
+    overrides = {key: keywords[key] for key in others if keywords[key] is not None}
     config = config_for(model, num_classes=num_classes, **overrides)
     return build_from_config(config, seed=seed, **parts)
 

@@ -209,7 +209,7 @@ OPTIONS = {
     "keyword of another type": (["--set", "width=wide"], ["--set width=wide", "type int"]),
     "keyword with other parts": (
         ["--model", "mask2former_swin_tiny", "--set", "depths=2,x"],
-        ["--set depths=2,x", "whole numbers with commas between"],
+        ["--set depths=2,x", "wants whole numbers, as depths=2,2,6"],
     ),
     "keyword without value": (["--set", "width"], ["--set: width: write KEY=VALUE"]),
     "keywords that do not fit": (["--set", "heads=3"], ["--set", "change the value"]),

@@ -329,7 +329,7 @@ def test_inherited_classes_give_the_same_numbers():
         "backbone": OwnSwin(8, (1, 1, 2, 1), (1, 2, 2, 4), 4, 0.0),
     }
     model, criterion, postprocess = zoo.build(own, 3, seed=5, **parts)
-    usual, usual_criterion, usual_postprocess = build(seed=5)
+    usual, usual_criterion, usual_postprocess = build(seed=5, backbone=None, query_decoder=None)
     assert model.query_decoder is parts["query_decoder"] and model.backbone is parts["backbone"]
     images, targets = pictures(64, 96), make_targets([0], [1, 2])
     got, want = model.train()(images), usual.train()(images)

@@ -319,7 +319,9 @@ def test_the_loss_and_the_gradients_of_transformers(theirs, ours, dtype, tmp_pat
         for parameter in theirs.parameters():
             parameter.copy_(parameter.grad)
     wanted = hub_names(weights.read(tmp_path / "model.safetensors"))
+    # Where a sampling place is rounded to the other side of a cell's centre, its slope jumps.
+    bound = 1e-5 if dtype is torch.float64 else 1e-2
     for name, parameter in ours.named_parameters():
         largest = wanted[name].abs().max()
         assert largest > 0, name
-        assert (parameter.grad - wanted[name]).abs().max() < 1e-3 * largest, name
+        assert (parameter.grad - wanted[name]).abs().max() < bound * largest, name
