@@ -17,7 +17,8 @@ What a network gives back:
 
 outputs  class_logits [B,Q,K], mask_logits [B,Q,h,w], objectness [B,Q,1], queries [B,Q,C],
          kernels [B,Q,D], pixel_features [B,D,h,w], aux: list of dicts (empty in eval mode).
-results  list of B dicts: scores [M], labels [M], masks (RLE or bool [M,h0,w0]), boxes [M,4] xyxy.
+results  list of B dicts: scores [M], labels [M], masks (RLE or bool [M,h0,w0]), boxes [M,4] xyxy,
+         best bool [M]: no other answer of the same query scores higher.
 
 Loaders yield a `PackedBatch`; its `.to(device)` is the `Batch` above.
 """

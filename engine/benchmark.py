@@ -5,6 +5,7 @@ Everything that is compared is measured in turn in one process, and reported as 
 
 import argparse
 import statistics
+from dataclasses import asdict
 
 import torch
 from torch import nn
@@ -13,6 +14,18 @@ from torch.utils.flop_counter import FlopCounterMode
 from engine import options
 from engine.log import Stopwatch, Timed, say
 from mobileinst import zoo
+
+# What is compared with the model as asked for, where it has the keywords.
+VARIANTS = {
+    "as asked": {},
+    "width=64": {"width": 64, "kernel_dim": 64},
+    "width=128": {"width": 128, "kernel_dim": 128},
+    "kv_stride=16": {"kv_stride": 16},
+    "self_attention=false": {"self_attention": False},
+    "encoder_layers=3": {"encoder_layers": 3},
+    "layers=3": {"layers": 3},
+    "train_points=3136": {"train_points": 3136},
+}
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -59,9 +72,9 @@ def costs(classes: int) -> list[str]:
         ),
     ):
         rows.append(title)
-        for name in names:  # one at a time: together they fill the memory of a small machine
-            module = build(name)
-            amount = multiply_adds(module, torch.zeros(1, 3, size, size)) / 1e9
+        for name in names:
+            with torch.device("meta"):  # shapes are enough, nothing is drawn or computed
+                amount = multiply_adds(module := build(name), torch.zeros(1, 3, size, size)) / 1e9
             rows.append(f"  {name:<28}{parameters(module):>14,}{amount:>14.3f} G")
     return rows
 
@@ -156,14 +169,12 @@ def main(argv: list[str]) -> None:
     device = options.device_for(opts.device)
     keywords = options.builder_keywords(opts.model, opts.set)
     say("\n".join(costs(opts.classes)))
-    variants = {
-        "as asked": keywords,
-        "width=64": {**keywords, "width": 64, "kernel_dim": 64},
-        "width=128": {**keywords, "width": 128, "kernel_dim": 128},
-        "kv_stride=16": {**keywords, "kv_stride": 16},
-        "self_attention=false": {**keywords, "self_attention": False},
+    known = asdict(zoo.config_for(opts.model))
+    steps = {
+        name: Step(opts.model, keywords | values, opts, device)
+        for name, values in VARIANTS.items()
+        if values.keys() <= known.keys()
     }
-    steps = {name: Step(opts.model, values, opts, device) for name, values in variants.items()}
     say(
         f"\ntraining step of {opts.model}, {opts.image_size} x {opts.image_size}, batch "
         f"{opts.batch_size}, {opts.threads} threads, {device}; ratio of the time to the first row"

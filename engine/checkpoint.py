@@ -98,6 +98,13 @@ def build(
     The averaged weights are taken where the run kept an average.
     """
     model, criterion, postprocess = builder(zoo.config_from_dict(content["config"]))
-    model.load_state_dict(content["average"] or content["model"])
+    try:
+        model.load_state_dict(content["average"] or content["model"])
+    except RuntimeError as error:
+        raise InputError(
+            f"the checkpoint's tensors do not fit the {content['config'].get('backbone')} model it "
+            "describes: another version of the library wrote it, or it has parts of one's own; "
+            "build it with those parts, or start a new run from it with --pretrained"
+        ) from error
     model.to(memory_format=torch.channels_last)
     return model.eval(), criterion, postprocess

@@ -90,19 +90,26 @@ def score(ground_truth: dict, detections: list[dict], *, max_dets: int = 100) ->
     The best `max_dets` of each picture and class count. Neither argument is changed.
     Raises ValueError for a detection that names an unknown image or category, whose mask has
     another size than its image, or whose score is not finite.
+
+    Detections may have `best`: those for which it is False are answers that count for AP and are
+    not shown in use, so the threshold is sought without them.
     """
     if max_dets < 1:
         raise ValueError(f"max_dets must be at least 1, not {max_dets}")
     _check(ground_truth, detections)
-    detections = [{field: each[field] for field in FIELDS} for each in detections]
+    detections = [
+        {"best": each.get("best", True), **{field: each[field] for field in FIELDS}}
+        for each in detections
+    ]
     truths = _with_geometry(ground_truth["annotations"])
     found = _with_geometry(detections)
     plain = _evaluate(ground_truth, truths, found, "segm", max_dets)
     boxes = _evaluate(ground_truth, truths, _as_boxes(found), "bbox", max_dets)
-    headline, removed = plain, None
+    scored, removed = found, None
     if any(image.get("void") for image in ground_truth["images"]):
-        outside = _with_geometry(remove_void(ground_truth, detections))
-        headline = removed = _evaluate(ground_truth, truths, outside, "segm", max_dets)
+        scored = _with_geometry(remove_void(ground_truth, detections))
+        removed = _evaluate(ground_truth, truths, scored, "segm", max_dets)
+    shown = [each for each in scored if each["best"]]
     return Scores(
         images=len(ground_truth["images"]),
         objects=sum(not truth["iscrowd"] for truth in truths),
@@ -115,7 +122,7 @@ def score(ground_truth: dict, detections: list[dict], *, max_dets: int = 100) ->
             None if removed is None else _per_class(removed, ground_truth, truths)
         ),
         boxes=_twelve(boxes),
-        **_best_f1(headline),
+        **_best_f1(_evaluate(ground_truth, truths, shown, "segm", max_dets)),
     )
 
 

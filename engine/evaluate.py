@@ -16,7 +16,7 @@ from data.folder import open_sets
 from data.loaders import eval_loader
 from data.presets import EvalPreset
 from engine import checkpoint, options, runs
-from engine.coco_ap import Scores, score, table
+from engine.coco_ap import FIELDS, Scores, score, table
 from engine.log import say
 from engine.loop import run_inference
 from engine.metrics_block import MeanLoss, all_metrics, block
@@ -123,8 +123,8 @@ def most_objects(ground_truth: dict) -> int:
 def write_results(path: Path, detections: list[dict], scores: Scores, about: dict) -> None:
     """Results as json: who, what and the numbers, then detections in the COCO result format."""
     listed = [
-        {**detection, "segmentation": rle.to_json(detection["segmentation"])}
-        for detection in detections
+        {**{key: each[key] for key in FIELDS}, "segmentation": rle.to_json(each["segmentation"])}
+        for each in detections
     ]
     runs.write_json(path, {**about, "scores": scores.as_dict(), "detections": listed})
 

@@ -88,7 +88,9 @@ class Trainer:
         self.iteration = state["iteration"]
         self.model.load_state_dict(state["model"])
         groups = self.optimizer.param_groups
-        settings = [{key: group[key] for key in ("base_lr", "weight_decay")} for group in groups]
+        settings = [
+            {key: group[key] for key in ("base_lr", "weight_decay", "fused")} for group in groups
+        ]
         self.optimizer.load_state_dict(state["optimizer"])
         for group, own in zip(self.optimizer.param_groups, settings):
             group.update(own)
@@ -202,7 +204,8 @@ def run_inference(
         threshold: None for evaluation: AP needs the low scores.
         watch: is shown the outputs and the batch they belong to, if anybody wants to see them.
     Returns:
-        [{image_id, category_id, segmentation, score}], picture by picture, best first.
+        [{image_id, category_id, segmentation, score, best}], picture by picture, the highest score
+        first; best: whether it is the best answer of its query, which for use is the only one.
     """
     model.eval()
     detections = []
@@ -219,9 +222,13 @@ def run_inference(
                     "category_id": category_ids[label],
                     "segmentation": mask,
                     "score": score,
+                    "best": best,
                 }
-                for score, label, mask in zip(
-                    result["scores"].tolist(), result["labels"].tolist(), result["masks"]
+                for score, label, mask, best in zip(
+                    result["scores"].tolist(),
+                    result["labels"].tolist(),
+                    result["masks"],
+                    result["best"].tolist(),
                 )
             ]
     return detections

@@ -30,7 +30,12 @@ class Parser(argparse.ArgumentParser):
 
 def parser(description: str) -> argparse.ArgumentParser:
     """The parser of an entry."""
-    return Parser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    # No abbreviations: the scripts look for some options by their full names.
+    return Parser(
+        description=description,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        allow_abbrev=False,
+    )
 
 
 def _checked(kind: type, holds: Callable[[float], bool], wanted: str) -> Callable[[str], float]:
@@ -75,6 +80,12 @@ def keyword(text: str) -> tuple[str, str]:
     return key, value
 
 
+READERS = {  # of texts, where the type itself is none
+    bool: {"true": True, "false": False}.__getitem__,
+    tuple: lambda text: tuple(map(int, text.split(","))),  # all that a config has hold numbers
+}
+
+
 def builder_keywords(name: str, pairs: list[tuple[str, str]]) -> dict:
     """KEY=VALUE pairs as values of the types the model's config has; whole numbers as 2,2,6.
 
@@ -89,19 +100,12 @@ def builder_keywords(name: str, pairs: list[tuple[str, str]]) -> dict:
             raise InputError(f"--set {key}: {name} has no such keyword; it has {', '.join(known)}")
         kind = type(known[key])
         try:
-            values[key] = _value(text, kind)
+            values[key] = READERS.get(kind, kind)(text)
         except (ValueError, KeyError):
             wanted = f"a value of type {kind.__name__}, as {key}={known[key]}"
             wanted = f"whole numbers, as {key}=2,2,6" if kind is tuple else wanted
             raise InputError(f"--set {key}={text}: wants {wanted}") from None
     return values
-
-
-def _value(text: str, kind: type) -> object:
-    """Text as a value of a type that configs have; a tuple is one of whole numbers."""
-    if kind is bool:
-        return {"true": True, "false": False}[text]
-    return tuple(int(part) for part in text.split(",")) if kind is tuple else kind(text)
 
 
 def model_config(opts: argparse.Namespace, num_classes: int):

@@ -31,6 +31,8 @@ def read_run(folder: Path) -> dict[str, np.ndarray]:
     with open(folder / "metrics.csv", newline="", encoding="utf-8") as file:
         evaluations = list(csv.DictReader(file))
     columns = {name.rsplit("/", 1)[-1]: name for name in evaluations[0]}
+    if "minutes" not in rows[0]:
+        raise InputError(f"{folder}: an older version logged no minutes; draw newer runs")
     minutes = np.array([row["minutes"] for row in rows])
     evaluated = np.array([float(row["iteration"]) for row in evaluations])
     return {
@@ -59,14 +61,14 @@ def draw_curves(curves: dict[str, dict[str, np.ndarray]], out: Path) -> None:
     left, right = figure.subplots(1, 2)
     for number, (name, run) in enumerate(curves.items()):
         colour = f"C{number}"
-        left.plot(run["minutes"], smooth(run["loss"]), colour, label=name)
+        left.plot(run["minutes"], smooth(run["loss"]), colour)
         right.plot(run["evaluated"], run["AP"], colour, marker=".", label=f"{name}, AP")
         right.plot(run["evaluated"], run["AP50"], colour, linestyle="--", label=f"{name}, AP50")
     left.set(xlabel="minutes", ylabel="training loss", yscale="log")
     right.set(xlabel="minutes", ylabel="validation", ylim=(0, None))
     for axes in (left, right):
         axes.grid(alpha=0.3)
-        axes.legend(fontsize=8)
+    right.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize=8)  # beside, over no curve
     out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out, dpi=110)
 
@@ -74,7 +76,10 @@ def draw_curves(curves: dict[str, dict[str, np.ndarray]], out: Path) -> None:
 def main(argv: list[str]) -> None:
     opts = parse(argv)
     folders = opts.runs or [runs.newest_checkpoint(options.RUNS).parent]
-    draw_curves({folder.name: read_run(folder) for folder in folders}, opts.out)
+    apart = len({folder.name for folder in folders}) == len(folders)
+    draw_curves(
+        {folder.name if apart else str(folder): read_run(folder) for folder in folders}, opts.out
+    )
     say(f"wrote {opts.out}")
 
 

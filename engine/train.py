@@ -202,6 +202,7 @@ def build_trainer(
     if opts.pretrained and not opts.resume:  # a checkpoint has the weights it led to
         names = data.train.class_names
         report = pretrained.load(model, config, opts.pretrained, names, opts.allow_partial)
+    require_something_to_freeze(config, opts, report)
     matching = criterion.matcher = log.Timed(criterion.matcher)
     model.to(device, memory_format=torch.channels_last)  # a quarter faster on a CPU
     groups = parameter_groups(model, opts.lr, opts.weight_decay, opts.backbone_factor)
@@ -223,6 +224,23 @@ def build_trainer(
         matching=matching,
     )
     return trainer, postprocess, config, report
+
+
+def same_file(one: object, other: object) -> bool:
+    """Whether two options are equal, or two ways to write the same path."""
+    if isinstance(one, str) and isinstance(other, str):
+        return Path(one).resolve() == Path(other).resolve()
+    return one == other
+
+
+def require_something_to_freeze(config, opts: argparse.Namespace, report) -> None:
+    """Raises InputError where layers would be kept at the random values they start from."""
+    frozen = [key for key in ("frozen_norms", "frozen_stride") if getattr(config, key, False)]
+    if frozen and not opts.resume and (report is None or not report.whole):
+        raise InputError(
+            f"--set {frozen[0]}: would keep layers at random values for ever; give weights for the "
+            "whole backbone with --pretrained, or leave it out"
+        )
 
 
 class Run:
@@ -312,10 +330,10 @@ class Run:
         now = options.as_json(self.opts)
         for name in ("pretrained", "allow_partial"):
             started = before.get(name)
-            if now[name] and now[name] != started:
+            if now[name] and not same_file(now[name], started):
                 raise InputError(
                     f"{self.folder}: --{name.replace('_', '-')} {now[name]} did not start this run "
-                    f"({started or 'nothing'} did); leave it out, or start a new run"
+                    f"({started or 'nothing'} did); give what did, or start a new run"
                 )
             setattr(self.opts, name, started)
 
@@ -427,7 +445,7 @@ class Run:
     def evaluate(self) -> Scores:
         """Score the averaged weights on the validation split; keep them if they are the best."""
         model = self.trainer.average.model if self.trainer.average else self.trainer.model
-        scores = self.score(self.predictions(model))
+        scores = self.score(self.predictions(model, self.data.val))
         iteration, name = self.trainer.iteration, self.data.val.name
         log.append_csv(
             self.folder / "metrics.csv",
@@ -450,16 +468,19 @@ class Run:
             self.save("best.pt")
         return scores
 
-    def predictions(self, model: torch.nn.Module) -> list[dict]:
-        """What a model finds in the validation split."""
+    def predictions(
+        self, model: torch.nn.Module, dataset: CocoSet, threshold: float | None = None
+    ) -> list[dict]:
+        """What a model finds in a set; with a threshold, as it would be shown to people."""
         return evaluate.predictions(
             model,
             self.postprocess,
-            self.data.val,
+            dataset,
             image_size=self.opts.image_size,
             batch_size=self.opts.batch_size,
             workers=self.opts.workers,
             device=self.device,
+            threshold=threshold,
         )
 
     def score(self, detections: list[dict]) -> Scores:
@@ -470,13 +491,13 @@ class Run:
         """Evaluate and draw the best weights, write the summary, say what comes next."""
         content = checkpoint.load(self.folder / "best.pt")
         model, _, _ = checkpoint.build(content, self.builder)
-        detections = self.predictions(model.to(self.device))
-        scores = self.score(detections)
+        scores = self.score(self.predictions(model.to(self.device), self.data.val))
         threshold, origin = checkpoint.score_threshold(content["best"])
+        shown = self.data.val.subset(visualize.spread(len(self.data.val), 8))
         sheet = visualize.prediction_grid(
-            self.data.val,
-            visualize.spread(len(self.data.val), 8),
-            detections,
+            shown,
+            list(range(len(shown))),
+            self.predictions(model, shown, threshold),
             threshold,
             title=f"{self.folder.name}, {self.data.val.name}",
         )

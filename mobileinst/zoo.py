@@ -119,7 +119,12 @@ def from_huggingface(folder: str | Path) -> nn.Module:
         require_rows(file.tensors, config.num_classes)
     except ValueError as error:
         raise weights.LoadError(f"{folder}: {error}") from error
-    model, *_ = build_from_config(config)
+    try:
+        model, *_ = build_from_config(config)
+    except (ValueError, TypeError) as error:
+        raise weights.LoadError(
+            f"{folder}: config.json describes a model that cannot be built, {error}; get it again"
+        ) from error
     report = weights.load(model, replace(file, tensors=hub_names(file.tensors)))
     if extra := report.unexpected.names:
         raise weights.LoadError(

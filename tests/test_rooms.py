@@ -25,7 +25,7 @@ MOBILEINST = {
     "mask2former": {"backbones", "set_prediction", "layers"},
     "backbones": {"layers"},
     "set_prediction": {"layers"},
-    "weights": set(),
+    "weights": {"layers"},
     "layers": set(),
 }
 DATA = (  # each line only those below it

@@ -47,6 +47,9 @@ def test_recipes_are_understood_and_later_values_win(tmp_path):
     assert dict(longer.set)["queries"] == "70" and dict(longer.set)["guided"] == "true"
     fixed = recipe(tmp_path, "train_voc.sh", "--data", "x", "--overfit", "8", "--epochs", "50")
     assert (fixed.overfit, fixed.epochs, fixed.iterations) == (8, 50.0, None)
+    weights = recipe(tmp_path, "train_voc.sh", "--data", "x", "--pretrained", "y")
+    assert (weights.pretrained, weights.backbone_factor) == (Path("y"), 0.1)
+    assert dict(weights.set)["frozen_norms"] == "true" and voc.backbone_factor == 1
     coco = recipe(tmp_path, "train_coco.sh", "--data", "x")
     assert coco.iterations == 270_000 and coco.batch_size * coco.accumulate == 64
     assert recipe(tmp_path, "train_coco.sh", "--data", "x", "--epochs", "12").iterations is None

@@ -88,7 +88,8 @@ class TopFormer(nn.Module):
 
     def layers_until(self, stride: int) -> list[nn.Module]:
         """What works at this stride or a finer one, in order."""
-        return self.tpm.layers_until(stride)
+        coarse = [self.trans] if stride >= self.strides[-1] else []
+        return self.tpm.layers_until(stride) + coarse
 
     def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
         taps = self.tpm(images)  # /4, /8, /16, /32
@@ -116,8 +117,9 @@ class TokenPyramid(nn.Module):
 
     def layers_until(self, stride: int) -> list[nn.Module]:
         """The stem and the layers that work at this stride or a finer one."""
-        names = [n for n, s in zip(self.names, self.layer_strides, strict=True) if s <= stride]
-        return [self.stem, *map(self.get_submodule, names)]
+        strides = (2, *self.layer_strides)
+        pairs = zip(("stem", *self.names), strides, strict=True)
+        return [self.get_submodule(name) for name, s in pairs if s <= stride]
 
     def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
         x = self.stem(images)

@@ -2,6 +2,8 @@
 
 from torch import nn
 
+from mobileinst.layers.attention import DropPath
+
 
 class FrozenBatchNorm2d(nn.BatchNorm2d):
     """A BatchNorm whose statistics, scale and shift stay what was loaded, in training as well.
@@ -34,3 +36,6 @@ def freeze_layers(backbone: nn.Module, stride: int) -> None:
     for layer in backbone.layers_until(stride):
         freeze_norms(layer)
         layer.requires_grad_(False)
+        for module in layer.modules():
+            if isinstance(module, DropPath):  # nothing learns here that it could help
+                module.rate = 0.0

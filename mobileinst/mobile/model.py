@@ -21,8 +21,8 @@ class MobileInstConfig:
 
     width: D of the mask decoder. kernel_dim: channels of kernels and pixel features.
     query_width, heads, ffn_ratio, kv_stride, self_attention, guided: of the instance decoder.
-    semantic_weight: of a class loss for every cell, 0 as in the paper; above 0 heads for it are
-    built, which only training uses.
+    semantic_weight: of a class loss for every cell, of each of five maps (`SEMANTIC_PLACES`); 0 as
+    in the paper; above 0 heads for it are built, which only training uses.
     drop_path, frozen_norms: of the backbone. frozen_stride: its layers up to this stride keep the
     values they were given (0: none); both only make sense with pretrained weights.
     dice_power, class_power: of the matching cost. *_weight: of the loss terms, 2/2/2/1 as in the

@@ -44,10 +44,10 @@ def resize_matrix(cells: int, padded: int, size: int, orig_size: int) -> Tensor:
 
 
 class Ranking(NamedTuple):
-    """Candidates of one picture, each a query and a class; a query may occur several times.
+    """Answers of one picture, each of a query with a class; a query may give several.
 
     scores, labels, query_idx: [M]. found: bool [M], False where the query itself says that there is
-    no object; only asked about where a score threshold is.
+    no object.
     """
 
     scores: Tensor
@@ -92,7 +92,7 @@ def rank_by_class(outputs: dict) -> Ranking:
 class MaskQuality(Protocol):
     """How sure a mask is: the mean probability inside it, 0 for an empty one.
 
-    A candidate's score is that of its rank times both of these factors.
+    An answer's score is that of its rank times both of these factors.
     """
 
     def before(
@@ -139,10 +139,12 @@ def mean_inside(logits: Tensor, masks: Tensor) -> Tensor:
     return (logits.sigmoid() * masks).sum((1, 2)) / masks.sum((1, 2)).clamp(min=1)
 
 
-def first_of_each(values: Tensor) -> Tensor:
-    """Where each value occurs for the first time, in ascending order. int64 [M] → int64 [M']."""
-    earlier = (values[:, None] == values[None]).tril(-1)  # [M,M]
-    return (~earlier.any(1)).nonzero()[:, 0]
+def is_first(query_idx: Tensor, queries: int) -> Tensor:
+    """Whether an entry is the first with its value. int64 [M], each below `queries` → bool [M]."""
+    places = torch.arange(len(query_idx), device=query_idx.device)
+    first = torch.full((queries,), len(query_idx), device=query_idx.device)
+    first.scatter_reduce_(0, query_idx, places, "amin")
+    return first[query_idx] == places
 
 
 def boxes_from_masks(masks: Tensor) -> Tensor:
@@ -160,13 +162,13 @@ def boxes_from_masks(masks: Tensor) -> Tensor:
 
 
 class Postprocess:
-    """Ranks the queries, keeps the best, and brings their masks to the original size.
+    """Ranks the answers of the queries, keeps the best, brings their masks to the original size.
 
     Args:
-        rank: outputs of one picture → its candidates.
+        rank: outputs of one picture → its answers.
         mask_threshold: a pixel belongs to the mask above this probability.
-        max_detections: how many are kept per picture, the best before masks are resized.
-        quality: what a candidate's score is multiplied by; `GridQuality()` if not given.
+        max_detections: how many answers are kept per picture, the best before masks are resized.
+        quality: what an answer's score is multiplied by; `GridQuality()` if not given.
     """
 
     def __init__(
@@ -177,7 +179,7 @@ class Postprocess:
         quality: MaskQuality | None = None,
     ):
         self.rank = rank
-        self.cut = float(torch.logit(torch.tensor(mask_threshold)))
+        self.cut = float(torch.logit(torch.tensor(mask_threshold, device="cpu")))
         self.max_detections = max_detections
         self.quality = quality or GridQuality()
 
@@ -194,14 +196,15 @@ class Postprocess:
         Args:
             outputs: the dict of the contract.
             sizes: per picture (padded, size before padding, original size), each (height, width).
-            threshold: drop scores at or below it, queries that say they found nothing, and all but
-                the best answer of a query, which shows one object; None keeps all, as evaluation
-                must.
+            threshold: for use: drop scores at or below it, queries that say they found nothing,
+                and all but the best answer of a query, which shows one object. None keeps all, as
+                evaluation must.
             encode: bool [m,h0,w0] → m encoded masks; called in chunks, so that memory stays small.
                 Without it dense masks come back.
         Returns:
             B dicts, best score first: `scores` [M], `labels` [M], `masks` (a list of M encoded
-            masks, or bool [M,h0,w0]), `boxes` [M,4] of the masks. Empty masks are dropped.
+            masks, or bool [M,h0,w0]), `boxes` [M,4] of the masks, `best` bool [M]: whether it is
+            what its query answers for use. Empty masks are dropped.
         """
         results = []
         for index, picture in enumerate(sizes):
@@ -225,12 +228,14 @@ class Postprocess:
         scores, labels, query_idx, found = self.rank(outputs)
         sure = self.quality.before(outputs["mask_logits"], padded, size, self.cut)
         scores = scores * sure[query_idx]
-        order = scores.argsort(descending=True, stable=True)[: self.max_detections]
-        if threshold is not None:  # what comes after can only lower a score
-            order = order[(scores > threshold)[order] & found[order]]
-            order = order[first_of_each(query_idx[order])]
-        queries, place = query_idx[order].unique(return_inverse=True)  # each is resized once
-        masks, boxes, sure = self.full_masks(outputs["mask_logits"][queries], picture, encode)
+        order = scores.argsort(descending=True, stable=True)
+        best = is_first(query_idx[order], len(sure)) & found[order]
+        if threshold is not None:  # what is known only later can but lower a score
+            shown = best & (scores[order] > threshold)
+            order, best = order[shown], best[shown]
+        order, best = order[: self.max_detections], best[: self.max_detections]
+        seen, place = query_idx[order].unique(return_inverse=True)  # each mask resized once
+        masks, boxes, sure = self.full_masks(outputs["mask_logits"][seen], picture, encode)
         scores, labels = scores[order] * sure[place], labels[order]
         kept = boxes[place, 2] > 0
         if threshold is not None:
@@ -243,6 +248,7 @@ class Postprocess:
             "labels": labels[kept],
             "masks": [masks[i] for i in place.tolist()] if encode else masks[place],
             "boxes": boxes[place],
+            "best": best[kept],
         }
 
     def full_masks(

@@ -135,7 +135,9 @@ def open_weights(path: Path) -> WeightFile:
     is_ours = content.get("format") == FORMAT
     keys = OUR_CONTAINERS if is_ours else CONTAINERS
     found = [key for key in keys if isinstance(content.get(key), Mapping)]
-    container = found[0] if found else ""
+    container = next(
+        (key for key in found if content[key]), (*found, "")[0]
+    )  # empty only if all are
     entries = content[container] if container else content
     tensors = {name: value.detach() for name, value in entries.items() if _is_plain(name, value)}
     if not tensors:

@@ -7,11 +7,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from mobileinst.layers.pixels import HALF
 from mobileinst.weights.files import LoadError, WeightFile, open_weights
 from mobileinst.weights.matching import Match, holds_whole_model, match_backbone, match_model
 from mobileinst.weights.report import Report, Tally, describe, shorten
-
-HALF = (0.5, 0.5, 0.5)  # the pixel mean of the original MobileNetV2, whose pixels are in -1..1
 
 
 def load(

@@ -372,3 +372,17 @@ def test_result_is_plain_and_nothing_is_printed(capsys):
         assert f"{scores.metrics['AP']:.3f}" in text
         assert "class 17" in text
         assert f"{scores.f1:.3f}" in text
+
+
+def test_the_threshold_is_sought_among_the_answers_that_are_shown():
+    truth, _ = random_set(5, crowds=False)
+    found = [{**each, "score": 0.5, "best": True} for each in perfect(truth)]
+    others = sorted({each["id"] for each in truth["categories"]})
+    wrong = [
+        {**each, "score": 0.9, "best": False}
+        | {"category_id": others[(others.index(each["category_id"]) + 1) % len(others)]}
+        for each in found
+    ]
+    assert score(truth, found + wrong).precision == 1.0
+    assert score(truth, found + wrong).detections == 2 * len(found)
+    assert score(truth, found + [{**each, "best": True} for each in wrong]).precision < 1.0

@@ -269,6 +269,13 @@ def test_resuming_with_other_weights(complain, tiny, toy_coco, toy_run, tmp_path
     assert f"--pretrained {toy_run}/best.pt did not start this run (nothing did)" in said
 
 
+@pytest.mark.parametrize("keyword", ["frozen_norms=true", "frozen_stride=4"])
+def test_layers_are_not_frozen_at_random_values(complain, tiny, tmp_path, keyword):
+    said = complain(train.main, *tiny, "--set", keyword, "--out", str(tmp_path / "run"))
+    assert "at random values for ever" in said and "--pretrained" in said
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_folder_of_something_else(complain, tmp_path):
     (tmp_path / "music").mkdir()
     said = complain(train.main, *TRAIN, "--data", tmp_path / "music")

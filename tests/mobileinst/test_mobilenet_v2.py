@@ -9,14 +9,14 @@ from torch import nn
 from torchvision.models import mobilenet_v2 as torchvision_mobilenet_v2
 from torchvision.transforms.functional import pil_to_tensor
 
-from mobileinst import zoo
+from mobileinst import weights, zoo
 from mobileinst.backbones.mobilenet_v2 import (
     OneSidedConv2d,
     mobilenet_v2,
     mobilenet_v2_torchvision,
 )
 from mobileinst.layers.attention import DropPath
-from mobileinst.layers.freeze import FrozenBatchNorm2d
+from mobileinst.layers.freeze import FrozenBatchNorm2d, freeze_layers
 
 
 def randomise(module: nn.Module) -> nn.Module:
@@ -151,5 +151,16 @@ def test_the_real_weights_know_classes(shared):
     images, classes = single_class_pictures(shared / "datasets/VOC/VOCdevkit/VOC2012", 160)
     model = zoo.build("mobileinst_mobilenet_v2", 20)[0].eval()
     untrained = nearest_neighbour_accuracy(model, images, classes)
-    model.backbone.load_state_dict(torch.load(file, weights_only=True)["state_dict"])
+    assert weights.load(model, file).whole
     assert nearest_neighbour_accuracy(model, images, classes) > untrained + 0.4
+
+
+@pytest.mark.parametrize("name", ["topformer_tiny", "seaformer_tiny", "mobilenet_v2"])
+def test_a_backbone_frozen_up_to_64_is_frozen_whole_and_gives_the_same_twice(name):
+    backbone = zoo.build_backbone(name, drop_path=0.5)
+    freeze_layers(backbone, 64)
+    assert not [n for n, p in backbone.named_parameters() if p.requires_grad]
+    images = torch.rand(2, 3, 64, 128)
+    first, second = backbone.train()(images), backbone(images)
+    assert all(torch.equal(a, b) for a, b in zip(first, second))
+    assert zoo.build_backbone(name).layers_until(1) == []

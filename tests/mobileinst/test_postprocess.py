@@ -191,9 +191,28 @@ def test_queries_without_an_object_are_kept_unless_a_threshold_is_asked_for():
     outputs["class_logits"] = torch.tensor([[[1.0, 0.0, 1.2], [3.0, 0.0, 0.0], [0.0, 0.9, 1.0]]])
     outputs["mask_logits"] = torch.full((1, 3, 8, 12), 2.0)
     process = Postprocess(rank_by_class, 0.5, quality=FullQuality())
-    assert len(process(outputs, [SIZES])[0]["scores"]) == 6
+    [every] = process(outputs, [SIZES])
+    assert len(every["scores"]) == 6 and every["best"].tolist() == [True] + 5 * [False]
     [result] = process(outputs, [SIZES], threshold=0.3)
     prob = outputs["class_logits"][0, 1].softmax(0)[0] * torch.tensor(2.0).sigmoid()
     torch.testing.assert_close(result["scores"], prob[None])
     [result] = process(outputs, [SIZES], threshold=prob.item() + 0.01)  # only known at full size
     assert result["masks"].shape == (0, 120, 180)
+
+
+def test_for_use_no_query_is_lost_to_the_other_classes_of_one_that_is_sure():
+    outputs = make_outputs()
+    outputs["class_logits"] = 5 + outputs["class_logits"]  # every class of every query is likely
+    outputs["mask_logits"] = torch.full((1, 6, 8, 12), 2.0)
+    used = Postprocess(rank_by_objectness, max_detections=6)(outputs, [SIZES], threshold=0.1)
+    assert len(used[0]["scores"]) == 6
+
+
+def test_best_marks_the_highest_answer_of_each_query():
+    outputs = make_outputs()
+    outputs["mask_logits"] = torch.full((1, 6, 8, 12), 2.0)
+    [every] = Postprocess(rank_by_objectness)(outputs, [SIZES])
+    [used] = Postprocess(rank_by_objectness)(outputs, [SIZES], threshold=0.0)
+    assert every["best"].sum() == 6 and used["best"].all()
+    assert torch.equal(every["scores"][every["best"]], used["scores"])
+    assert torch.equal(every["labels"][every["best"]], used["labels"])

@@ -745,3 +745,13 @@ def test_a_report_is_short_aligned_and_plain(save, tensors):
     assert plain["loaded"]["tensors"] == 314 and plain["loaded"]["parameters"] == 1_293_888
     assert plain["random"] == ["mask_decoder", "instance_decoder"] and plain["whole"] is True
     assert plain["headline"] == report.headline and "TopFormer-T" in plain["headline"]
+
+
+def test_a_swin_of_torchvision_fills_ours(save):
+    theirs = swin_t(weights=None)
+    swin = zoo.build_backbone("swin_tiny")
+    report = weights.load(swin, save(theirs.state_dict()))
+    assert report.whole and report.loaded.parameters == 27_517_818
+    assert report.random == ("norm0", "norm1", "norm2", "norm3")
+    merging = theirs.features[2].reduction.weight
+    assert torch.equal(swin.state_dict()["layers.0.downsample.reduction.weight"], merging)

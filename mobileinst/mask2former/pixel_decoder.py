@@ -1,0 +1,221 @@
+"""The pixel decoder of Mask2Former (CVPR 2022, section 3.2.2): six layers of multi-scale deformable
+attention (Deformable DETR, ICLR 2021) over the strides 32, 16, 8, and a step down to stride 4.
+
+Parameter names are those of the published checkpoints (`sem_seg_head.pixel_decoder.*`).
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from mobileinst.layers.conv import upsample_like
+from mobileinst.layers.position import detr_position
+from mobileinst.mask2former.deformable import Sizes, deformable_attention
+
+
+class PixelDecoder(nn.Module):
+    """Backbone maps at the strides 4, 8, 16, 32 -> three maps for the queries, and mask features.
+
+    `in_channels` are those of the four maps. `width`, `mask_dim`: channels of the three maps, at
+    `strides`, and of the mask features. `layers`, `heads`, `points` (per head and level) and
+    `ffn_width` are of the encoder. Raises ValueError if `width` is not a multiple of 4 and `heads`.
+    """
+
+    strides = (32, 16, 8)
+
+    def __init__(
+        self,
+        in_channels: tuple[int, int, int, int],
+        width: int = 256,
+        mask_dim: int = 256,
+        layers: int = 6,
+        heads: int = 8,
+        points: int = 4,
+        ffn_width: int = 1024,
+    ):
+        super().__init__()
+        if width % 4 or width % heads:
+            raise ValueError(f"width {width} is not a multiple of 4 and of {heads} heads")
+        self.in_channels = tuple(in_channels)
+        self.width = width
+        self.mask_dim = mask_dim
+        finest, *coarse = self.in_channels
+        self.input_proj = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(channels, width, 1), group_norm(width))
+            for channels in reversed(coarse)
+        )
+        self.transformer = DeformableEncoder(width, len(coarse), layers, heads, points, ffn_width)
+        self.adapter_1 = ConvGN(finest, width)
+        self.layer_1 = ConvGN(width, width, 3)
+        self.mask_features = nn.Conv2d(width, mask_dim, 1)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        for conv, _ in self.input_proj:
+            nn.init.xavier_uniform_(conv.weight)
+            nn.init.zeros_(conv.bias)
+        nn.init.kaiming_uniform_(self.mask_features.weight, a=1)
+        nn.init.zeros_(self.mask_features.bias)
+
+    def forward(self, maps: list[torch.Tensor]) -> tuple[list[torch.Tensor], torch.Tensor]:
+        """Maps [B,C_i,h_i,w_i], finest first -> maps [B,width,h_i,w_i] at strides 32, 16, 8, and
+        mask features [B,mask_dim,h,w] at stride 4.
+
+        Computes in the type of its parameters also under autocast, as the official code does. Maps
+        are kept channels last, our choice: on a CPU, group norm takes a third of the time so,
+        resizing a sixth, the 3×3 convolution nine tenths.
+        """
+        dtype = self.mask_features.weight.dtype
+        with torch.autocast(maps[0].device.type, enabled=False):
+            finest, *coarse = (x.to(dtype, memory_format=torch.channels_last) for x in maps)
+            coarse = zip(self.input_proj, reversed(coarse), strict=True)
+            maps = self.transformer([project(x) for project, x in coarse])
+            x = self.adapter_1(finest)  # [B,width,h,w]
+            x = self.layer_1(x + upsample_like(maps[-1], x)).relu_()
+            return maps, self.mask_features(x)
+
+
+def group_norm(width: int) -> nn.GroupNorm:
+    """32 groups as published, or 4 where the width is no multiple of 32."""
+    return nn.GroupNorm(4 if width % 32 else 32, width)
+
+
+class ConvGN(nn.Conv2d):
+    """Convolution without bias that keeps the grid, then the group norm `norm`."""
+
+    def __init__(self, in_channels: int, channels: int, kernel: int = 1):
+        super().__init__(in_channels, channels, kernel, padding=kernel // 2, bias=False)
+        self.norm = group_norm(channels)
+
+    def reset_parameters(self) -> None:
+        nn.init.kaiming_uniform_(self.weight, a=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.norm(super().forward(x))
+
+
+class DeformableEncoder(nn.Module):
+    """Every cell of every level attends to a few sampled points on all levels.
+
+    Maps [B,C,h_i,w_i] -> maps of the same shapes.
+    """
+
+    def __init__(
+        self, width: int, levels: int, layers: int, heads: int, points: int, ffn_width: int
+    ):
+        super().__init__()
+        self.level_embed = nn.Parameter(torch.empty(levels, width))
+        stack = (EncoderLayer(width, levels, heads, points, ffn_width) for _ in range(layers))
+        self.encoder = nn.ModuleDict({"layers": nn.ModuleList(stack)})  # as the names have it
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        nn.init.normal_(self.level_embed)
+
+    def forward(self, maps: list[torch.Tensor]) -> list[torch.Tensor]:
+        sizes = [tuple(x.shape[-2:]) for x in maps]
+        tokens = torch.cat([x.flatten(2).transpose(1, 2) for x in maps], 1)  # [B,N,C]
+        positions = self.positions(sizes, tokens)  # [N,C]
+        centres = cell_centres(sizes, tokens)  # [N,2,L]
+        for layer in self.encoder["layers"]:
+            tokens = layer(tokens, positions, centres, sizes)
+        levels = tokens.split([h * w for h, w in sizes], 1)
+        return [x.unflatten(1, size).permute(0, 3, 1, 2) for x, size in zip(levels, sizes)]
+
+    def positions(self, sizes: Sizes, like: torch.Tensor) -> torch.Tensor:
+        """What the queries know of their place and level: [N,C]."""
+        codes = [detr_position(*size, like.shape[-1], device=like.device) for size in sizes]
+        return torch.cat([code.to(like) + e for code, e in zip(codes, self.level_embed)])
+
+
+def cell_centres(sizes: Sizes, like: torch.Tensor) -> torch.Tensor:
+    """Where the centre of each cell of each level lies on every level: x and y [N,2,L].
+
+    In cells of that level; its first cell has its centre at 0.
+    """
+    extent = like.new_tensor([(w, h) for h, w in sizes]).T  # [2,L]
+    centres = []
+    for height, width in sizes:
+        y = (torch.arange(height, device=like.device).to(like) + 0.5) / height
+        x = (torch.arange(width, device=like.device).to(like) + 0.5) / width
+        grid = torch.stack((x.expand(height, width), y[:, None].expand(height, width)), 2)
+        centres.append(grid.view(-1, 2, 1) * extent - 0.5)  # [h·w,2,L]
+    return torch.cat(centres)
+
+
+class EncoderLayer(nn.Module):
+    """Deformable self-attention and a two-layer perceptron, a LayerNorm after each residual."""
+
+    def __init__(self, width: int, levels: int, heads: int, points: int, ffn_width: int):
+        super().__init__()
+        self.self_attn = DeformableAttention(width, levels, heads, points)
+        self.norm1 = nn.LayerNorm(width)
+        self.linear1 = nn.Linear(width, ffn_width)
+        self.linear2 = nn.Linear(ffn_width, width)
+        self.norm2 = nn.LayerNorm(width)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        nn.init.xavier_uniform_(self.linear1.weight)
+        nn.init.xavier_uniform_(self.linear2.weight)
+
+    def forward(
+        self, tokens: torch.Tensor, positions: torch.Tensor, centres: torch.Tensor, sizes: Sizes
+    ) -> torch.Tensor:
+        mixed = self.self_attn(tokens + positions, tokens, centres, sizes)
+        tokens = self.norm1(tokens + mixed)  # [B,N,C]
+        return self.norm2(tokens + self.linear2(self.linear1(tokens).relu_()))
+
+
+class DeformableAttention(nn.Module):
+    """Each query takes a weighted mean of `points` samples per head and level.
+
+    Where they lie, relative to the query's own cell, and their weights are linear in the query.
+    """
+
+    def __init__(self, width: int, levels: int, heads: int, points: int):
+        super().__init__()
+        self.shape = (heads, levels, points)
+        samples = heads * levels * points
+        self.sampling_offsets = nn.Linear(width, 2 * samples)
+        self.attention_weights = nn.Linear(width, samples)
+        self.value_proj = nn.Linear(width, width)
+        self.output_proj = nn.Linear(width, width)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Every head begins looking into a direction of its own, 1, 2, 3 … cells far."""
+        for linear in (self.value_proj, self.output_proj):
+            nn.init.xavier_uniform_(linear.weight)
+        for linear in (self.sampling_offsets, self.attention_weights):
+            nn.init.zeros_(linear.weight)
+        for linear in (self.value_proj, self.output_proj, self.attention_weights):
+            nn.init.zeros_(linear.bias)
+        heads, _, points = self.shape
+        angles = 2 * math.pi / heads * torch.arange(heads)
+        rays = torch.stack((angles.cos(), angles.sin()), 1)
+        rays = rays / rays.abs().amax(1, keepdim=True)  # to the border of the square around 0
+        steps = torch.arange(1, points + 1)[:, None]
+        bias = self.sampling_offsets.bias.detach().view(*self.shape, 2)
+        bias.copy_(rays[:, None, None] * steps)
+
+    def forward(
+        self, queries: torch.Tensor, tokens: torch.Tensor, centres: torch.Tensor, sizes: Sizes
+    ) -> torch.Tensor:
+        """Queries and tokens [B,N,C], `centres` [N,2,L] of the queries' cells -> [B,N,C]."""
+        heads, levels, points = self.shape
+        values = self.value_proj(tokens).unflatten(2, (heads, -1))  # [B,N,heads,C/heads]
+        weights = self.attention_weights(queries).unflatten(2, (heads, -1))  # [B,N,heads,L·points]
+        # All x, then all y: a row of the weights is moved once instead of a number per query.
+        offsets = F.linear(queries, *map(x_then_y, self.sampling_offsets.parameters()))
+        centres = centres[:, :, None, :, None].expand(-1, -1, heads, -1, points)
+        places = (offsets + centres.flatten(1)).unflatten(2, (2, *self.shape))
+        weights = weights.softmax(-1).unflatten(3, (levels, points))
+        return self.output_proj(deformable_attention(values, sizes, places, weights))
+
+
+def x_then_y(rows: torch.Tensor) -> torch.Tensor:
+    """Rows in turns for x and y -> those for x, then those for y."""
+    return rows.unflatten(0, (-1, 2)).transpose(0, 1).flatten(0, 1)

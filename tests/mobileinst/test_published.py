@@ -1,0 +1,318 @@
+"""Mask2Former as the hub has it: names, config, files; and the same numbers as transformers."""
+
+import json
+import struct
+
+import pytest
+import torch
+
+from mobileinst import weights, zoo
+from mobileinst.mask2former.model import Mask2FormerConfig
+from mobileinst.mask2former.published import hub_config, hub_names
+
+# A small model in the words of the hub. Two channels a group at least, see test_mask2former.
+SWIN = dict(embed_dim=16, depths=[1, 1, 2, 1], num_heads=[1, 2, 2, 4], window_size=4)
+SIZES = dict(
+    feature_size=64, mask_feature_size=16, hidden_dim=64, encoder_feedforward_dim=24,
+    encoder_layers=2, decoder_layers=5, num_attention_heads=4, dim_feedforward=40, num_queries=7,
+    train_num_points=50,
+)  # fmt: skip
+SETTINGS = SIZES | {
+    "architectures": ["Mask2FormerForUniversalSegmentation"],
+    "model_type": "mask2former",
+    "backbone_config": SWIN | {"model_type": "swin", "drop_path_rate": 0.0},
+    "id2label": {"0": "cat", "1": "dog", "2": "hen"},
+}
+CONFIG = Mask2FormerConfig(
+    num_classes=3, embed=16, depths=(1, 1, 2, 1), backbone_heads=(1, 2, 2, 4), window=4,
+    drop_path=0.0, width=64, mask_dim=16, heads=4, encoder_layers=2, encoder_ffn_width=24,
+    queries=7, layers=4, ffn_width=40, train_points=50,
+)  # fmt: skip
+
+
+def write_safetensors(path, tensors):
+    table, blobs, place = {"__metadata__": {"format": "pt"}}, [], 0
+    names = {torch.float32: "F32", torch.float16: "F16", torch.int64: "I64", torch.bool: "BOOL"}
+    for name, tensor in tensors.items():
+        blobs.append(tensor.contiguous().numpy().tobytes())
+        ends = [place, place := place + len(blobs[-1])]
+        table[name] = {"dtype": names[tensor.dtype], "shape": list(tensor.shape)}
+        table[name]["data_offsets"] = ends
+    head = json.dumps(table).encode()
+    path.write_bytes(struct.pack("<Q", len(head)) + head + b"".join(blobs))
+
+
+@pytest.fixture(scope="module")
+def table(shared) -> dict:
+    """Name in the hub's files -> (ours, which third of it or None), from a list made elsewhere."""
+    text = (shared / "facts" / "keys" / "hub_to_official_names.json").read_text(encoding="utf-8")
+    names = {}
+    for hub, official in json.loads(text).items():
+        official, third = official if isinstance(official, list) else (official, None)
+        ours = official.replace("sem_seg_head.pixel_decoder.", "pixel_decoder.")
+        names[hub] = ours.replace("sem_seg_head.predictor.", "query_decoder."), third
+    return names
+
+
+@pytest.fixture(scope="module")
+def model():
+    return zoo.build_from_config(CONFIG, seed=3)[0].eval()
+
+
+@pytest.fixture(scope="module")
+def hub_state(table, model) -> dict:
+    """The tensors of `model` as the hub's files have them, with what those have besides."""
+    state = {"criterion.empty_weight": torch.ones(4)}
+    start = "model.pixel_level_module.encoder."
+    state[f"{start}encoder.layers.0.blocks.0.attention.self.relative_position_index"] = torch.zeros(
+        16, 16, dtype=torch.int64
+    )
+    state |= {f"{start}{norm}.weight": torch.ones(128) for norm in ("layernorm", "swin.layernorm")}
+    own = model.state_dict()
+    for hub, (name, third) in table.items():
+        if name in own:
+            state[hub] = own[name] if third is None else own[name].chunk(3)[third].clone()
+    return state
+
+
+@pytest.fixture
+def folder(tmp_path, hub_state):
+    """A function: a folder of the hub with some settings and tensors changed."""
+
+    def folder(settings=None, tensors=None, write=write_safetensors, name="model.safetensors"):
+        (tmp_path / "config.json").write_text(json.dumps(SETTINGS | (settings or {})))
+        state = hub_state | (tensors or {})
+        write(tmp_path / name, {key: value for key, value in state.items() if value is not None})
+        return tmp_path
+
+    return folder
+
+
+def same(first, second):
+    return first.keys() == second.keys() and all(torch.equal(first[n], second[n]) for n in first)
+
+
+def test_every_name_of_the_hub_has_its_place(hub_state, model):
+    assert same(hub_names(hub_state), model.state_dict())
+
+
+def test_names_that_are_not_known_and_stacks_that_are_not_whole_stay(hub_state):
+    key = "model.transformer_module.decoder.layers.2.self_attn.k_proj.weight"
+    state = {name: value for name, value in hub_state.items() if name != key}
+    renamed = hub_names(state | {"lm_head.weight": torch.ones(1)})
+    assert "lm_head.weight" in renamed
+    assert key.replace("k_proj", "q_proj") in renamed and key.replace("k_proj", "v_proj") in renamed
+
+
+def test_the_config_is_read():
+    assert hub_config(SETTINGS) == CONFIG
+    weights = {"class_weight": 1.0, "mask_weight": 2.0, "dice_weight": 3.0, "no_object_weight": 0.4}
+    points = {"oversample_ratio": 2.0, "importance_sample_ratio": 0.5}
+    config = hub_config(SETTINGS | weights | points)
+    assert (config.class_weight, config.pixel_weight, config.dice_weight) == (1.0, 2.0, 3.0)
+    assert (config.no_object_weight, config.oversample, config.importance) == (0.4, 2.0, 0.5)
+
+
+def test_what_a_config_leaves_out_has_its_default_there():
+    short = {key: SETTINGS[key] for key in ("architectures", "model_type")}
+    usual = zoo.config_for("mask2former_swin_tiny", num_classes=2, drop_path=0.1)
+    given = dict(embed=96, depths=(2, 2, 6, 2), backbone_heads=(3, 6, 12, 24), window=7)
+    assert hub_config(short) == zoo.config_for(usual, **given)
+
+
+@pytest.mark.parametrize(
+    "name, write",
+    [
+        ("model.safetensors", write_safetensors),
+        ("pytorch_model.bin", lambda path, state: torch.save(state, path)),
+    ],
+)
+def test_both_kinds_of_files_are_read(folder, model, name, write):
+    loaded = zoo.from_huggingface(folder(write=write, name=name))
+    assert same(loaded.state_dict(), model.state_dict())
+    assert not loaded.training
+
+
+def test_half_precision_is_converted(folder, model):
+    half = {"class_predictor.bias": torch.tensor([1.0, 2.0, 3.0, 4.5]).half()}
+    loaded = zoo.from_huggingface(str(folder(tensors=half)))
+    assert loaded.query_decoder.class_embed.bias.tolist() == [1.0, 2.0, 3.0, 4.5]
+
+
+NORM = "model.transformer_module.decoder.layernorm.weight"
+
+
+@pytest.mark.parametrize(
+    "settings, tensors, message",
+    [
+        ({"architectures": ["DetrForSegmentation"]}, {}, "describes DetrForSegmentation; give"),
+        ({"architectures": None, "model_type": "swin"}, {}, "config.json describes swin; give"),
+        ({"pre_norm": True}, {}, "has pre_norm True, and only False can be built here"),
+        ({"feature_size": 32}, {}, "has feature_size 32, and only 64 can"),
+        (
+            {"backbone_config": SWIN | {"model_type": "resnet"}}, {},
+            "has backbone_config.model_type resnet, and only swin can",
+        ),
+        ({"id2label": {"0": "cat"}}, {}, "lists 1 classes under id2label and .* tells 3 apart"),
+        ({"num_attention_heads": 5}, {}, "cannot be built, width 64 is not a multiple"),
+        ({"num_queries": "many"}, {}, "describes a model that cannot be built, "),
+        ({}, {NORM: None}, r"1 are missing \(query_decoder.decoder_norm.weight\)"),
+        ({}, {NORM: torch.ones(3)}, "1 have another shape .*decoder_norm.weight is 3 there, 64"),
+        ({}, {"a.b": torch.ones(1), "c": torch.ones(1)}, r"2 tensors have no place .*\(a.b, c\)"),
+        ({}, {NORM: torch.full((64,), torch.nan)}, "1 of its tensors hold values that are not"),
+    ],
+)  # fmt: skip
+def test_a_folder_that_does_not_fit_is_refused_in_one_sentence(folder, settings, tensors, message):
+    path = folder(settings, tensors)
+    with pytest.raises(weights.LoadError, match=message) as error:
+        zoo.from_huggingface(path)
+    assert str(error.value).startswith(str(path)) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "name, content, message",
+    [
+        ("config.json", None, "config.json: No such file or directory; give the folder"),
+        ("config.json", b"{", "config.json: is no json"),
+        ("config.json", b"[]", "config.json: holds no settings"),
+        ("model.safetensors", None, "holds neither model.safetensors nor pytorch_model.bin"),
+        ("model.safetensors", b"", "can be read safely, it is empty"),
+        ("model.safetensors", struct.pack("<Q", 2**60) + b"{}", "can be read safely"),
+        ("model.safetensors", struct.pack("<Q", 2) + b"{}", "holds no named tensors"),
+    ],
+)
+def test_files_that_are_missing_or_broken_are_told(folder, name, content, message):
+    path = folder()
+    (path / name).unlink()
+    if content is not None:
+        (path / name).write_bytes(content)
+    with pytest.raises(weights.LoadError, match=message):
+        zoo.from_huggingface(path)
+
+
+@pytest.mark.parametrize("change", [{"shape": [4, 1]}, {"data_offsets": [0, 99]}, {"dtype": "F9"}])
+def test_a_table_that_does_not_fit_its_bytes_is_refused(tmp_path, change):
+    entry = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]} | change
+    head = json.dumps({"x": entry}).encode()
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(struct.pack("<Q", len(head)) + head + bytes(8))
+    with pytest.raises(weights.LoadError, match="can be read safely"):
+        weights.read(path)
+
+
+def test_safetensors_come_back(tmp_path):
+    state = {
+        "bools": torch.tensor([True, False, True]),
+        "odd": torch.arange(3),
+        "halves": torch.rand(3, 5).half(),
+        "none": torch.zeros(0, 4),
+        "one": torch.tensor(2.5),
+    }
+    write_safetensors(tmp_path / "x.safetensors", state)
+    assert same(weights.read(tmp_path / "x.safetensors"), state)
+
+
+# From here on against transformers, where it is installed.
+
+
+@pytest.fixture(scope="module")
+def theirs():
+    """The same small model in transformers, with weights that make masks of both signs."""
+    transformers = pytest.importorskip("transformers")
+    stages = [f"stage{number}" for number in (1, 2, 3, 4)]
+    swin = transformers.SwinConfig(**SWIN, drop_path_rate=0.0, out_features=stages)
+    torch.manual_seed(0)
+    model = transformers.Mask2FormerForUniversalSegmentation(
+        transformers.Mask2FormerConfig(backbone_config=swin, num_labels=3, **SIZES)
+    )
+    last = model.get_submodule("model.transformer_module.decoder.mask_predictor.mask_embedder.2.0")
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.ndim == 1 or "bias_table" in name:
+                parameter += 0.3 * torch.randn(parameter.shape)
+            elif "sampling_offsets" in name or "attention_weights" in name:
+                parameter += 0.1 * torch.randn(parameter.shape)
+            else:
+                parameter *= 1.5
+        last.weight *= 6
+        last.bias.zero_()
+        model.class_predictor.weight *= 4
+    return model
+
+
+@pytest.fixture(scope="module")
+def ours(theirs, tmp_path_factory):
+    path = tmp_path_factory.mktemp("hub")
+    theirs.save_pretrained(path)
+    return zoo.from_huggingface(path)
+
+
+@pytest.fixture(params=[torch.float64, torch.float32], ids=str)
+def dtype(request):
+    """Both models and all new tensors in this type."""
+    torch.set_default_dtype(request.param)
+    yield request.param
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.parametrize("height, width", [(64, 96), (101, 67), (161, 223)])
+@torch.no_grad()
+def test_the_logits_of_transformers(theirs, ours, dtype, height, width):
+    theirs.to(dtype).eval()
+    ours.to(dtype).eval()
+    images = torch.rand(2, 3, height, width, generator=torch.Generator().manual_seed(0))
+    want = theirs(ours.normalise(images))
+    got = ours(images)
+    inside = (want.masks_queries_logits > 0).float().mean().item()
+    assert 0.05 < inside < 0.95  # what hides from attention is not all or nothing
+    bound = 1e-5 if dtype is torch.float64 else 2e-4
+    assert (got["class_logits"] - want.class_queries_logits).abs().max() < bound
+    assert (got["mask_logits"] - want.masks_queries_logits).abs().max() < bound
+
+
+class OfficialOrder:
+    """Points from torch's own stream: asked for in the order of the published code."""
+
+    def draw(self, layer, picture, purpose, shape):
+        return torch.rand(shape)
+
+
+def test_the_loss_and_the_gradients_of_transformers(theirs, ours, dtype, tmp_path):
+    generator = torch.Generator().manual_seed(1)
+    images = torch.rand(3, 3, 96, 128, generator=generator)
+    targets = []
+    for number, count in enumerate((2, 1, 3)):
+        masks = torch.zeros(count, 96, 128, dtype=torch.bool)
+        for mask in masks:
+            y, x = torch.randint(0, 50, (2,), generator=generator).tolist()
+            mask[y : y + 40, x : x + 50] = True
+        ignore = torch.zeros(96, 128, dtype=torch.bool)
+        labels = torch.randint(0, 3, (count,), generator=generator)
+        targets.append({"masks": masks, "labels": labels, "ignore": ignore, "image_id": number})
+    criterion = zoo.build_from_config(CONFIG)[1]
+    theirs.to(dtype).train().zero_grad()
+    ours.to(dtype).train().zero_grad()
+    torch.manual_seed(5)
+    want = theirs(
+        ours.normalise(images),
+        mask_labels=[target["masks"].to(dtype) for target in targets],
+        class_labels=[target["labels"] for target in targets],
+    ).loss
+    torch.manual_seed(5)
+    got = sum(criterion(ours(images), targets, points=OfficialOrder()).values())
+    assert got.item() == pytest.approx(want.item(), rel=1e-4 if dtype is torch.float32 else 1e-7)
+    want.backward()
+    got.backward()
+    with torch.no_grad():  # their gradients in our names: written and read like weights
+        for parameter in theirs.parameters():
+            gradient = parameter.grad
+            parameter.grad = parameter.clone()
+            parameter.copy_(torch.zeros_like(parameter) if gradient is None else gradient)
+        theirs.save_pretrained(tmp_path)
+        for parameter in theirs.parameters():
+            parameter.copy_(parameter.grad)
+    wanted = hub_names(weights.read(tmp_path / "model.safetensors"))
+    for name, parameter in ours.named_parameters():
+        largest = wanted[name].abs().max()
+        assert largest > 0, name
+        assert (parameter.grad - wanted[name]).abs().max() < 1e-3 * largest, name
