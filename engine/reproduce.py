@@ -26,7 +26,6 @@ def parse(argv: list[str]) -> argparse.Namespace:
         "Train several times and compare all metrics and weights, bit by bit. Options that are not "
         "listed here go to engine.train."
     )
-    parser.allow_abbrev = False  # what is not listed here belongs to the training
     parser.add_argument("--runs", type=options.positive, default=3, help="without loader processes")
     parser.add_argument("--seed", type=int, default=42)
     parser.add_argument(
@@ -39,6 +38,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     opts, rest = parser.parse_known_args(argv)
     opts.training = [*rest, "--seed", str(opts.seed)]
     understood = train.parse(opts.training)
+    options.device_for(understood.device)
     opts.model, opts.threads, opts.device = understood.model, understood.threads, understood.device
     return opts
 

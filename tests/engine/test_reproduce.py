@@ -160,6 +160,8 @@ def test_the_fingerprint_is_of_the_weights_alone():
 def test_options_that_nobody_understands(tmp_path):
     with pytest.raises(InputError, match="--epoches"):
         reproduce.main(["--out", str(tmp_path / "out"), "--epoches", "3"])
+    with pytest.raises(InputError, match="cuda:99: not on this machine"):
+        reproduce.main(["--out", str(tmp_path / "out"), "--device", "cuda:99"])
     assert not (tmp_path / "out").exists()
 
 
