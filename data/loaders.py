@@ -113,10 +113,13 @@ def eval_loader(
     batch_size: int,
     workers: int = 0,
     indices: Sequence[int] | None = None,
+    rank: int = 0,
+    world: int = 1,
 ) -> Batches:
     """Every picture (or those of `indices`) once; each batch holds one padded size only.
 
-    Sizes come in the order of their first picture, pictures within a size in the order given.
+    Sizes come in the order of their first picture, pictures within a size in the order given. Of
+    several ranks each reads every `world`-th batch, the same ones that a single rank would read.
     """
     groups: dict[Size, list[Key]] = {}
     for index in range(len(dataset)) if indices is None else indices:
@@ -128,7 +131,7 @@ def eval_loader(
         for keys in groups.values()
         for start in range(0, len(keys), batch_size)
     ]
-    return _batches(_Samples(dataset, preset, seed=0), batches, workers)
+    return _batches(_Samples(dataset, preset, seed=0), batches[rank::world], workers)
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,11 @@ from torch import nn
 from data import rle
 from data.batch import Batch
 from data.coco import CocoSet
+from data.errors import InputError
 from data.folder import open_sets
 from data.loaders import eval_loader
 from data.presets import EvalPreset
-from engine import checkpoint, options, runs
+from engine import checkpoint, dist, options, runs
 from engine.coco_ap import FIELDS, Scores, score, table
 from engine.log import say
 from engine.loop import run_inference
@@ -85,8 +86,15 @@ def predictions(
     threshold: float | None = None,
     watch: Callable[[dict, Batch], None] | None = None,
 ) -> list[dict]:
-    """What a model finds in a whole set, in the COCO result format."""
-    loader = eval_loader(dataset, EvalPreset(image_size), batch_size=batch_size, workers=workers)
+    """What a model finds in a whole set, in the COCO result format; see `run_inference`."""
+    loader = eval_loader(
+        dataset,
+        EvalPreset(image_size),
+        batch_size=batch_size,
+        workers=workers,
+        rank=dist.rank(),
+        world=dist.world(),
+    )
     ids = [category.id for category in dataset.categories]
     return run_inference(
         model,
@@ -132,17 +140,19 @@ def write_results(path: Path, detections: list[dict], scores: Scores, about: dic
 def epochs_of(content: dict) -> float:
     """Passes over its training set that the weights of a checkpoint have seen."""
     opts = content["options"]
-    return content["iteration"] * opts["batch_size"] * opts["accumulate"] / content["pictures"]
+    per_step = opts["batch_size"] * opts["accumulate"] * content.get("processes", 1)
+    return content["iteration"] * per_step / content["pictures"]
 
 
 def main(argv: list[str], builder: checkpoint.Builder = options.build_model) -> None:
     """`builder` rebuilds the model: the one it was trained with, if that was not the zoo's."""
-    opts = parse(argv)
+    with dist.together(InputError):
+        opts = parse(argv)
     torch.set_num_threads(opts.threads)
-    if opts.ground_truth_as_predictions:
-        score_ground_truth(opts)
-    else:
+    if not opts.ground_truth_as_predictions:
         score_checkpoint(opts, builder)
+    elif dist.is_main():  # nothing to share: no network runs
+        score_ground_truth(opts)
 
 
 def score_ground_truth(opts: argparse.Namespace) -> None:
@@ -159,14 +169,15 @@ def score_ground_truth(opts: argparse.Namespace) -> None:
 
 def score_checkpoint(opts: argparse.Namespace, builder: checkpoint.Builder) -> None:
     """Table and results json of what a checkpoint finds, and the block of metrics if asked for."""
-    device = options.device_for(opts.device)
-    path = opts.checkpoint or runs.newest_checkpoint(options.RUNS)
-    content = checkpoint.load(path)
+    with dist.together(InputError):
+        device = dist.device_for(options.device_for(opts.device))
+        path = opts.checkpoint or runs.newest_checkpoint(options.RUNS)
+        content = checkpoint.load(path)
     data_of(opts, content["options"])
-    dataset = open_split(opts, opts.split)
-    dataset.require_classes([entry["name"] for entry in content["classes"]])
-    ground_truth = dataset.ground_truth()
-    model, criterion, postprocess = checkpoint.build(content, builder)
+    dataset = dist.one_first(lambda: open_split(opts, opts.split), InputError)
+    with dist.together(InputError):
+        dataset.require_classes([entry["name"] for entry in content["classes"]])
+        model, criterion, postprocess = checkpoint.build(content, builder)
     limit = opts.max_detections or postprocess.max_detections
     postprocess.max_detections = limit
     say(f"{path}: iteration {content['iteration']}, {dataset.summary()}")
@@ -182,6 +193,11 @@ def score_checkpoint(opts: argparse.Namespace, builder: checkpoint.Builder) -> N
         device=device,
         watch=loss,
     )
+    if loss:
+        loss.gather()
+    if not dist.is_main():
+        return
+    ground_truth = dataset.ground_truth()
     scores = score(ground_truth, detections, max_dets=limit)
     say(table(scores))
     about = {

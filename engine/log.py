@@ -4,15 +4,24 @@ import csv
 import json
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from tqdm import tqdm
 
+from engine import dist
+
 
 def say(text: str = "") -> None:
-    """Print without tearing a progress bar."""
-    tqdm.write(text)
+    """Print without tearing a progress bar; of several processes the main one speaks."""
+    if dist.is_main():
+        tqdm.write(text)
+
+
+def progress(*items: Iterable, **settings) -> tqdm:
+    """A bar, for people: none in a file or a pipe, and that of the main process only."""
+    hidden = None if dist.is_main() else True  # None: tqdm looks for a terminal
+    return tqdm(*items, dynamic_ncols=True, disable=hidden, **settings)
 
 
 class Meter:

@@ -4,14 +4,16 @@ import math
 import signal
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from data import rle
 from data.batch import Batch, PackedBatch
-from engine.log import Stopwatch, Timed
+from data.errors import InputError
+from engine import dist
+from engine.log import Stopwatch, Timed, progress, say
 from engine.optim import MovingAverage, Schedule
 from engine.seed import reseed
 from mobileinst.set_prediction.points import SeededPoints
@@ -43,7 +45,14 @@ class StopRequest:
         if self.signal is not None:  # asked twice: leave at once
             raise KeyboardInterrupt
         self.signal = number
-        tqdm.write("stopping after this step, once it is saved; a second time stops at once")
+        say("stopping after this step, once it is saved; a second time stops at once")
+
+    def is_asked(self) -> bool:
+        """Whether any of the processes was asked to stop: collective, so all stop together."""
+        asked = dist.maximum(self.signal or 0)
+        if asked:
+            self.signal = asked
+        return bool(asked)
 
     @property
     def exit_code(self) -> int:
@@ -56,6 +65,8 @@ class Trainer:
 
     `matching` is the criterion's matcher where its share of the time is to be told apart.
     `iteration` counts finished optimizer steps; with the seed it fixes every random number.
+    Where several processes train together, each has a trainer and takes all its steps with the
+    others: same losses, same gradients, same weights.
     """
 
     model: nn.Module
@@ -71,6 +82,9 @@ class Trainer:
     amp: torch.dtype | None = None
     matching: Timed | None = None
     iteration: int = 0
+
+    def __post_init__(self) -> None:
+        self.parallel = dist.parallel(self.model)
 
     def state(self) -> dict:
         """Plain tensors and types that `restore` understands."""
@@ -102,10 +116,14 @@ class Trainer:
     def steps(
         self, loader: Iterable[PackedBatch]
     ) -> Iterator[tuple[dict[str, float], dict[str, float]]]:
-        """Optimizer steps over a loader of micro-batches; yields (values, seconds) of each."""
+        """Optimizer steps over a loader of micro-batches; yields (values, seconds) of each.
+
+        Raises:
+            InputError, BadStep: on all processes, wherever it arose.
+        """
         self.model.train()
         micro_batches, watch = [], Stopwatch()
-        for batch in loader:
+        for batch in dist.in_step(loader, InputError):
             micro_batches.append(batch.to(self.device))
             watch.lap("data")
             if len(micro_batches) == self.accumulate:
@@ -125,26 +143,29 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         totals: dict[str, float] = {}
         for number, batch in enumerate(micro_batches):
-            reseed(self.seed, "step", self.iteration, number)
-            with torch.autocast(self.device.type, self.amp, enabled=self.amp is not None):
-                outputs = self.model(batch.images, batch.padding)
-            watch.lap("forward")
-            losses = self.finite_losses(outputs, batch, counts)
-            watch.lap("loss")
-            if self.matching:
-                watch.share("matching", "loss", self.matching.take())
-            self.scaler.scale(sum(losses.values())).backward()
-            watch.lap("backward")
+            reseed(self.seed, "step", self.iteration, number * dist.world() + dist.rank())
+            with dist.summing(self.parallel, last=number + 1 == len(micro_batches)):
+                with torch.autocast(self.device.type, self.amp, enabled=self.amp is not None):
+                    outputs = self.parallel(batch.images, batch.padding)
+                watch.lap("forward")
+                with dist.together(BadStep):
+                    losses = self.finite_losses(outputs, batch, counts)
+                watch.lap("loss")
+                if self.matching:
+                    watch.share("matching", "loss", self.matching.take())
+                self.scaler.scale(sum(losses.values())).backward()
+                watch.lap("backward")
             for name, value in losses.items():
                 totals[name] = totals.get(name, 0.0) + value.item()
+        totals = dist.total(totals)
         grad_norm = self.update()
         watch.lap("update")
         return {"loss": sum(totals.values()), **totals, "grad_norm": grad_norm}
 
     def total_counts(self, micro_batches: list[Batch]) -> dict[str, torch.Tensor]:
-        """The criterion's counts over all micro-batches of the step."""
+        """The criterion's counts over all micro-batches of the step, on all processes."""
         parts = [self.criterion.counts(batch.targets) for batch in micro_batches]
-        return {name: sum(part[name] for part in parts) for name in parts[0]}
+        return dist.total({name: sum(part[name] for part in parts) for name in parts[0]})
 
     def finite_losses(
         self, outputs: dict, batch: Batch, counts: dict[str, torch.Tensor]
@@ -175,9 +196,10 @@ class Trainer:
             self.model.parameters(), self.clip or math.inf, foreach=True
         ).item()
         if not math.isfinite(norm) and not self.scaler.is_enabled():
-            raise BadStep(f"the gradient norm is {norm} at iteration {self.iteration}")
+            raise dist.agreed(BadStep(f"the gradient norm is {norm} at iteration {self.iteration}"))
         self.scaler.step(self.optimizer)
         self.scaler.update()
+        dist.average_statistics(self.model)
         if self.average:
             self.average.update()
         self.iteration += 1
@@ -198,6 +220,10 @@ def run_inference(
 ) -> list[dict]:
     """Predictions of a whole set in the COCO result format, RLE at the original size.
 
+    Where several processes evaluate together, each is given its share of the batches (every
+    `world`-th one), and the main process gets what all have found, in the order that a single one
+    would have found it.
+
     Args:
         model: is put into eval mode.
         category_ids: original id of each class index.
@@ -208,27 +234,33 @@ def run_inference(
         first; best: whether it is the best answer of its query, which for use is the only one.
     """
     model.eval()
-    detections = []
-    for batch in tqdm(loader, desc=title, leave=False, dynamic_ncols=True, disable=None):
-        batch = batch.to(device)
-        outputs = model(batch.images, batch.padding)
-        if watch:
-            watch(outputs, batch)
-        results = postprocess(outputs, batch.sizes(), threshold, encode=rle.encode)
-        for target, result in zip(batch.targets, results):
-            detections += [
-                {
-                    "image_id": target["image_id"],
-                    "category_id": category_ids[label],
-                    "segmentation": mask,
-                    "score": score,
-                    "best": best,
-                }
-                for score, label, mask, best in zip(
-                    result["scores"].tolist(),
-                    result["labels"].tolist(),
-                    result["masks"],
-                    result["best"].tolist(),
-                )
-            ]
-    return detections
+    found = []
+    with dist.together(InputError):
+        for batch in progress(loader, desc=title, leave=False):
+            batch = batch.to(device)
+            outputs = model(batch.images, batch.padding)
+            if watch:
+                watch(outputs, batch)
+            results = postprocess(outputs, batch.sizes(), threshold, encode=rle.encode)
+            found.append(detections_of(batch, results, category_ids))
+    return list(chain.from_iterable(dist.in_turns(found)))
+
+
+def detections_of(batch: Batch, results: list[dict], category_ids: list[int]) -> list[dict]:
+    """What post-processing found in a batch, as `run_inference` lists it."""
+    return [
+        {
+            "image_id": target["image_id"],
+            "category_id": category_ids[label],
+            "segmentation": mask,
+            "score": score,
+            "best": best,
+        }
+        for target, result in zip(batch.targets, results)
+        for score, label, mask, best in zip(
+            result["scores"].tolist(),
+            result["labels"].tolist(),
+            result["masks"],
+            result["best"].tolist(),
+        )
+    ]

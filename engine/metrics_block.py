@@ -9,11 +9,13 @@ counts them, as background.
 """
 
 from datetime import timedelta
+from itertools import chain
 
 import torch
 from torch import nn
 
 from data.batch import Batch
+from engine import dist
 from engine.coco_ap import ClassScore, Scores
 
 TITLE = "***** test metrics *****"
@@ -45,12 +47,11 @@ class MeanLoss:
 
     def __init__(self, criterion: nn.Module):
         self.criterion = criterion
-        self.total = 0.0
-        self.pictures = self.batches = 0
+        self.losses: list[list[float]] = []  # batch by batch, picture by picture
 
     def __call__(self, outputs: dict, batch: Batch) -> None:
         """Take in one batch."""
-        self.batches += 1
+        self.losses.append([])
         for index, target in enumerate(batch.targets):
             one = {
                 key: value[index : index + 1]
@@ -58,12 +59,23 @@ class MeanLoss:
                 if torch.is_tensor(value)
             }
             losses = self.criterion({**one, "aux": []}, [target])
-            self.total += sum(losses.values()).item()
-            self.pictures += 1
+            self.losses[-1].append(sum(losses.values()).item())
+
+    def gather(self) -> None:
+        """Take in what the other processes saw, as if this one had seen it all."""
+        self.losses = dist.in_turns(self.losses)
+
+    @property
+    def batches(self) -> int:
+        return len(self.losses)
+
+    @property
+    def pictures(self) -> int:
+        return sum(map(len, self.losses))
 
     @property
     def mean(self) -> float:
-        return self.total / max(1, self.pictures)
+        return sum(chain.from_iterable(self.losses)) / max(1, self.pictures)
 
 
 def all_metrics(scores: Scores, loss: MeanLoss, seconds: float, epoch: float) -> dict[str, float]:

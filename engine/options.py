@@ -14,6 +14,7 @@ from typing import NoReturn
 import torch
 
 from data.errors import InputError
+from engine import dist
 from engine.loop import BadStep
 from mobileinst import zoo
 
@@ -182,8 +183,8 @@ def add_device(options: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--threads",
         type=positive,
-        default=max(1, (os.cpu_count() or 1) // 2),
-        help="threads of the main process",
+        default=max(1, (os.cpu_count() or 1) // 2 // dist.on_this_machine()),
+        help="threads of each training process; its loader processes have their own",
     )
 
 
@@ -224,17 +225,21 @@ def as_json(options: argparse.Namespace) -> dict:
 
 def run_entry(main: Callable[[list[str]], int | None]) -> None:
     """Run an entry: a user's mistake is one sentence and exit code 2, a failed run is 3."""
-    complaint = ""
+    complaint, failure = "", None
+    dist.join()
     try:
         code = main(sys.argv[1:]) or 0
     except (InputError, BadStep) as error:
         if "--debug" in sys.argv:
             traceback.print_exc()
-        complaint = f"error: {error}"
+        failure = error
+        complaint = f"error: {error}" if dist.must_say(error) else ""
         code = 2 if isinstance(error, InputError) else 3
-    except KeyboardInterrupt:
-        complaint = "interrupted"
-        code = 130
+    except dist.PeerLost as error:
+        failure, complaint, code = error, str(error), dist.LEFT_ALONE
+    except KeyboardInterrupt as error:
+        failure, complaint, code = error, "interrupted", 130
     if complaint:  # only now: progress bars leave the terminal when the error lets go of them
         print(complaint, file=sys.stderr)
+    dist.leave(failure)
     sys.exit(code)

@@ -10,14 +10,13 @@ from pathlib import Path
 
 import torch
 from PIL import Image
-from tqdm import tqdm
 
 from data.coco import CocoSet
 from data.errors import InputError
 from data.folder import open_sets
 from data.loaders import covering_canvas, first_pictures, train_canvases, train_loader
 from data.presets import EvalPreset, TrainPreset
-from engine import checkpoint, draw, evaluate, log, options, pretrained, runs, visualize
+from engine import checkpoint, dist, draw, evaluate, log, options, pretrained, runs, visualize
 from engine.ceiling import ceiling
 from engine.coco_ap import Scores, markdown, score, table
 from engine.log import say
@@ -185,11 +184,16 @@ def require_cells(batch_size: int, canvases: list[tuple[int, int]]) -> None:
         )
 
 
+def pictures_per_step(opts: argparse.Namespace) -> int:
+    """Of one optimizer step, over all processes."""
+    return opts.batch_size * opts.accumulate * dist.world()
+
+
 def total_iterations(opts: argparse.Namespace, pictures: int) -> int:
     """Length of the run in optimizer steps."""
     if opts.iterations is not None:
         return opts.iterations
-    return max(1, round(opts.epochs * pictures / (opts.batch_size * opts.accumulate)))
+    return max(1, round(opts.epochs * pictures / pictures_per_step(opts)))
 
 
 def build_trainer(
@@ -205,6 +209,7 @@ def build_trainer(
     require_something_to_freeze(config, opts, report)
     matching = criterion.matcher = log.Timed(criterion.matcher)
     model.to(device, memory_format=torch.channels_last)  # a quarter faster on a CPU
+    dist.synchronise_norms(model, device)
     groups = parameter_groups(model, opts.lr, opts.weight_decay, opts.backbone_factor)
     say(describe_groups(groups))
     trainer = Trainer(
@@ -265,7 +270,7 @@ class Run:
 
     @property
     def iterations_per_epoch(self) -> float:
-        return len(self.data.train) / (self.opts.batch_size * self.opts.accumulate)
+        return len(self.data.train) / pictures_per_step(self.opts)
 
     def epoch_of(self, iteration: int) -> float:
         return iteration / self.iterations_per_epoch
@@ -278,7 +283,7 @@ class Run:
         return int(self.epoch_of(now) / every) > int(self.epoch_of(now - 1) / every)
 
     def resume(self) -> None:
-        """Go on where `last.pt` was written."""
+        """Go on where `last.pt` was written; every process reads it, the main one says so."""
         content = checkpoint.load(self.folder / "last.pt")
         self.data.train.require_classes([entry["name"] for entry in content["classes"]])
         same_average = (content["average"] is None) == (self.trainer.average is None)
@@ -287,7 +292,7 @@ class Run:
                 f"{self.folder}/last.pt: holds another model than these options describe; "
                 "resume with the options of options.json"
             )
-        self.require_same_training(content["options"])
+        self.require_same_training(content["options"], content.get("processes", 1))
         self.keep_start(content["options"])
         if content["pictures"] != len(self.data.train):
             raise InputError(
@@ -296,30 +301,49 @@ class Run:
             )
         self.trainer.restore(content)
         self.best, self.seconds = content["best"], content["seconds"]
-        log.truncate_after(self.folder, self.trainer.iteration)
-        runs.write_json(self.folder / "options.json", options.as_json(self.opts))
+        if dist.is_main():
+            log.truncate_after(self.folder, self.trainer.iteration)
+            runs.write_json(self.folder / "options.json", options.as_json(self.opts))
         for name, now in options.as_json(self.opts).items():
             before = content["options"].get(name)
             if name not in ("resume", "out", "overwrite") and now != before:
                 say(f"resumed with --{name.replace('_', '-')} {now} (was {before})")
         say(f"resumed at iteration {self.trainer.iteration} of {self.trainer.schedule.iterations}")
 
-    def require_same_training(self, before: dict) -> None:
+    def require_same_training(self, before: dict, processes: int) -> None:
         """Length, rates, device and workers may change on the way; what is learned may not.
+
+        The number of processes may, as long as a step takes the same pictures: then only rounding,
+        the pictures that a BatchNorm sees together, and drop path are others.
 
         Raises:
             InputError: these options describe another training than the one in the folder.
         """
         now = options.as_json(self.opts)
         before = {"copy_paste": 0.0} | before  # which runs of an older version do not name
-        fixed = ("overfit", "seed", "batch_size", "accumulate", "image_size", "canvas", "scale")
-        for name in (*fixed, "flip", "colour", "copy_paste"):
+        fixed = ("overfit", "seed", "image_size", "canvas", "scale", "flip", "colour", "copy_paste")
+        if processes == dist.world():
+            fixed = ("batch_size", "accumulate", *fixed)
+        else:
+            self.require_same_step(before, processes)
+        for name in fixed:
             if now[name] != before[name]:
                 raise InputError(
                     f"{self.folder}: --{name.replace('_', '-')} was {before[name]} in this run and "
                     f"is {now[name]} now; resume with the options of its options.json, "
                     "or start a new run"
                 )
+
+    def require_same_step(self, before: dict, processes: int) -> None:
+        """Raises InputError where other processes would take other pictures in a step."""
+        per_step = before["batch_size"] * before["accumulate"] * processes
+        if pictures_per_step(self.opts) != per_step:
+            raise InputError(
+                f"{self.folder}: was trained by {processes} processes, {per_step} pictures a step; "
+                f"for {dist.world()} give --batch-size and --accumulate that make it {per_step} "
+                f"as well (they make it {pictures_per_step(self.opts)})"
+            )
+        say(f"resumed by {dist.world()} instead of {processes} processes, same pictures a step")
 
     def keep_start(self, before: dict) -> None:
         """Take over what the run started from; it is not loaded again.
@@ -338,13 +362,17 @@ class Run:
             setattr(self.opts, name, started)
 
     def save(self, name: str) -> None:
+        """Write a checkpoint; all processes have the same weights, the main one writes them."""
         self.saved_at = time.monotonic()
+        if not dist.is_main():
+            return
         checkpoint.save(
             self.folder / name,
             {
                 **self.trainer.state(),
                 **checkpoint.describe_model(self.config, self.data.train.categories),
                 "options": options.as_json(self.opts),
+                "processes": dist.world(),
                 "best": self.best,
                 "pictures": len(self.data.train),
                 "seconds": self.seconds + time.monotonic() - self.started,
@@ -378,6 +406,8 @@ class Run:
             stop_step=self.trainer.schedule.iterations,
             canvases=self.data.canvases,
             workers=workers,
+            rank=dist.rank(),
+            world=dist.world(),
         )
 
     def train(self, stop: StopRequest) -> bool:
@@ -398,10 +428,7 @@ class Run:
         trainer, total, meter = self.trainer, self.trainer.schedule.iterations, log.Meter()
         if trainer.iteration >= total:
             return True
-        # A bar is for people: none in a file or a pipe.
-        with tqdm(
-            total=total, initial=trainer.iteration, unit="it", dynamic_ncols=True, disable=None
-        ) as bar:
+        with log.progress(total=total, initial=trainer.iteration, unit="it") as bar:
             for values, seconds in trainer.steps(self.loader(self.opts.workers)):
                 meter.add(values, seconds)
                 bar.update()
@@ -410,9 +437,10 @@ class Run:
                     self.log_interval(meter)
                 if self.is_due(self.opts.eval_every):
                     self.evaluate()
-                if self.must_save() or stop.signal is not None:
+                asked = stop.is_asked()
+                if self.must_save() or asked:
                     self.save("last.pt")
-                if stop.signal is not None:
+                if asked:
                     break
         return trainer.iteration == total
 
@@ -423,6 +451,8 @@ class Run:
 
     def log_interval(self, meter: log.Meter) -> None:
         values, seconds = meter.flush()
+        if not dist.is_main():
+            return
         groups = self.trainer.optimizer.param_groups
         row = {
             "iteration": self.trainer.iteration,
@@ -431,9 +461,7 @@ class Run:
             "lr": max(group["lr"] for group in groups),
             **values,
             "seconds": seconds,
-            "pictures_per_second": self.opts.batch_size
-            * self.opts.accumulate
-            / max(1e-9, sum(seconds.values())),
+            "pictures_per_second": pictures_per_step(self.opts) / max(1e-9, sum(seconds.values())),
         }
         log.append_json(self.folder / "log.jsonl", row)
         terms = "  ".join(f"{name} {values[name]:.3f}" for name in values if "aux" not in name)
@@ -442,10 +470,14 @@ class Run:
             f"{row['pictures_per_second']:.1f} pictures/s"
         )
 
-    def evaluate(self) -> Scores:
+    def evaluate(self) -> None:
         """Score the averaged weights on the validation split; keep them if they are the best."""
         model = self.trainer.average.model if self.trainer.average else self.trainer.model
-        scores = self.score(self.predictions(model, self.data.val))
+        detections = self.predictions(model, self.data.val)
+        if dist.is_main():
+            self.keep_if_best(self.score(detections))
+
+    def keep_if_best(self, scores: Scores) -> None:
         iteration, name = self.trainer.iteration, self.data.val.name
         log.append_csv(
             self.folder / "metrics.csv",
@@ -466,12 +498,14 @@ class Run:
                 "threshold": scores.best_threshold,
             }
             self.save("best.pt")
-        return scores
 
     def predictions(
         self, model: torch.nn.Module, dataset: CocoSet, threshold: float | None = None
     ) -> list[dict]:
-        """What a model finds in a set; with a threshold, as it would be shown to people."""
+        """What a model finds in a set; with a threshold, as it would be shown to people.
+
+        Every process looks at a share of it, and the main one gets all.
+        """
         return evaluate.predictions(
             model,
             self.postprocess,
@@ -489,15 +523,27 @@ class Run:
 
     def finish(self) -> None:
         """Evaluate and draw the best weights, write the summary, say what comes next."""
-        content = checkpoint.load(self.folder / "best.pt")
+        dist.wait()  # until the main process has written them
+        with dist.together(InputError):
+            content = checkpoint.load(self.folder / "best.pt")
         model, _, _ = checkpoint.build(content, self.builder)
-        scores = self.score(self.predictions(model.to(self.device), self.data.val))
-        threshold, origin = checkpoint.score_threshold(content["best"])
+        detections = self.predictions(model.to(self.device), self.data.val)
+        threshold, _ = checkpoint.score_threshold(content["best"])
         shown = self.data.val.subset(visualize.spread(len(self.data.val), 8))
+        examples = self.predictions(model, shown, threshold)
+        if dist.is_main():
+            self.report(content, self.score(detections), shown, examples)
+
+    def report(self, content: dict, scores: Scores, shown: CocoSet, examples: list[dict]) -> None:
+        """Pictures, table and summary of the best weights, and what is where.
+
+        examples: what they find in the pictures of `shown`, above the threshold.
+        """
+        threshold, origin = checkpoint.score_threshold(content["best"])
         sheet = visualize.prediction_grid(
             shown,
             list(range(len(shown))),
-            self.predictions(model, shown, threshold),
+            examples,
             threshold,
             title=f"{self.folder.name}, {self.data.val.name}",
         )
@@ -518,7 +564,7 @@ class Run:
         rows = log.whole_rows(self.folder / "log.jsonl")
         parts = {name: sum(row["seconds"][name] for row in rows) for name in rows[0]["seconds"]}
         total = sum(parts.values())
-        pictures = len(rows) * self.opts.batch_size * self.opts.accumulate
+        pictures = len(rows) * pictures_per_step(self.opts)
         shares = ", ".join(f"{name} {seconds / total:.0%}" for name, seconds in parts.items())
         return f"{pictures / total:.1f} pictures/s ({shares})"
 
@@ -540,8 +586,8 @@ class Run:
             f"{content['seconds'] / 60:.1f} minutes up to the best weights",
             f"- best weights: iteration {content['iteration']}, split {self.data.val.name}",
             f"- speed: {self.speed()}",
-            f"- machine: {platform.machine()}, {self.opts.threads} threads, {self.device}, "
-            f"torch {torch.__version__}",
+            f"- machine: {platform.machine()}, {self.opts.threads} threads, {self.device}"
+            f"{shared_by()}, torch {torch.__version__}",
             *self.start_line(),
             "",
             markdown(scores),
@@ -577,6 +623,41 @@ class Run:
         say(f"  bash sbin/visualize.sh --checkpoint {shlex.quote(str(best))}")
 
 
+def build_run(
+    opts: argparse.Namespace, folder: Path, device: torch.device, builder: checkpoint.Builder
+) -> Run:
+    """Data, model and folder of a run that is ready to train, new or resumed.
+
+    Raises:
+        InputError: on all processes, if anything is wrong on any.
+    """
+    with dist.together(InputError):
+        if opts.pretrained and not opts.resume:
+            pretrained.rehearse(opts, opts.pretrained, builder=builder)
+    data = dist.one_first(lambda: open_data(opts), InputError)
+    say(data.train.summary())
+    if data.val is not data.train:
+        say(data.val.summary())
+    with dist.together(InputError):
+        require_cells(opts.batch_size, data.canvases)
+        run = Run(opts, folder, data, device, builder)
+    say(f"{opts.model}: {count(run.trainer.model):,} parameters, on {device}{shared_by()}")
+    say(", ".join(f"{name}: {type(part).__name__}" for name, part in parts_of(run.trainer.model)))
+    if run.pretrained:
+        say(run.pretrained.text)
+    with dist.together(InputError):
+        if opts.resume:
+            run.resume()
+        elif dist.is_main():
+            run.open_folder()
+    return run
+
+
+def shared_by() -> str:
+    """For the line that says what trains."""
+    return f" and {dist.world() - 1} more processes" if dist.world() > 1 else ""
+
+
 def parts_of(model: torch.nn.Module) -> list[tuple[str, torch.nn.Module]]:
     """The parts that have parameters."""
     return [(name, part) for name, part in model.named_children() if count(part)]
@@ -588,27 +669,16 @@ def count(model: torch.nn.Module) -> int:
 
 def main(argv: list[str], builder: checkpoint.Builder = options.build_model) -> int:
     """`builder` puts the model together; `engine.own_parts` is an example of another one."""
-    opts = parse(argv)
-    torch.set_num_threads(opts.threads)
-    device = options.device_for(opts.device)
-    options.builder_keywords(opts.model, opts.set)  # before a long conversion, not after it
-    folder = runs.choose(opts.out, options.RUNS, opts.model, opts.resume, opts.overwrite)
-    if opts.pretrained and not opts.resume:
-        pretrained.rehearse(opts, opts.pretrained, builder=builder)
-    data = open_data(opts)
-    require_cells(opts.batch_size, data.canvases)
-    say(data.train.summary())
-    if data.val is not data.train:
-        say(data.val.summary())
-    run = Run(opts, folder, data, device, builder)
-    say(f"{opts.model}: {count(run.trainer.model):,} parameters, on {device}")
-    say(", ".join(f"{name}: {type(part).__name__}" for name, part in parts_of(run.trainer.model)))
-    if run.pretrained:
-        say(run.pretrained.text)
-    if opts.resume:
-        run.resume()
-    else:
-        run.open_folder()
+    with dist.together(InputError):
+        opts = parse(argv)
+        torch.set_num_threads(opts.threads)
+        device = dist.device_for(options.device_for(opts.device))
+        options.builder_keywords(opts.model, opts.set)  # before a long conversion, not after it
+    folder = dist.from_main(
+        lambda: runs.choose(opts.out, options.RUNS, opts.model, opts.resume, opts.overwrite),
+        InputError,
+    )
+    run = build_run(opts, folder, device, builder)
     with StopRequest() as stop:
         finished = run.train(stop)
     if not finished:
