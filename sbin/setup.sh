@@ -61,3 +61,35 @@ use_python() {
   for file in "$@"; do arguments+=(-r "$file"); done
   "$python" -m pip install --quiet "${arguments[@]}"
 }
+
+# start ENTRY OPTION...: the entry, in GPUS=N processes if more than one is asked for. It ends the
+# script, with the exit code of the entry.
+#
+# GPUS counts processes: one per GPU on CUDA, any number on a CPU, whose threads they divide.
+# --batch-size and --workers are those of each process. On several machines start the same script on
+# each, with NNODES machines, NODE_RANK 0 to NNODES - 1, and MASTER_ADDR and MASTER_PORT of machine
+# 0; GPUS is then the number per machine, and all of them need the run folder and the data.
+start() {
+  local entry=$1
+  shift
+  case ${GPUS:-1}:${NNODES:-1} in
+    1:1) exec "$python" -m "$entry" "$@" ;;
+    *[!0-9:]* | 0* | *:0*)
+      echo "error: GPUS=${GPUS:-1} NNODES=${NNODES:-1}: give whole numbers above zero" >&2
+      exit 2
+      ;;
+  esac
+  local argument where=(--standalone)
+  for argument in "$@"; do
+    case $argument in -h | --help) exec "$python" -m "$entry" "$@" ;; esac
+  done
+  if [ "${NNODES:-1}" != 1 ]; then
+    if [ -z "${NODE_RANK:-}" ] || [ -z "${MASTER_ADDR:-}" ]; then
+      echo "error: NNODES=$NNODES: give NODE_RANK and MASTER_ADDR as well" >&2
+      exit 2
+    fi
+    where=(--nnodes "$NNODES" --node-rank "$NODE_RANK")
+    where+=(--master-addr "$MASTER_ADDR" --master-port "${MASTER_PORT:-29500}")
+  fi
+  exec "$python" -m engine.launch "${where[@]}" --nproc-per-node "${GPUS:-1}" -m "$entry" "$@"
+}

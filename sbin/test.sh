@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Evaluate a checkpoint: the 12 COCO numbers, the per-category table, a results json.
 #   bash sbin/test.sh [--checkpoint FILE] [--split train|val] [--metrics-block] [--help]
+#   GPUS=2 bash sbin/test.sh [...]   shared by two processes; the numbers are the same
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 use_python requirements.txt
-exec "$python" -m engine.evaluate "$@"
+start engine.evaluate "$@"

@@ -4,6 +4,7 @@
 #   bash sbin/train_mask2former.sh                 the demo set of shrimps and their organs
 #   bash sbin/train_mask2former.sh --data DIR      a folder with annotations/ and the pictures
 #   bash sbin/train_mask2former.sh [...] --resume  the same command again, after Ctrl-C: goes on
+#   GPUS=2 bash sbin/train_mask2former.sh [...]    on two GPUs, or two processes: see setup.sh
 #   bash sbin/train_mask2former.sh --help          every option; what you add overrides the numbers
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 use_python requirements.txt
@@ -53,7 +54,7 @@ else
   )
 fi
 
-exec "$python" -m engine.train \
+start engine.train \
   --model mask2former_swin_tiny \
   ${data[@]+"${data[@]}"} \
   --schedule cosine --warmup 100 --weight-decay 0.05 --clip 1 --average 0.998 \

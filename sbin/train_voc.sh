@@ -5,6 +5,7 @@
 #   bash sbin/train_voc.sh --data DIR      a folder with VOCdevkit/VOC2012, or VOC2012 itself
 #   bash sbin/train_voc.sh --data DIR --model mobileinst_mobilenet_v2 --pretrained FILE
 #   bash sbin/train_voc.sh [...] --resume  the same command again, after Ctrl-C or a crash: goes on
+#   GPUS=2 bash sbin/train_voc.sh [...]   on two GPUs, or in two processes on a CPU: see setup.sh
 #   bash sbin/train_voc.sh --help          every option; what you add overrides the numbers below
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 use_python requirements.txt
@@ -71,7 +72,7 @@ else
   )
 fi
 
-exec "$python" -m engine.train \
+start engine.train \
   --model mobileinst_topformer_tiny \
   ${data[@]+"${data[@]}"} \
   --schedule cosine --warmup 100 --weight-decay 0.05 --clip 1 \
