@@ -6,8 +6,7 @@ is noticed at once. Functions marked *collective* are to be called by all proces
 Sums are taken in the order of the ranks, so they are the same bits however they travelled.
 """
 
-from __future__ import annotations
-
+import inspect
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -251,7 +250,10 @@ def parallel(model: nn.Module) -> nn.Module:
     """
     if world() == 1:
         return model
-    wrapped = DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
+    # Buffers are seen to by `average_statistics`. The switch is called otherwise in newer torch.
+    known = inspect.signature(DistributedDataParallel).parameters
+    switch = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+    wrapped = DistributedDataParallel(model, gradient_as_bucket_view=True, **{switch: False})
     wrapped.register_comm_hook(None, _sum_bucket)
     return wrapped
 

@@ -38,7 +38,7 @@ DATA = (  # each line only those below it
     {"errors"},
 )
 ENTRIES = {"train", "evaluate", "predict", "visualize", "benchmark", "plot_runs", "check_weights"}
-ENTRIES |= {"inspect_modules", "reproduce", "own_parts", "launch"}
+ENTRIES |= {"inspect_modules", "reproduce", "own_parts", "launch", "stress_processes"}
 
 
 def module_of(path):

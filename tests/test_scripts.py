@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from torch.distributed import run as torchrun
 
 from engine import inspect_modules, options, reproduce, train
 from mobileinst import zoo
@@ -19,8 +20,8 @@ def test_a_script_has_correct_syntax(script):
     subprocess.run(["bash", "-n", str(ROOT / "sbin" / script)], check=True)
 
 
-def recipe(tmp_path, script, *arguments, entry=train):
-    """The options a script would start its entry with, read by the entry's own parser.
+def started(tmp_path, script, *arguments, **environment):
+    """The words a script would start python with, exit code and complaints.
 
     A stand-in for python takes down what it is started with; the set-up believes in it.
     """
@@ -29,12 +30,20 @@ def recipe(tmp_path, script, *arguments, entry=train):
     stand_in.write_text('#!/bin/sh\n[ "$1" = - ] || printf "%s\\n" "$@" > "$TOLD"\n')
     stand_in.chmod(0o755)
     told = tmp_path / "told"
-    subprocess.run(
+    ended = subprocess.run(
         ["bash", str(ROOT / "sbin" / script), *arguments],
-        check=True,
-        env={**os.environ, "VIRTUAL_ENV": str(tmp_path), "TOLD": str(told)},
+        env={**os.environ, "VIRTUAL_ENV": str(tmp_path), "TOLD": str(told), **environment},
+        stderr=subprocess.PIPE,
+        text=True,
     )
-    words = told.read_text().splitlines()
+    words = told.read_text().splitlines() if told.exists() else []
+    return words, ended.returncode, ended.stderr
+
+
+def recipe(tmp_path, script, *arguments, entry=train):
+    """The options a script would start its entry with, read by the entry's own parser."""
+    words, code, _ = started(tmp_path, script, *arguments)
+    assert code == 0
     assert words[:2] == ["-m", f"engine.{entry.__name__.rpartition('.')[2]}"]
     return entry.parse(words[2:])
 
@@ -98,3 +107,34 @@ def test_inspecting_takes_a_model_and_sizes(tmp_path):
         65,
         Path("parts.json"),
     )
+
+
+@pytest.mark.parametrize("script", ["train_voc.sh", "train_coco.sh", "train_mask2former.sh"])
+def test_several_processes_are_started_by_torchrun(tmp_path, script):
+    words, _, _ = started(tmp_path, script, "--data", "a folder", GPUS="3")
+    launched = "-m engine.launch --standalone --nproc-per-node 3 -m engine.train".split()
+    assert words[: len(launched)] == launched
+    options = torchrun.parse_args(words[2:])
+    assert options.standalone and options.training_script == "engine.train"
+    assert train.parse(options.training_script_args).data == Path("a folder")
+
+
+def test_several_machines_meet_where_the_user_says(tmp_path):
+    where = dict(NNODES="2", NODE_RANK="1", MASTER_ADDR="10.0.0.1", MASTER_PORT="4711")
+    words, code, _ = started(tmp_path, "train_coco.sh", "--data", "x", GPUS="8", **where)
+    assert code == 0 and words[:2] == ["-m", "engine.launch"]
+    options = torchrun.parse_args(words[2:])
+    assert (options.nnodes, options.node_rank, options.nproc_per_node) == ("2", 1, "8")
+    assert (options.master_addr, options.master_port) == ("10.0.0.1", 4711)
+    assert not options.standalone
+
+
+def test_a_number_of_processes_that_is_none(tmp_path):
+    for wrong in ({"GPUS": "0"}, {"GPUS": "two"}, {"NNODES": "2"}):
+        words, code, said = started(tmp_path, "test.sh", **wrong)
+        assert (words, code) == ([], 2) and said.startswith("error: ") and "give" in said
+    assert started(tmp_path, "test.sh", "--help", GPUS="2")[0] == [
+        "-m",
+        "engine.evaluate",
+        "--help",
+    ]

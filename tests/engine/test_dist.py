@@ -1,0 +1,409 @@
+"""Several processes are one training: same losses, same bits after a kill, same AP, one sentence.
+
+The processes are real and connected by gloo; most are forks of the test, because those are cheap.
+"""
+
+import contextlib
+import io
+import json
+import multiprocessing
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+from torch.distributed import TCPStore
+from torch.distributed.elastic.multiprocessing import SignalException
+
+from data.errors import InputError
+from data.loaders import TrainSampler
+from engine import checkpoint, dist, evaluate, launch, options, stress_processes, train
+from engine.stress_processes import REFERENCE, SPLITS, SYSTEMS, TRAINING
+from mobileinst.layers.freeze import FrozenBatchNorm2d
+
+ROOT = Path(__file__).resolve().parents[2]
+FORK = multiprocessing.get_context("fork")
+
+
+def in_processes(number: int, function: Callable) -> list:
+    """What `function()` returns in each process, by rank; None for one that did not return.
+
+    The store takes a port that is free, as that of torchrun does.
+    """
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    environment = {
+        "WORLD_SIZE": str(number),
+        "LOCAL_WORLD_SIZE": str(number),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(store.port),
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
+        "TORCHELASTIC_RESTART_COUNT": "0",
+    }
+    children = []
+    for rank in range(number):
+        receive, send = FORK.Pipe(duplex=False)
+        own = environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+        child = FORK.Process(target=as_one_of_them, args=(function, own, send), daemon=True)
+        child.start()
+        send.close()
+        children.append((child, receive))
+    results = [received(pipe) for _, pipe in children]
+    for child, _ in children:
+        child.join(60)
+        assert child.exitcode is not None, "a process hangs"
+    return results
+
+
+def as_one_of_them(function: Callable, environment: dict[str, str], send) -> None:
+    os.environ.update(environment)
+    try:
+        dist.join()
+        result = function()
+        dist.leave()
+        send.send_bytes(pickle.dumps(result))
+    except BaseException:
+        traceback.print_exc()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
+
+
+def received(pipe) -> object:
+    assert pipe.poll(180), "a process hangs"
+    try:
+        return pickle.loads(pipe.recv_bytes())
+    except EOFError:
+        return None
+
+
+def test_what_processes_tell_each_other():
+    def tell():
+        rank, norm = dist.rank(), nn.BatchNorm2d(2)
+        norm.running_mean += rank
+        dist.average_statistics(norm)
+        values = torch.full((7,), (1e16, 1.0, -1e16)[rank], dtype=torch.float64)
+        return {
+            "rank": (rank, dist.world(), dist.is_main()),
+            "maximum": dist.maximum(5 * rank),
+            "total": dist.total({"a": rank + 0.5, "b": torch.tensor(float(rank))}),
+            "in order": dist.sum_in_order(values).tolist(),
+            "in turns": dist.in_turns(list(range(10))[rank::3]),
+            "from main": dist.from_main(os.getpid),
+            "statistics": norm.running_mean.tolist() + norm.running_var.tolist(),
+        }
+
+    found = in_processes(3, tell)
+    assert [each["rank"] for each in found] == [(0, 3, True), (1, 3, False), (2, 3, False)]
+    assert found[0]["in turns"] == list(range(10)) and found[1]["in turns"] == [1, 4, 7]
+    for each in found:
+        assert each["maximum"] == 10 and each["total"] == {"a": 4.5, "b": torch.tensor(3.0)}
+        assert each["in order"] == [0.0] * 7  # (1e16 + 1) - 1e16; any other order gives 1
+        assert each["statistics"] == [1.0, 1.0, 1.0, 1.0]
+    assert len({each["from main"] for each in found}) == 1 != os.getpid()
+
+
+def test_an_error_of_one_is_raised_by_all_and_said_by_one():
+    def items():
+        yield "first"
+        if dist.rank() == 2:
+            raise InputError("a picture of the last one")
+        yield "second"
+
+    def fail():
+        seen, told = [], []
+        with contextlib.suppress(InputError):
+            for item in dist.in_step(items(), InputError):
+                seen.append(item)
+        try:
+            with dist.together(InputError, KeyError):
+                if dist.rank() > 0:
+                    raise InputError(f"of {dist.rank()}")
+        except InputError as error:
+            told = [str(error), dist.must_say(error)]
+        try:
+            raise ValueError from dist.agreed(InputError())
+        except ValueError as error:
+            told.append(dist.is_agreed(error))
+        return seen, told
+
+    found = in_processes(3, fail)
+    assert [seen for seen, _ in found] == [["first"]] * 3
+    assert [told for _, told in found] == [["of 1", n == 0, True] for n in range(3)]
+    assert dist.must_say(InputError("alone"))
+
+
+@pytest.fixture(scope="module")
+def half_empty(toy_coco, tmp_path_factory) -> list[str]:
+    """Options for the toy set, without objects in what the second of two processes sees first."""
+    content = json.loads((toy_coco / "annotations" / "instances_train.json").read_text())
+    sizes = {"batch_size": 4, "accumulate": 1, "seed": 0, "start_step": 0, "stop_step": 1}
+    sampler = TrainSampler(8, **sizes, canvases=((64, 64),), rank=1, world=2)
+    empty = {content["images"][key.index]["id"] for key in sampler.keys(0, 0)}
+    kept = [each for each in content["annotations"] if each["image_id"] not in empty]
+    assert len(empty) == 4 and kept
+    path = tmp_path_factory.mktemp("half_empty") / "train.json"
+    path.write_text(json.dumps(content | {"annotations": kept}))
+    argv = ["--train-json", str(path), "--images", str(toy_coco / "train"), "--copy-paste", "0"]
+    return [*argv, "--val-json", str(path)]
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+@pytest.mark.parametrize("precision, steps", [("float64", 6), ("float32", 1)])
+def test_however_a_batch_is_split_it_is_the_same_step(half_empty, system, precision, steps):
+    """Losses of all steps and gradients of the first, on a process without objects as well.
+
+    `bash sbin/stress.sh` has fifty steps of it, in processes that torchrun starts.
+    """
+    argv = [*TRAINING.split(), "--iterations", str(steps), *SYSTEMS[system].split(), *half_empty]
+
+    def measure(split):
+        number, sizes = SPLITS[split]
+        options = [*argv, *sizes.split()]
+        if number == 1:
+            return [stress_processes.measure(options, precision)]
+        return in_processes(number, lambda: stress_processes.measure(options, precision))
+
+    measured = {split: measure(split) for split in SPLITS}
+    first, second = measured["2 x 4"]
+    assert first["losses"] == second["losses"] and len(first["losses"]) == steps
+    for name, gradient in first["gradients"].items():
+        assert torch.equal(gradient, second["gradients"][name]), name
+    ones = {split: each[0] for split, each in measured.items()}
+    for split in SPLITS.keys() - {REFERENCE}:
+        found = stress_processes.difference(system, split, precision, ones)
+        assert found.passed and found.steps == steps, found
+        assert ones[split]["losses"] != ones[REFERENCE]["losses"] or precision == "float64"
+
+
+bits = checkpoint.fingerprint
+
+# Drop path, augmentation, several canvases, batch norms that learn, an average: all are in play.
+STEPS = "--iterations 4 --batch-size 2 --average 0.9 --eval-every 1 --copy-paste 0.3".split()
+
+
+@pytest.fixture
+def final_bits(monkeypatch) -> list[str]:
+    """Of the weights and averages a process ends with; taken in the place of the last pictures."""
+    seen = []
+    monkeypatch.setattr(train.Run, "finish", lambda run: seen.append(bits(run.trainer.state())))
+    return seen
+
+
+def test_three_stop_together_and_go_on_as_if_nothing_had_been(
+    tiny, tmp_path, monkeypatch, final_bits
+):
+    """One of them is asked to. A plain all-reduce would not give the same bits to three."""
+
+    def run(name, *more):
+        argv = [*tiny, *STEPS, "--out", str(tmp_path / name), *more]
+        return in_processes(3, lambda: (train.main(argv), *final_bits))
+
+    whole = run("whole")
+    assert len(set(whole)) == 1 and whole[0][0] == 0
+    with monkeypatch.context() as patch:
+        at_step(patch, 1, rank=2, act=lambda trainer: signal.raise_signal(signal.SIGTERM))
+        assert run("part") == [(143,)] * 3
+    assert checkpoint.load(tmp_path / "part" / "last.pt")["iteration"] == 2
+    assert run("part", "--resume") == whole
+    for name in ("last.pt", "best.pt"):
+        one, two = (checkpoint.load(tmp_path / folder / name) for folder in ("whole", "part"))
+        assert bits(one) == bits(two) and one["best"] == two["best"]
+    rows = [json.loads(line) for line in (tmp_path / "part" / "log.jsonl").open()]
+    assert [row["iteration"] for row in rows] == [2, 4]
+    assert rows[-1]["epoch"] == 4 * 3 * 2 / 8
+
+
+def at_step(patch, iteration: int, rank: int, act: Callable) -> None:
+    """One process does something at the start of a step."""
+    step = train.Trainer.step
+
+    def acting(trainer, *args):
+        if (trainer.iteration, dist.rank()) == (iteration, rank):
+            act(trainer)
+        return step(trainer, *args)
+
+    patch.setattr(train.Trainer, "step", acting)
+
+
+KILLED = """
+import os, signal
+from engine import dist, options, train
+
+step = train.Trainer.step
+
+def killed(trainer, *args):
+    if (trainer.iteration, dist.rank()) == (3, 1):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return step(trainer, *args)
+
+train.Trainer.step = killed
+options.run_entry(train.main)
+"""
+
+
+def test_a_killed_process_ends_the_job_and_a_relaunch_goes_on(tiny, tmp_path, final_bits):
+    (tmp_path / "killed.py").write_text(KILLED)
+    argv = [*tiny, *STEPS]
+    ended = subprocess.run(
+        [sys.executable, "-m", "engine.launch", "--standalone", "--nproc-per-node", "2"]
+        + [str(tmp_path / "killed.py"), *argv, "--out", str(tmp_path / "part")],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert ended.returncode == 137, ended.stderr
+    last = ended.stderr.splitlines()[-1]
+    assert last.startswith("error: process 1 was killed (SIGKILL, as") and "--resume" in last
+    assert "Traceback" not in ended.stderr and "ChildFailedError" not in ended.stderr
+    assert checkpoint.load(tmp_path / "part" / "last.pt")["iteration"] == 2
+
+    def run(name, *more):
+        words = [*argv, "--out", str(tmp_path / name), *more]
+        return in_processes(2, lambda: (train.main(words), *final_bits))
+
+    assert run("part", "--resume") == run("whole")
+    one, two = (checkpoint.load(tmp_path / folder / "last.pt") for folder in ("whole", "part"))
+    assert bits(one) == bits(two) and one["processes"] == 2
+
+    more = [*argv, "--iterations", "5", "--out", str(tmp_path / "part"), "--resume"]
+    with pytest.raises(InputError, match="2 processes, 4 pictures a step; for 1 .* it 2"):
+        train.main(more)
+    assert train.main([*more, "--batch-size", "4"]) == 0
+    content = checkpoint.load(tmp_path / "part" / "last.pt")
+    assert (content["iteration"], content["processes"]) == (5, 1)
+
+
+def ends(argv: list[str]) -> list[tuple[int, str]]:
+    """Exit code and complaints of the entry in each of two processes."""
+
+    def run():
+        said, sys.argv = io.StringIO(), ["train", *argv]
+        with contextlib.redirect_stderr(said), pytest.raises(SystemExit) as end:
+            options.run_entry(train.main)
+        return end.value.code, said.getvalue()
+
+    return in_processes(2, run)
+
+
+def test_one_sentence_for_an_error_of_all_of_the_second_or_without_it(
+    tiny, toy_coco, tmp_path, monkeypatch
+):
+    (code, said), other = ends([*tiny, "--batch-size", "0"])
+    assert code == 2 and said.count("\n") == 1 and "--batch-size: 0" in said
+    assert other == (2, "")
+
+    argv = [*tiny, *STEPS, "--out", str(tmp_path / "nan")]
+    with monkeypatch.context() as patch:
+        at_step(patch, 1, 1, lambda trainer: next(trainer.model.parameters()).data.fill_(torch.nan))
+        (code, said), other = ends(argv)
+    assert code == 3 and said.count("\n") == 1 and "not finite at iteration 1" in said
+    assert "pictures: " in said and "--resume" in said and other == (3, "")
+
+    argv = [*tiny, *STEPS, "--out", str(tmp_path / "gone")]
+    with monkeypatch.context() as patch:
+        at_step(patch, 1, 1, lambda trainer: os._exit(1))
+        (code, said), other = ends(argv)
+    assert code == dist.LEFT_ALONE and said.startswith("process 0 ends, for it lost another one")
+    assert other is None
+
+
+def test_a_broken_picture_of_the_second_is_named_once(toy_coco, tiny, tmp_path):
+    sizes = {"batch_size": 4, "accumulate": 1, "seed": 0, "start_step": 0, "stop_step": 1}
+    index = TrainSampler(8, **sizes, canvases=((64, 64),), rank=1, world=2).keys(0, 0)[0].index
+    content = json.loads((toy_coco / "annotations" / "instances_train.json").read_text())
+    picture = Path(content["images"][index]["file_name"])
+    for path in (toy_coco / "train").iterdir():
+        data = path.read_bytes()
+        (tmp_path / path.name).write_bytes(data[:40] if path.name == picture.name else data)
+    labels = toy_coco / "annotations" / "instances_train.json"
+    argv = [*tiny[: tiny.index("--data")], "--train-json", str(labels), "--val-json", str(labels)]
+    argv += ["--images", str(tmp_path), "--iterations", "2", "--out", str(tmp_path / "run")]
+    (code, said), other = ends(argv)
+    assert code == 2 and said.count("\n") == 1 and f"{picture} cannot be read" in said
+    assert other == (2, "")
+
+
+def test_shared_evaluation_finds_the_same_in_the_same_order(toy_run, tmp_path):
+    """Three processes, five batches of at most three: every score and every bit of every mask."""
+
+    def found(name):
+        argv = ["--checkpoint", str(toy_run / "best.pt"), "--split", "train", "--batch-size", "3"]
+        argv += ["--metrics-block", "--device", "cpu", "--threads", "1", "--workers", "0"]
+        evaluate.main([*argv, "--out", str(tmp_path / name)])
+
+    found("single.json")
+    in_processes(3, lambda: found("shared.json"))
+    single, shared = (
+        json.loads((tmp_path / name).read_text()) for name in ("single.json", "shared.json")
+    )
+    assert shared["detections"] == single["detections"] and len(single["detections"]) > 20
+    assert shared["scores"] == single["scores"] and single["scores"]["metrics"]["AP50"] > 0.05
+    assert shared["metrics"]["test_loss"] == single["metrics"]["test_loss"] > 0
+
+
+def test_norms_see_all_processes_on_cuda_unless_they_are_frozen(monkeypatch):
+    def model():
+        return nn.Sequential(nn.BatchNorm2d(3), FrozenBatchNorm2d(nn.BatchNorm2d(3)), nn.Flatten())
+
+    def kinds(device):
+        one = model()
+        dist.synchronise_norms(one, torch.device(device))
+        assert one.state_dict().keys() == model().state_dict().keys()
+        return [type(each) for each in one]
+
+    plain = [nn.BatchNorm2d, FrozenBatchNorm2d, nn.Flatten]
+    assert kinds("cuda") == plain
+    monkeypatch.setattr(dist, "world", lambda: 2)
+    assert kinds("cuda") == [nn.SyncBatchNorm, FrozenBatchNorm2d, nn.Flatten]
+    assert kinds("cpu") == plain
+
+
+def test_each_process_has_a_gpu_of_its_own(monkeypatch):
+    cpu, cuda, second = map(torch.device, ("cpu", "cuda", "cuda:1"))
+    assert dist.device_for(second) == second and dist.device_for(cuda) == cuda
+    monkeypatch.setattr(dist, "world", lambda: 2)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert dist.device_for(cpu) == cpu and dist.device_for(cuda) == second
+    for device in (second, torch.device("mps")):
+        with pytest.raises(InputError, match=f"--device {device}: several processes"):
+            dist.device_for(device)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(InputError, match="2 processes were started and this machine has 1 GPUs"):
+        dist.device_for(cuda)
+
+
+def failure(exitcode: int, timestamp: int = 5) -> SimpleNamespace:
+    return SimpleNamespace(exitcode=exitcode, timestamp=timestamp, signal_name=lambda: "SIGKILL")
+
+
+def test_the_cause_is_told_and_not_what_followed_from_it():
+    failures = {0: failure(dist.LEFT_ALONE, 4), 1: failure(-9), 2: failure(-15, 6)}
+    code, said = launch.ending(*launch.first_failure(failures))
+    assert code == 137 and said.startswith("error: process 1 was killed (SIGKILL")
+    for code in (2, 3, 130, 143):
+        assert launch.ending(*launch.first_failure({0: failure(code)})) == (code, "")
+    code, said = launch.ending(*launch.first_failure({3: failure(1)}))
+    assert code == 1 and "process 3 failed, as said above" in said and "--resume" in said
+    code, said = launch.ending(*launch.first_failure({0: failure(dist.LEFT_ALONE)}))
+    assert code == dist.LEFT_ALONE and "on another machine" in said
+
+
+def test_a_job_that_was_asked_to_stop_ends_with_the_code_of_the_signal(monkeypatch):
+    def stopped(options):
+        assert (options.nproc_per_node, options.training_script) == ("2", "engine.train")
+        raise SignalException("asked", signal.SIGTERM)
+
+    monkeypatch.setattr(launch.torchrun, "run", stopped)
+    argv = "--standalone --nproc-per-node 2 -m engine.train --resume".split()
+    assert launch.main(argv) == 143
