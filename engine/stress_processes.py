@@ -3,7 +3,7 @@
 `compare` trains small models on 1 x 8, 2 x 4 and 1 x (4 + 4 accumulated) pictures a step, each in
 processes of its own, and tells how far apart their losses and first gradients lie. The entry is
 what these processes run: steps of a training as engine.train takes them, in another precision, and
-with batch norms that keep their statistics, because those see the pictures of one process only.
+with batch norms that keep their statistics, because each would see its own process's pictures only.
 """
 
 import argparse
@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
+from torch import nn
 
 from data import demo_organs
 from data.errors import InputError
@@ -62,10 +64,23 @@ class Difference(NamedTuple):
 def build(config, seed: int = 0, *, precision: str) -> zoo.Built:
     """The standard model in another precision, its batch norms with the statistics they have."""
     model, criterion, postprocess = options.build_model(config, seed)
+    settle_norms(model)
     freeze_norms(model)
     dtype = getattr(torch, precision)
     model.to(dtype).register_forward_pre_hook(lambda _, seen: (seen[0].to(dtype), *seen[1:]))
     return model, criterion, postprocess
+
+
+@torch.no_grad()
+def settle_norms(model: nn.Module) -> None:
+    """Statistics for the batch norms, of blurred noise: with those that they start from the maps
+    fade from layer to layer, and little would be compared.
+    """
+    for norm in model.modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            norm.momentum = 1.0
+    noise = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    model.train()(F.interpolate(noise, scale_factor=16, mode="bilinear"))
 
 
 def measure(argv: list[str], precision: str) -> dict:
