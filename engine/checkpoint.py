@@ -1,15 +1,14 @@
 """Checkpoints: plain tensors and plain types, written atomically, read without running code."""
 
 import hashlib
-import os
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from data.errors import InputError
+from engine import runs
 from mobileinst import weights, zoo
 
 # (config, seed=0) → model, criterion, post-processing; the zoo's, or one that puts in other parts.
@@ -21,22 +20,13 @@ FALLBACK_THRESHOLD = 0.3  # our choice, for weights with which no score is yet b
 
 
 def save(path: Path, content: dict) -> None:
-    """Write `content` to `path`: into a temporary file, flushed, renamed. Never half a file."""
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        with open(temporary, "wb") as file:
-            torch.save({"format": FORMAT, **content}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except (OSError, RuntimeError) as error:  # torch's writer turns the one into the other
-        with suppress(OSError):
-            temporary.unlink()
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-        raise InputError(
-            f"{path}: the checkpoint cannot be written ({reason}), the one before it is kept; "
-            "make room and go on with --resume"
-        ) from error
+    """Write `content` to `path`: into a temporary file, flushed, renamed. Never half a file.
+
+    Raises:
+        FailedRun: the file system does not allow it; the file before is kept.
+    """
+    with runs.replacing(path) as temporary, open(temporary, "wb") as file:
+        torch.save({"format": FORMAT, **content}, file)
 
 
 def load(path: Path) -> dict:
