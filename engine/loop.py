@@ -124,7 +124,13 @@ class Trainer:
         self.skipped = state.get("skipped", 0)
         self.model.load_state_dict(state["model"])
         own = self.optimizer.state_dict()["param_groups"]
-        self.optimizer.load_state_dict({**state["optimizer"], "param_groups": own})
+        moments = state["optimizer"]["state"]
+        if not moments.keys() <= {number for group in own for number in group["params"]}:
+            raise ValueError("the optimizer has other parameters")
+        self.optimizer.load_state_dict({"state": moments, "param_groups": own})
+        for parameter, values in self.optimizer.state.items():
+            if any(value.ndim and value.shape != parameter.shape for value in values.values()):
+                raise ValueError("the optimizer has parameters of other shapes")
         self.schedule.apply(self.optimizer, max(0, self.iteration - 1))  # as the last step left it
         if state["scaler"]:  # empty where it was not needed
             self.scaler.load_state_dict(state["scaler"])
@@ -265,7 +271,7 @@ class Trainer:
             if module
             for name, value in module.state_dict().items()
         ]
-        for parameter, moments in self.optimizer.state.items():
+        for moments in self.optimizer.state.values():
             named += [(f"optimizer {name}", value) for name, value in moments.items()]
         finite = [value.isfinite().all().to(self.device) for _, value in named]
         bad = [name for (name, _), good in zip(named, torch.stack(finite).tolist()) if not good]

@@ -33,7 +33,6 @@ from engine.coco_ap import Scores, markdown, score, table
 from engine.log import say
 from engine.loop import BadStep, Stopped, StopRequest, Trainer
 from engine.optim import MovingAverage, Schedule, describe_groups, parameter_groups
-from mobileinst import zoo
 
 SAVE_SECONDS = 60  # between two saves; what a kill may cost
 AMP = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -305,27 +304,34 @@ class Run:
 
     def resume(self) -> None:
         """Go on where `last.pt` was written."""
-        content = checkpoint.load(self.folder / "last.pt")
+        path = self.folder / "last.pt"
+        content = checkpoint.load(path)
         self.data.train.require_classes([entry["name"] for entry in content["classes"]])
         same_average = (content["average"] is None) == (self.trainer.average is None)
-        if zoo.config_from_dict(content["config"]) != self.config or not same_average:
+        if checkpoint.config_of(content) != self.config or not same_average:
             raise InputError(
-                f"{self.folder}/last.pt: holds another model than these options describe; "
+                f"{path}: holds another model than these options describe; "
                 "resume with the options of options.json"
             )
         self.require_same_training(content["options"])
         self.keep_start(content["options"])
         if content["pictures"] != len(self.data.train):
             raise InputError(
-                f"{self.folder}/last.pt: was trained on {content['pictures']} pictures and there "
+                f"{path}: was trained on {content['pictures']} pictures and there "
                 f"are {len(self.data.train)} now; resume with the same data, or start a new run"
             )
-        self.trainer.restore(content)
+        try:
+            self.trainer.restore(content)
+            if "meter" in content:  # runs of an older version kept none
+                self.meter.restore(content["meter"])
+        except (KeyError, TypeError, AttributeError, RuntimeError, ValueError) as error:
+            raise InputError(
+                f"{path}: its state does not fit this training ({type(error).__name__}); "
+                f"start a new run with --pretrained {path}"
+            ) from error
         self.saved = self.trainer.iteration
         self.best, self.seconds = content["best"], content["seconds"]
         self.evaluated = content.get("evaluated", content["iteration"])
-        if "meter" in content:  # runs of an older version kept none
-            self.meter.restore(content["meter"])
         runs.sweep(self.folder)
         log.truncate_after(self.folder, self.trainer.iteration, self.evaluated)
         runs.write_json(self.folder / "options.json", options.as_json(self.opts))
@@ -345,10 +351,10 @@ class Run:
         before = {"copy_paste": 0.0} | before  # which runs of an older version do not name
         fixed = ("overfit", "seed", "batch_size", "accumulate", "image_size", "canvas", "scale")
         for name in (*fixed, "flip", "colour", "copy_paste"):
-            if now[name] != before[name]:
+            if now[name] != before.get(name):
                 raise InputError(
-                    f"{self.folder}: --{name.replace('_', '-')} was {before[name]} in this run and "
-                    f"is {now[name]} now; resume with the options of its options.json, "
+                    f"{self.folder}: --{name.replace('_', '-')} was {before.get(name)} in this "
+                    f"run and is {now[name]} now; resume with the options of its options.json, "
                     "or start a new run"
                 )
 
@@ -463,7 +469,7 @@ class Run:
                 self.evaluate_if_due(stop)
 
     def must_save(self) -> bool:
-        """Before evaluations, at the end, and between them as --save-every says, or by the clock."""
+        """Before evaluations, at the end, and otherwise as --save-every says, or the clock."""
         if self.opts.save_every:
             waited_enough = self.trainer.iteration % self.opts.save_every == 0
         else:
