@@ -26,7 +26,12 @@ def save(path: Path, content: dict) -> None:
         FailedRun: the file system does not allow it; the file before is kept.
     """
     with runs.replacing(path) as temporary, open(temporary, "wb") as file:
-        torch.save({"format": FORMAT, **content}, file)
+        torch.save({"format": FORMAT} | {key: plain(value) for key, value in content.items()}, file)
+
+
+def plain(value: object) -> object:
+    """A value as it may be saved: what was loaded is plain again."""
+    return dict(value) if isinstance(value, Fields) else value
 
 
 def load(path: Path) -> Fields:

@@ -330,7 +330,7 @@ class Run:
                 f"start a new run with --pretrained {path}"
             ) from error
         self.saved = self.trainer.iteration
-        self.best, self.seconds = content["best"], content["seconds"]
+        self.best, self.seconds = dict(content["best"]), content["seconds"]
         self.evaluated = content.get("evaluated", content["iteration"])
         runs.sweep(self.folder)
         log.truncate_after(self.folder, self.trainer.iteration, self.evaluated)

@@ -168,3 +168,11 @@ def test_a_checkpoint_with_tensors_of_another_version_is_told(toy_run):
     content["average"]["semantic_head.weight"] = torch.zeros(3, 4)
     with pytest.raises(InputError, match="another version of the library wrote it"):
         checkpoint.build(content)
+
+
+def test_what_was_loaded_can_be_saved_again(tmp_path):
+    checkpoint.save(tmp_path / "one.pt", content_of())
+    content = checkpoint.load(tmp_path / "one.pt")
+    checkpoint.save(tmp_path / "two.pt", content)
+    again = checkpoint.load(tmp_path / "two.pt")
+    assert (again["best"], again["options"]) == (content["best"], content["options"])
