@@ -1,6 +1,7 @@
 """What a run says: lines on the terminal, json lines per interval, csv rows per evaluation."""
 
 import csv
+import io
 import json
 import time
 from collections import defaultdict
@@ -9,7 +10,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from engine import dist
+from engine import dist, runs
 
 
 def say(text: str = "") -> None:
@@ -25,10 +26,15 @@ def progress(*items: Iterable, **settings) -> tqdm:
 
 
 class Meter:
-    """Means of named numbers over one interval, and the seconds spent in each part of a step."""
+    """Means of named numbers over one interval, and the seconds spent in each part of a step.
+
+    A name that some steps have no value for, as all have that were skipped, is averaged over the
+    others.
+    """
 
     def __init__(self) -> None:
         self.sums: dict[str, float] = defaultdict(float)
+        self.counts: dict[str, int] = defaultdict(int)
         self.seconds: dict[str, float] = defaultdict(float)
         self.steps = 0
 
@@ -36,16 +42,28 @@ class Meter:
         self.steps += 1
         for name, value in values.items():
             self.sums[name] += value
+            self.counts[name] += 1
         for name, value in seconds.items():
             self.seconds[name] += value
 
     def flush(self) -> tuple[dict[str, float], dict[str, float]]:
         """Means of the interval (values, seconds per step); the next interval starts empty."""
-        steps = max(1, self.steps)
-        means = {name: value / steps for name, value in self.sums.items()}
-        seconds = {name: value / steps for name, value in self.seconds.items()}
+        means = {name: value / self.counts[name] for name, value in self.sums.items()}
+        seconds = {name: value / self.steps for name, value in self.seconds.items()}
         self.__init__()
         return means, seconds
+
+    def state(self) -> dict:
+        """What a checkpoint keeps of an interval that is not over."""
+        kept = {"sums": self.sums, "counts": self.counts, "seconds": self.seconds}
+        return {name: dict(value) for name, value in kept.items()} | {"steps": self.steps}
+
+    def restore(self, state: dict) -> None:
+        """Go on in the interval that `state` was taken in."""
+        self.sums.update(state["sums"])
+        self.counts.update(state["counts"])
+        self.seconds.update(state["seconds"])
+        self.steps = state["steps"]
 
 
 class Stopwatch:
@@ -85,19 +103,29 @@ class Timed:
 
 
 def append_json(path: Path, row: dict) -> None:
-    """Add one line to a log of json lines."""
-    with open(path, "a", encoding="utf-8") as file:
-        file.write(json.dumps(row) + "\n")
+    """Add one line to a log of json lines; raises FailedRun if the disk is full."""
+    runs.append(path, json.dumps(row) + "\n")
+
+
+def write_csv(path: Path, rows: list[dict]) -> None:
+    """A csv of these rows under one header, whole or not at all; raises FailedRun likewise."""
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, list(rows[0]) if rows else [])
+    writer.writeheader()
+    writer.writerows(rows)
+    with runs.replacing(path) as temporary:
+        temporary.write_text(text.getvalue(), encoding="utf-8", newline="")
 
 
 def append_csv(path: Path, row: dict) -> None:
-    """Add one row to a csv; the first row writes the header."""
-    fresh = not path.exists()
-    with open(path, "a", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, list(row))
-        if fresh:
-            writer.writeheader()
-        writer.writerow(row)
+    """Add one row to a csv. It is written anew: half a row could not be told from a whole one."""
+    write_csv(path, [*(csv_rows(path) if path.exists() else []), row])
+
+
+def csv_rows(path: Path) -> list[dict]:
+    """The rows of a csv, as text under the names of its header."""
+    with open(path, encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def whole_rows(path: Path) -> list[dict]:
@@ -111,16 +139,19 @@ def whole_rows(path: Path) -> list[dict]:
     return rows
 
 
-def truncate_after(folder: Path, iteration: int) -> None:
-    """Drop what the log says beyond `iteration`: a resumed run writes it again."""
+def truncate_after(folder: Path, iteration: int, evaluated: int) -> None:
+    """Drop what the log says beyond `iteration`, and the scores of evaluations after the one at
+    `evaluated`: a resumed run writes them again.
+    """
     log, metrics = folder / "log.jsonl", folder / "metrics.csv"
     if log.exists():
-        rows = whole_rows(log)
-        kept = [json.dumps(row) for row in rows if row["iteration"] <= iteration]
-        log.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+        rows = [row for row in whole_rows(log) if row["iteration"] <= iteration]
+        with runs.replacing(log) as temporary:
+            lines = "".join(json.dumps(row) + "\n" for row in rows)
+            temporary.write_text(lines, encoding="utf-8")
     if metrics.exists():
-        with open(metrics, encoding="utf-8", newline="") as file:
-            rows = [row for row in csv.DictReader(file) if int(row["iteration"]) <= iteration]
-        metrics.unlink()
-        for row in rows:
-            append_csv(metrics, row)
+        rows = [row for row in csv_rows(metrics) if int(row["iteration"]) <= evaluated]
+        if rows:
+            write_csv(metrics, rows)
+        else:
+            metrics.unlink()

@@ -1,8 +1,10 @@
 """The training loop and the inference loop. No files, no arguments."""
 
 import math
+import os
 import signal
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import chain
 
@@ -13,24 +15,38 @@ from data import rle
 from data.batch import Batch, PackedBatch
 from data.errors import InputError
 from engine import dist
+from engine.errors import FailedRun
 from engine.log import Stopwatch, Timed, progress, say
-from engine.optim import MovingAverage, Schedule
+from engine.optim import MovingAverage, Schedule, clip_gradients, gradient_norms
 from engine.seed import reseed
 from mobileinst.set_prediction.points import SeededPoints
 
 
-class BadStep(RuntimeError):
-    """A loss or gradient is not finite; nothing was updated."""
+class BadStep(FailedRun):
+    """A loss or gradient is not finite; the model, its average and the optimizer are as before."""
+
+
+class Stopped(KeyboardInterrupt):
+    """Ctrl-C or SIGTERM ended what was going on, at once."""
+
+    def __init__(self, number: int):
+        super().__init__()
+        self.exit_code = StopRequest.EXIT_CODES[number]
 
 
 class StopRequest:
-    """Turns Ctrl-C and SIGTERM into a wish that the loop grants after the running step."""
+    """Turns Ctrl-C and SIGTERM into a wish that the loop grants after the running step.
+
+    `at_once`: they end whatever runs; asking twice does so in any case.
+    """
 
     EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
 
-    def __init__(self) -> None:
+    def __init__(self, at_once: bool = False) -> None:
         self.signal: int | None = None
+        self.at_once = at_once
         self.before = {}
+        self.process = os.getpid()
 
     def __enter__(self) -> "StopRequest":
         for number in self.EXIT_CODES:
@@ -42,10 +58,13 @@ class StopRequest:
             signal.signal(number, handler)
 
     def note(self, number: int, frame) -> None:
-        if self.signal is not None:  # asked twice: leave at once
-            raise KeyboardInterrupt
-        self.signal = number
-        say("stopping after this step, once it is saved; a second time stops at once")
+        if os.getpid() != self.process:  # a loader process that has just begun: its parent decides
+            return
+        asked_before, self.signal = self.signal is not None, self.signal or number
+        if asked_before or self.at_once:
+            raise Stopped(self.signal)
+        with suppress(RuntimeError):  # of a stream in the middle of a line
+            say("stopping after this step, once it is saved; a second time stops at once")
 
     def is_asked(self) -> bool:
         """Whether any of the processes was asked to stop: collective, so all stop together."""
@@ -54,9 +73,20 @@ class StopRequest:
             self.signal = asked
         return bool(asked)
 
-    @property
-    def exit_code(self) -> int:
-        return self.EXIT_CODES[self.signal]
+    @contextmanager
+    def interrupting(self) -> Iterator[None]:
+        """For work by which nothing is lost, as evaluating and drawing: a wish ends it at once.
+
+        Raises:
+            Stopped: there is such a wish.
+        """
+        before, self.at_once = self.at_once, True
+        try:
+            if self.signal is not None:
+                raise Stopped(self.signal)
+            yield
+        finally:
+            self.at_once = before
 
 
 @dataclass
@@ -64,7 +94,9 @@ class Trainer:
     """All that one optimizer step needs, and all that a checkpoint must hold.
 
     `matching` is the criterion's matcher where its share of the time is to be told apart.
-    `iteration` counts finished optimizer steps; with the seed it fixes every random number.
+    `skip_bad_steps`: how many steps with bad numbers may be left out, in the whole run.
+    `iteration` counts finished optimizer steps, and the `skipped` ones among them; with the seed it
+    fixes every random number.
     Where several processes train together, each has a trainer and takes all its steps with the
     others: same losses, same gradients, same weights.
     """
@@ -81,7 +113,9 @@ class Trainer:
     clip: float = 0.0
     amp: torch.dtype | None = None
     matching: Timed | None = None
+    skip_bad_steps: int = 0
     iteration: int = 0
+    skipped: int = 0
 
     def __post_init__(self) -> None:
         self.parallel = dist.parallel(self.model)
@@ -90,6 +124,7 @@ class Trainer:
         """Plain tensors and types that `restore` understands."""
         return {
             "iteration": self.iteration,
+            "skipped": self.skipped,
             "model": self.model.state_dict(),
             "average": self.average.model.state_dict() if self.average else None,
             "average_updates": self.average.updates if self.average else 0,
@@ -100,15 +135,19 @@ class Trainer:
     def restore(self, state: dict) -> None:
         """Go on exactly where `state` was taken; rates and decays stay those of the optimizer."""
         self.iteration = state["iteration"]
+        self.skipped = state.get("skipped", 0)
         self.model.load_state_dict(state["model"])
-        groups = self.optimizer.param_groups
-        settings = [
-            {key: group[key] for key in ("base_lr", "weight_decay", "fused")} for group in groups
-        ]
-        self.optimizer.load_state_dict(state["optimizer"])
-        for group, own in zip(self.optimizer.param_groups, settings):
-            group.update(own)
-        self.scaler.load_state_dict(state["scaler"])
+        own = self.optimizer.state_dict()["param_groups"]
+        moments = state["optimizer"]["state"]
+        if not moments.keys() <= {number for group in own for number in group["params"]}:
+            raise ValueError("the optimizer has other parameters")
+        self.optimizer.load_state_dict({"state": moments, "param_groups": own})
+        for parameter, values in self.optimizer.state.items():
+            if any(value.ndim and value.shape != parameter.shape for value in values.values()):
+                raise ValueError("the optimizer has parameters of other shapes")
+        self.schedule.apply(self.optimizer, max(0, self.iteration - 1))  # as the last step left it
+        if state["scaler"]:  # empty where it was not needed
+            self.scaler.load_state_dict(state["scaler"])
         if self.average:
             self.average.model.load_state_dict(state["average"])
             self.average.updates = state["average_updates"]
@@ -118,8 +157,11 @@ class Trainer:
     ) -> Iterator[tuple[dict[str, float], dict[str, float]]]:
         """Optimizer steps over a loader of micro-batches; yields (values, seconds) of each.
 
+        A step that was skipped has no values.
+
         Raises:
-            InputError, BadStep: on all processes, wherever it arose.
+            InputError: on all processes, whichever met a broken picture.
+            BadStep: likewise; no more steps may be skipped.
         """
         self.model.train()
         micro_batches, watch = [], Stopwatch()
@@ -127,10 +169,26 @@ class Trainer:
             micro_batches.append(batch.to(self.device))
             watch.lap("data")
             if len(micro_batches) == self.accumulate:
-                values = self.step(micro_batches, watch)
+                values = self.step_or_skip(micro_batches, watch)
                 yield values, dict(watch.parts)
                 micro_batches, watch = [], Stopwatch()
                 self.model.train()  # whoever took the value may have evaluated
+
+    def step_or_skip(self, micro_batches: list[Batch], watch: Stopwatch) -> dict[str, float]:
+        """One update, or none where its numbers are bad and that may be passed over."""
+        # A forward of bad numbers has spoilt the statistics of the norms before any loss is seen.
+        buffers = [buffer.clone() for buffer in self.model.buffers()]
+        try:
+            return self.step(micro_batches, watch)
+        except BadStep as error:
+            for buffer, before in zip(self.model.buffers(), buffers):
+                buffer.copy_(before)
+            if self.skipped >= self.skip_bad_steps:
+                raise
+            self.skipped += 1
+            self.iteration += 1
+            say(f"skipped, {self.skipped} of {self.skip_bad_steps}: {error}")
+            return {}
 
     def step(self, micro_batches: list[Batch], watch: Stopwatch) -> dict[str, float]:
         """One update from `accumulate` micro-batches.
@@ -158,9 +216,11 @@ class Trainer:
             for name, value in losses.items():
                 totals[name] = totals.get(name, 0.0) + value.item()
         totals = dist.total(totals)
-        grad_norm = self.update()
+        grad_norm = self.update(micro_batches)
         watch.lap("update")
-        return {"loss": sum(totals.values()), **totals, "grad_norm": grad_norm}
+        # That of an overflow says nothing, and would spoil the mean of its interval.
+        norm = {"grad_norm": grad_norm} if math.isfinite(grad_norm) else {}
+        return {"loss": sum(totals.values()), **totals, **norm}
 
     def total_counts(self, micro_batches: list[Batch]) -> dict[str, torch.Tensor]:
         """The criterion's counts over all micro-batches of the step, on all processes."""
@@ -175,35 +235,79 @@ class Trainer:
         try:
             losses = self.criterion(outputs, batch.targets, counts, points)
         except FloatingPointError as error:  # the matcher was first to see it
-            raise self.bad_step(str(error), batch) from error
-        if not all(math.isfinite(value.item()) for value in losses.values()):
-            terms = ", ".join(f"{name} {value.item():g}" for name, value in losses.items())
-            raise self.bad_step(f"terms: {terms}", batch)
+            raise self.bad_step("loss", str(error), [pictures_of(batch)]) from error
+        values = {name: value.item() for name, value in losses.items()}
+        bad = [f"{name} {value:g}" for name, value in values.items() if not math.isfinite(value)]
+        if bad:
+            raise self.bad_step("loss", some_of(bad), [pictures_of(batch)])
         return losses
 
-    def bad_step(self, reason: str, batch: Batch) -> BadStep:
-        pictures = ", ".join(str(target["image_id"]) for target in batch.targets)
-        rate = self.optimizer.param_groups[0]["lr"]
+    def bad_step(self, what: str, reason: str, pictures: list[list[int]]) -> BadStep:
+        """pictures: ids of those that may be to blame, micro-batch by micro-batch."""
+        listed = ", ".join(map(str, chain.from_iterable(pictures)))
+        rate = max(group["lr"] for group in self.optimizer.param_groups)
         return BadStep(
-            f"the loss is not finite at iteration {self.iteration} "
-            f"({reason}; pictures: {pictures}; learning rate {rate:.3g})"
+            f"the {what} is not finite at iteration {self.iteration} "
+            f"({reason}; pictures: {listed}; learning rate {rate:.3g})"
         )
 
-    def update(self) -> float:
-        """Clip, step, average. Returns the gradient norm before clipping."""
+    def update(self, micro_batches: list[Batch]) -> float:
+        """Clip, step, average. Returns the gradient norm before clipping.
+
+        Raises:
+            BadStep: it is not finite. With a scaler that is an overflow, which the scaler mends by
+                leaving the step out and halving its factor, as long as there is one left to halve.
+        """
         self.scaler.unscale_(self.optimizer)
-        norm = torch.nn.utils.clip_grad_norm_(
-            self.model.parameters(), self.clip or math.inf, foreach=True
-        ).item()
-        if not math.isfinite(norm) and not self.scaler.is_enabled():
-            raise dist.agreed(BadStep(f"the gradient norm is {norm} at iteration {self.iteration}"))
+        norms = gradient_norms(self.model)
+        norm = torch.linalg.vector_norm(torch.stack(list(norms.values())))
+        overflow = self.scaler.is_enabled() and self.scaler.get_scale() >= 1
+        if not norm.isfinite() and not overflow:
+            self.scaler.update(self.scaler.get_scale())  # forgets that this step was unscaled
+            bad = [f"of {name}" for name, value in norms.items() if not value.isfinite()]
+            reason = some_of([f"norm {norm:g}", *bad], shown=4)
+            pictures = dist.in_turns([pictures_of(batch) for batch in micro_batches])
+            raise dist.agreed(self.bad_step("gradient", reason, pictures))
+        if self.clip:
+            clip_gradients(self.model, norm, self.clip)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         dist.average_statistics(self.model)
         if self.average:
             self.average.update()
         self.iteration += 1
-        return norm
+        return norm.item()
+
+    def require_finite(self) -> None:
+        """Nothing that a checkpoint is made of may be bad: it is to be the way back.
+
+        Raises:
+            BadStep: something is, after steps whose losses and gradients were finite.
+        """
+        state = {"model": self.model, "average": self.average and self.average.model}
+        named = [
+            (f"{part} {name}", value)
+            for part, module in state.items()
+            if module
+            for name, value in module.state_dict().items()
+        ]
+        for moments in self.optimizer.state.values():
+            named += [(f"optimizer {name}", value) for name, value in moments.items()]
+        finite = [value.isfinite().all().to(self.device) for _, value in named]
+        bad = [name for (name, _), good in zip(named, torch.stack(finite).tolist()) if not good]
+        if bad:
+            raise BadStep(f"not finite after iteration {self.iteration}: {some_of(bad)}")
+
+
+def pictures_of(batch: Batch) -> list[int]:
+    """The ids of its pictures."""
+    return [target["image_id"] for target in batch.targets]
+
+
+def some_of(names: list[str], shown: int = 3) -> str:
+    """The first names, and how many more there are."""
+    more = [f"{len(names) - shown} more"] if len(names) > shown else []
+    return ", ".join([*names[:shown], *more])
 
 
 @torch.inference_mode()

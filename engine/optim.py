@@ -54,6 +54,26 @@ def describe_groups(groups: list[dict]) -> str:
     )
 
 
+def gradient_norms(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Norm of the gradient of each parameter, by name; the norm of these is that of them all."""
+    gradients = {
+        name: parameter.grad
+        for name, parameter in model.named_parameters()
+        if parameter.grad is not None
+    }
+    return dict(zip(gradients, torch._foreach_norm(list(gradients.values()))))
+
+
+@torch.no_grad()
+def clip_gradients(model: nn.Module, norm: torch.Tensor, limit: float) -> None:
+    """Scale all gradients, whose norm together is `norm`, such that it is no more than `limit`.
+
+    As `clip_grad_norm_` of torch, which would take all norms a second time.
+    """
+    gradients = [each.grad for each in model.parameters() if each.grad is not None]
+    torch._foreach_mul_(gradients, (limit / (norm + 1e-6)).clamp(max=1))
+
+
 @dataclass(frozen=True)
 class Schedule:
     """Learning rate over a run, a pure function of the iteration: nothing to save, easy to plot.

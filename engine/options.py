@@ -15,7 +15,8 @@ import torch
 
 from data.errors import InputError
 from engine import dist
-from engine.loop import BadStep
+from engine.errors import FailedRun
+from engine.loop import StopRequest
 from mobileinst import zoo
 
 DATASETS = Path("datasets")
@@ -175,7 +176,8 @@ def add_image_size(options: argparse.ArgumentParser) -> None:
     )
 
 
-def add_device(options: argparse.ArgumentParser) -> None:
+def add_device(options: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    """The options of the machine; returns their group."""
     group = options.add_argument_group("machine")
     group.add_argument("--device", help="cuda, mps or cpu; the best there is if not given")
     # Half of the cores: small networks gain little from more, and when anything else needs a core
@@ -186,6 +188,7 @@ def add_device(options: argparse.ArgumentParser) -> None:
         default=max(1, (os.cpu_count() or 1) // 2 // dist.on_this_machine()),
         help="threads of each training process; its loader processes have their own",
     )
+    return group
 
 
 def add_workers(options: argparse.ArgumentParser) -> None:
@@ -224,12 +227,16 @@ def as_json(options: argparse.Namespace) -> dict:
 
 
 def run_entry(main: Callable[[list[str]], int | None]) -> None:
-    """Run an entry: a user's mistake is one sentence and exit code 2, a failed run is 3."""
+    """Run an entry: a user's mistake is one sentence and exit code 2, a failed run is 3.
+
+    SIGTERM ends it as Ctrl-C does, cleaning up behind itself: 143 and 130.
+    """
     complaint, failure = "", None
     dist.join()
     try:
-        code = main(sys.argv[1:]) or 0
-    except (InputError, BadStep) as error:
+        with StopRequest(at_once=True):
+            code = main(sys.argv[1:]) or 0
+    except (InputError, FailedRun) as error:
         if "--debug" in sys.argv:
             traceback.print_exc()
         failure = error
@@ -237,8 +244,8 @@ def run_entry(main: Callable[[list[str]], int | None]) -> None:
         code = 2 if isinstance(error, InputError) else 3
     except dist.PeerLost as error:
         failure, complaint, code = error, str(error), dist.LEFT_ALONE
-    except KeyboardInterrupt as error:
-        failure, complaint, code = error, "interrupted", 130
+    except KeyboardInterrupt as stop:
+        failure, complaint, code = stop, "interrupted", getattr(stop, "exit_code", 130)
     if complaint:  # only now: progress bars leave the terminal when the error lets go of them
         print(complaint, file=sys.stderr)
     dist.leave(failure)

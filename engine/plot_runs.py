@@ -33,6 +33,7 @@ def read_run(folder: Path) -> dict[str, np.ndarray]:
     columns = {name.rsplit("/", 1)[-1]: name for name in evaluations[0]}
     if "minutes" not in rows[0]:
         raise InputError(f"{folder}: an older version logged no minutes; draw newer runs")
+    rows = [row for row in rows if "loss" in row]  # all steps of the others were skipped
     minutes = np.array([row["minutes"] for row in rows])
     evaluated = np.array([float(row["iteration"]) for row in evaluations])
     return {

@@ -1,12 +1,15 @@
 """Run folders: one per training, never overwritten unless told."""
 
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import NoReturn
 
 from data.errors import InputError
+from engine.errors import FailedRun
 
 
 def choose(out: Path | None, parent: Path, stem: str, resume: bool, overwrite: bool) -> Path:
@@ -40,8 +43,10 @@ def choose(out: Path | None, parent: Path, stem: str, resume: bool, overwrite: b
 
 
 def is_free(folder: Path) -> bool:
-    """Whether a folder is missing or empty."""
-    return not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
+    """Whether a folder is missing or empty; half a file of a start that was killed is nothing."""
+    if not folder.is_dir():
+        return not folder.exists()
+    return all(path.suffix == ".tmp" for path in folder.iterdir())
 
 
 def make(folder: Path, replace: bool = False) -> None:
@@ -78,6 +83,68 @@ def appearing(folder: Path) -> Iterator[Path]:
         unfinished.replace(folder)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary file beside `path` that takes its place when all is written, and is on the disk.
+
+    So a kill at any moment leaves the file as it was, or the new one. What an earlier kill left
+    under the temporary name is written over.
+
+    Raises:
+        FailedRun: the file system does not allow it; the file is as it was.
+    """
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        yield temporary
+        flush(temporary)
+        os.replace(temporary, path)
+    except BaseException as error:
+        with suppress(OSError):
+            temporary.unlink()
+        raise_unwritten(path, error, "the one before it is kept")
+
+
+def flush(path: Path) -> None:
+    """Wait until a file is on the disk."""
+    with open(path, "rb+") as file:
+        os.fsync(file.fileno())
+
+
+def append(path: Path, text: str) -> None:
+    """Add text to the end of a file, all of it or nothing.
+
+    Raises:
+        FailedRun: the file system does not allow it; the file is as it was.
+    """
+    size = path.stat().st_size if path.exists() else 0
+    try:
+        with open(path, "ab", buffering=0) as file:
+            left = text.encode()
+            while left:
+                left = left[file.write(left) :]
+    except OSError as error:
+        with suppress(OSError):
+            os.truncate(path, size)
+        raise_unwritten(path, error, "what was in it is kept")
+
+
+def raise_unwritten(path: Path, error: BaseException, kept: str) -> NoReturn:
+    """One sentence where a file could not be written; every other error goes on as it is."""
+    # torch's writer turns an OSError into a RuntimeError.
+    if isinstance(error, FailedRun) or not isinstance(error, (OSError, RuntimeError)):
+        raise error
+    reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+    raise FailedRun(
+        f"{path}: cannot be written ({reason}), {kept}; make room and go on with --resume"
+    ) from error
+
+
+def sweep(folder: Path) -> None:
+    """Throw away the half-written files that a kill left."""
+    for path in folder.glob("*.tmp"):
+        path.unlink()
 
 
 def newest_checkpoint(parent: Path) -> Path:

@@ -16,14 +16,25 @@ from data.errors import InputError
 from data.folder import open_sets
 from data.loaders import covering_canvas, first_pictures, train_canvases, train_loader
 from data.presets import EvalPreset, TrainPreset
-from engine import checkpoint, dist, draw, evaluate, log, options, pretrained, runs, visualize
+from engine import (
+    checkpoint,
+    determinism,
+    dist,
+    draw,
+    evaluate,
+    log,
+    options,
+    pretrained,
+    runs,
+    visualize,
+)
 from engine.ceiling import ceiling
 from engine.coco_ap import Scores, markdown, score, table
 from engine.log import say
-from engine.loop import BadStep, StopRequest, Trainer
+from engine.loop import BadStep, Stopped, StopRequest, Trainer
 from engine.optim import MovingAverage, Schedule, describe_groups, parameter_groups
-from mobileinst import zoo
 
+SAVE_SECONDS = 60  # between two saves; what a kill may cost
 AMP = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -71,6 +82,10 @@ def parse(argv: list[str]) -> argparse.Namespace:
         "--average", type=options.decay, default=0.998, help="decay of the EMA; 0 is off"
     )
     step.add_argument("--amp", choices=AMP, default="off")
+    step.add_argument(
+        "--skip-bad-steps", type=options.whole, default=0, metavar="N",
+        help="leave out up to N steps of the run whose loss or gradient is not finite",
+    )  # fmt: skip
     step.add_argument("--seed", type=int, default=0)
 
     views = parser.add_argument_group("what the model sees")
@@ -107,8 +122,15 @@ def parse(argv: list[str]) -> argparse.Namespace:
         "--eval-every", type=options.real, default=5,
         help="epochs between evaluations; 0 evaluates at the end only",
     )  # fmt: skip
+    run.add_argument(
+        "--save-every", type=options.positive, metavar="N",
+        help="iterations between saves for --resume; after a minute or so if not given",
+    )  # fmt: skip
     run.add_argument("--log-every", type=options.positive, default=20, help="iterations")
-    options.add_device(parser)
+    options.add_device(parser).add_argument(
+        "--deterministic", action=argparse.BooleanOptionalAction, default=None,
+        help="the same bits each time; on if not given on a CPU, where it costs nothing",
+    )  # fmt: skip
     options.add_workers(parser)
     options.add_debug(parser)
     opts = parser.parse_args(argv)
@@ -227,6 +249,7 @@ def build_trainer(
         clip=opts.clip,
         amp=AMP[opts.amp],
         matching=matching,
+        skip_bad_steps=opts.skip_bad_steps,
     )
     return trainer, postprocess, config, report
 
@@ -265,8 +288,11 @@ class Run:
             opts, data, device, builder
         )
         self.best = {"AP": -2.0, "iteration": 0, "threshold": None}
+        self.evaluated = 0  # the iteration of the last evaluation that came to its end
+        self.meter = log.Meter()
         self.seconds = 0.0
-        self.started = self.saved_at = time.monotonic()
+        self.started = time.monotonic()
+        self.saved, self.next_save = 0, self.started + SAVE_SECONDS
 
     @property
     def iterations_per_epoch(self) -> float:
@@ -284,25 +310,37 @@ class Run:
 
     def resume(self) -> None:
         """Go on where `last.pt` was written; every process reads it, the main one says so."""
-        content = checkpoint.load(self.folder / "last.pt")
+        path = self.folder / "last.pt"
+        content = checkpoint.load(path)
         self.data.train.require_classes([entry["name"] for entry in content["classes"]])
         same_average = (content["average"] is None) == (self.trainer.average is None)
-        if zoo.config_from_dict(content["config"]) != self.config or not same_average:
+        if checkpoint.config_of(content) != self.config or not same_average:
             raise InputError(
-                f"{self.folder}/last.pt: holds another model than these options describe; "
+                f"{path}: holds another model than these options describe; "
                 "resume with the options of options.json"
             )
         self.require_same_training(content["options"], content.get("processes", 1))
         self.keep_start(content["options"])
         if content["pictures"] != len(self.data.train):
             raise InputError(
-                f"{self.folder}/last.pt: was trained on {content['pictures']} pictures and there "
+                f"{path}: was trained on {content['pictures']} pictures and there "
                 f"are {len(self.data.train)} now; resume with the same data, or start a new run"
             )
-        self.trainer.restore(content)
-        self.best, self.seconds = content["best"], content["seconds"]
+        try:
+            self.trainer.restore(content)
+            if "meter" in content:  # runs of an older version kept none
+                self.meter.restore(content["meter"])
+        except (KeyError, TypeError, AttributeError, RuntimeError, ValueError) as error:
+            raise InputError(
+                f"{path}: its state does not fit this training ({type(error).__name__}); "
+                f"start a new run with --pretrained {path}"
+            ) from error
+        self.saved = self.trainer.iteration
+        self.best, self.seconds = dict(content["best"]), content["seconds"]
+        self.evaluated = content.get("evaluated", content["iteration"])
         if dist.is_main():
-            log.truncate_after(self.folder, self.trainer.iteration)
+            runs.sweep(self.folder)
+            log.truncate_after(self.folder, self.trainer.iteration, self.evaluated)
             runs.write_json(self.folder / "options.json", options.as_json(self.opts))
         for name, now in options.as_json(self.opts).items():
             before = content["options"].get(name)
@@ -327,10 +365,10 @@ class Run:
         else:
             self.require_same_step(before, processes)
         for name in fixed:
-            if now[name] != before[name]:
+            if now[name] != before.get(name):
                 raise InputError(
-                    f"{self.folder}: --{name.replace('_', '-')} was {before[name]} in this run and "
-                    f"is {now[name]} now; resume with the options of its options.json, "
+                    f"{self.folder}: --{name.replace('_', '-')} was {before.get(name)} in this "
+                    f"run and is {now[name]} now; resume with the options of its options.json, "
                     "or start a new run"
                 )
 
@@ -361,11 +399,16 @@ class Run:
                 )
             setattr(self.opts, name, started)
 
-    def save(self, name: str) -> None:
-        """Write a checkpoint; all processes have the same weights, the main one writes them."""
-        self.saved_at = time.monotonic()
+    def save(self, name: str = "last.pt") -> None:
+        """Write the state of the run; all processes have the same, the main one writes it.
+
+        Raises:
+            BadStep, FailedRun: it is not worth keeping, or cannot be written; what was there stays.
+        """
         if not dist.is_main():
             return
+        began = time.monotonic()
+        self.trainer.require_finite()
         checkpoint.save(
             self.folder / name,
             {
@@ -374,10 +417,15 @@ class Run:
                 "options": options.as_json(self.opts),
                 "processes": dist.world(),
                 "best": self.best,
+                "evaluated": self.evaluated,
+                "meter": self.meter.state(),
                 "pictures": len(self.data.train),
                 "seconds": self.seconds + time.monotonic() - self.started,
             },
         )
+        now = time.monotonic()
+        self.saved = self.trainer.iteration
+        self.next_save = now + max(SAVE_SECONDS, 50 * (now - began))  # 2 % of the time at most
 
     def training_batch(self) -> Image.Image:
         """The first batch as the model sees it."""
@@ -388,11 +436,15 @@ class Run:
         """The run folder, once everything is known to work; a failed start leaves none behind."""
         first = self.training_batch()
         runs.make(self.folder, replace=self.opts.overwrite)
+        self.save()  # first of all: a run that is killed from here on can be resumed
         runs.write_json(self.folder / "options.json", options.as_json(self.opts))
         if self.pretrained:
             runs.write_json(self.folder / "weights.json", self.pretrained.as_dict())
-        first.save(self.folder / "train_batch.png")
-        self.save("last.pt")
+        self.save_picture("train_batch.png", first)
+
+    def save_picture(self, name: str, picture: Image.Image) -> None:
+        with runs.replacing(self.folder / name) as temporary:
+            picture.save(temporary, format="PNG")
 
     def loader(self, workers: int):
         opts = self.opts
@@ -410,49 +462,64 @@ class Run:
             world=dist.world(),
         )
 
-    def train(self, stop: StopRequest) -> bool:
-        """Train to the end, or to a stop. Returns whether the end was reached.
+    def train(self, stop: StopRequest) -> None:
+        """Train to the end.
 
         Raises:
+            Stopped: at a signal, with everything saved up to the step that was running.
             BadStep: with the way back to the last good weights.
         """
         try:
-            return self.train_until(stop)
+            self.evaluate_if_due(stop)  # a resumed run may have been stopped while it evaluated
+            if self.trainer.iteration < self.trainer.schedule.iterations:
+                self.train_until(stop)
         except BadStep as error:
             raise BadStep(
-                f"{error}; the last good weights are in {self.folder / 'last.pt'}: "
-                "lower --lr or leave --amp off, and go on from there with --resume"
+                f"{error}; the last good weights are in {self.folder / 'last.pt'}: go on from "
+                "there with --resume, with a lower --lr, --amp off, or --skip-bad-steps N"
             ) from error
 
-    def train_until(self, stop: StopRequest) -> bool:
-        trainer, total, meter = self.trainer, self.trainer.schedule.iterations, log.Meter()
-        if trainer.iteration >= total:
-            return True
+    def train_until(self, stop: StopRequest) -> None:
+        trainer, total = self.trainer, self.trainer.schedule.iterations
         with log.progress(total=total, initial=trainer.iteration, unit="it") as bar:
             for values, seconds in trainer.steps(self.loader(self.opts.workers)):
-                meter.add(values, seconds)
+                self.meter.add(values, seconds)
                 bar.update()
-                bar.set_postfix(loss=f"{values['loss']:.3f}", refresh=False)
+                if values:
+                    bar.set_postfix(loss=f"{values['loss']:.3f}", refresh=False)
                 if trainer.iteration % self.opts.log_every == 0 or trainer.iteration == total:
-                    self.log_interval(meter)
-                if self.is_due(self.opts.eval_every):
-                    self.evaluate()
+                    self.log_interval()
                 asked = stop.is_asked()
                 if self.must_save() or asked:
-                    self.save("last.pt")
+                    self.save()
                 if asked:
-                    break
-        return trainer.iteration == total
+                    raise dist.agreed(Stopped(stop.signal))
+                self.evaluate_if_due(stop)
 
     def must_save(self) -> bool:
-        """After evaluations and at the end, and between them once an epoch, a minute apart."""
-        waited = time.monotonic() - self.saved_at
-        return self.is_due(self.opts.eval_every) or (self.is_due(1) and waited > 60)
+        """Before evaluations, at the end, and otherwise as --save-every says, or the clock."""
+        if self.opts.save_every:
+            waited_enough = self.trainer.iteration % self.opts.save_every == 0
+        else:
+            waited_enough = time.monotonic() >= self.next_save
+        return waited_enough or self.is_due(self.opts.eval_every)
 
-    def log_interval(self, meter: log.Meter) -> None:
-        values, seconds = meter.flush()
+    def evaluate_if_due(self, stop: StopRequest) -> None:
+        """Evaluate where that is due and not done yet; what was saved before holds that it is not.
+
+        Raises:
+            Stopped: at a signal, at once; the resumed run evaluates anew.
+        """
+        if self.evaluated < self.trainer.iteration and self.is_due(self.opts.eval_every):
+            with stop.interrupting():
+                self.evaluate()
+            self.save()
+
+    def log_interval(self) -> None:
+        values, seconds = self.meter.flush()
         if not dist.is_main():
             return
+        skipped = {"skipped": self.trainer.skipped} if self.trainer.skipped else {}
         groups = self.trainer.optimizer.param_groups
         row = {
             "iteration": self.trainer.iteration,
@@ -460,6 +527,7 @@ class Run:
             "minutes": round((self.seconds + time.monotonic() - self.started) / 60, 2),
             "lr": max(group["lr"] for group in groups),
             **values,
+            **skipped,
             "seconds": seconds,
             "pictures_per_second": pictures_per_step(self.opts) / max(1e-9, sum(seconds.values())),
         }
@@ -476,6 +544,7 @@ class Run:
         detections = self.predictions(model, self.data.val)
         if dist.is_main():
             self.keep_if_best(self.score(detections))
+        self.evaluated = self.trainer.iteration
 
     def keep_if_best(self, scores: Scores) -> None:
         iteration, name = self.trainer.iteration, self.data.val.name
@@ -491,6 +560,7 @@ class Run:
             f"{name} at iteration {iteration}: mask AP {scores.headline['AP']:.3f}  "
             f"AP50 {scores.headline['AP50']:.3f}  AR100 {scores.headline['AR100']:.3f}"
         )
+        self.evaluated = iteration
         if scores.headline["AP"] > self.best["AP"]:
             self.best = {
                 "AP": scores.headline["AP"],
@@ -547,7 +617,7 @@ class Run:
             threshold,
             title=f"{self.folder.name}, {self.data.val.name}",
         )
-        sheet.save(self.folder / "predictions.png")
+        self.save_picture("predictions.png", sheet)
         best_possible = self.mask_ceiling() if self.opts.overfit else None
         self.write_summary(content, scores, best_possible)
         say(table(scores))
@@ -562,7 +632,8 @@ class Run:
     def speed(self) -> str:
         """Pictures per second over the whole log, and where the time of a step goes."""
         rows = log.whole_rows(self.folder / "log.jsonl")
-        parts = {name: sum(row["seconds"][name] for row in rows) for name in rows[0]["seconds"]}
+        names = dict.fromkeys(name for row in rows for name in row["seconds"])
+        parts = {name: sum(row["seconds"].get(name, 0) for row in rows) for name in names}
         total = sum(parts.values())
         pictures = len(rows) * pictures_per_step(self.opts)
         shares = ", ".join(f"{name} {seconds / total:.0%}" for name, seconds in parts.items())
@@ -587,14 +658,22 @@ class Run:
             f"- best weights: iteration {content['iteration']}, split {self.data.val.name}",
             f"- speed: {self.speed()}",
             f"- machine: {platform.machine()}, {self.opts.threads} threads, {self.device}"
-            f"{shared_by()}, torch {torch.__version__}",
+            f"{shared_by()}, torch {torch.__version__}"
+            + (", the same bits each time" if torch.are_deterministic_algorithms_enabled() else ""),
             *self.start_line(),
+            *self.skipped_line(),
             "",
             markdown(scores),
         ]
         if best_possible:
             lines += ["", f"Ceiling of the mask grid: AP {best_possible.headline['AP']:.3f}"]
-        (self.folder / "summary.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        with runs.replacing(self.folder / "summary.md") as temporary:
+            temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+    def skipped_line(self) -> list[str]:
+        """How often bad numbers were passed over, for the summary."""
+        skipped = self.trainer.skipped
+        return [f"- skipped: {skipped} steps with a bad loss or gradient"] if skipped else []
 
     def start_line(self) -> list[str]:
         """What the run started from, for the summary."""
@@ -671,20 +750,23 @@ def main(argv: list[str], builder: checkpoint.Builder = options.build_model) -> 
     """`builder` puts the model together; `engine.own_parts` is an example of another one."""
     with dist.together(InputError):
         opts = parse(argv)
-        torch.set_num_threads(opts.threads)
         device = dist.device_for(options.device_for(opts.device))
+        determinism.set_up(opts.deterministic, device, opts.threads)
         options.builder_keywords(opts.model, opts.set)  # before a long conversion, not after it
     folder = dist.from_main(
         lambda: runs.choose(opts.out, options.RUNS, opts.model, opts.resume, opts.overwrite),
         InputError,
     )
     run = build_run(opts, folder, device, builder)
-    with StopRequest() as stop:
-        finished = run.train(stop)
-    if not finished:
-        say(f"stopped at iteration {run.trainer.iteration}; the same command with --resume goes on")
-        return stop.exit_code
-    run.finish()
+    try:
+        with StopRequest() as stop:
+            run.train(stop)
+            with stop.interrupting():
+                run.finish()
+    except Stopped as stopped:
+        say(f"stopped at iteration {run.saved}; the same command with --resume goes on")
+        dist.leave(stopped)  # where one was interrupted alone, the others are not waited for
+        return stopped.exit_code
     return 0
 
 

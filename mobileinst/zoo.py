@@ -66,6 +66,8 @@ MODELS = {
     "mask2former_swin_large": Mask2FormerConfig(backbone="swin_large", queries=200),
 }
 
+LARGEST = 100_000  # value of any keyword
+
 Config = MobileInstConfig | Mask2FormerConfig  # or a subclass of one
 Built = tuple[nn.Module, Criterion, Postprocess]
 
@@ -100,9 +102,35 @@ def config_to_dict(config: Config) -> dict:
 def config_from_dict(values: dict) -> Config:
     """The config of `config_to_dict`. One that names no system is that of a MobileInst: there was
     no other when it was stored.
+
+    Raises:
+        ValueError: it names no system or backbone that there is, or has keywords or values that no
+            config of that system has; it may come from a stranger.
     """
     values = {"system": "mobileinst"} | values
-    return SYSTEMS[values.pop("system")].config(**values)
+    name = values.pop("system")
+    if name not in SYSTEMS:
+        raise ValueError(f"describes a model of no known system; there are {', '.join(SYSTEMS)}")
+    kind = SYSTEMS[name].config
+    values = {key: tuple(one) if isinstance(one, list) else one for key, one in values.items()}
+    known = {field.name: field.default for field in fields(kind)}
+    for key, value in values.items():
+        if key not in known or not is_like(known[key], value):
+            raise ValueError(f"describes a {name} model with a strange {key[:40]!r}")
+    if values.get("backbone", "swin_tiny") not in BACKBONES:
+        raise ValueError(f"describes a model of no known backbone, as {', '.join(BACKBONES)}")
+    return kind(**values)
+
+
+def is_like(default: object, value: object) -> bool:
+    """Whether a value has the type of a keyword's default, and a size that a model can have."""
+    if isinstance(default, tuple):
+        return isinstance(value, tuple) and len(value) < 20 and all(is_like(1, v) for v in value)
+    if type(default) is float and type(value) is int:
+        value = float(value)
+    if type(value) is not type(default):
+        return False
+    return isinstance(value, (bool, str)) or 0 <= value <= LARGEST
 
 
 def from_huggingface(folder: str | Path) -> nn.Module:

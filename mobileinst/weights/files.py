@@ -3,6 +3,7 @@
 import argparse
 import re
 import warnings
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,6 +97,7 @@ def read(path: Path, mend: str = MEND) -> object:
     try:
         if path.suffix == ".safetensors":
             return read_safetensors(path)
+        _require_stored(path)
         with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of torch about the pickle; what fails is told below
             return torch.load(path, map_location="cpu", weights_only=True)
@@ -103,6 +105,16 @@ def read(path: Path, mend: str = MEND) -> object:
         raise LoadError(
             f"{path}: not a checkpoint that can be read safely, {_fault(path, error)}; {mend}"
         ) from error
+
+
+def _require_stored(path: Path) -> None:
+    """Raises ValueError for a zip whose entries are larger than what they take in the file: torch
+    writes none, and a small one can unpack to more than there is memory.
+    """
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if any(entry.file_size > entry.compress_size for entry in archive.infolist()):
+                raise ValueError("compressed")
 
 
 def _fault(path: Path, error: Exception) -> str:
@@ -166,7 +178,11 @@ def _about_ours(path: Path, content: Mapping) -> dict:
     try:
         classes = sorted(content["classes"], key=lambda entry: entry["index"])
         names = tuple(entry["name"] for entry in classes)
-        return {"config": dict(content["config"]), "classes": names}
+        config = dict(content["config"])
+        texts = [*names, *config, *(each for each in config.values() if isinstance(each, str))]
+        if not all(isinstance(text, str) and text.isprintable() for text in texts):
+            raise ValueError("a text of several lines")
+        return {"config": config, "classes": names}
     except (KeyError, TypeError, ValueError) as error:
         raise LoadError(
             f"{path}: a checkpoint of ours without a whole config and class list; "

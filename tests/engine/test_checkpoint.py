@@ -9,7 +9,8 @@ import torch
 
 from data.coco import Category
 from data.errors import InputError
-from engine import checkpoint
+from engine import checkpoint, runs
+from engine.errors import FailedRun
 from mobileinst import zoo
 
 SMALL = dict(width=16, kernel_dim=8, query_width=16, heads=2, queries=6)
@@ -132,7 +133,7 @@ def test_a_full_disk_keeps_the_file_before(tmp_path):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
     try:
-        with pytest.raises(InputError, match=r"last\.pt: the checkpoint cannot be written"):
+        with pytest.raises(FailedRun, match=r"last\.pt: cannot be written \(.*make room"):
             checkpoint.save(path, content_of())
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -148,8 +149,8 @@ def test_a_failing_call_keeps_the_file_before(tmp_path, monkeypatch, call):
     def fail(*args):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint.os, call, fail)
-    with pytest.raises(InputError, match="No space left.*make room"):
+    monkeypatch.setattr(runs.os, call, fail)
+    with pytest.raises(FailedRun, match="No space left.*make room"):
         checkpoint.save(path, {"iteration": 2})
     assert checkpoint.load(path)["iteration"] == 1
     assert os.listdir(tmp_path) == ["last.pt"]
@@ -167,3 +168,11 @@ def test_a_checkpoint_with_tensors_of_another_version_is_told(toy_run):
     content["average"]["semantic_head.weight"] = torch.zeros(3, 4)
     with pytest.raises(InputError, match="another version of the library wrote it"):
         checkpoint.build(content)
+
+
+def test_what_was_loaded_can_be_saved_again(tmp_path):
+    checkpoint.save(tmp_path / "one.pt", content_of())
+    content = checkpoint.load(tmp_path / "one.pt")
+    checkpoint.save(tmp_path / "two.pt", content)
+    again = checkpoint.load(tmp_path / "two.pt")
+    assert (again["best"], again["options"]) == (content["best"], content["options"])

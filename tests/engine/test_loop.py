@@ -13,7 +13,7 @@ from data.coco import CocoSet
 from data.loaders import eval_loader, train_loader
 from data.presets import EvalPreset, TrainPreset
 from engine.log import Stopwatch
-from engine.loop import BadStep, StopRequest, Trainer, run_inference
+from engine.loop import BadStep, Stopped, StopRequest, Trainer, run_inference
 from engine.optim import MovingAverage, Schedule, parameter_groups
 from mobileinst import zoo
 
@@ -195,10 +195,108 @@ class Cusp(PlainCriterion):
 def test_a_gradient_that_is_not_finite_changes_no_weight(dataset):
     trainer = trainer_of(criterion=Cusp())
     before = weights_of(trainer)
-    with pytest.raises(BadStep, match="gradient norm is nan at iteration 0"):
+    with pytest.raises(BadStep, match=r"gradient is not finite at iteration 0 \(norm nan, of back"):
         trainer.step(micro_batches(dataset, 2), Stopwatch())
     learned = dict(trainer.model.named_parameters())
     assert all(torch.equal(before[name], parameter) for name, parameter in learned.items())
+
+
+def everything(trainer):
+    """Copies of all tensors that a checkpoint would hold."""
+    moments = [value for each in trainer.optimizer.state.values() for value in each.values()]
+    states = [trainer.model.state_dict(), trainer.average.model.state_dict()]
+    return [tensor.clone() for state in states for tensor in state.values()] + [
+        moment.clone() for moment in moments
+    ]
+
+
+@pytest.mark.parametrize("system", ["mobileinst_topformer_tiny", "mask2former_swin_tiny"])
+def test_a_skipped_step_leaves_no_trace(dataset, system, capsys):
+    """Its forward would have spoilt the statistics of the norms before any loss is seen."""
+    if system == "mask2former_swin_tiny":
+        model, criterion, _ = zoo.build(
+            system, num_classes=3, embed=16, depths=(1, 1, 1, 1), backbone_heads=(1, 2, 2, 4),
+            width=16, mask_dim=16, heads=2, encoder_layers=1, queries=6, layers=1, train_points=32,
+        )  # fmt: skip
+    else:
+        model, criterion, _ = zoo.build(system, num_classes=3, **SMALL)
+    trainer = trainer_of(
+        model=model,
+        criterion=criterion,
+        skip_bad_steps=1,
+    )
+    trainer.optimizer = torch.optim.AdamW(parameter_groups(model, 1e-3, 0.05))
+    trainer.average = MovingAverage(model, 0.9)
+    model.train()
+    good, bad = micro_batches(dataset, 2, accumulate=2)
+    assert trainer.step_or_skip([good], Stopwatch())["loss"] > 0
+    before = everything(trainer)
+    bad.images[0] = math.nan
+    assert trainer.step_or_skip([good, bad], Stopwatch()) == {}
+    assert all(map(torch.equal, before, everything(trainer)))
+    assert (trainer.iteration, trainer.skipped, trainer.average.updates) == (2, 1, 1)
+    said = capsys.readouterr().out
+    assert "skipped, 1 of 1: the loss is not finite at iteration 1 (matching cost of" in said
+    assert trainer.state()["skipped"] == 1
+    with pytest.raises(BadStep):  # no more of them
+        trainer.step_or_skip([bad], Stopwatch())
+    assert all(map(torch.equal, before, everything(trainer))) and trainer.iteration == 2
+
+
+def scaled(criterion, **others):
+    scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    return trainer_of(criterion=criterion, scaler=scaler, **others)
+
+
+def test_an_overflow_is_the_scalers_business_until_there_is_nothing_to_halve(dataset):
+    trainer = scaled(Cusp(), skip_bad_steps=1)
+    before, (batch,) = weights_of(trainer), micro_batches(dataset, 2)
+    for expected in (2.0, 1.0, 0.5):
+        values = trainer.step_or_skip([batch], Stopwatch())
+        assert "grad_norm" not in values and math.isfinite(values["loss"])
+        assert trainer.scaler.get_scale() == expected
+    assert (trainer.iteration, trainer.skipped) == (3, 0)
+    assert trainer.step_or_skip([batch], Stopwatch()) == {} and trainer.skipped == 1
+    with pytest.raises(BadStep, match="gradient is not finite at iteration 4"):
+        trainer.step_or_skip([batch], Stopwatch())
+    learned = dict(trainer.model.named_parameters())
+    assert all(torch.equal(before[name], parameter) for name, parameter in learned.items())
+
+
+def test_a_bad_gradient_names_its_parameters_pictures_and_rate(dataset):
+    trainer = trainer_of(criterion=PlainCriterion(), accumulate=2, lr=0.25)
+    trainer.model.instance_decoder.query_features.weight.register_hook(lambda grad: grad * math.inf)
+    batches = micro_batches(dataset, 2, accumulate=2)
+    with pytest.raises(BadStep) as error:
+        trainer.step(batches, Stopwatch())
+    pictures = [str(target["image_id"]) for batch in batches for target in batch.targets]
+    said = str(error.value)
+    assert "of instance_decoder.query_features.weight;" in said and "backbone" not in said
+    assert f"pictures: {', '.join(pictures)}; learning rate 0.25" in said
+
+
+def test_only_the_bad_terms_are_named(dataset):
+    trainer = trainer_of(criterion=Spoilt(None))
+    batch = micro_batches(dataset, 2)[0]
+    batch.targets[0]["image_id"] = None
+    with pytest.raises(BadStep, match=r"\(dice nan; pictures: None, "):
+        trainer.step([batch], Stopwatch())
+
+
+@pytest.mark.parametrize("part", ["model", "average", "optimizer"])
+def test_bad_numbers_are_never_saved(dataset, part):
+    trainer = trainer_of(torch.optim.AdamW, criterion=PlainCriterion(), average=0.9)
+    trainer.step(micro_batches(dataset, 2), Stopwatch())
+    trainer.require_finite()
+    parameter = trainer.model.instance_decoder.query_features.weight
+    spoilt = {
+        "model": parameter.data,
+        "average": trainer.average.model.instance_decoder.query_features.weight,
+        "optimizer": trainer.optimizer.state[parameter]["exp_avg_sq"],
+    }
+    spoilt[part][0, 0] = math.inf
+    with pytest.raises(BadStep, match=f"after iteration 1: {part} "):
+        trainer.require_finite()
 
 
 def test_batches_without_objects_train(dataset):
@@ -250,6 +348,38 @@ def test_mixed_precision_trains_with_the_criterion_in_float32(dataset):
     assert {p.dtype for p in trainer.model.parameters()} == {torch.float32}
 
 
+def test_restoring_refuses_an_optimizer_of_something_else():
+    first, second = trainer_of(torch.optim.AdamW), trainer_of(torch.optim.AdamW)
+    for parameter in first.model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    first.optimizer.step()
+    state = first.state()
+    good = state["optimizer"]["state"]
+    number, moments = next(iter(good.items()))
+    for bad in ({9999: moments}, {number: {**moments, "exp_avg": torch.ones(7, 5)}}):
+        with pytest.raises(ValueError, match="the optimizer has"):
+            second.restore({**state, "optimizer": {"state": {**good, **bad}}})
+    hostile = [{"params": "x", "betas": 7, "lr": "y"}]  # what is not read can do no harm
+    second.restore({**state, "optimizer": {"state": good, "param_groups": hostile}})
+    assert second.optimizer.param_groups[0]["betas"] == (0.9, 0.999)
+
+
+def test_a_signal_ends_an_evaluation_at_once():
+    with StopRequest() as stop:
+        with pytest.raises(Stopped), stop.interrupting():
+            signal.raise_signal(signal.SIGTERM)
+        with pytest.raises(Stopped), stop.interrupting():  # and it is not begun again
+            raise AssertionError
+    with StopRequest(at_once=True), pytest.raises(Stopped) as stopped:
+        signal.raise_signal(signal.SIGTERM)
+    assert stopped.value.exit_code == 143
+    with StopRequest() as stop:
+        with stop.interrupting():
+            pass
+        signal.raise_signal(signal.SIGINT)  # outside it is a wish again
+        assert stop.signal == signal.SIGINT
+
+
 def test_restoring_keeps_the_rates_that_were_asked_for():
     first, second = trainer_of(torch.optim.AdamW, lr=1e-2), trainer_of(torch.optim.AdamW, lr=1e-3)
     for parameter in first.model.parameters():
@@ -266,9 +396,10 @@ def test_a_signal_is_a_wish_and_twice_an_order(number, code):
     with StopRequest() as stop:
         assert stop.signal is None
         signal.raise_signal(number)
-        assert stop.signal == number and stop.exit_code == code
-        with pytest.raises(KeyboardInterrupt):
+        assert stop.signal == number
+        with pytest.raises(Stopped) as stopped:
             signal.raise_signal(number)
+        assert stopped.value.exit_code == code
     assert signal.getsignal(number) is before
 
 

@@ -429,7 +429,7 @@ def test_a_broken_picture_in_the_middle_leaves_a_run_to_go_on_with(
     code, lines = exit_of(train.main, argv, monkeypatch, capsys)
     assert code == 2 and "val/9.png cannot be read as a picture" in lines[-1]
     assert not [line for line in lines if "Traceback" in line]
-    assert checkpoint.load(tmp_path / "run" / "last.pt")["iteration"] == 0
+    assert checkpoint.load(tmp_path / "run" / "last.pt")["iteration"] == 2
     assert not list((tmp_path / "run").glob("*.tmp"))
     (coco / "val" / "9.png").write_bytes(whole)
     code, lines = exit_of(train.main, [*argv, "--resume"], monkeypatch, capsys)

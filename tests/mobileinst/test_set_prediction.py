@@ -1,7 +1,9 @@
 """Costs, matching, losses and criterion against independent implementations."""
 
 import itertools
+import math
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,6 +11,7 @@ import torchvision
 from scipy.optimize import linear_sum_assignment
 
 from mobileinst import zoo
+from mobileinst.set_prediction import matcher
 from mobileinst.set_prediction.costs import DiceClassCost, PointCost
 from mobileinst.set_prediction.criterion import Criterion
 from mobileinst.set_prediction.grids import soft_masks, stride_grid
@@ -139,9 +142,9 @@ def test_class_targets_follow_a_cyclic_assignment():
 
 
 def test_a_nonfinite_cost_names_the_picture():
-    matcher = Matcher(lambda *_: torch.full((3, 1), float("nan")))
+    match = Matcher(lambda *_: torch.full((3, 1), float("nan")))
     with pytest.raises(FloatingPointError, match="picture 12"):
-        matcher({"class_logits": torch.zeros(1, 3, 2)}, [make_target([0], seed=12)])
+        match({"class_logits": torch.zeros(1, 3, 2)}, [make_target([0], seed=12)])
 
 
 @pytest.mark.parametrize("labels", [[[], []], [[1], []], [[0, 1, 2, 1, 0, 1, 2, 0], [3]]])
@@ -478,3 +481,53 @@ def test_zoo_refuses_unknown_names_and_keywords():
         zoo.build("mobileinst_topformer_huge", 3)
     with pytest.raises(ValueError, match="kv_stride"):
         zoo.build("mobileinst_topformer_tiny", 3, stride=4)
+
+
+SYSTEMS = {
+    "mobileinst_topformer_tiny": dict(width=16, kernel_dim=8, query_width=16, heads=2, queries=4),
+    "mask2former_swin_tiny": dict(
+        embed=16, depths=(1, 1, 1, 1), backbone_heads=(1, 2, 2, 4), width=16, mask_dim=16, heads=2,
+        encoder_layers=1, queries=4, layers=1, train_points=16,
+    ),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=SYSTEMS)
+def criterion_of_a_system(request):
+    return zoo.build(request.param, num_classes=3, **SYSTEMS[request.param])[1]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("where", ["class_logits", "mask_logits"])
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, 6e4])
+def test_the_assignment_never_sees_a_cost_that_is_not_finite(
+    criterion_of_a_system, monkeypatch, dtype, where, bad
+):
+    """Of an output that is not finite, or is where half precision ends, whatever the precision."""
+    assign, seen = matcher.linear_sum_assignment, []
+
+    def guarded(cost):
+        assert np.isfinite(cost).all()
+        seen.append(cost)
+        return assign(cost)
+
+    monkeypatch.setattr(matcher, "linear_sum_assignment", guarded)
+    generator = torch.Generator().manual_seed(0)
+    classes = 4 if "CrossEntropy" in type(criterion_of_a_system.terms[0]).__name__ else 3
+    outputs = {
+        "class_logits": torch.randn(1, 4, classes, generator=generator).to(dtype),
+        "mask_logits": torch.randn(1, 4, 8, 8, generator=generator).to(dtype),
+        "objectness": torch.zeros(1, 4, 1, dtype=dtype),
+        "aux": [],
+    }
+    target = make_target([0, 2], seed=7, size=(64, 64))
+    criterion_of_a_system(outputs, [target])
+    assert len(seen) == 1
+    outputs[where][0, 1] = bad
+    try:
+        losses = criterion_of_a_system(outputs, [target])
+    except FloatingPointError as error:
+        assert "matching cost of picture 7" in str(error) and not math.isfinite(bad)
+    else:  # an infinite logit is a certain one: its cost may be finite
+        assert len(seen) == 2 and not math.isnan(bad)
+        assert math.isfinite(sum(losses.values())) or math.isinf(bad)  # which the loop looks at
