@@ -22,6 +22,7 @@ from data import demo_organs
 from data.errors import InputError
 from engine import dist, options, train
 from engine.loop import BadStep
+from engine.stress_table import Row
 from mobileinst import zoo
 from mobileinst.layers.freeze import freeze_norms
 
@@ -43,7 +44,7 @@ SPLITS = {  # of eight pictures: processes, and options of each
 }
 REFERENCE = "1 x 8"
 LIMITS = {"float64": 1e-8, "float32": 1e-5}  # of the relative difference
-STEPS = {"float64": 50, "float32": 1}
+STEPS = {"float64": 50, "float32": 1}  # for each precision
 
 
 class Difference(NamedTuple):
@@ -142,7 +143,7 @@ def compare(folder: Path, steps: dict[str, int] = STEPS) -> Iterator[Difference]
         steps: for each precision.
     """
     data = folder / "organs"
-    demo_organs.main(["--out", str(data), "--train", "20", "--val", "2"])
+    demo_organs.write(data, train=20, val=2, progress=False)
     for system, model in SYSTEMS.items():
         for precision, number in steps.items():
             argv = f"{TRAINING} --iterations {number} {model}".split() + ["--data", str(data)]
@@ -152,6 +153,17 @@ def compare(folder: Path, steps: dict[str, int] = STEPS) -> Iterator[Difference]
             }
             for split in SPLITS.keys() - {REFERENCE}:
                 yield difference(system, split, precision, measured)
+
+
+def report(scratch: Path, thorough: bool) -> Iterator[Row]:
+    """The rows of the stress table; few steps unless it may take long."""
+    for found in compare(scratch, STEPS if thorough else {**STEPS, "float64": 5}):
+        yield Row(
+            f"{found.system}, {found.split} against {REFERENCE}, {found.precision}",
+            f"{found.steps} steps" if found.steps > 1 else "first step",
+            f"losses differ by {found.losses:.1e} at most, gradients by {found.gradients:.1e}",
+            found.passed,
+        )
 
 
 def difference(system: str, split: str, precision: str, measured: dict[str, dict]) -> Difference:
