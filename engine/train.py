@@ -172,9 +172,7 @@ def open_data(opts: argparse.Namespace) -> Data:
     return Data(train, sets["val"], preset, canvases)
 
 
-def require_cells(
-    model: torch.nn.Module, batch_size: int, canvases: list[tuple[int, int]]
-) -> None:
+def require_cells(model: torch.nn.Module, batch_size: int, canvases: list[tuple[int, int]]) -> None:
     """Batch norm needs more than one value, and a 64x64 canvas has one cell at stride 64.
 
     Raises:
