@@ -71,7 +71,7 @@ elif [ $set_of = demo ]; then
   # 160 pictures of 320 x 240, seen at 256 x 192, organs of ten pixels among them.
   recipe=(
     --image-size 192 --canvas 192x256 --scale 0.8 1.4
-    --batch-size 4 --epochs 60 --eval-every 10 --lr 1.5e-3 --average 0.998
+    --batch-size 2 --epochs 50 --eval-every 10 --lr 1e-3 --average 0.998
     --set "${small[@]}"
   )
 else
