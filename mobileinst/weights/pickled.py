@@ -68,7 +68,9 @@ class ArrayUnpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> "StandIn":
         wanted = f"{module}.{name}"
-        known = wanted.replace("numpy._core.", "numpy.core.")  # the newer spelling
+        known = wanted
+        for spelling, usual in SPELLINGS.items():
+            known = known.replace(spelling, usual)
         if known not in STAND_INS:
             asked = wanted.encode("unicode_escape").decode()[:80]
             raise PickleRefused(f"it asks to run {asked}, which is never done")
@@ -162,6 +164,11 @@ def from_buffer(
     return Array(tensor if axes is None else tensor.permute(axes).contiguous())
 
 
+def single(dtype: Dtype, data: bytes) -> Array:
+    """How numbers that were taken out of arrays are written."""
+    return Array(tensor_of(data, dtype, (), "C"))
+
+
 def encode(text: str, encoding: str) -> bytes:
     """How protocol 2 writes bytes."""
     if encoding != "latin1":
@@ -175,13 +182,16 @@ def never(*arguments: object) -> None:
 
 STAND_INS = {
     "_codecs.encode": StandIn(encode),
+    "builtins.bytes": StandIn(lambda: b""),  # protocol 2 writes no bytes so
     "collections.OrderedDict": StandIn(Entries),
     "numpy.core.multiarray._reconstruct": StandIn(lambda kind, shape, code: Array()),
-    "numpy.core.multiarray.scalar": StandIn(lambda dtype, data: Array(tensor_of(data, dtype, (), "C"))),
+    "numpy.core.multiarray.scalar": StandIn(single),
     "numpy.core.numeric._frombuffer": StandIn(from_buffer),
     "numpy.dtype": StandIn(Dtype),
     "numpy.ndarray": StandIn(never),  # only named, as the kind of array to make
-}  # fmt: skip
+}
+# What is in two places, by version: of numpy, and of Python.
+SPELLINGS = {"numpy._core.": "numpy.core.", "__builtin__.": "builtins."}
 
 
 def with_tensors(value: object, depth: int = 2) -> object:

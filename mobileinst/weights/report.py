@@ -36,8 +36,8 @@ class Report:
     """What came of loading a file into a module.
 
     path, source, container, naming, prefixes: the file, what it is, the key its tensors were under
-    ("" at the top), in whose names they were ("" if in these), what was taken off them. target: what was loaded into. whole: whether all was
-    filled that the file was meant for.
+    ("" at the top), in whose names they were ("" if in these), what was taken off them. target:
+    what was loaded into. whole: whether all was filled that the file was meant for.
     loaded: copied. missing, other_shape: of the target, left as they were (`allow_partial`).
     unexpected: of the file, without a place. dropped: reason -> left out on purpose.
     conversion: of number formats, "" if none. before, after: fingerprints of the loaded tensors.
