@@ -197,7 +197,8 @@ def mend(file: WeightFile, match: Match, keywords: str) -> str:
         return f"build the model with the file's keywords, {keywords}"
     if file.source != match.name:
         return f"give a file of {match.name}, or choose the model that this file belongs to"
-    return "get the whole file, or allow a partial load of what fits"
+    act = "get the whole file" if match.missing else "build the model in the sizes of the file"
+    return f"{act}, or allow a partial load of what fits"
 
 
 def unknown_prefix(match: Match) -> str:
