@@ -162,7 +162,7 @@ def test_a_small_file_that_unpacks_to_a_large_one(tmp_path):
         for entry in whole.infolist():
             bomb.writestr(entry.filename, whole.read(entry), zipfile.ZIP_DEFLATED)
     assert (tmp_path / "bomb.pt").stat().st_size < 20_000
-    with pytest.raises(InputError, match="bomb.pt: not a checkpoint that can be read safely"):
+    with pytest.raises(InputError, match="bomb.pt: .*read safely, it is compressed"):
         checkpoint.load(tmp_path / "bomb.pt")
 
 
