@@ -103,6 +103,7 @@ ABSURD = {
     "a tensor too many": ("model", torch.ones(1), "extra"),
     "of the wrong shape": ("model", torch.ones(3), "instance_decoder.query_features.weight"),
     "one value for a terabyte": ("model", torch.ones(1).expand(10**6, 10**6), "extra"),
+    "a tensor that nobody asks for": ("more", torch.ones(2)),
     "average of another type": ("average", 3),
 }
 
