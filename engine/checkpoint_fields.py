@@ -36,9 +36,10 @@ def checked(path: Path, content: dict) -> Fields:
     Raises:
         InputError: one is not; fields that are missing are told when they are asked for.
     """
-    for name, (wanted, holds) in FIELDS.items():
-        if name in content and not holds(content[name]):
-            raise InputError(f"{path}: its '{name}' is not {wanted}; {MEND}")
+    for name, value in content.items():
+        wanted, holds = FIELDS.get(name, ("made of numbers and texts", is_plain))
+        if not holds(value):
+            raise InputError(f"{path}: its '{str(name)[:40]}' is not {wanted}; {MEND}")
     parts = [content.get(name) or {} for name in ("model", "average")]
     size = sum(tensor.nbytes for part in parts for tensor in part.values())
     if size > path.stat().st_size:  # one value that stands for many takes no room in a file
@@ -144,6 +145,7 @@ FIELDS: dict[str, tuple[str, Callable[[object], bool]]] = {
     "classes": ("a list of classes with index, id and a printable name", is_class_list),
     "options": ("the options of a training", are_options),
     "best": ("a score with its iteration and threshold", is_best),
+    "optimizer": ("the state of an optimizer", lambda value: isinstance(value, dict)),
     "meter": ("the means of an interval", is_plain_dict),
     "model": ("named tensors", is_state),
     "average": ("named tensors", lambda value: value is None or is_state(value)),

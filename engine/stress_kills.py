@@ -162,6 +162,7 @@ def kill(run: Training, moment: Callable, target: int, luck: float) -> Kill:
     Raises:
         FailedRun: the life ended before the moment came.
     """
+    left = half_written(run.folder)
     life = run.start()
     try:
         moment(life, run, target, luck)
@@ -174,15 +175,17 @@ def kill(run: Training, moment: Callable, target: int, luck: float) -> Kill:
     kept = 0
     if (run.folder / "last.pt").exists() and not faults:
         kept = checkpoint.load(run.folder / "last.pt")["iteration"]
-    return Kill(what_it_hit(run.folder, moment), run.reached() - kept, tuple(faults))
+    hit = moment.__name__.replace("_", " ")
+    if half_written(run.folder) - left:
+        hit = "while writing a checkpoint"
+    elif moment is while_writing:
+        hit = "right after writing a checkpoint"
+    return Kill(hit, max(0, run.reached() - kept), tuple(faults))
 
 
-def what_it_hit(folder: Path, moment: Callable) -> str:
-    """Where a kill has really fallen, as far as the files tell."""
-    if list(folder.glob("*.pt.tmp")):
-        return "while writing a checkpoint"
-    meant = moment.__name__.replace("_", " ")
-    return "between" if moment is while_writing else meant
+def half_written(folder: Path) -> set[tuple[str, int]]:
+    """The checkpoints under a temporary name, and since when."""
+    return {(path.name, path.stat().st_mtime_ns) for path in folder.glob("*.pt.tmp")}
 
 
 def unreadable(folder: Path) -> list[str]:
