@@ -64,6 +64,8 @@ MODELS = {
     "mask2former_swin_small": Mask2FormerConfig(backbone="swin_small"),
     "mask2former_swin_base": Mask2FormerConfig(backbone="swin_base"),
     "mask2former_swin_large": Mask2FormerConfig(backbone="swin_large", queries=200),
+    # Our choice, for a CPU and for the pretrained weights that are easiest to get.
+    "mask2former_mobilenet_v2": Mask2FormerConfig(backbone="mobilenet_v2", drop_path=0.0),
 }
 
 Config = MobileInstConfig | Mask2FormerConfig  # or a subclass of one
@@ -168,6 +170,10 @@ def build_from_config(config: Config, *, seed: int = 0, **parts: nn.Module) -> B
     if wrong := parts.keys() - set(system.parts):
         raise ValueError(f"no part is called '{min(wrong)}'; there are {', '.join(system.parts)}")
     backbone = parts.pop("backbone", None) or system.backbone(config)
+    if config.frozen_norms:
+        freeze_norms(backbone)
+    if config.frozen_stride:
+        freeze_layers(backbone, config.frozen_stride)
     model = system.model(config, backbone, **parts)
     draw_parameters(model, seed)
     return model, *system.training(config, model)
@@ -194,12 +200,7 @@ def system_of(config: Config) -> str:
 
 
 def mobileinst_backbone(config: MobileInstConfig) -> nn.Module:
-    backbone = build_backbone(config.backbone, drop_path=config.drop_path)
-    if config.frozen_norms:
-        freeze_norms(backbone)
-    if config.frozen_stride:
-        freeze_layers(backbone, config.frozen_stride)
-    return backbone
+    return build_backbone(config.backbone, drop_path=config.drop_path)
 
 
 def mobileinst_training(
