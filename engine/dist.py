@@ -22,6 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 from data.errors import InputError
 
 T = TypeVar("T")
+E = TypeVar("E", bound=BaseException)
 
 LEFT_ALONE = 75  # exit code of a process that ends because another one did
 # One process reads, scores or draws while the others wait. A process that is gone is noticed
@@ -106,7 +107,7 @@ def device_for(device: torch.device) -> torch.device:
     return torch.device("cuda", int(os.environ["LOCAL_RANK"]))
 
 
-def agreed(error: Exception) -> Exception:
+def agreed(error: E) -> E:
     """Marks an error that every process raises at the same place: one of them says it."""
     error.agreed = True
     return error
