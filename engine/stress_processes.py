@@ -43,7 +43,7 @@ SPLITS = {  # of eight pictures: processes, and options of each
 }
 REFERENCE = "1 x 8"
 LIMITS = {"float64": 1e-8, "float32": 1e-5}  # of the relative difference
-STEPS = {"float64": 50, "float32": 1}
+STEPS = {"float64": 50, "float32": 1}  # for each precision
 
 
 class Difference(NamedTuple):
@@ -142,7 +142,7 @@ def compare(folder: Path, steps: dict[str, int] = STEPS) -> Iterator[Difference]
         steps: for each precision.
     """
     data = folder / "organs"
-    demo_organs.main(["--out", str(data), "--train", "20", "--val", "2"])
+    demo_organs.write(data, train=20, val=2, progress=False)
     for system, model in SYSTEMS.items():
         for precision, number in steps.items():
             argv = f"{TRAINING} --iterations {number} {model}".split() + ["--data", str(data)]
