@@ -60,7 +60,8 @@ def _joined() -> bool:
 
 def join() -> None:
     """Become one of the processes that torchrun started; without torchrun nothing happens."""
-    if int(os.environ.get("WORLD_SIZE", 1)) == 1 or _joined():
+    told = all(name in os.environ for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
+    if not told or int(os.environ["WORLD_SIZE"]) == 1 or _joined():
         return
     if on_this_machine() <= torch.cuda.device_count():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))

@@ -27,6 +27,7 @@ from data.errors import InputError
 from data.loaders import TrainSampler
 from engine import checkpoint, dist, evaluate, launch, options, stress_processes, train
 from engine.stress_processes import REFERENCE, SPLITS, SYSTEMS, TRAINING
+from mobileinst import zoo
 from mobileinst.layers.freeze import FrozenBatchNorm2d
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -181,6 +182,34 @@ def test_however_a_batch_is_split_it_is_the_same_step(half_empty, system, precis
         found = stress_processes.difference(system, split, precision, ones)
         assert found.passed and found.steps == steps, found
         assert ones[split]["losses"] != ones[REFERENCE]["losses"] or precision == "float64"
+
+
+SMALL = {  # one model for each backbone and each pair of decoders, as small as they get
+    "mobileinst_topformer_tiny": dict(width=16, kernel_dim=8, query_width=16, queries=4, heads=2),
+    "mobileinst_seaformer_tiny": dict(width=16, kernel_dim=8, query_width=16, queries=4, heads=2),
+    "mobileinst_mobilenet_v2": dict(width=16, semantic_weight=1.0, self_attention=False),
+    "mobileinst_mobilenet_v2_torchvision": dict(width=16, guided=True, kv_stride=16),
+    "mask2former_swin_tiny": dict(
+        embed=16, depths=(1, 1, 1, 1), backbone_heads=(1, 2, 2, 4), window=4, encoder_layers=1
+    ),
+    "mask2former_mobilenet_v2": dict(encoder_layers=1, layers=2),
+}
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_every_parameter_has_a_gradient_without_any_object(name):
+    """DistributedDataParallel waits for all of them, on every process."""
+    model, criterion, _ = zoo.build(name, num_classes=2, **SMALL[name])
+    nothing = {
+        "labels": torch.zeros(0, dtype=torch.int64),
+        "masks": torch.zeros(0, 64, 128, dtype=torch.bool),
+        "ignore": torch.zeros(64, 128, dtype=torch.bool),
+        "size": (64, 128),
+    }
+    outputs = model.train()(torch.rand(2, 3, 64, 128))
+    losses = criterion(outputs, [{**nothing, "image_id": number} for number in (1, 2)])
+    sum(losses.values()).backward()
+    assert not [name for name, value in model.named_parameters() if value.grad is None]
 
 
 bits = checkpoint.fingerprint
