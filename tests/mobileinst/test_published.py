@@ -307,7 +307,7 @@ def keep_off_borders(model) -> None:
     """
     for name, parameter in model.named_parameters():
         if "sampling_offsets.weight" in name:
-            parameter *= 0.01
+            parameter *= 0.003
         elif "sampling_offsets.bias" in name:
             parameter.copy_((8 * parameter).floor() / 8 + 1 / 16)
 
