@@ -1,6 +1,5 @@
 """The comparison with transformers: refused where it is absent, and of the same computation."""
 
-import importlib.util
 import sys
 
 import pytest
@@ -12,14 +11,13 @@ from engine.loop import BadStep
 from mobileinst import zoo
 from mobileinst.mask2former.published import ARCHITECTURE, hub_config
 
-needs_transformers = pytest.mark.skipif(
-    importlib.util.find_spec("transformers") is None, reason="needs transformers"
-)
 ARGV = "--against transformers --image-size 65 --train-size 64 --threads 1 --rounds 2".split()
 
 
 @pytest.fixture
 def tiny(monkeypatch):
+    """Small sizes, where transformers is installed."""
+    pytest.importorskip("transformers")
     swin = {"embed_dim": 16, "depths": [1, 1, 1, 1], "num_heads": [1, 2, 2, 4], "window_size": 4}
     others = {"encoder_layers": 1, "decoder_layers": 3, "num_queries": 7, "dim_feedforward": 40}
     others |= {
@@ -55,7 +53,6 @@ def test_the_sizes_are_those_of_the_model_it_stands_for():
     assert config.train_points == 12544
 
 
-@needs_transformers
 def test_both_are_measured(tiny, capsys):
     benchmark_peers.main(ARGV)
     printed = capsys.readouterr().out
@@ -65,7 +62,6 @@ def test_both_are_measured(tiny, capsys):
     )
 
 
-@needs_transformers
 @torch.no_grad()
 def test_what_does_not_compute_the_same_is_not_measured(tiny):
     pair = benchmark_peers.Pair()
@@ -75,7 +71,6 @@ def test_what_does_not_compute_the_same_is_not_measured(tiny):
         benchmark_peers.differences(pair.forwards(65))
 
 
-@needs_transformers
 def test_the_steps_have_about_the_same_loss_and_lower_it(tiny):
     """Other points and dropped paths in each; tests/mobileinst/test_published.py has the same."""
     steps = benchmark_peers.Pair().training_steps(64)
