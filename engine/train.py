@@ -463,9 +463,10 @@ class Run:
                     bar.set_postfix(loss=f"{values['loss']:.3f}", refresh=False)
                 if trainer.iteration % self.opts.log_every == 0 or trainer.iteration == total:
                     self.log_interval()
-                if self.must_save() or stop.signal is not None:
+                asked = stop.signal is not None
+                if self.must_save() or asked:
                     self.save()
-                if stop.signal is not None:
+                if asked:  # one that comes only now is granted after the next step
                     raise Stopped(stop.signal)
                 self.evaluate_if_due(stop)
 
