@@ -493,7 +493,7 @@ class Run:
                 asked = stop.is_asked()
                 if self.must_save() or asked:
                     self.save()
-                if asked:
+                if asked:  # one that comes only now is granted after the next step
                     raise dist.agreed(Stopped(stop.signal))
                 self.evaluate_if_due(stop)
 
@@ -543,9 +543,9 @@ class Run:
         """Score the averaged weights on the validation split; keep them if they are the best."""
         model = self.trainer.average.model if self.trainer.average else self.trainer.model
         detections = self.predictions(model, self.data.val)
+        self.evaluated = self.trainer.iteration
         if dist.is_main():
             self.keep_if_best(self.score(detections))
-        self.evaluated = self.trainer.iteration
 
     def keep_if_best(self, scores: Scores) -> None:
         iteration, name = self.trainer.iteration, self.data.val.name
@@ -561,7 +561,6 @@ class Run:
             f"{name} at iteration {iteration}: mask AP {scores.headline['AP']:.3f}  "
             f"AP50 {scores.headline['AP50']:.3f}  AR100 {scores.headline['AR100']:.3f}"
         )
-        self.evaluated = iteration
         if scores.headline["AP"] > self.best["AP"]:
             self.best = {
                 "AP": scores.headline["AP"],
