@@ -31,14 +31,14 @@ MOBILEINST = {
 DATA = (  # each line only those below it
     {"loaders", "folder", "demo", "demo_organs"},
     {"coco", "voc", "presets", "demo_files", "demo_shrimp", "demo_grounds"},
-    {"transforms", "demo_animals"},
-    {"batch"},
+    {"transforms", "demo_animals", "coco_file"},
+    {"batch", "packed"},
     {"rle"},
     {"pictures", "seeds"},
     {"errors"},
 )
 ENTRIES = {"train", "evaluate", "predict", "visualize", "benchmark", "plot_runs", "check_weights"}
-ENTRIES |= {"inspect_modules", "reproduce", "own_parts"}
+ENTRIES |= {"inspect_modules", "reproduce", "own_parts", "stress"}
 
 
 def module_of(path):
