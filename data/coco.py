@@ -21,7 +21,6 @@ from PIL import Image
 
 from data import coco_file, rle
 from data.batch import Annotation
-from data.coco_file import Category
 from data.errors import BadRecords, InputError
 from data.packed import Bytes, ImageRecord, Images, Outlines
 from data.pictures import read_rgb
@@ -151,6 +150,8 @@ class CocoSet:
             for region in self._void_region(position, (record.height, record.width)):
                 images[-1]["void"] = rle.to_json(region)
             annotations += self._ground_truth_of(record, position, first_id=len(annotations) + 1)
+        if unreadable and not images:
+            raise InputError(f"none of the pictures in {self.folder} can be read: give others")
         categories = [{"id": one.id, "name": one.name} for one in self.categories]
         return {"images": images, "categories": categories, "annotations": annotations}
 

@@ -46,8 +46,8 @@ def open_sets(
     """Split -> set, from a folder or from json files (which win over the folder's own).
 
     `images` names the picture folder when it is not found by itself. `cache` is where converted
-    annotations go. `skip_bad` leaves out what cannot be used, see CocoSet. Raises InputError when nothing is recognised, a split is missing, or the
-    splits have different categories.
+    annotations go. `skip_bad` leaves out what cannot be used, see CocoSet. Raises InputError when
+    nothing is recognised, a split is missing, or the splits have different categories.
     """
     jsons = {"train": train_json, "val": val_json}
     root = None if data is None else _existing_folder(Path(data))
@@ -112,7 +112,9 @@ def _sbd_layout(
     files = sorted((folder / "inst").glob("*.mat"))
     mark = _fingerprint(folder, files, (names, without, skip_bad))
     target = cache / f"{_name_of(folder)}-{mark}" / f"instances_{split}.json"
-    _convert_once(target, progress, lambda: voc.read_sbd(folder, names, without, progress, skip_bad))
+    _convert_once(
+        target, progress, lambda: voc.read_sbd(folder, names, without, progress, skip_bad)
+    )
     return _Place(target, [folder / "img"])
 
 

@@ -160,7 +160,8 @@ def objects_of(classes: np.ndarray, objects: np.ndarray) -> _Objects:
     """Class map and object map, uint8 [H,W] -> class ids and object numbers [N], the map of these
     numbers [H,W], void bool [H,W].
 
-    Void pixels belong to no object: the map is 0 there, as on background. Raises InputError for an object without a class.
+    Void pixels belong to no object: the map is 0 there, as on background. Raises InputError for an
+    object without a class.
     """
     pairs = objects.astype(np.int32) * 256 + classes
     counts = np.bincount(pairs.ravel(), minlength=256 * 256).reshape(256, 256)

@@ -15,7 +15,7 @@ from data.coco import CocoSet
 from data.folder import open_sets
 from data.loaders import eval_loader
 from data.presets import EvalPreset
-from engine import checkpoint, options, runs
+from engine import checkpoint, options, runs, skipped
 from engine.coco_ap import FIELDS, Scores, score, table
 from engine.log import say
 from engine.loop import run_inference
@@ -57,6 +57,7 @@ def data_of(opts: argparse.Namespace, trained_with: dict) -> argparse.Namespace:
             if getattr(opts, name) is None and trained_with[name] is not None:
                 setattr(opts, name, Path(trained_with[name]))
         opts.crowd_as_instances |= trained_with["crowd_as_instances"]
+        opts.skip_bad_records |= trained_with.get("skip_bad_records", False)  # not in older ones
     return opts
 
 
@@ -70,6 +71,7 @@ def open_split(opts: argparse.Namespace, split: str) -> CocoSet:
         splits=(split,),
         cache=options.DATASETS,
         crowd_as_instances=opts.crowd_as_instances,
+        skip_bad=opts.skip_bad_records,
     )[split]
 
 
@@ -155,6 +157,7 @@ def score_ground_truth(opts: argparse.Namespace) -> None:
     say(f"the ground truth as predictions, {dataset.summary()}")
     limit = opts.max_detections or max(100, most_objects(ground_truth))
     say(table(score(ground_truth, ground_truth_as_predictions(ground_truth), max_dets=limit)))
+    skipped.tell([dataset.bad])
 
 
 def score_checkpoint(opts: argparse.Namespace, builder: checkpoint.Builder) -> None:
@@ -165,7 +168,6 @@ def score_checkpoint(opts: argparse.Namespace, builder: checkpoint.Builder) -> N
     data_of(opts, content["options"])
     dataset = open_split(opts, opts.split)
     dataset.require_classes([entry["name"] for entry in content["classes"]])
-    ground_truth = dataset.ground_truth()
     model, criterion, postprocess = checkpoint.build(content, builder)
     limit = opts.max_detections or postprocess.max_detections
     postprocess.max_detections = limit
@@ -182,12 +184,14 @@ def score_checkpoint(opts: argparse.Namespace, builder: checkpoint.Builder) -> N
         device=device,
         watch=loss,
     )
+    ground_truth = dataset.ground_truth()  # only now is it known which pictures are unreadable
     scores = score(ground_truth, detections, max_dets=limit)
     say(table(scores))
     about = {
         "checkpoint": str(path),
         "split": opts.split,
         "categories": ground_truth["categories"],
+        "skipped": skipped.records_of(dataset.bad),
     }
     if loss:
         seconds = time.perf_counter() - start
@@ -196,6 +200,7 @@ def score_checkpoint(opts: argparse.Namespace, builder: checkpoint.Builder) -> N
     out = opts.out or path.with_name(f"{path.stem}_{opts.split}_results.json")
     write_results(out, detections, scores, about)
     say(f"results: {out}")
+    skipped.tell([dataset.bad], out)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Run folders: one per training, never overwritten unless told."""
 
 import json
+import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -92,20 +93,35 @@ def newest_checkpoint(parent: Path) -> Path:
     return max(found, key=lambda path: path.stat().st_mtime)
 
 
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A new file beside `path` to write, which takes its place when all is written.
+
+    Its name is nobody's before, and a link that lies at `path` is replaced, not followed: folders
+    from strangers may hold links to anything. The ending stays, as kinds of pictures hang on it.
+    """
+    unfinished = path.with_name(f".{secrets.token_hex(8)}.tmp{path.suffix}")
+    open(unfinished, "xb").close()  # not through a link either
+    try:
+        yield unfinished
+        unfinished.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            unfinished.unlink()
+        raise
+
+
 def write_json(path: Path, content: dict | list) -> None:
     """Write json through a temporary file.
 
     Raises:
         InputError: the file system does not allow it.
     """
-    temporary = path.with_name(path.name + ".tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
-        temporary.replace(path)
+        with replacing(path) as unfinished:
+            unfinished.write_text(json.dumps(content, indent=1), encoding="utf-8")
     except OSError as error:
-        with suppress(OSError):
-            temporary.unlink()
         raise InputError(f"{path}: cannot be written ({error.strerror}); name another") from error
 
 
@@ -116,5 +132,11 @@ def _to_resume(out: Path | None, parent: Path, stem: str) -> Path:
     if not there:
         raise InputError(
             f"{out or parent / (stem + '-NNN')}: no last.pt to resume from; start without --resume"
+        )
+    links = [path.name for path in there[-1].iterdir() if path.is_symlink()]
+    if links:  # its logs are written on, wherever they may lead
+        raise InputError(
+            f"{there[-1]}: {links[0]} is a link, and a run is not resumed into files elsewhere; "
+            "put the file itself there"
         )
     return there[-1]

@@ -96,7 +96,9 @@ def _write_pictures(folder: Path, count: int) -> None:
 def _outlines(rng: np.random.Generator, size: tuple[int, int]) -> list[str]:
     """8 * POOL outlines as json: a POOL of RLE, half of them compressed, then polygons."""
     runs = [_runs(rng, size, compressed=number % 2 == 0) for number in range(POOL)]
-    return [json.dumps(outline) for outline in runs + [_polygons(rng, size) for _ in range(7 * POOL)]]
+    return [
+        json.dumps(outline) for outline in runs + [_polygons(rng, size) for _ in range(7 * POOL)]
+    ]
 
 
 def _runs(rng: np.random.Generator, size: tuple[int, int], compressed: bool) -> dict:

@@ -13,11 +13,11 @@ from PIL import Image
 from tqdm import tqdm
 
 from data.coco import CocoSet
-from data.errors import InputError
+from data.errors import BadRecords, InputError
 from data.folder import open_sets
 from data.loaders import covering_canvas, first_pictures, train_canvases, train_loader
 from data.presets import EvalPreset, TrainPreset
-from engine import checkpoint, draw, evaluate, log, options, pretrained, runs, visualize
+from engine import checkpoint, draw, evaluate, log, options, pretrained, runs, skipped, visualize
 from engine.ceiling import ceiling
 from engine.coco_ap import Scores, markdown, score, table
 from engine.log import say
@@ -127,6 +127,11 @@ class Data:
     preset: TrainPreset | EvalPreset
     canvases: list[tuple[int, int]]
 
+    @property
+    def bad(self) -> list[BadRecords]:
+        """What was left out of each."""
+        return [self.train.bad, self.val.bad]
+
 
 def open_data(opts: argparse.Namespace) -> Data:
     """Open the training and validation sets.
@@ -142,6 +147,7 @@ def open_data(opts: argparse.Namespace) -> Data:
         splits=("train",) if opts.overfit else ("train", "val"),
         cache=options.DATASETS,
         crowd_as_instances=opts.crowd_as_instances,
+        skip_bad=opts.skip_bad_records,
     )
     train = sets["train"]
     if not len(train):
@@ -294,6 +300,7 @@ class Run:
                 f"{self.folder}/last.pt: was trained on {content['pictures']} pictures and there "
                 f"are {len(self.data.train)} now; resume with the same data, or start a new run"
             )
+        self.data.train.bad.add(skipped.read(self.folder))
         self.trainer.restore(content)
         self.best, self.seconds = content["best"], content["seconds"]
         log.truncate_after(self.folder, self.trainer.iteration)
@@ -339,6 +346,7 @@ class Run:
 
     def save(self, name: str) -> None:
         self.saved_at = time.monotonic()
+        skipped.write(self.folder, *self.data.bad)
         checkpoint.save(
             self.folder / name,
             {
@@ -565,6 +573,7 @@ class Run:
             ("metrics.csv", "one row per evaluation"),
             ("log.jsonl", "losses, rates and times"),
             ("weights.json", "what was loaded at the start"),
+            (skipped.NAME, "bad records that were left out"),
             ("train_batch.png", "a batch as the model sees it"),
             ("predictions.png", "image / ground truth / prediction"),
             ("summary.md", "the table above"),
@@ -611,10 +620,13 @@ def main(argv: list[str], builder: checkpoint.Builder = options.build_model) -> 
         run.open_folder()
     with StopRequest() as stop:
         finished = run.train(stop)
+    if finished:
+        run.finish()
+    skipped.write(folder, *data.bad)
+    skipped.tell(data.bad, folder / skipped.NAME)
     if not finished:
         say(f"stopped at iteration {run.trainer.iteration}; the same command with --resume goes on")
         return stop.exit_code
-    run.finish()
     return 0
 
 
