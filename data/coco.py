@@ -247,7 +247,7 @@ class _Store:
 def _folder(images: str | Path | Sequence[str | Path], names: list[str]) -> Path:
     """Of several folders the first that holds the first picture, or else most of them."""
     folders = _folders(images)
-    holding = (one for one in folders if (one / names[0]).is_file())
+    holding = (one for one in folders if not coco_file.missing(one, names[:1]))
     return next(holding, None) or min(
         folders, key=lambda folder: len(coco_file.missing(folder, names))
     )

@@ -161,7 +161,7 @@ def _each(
     for number, record in enumerate(records, start=1):
         try:
             if not isinstance(record, dict):
-                raise InputError(_no_coco(source, key))
+                raise InputError(_no_coco(source, key, f" (number {number} of them is none)"))
             found = check(record, number)
             if record["id"] in seen:
                 raise InputError(
@@ -236,7 +236,9 @@ def _outline(record: dict, image: ImageRecord, source: str | Path) -> bytes | li
 
 def _load_json(path: Path) -> Any:
     try:
-        if not path.is_file() and path.exists():  # a pipe or a device would be read for ever
+        if os.path.exists(path) and not os.path.isfile(
+            path
+        ):  # a pipe or a device would be read for ever
             raise InputError(f"{path} is no file: give the path of a COCO json file")
         raw = path.read_bytes()
         text = raw.decode(json.detect_encoding(raw))
@@ -276,9 +278,9 @@ def _packed(numbers: Any, kind: str) -> Any:
         return numbers
 
 
-def _no_coco(source: str | Path, key: str) -> str:
+def _no_coco(source: str | Path, key: str, which: str = "") -> str:
     return (
-        f"{source} is no COCO file, its {key!r} is not a list of records: "
+        f"{source} is no COCO file, its {key!r} is not a list of records{which}: "
         "give a json with the lists images, categories and annotations"
     )
 
@@ -291,7 +293,8 @@ def missing(folder: Path, names: list[str]) -> set[str]:
         parent, base = os.path.split(name)
         if parent not in listings:
             place = folder / parent
-            listings[parent] = set(os.listdir(place)) if place.is_dir() else set()
+            # Unlike pathlib's, this question has an answer for names of any length.
+            listings[parent] = set(os.listdir(place)) if os.path.isdir(place) else set()
         if base not in listings[parent]:
             found.add(name)
     return found

@@ -6,6 +6,7 @@ PostScript, for one, to a program that runs it.
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -49,7 +50,9 @@ def upright_size(path: Path) -> tuple[int, int]:
 @contextmanager
 def opened(path: Path, mend: str = "replace the file or drop its record") -> Iterator[Image.Image]:
     """An open picture file; what goes wrong while it is used becomes an InputError with `mend`."""
-    if path.exists() and not path.is_file():  # a pipe or a device would be read for ever
+    if os.path.exists(path) and not os.path.isfile(
+        path
+    ):  # a pipe or a device would be read for ever
         raise InputError(f"{path} cannot be read as a picture (it is no file): {mend}")
     try:
         with warnings.catch_warnings():

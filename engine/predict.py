@@ -7,6 +7,7 @@ list is read as if its lines stood in the command, so it may name pictures anywh
 
 import argparse
 import csv
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -58,9 +59,9 @@ def pictures_of(paths: list[Path], bad: BadRecords) -> list[Path]:
             found += [path.parent / line for line in lines_of(path)]
         else:
             found.append(path)
-    there = [path for path in found if path.is_file()]
+    there = [path for path in found if os.path.isfile(path)]
     for path in found if len(there) < len(found) else ():
-        if not path.is_file():
+        if not os.path.isfile(path):
             error = f"{path}: no such picture; correct the name, or the list it is in"
             bad.take(InputError(error), path, "picture")
     if not there:

@@ -51,6 +51,24 @@ WRONG: tuple[Any, ...] = (
     -math.inf, 1e308, "", "0", "7", "ä ö 虾", "x" * 5000, [], [1], {}, {"a": 1}, [[]], "\ud800",
     "\0", "../../x", "\n\x1b[31m", [None, {}], {"size": 3, "counts": -1},
 )  # fmt: skip
+NO_PICTURES = (
+    b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(x) run\n", b"<html>", b"GIF89a",
+    b"II*\0\x08\0\0\0\xff\xff", b"RIFF\xff\xff\xff\xffWEBPVP8 ", b"P6 100000 100000 255\n",
+)  # fmt: skip
+PICTURE_KINDS = (  # file type and mode
+    ("JPEG", "CMYK"), ("JPEG", "L"), ("PNG", "L"), ("PNG", "P"), ("PNG", "RGBA"), ("PNG", "LA"),
+    ("PNG", "1"), ("PNG", "I;16"), ("TIFF", "F"), ("TIFF", "I"), ("BMP", "RGB"), ("GIF", "P"),
+    ("WEBP", "RGBA"), ("TIFF", "CMYK"), ("PPM", "RGB"), ("TIFF", "YCbCr"),
+)  # fmt: skip
+ODD_NAMES = (
+    "虾 1.png", "a b  c.png", "ä'\"$(x);&.png", "-rf.png", "sub/deep/0.png", "..0.png", "0..png",
+    "%2e%2e.png", "a\nb.png", "\x1b[31m.png", "x" * 200 + ".png", "~.png",
+)  # fmt: skip
+NAMES_THAT_LEAD_AWAY = (
+    "../outside.png", "sub/../../outside.png", "/etc/hostname", "..\\outside.png", "", "..", ".",
+    "C:\\outside.png", "\\outside.png", "0\0.png", "x" * 300 + ".png", "gone.png", "\ud800.png",
+    "x/" * 2000 + "0.png", "x/" * 400 + "0.png", "~/outside.png", "file:///etc/hostname",
+)  # fmt: skip
 
 
 @dataclass
@@ -328,9 +346,7 @@ def broken_bytes(rng: Generator, data: bytes) -> bytes:
     if which == 3:
         return rng.bytes(int(rng.integers(1, 3000)))
     if which == 4:
-        return pick(rng, (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(x) run\n", b"<html>",
-                          b"GIF89a", b"II*\0\x08\0\0\0\xff\xff", b"RIFF\xff\xff\xff\xffWEBPVP8 ",
-                          b"P6 100000 100000 255\n", bomb(20_000, 20_000), bomb(2**31 - 1, 1)))  # fmt: skip
+        return pick(rng, [*NO_PICTURES, bomb(20_000, 20_000), bomb(2**31 - 1, 1)])
     spoilt = bytearray(data)
     for place in rng.integers(0, len(data), 1 + int(rng.integers(40))):
         spoilt[place] = int(rng.integers(256))
@@ -358,10 +374,7 @@ def picture_broken(rng: Generator, made: Made) -> Spoilt:
 def picture_kind(rng: Generator, made: Made) -> Spoilt:
     """Another mode, depth or file type under the old name; the size is right."""
     name, size = "train/0.png", SIZES[0]
-    kinds = (("JPEG", "CMYK"), ("JPEG", "L"), ("PNG", "L"), ("PNG", "P"), ("PNG", "RGBA"),
-             ("PNG", "LA"), ("PNG", "1"), ("PNG", "I;16"), ("TIFF", "F"), ("TIFF", "I"), ("BMP", "RGB"),
-             ("GIF", "P"), ("WEBP", "RGBA"), ("TIFF", "CMYK"), ("PPM", "RGB"), ("TIFF", "YCbCr"))  # fmt: skip
-    kind, mode = pick(rng, kinds)
+    kind, mode = pick(rng, PICTURE_KINDS)
     if mode == "I;16":
         with io.BytesIO() as file:
             deep = rng.integers(0, 2 ** int(rng.integers(1, 17)), size).astype(np.uint16)
@@ -410,16 +423,11 @@ def paths(rng: Generator, made: Made) -> Spoilt:
     """Names that are odd but right, and names that lead elsewhere."""
     image, data = made.content["images"][0], made.files.pop("train/0.png")
     made.files["outside.png"] = data  # beside the picture folder
-    good = ("虾 1.png", "a b  c.png", "ä'\"$(x);&.png", "-rf.png", "sub/deep/0.png", "..0.png",
-            "0..png", "%2e%2e.png", "a\nb.png", "\x1b[31m.png", "x" * 200 + ".png", "~.png")  # fmt: skip
-    away = ("../outside.png", "sub/../../outside.png", "/etc/hostname", "..\\outside.png", "", "..",
-            "C:\\outside.png", "\\outside.png", "0\0.png", "x" * 300 + ".png", "gone.png", ".",
-            "x/" * 2000 + "0.png", "~/outside.png", "\ud800.png", "file:///etc/hostname")  # fmt: skip
     if rng.integers(2):
-        image["file_name"] = pick(rng, good)
+        image["file_name"] = pick(rng, ODD_NAMES)
         made.files[f"train/{image['file_name']}"] = data
         return Spoilt((), refused=False)
-    image["file_name"] = pick(rng, away)
+    image["file_name"] = pick(rng, NAMES_THAT_LEAD_AWAY)
     return Spoilt(("image 0", "pictures are not in", "cannot be read"), refused=True)
 
 
@@ -446,7 +454,8 @@ def json_text(rng: Generator, made: Made) -> Spoilt:
     odd = (text[:place], text[:place] + chr(int(rng.integers(32, 1000))) + text[place + 1 :], "",
            "null", "[" * 100_000, '{"a":' * 100_000, text.replace("18", "9" * 5000), f"[{text}]",
            text.replace("4,", "NaN,"), text.replace('"id"', '"id": 5, "id"'), text + text,
-           text.replace("12.5", "1e999"), text.replace("20", "2e1"), text.replace("{", "[{", 3))  # fmt: skip
+           text.replace("12.5", "1e999"), text.replace("20", "2e1"),
+           text.replace("{", "[{", 3))  # fmt: skip
     raw = pick(rng, odd).encode(pick(rng, ("utf-8", "utf-8", "utf-8-sig", "utf-16")))
     if rng.random() < 0.2:
         raw = raw[:place] + rng.bytes(3) + raw[place + 1 :]
@@ -489,8 +498,10 @@ def sbd_file(rng: Generator, made: Made) -> Spoilt:
     if which == 0:
         made.files[name] = broken_bytes(rng, made.files[name])
     elif which == 1:
-        things = (np.ones(SIZES[1]), np.full(SIZES[1], math.nan), np.zeros((0, 0)), "text", 3,
-                  np.full(SIZES[1], -1, np.int16), np.full(SIZES[1], 200, np.uint8), np.ones(5, int))  # fmt: skip
+        size = SIZES[1]
+        things = (np.ones(size), np.full(size, math.nan), np.zeros((0, 0)), "text", 3,
+                  np.full(size, -1, np.int16), np.full(size, 200, np.uint8),
+                  np.ones(5, int))  # fmt: skip
         made.files[name] = mat_bytes(pick(rng, things), pick(rng, ([9], [], [0], [99], "x", [1.5])))
     else:
         made.files["train.txt"] = pick(rng, (b"a\n../b\n", b"/etc/hostname\n", b"a\ngone\n", b"\n"))
@@ -561,7 +572,9 @@ def walk(keywords: dict, skip_bad: bool) -> tuple[str | None, int]:
     None, and the number of records that were left out."""
     dataset = None
     try:
-        dataset = open_sets(**keywords, splits=("train",), skip_bad=skip_bad, progress=False)["train"]
+        dataset = open_sets(**keywords, splits=("train",), skip_bad=skip_bad, progress=False)[
+            "train"
+        ]
         dataset.summary()
         dataset.ground_truth()
         steps = math.ceil(len(dataset) / 2)
@@ -642,7 +655,9 @@ def try_all(cases: Sequence[tuple[str, int]], scratch: Path) -> list[Outcome]:
 
 def peak_megabytes() -> float:
     """The most memory that this process has held."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (
+        2**20 if sys.platform == "darwin" else 2**10
+    )
 
 
 def _measured(cases: Sequence[tuple[str, int]], scratch: Path) -> tuple[list[Outcome], float]:

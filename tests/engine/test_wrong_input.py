@@ -433,7 +433,7 @@ def test_a_broken_picture_to_predict_loses_no_other(coco, toy_run, tmp_path, mon
     assert names == ["10.png", "11.png", "8.png"] and len(list(out.glob("*_overlay.jpg"))) == 3
     truncate(coco / "val" / "10.png")
     argv[4] = tmp_path / "more"
-    predict.main([str(each) for each in [*argv, "--skip-bad-records", "gone.png"]])
+    predict.main([str(each) for each in ["gone.png", *argv, "--skip-bad-records"]])
     assert len(list((tmp_path / "more").glob("*_overlay.jpg"))) == 2
     skipped = json.loads((tmp_path / "more" / "skipped.json").read_text())
     assert [Path(one["file"]).name for one in skipped] == ["gone.png", "10.png", "9.png"]
