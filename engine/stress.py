@@ -11,12 +11,13 @@ from pathlib import Path
 
 import torch
 
-from engine import options, runs, stress_memory
+from engine import options, runs, stress_data, stress_memory
 from engine.log import say
 from engine.loop import BadStep
 from engine.stress_table import Report, Row, command, markdown
 
 REPORTS: dict[str, Report] = {
+    "data": stress_data.report,
     "memory": stress_memory.report,
 }
 
