@@ -51,13 +51,17 @@ LEFT_OUT = {  # what is changed, the pictures and annotations that stay, what th
     ),
     "the second of two": (lambda c: c["annotations"][1].update(id=0), 6, 7, ["number 2 of ann"]),
     "a category, with its objects": (
-        lambda c: c["categories"][3].update(name=[]), 6, 6, ["number 4 of cat", "number 3", "number 4"]
+        lambda c: c["categories"][3].update(name=[]), 6, 5,
+        ["number 4 of cat", "number 3", "number 4", "number 7"],
     ),
     "a picture without a file": (
-        lambda c: c["images"][0].update(file_name="gone.png"), 5, 6, ["image 0", "number 1", "number 2"]
+        lambda c: c["images"][0].update(file_name="gone.png"), 5, 6,
+        ["image 0", "number 1", "number 2"],
     ),
     "what is no record": (lambda c: c["annotations"].append(7), 6, 8, ["number 9 of annotations"]),
-    "void": (lambda c: c["images"][0].update(void=3), 5, 6, ["number 1 of im", "number 1", "number 2"]),
+    "void": (
+        lambda c: c["images"][0].update(void=3), 5, 6, ["number 1 of im", "number 1", "number 2"]
+    ),
 }  # fmt: skip
 
 
