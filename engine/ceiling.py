@@ -12,19 +12,24 @@ from data.coco import CocoSet
 from data.presets import EvalPreset
 from engine.coco_ap import Scores, score
 from mobileinst.set_prediction.grids import soft_masks, stride_grid
-from mobileinst.set_prediction.postprocess import Postprocess, rank_by_objectness
+from mobileinst.set_prediction.postprocess import Postprocess
 
 SUREST = 1e-3  # cell values are kept this far from 0 and 1, whose logits are infinite
 
 
-def ceiling(dataset: CocoSet, preset: EvalPreset, stride: int = 8, max_dets: int = 100) -> Scores:
+def ceiling(
+    dataset: CocoSet,
+    preset: EvalPreset,
+    postprocess: Postprocess,
+    stride: int = 8,
+    max_dets: int = 100,
+) -> Scores:
     """Scores of the ground truth after the way that masks of a network go.
 
     Every object is resized to the input of the network, averaged over the cells of the grid as the
     losses do, and brought back to the original size by the network's own post-processing. Classes
     are right and all scores equal, so what is missing to 1 is the fault of the grid alone.
     """
-    postprocess = Postprocess(rank_by_objectness)
     detections = []
     for index in range(len(dataset)):
         annotation = dataset.annotation(index)

@@ -178,13 +178,14 @@ def open_data(opts: argparse.Namespace) -> Data:
     return Data(train, sets["val"], preset, canvases)
 
 
-def require_cells(batch_size: int, canvases: list[tuple[int, int]]) -> None:
+def require_cells(model: torch.nn.Module, batch_size: int, canvases: list[tuple[int, int]]) -> None:
     """Batch norm needs more than one value, and a 64x64 canvas has one cell at stride 64.
 
     Raises:
-        InputError: a batch may have only one.
+        InputError: the model has batch norms, and a batch may have only one.
     """
-    if batch_size == 1 and (64, 64) in canvases:
+    has_norms = any(isinstance(part, torch.nn.BatchNorm2d) for part in model.modules())
+    if has_norms and batch_size == 1 and (64, 64) in canvases:
         raise InputError(
             "--batch-size 1: one picture of 64x64 is too little for the batch norms; "
             "raise it, or raise --image-size"
@@ -533,7 +534,9 @@ class Run:
     def mask_ceiling(self) -> Scores:
         preset = EvalPreset(self.opts.image_size)
         stride = self.trainer.model.mask_stride
-        return ceiling(self.data.val, preset, stride, max_dets=self.config.max_detections)
+        return ceiling(
+            self.data.val, preset, self.postprocess, stride, max_dets=self.config.max_detections
+        )
 
     def write_summary(self, content: dict, scores: Scores, best_possible: Scores | None) -> None:
         lines = [
@@ -605,11 +608,11 @@ def main(argv: list[str], builder: checkpoint.Builder = options.build_model) -> 
     if opts.pretrained and not opts.resume:
         pretrained.rehearse(opts, opts.pretrained, builder=builder)
     data = open_data(opts)
-    require_cells(opts.batch_size, data.canvases)
     say(data.train.summary())
     if data.val is not data.train:
         say(data.val.summary())
     run = Run(opts, folder, data, device, builder)
+    require_cells(run.trainer.model, opts.batch_size, data.canvases)
     say(f"{opts.model}: {count(run.trainer.model):,} parameters, on {device}")
     say(", ".join(f"{name}: {type(part).__name__}" for name, part in parts_of(run.trainer.model)))
     if run.pretrained:

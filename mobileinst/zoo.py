@@ -5,6 +5,7 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
 from torch import nn
 
 from mobileinst import weights
@@ -12,7 +13,7 @@ from mobileinst.backbones import mobilenet_v2, seaformer, swin, topformer
 from mobileinst.layers.freeze import freeze_layers, freeze_norms
 from mobileinst.layers.init import draw_parameters
 from mobileinst.mask2former.model import Mask2FormerConfig, build_mask2former
-from mobileinst.mask2former.published import hub_config, hub_names, require_rows
+from mobileinst.mask2former.published import hub_config
 from mobileinst.mobile.model import MobileInstConfig, build_mobileinst
 from mobileinst.set_prediction.costs import DiceClassCost, PointCost
 from mobileinst.set_prediction.criterion import Criterion
@@ -64,6 +65,8 @@ MODELS = {
     "mask2former_swin_small": Mask2FormerConfig(backbone="swin_small"),
     "mask2former_swin_base": Mask2FormerConfig(backbone="swin_base"),
     "mask2former_swin_large": Mask2FormerConfig(backbone="swin_large", queries=200),
+    # Our choice, for a CPU and for the pretrained weights that are easiest to get.
+    "mask2former_mobilenet_v2": Mask2FormerConfig(backbone="mobilenet_v2", drop_path=0.0),
 }
 
 Config = MobileInstConfig | Mask2FormerConfig  # or a subclass of one
@@ -116,21 +119,18 @@ def from_huggingface(folder: str | Path) -> nn.Module:
     values, file = weights.open_hub(Path(folder))
     try:
         config = hub_config(values)
-        require_rows(file.tensors, config.num_classes)
     except ValueError as error:
         raise weights.LoadError(f"{folder}: {error}") from error
     try:
-        model, *_ = build_from_config(config)
+        with torch.device("meta"):  # shapes alone: a config may ask for more than there is memory
+            sketch, *_ = build_from_config(config)
     except (ValueError, TypeError) as error:
         raise weights.LoadError(
             f"{folder}: config.json describes a model that cannot be built, {error}; get it again"
         ) from error
-    report = weights.load(model, replace(file, tensors=hub_names(file.tensors)))
-    if extra := report.unexpected.names:
-        raise weights.LoadError(
-            f"{file.path}: {len(extra)} tensors have no place in the model that config.json "
-            f"describes ({', '.join(extra[:3])}); get both files of one model"
-        )
+    weights.require_exact(file, sketch, config.num_classes)
+    model, *_ = build_from_config(config)
+    weights.load(model, file)
     return model.eval()
 
 
@@ -168,6 +168,10 @@ def build_from_config(config: Config, *, seed: int = 0, **parts: nn.Module) -> B
     if wrong := parts.keys() - set(system.parts):
         raise ValueError(f"no part is called '{min(wrong)}'; there are {', '.join(system.parts)}")
     backbone = parts.pop("backbone", None) or system.backbone(config)
+    if config.frozen_norms:
+        freeze_norms(backbone)
+    if config.frozen_stride:
+        freeze_layers(backbone, config.frozen_stride)
     model = system.model(config, backbone, **parts)
     draw_parameters(model, seed)
     return model, *system.training(config, model)
@@ -194,12 +198,7 @@ def system_of(config: Config) -> str:
 
 
 def mobileinst_backbone(config: MobileInstConfig) -> nn.Module:
-    backbone = build_backbone(config.backbone, drop_path=config.drop_path)
-    if config.frozen_norms:
-        freeze_norms(backbone)
-    if config.frozen_stride:
-        freeze_layers(backbone, config.frozen_stride)
-    return backbone
+    return build_backbone(config.backbone, drop_path=config.drop_path)
 
 
 def mobileinst_training(

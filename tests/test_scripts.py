@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from engine import inspect_modules, options, reproduce, train
-from mobileinst import zoo
 
 ROOT = Path(__file__).parent.parent
 SCRIPTS = sorted(path.name for path in (ROOT / "sbin").glob("*.sh") if path.name != "setup.sh")
@@ -62,9 +61,6 @@ def test_without_voc_the_demo_set_is_drawn_first(tmp_path):
     assert demo.model == "mobileinst_topformer_tiny"
 
 
-@pytest.mark.skipif(
-    "mask2former_swin_tiny" not in zoo.names(), reason="the zoo has no Mask2Former yet"
-)
 def test_mask2former_trains_on_the_organs_unless_data_is_named(tmp_path):
     script = "train_mask2former.sh"
     demo = recipe(tmp_path, script)
@@ -77,9 +73,16 @@ def test_mask2former_trains_on_the_organs_unless_data_is_named(tmp_path):
     assert (fixed.overfit, fixed.data, fixed.epochs) == (8, Path("datasets/organs"), None)
 
 
-@pytest.mark.skipif(
-    "mask2former_swin_tiny" not in zoo.names(), reason="the zoo has no Mask2Former yet"
-)
+def test_mask2former_from_weights_has_the_sizes_that_these_have(tmp_path):
+    words = ["train_mask2former.sh", "--data", "x", "--pretrained", "y"]
+    large = recipe(tmp_path, *words, "--model=mask2former_swin_small")
+    assert (large.model, large.set, large.amp) == ("mask2former_swin_small", [], "bf16")
+    for model in (["--model", "mask2former_mobilenet_v2"], ["--model=mask2former_mobilenet_v2"]):
+        small = recipe(tmp_path, *words, *model)
+        keywords = options.builder_keywords(small.model, small.set)
+        assert keywords["frozen_norms"] and keywords["width"] == 64 and "embed" not in keywords
+
+
 def test_reproducing_takes_the_options_of_a_training(tmp_path):
     demo = recipe(tmp_path, "reproduce.sh", entry=reproduce)
     assert (demo.runs, demo.seed, demo.workers, demo.model) == (3, 42, 2, "mask2former_swin_tiny")

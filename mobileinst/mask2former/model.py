@@ -18,6 +18,8 @@ class Mask2FormerConfig:
 
     embed, depths, backbone_heads, window: of a Swin backbone, where they are not those that go by
     its name; 0 or empty takes the named ones. drop_path: of the backbone.
+    frozen_norms, frozen_stride: of a pretrained backbone: its BatchNorms, and its layers up to this
+    stride (0: none), stay as they were loaded.
     width, heads: of both decoders. mask_dim: channels of kernels and mask features.
     encoder_layers, encoder_ffn_width, points_per_level: of the pixel decoder.
     queries, layers, ffn_width: of the query decoder. The start values are supervised as well, so
@@ -34,6 +36,8 @@ class Mask2FormerConfig:
     backbone_heads: tuple[int, ...] = ()
     window: int = 0
     drop_path: float = 0.3
+    frozen_norms: bool = False
+    frozen_stride: int = 0
     width: int = 256
     mask_dim: int = 256
     heads: int = 8

@@ -8,8 +8,9 @@ import torch
 from torch import nn
 
 from mobileinst.layers.pixels import HALF
-from mobileinst.weights.files import LoadError, WeightFile, open_weights
+from mobileinst.weights.files import WeightFile, open_weights
 from mobileinst.weights.matching import Match, holds_whole_model, match_backbone, match_model
+from mobileinst.weights.reading import LoadError
 from mobileinst.weights.report import Report, Tally, describe, shorten
 
 
@@ -25,7 +26,9 @@ def load(
 
     Weights of a backbone go into the backbone. A checkpoint of ours fills a whole model; in layers
     with a row per class, the rows of classes of the same name come over. Either everything that
-    belongs there comes from the file, or LoadError is raised and nothing was changed.
+    belongs there comes from the file, or LoadError is raised and nothing was changed. Published
+    files of Mask2Former fill a whole model as well, but for layers with a row per class if their
+    number of classes is another.
 
     Args:
         module: keeps its dtypes and device.
@@ -38,9 +41,7 @@ def load(
         LoadError: the file cannot be read, does not fit, or holds values that are not finite.
     """
     file = path if isinstance(path, WeightFile) else open_weights(Path(path))
-    match, short = find_match(file, module, classes, allow_partial)
-    if not match.telling or not (match.whole or allow_partial):
-        raise LoadError(refusal(file, match, other_keywords(file, config)))
+    match, short = require_match(file, module, classes, config, allow_partial)
     values = convert(file, match)
     before = fingerprint(match.state, values)
     copy(file, match, values)
@@ -48,6 +49,7 @@ def load(
         path=str(file.path),
         source=file.source,
         container=file.container,
+        naming=file.naming,
         prefixes=match.prefixes,
         target=match.name,
         whole=not short,
@@ -64,6 +66,20 @@ def load(
         random=left_random(module, match),
         warnings=tuple(warnings(file, module, match, other_keywords(file, config))),
     )
+
+
+def require_match(
+    file: WeightFile,
+    module: nn.Module,
+    classes: Sequence[str] | None = None,
+    config: Mapping | None = None,
+    allow_partial: bool = False,
+) -> tuple[Match, bool]:
+    """The same as `find_match`, if it is one that can be loaded; else LoadError."""
+    match, short = find_match(file, module, classes, allow_partial)
+    if not match.telling or not (match.whole or allow_partial):
+        raise LoadError(refusal(file, match, other_keywords(file, config)))
+    return match, short
 
 
 def find_match(
@@ -140,7 +156,7 @@ def left_random(module: nn.Module, match: Match) -> tuple[str, ...]:
     )
     others = [] if match.part is module else module.named_children()
     outside = (name for name, child in others if child is not match.part and child.state_dict())
-    return (*outside, *match.absent, *groups)
+    return (*outside, *match.absent, *match.redrawn, *groups)
 
 
 def other_keywords(file: WeightFile, config: Mapping | None) -> str:
@@ -181,7 +197,8 @@ def mend(file: WeightFile, match: Match, keywords: str) -> str:
         return f"build the model with the file's keywords, {keywords}"
     if file.source != match.name:
         return f"give a file of {match.name}, or choose the model that this file belongs to"
-    return "get the whole file, or allow a partial load of what fits"
+    act = "get the whole file" if match.missing else "build the model in the sizes of the file"
+    return f"{act}, or allow a partial load of what fits"
 
 
 def unknown_prefix(match: Match) -> str:
@@ -208,7 +225,8 @@ def warnings(file: WeightFile, module: nn.Module, match: Match, keywords: str) -
         found.append(f"{len(match.unexpected)} tensors of the file have no place here ({names})")
     if untrained_statistics(match):
         found.append("the file's BatchNorm statistics are those of an untrained network")
-    if match.part is module and hasattr(module, "backbone") and file.classes is None:
+    is_model = match.part is module and hasattr(module, "backbone")
+    if is_model and file.classes is None and not match.redrawn:
         found.append("the file has no class names, its rows were taken for this model's classes")
     return [*found, *convention_warnings(file, match)]
 

@@ -6,8 +6,16 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
-from mobileinst.weights.files import LoadError, WeightFile
-from mobileinst.weights.names import COUNTER, RECOMPUTED, WRAPPERS, expectations, recognise
+from mobileinst.weights.files import WeightFile
+from mobileinst.weights.names import (
+    COUNTER,
+    PUBLISHED_DROPPED,
+    RECOMPUTED,
+    WRAPPERS,
+    expectations,
+    recognise,
+)
+from mobileinst.weights.reading import LoadError
 from mobileinst.weights.report import describe, shorten
 
 
@@ -18,7 +26,8 @@ class Match:
     part, state: the module and its tensors, without buffers that follow from sizes. given: those
     of the file, without the prefixes. fitting, missing, other_shape: names in `state`. unexpected,
     dropped (reason -> names): in `given`. absent: optional parts of the module that the file does
-    not have. carried, new: classes whose rows the file has, and has not.
+    not have. redrawn: layers of the module whose rows in the file are for other classes. carried,
+    new: classes whose rows the file has, and has not.
     """
 
     part: nn.Module
@@ -26,6 +35,7 @@ class Match:
     given: dict[str, torch.Tensor]
     prefixes: tuple[str, ...]
     absent: tuple[str, ...] = ()
+    redrawn: tuple[str, ...] = ()
     fitting: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     other_shape: list[str] = field(default_factory=list)
@@ -68,7 +78,8 @@ def holds_whole_model(file: WeightFile, module: nn.Module) -> bool:
 def match_model(file: WeightFile, model: nn.Module, classes: Sequence[str] | None) -> Match:
     """A file against a whole model. Where a layer has one row per class (the model's
     `class_layers`), the file's rows come into the order of the model's class names; rows behind
-    them have the names in the model's `more_rows`.
+    them have the names in the model's `more_rows`. Published files have no class names: with
+    another number of rows, those layers are left as they are in the model.
 
     Raises:
         LoadError: the file has class names and the model's are not given, or names and rows differ
@@ -78,9 +89,12 @@ def match_model(file: WeightFile, model: nn.Module, classes: Sequence[str] | Non
     match = Match(model, model.state_dict(), given, prefixes)
     if file.classes is not None:
         sort_rows(file, match, classes)
+    elif file.naming:
+        leave_rows(match, classes)
     optional = getattr(model, "training_layers", ())
     reasons = {f"{name}.": "only training uses it, and it is off here" for name in optional}
-    return compare(match, reasons, tuple(reasons))
+    drop = reasons | (PUBLISHED_DROPPED if file.naming else {})
+    return compare(match, drop, tuple(reasons))
 
 
 def sort_rows(file: WeightFile, match: Match, classes: Sequence[str] | None) -> None:
@@ -102,6 +116,24 @@ def sort_rows(file: WeightFile, match: Match, classes: Sequence[str] | None) -> 
             require_a_name_per_row(file, name, own, here, "the model")
             if same_kind(given[:0], own[:0]):
                 match.given[name] = rows_by_class(given, there, own, here)
+
+
+def leave_rows(match: Match, classes: Sequence[str] | None) -> None:
+    """Take the model's class layers out of the comparison if the file tells another number of
+    classes apart, all of them alike.
+    """
+    layers = getattr(match.part, "class_layers", ())
+    starts = tuple(f"{layer}." for layer in layers)
+    own = {name: value for name, value in match.state.items() if name.startswith(starts)}
+    given = {name: match.given[name] for name in own if name in match.given}
+    rows, here = ({value.shape[:1] for value in each.values()} for each in (given, own))
+    if len(given) < len(own) or len(rows) != 1 or () in rows or rows == here:
+        return
+    if all(same_kind(given[name][:0], own[name][:0]) for name in own):
+        number = rows.pop()[0] - len(getattr(match.part, "more_rows", ()))
+        why = f"{', '.join(layers)}, with rows for {number} classes"
+        match.redrawn, match.dropped[why] = layers, list(given)
+        match.new = tuple(classes or ())
 
 
 def require_a_name_per_row(
@@ -140,7 +172,10 @@ def compare(match: Match, drop: Mapping[str, str], optional: tuple[str, ...]) ->
         if has_any(match.state, start) and not has_any(match.given, start)
     )
     match.absent = tuple(start.rstrip(".") for start in absent)
+    starts = tuple(f"{layer}." for layer in match.redrawn)
     for name, own in match.state.items():
+        if name.startswith(starts):
+            continue
         if name in match.given and same_kind(match.given[name], own):
             match.fitting.append(name)
         elif not name.endswith(COUNTER) and not name.startswith(absent):

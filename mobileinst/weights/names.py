@@ -22,8 +22,13 @@ SYSTEMS = {
     "MobileInst": ("mask_decoder.", "instance_decoder.", "semantic_heads."),
     "Mask2Former": ("pixel_decoder.", "query_decoder."),
 }
+LOSS_DROPPED = {"criterion.": "what the loss weighs classes with"}
+DROPPED |= LOSS_DROPPED
 DROPPED |= {part: "the decoder of a whole model" for parts in SYSTEMS.values() for part in parts}
 SWIN_DROPPED = {"norm.": "the norm before a classifier; here each output has one of its own"}
+# The same for whole models of Mask2Former as they are published.
+PUBLISHED_DROPPED = {f"backbone.{name}": why for name, why in SWIN_DROPPED.items()}
+PUBLISHED_DROPPED |= LOSS_DROPPED
 SWIN_NEW = ("norm0.", "norm1.", "norm2.", "norm3.")  # output norms, which no classifier has
 RECOMPUTED = ("relative_position_index", "attn_mask")  # buffers that follow from the sizes
 COUNTER = "num_batches_tracked"  # of batch norms with a momentum nobody reads it

@@ -35,9 +35,9 @@ class Tally:
 class Report:
     """What came of loading a file into a module.
 
-    path, source, container, prefixes: the file, what it is, the key its tensors were under ("" at
-    the top), what was taken off their names. target: what was loaded into. whole: whether all was
-    filled that the file was meant for.
+    path, source, container, naming, prefixes: the file, what it is, the key its tensors were under
+    ("" at the top), in whose names they were ("" if in these), what was taken off them. target:
+    what was loaded into. whole: whether all was filled that the file was meant for.
     loaded: copied. missing, other_shape: of the target, left as they were (`allow_partial`).
     unexpected: of the file, without a place. dropped: reason -> left out on purpose.
     conversion: of number formats, "" if none. before, after: fingerprints of the loaded tensors.
@@ -48,6 +48,7 @@ class Report:
     path: str
     source: str
     container: str
+    naming: str
     prefixes: tuple[str, ...]
     target: str
     whole: bool
@@ -75,11 +76,12 @@ class Report:
         """A few aligned lines."""
         where = f"'{self.container}'" if self.container else "at the top of the file"
         cut = f", without {' and '.join(map(repr, self.prefixes))}" if self.prefixes else ""
+        whose = f", in the names of {self.naming}" if self.naming else ""
         part = "NOT ALL" if self.missing or self.other_shape else "all"
         changed = "" if self.before != self.after else " (the model held these values already)"
         lines = [
             ("weights", f"{self.path}: {self.source}"),
-            ("found", where + cut),
+            ("found", where + whose + cut),
             ("loaded", f"{self.loaded}: {part} of {self.target}"),
             ("not loaded", self._not_loaded()),
             *(("left out", f"{len(each)} of {reason}") for reason, each in self.dropped.items()),

@@ -7,6 +7,7 @@ from data import rle
 from data.coco import CocoSet
 from data.presets import EvalPreset
 from engine.ceiling import ceiling
+from mobileinst.set_prediction.postprocess import Postprocess, rank_by_objectness
 
 SIZE = (128, 160)
 
@@ -44,10 +45,11 @@ def small_set(folder):
 
 def test_finer_grids_have_higher_ceilings(tmp_path):
     dataset, preset = small_set(tmp_path), EvalPreset(128)
-    found = {stride: ceiling(dataset, preset, stride) for stride in (1, 8, 32)}
+    way = Postprocess(rank_by_objectness)
+    found = {stride: ceiling(dataset, preset, way, stride) for stride in (1, 8, 32)}
     assert {scores.objects for scores in found.values()} == {9}
     assert found[1].headline["AP"] > 0.99
     assert 0.5 < found[8].headline["AP"] < found[1].headline["AP"]
     assert found[32].headline["AP"] < found[8].headline["AP"]
     # More input pixels per picture: the same as a finer grid.
-    assert ceiling(dataset, EvalPreset(512)).headline["AP"] > found[8].headline["AP"]
+    assert ceiling(dataset, EvalPreset(512), way).headline["AP"] > found[8].headline["AP"]

@@ -1,6 +1,7 @@
 """Whether a file of weights would load is told without training, and nothing is written."""
 
 import json
+import pickle
 import sys
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 
 from data.errors import InputError
 from engine import check_weights, checkpoint, options
+from mobileinst import zoo
 from mobileinst.backbones.topformer import topformer_small, topformer_tiny
 
 
@@ -105,3 +107,87 @@ def test_the_model_asked_for_counts(check, tmp_path):
     torch.save(topformer_small().state_dict(), tmp_path / "small.pth")
     assert check(tmp_path / "small.pth", "--model", "mobileinst_topformer_small")[1] is None
     assert "the model is TopFormer-T" in check(tmp_path / "small.pth")[1]
+
+
+# Published files of Mask2Former
+
+SMALL = dict(
+    embed=16, depths=(1, 1, 1, 1), backbone_heads=(1, 1, 1, 1), window=4, width=64, mask_dim=16,
+    heads=2, encoder_layers=1, encoder_ffn_width=16, queries=5, layers=1, ffn_width=16,
+)  # fmt: skip
+M2F = ("--model", "mask2former_swin_tiny", "--set") + tuple(
+    f"{name}={str(value).strip('()').replace(' ', '')}" for name, value in SMALL.items()
+)
+
+
+@pytest.fixture(scope="module")
+def authors():
+    """The tensors of a small model of 80 classes in the names of the authors."""
+    state = zoo.build("mask2former_swin_tiny", 80, **SMALL)[0].state_dict()
+    starts = {"pixel_decoder": "sem_seg_head.pixel_decoder", "backbone": "backbone"}
+    starts["query_decoder"] = "sem_seg_head.predictor"
+    parts = {name: name.partition(".") for name in state}
+    return {f"{starts[p[0]]}.{p[2]}": state[name].numpy() for name, p in parts.items()}
+
+
+@pytest.fixture
+def pickled(tmp_path):
+    def pickled(content):
+        (tmp_path / "model.pkl").write_bytes(pickle.dumps(content))
+        return tmp_path / "model.pkl"
+
+    return pickled
+
+
+def test_the_authors_file_of_a_mask2former(check, pickled, authors):
+    path = pickled({"model": authors, "__author__": "somebody"})
+    said, why = check(path, *M2F)
+    assert why is None and f"{path}: Mask2Former with Swin" in said
+    assert "found        'model', in the names of its authors" in said and "drawn anew" not in said
+    said, why = check(path, *M2F, "--classes", "shrimp", "organ")
+    assert why is None and "2 of query_decoder.class_embed, with rows for 80 classes" in said
+    assert "carried over: none; from random values: shrimp, organ" in said
+    assert "drawn anew   query_decoder.class_embed\n" in said
+    report = json.loads(check(path, *M2F, "--num-classes", "7", "--json")[0])
+    assert report["loads"] and report["naming"] == "its authors" and report["whole"]
+
+
+class Burglar:
+    def __reduce__(self):
+        return print, ("was here",)
+
+
+WRONG = {
+    "hostile": (
+        lambda state: {"model": state, "x": Burglar()},
+        "asks to run builtins.print, which",
+    ),
+    "a tensor short": (
+        lambda state: {"model": {n: v for n, v in state.items() if "query_feat" not in n}},
+        "1 are missing (query_decoder.query_feat.weight); get the whole file",
+    ),
+    "queries of another number": (
+        lambda state: {n: v[:4] if "query" in n else v for n, v in state.items()},
+        "2 have another shape (query_decoder.query_feat.weight is 4x64 there, 5x64 here)",
+    ),
+    "classes of two numbers": (
+        lambda state: {n: v[:4] if n.endswith("class_embed.bias") else v for n, v in state.items()},
+        "class_embed.bias is 4 there, 81 here",
+    ),
+    "no array": (lambda state: {"model": {n: 1.0 for n in state}}, "no named tensors under 'mod"),
+}
+
+
+@pytest.mark.parametrize("kind", WRONG)
+def test_a_pickle_that_does_not_load_ends_with_one_sentence(
+    pickled, authors, monkeypatch, capsys, kind
+):
+    make, message = WRONG[kind]
+    path = pickled(make(authors))
+    monkeypatch.setattr(sys, "argv", ["entry", str(path), *M2F])
+    with pytest.raises(SystemExit) as left:
+        options.run_entry(check_weights.main)
+    said = capsys.readouterr()
+    assert left.value.code == 2 and "was here" not in said.out
+    assert said.err.startswith(f"error: {path}: ") and said.err.count("\n") == 1
+    assert message in said.err

@@ -43,6 +43,12 @@ def test_it_learns_and_its_checkpoint_says_what_it_is(run):
     assert type(model).__name__ == "Mask2Former" and postprocess.cut == 0
 
 
+def test_one_small_picture_at_a_time_trains(toy_coco, tmp_path, no_finish):
+    """There are no batch norms that would need more."""
+    argv = [*OPTIONS, "--data", str(toy_coco), "--batch-size", "1"]
+    assert train.main([*argv, "--iterations", "1", "--out", str(tmp_path / "one")]) == 0
+
+
 def test_evaluating_and_drawing_know_nothing_of_the_system(run, tmp_path):
     argv = ["--checkpoint", str(run / "best.pt"), "--split", "train", *IN_LINE]
     evaluate.main([*argv, "--out", str(tmp_path / "r.json")])

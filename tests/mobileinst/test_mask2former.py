@@ -202,6 +202,19 @@ def test_each_size_changes_the_parameters(change):
     assert shapes(replace(CONFIG, **change)) != shapes(CONFIG)
 
 
+def test_a_backbone_can_be_kept_in_part():
+    decoders = {name: TINY[name] for name in ("width", "mask_dim", "heads", "encoder_layers")}
+    keywords = decoders | {"frozen_norms": True, "frozen_stride": 8}
+    model, *_ = zoo.build("mask2former_mobilenet_v2", 3, **keywords)
+    layers = model.backbone.features
+    assert not any(p.requires_grad for layer in layers[:7] for p in layer.parameters())
+    assert layers[8].conv[0][0].weight.requires_grad
+    assert not layers[8].conv[0][1].weight.requires_grad  # a norm
+    swin = build(frozen_stride=8)[0].backbone
+    kept = {name.partition(".blocks")[0] for name, p in swin.named_parameters() if p.requires_grad}
+    assert "layers.2" in kept and not kept & {"layers.0", "layers.1"}
+
+
 @pytest.mark.parametrize("change", [{"heads": 2}, {"drop_path": 0.9}])
 def test_keywords_without_parameters_change_the_outputs(change):
     def outputs(**keywords):
