@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -209,13 +210,22 @@ class CocoSet:
 class _Store:
     """All annotations in flat arrays, sorted by picture: row a has labels[a] and crowd[a]."""
 
-    def __init__(self, rows: list[coco_file.Row], pictures: int) -> None:
-        places = np.array([row.place for row in rows], dtype=np.int64)
-        order = np.argsort(places, kind="stable")
-        self._first = np.searchsorted(places[order], np.arange(pictures + 1))
-        self.labels = np.array([row.label for row in rows], dtype=np.int32)[order]
-        self.crowd = np.array([row.crowd for row in rows], dtype=bool)[order]
-        self._outlines = Outlines([rows[i].outline for i in order])
+    def __init__(self, rows: Iterable[coco_file.Row], pictures: int) -> None:
+        places, labels, crowd = array("q"), array("i"), array("b")
+
+        def outlines() -> Iterator[bytes | list[np.ndarray]]:
+            for row in rows:
+                places.append(row.place)
+                labels.append(row.label)
+                crowd.append(row.crowd)
+                yield row.outline
+
+        self._outlines = Outlines(outlines())  # in the order of the file
+        place_of = np.asarray(places)
+        self._order = np.argsort(place_of, kind="stable")
+        self._first = np.searchsorted(place_of[self._order], np.arange(pictures + 1))
+        self.labels = np.asarray(labels)[self._order]
+        self.crowd = np.asarray(crowd).astype(bool)[self._order]
 
     def rows(self, position: int) -> slice:
         """The rows of the picture at this position of the file."""
@@ -235,7 +245,7 @@ class _Store:
         return [masks[i] for i in seen], self.labels[kept], self.crowd[kept]
 
     def _mask(self, row: int, size: tuple[int, int]) -> rle.Rle:
-        outline = self._outlines[row]
+        outline = self._outlines[self._order[row]]
         if isinstance(outline, bytes):
             return {"size": list(size), "counts": outline}
         # Rounding brings back the decimals of the file, which float32 has moved by up to 0.0005

@@ -107,8 +107,8 @@ def annotations(
     classes: list[Category],
     source: str | Path,
     bad: BadRecords,
-) -> list[Row]:
-    """The objects, in the order of the file."""
+) -> Iterator[Row]:
+    """The objects, in the order of the file, each checked when it is asked for."""
     position_of = {image.id: position for position, image in enumerate(pictures)}
     index_of = {category.id: category.index for category in classes}
 
@@ -121,7 +121,7 @@ def annotations(
             raise InputError(f"{source}: annotation {id_} has iscrowd {crowd!r}: it must be 0 or 1")
         return Row(place, label, bool(crowd), _outline(record, pictures[place], source))
 
-    return list(_each(records, "annotations", check, source, bad, unique="annotation"))
+    return _each(records, "annotations", check, source, bad, unique="annotation")
 
 
 def inside(name: object) -> str:
@@ -226,7 +226,7 @@ def _outline(record: dict, image: ImageRecord, source: str | Path) -> bytes | li
     try:
         if isinstance(segmentation, dict):
             return rle.from_annotation(segmentation, image.height, image.width)["counts"]
-        return [p.astype("f4") for p in rle.polygons_of(segmentation, image.height, image.width)]
+        return rle.polygons_of(segmentation, image.height, image.width)
     except InputError as reason:
         raise InputError(
             f"{source}: annotation {record['id']} of image {image.id} ({image.file_name}) "
@@ -260,7 +260,7 @@ def _slim(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if "segmentation" in record:
         record["segmentation"] = _packed_polygons(record["segmentation"])
     elif "counts" in record:
-        record["counts"] = _packed(record["counts"], "q")
+        record["counts"] = _packed(record["counts"], "i")
     return record
 
 

@@ -7,7 +7,8 @@ the set then copy it page by page. Arrays are only read.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -64,17 +65,30 @@ class Images(Sequence[ImageRecord]):
 
 
 class Outlines:
-    """Each either the counts of a compressed RLE or a list of polygons, float32 x, y, x, y, ..."""
+    """Each either the counts of a compressed RLE or a list of polygons, x, y, x, y, ...
 
-    def __init__(self, outlines: Sequence[bytes | list[np.ndarray]]) -> None:
-        self._runs = Bytes([one if isinstance(one, bytes) else b"" for one in outlines])
-        parts = [part for one in outlines if not isinstance(one, bytes) for part in one]
-        self._points = np.concatenate(parts) if parts else np.zeros(0, dtype=np.float32)
-        self._point_start = starts([len(part) for part in parts])
-        self._part_start = starts([0 if isinstance(one, bytes) else len(one) for one in outlines])
+    Taken in one after another and kept as float32: at no time are all of them objects.
+    """
+
+    def __init__(self, outlines: Iterable[bytes | list[np.ndarray]]) -> None:
+        runs, points = bytearray(), array("f")
+        run_start, point_start, part_start = (array("q", [0]) for _ in range(3))
+        for outline in outlines:
+            if isinstance(outline, bytes):
+                runs += outline
+            else:
+                for part in outline:
+                    points.frombytes(part.astype(np.float32).tobytes())
+                    point_start.append(len(points))
+            run_start.append(len(runs))
+            part_start.append(len(point_start) - 1)
+        self._runs, self._points = bytes(runs), np.frombuffer(points, dtype=np.float32)
+        self._run_start, self._point_start, self._part_start = (
+            np.frombuffer(one, dtype=np.int64) for one in (run_start, point_start, part_start)
+        )
 
     def __getitem__(self, index: int) -> bytes | list[np.ndarray]:
-        runs = self._runs[index]
+        runs = self._runs[self._run_start[index] : self._run_start[index + 1]]
         if runs:
             return runs
         ends = self._point_start[self._part_start[index] : self._part_start[index + 1] + 1]
