@@ -206,7 +206,7 @@ def watch_training(scratch: Path, iterations: int) -> list[tuple[int, float]]:
     write_set(data, 200, 1400)
     command = [sys.executable, "-m", "engine.train", *TRAINING.split(), "--out", str(out)]
     command += ["--train-json", str(data / JSON), "--val-json", str(data / JSON)]
-    command += ["--iterations", str(iterations)]
+    command += ["--images", str(data / "train"), "--iterations", str(iterations)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     samples: list[tuple[int, float]] = []
     try:

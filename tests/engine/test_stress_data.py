@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from data import coco_file, rle
@@ -38,11 +39,20 @@ def test_faults_are_seen(tmp_path, monkeypatch):
     """The judge is no yes-man: other errors, wrong words, takings and refusals are faults."""
     kind = "a polygon of 0 to 5 numbers"
     assert stress_data.attempt(kind, 0, tmp_path / "a").state == "refused"
-    for number, polygons in enumerate(
-        [lambda *a: 1 / 0, lambda *a: (_ for _ in ()).throw(InputError("no")), lambda *a: []]
+
+    def without_a_name(*arguments):
+        raise InputError("this cannot be used: mend it")
+
+    for number, (module, name, instead) in enumerate(
+        [
+            (rle, "polygons_of", lambda *arguments: 1 / 0),
+            (rle, "polygons_of", lambda *arguments: [np.zeros(6)]),
+            (coco_file, "categories", without_a_name),
+        ]
     ):
-        monkeypatch.setattr(rle, "polygons_of", polygons)
-        assert stress_data.attempt(kind, 0, tmp_path / str(number)).state == "fault"
+        with monkeypatch.context() as patched:
+            patched.setattr(module, name, instead)
+            assert stress_data.attempt(kind, 0, tmp_path / str(number)).state == "fault"
 
 
 def test_a_hang_is_a_fault(tmp_path, monkeypatch):
