@@ -2,47 +2,31 @@
 
 The map category id <-> index <-> name lives here: indices follow the sorted ids, whatever their
 gaps, and everything that leaves for a file carries the original ids. Annotations stay as small as
-the file has them (polygons as float32, RLE as bytes) and become masks only when an item is asked
-for. One extension to the format, written by data/voc.py: an image record may hold "void", the RLE
-of the pixels that are neither object nor background.
+the file has them (polygons as float32, RLE as bytes; data/packed.py) and become masks only when an
+item is asked for. Two extensions to the format, written by data/voc.py: an image record may hold
+"void", the RLE of the pixels that are neither object nor background, and the file "left_out", what
+could not be converted.
 """
 
 from __future__ import annotations
 
 import copy
-import json
-import os
 import warnings
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from data import rle
+from data import coco_file, rle
 from data.batch import Annotation
-from data.errors import InputError
+from data.errors import BadRecords, InputError
+from data.packed import Bytes, ImageRecord, Images, Outlines
 from data.pictures import read_rgb
 
 _NEARLY_ALL = 0.8  # share of crowds from which a set is taken for one of mislabelled brush masks
-
-
-class Category(NamedTuple):
-    """A class: its index in the network, its id in the file, its name."""
-
-    index: int
-    id: int
-    name: str
-
-
-class ImageRecord(NamedTuple):
-    """A picture: its id and name in the file, its size in pixels."""
-
-    id: int
-    file_name: str
-    width: int
-    height: int
 
 
 class CocoSet:
@@ -50,8 +34,10 @@ class CocoSet:
 
     annotations: the json file, or its content as a dict (then `source` names it in messages).
     images: the folder that file names are relative to; of several, the first that holds the first
-    picture. crowd_as_instances: take every crowd as one object. Raises InputError for anything in
-    the file that cannot be used, before any picture is opened.
+    picture. crowd_as_instances: take every crowd as one object. skip_bad: leave out records that
+    cannot be used, pictures without a file among them, and note them in `bad`; a bad annotation
+    leaves its picture and the other objects of it. Raises InputError for anything in the file that
+    cannot be used, before any picture is opened.
     """
 
     def __init__(
@@ -61,15 +47,25 @@ class CocoSet:
         *,
         name: str = "train",
         crowd_as_instances: bool = False,
+        skip_bad: bool = False,
     ) -> None:
         self.name = name
         self._source = f"the {name} annotations" if isinstance(annotations, dict) else annotations
-        content = _checked_content(annotations, self._source)
-        self.categories = _categories(content["categories"], self._source)
-        self.images = _image_records(content["images"], self._source)
-        self._void = _void_regions(content["images"], self.images, self._source)
-        self.folder = _folder(images, self.images, self._source)
-        self._store = _Store(content["annotations"], self.images, self.categories, self._source)
+        self.bad = BadRecords(skip_bad)
+        content = coco_file.load(annotations, self._source)
+        self.bad.add(coco_file.left_out(content))
+        self.categories = coco_file.categories(content["categories"], self._source, self.bad)
+        records, void = coco_file.images(content["images"], self._source, self.bad)
+        self.folder = _folder(images, [record.file_name for record in records])
+        there = _there(self.folder, images, records, self._source, self.bad)
+        records, void = [records[i] for i in there], [void[i] for i in there]
+        self.images, self._void = Images(records), Bytes(void)
+        self._store = _Store(
+            coco_file.annotations(
+                content["annotations"], records, self.categories, self._source, self.bad
+            ),
+            len(records),
+        )
         self._order = np.arange(len(self.images))
         if crowd_as_instances:
             self._store.crowd[:] = False
@@ -85,7 +81,7 @@ class CocoSet:
 
     @property
     def has_void(self) -> bool:
-        return any(int(i) in self._void for i in self._order)
+        return any(self._void[int(i)] for i in self._order)
 
     def path(self, index: int) -> Path:
         """The file of a picture."""
@@ -99,7 +95,8 @@ class CocoSet:
     def read(self, index: int) -> tuple[Image.Image, Annotation]:
         """One picture (RGB, EXIF applied) with its annotation.
 
-        Raises InputError when the file cannot be read or its size is not that of the annotations.
+        Raises InputError when the file cannot be read or its size is not that of the annotations;
+        `leave_out` is for whoever can go on without the picture.
         """
         record = self.images[index]
         picture = read_rgb(self.path(index))
@@ -111,14 +108,21 @@ class CocoSet:
             )
         return picture, self.annotation(index)
 
+    def leave_out(self, index: int, error: InputError) -> None:
+        """Notes a picture that `read` could not read, or raises its error if none may be so.
+
+        From then on it is no part of the `ground_truth` either.
+        """
+        id_ = self.images[index].id
+        self.bad.take(error, self.path(index), f"image {id_}", id_)
+
     def annotation(self, index: int) -> Annotation:
         """The annotation of one picture, without opening its file."""
         record, position = self.images[index], int(self._order[index])
         size = (record.height, record.width)
         masks, labels, crowd = self._store.of_image(position, size)
         ignored = [one for one, is_crowd in zip(masks, crowd, strict=True) if is_crowd]
-        if position in self._void:
-            ignored.append(self._void[position])
+        ignored += self._void_region(position, size)
         return Annotation(
             labels=labels[~crowd].astype(np.int64),
             rles=[one for one, is_crowd in zip(masks, crowd, strict=True) if not is_crowd],
@@ -127,19 +131,28 @@ class CocoSet:
             orig_size=size,
         )
 
+    def _void_region(self, position: int, size: tuple[int, int]) -> list[rle.Rle]:
+        counts = self._void[position]
+        return [{"size": list(size), "counts": counts}] if counts else []
+
     def ground_truth(self, indices: Sequence[int] | None = None) -> dict[str, Any]:
         """The set (or some of its pictures) as a COCO dict of RLEs, as pycocotools wants it.
 
         Areas and boxes come from the masks. Annotation ids are numbered anew from 1, because
-        pycocotools takes an object with id 0 for a miss. Pictures with void carry "void".
+        pycocotools takes an object with id 0 for a miss. Pictures with void carry "void". Those
+        that turned out to be unreadable are not in it.
         """
-        images, annotations = [], []
+        images, annotations, unreadable = [], [], self.bad.image_ids
         for index in range(len(self)) if indices is None else indices:
             record, position = self.images[index], int(self._order[index])
+            if record.id in unreadable:
+                continue
             images.append(record._asdict())
-            if position in self._void:
-                images[-1]["void"] = rle.to_json(self._void[position])
+            for region in self._void_region(position, (record.height, record.width)):
+                images[-1]["void"] = rle.to_json(region)
             annotations += self._ground_truth_of(record, position, first_id=len(annotations) + 1)
+        if unreadable and not images:
+            raise InputError(f"none of the pictures in {self.folder} can be read: give others")
         categories = [{"id": one.id, "name": one.name} for one in self.categories]
         return {"images": images, "categories": categories, "annotations": annotations}
 
@@ -164,7 +177,7 @@ class CocoSet:
         """The set of these pictures in this order; annotations are shared, not copied."""
         part = copy.copy(self)
         part._order = self._order[np.asarray(indices, dtype=np.int64)]
-        part.images = [self.images[i] for i in indices]
+        part.images = self.images.take(np.asarray(indices, dtype=np.int64))
         return part
 
     def require_classes(self, names: Sequence[str]) -> None:
@@ -195,29 +208,24 @@ class CocoSet:
 
 
 class _Store:
-    """All annotations in flat arrays, sorted by picture.
+    """All annotations in flat arrays, sorted by picture: row a has labels[a] and crowd[a]."""
 
-    Row a has labels[a] (class index) and crowd[a]. Its outline is either the bytes
-    runs[run_start[a]:run_start[a+1]] of a compressed RLE, or, where those are none, the polygons
-    part_start[a]..part_start[a+1], each points[point_start[p]:point_start[p+1]].
-    """
+    def __init__(self, rows: Iterable[coco_file.Row], pictures: int) -> None:
+        places, labels, crowd = array("q"), array("i"), array("b")
 
-    def __init__(
-        self,
-        annotations: list[dict],
-        images: list[ImageRecord],
-        categories: list[Category],
-        source: str | Path,
-    ) -> None:
-        position_of = {record.id: i for i, record in enumerate(images)}
-        index_of = {category.id: category.index for category in categories}
-        places = _places(annotations, position_of, index_of, source)
-        order = np.argsort(places, kind="stable")
-        self._first = np.searchsorted(places[order], np.arange(len(images) + 1))
-        rows = [annotations[i] for i in order]
-        self.labels = np.array([index_of[row["category_id"]] for row in rows], dtype=np.int32)
-        self.crowd = np.array([bool(row.get("iscrowd", 0)) for row in rows], dtype=bool)
-        self._pack_outlines(rows, [images[places[i]] for i in order], source)
+        def outlines() -> Iterator[bytes | list[np.ndarray]]:
+            for row in rows:
+                places.append(row.place)
+                labels.append(row.label)
+                crowd.append(row.crowd)
+                yield row.outline
+
+        self._outlines = Outlines(outlines())  # in the order of the file
+        place_of = np.asarray(places)
+        self._order = np.argsort(place_of, kind="stable")
+        self._first = np.searchsorted(place_of[self._order], np.arange(pictures + 1))
+        self.labels = np.asarray(labels)[self._order]
+        self.crowd = np.asarray(crowd).astype(bool)[self._order]
 
     def rows(self, position: int) -> slice:
         """The rows of the picture at this position of the file."""
@@ -237,194 +245,50 @@ class _Store:
         return [masks[i] for i in seen], self.labels[kept], self.crowd[kept]
 
     def _mask(self, row: int, size: tuple[int, int]) -> rle.Rle:
-        runs = self._runs[self._run_start[row] : self._run_start[row + 1]]
-        if runs:
-            return {"size": list(size), "counts": runs}
-        starts = self._point_start[self._part_start[row] : self._part_start[row + 1] + 1]
+        outline = self._outlines[self._order[row]]
+        if isinstance(outline, bytes):
+            return {"size": list(size), "counts": outline}
         # Rounding brings back the decimals of the file, which float32 has moved by up to 0.0005
         # below 8192 pixels; otherwise ties on the pixel grid would fall to the other side.
-        parts = [
-            np.round(self._points[start:stop].astype(np.float64), 3)
-            for start, stop in zip(starts[:-1], starts[1:], strict=True)
-        ]
+        parts = [np.round(part.astype(np.float64), 3) for part in outline]
         return rle.from_polygons(parts, *size)
 
-    def _pack_outlines(
-        self, rows: list[dict], records: list[ImageRecord], source: str | Path
-    ) -> None:
-        points, runs = [], []
-        parts_per_row = np.zeros(len(rows), dtype=np.int64)
-        for row, (annotation, record) in enumerate(zip(rows, records, strict=True)):
-            outline = _outline(annotation, record, source)
-            runs.append(outline if isinstance(outline, bytes) else b"")
-            if not isinstance(outline, bytes):
-                points += [part.astype(np.float32) for part in outline]
-                parts_per_row[row] = len(outline)
-        self._runs = b"".join(runs)
-        self._run_start = _starts([len(run) for run in runs])
-        self._points = np.concatenate(points) if points else np.zeros(0, dtype=np.float32)
-        self._point_start = _starts([len(part) for part in points])
-        self._part_start = _starts(parts_per_row)
+
+def _folder(images: str | Path | Sequence[str | Path], names: list[str]) -> Path:
+    """Of several folders the first that holds the first picture, or else most of them."""
+    folders = _folders(images)
+    holding = (one for one in folders if not coco_file.missing(one, names[:1]))
+    return next(holding, None) or min(
+        folders, key=lambda folder: len(coco_file.missing(folder, names))
+    )
 
 
-def _starts(lengths: Sequence[int] | np.ndarray) -> np.ndarray:
-    return np.concatenate(([0], np.cumsum(np.asarray(lengths, dtype=np.int64))))
+def _folders(images: str | Path | Sequence[str | Path]) -> list[Path]:
+    return [Path(one) for one in ([images] if isinstance(images, (str, Path)) else images)]
 
 
-def _outline(annotation: dict, record: ImageRecord, source: str | Path) -> bytes | list[np.ndarray]:
-    """The counts of an RLE, or the polygons; InputError with file and annotation id."""
-    segmentation = annotation.get("segmentation")
-    try:
-        if isinstance(segmentation, dict):
-            return rle.from_annotation(segmentation, record.height, record.width)["counts"]
-        return rle.polygons_of(segmentation, record.height, record.width)
-    except InputError as reason:
-        raise InputError(
-            f"{source}: annotation {annotation['id']} of image {record.id} ({record.file_name}) "
-            f"cannot be used, {reason}: give it polygons or an RLE, or remove it"
-        ) from None
-
-
-def _checked_content(annotations: str | Path | dict, source: str | Path) -> dict:
-    content = annotations if isinstance(annotations, dict) else _load_json(Path(annotations))
-    for key in ("images", "categories", "annotations"):
-        values = content.get(key) if isinstance(content, dict) else None
-        if not isinstance(values, list) or not all(isinstance(value, dict) for value in values):
-            raise InputError(
-                f"{source} is no COCO file, its {key!r} is not a list of records: "
-                "give a json with the lists images, categories and annotations"
-            )
-    return content
-
-
-def _load_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise InputError(f"{path} is missing: give the path of a COCO json file") from None
-    except OSError as reason:
-        raise InputError(f"{path} cannot be read ({reason.strerror}): check the path") from None
-    except ValueError as reason:
-        raise InputError(f"{path} is no json file ({reason}): export it again") from None
-
-
-def _categories(records: list[dict], source: str | Path) -> list[Category]:
-    ids = [_whole(record, "id", source, "a category") for record in records]
-    _refuse_duplicates(ids, "category", source)
-    if not ids:
-        raise InputError(f"{source} has no categories: list at least one with id and name")
-    named = sorted((record["id"], str(record.get("name", record["id"]))) for record in records)
-    return [Category(index, id_, name) for index, (id_, name) in enumerate(named)]
-
-
-def _image_records(records: list[dict], source: str | Path) -> list[ImageRecord]:
-    images = []
-    for record in records:
-        id_ = _whole(record, "id", source, "an image")
-        width, height = (_whole(record, key, source, f"image {id_}") for key in ("width", "height"))
-        if width < 1 or height < 1:
-            raise InputError(
-                f"{source}: image {id_} is {width} x {height} pixels: correct its size"
-            )
-        if not isinstance(record.get("file_name"), str):
-            raise InputError(f"{source}: image {id_} has no file_name: name its file")
-        images.append(ImageRecord(id_, record["file_name"], width, height))
-    if not images:
-        raise InputError(f"{source} lists no images: give a file with at least one")
-    _refuse_duplicates([record.id for record in images], "image", source)
-    return images
-
-
-def _void_regions(
-    records: list[dict], images: list[ImageRecord], source: str | Path
-) -> dict[int, rle.Rle]:
-    """Position of the picture -> RLE, for those that have void pixels."""
-    regions = {}
-    for position, (record, image) in enumerate(zip(records, images, strict=True)):
-        if record.get("void") is None:
-            continue
-        try:
-            regions[position] = rle.from_annotation(record["void"], image.height, image.width)
-        except InputError as reason:
-            raise InputError(
-                f"{source}: the void region of image {image.id} cannot be used, {reason}: "
-                "give it an RLE or remove it"
-            ) from None
-    return regions
-
-
-def _places(
-    annotations: list[dict],
-    position_of: dict[int, int],
-    index_of: dict[int, int],
+def _there(
+    folder: Path,
+    images: str | Path | Sequence[str | Path],
+    records: list[ImageRecord],
     source: str | Path,
-) -> np.ndarray:
-    """The position of each annotation's picture, after checking its ids."""
-    places = np.zeros(len(annotations), dtype=np.int64)
-    for i, annotation in enumerate(annotations):
-        id_ = _whole(annotation, "id", source, f"annotation number {i + 1} of the list")
-        places[i] = _lookup(annotation, "image_id", position_of, id_, source)
-        _lookup(annotation, "category_id", index_of, id_, source)
-    _refuse_duplicates([annotation["id"] for annotation in annotations], "annotation", source)
-    return places
-
-
-def _lookup(annotation: dict, key: str, known: dict[int, int], id_: int, source: str | Path) -> int:
-    value = annotation.get(key)
-    if not isinstance(value, int) or value not in known:
-        listed = "images" if key == "image_id" else "categories"
-        raise InputError(
-            f"{source}: annotation {id_} has {key} {value!r}, which is not among the {listed}: "
-            f"add it to {listed!r} or remove the annotation"
+    bad: BadRecords,
+) -> list[int]:
+    """The positions of the pictures that have a file."""
+    missing = coco_file.missing(folder, [record.file_name for record in records])
+    without = [record for record in records if record.file_name in missing]
+    tried = _folders(images)
+    looked = "" if len(tried) == 1 else f" (looked in {', '.join(map(str, tried))})"
+    for record in without:
+        told = InputError(
+            f"{source}: {len(without)} of {len(records)} pictures are not in {folder}{looked}, "
+            f"the first is {record.file_name}: name the right folder with --images, or add the "
+            "pictures"
         )
-    return known[value]
-
-
-def _whole(record: dict, key: str, source: str | Path, what: str) -> int:
-    value = record.get(key)
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise InputError(f"{source}: {what} has {key} {value!r}: it must be a whole number")
-    return value
-
-
-def _refuse_duplicates(ids: list[int], what: str, source: str | Path) -> None:
-    if len(set(ids)) == len(ids):
-        return
-    seen: set[int] = set()
-    twice = next(id_ for id_ in ids if id_ in seen or seen.add(id_))
-    raise InputError(f"{source}: the {what} id {twice} is used twice: number them apart")
-
-
-def _folder(
-    images: str | Path | Sequence[str | Path], records: list[ImageRecord], source: str | Path
-) -> Path:
-    """The picture folder, once every picture of the set is seen to be there."""
-    candidates = [images] if isinstance(images, (str, Path)) else list(images)
-    folders = [Path(candidate) for candidate in candidates]
-    first = records[0].file_name
-    folder = next((one for one in folders if (one / first).is_file()), folders[0])
-    missing = _missing(folder, records)
-    if missing:
-        tried = "" if len(folders) == 1 else f" (looked in {', '.join(map(str, folders))})"
-        raise InputError(
-            f"{source}: {len(missing)} of {len(records)} pictures are not in {folder}{tried}, the "
-            f"first is {missing[0]}: name the right folder with --images, or add the pictures"
-        )
-    return folder
-
-
-def _missing(folder: Path, records: list[ImageRecord]) -> list[str]:
-    """Names without a file. Each folder is listed once instead of asking for every file."""
-    listings: dict[str, set[str]] = {}
-    missing = []
-    for record in records:
-        parent, base = os.path.split(record.file_name)
-        if parent not in listings:
-            place = folder / parent
-            listings[parent] = set(os.listdir(place)) if place.is_dir() else set()
-        if base not in listings[parent]:
-            missing.append(record.file_name)
-    return missing
+        if len(without) == len(records):
+            raise told
+        bad.take(told, source, f"image {record.id}")
+    return [i for i, record in enumerate(records) if record.file_name not in missing]
 
 
 def _warn_about_crowds(crowd: np.ndarray, source: str | Path) -> None:

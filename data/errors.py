@@ -1,9 +1,72 @@
-"""The one error of this room: what the user handed in cannot be used."""
+"""The one error of this room, what the user handed in cannot be used, and the list of such records.
+
+A set is opened either strictly, where the first bad record ends everything with its sentence, or
+so that bad records are left out and listed: `BadRecords.take` is where the two part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+_LONGEST = 1500  # characters of a sentence; what files hold may be of any length
 
 
 class InputError(ValueError):
     """A mistake in the user's files or options, told in one sentence.
 
     The sentence says what is wrong, in which file and record, and how to mend it. Whoever runs a
-    command prints it without a traceback and leaves with exit code 2.
+    command prints it without a traceback and leaves with exit code 2. It often repeats names from
+    files of strangers: it stays one line, and sends no control characters to a terminal.
     """
+
+    def __init__(self, sentence: object) -> None:
+        super().__init__(printable(str(sentence)))
+
+
+def printable(text: str) -> str:
+    """The text as one line; control characters are written out, what is very long is cut."""
+    if len(text) > _LONGEST:
+        half = _LONGEST // 2
+        text = f"{text[:half]} [...] {text[-half:]}"
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+class BadRecord(NamedTuple):
+    """What was left out: file and record in it, why, and the image id where a picture is bad."""
+
+    file: str
+    record: str
+    reason: str
+    image_id: int | None = None
+
+
+class BadRecords:
+    """The bad records of a set: refused, or with `skip` left out and listed, each once."""
+
+    def __init__(self, skip: bool = False) -> None:
+        self.skip = skip
+        self._found: dict[BadRecord, None] = {}  # keeps the order
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+    def __iter__(self) -> Iterator[BadRecord]:
+        return iter(self._found)
+
+    def take(
+        self, error: InputError, file: object, record: str, image_id: int | None = None
+    ) -> None:
+        """Notes a bad record, or raises its error where none are to be left out."""
+        if not self.skip:
+            raise InputError(f"{error}, or leave it out with --skip-bad-records") from None
+        self.add([BadRecord(printable(str(file)), printable(record), str(error), image_id)])
+
+    def add(self, records: Iterable[BadRecord]) -> None:
+        """Notes what was found elsewhere: by a loader worker, another process, an earlier run."""
+        self._found.update(dict.fromkeys(records))
+
+    @property
+    def image_ids(self) -> set[int]:
+        """The pictures of the set that turned out to be unreadable."""
+        return {one.image_id for one in self if one.image_id is not None}

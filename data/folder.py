@@ -40,13 +40,14 @@ def open_sets(
     splits: Sequence[str] = ("train", "val"),
     cache: str | Path = Path("datasets") / "converted",
     crowd_as_instances: bool = False,
+    skip_bad: bool = False,
     progress: bool = True,
 ) -> dict[str, CocoSet]:
     """Split -> set, from a folder or from json files (which win over the folder's own).
 
     `images` names the picture folder when it is not found by itself. `cache` is where converted
-    annotations go. Raises InputError when nothing is recognised, a split is missing, or the
-    splits have different categories.
+    annotations go. `skip_bad` leaves out what cannot be used, see CocoSet. Raises InputError when
+    nothing is recognised, a split is missing, or the splits have different categories.
     """
     jsons = {"train": train_json, "val": val_json}
     root = None if data is None else _existing_folder(Path(data))
@@ -55,7 +56,7 @@ def open_sets(
         if jsons.get(split) is not None:
             places[split] = _beside(Path(jsons[split]), split, root)
         elif root is not None:
-            places[split] = _find(root, split, Path(cache), progress)
+            places[split] = _find(root, split, Path(cache), progress, skip_bad)
         else:
             raise InputError(
                 f"no {split} annotations were named: give --{split}-json, or a folder with --data"
@@ -64,34 +65,42 @@ def open_sets(
     for split, place in places.items():
         folders = place.images if images is None else [Path(images)]
         sets[split] = CocoSet(
-            place.json, folders, name=split, crowd_as_instances=crowd_as_instances
+            place.json,
+            folders,
+            name=split,
+            crowd_as_instances=crowd_as_instances,
+            skip_bad=skip_bad,
         )
     _require_one_class_list(sets, places)
     return sets
 
 
-def _find(root: Path, split: str, cache: Path, progress: bool) -> _Place:
+def _find(root: Path, split: str, cache: Path, progress: bool, skip_bad: bool) -> _Place:
     for layout in (_sbd_layout, _voc_layout):
-        place = layout(root, split, cache, progress)
+        place = layout(root, split, cache, progress, skip_bad)
         if place is not None:
             return place
     return _json_layout(root, split)
 
 
-def _voc_layout(root: Path, split: str, cache: Path, progress: bool) -> _Place | None:
+def _voc_layout(
+    root: Path, split: str, cache: Path, progress: bool, skip_bad: bool
+) -> _Place | None:
     folder = voc.find_root(root)
     if folder is None:
         return None
     names = voc.names_of(folder, split)
     parts = [(folder / part, suffix) for part, suffix in voc.SOURCES]
     files = [part / f"{name}{suffix}" for part, suffix in parts for name in names]
-    mark = _fingerprint(folder, files, (names, voc.class_names(folder)))
+    mark = _fingerprint(folder, files, (names, voc.class_names(folder), skip_bad))
     target = cache / f"{_name_of(folder)}-{mark}" / f"instances_{split}.json"
-    _convert_once(target, progress, lambda: voc.convert(folder, split, progress=progress))
+    _convert_once(target, progress, lambda: voc.convert(folder, split, progress, skip_bad))
     return _Place(target, [folder / "JPEGImages"])
 
 
-def _sbd_layout(root: Path, split: str, cache: Path, progress: bool) -> _Place | None:
+def _sbd_layout(
+    root: Path, split: str, cache: Path, progress: bool, skip_bad: bool
+) -> _Place | None:
     """SBD alone, or SBD for training beside VOC for validation."""
     places = (root, root / "dataset", root / "benchmark_RELEASE" / "dataset")
     folder = next((p for p in places if (p / "inst").is_dir() and (p / "img").is_dir()), None)
@@ -101,9 +110,11 @@ def _sbd_layout(root: Path, split: str, cache: Path, progress: bool) -> _Place |
     without = [] if voc_root is None else voc.names_of(voc_root, "val")
     names = None if voc_root is not None else voc.sbd_names(folder, split)
     files = sorted((folder / "inst").glob("*.mat"))
-    mark = _fingerprint(folder, files, (names, without))
+    mark = _fingerprint(folder, files, (names, without, skip_bad))
     target = cache / f"{_name_of(folder)}-{mark}" / f"instances_{split}.json"
-    _convert_once(target, progress, lambda: voc.read_sbd(folder, names, without, progress))
+    _convert_once(
+        target, progress, lambda: voc.read_sbd(folder, names, without, progress, skip_bad)
+    )
     return _Place(target, [folder / "img"])
 
 

@@ -4,13 +4,20 @@ Training is counted in steps. The pictures form one endless stream: a permutatio
 each epoch, drawn from (seed, epoch). Global step s takes the next batch_size x accumulate x world
 pictures of it on one canvas drawn from (seed, step); each rank and micro-step reads its slice. So
 starting at any step, on any number of ranks and with any number of workers, gives the same batches.
+
+Where a set leaves out bad records, a picture that turns out to be unreadable gives its place in a
+training batch to the next one of the set that can be read, seen as the broken one would have been.
+Our choice: that too follows from (seed, step) and the files alone, and it keeps the size of every
+batch, where an empty picture would teach that there is nothing. Evaluation has the others only.
 """
 
 from __future__ import annotations
 
 import functools
 import math
+import multiprocessing
 import signal
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -22,7 +29,7 @@ from torch.utils.data import DataLoader, Dataset
 from data import seeds
 from data.batch import PackedBatch, Sample, collate
 from data.coco import CocoSet
-from data.errors import InputError
+from data.errors import BadRecord, InputError
 from data.presets import EvalPreset, Size, TrainPreset, paste_some
 
 # What a random number is for; keeps the uses of one seed apart.
@@ -37,24 +44,36 @@ class Key(NamedTuple):
     canvas: Size | None
 
 
+class Found(NamedTuple):
+    """What a worker hands over for a key or a batch: None where every picture was unreadable.
+
+    Errors of worker processes arrive as a traceback inside a message; handing them over as values
+    keeps the one sentence that was written for the user. `bad` is what had to be left out.
+    """
+
+    item: Sample | PackedBatch | InputError | None
+    bad: list[BadRecord]
+
+
 class Batches:
     """A loader's batches; a mistake in the user's files surfaces as the InputError it is.
 
-    Errors of worker processes arrive as a traceback inside a message; handing them over as values
-    keeps the one sentence that was written for the user.
+    Pictures that are left out are noted in the `bad` of the set.
     """
 
-    def __init__(self, loader: DataLoader) -> None:
-        self._loader = loader
+    def __init__(self, loader: DataLoader, dataset: CocoSet) -> None:
+        self._loader, self._dataset = loader, dataset
 
     def __len__(self) -> int:
         return len(self._loader)
 
     def __iter__(self) -> Iterator[PackedBatch]:
-        for item in self._loader:
+        for item, bad in self._loader:
+            self._dataset.bad.add(bad)
             if isinstance(item, InputError):
                 raise item
-            yield item
+            if item is not None:
+                yield item
 
 
 def train_canvases(image_size: int) -> list[Size]:
@@ -131,7 +150,7 @@ def eval_loader(
         for keys in groups.values()
         for start in range(0, len(keys), batch_size)
     ]
-    return _batches(_Samples(dataset, preset, seed=0), batches[rank::world], workers)
+    return _batches(_OwnSamples(dataset, preset, seed=0), batches[rank::world], workers)
 
 
 @dataclass(frozen=True)
@@ -185,26 +204,54 @@ class _Samples(Dataset):
     def __init__(self, dataset: CocoSet, preset: TrainPreset | EvalPreset, seed: int) -> None:
         self._dataset, self._preset, self._seed = dataset, preset, seed
 
-    def __getitem__(self, key: Key) -> Sample | InputError:
+    @property
+    def dataset(self) -> CocoSet:
+        return self._dataset
+
+    def __getitem__(self, key: Key) -> Found:
+        before = set(self._dataset.bad)
         try:
-            return self._sample(key)
+            item = self._sample(key)
         except InputError as error:
-            return error
+            item = error
+        return Found(item, [one for one in self._dataset.bad if one not in before])
 
-    def _sample(self, key: Key) -> Sample:
-        generator = seeds.generator(self._seed, _SAMPLE, key.epoch, key.index)
-        return self._view(key.index, key.canvas, generator)
+    def _sample(self, key: Key) -> Sample | None:
+        """The picture of the key, or of those after it the first that can be read."""
+        pictures = len(self._dataset)
+        for index in (*range(key.index, pictures), *range(key.index)):
+            generator = seeds.generator(self._seed, _SAMPLE, key.epoch, key.index)
+            sample = self._view(index, key.canvas, generator)
+            if sample is not None:
+                return sample
+        raise InputError(
+            f"none of the {pictures} pictures in {self._dataset.folder} can be read: see the list "
+            "of what was left out, and give others"
+        )
 
-    def _view(self, index: int, canvas: Size | None, generator: torch.Generator) -> Sample:
-        picture, annotation = self._dataset.read(index)
+    def _view(self, index: int, canvas: Size | None, generator: torch.Generator) -> Sample | None:
+        """The picture through its preset; None where it is left out."""
+        try:
+            picture, annotation = self._dataset.read(index)
+        except InputError as error:
+            self._dataset.leave_out(index, error)
+            return None
         return self._preset(picture, annotation, canvas, generator)
+
+
+class _OwnSamples(_Samples):
+    """Each picture for itself, none in the place of another."""
+
+    def _sample(self, key: Key) -> Sample | None:
+        return self._view(key.index, key.canvas, seeds.generator(self._seed))
 
 
 class _PastedSamples(_Samples):
     """The same samples, some of them with objects of a second picture pasted onto them.
 
-    The second one is drawn evenly from all other pictures that have objects. Every number for it
-    comes from a generator of its own, so that the first one is what it is without pasting.
+    The second one is drawn evenly from all other pictures that have objects; nothing is pasted if
+    it is left out. Every number for it comes from a generator of its own, so that the first one is
+    what it is without pasting.
     """
 
     def __init__(self, dataset: CocoSet, preset: TrainPreset, seed: int) -> None:
@@ -219,25 +266,36 @@ class _PastedSamples(_Samples):
         if chance >= self._preset.copy_paste or not len(others):
             return target
         source = self._view(int(others[int(draw * len(others))]), key.canvas, generator)
-        return paste_some(target, source, generator)
+        return target if source is None else paste_some(target, source, generator)
 
 
-def _collate(samples: list[Sample | InputError]) -> PackedBatch | InputError:
-    errors = [sample for sample in samples if isinstance(sample, InputError)]
-    return errors[0] if errors else collate(samples)
+def _collate(found: list[Found]) -> Found:
+    bad = [record for one in found for record in one.bad]
+    errors = [one.item for one in found if isinstance(one.item, InputError)]
+    samples = [one.item for one in found if one.item is not None]
+    if errors:
+        return Found(errors[0], bad)
+    return Found(collate(samples) if samples else None, bad)
 
 
 def _batches(samples: _Samples, sampler: TrainSampler | list[list[Key]], workers: int) -> Batches:
-    return Batches(
-        DataLoader(
-            samples,
-            batch_sampler=sampler,
-            num_workers=workers,
-            collate_fn=_collate,
-            generator=torch.Generator(),  # else it would draw from the generator of the training
-            worker_init_fn=_leave_signals_to_the_main_process,
-        )
+    loader = DataLoader(
+        samples,
+        batch_sampler=sampler,
+        num_workers=workers,
+        collate_fn=_collate,
+        generator=torch.Generator(),  # else it would draw from the generator of the training
+        worker_init_fn=_leave_signals_to_the_main_process,
+        multiprocessing_context=_start_method() if workers else None,
     )
+    return Batches(loader, samples.dataset)
+
+
+def _start_method() -> str | None:
+    """Forked workers share the set with the main process; started in another way, each would hold
+    a copy. Elsewhere than on Linux forking is not safe, or not there."""
+    methods = multiprocessing.get_all_start_methods()
+    return "fork" if sys.platform == "linux" and "fork" in methods else None
 
 
 def _leave_signals_to_the_main_process(worker: int) -> None:

@@ -1,7 +1,15 @@
-"""Opening pictures: any common kind of file becomes 8-bit RGB, turned as its EXIF says, once."""
+"""Opening pictures: any common kind of file becomes 8-bit RGB, turned as its EXIF says, once.
+
+Only kinds that are decoded in this process are opened, whatever a file calls itself: Pillow hands
+PostScript, for one, to a program that runs it.
+"""
 
 from __future__ import annotations
 
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -9,41 +17,60 @@ from PIL import ExifTags, Image, ImageOps
 
 from data.errors import InputError
 
+Image.init()  # else Pillow does not know all of these yet
+KINDS = [
+    kind
+    for kind in ("JPEG", "MPO", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000")
+    if kind in Image.OPEN
+]
+# Pillow's own bound, above which it suspects a file that is small packed and fills the memory.
+MOST_PIXELS = 89_478_485
 _TURNED = (5, 6, 7, 8)  # EXIF orientations that swap height and width
-_UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+_BOMBS = (Image.DecompressionBombWarning, Image.DecompressionBombError)
 
 
 def read_rgb(path: Path) -> Image.Image:
     """The picture as RGB. Grey, palette, RGBA (alpha dropped), CMYK and 16-bit files are taken.
 
-    Raises InputError when the file is missing, truncated or no picture.
+    Raises InputError when the file is missing, truncated, no picture, or larger than MOST_PIXELS.
     """
-    try:
-        with Image.open(path) as file:
-            file.load()
-            upright = ImageOps.exif_transpose(file)
-    except FileNotFoundError:
-        raise InputError(f"{path} is missing: put the picture there or drop its record") from None
-    except _UNREADABLE as reason:
-        raise InputError(
-            f"{path} cannot be read as a picture ({reason}): replace the file or drop its record"
-        ) from None
-    return _to_8_bit(upright).convert("RGB")
+    with opened(path) as file:
+        file.load()
+        return _to_8_bit(ImageOps.exif_transpose(file)).convert("RGB")
 
 
 def upright_size(path: Path) -> tuple[int, int]:
     """(height, width) as displayed, from the file's header alone. Raises InputError."""
+    with opened(path) as file:
+        width, height = file.size
+        turned = file.getexif().get(ExifTags.Base.Orientation) in _TURNED
+    return (width, height) if turned else (height, width)
+
+
+@contextmanager
+def opened(path: Path, mend: str = "replace the file or drop its record") -> Iterator[Image.Image]:
+    """An open picture file; what goes wrong while it is used becomes an InputError with `mend`."""
+    if os.path.exists(path) and not os.path.isfile(
+        path
+    ):  # a pipe or a device would be read for ever
+        raise InputError(f"{path} cannot be read as a picture (it is no file): {mend}")
     try:
-        with Image.open(path) as file:
-            width, height = file.size
-            turned = file.getexif().get(ExifTags.Base.Orientation) in _TURNED
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of odd EXIF and the like; bombs are refused
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path, formats=KINDS) as file:
+                yield file
     except FileNotFoundError:
         raise InputError(f"{path} is missing: put the picture there or drop its record") from None
-    except _UNREADABLE as reason:
+    except _BOMBS:
         raise InputError(
-            f"{path} cannot be read as a picture ({reason}): replace the file or drop its record"
+            f"{path} cannot be read as a picture (more than {MOST_PIXELS} pixels): "
+            "make it smaller or drop its record"
         ) from None
-    return (width, height) if turned else (height, width)
+    except InputError:
+        raise
+    except Exception as reason:  # on bytes that are no picture, its readers raise nearly everything
+        raise InputError(f"{path} cannot be read as a picture ({reason}): {mend}") from None
 
 
 def _to_8_bit(image: Image.Image) -> Image.Image:
@@ -56,5 +83,7 @@ def _to_8_bit(image: Image.Image) -> Image.Image:
         return image
     values = np.asarray(image).astype(np.float64)
     low, high = values.min(), values.max()
+    if not np.isfinite(high - low):
+        raise ValueError("it holds values that are no numbers")
     scaled = (values - low) * (255 / max(high - low, 1e-12))
     return Image.fromarray(scaled.round().astype(np.uint8))

@@ -8,6 +8,7 @@ is checked here in Python first, because the C code behind pycocotools trusts wh
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,6 +25,7 @@ _CONTINUES = (
 )
 _NEGATIVE = 0x10  # in the last character of a number: the number is below zero
 _FARTHEST = 10  # a coordinate may be this many times height + width; farther is a mistake
+_LONGEST = 2_000_000  # pixels along an outline; it takes 100 bytes each while it is drawn
 _MOST_CHARACTERS = 7  # per number: 35 bits, more than any count of pixels that fits in 32 bits
 
 
@@ -67,29 +69,48 @@ def from_polygons(polygons: Sequence[np.ndarray], height: int, width: int) -> Rl
 
 
 def polygons_of(segmentation: Any, height: int, width: int) -> list[np.ndarray]:
-    """The polygons of an annotation as checked float64 arrays; InputError when they are none."""
-    return [_polygon(points, _FARTHEST * (height + width)) for points in _polygons(segmentation)]
+    """The polygons of an annotation as checked float arrays; InputError when they are none."""
+    limit = _FARTHEST * (height + width)
+    polygons = [_polygon(points, limit) for points in _polygons(segmentation)]
+    if sum(map(_longest_possible, polygons)) > _LONGEST:  # rarely; spares the exact sum
+        length = sum(map(_length, polygons))
+        if length > _LONGEST:
+            raise InputError(
+                f"its outline is {length:.3g} pixels long, and more than {_LONGEST:.0e} are a knot"
+            )
+    return polygons
 
 
 def _polygon(points: Any, limit: float) -> np.ndarray:
-    if not isinstance(points, (list, tuple, np.ndarray)):
+    if not isinstance(points, (list, tuple, array, np.ndarray)):
         raise InputError(f"a polygon must be a list of numbers, not {_kind(points)}")
     if len(points) < 6 or len(points) % 2:
         raise InputError(
             f"a polygon needs an even number of at least 6 coordinates and has {len(points)}"
         )
-    try:
-        array = np.asarray(points, dtype=np.float64)
-    except (TypeError, ValueError):
-        array = np.empty((0, 0))
-    if array.ndim != 1:
+    try:  # an array takes numbers only, where numpy would read them out of texts
+        numbers = array("d", points) if isinstance(points, (list, tuple)) else points
+        values = np.asarray(numbers)
+    except (TypeError, OverflowError):
+        values = np.empty((0, 0))
+    if values.ndim != 1:
         raise InputError("a polygon must be a flat list of numbers x, y, x, y, ...")
-    if np.abs(array).max() <= limit:  # also false for NaN
-        return array
-    if not np.isfinite(array).all():
+    if np.abs(values).max() <= limit:  # also false for NaN
+        return values
+    if not np.isfinite(values).all():
         raise InputError("a polygon has a coordinate that is not a finite number")
     # The C code walks the outline pixel by pixel, and overflows.
     raise InputError("a polygon has a coordinate far outside the picture")
+
+
+def _longest_possible(polygon: np.ndarray) -> float:
+    return len(polygon) * float(np.abs(polygon).max())  # corners times twice the farthest
+
+
+def _length(polygon: np.ndarray) -> float:
+    """The steps that the C code walks around a polygon, in pixels."""
+    corners = polygon.reshape(-1, 2)
+    return float(np.abs(corners - np.roll(corners, 1, axis=0)).max(1).sum())
 
 
 def area(rles: Sequence[Rle]) -> np.ndarray:
@@ -153,10 +174,10 @@ def _from_runs(segmentation: dict, height: int, width: int) -> Rle:
         raise InputError(
             f"its RLE has the size {size} where the picture has [{height}, {width}] (height, width)"
         )
-    if isinstance(counts, list):
-        _check_sum(_plain_counts(counts), height, width)
-        plain = {"size": [height, width], "counts": [int(count) for count in counts]}
-        return coco_mask.frPyObjects(plain, height, width)
+    if isinstance(counts, (list, array)):
+        plain = _plain_counts(counts)
+        _check_sum(plain, height, width)
+        return coco_mask.frPyObjects({"size": [height, width], "counts": plain}, height, width)
     if isinstance(counts, (str, bytes)):
         raw = _ascii(counts)
         _check_sum(_compressed_counts(raw), height, width)
@@ -164,7 +185,8 @@ def _from_runs(segmentation: dict, height: int, width: int) -> Rle:
     raise InputError(f"the counts of its RLE must be a list or a string, not {_kind(counts)}")
 
 
-def _plain_counts(counts: list) -> list[int]:
+def _plain_counts(counts: list | array) -> list[int]:
+    counts = counts.tolist() if isinstance(counts, array) else counts
     if not all(type(count) is int and count >= 0 for count in counts):
         raise InputError("the counts of its RLE must be whole numbers of at least 0")
     return counts

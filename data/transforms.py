@@ -106,12 +106,10 @@ def view_masks(rles: Sequence[rle.Rle], size: tuple[int, int], view: View) -> np
     A pixel belongs to the object when more than half of what the filter sees does.
     """
     seen = np.zeros((len(rles), *view.size), dtype=bool)
-    patches = [_patch(box, view) for box in rle.boxes(rles)]
-    inside = [i for i, patch in enumerate(patches) if patch is not None]
-    dense = rle.decode([rles[i] for i in inside], size)  # [M,H,W]
-    for i, mask in zip(inside, dense, strict=True):
-        rows, columns = patches[i]
-        seen[i, rows, columns] = _resize_patch(mask, rows, columns, view)
+    for i, patch in enumerate(_patch(box, view) for box in rle.boxes(rles)):
+        if patch is not None:  # one after another: together they could take any amount of memory
+            mask = rle.decode([rles[i]], size)[0]  # [H,W]
+            seen[i][patch] = _resize_patch(mask, *patch, view)
     return seen[:, :, ::-1] if view.flip else seen
 
 

@@ -10,18 +10,18 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import scipy.io
-from PIL import Image
 from tqdm import tqdm
 
 from data import rle
-from data.errors import InputError
-from data.pictures import upright_size
+from data.errors import BadRecords, InputError
+from data.pictures import opened, upright_size
 
 CLASS_NAMES = (
     "aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike "
@@ -32,11 +32,14 @@ VOID = 255
 # Folder and ending of the three files of each picture.
 SOURCES = (("JPEGImages", ".jpg"), ("SegmentationClass", ".png"), ("SegmentationObject", ".png"))
 
+_LONGEST_NAME = 200
 _PARTS = (*(part for part, _ in SOURCES), "ImageSets/Segmentation")
 _NAME_FILES = ("classes.txt", "labels.txt")
 
-# labels [N] and masks [N,H,W] of the objects, void [H,W]
-_Objects = tuple[np.ndarray, np.ndarray, np.ndarray]
+_LARGEST_MAT = 1 << 20  # bytes; SBD's own are below a tenth, and what is packed may grow a lot
+
+# labels [N] and numbers [N] of the objects, the map of these numbers [H,W], void [H,W]
+_Objects = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 
 def find_root(path: str | Path) -> Path | None:
@@ -80,22 +83,28 @@ def names_of(root: Path, split: str) -> list[str]:
     path = root / "ImageSets" / "Segmentation" / f"{split}.txt"
     if not path.is_file():
         raise InputError(f"{path} is missing: list one picture name per line there")
-    names = [line.split()[0] for line in _lines(path)]
+    names = _names(path)
     if not names:
         raise InputError(f"{path} is empty: list one picture name per line there")
     return names
 
 
-def convert(voc_root: str | Path, split: str, progress: bool = True) -> dict[str, Any]:
-    """One split of a VOC2012 folder as a COCO dict; file names are relative to JPEGImages."""
+def convert(
+    voc_root: str | Path, split: str, progress: bool = True, skip_bad: bool = False
+) -> dict[str, Any]:
+    """One split of a VOC2012 folder as a COCO dict; file names are relative to JPEGImages.
+
+    With `skip_bad` pictures that cannot be used are listed under "left_out" instead of raising.
+    """
     root = Path(voc_root)
     names, classes = names_of(root, split), class_names(root)
-    _require_files(root, split, names)
-    records = (
-        (f"{name}.jpg", *_voc_objects(root, name, len(classes)))
-        for name in tqdm(names, f"reading VOC {split}", disable=not progress, leave=False)
+    bad = BadRecords(skip_bad)
+    names = _with_files(root, split, names, bad)
+    shown = tqdm(names, f"reading VOC {split}", disable=not progress, leave=False)
+    records = _good(
+        shown, lambda name: _voc_objects(root, name, len(classes)), root / "JPEGImages", bad
     )
-    return _coco(records, classes)
+    return _coco(records, classes, bad)
 
 
 def read_sbd(
@@ -103,10 +112,11 @@ def read_sbd(
     names: Sequence[str] | None = None,
     without: Sequence[str] = (),
     progress: bool = True,
+    skip_bad: bool = False,
 ) -> dict[str, Any]:
     """SBD (img/*.jpg, inst/*.mat) as a COCO dict: the pictures `names` (all), minus `without`.
 
-    VOC's val pictures belong in `without`, as SBD holds many of them.
+    VOC's val pictures belong in `without`, as SBD holds many of them. `skip_bad` as in `convert`.
     """
     root = Path(root)
     for part in ("img", "inst"):
@@ -116,11 +126,10 @@ def read_sbd(
     chosen = [name for name in known if name not in set(without)]
     if not chosen:
         raise InputError(f"{root / 'inst'} holds no picture to use: unpack the SBD archive again")
-    records = (
-        (f"{name}.jpg", *_sbd_objects(root, name))
-        for name in tqdm(chosen, "reading SBD", disable=not progress, leave=False)
-    )
-    return _coco(records, list(CLASS_NAMES))
+    bad = BadRecords(skip_bad)
+    shown = tqdm(chosen, "reading SBD", disable=not progress, leave=False)
+    records = _good(shown, lambda name: _sbd_objects(root, name), root / "img", bad)
+    return _coco(records, list(CLASS_NAMES), bad)
 
 
 def sbd_names(root: Path, split: str) -> list[str]:
@@ -128,7 +137,7 @@ def sbd_names(root: Path, split: str) -> list[str]:
     path = root / f"{split}.txt"
     if not path.is_file():
         raise InputError(f"{path} is missing: unpack the SBD archive again, its lists included")
-    return _lines(path)
+    return _names(path)
 
 
 def write_json(content: dict[str, Any], out_file: str | Path) -> Path:
@@ -148,9 +157,11 @@ def write_json(content: dict[str, Any], out_file: str | Path) -> Path:
 
 
 def objects_of(classes: np.ndarray, objects: np.ndarray) -> _Objects:
-    """Class map and object map [H,W] -> class ids [N], masks bool [N,H,W], void bool [H,W].
+    """Class map and object map, uint8 [H,W] -> class ids and object numbers [N], the map of these
+    numbers [H,W], void bool [H,W].
 
-    Void pixels belong to no object. Raises InputError for an object without a class.
+    Void pixels belong to no object: the map is 0 there, as on background. Raises InputError for an
+    object without a class.
     """
     pairs = objects.astype(np.int32) * 256 + classes
     counts = np.bincount(pairs.ravel(), minlength=256 * 256).reshape(256, 256)
@@ -161,8 +172,7 @@ def objects_of(classes: np.ndarray, objects: np.ndarray) -> _Objects:
     if len(unnamed):
         raise InputError(f"object {unnamed[0]} lies on background only")
     void = (classes == VOID) | (objects == VOID)
-    masks = (objects[None] == ids[:, None, None]) & ~void
-    return votes.argmax(1) + 1, masks, void
+    return votes.argmax(1) + 1, ids, np.where(void, 0, objects), void
 
 
 def _voc_objects(root: Path, name: str, class_count: int) -> _Objects:
@@ -176,7 +186,7 @@ def _voc_objects(root: Path, name: str, class_count: int) -> _Objects:
                 "(width x height): draw it at the picture's size"
             )
     try:
-        labels, masks, void = objects_of(classes, objects)
+        labels, ids, numbers, void = objects_of(classes, objects)
     except InputError as reason:
         raise InputError(
             f"{paths[1]}: {reason} in SegmentationClass/{name}.png: "
@@ -187,7 +197,7 @@ def _voc_objects(root: Path, name: str, class_count: int) -> _Objects:
             f"{paths[0]} uses class {labels.max()} but only {class_count} classes have names: "
             f"write all names, one per line, into {root / _NAME_FILES[0]}"
         )
-    return labels, masks, void
+    return labels, ids, numbers, void
 
 
 def _sbd_objects(root: Path, name: str) -> _Objects:
@@ -195,9 +205,13 @@ def _sbd_objects(root: Path, name: str) -> _Objects:
     if not path.is_file():
         raise InputError(f"{path} is missing: unpack the SBD archive again")
     try:
+        if path.stat().st_size > _LARGEST_MAT:
+            raise ValueError(f"more than {_LARGEST_MAT} bytes")
         content = scipy.io.loadmat(str(path))["GTinst"][0, 0]
         objects = np.asarray(content["Segmentation"])
         categories = np.asarray(content["Categories"]).ravel().astype(np.int64)
+        if objects.dtype.kind not in "ui":
+            raise ValueError("its Segmentation holds no whole numbers")
     except Exception as reason:  # the reader of this old format raises nearly everything
         raise InputError(
             f"{path} cannot be read as SBD ({type(reason).__name__}: {reason}): "
@@ -212,29 +226,40 @@ def _sbd_objects(root: Path, name: str) -> _Objects:
     ids = np.unique(objects[objects > 0]).astype(np.int64)
     if len(ids) and (ids[-1] > len(categories) or not _are_classes(categories[ids - 1])):
         raise InputError(f"{path} has an object without a class: unpack the SBD archive again")
-    masks = objects[None] == ids[:, None, None]
-    return categories[ids - 1], masks, np.zeros(size, dtype=bool)
+    return categories[ids - 1], ids, objects, np.zeros(size, dtype=bool)
+
+
+def _good(
+    names: Iterable[str], read: Callable[[str], _Objects], folder: Path, bad: BadRecords
+) -> Iterator[tuple[str, _Objects]]:
+    """File names of the pictures that can be used, with what is on them; the others go to `bad`."""
+    for name in names:
+        try:
+            yield f"{name}.jpg", read(name)
+        except InputError as error:
+            bad.take(error, folder / f"{name}.jpg", f"picture {name}")
 
 
 def _coco(
-    records: Iterable[tuple[str, np.ndarray, np.ndarray, np.ndarray]], classes: list[str]
+    records: Iterable[tuple[str, _Objects]], classes: list[str], bad: BadRecords
 ) -> dict[str, Any]:
     images, annotations = [], []
-    for file_name, labels, masks, void in records:
+    for file_name, (labels, ids, numbers, void) in records:
         height, width = void.shape
         image = {"id": len(images) + 1, "file_name": file_name, "width": width, "height": height}
         if void.any():
             image["void"] = rle.to_json(rle.encode(void[None])[0])
-        annotations += _annotations(labels, masks, image["id"], len(annotations) + 1)
+        rles = [rle.encode((numbers == number)[None])[0] for number in ids]
+        annotations += _annotations(labels, rles, image["id"], len(annotations) + 1)
         images.append(image)
     categories = [{"id": i, "name": name} for i, name in enumerate(classes, start=1)]
-    return {"images": images, "categories": categories, "annotations": annotations}
+    content = {"images": images, "categories": categories, "annotations": annotations}
+    return content | ({"left_out": [one._asdict() for one in bad]} if len(bad) else {})
 
 
 def _annotations(
-    labels: np.ndarray, masks: np.ndarray, image_id: int, first_id: int
+    labels: np.ndarray, rles: list[rle.Rle], image_id: int, first_id: int
 ) -> list[dict[str, Any]]:
-    rles = rle.encode(masks)
     boxes = rle.boxes(rles)
     boxes[:, 2:] -= boxes[:, :2]
     return [
@@ -253,12 +278,9 @@ def _annotations(
 
 def _indices(path: Path) -> np.ndarray:
     """A palette (or grey) PNG as indices, uint8 [H,W]."""
-    try:
-        with Image.open(path) as file:
-            mode = file.mode
-            indices = np.array(file)
-    except (OSError, SyntaxError, ValueError) as reason:
-        raise InputError(f"{path} cannot be read ({reason}): write it again") from None
+    with opened(path, "write it again") as file:
+        mode = file.mode
+        indices = np.array(file)
     if mode not in ("P", "L") or indices.ndim != 2:
         raise InputError(
             f"{path} is a picture of mode {mode}: save it as a palette PNG whose values are the "
@@ -267,16 +289,34 @@ def _indices(path: Path) -> np.ndarray:
     return indices
 
 
-def _require_files(root: Path, split: str, names: Sequence[str]) -> None:
+def _with_files(root: Path, split: str, names: Sequence[str], bad: BadRecords) -> list[str]:
+    """The names whose three files are there."""
+    missing: dict[str, str] = {}  # name -> its first file that is
     for part, suffix in SOURCES:
         there = set(os.listdir(root / part))
-        missing = [name for name in names if name + suffix not in there]
-        if missing:
-            file = f"{part}/{missing[0]}{suffix}"
+        for name in names:
+            if name + suffix not in there:
+                missing.setdefault(name, f"{part}/{name}{suffix}")
+    source = root / _PARTS[3] / f"{split}.txt"
+    for name, file in missing.items():
+        error = InputError(
+            f"{source} lists {name} but {root / file} is missing ({len(missing)} such): add the "
+            "file or drop the name from the list"
+        )
+        bad.take(error, source, name)
+    return [name for name in names if name not in missing]
+
+
+def _names(path: Path) -> list[str]:
+    """The first word of each line, a picture's name; InputError for what is no name but a path."""
+    names = [line.split()[0] for line in _lines(path)]
+    for name in names:
+        if name in (".", "..") or re.search(r"[/\\\0]", name) or len(name) > _LONGEST_NAME:
             raise InputError(
-                f"{root / _PARTS[3] / split}.txt lists {missing[0]} but {root / file} is missing "
-                f"({len(missing)} such): add the file or drop the name from the list"
+                f"{path} lists {name!r}, which is no name of a picture: write names without "
+                "folder and ending"
             )
+    return names
 
 
 def _lines(path: Path) -> list[str]:

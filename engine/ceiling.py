@@ -33,7 +33,7 @@ def ceiling(
     detections = []
     for index in range(len(dataset)):
         annotation = dataset.annotation(index)
-        if not annotation.rles:
+        if not annotation.rles or annotation.image_id in dataset.bad.image_ids:
             continue
         masks, kept = _through_the_grid(annotation, preset, stride, postprocess)
         detections += [

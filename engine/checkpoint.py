@@ -25,7 +25,7 @@ def save(path: Path, content: dict) -> None:
     Raises:
         FailedRun: the file system does not allow it; the file before is kept.
     """
-    with runs.replacing(path) as temporary, open(temporary, "wb") as file:
+    with runs.replacing_in_run(path) as temporary, open(temporary, "wb") as file:
         torch.save({"format": FORMAT} | {key: plain(value) for key, value in content.items()}, file)
 
 

@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
+from itertools import chain, zip_longest
 from typing import TypeVar
 
 import torch
@@ -206,7 +207,7 @@ def total(values: dict[str, T]) -> dict[str, T]:
 
 
 def in_turns(mine: list[T]) -> list[T]:
-    """Collective: all lists as one for the main process, dealt back as `[rank::world]` dealt it.
+    """Collective: all lists as one for the main process, in turns as `[rank::world]` dealt it.
 
     Returns:
         The whole list on the main process; on the others only their own.
@@ -218,10 +219,9 @@ def in_turns(mine: list[T]) -> list[T]:
         torch_dist.gather_object(mine, parts)
     if not is_main():
         return mine
-    whole = [None] * sum(map(len, parts))
-    for number, part in enumerate(parts):
-        whole[number :: world()] = part
-    return whole
+    missing = object()  # of a process that has fewer, or had to leave some out
+    turns = chain.from_iterable(zip_longest(*parts, fillvalue=missing))
+    return [one for one in turns if one is not missing]
 
 
 def sum_in_order(values: torch.Tensor) -> torch.Tensor:

@@ -16,7 +16,7 @@ from data.errors import InputError
 from data.folder import open_sets
 from data.loaders import eval_loader
 from data.presets import EvalPreset
-from engine import checkpoint, dist, options, runs
+from engine import checkpoint, dist, options, runs, skipped
 from engine.coco_ap import FIELDS, Scores, score, table
 from engine.log import say
 from engine.loop import run_inference
@@ -58,6 +58,7 @@ def data_of(opts: argparse.Namespace, trained_with: dict) -> argparse.Namespace:
             if getattr(opts, name) is None and trained_with[name] is not None:
                 setattr(opts, name, Path(trained_with[name]))
         opts.crowd_as_instances |= trained_with["crowd_as_instances"]
+        opts.skip_bad_records |= trained_with.get("skip_bad_records", False)  # not in older ones
     return opts
 
 
@@ -71,6 +72,7 @@ def open_split(opts: argparse.Namespace, split: str) -> CocoSet:
         splits=(split,),
         cache=options.DATASETS,
         crowd_as_instances=opts.crowd_as_instances,
+        skip_bad=opts.skip_bad_records,
     )[split]
 
 
@@ -96,7 +98,7 @@ def predictions(
         world=dist.world(),
     )
     ids = [category.id for category in dataset.categories]
-    return run_inference(
+    detections = run_inference(
         model,
         postprocess,
         loader,
@@ -106,6 +108,8 @@ def predictions(
         watch=watch,
         title=dataset.name,
     )
+    skipped.gather(dataset.bad)
+    return detections
 
 
 def ground_truth_as_predictions(ground_truth: dict) -> list[dict]:
@@ -165,6 +169,7 @@ def score_ground_truth(opts: argparse.Namespace) -> None:
     say(f"the ground truth as predictions, {dataset.summary()}")
     limit = opts.max_detections or max(100, most_objects(ground_truth))
     say(table(score(ground_truth, ground_truth_as_predictions(ground_truth), max_dets=limit)))
+    skipped.tell([dataset.bad])
 
 
 def score_checkpoint(opts: argparse.Namespace, builder: checkpoint.Builder) -> None:
@@ -197,13 +202,14 @@ def score_checkpoint(opts: argparse.Namespace, builder: checkpoint.Builder) -> N
         loss.gather()
     if not dist.is_main():
         return
-    ground_truth = dataset.ground_truth()
+    ground_truth = dataset.ground_truth()  # only now is it known which pictures are unreadable
     scores = score(ground_truth, detections, max_dets=limit)
     say(table(scores))
     about = {
         "checkpoint": str(path),
         "split": opts.split,
         "categories": ground_truth["categories"],
+        "skipped": skipped.records_of(dataset.bad),
     }
     if loss:
         seconds = time.perf_counter() - start
@@ -212,6 +218,7 @@ def score_checkpoint(opts: argparse.Namespace, builder: checkpoint.Builder) -> N
     out = opts.out or path.with_name(f"{path.stem}_{opts.split}_results.json")
     write_results(out, detections, scores, about)
     say(f"results: {out}")
+    skipped.tell([dataset.bad], out)
 
 
 if __name__ == "__main__":

@@ -113,7 +113,7 @@ def write_csv(path: Path, rows: list[dict]) -> None:
     writer = csv.DictWriter(text, list(rows[0]) if rows else [])
     writer.writeheader()
     writer.writerows(rows)
-    with runs.replacing(path) as temporary:
+    with runs.replacing_in_run(path) as temporary:
         temporary.write_text(text.getvalue(), encoding="utf-8", newline="")
 
 
@@ -146,7 +146,7 @@ def truncate_after(folder: Path, iteration: int, evaluated: int) -> None:
     log, metrics = folder / "log.jsonl", folder / "metrics.csv"
     if log.exists():
         rows = [row for row in whole_rows(log) if row["iteration"] <= iteration]
-        with runs.replacing(log) as temporary:
+        with runs.replacing_in_run(log) as temporary:
             lines = "".join(json.dumps(row) + "\n" for row in rows)
             temporary.write_text(lines, encoding="utf-8")
     if metrics.exists():

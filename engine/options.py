@@ -147,6 +147,15 @@ def add_data(options: argparse.ArgumentParser) -> None:
         action="store_true",
         help="take iscrowd objects for ordinary ones (some tools export brush masks that way)",
     )
+    add_skip_bad(group)
+
+
+def add_skip_bad(options: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    options.add_argument(
+        "--skip-bad-records",
+        action="store_true",
+        help="leave out records and pictures that cannot be used, and list them at the end",
+    )
 
 
 def add_config(options: argparse.ArgumentParser) -> argparse._ArgumentGroup:

@@ -89,20 +89,34 @@ def appearing(folder: Path) -> Iterator[Path]:
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary file beside `path` that takes its place when all is written, and is on the disk.
 
-    So a kill at any moment leaves the file as it was, or the new one. What an earlier kill left
-    under the temporary name is written over.
-
-    Raises:
-        FailedRun: the file system does not allow it; the file is as it was.
+    So a kill at any moment leaves the file as it was, or the new one. What lies under the temporary
+    name, half a file of an earlier kill, is thrown away. A link at either place is replaced and not
+    followed: folders from strangers may hold links to anything.
     """
     temporary = path.with_name(path.name + ".tmp")
+    temporary.unlink(missing_ok=True)
+    open(temporary, "xb").close()
     try:
         yield temporary
         flush(temporary)
         os.replace(temporary, path)
-    except BaseException as error:
+    except BaseException:
         with suppress(OSError):
             temporary.unlink()
+        raise
+
+
+@contextmanager
+def replacing_in_run(path: Path) -> Iterator[Path]:
+    """The same for a file of a run.
+
+    Raises:
+        FailedRun: the file system does not allow it; the file is as it was.
+    """
+    try:
+        with replacing(path) as temporary:
+            yield temporary
+    except BaseException as error:
         raise_unwritten(path, error, "the one before it is kept")
 
 
@@ -165,14 +179,11 @@ def write_json(path: Path, content: dict | list) -> None:
     Raises:
         InputError: the file system does not allow it.
     """
-    temporary = path.with_name(path.name + ".tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
-        temporary.replace(path)
+        with replacing(path) as temporary:
+            temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
     except OSError as error:
-        with suppress(OSError):
-            temporary.unlink()
         raise InputError(f"{path}: cannot be written ({error.strerror}); name another") from error
 
 
@@ -183,5 +194,11 @@ def _to_resume(out: Path | None, parent: Path, stem: str) -> Path:
     if not there:
         raise InputError(
             f"{out or parent / (stem + '-NNN')}: no last.pt to resume from; start without --resume"
+        )
+    links = [path.name for path in there[-1].iterdir() if path.is_symlink()]
+    if links:  # its logs are written on, wherever they may lead
+        raise InputError(
+            f"{there[-1]}: {links[0]} is a link, and a run is not resumed into files elsewhere; "
+            "put the file itself there"
         )
     return there[-1]

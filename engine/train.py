@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from data.coco import CocoSet
-from data.errors import InputError
+from data.errors import BadRecords, InputError
 from data.folder import open_sets
 from data.loaders import covering_canvas, first_pictures, train_canvases, train_loader
 from data.presets import EvalPreset, TrainPreset
@@ -26,6 +26,7 @@ from engine import (
     options,
     pretrained,
     runs,
+    skipped,
     visualize,
 )
 from engine.ceiling import ceiling
@@ -148,6 +149,11 @@ class Data:
     preset: TrainPreset | EvalPreset
     canvases: list[tuple[int, int]]
 
+    @property
+    def bad(self) -> list[BadRecords]:
+        """What was left out of each."""
+        return [self.train.bad, self.val.bad]
+
 
 def open_data(opts: argparse.Namespace) -> Data:
     """Open the training and validation sets.
@@ -163,6 +169,7 @@ def open_data(opts: argparse.Namespace) -> Data:
         splits=("train",) if opts.overfit else ("train", "val"),
         cache=options.DATASETS,
         crowd_as_instances=opts.crowd_as_instances,
+        skip_bad=opts.skip_bad_records,
     )
     train = sets["train"]
     if not len(train):
@@ -327,6 +334,7 @@ class Run:
                 f"{path}: was trained on {content['pictures']} pictures and there "
                 f"are {len(self.data.train)} now; resume with the same data, or start a new run"
             )
+        self.data.train.bad.add(skipped.read(self.folder))
         try:
             self.trainer.restore(content)
             if "meter" in content:  # runs of an older version kept none
@@ -410,6 +418,7 @@ class Run:
             return
         began = time.monotonic()
         self.trainer.require_finite()
+        skipped.write(self.folder, *self.data.bad)
         checkpoint.save(
             self.folder / name,
             {
@@ -444,7 +453,7 @@ class Run:
         self.save_picture("train_batch.png", first)
 
     def save_picture(self, name: str, picture: Image.Image) -> None:
-        with runs.replacing(self.folder / name) as temporary:
+        with runs.replacing_in_run(self.folder / name) as temporary:
             picture.save(temporary, format="PNG")
 
     def loader(self, workers: int):
@@ -543,6 +552,7 @@ class Run:
         """Score the averaged weights on the validation split; keep them if they are the best."""
         model = self.trainer.average.model if self.trainer.average else self.trainer.model
         detections = self.predictions(model, self.data.val)
+        skipped.gather(self.data.train.bad)
         self.evaluated = self.trainer.iteration
         if dist.is_main():
             self.keep_if_best(self.score(detections))
@@ -669,7 +679,7 @@ class Run:
         ]
         if best_possible:
             lines += ["", f"Ceiling of the mask grid: AP {best_possible.headline['AP']:.3f}"]
-        with runs.replacing(self.folder / "summary.md") as temporary:
+        with runs.replacing_in_run(self.folder / "summary.md") as temporary:
             temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
     def skipped_line(self) -> list[str]:
@@ -692,6 +702,7 @@ class Run:
             ("metrics.csv", "one row per evaluation"),
             ("log.jsonl", "losses, rates and times"),
             ("weights.json", "what was loaded at the start"),
+            (skipped.NAME, "bad records that were left out"),
             ("train_batch.png", "a batch as the model sees it"),
             ("predictions.png", "image / ground truth / prediction"),
             ("summary.md", "the table above"),
@@ -769,6 +780,9 @@ def main(argv: list[str], builder: checkpoint.Builder = options.build_model) -> 
         say(f"stopped at iteration {run.saved}; the same command with --resume goes on")
         dist.leave(stopped)  # where one was interrupted alone, the others are not waited for
         return stopped.exit_code
+    if dist.is_main():
+        skipped.write(folder, *run.data.bad)
+    skipped.tell(run.data.bad, folder / skipped.NAME)
     return 0
 
 

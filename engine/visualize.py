@@ -8,7 +8,7 @@ from PIL import Image
 
 from data.coco import CocoSet
 from data.errors import InputError
-from engine import checkpoint, draw, evaluate, options, runs
+from engine import checkpoint, draw, evaluate, options, runs, skipped
 from engine.log import say
 
 
@@ -50,11 +50,17 @@ def prediction_grid(
     Args:
         detections: in the COCO result format; those of other pictures are passed over.
         threshold: scores at or below it are not drawn.
+    Raises:
+        InputError: a picture cannot be read, and is not to be left out; or none can.
     """
     index_of = {category.id: category.index for category in dataset.categories}
     pictures = []
     for index in indices:
-        image, truth = dataset.read(index)
+        try:
+            image, truth = dataset.read(index)
+        except InputError as error:
+            dataset.leave_out(index, error)
+            continue
         found = [
             each
             for each in detections
@@ -73,6 +79,8 @@ def prediction_grid(
                 dataset.images[index].file_name,
             )
         )
+    if not pictures:
+        raise InputError(f"none of the pictures in {dataset.folder} can be read: give others")
     return draw.grid(
         pictures, dataset.class_names, title=title, columns=columns, threshold=threshold
     )
@@ -86,7 +94,11 @@ def save_picture(picture: Image.Image, path: Path) -> None:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        picture.save(path)
+        kind = Image.registered_extensions().get(path.suffix.lower())
+        if kind is None:
+            raise ValueError(f"no picture ends in '{path.suffix}'")
+        with runs.replacing(path) as temporary:
+            picture.save(temporary, format=kind)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"{path}: cannot be written ({reason}); name a .png or .jpg") from error
@@ -128,6 +140,7 @@ def main(argv: list[str], builder: checkpoint.Builder = options.build_model) -> 
         f"{len(shown)} pictures of the {opts.split} split, scores above {threshold:.3f} "
         f"({origin}): {out}"
     )
+    skipped.tell([dataset.bad])
 
 
 if __name__ == "__main__":

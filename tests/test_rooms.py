@@ -34,15 +34,15 @@ MOBILEINST = {
 DATA = (  # each line only those below it
     {"loaders", "folder", "demo", "demo_organs"},
     {"coco", "voc", "presets", "demo_files", "demo_shrimp", "demo_grounds"},
-    {"transforms", "demo_animals"},
-    {"batch"},
+    {"transforms", "demo_animals", "coco_file"},
+    {"batch", "packed"},
     {"rle"},
     {"pictures", "seeds"},
     {"errors"},
 )
 ENTRIES = {"train", "evaluate", "predict", "visualize", "benchmark", "plot_runs", "check_weights"}
 ENTRIES |= {"inspect_modules", "reproduce", "own_parts", "benchmark_peers"}
-ENTRIES |= {"launch", "stress_processes"}
+ENTRIES |= {"launch", "stress"}
 
 
 def module_of(path):

@@ -7,7 +7,7 @@ import resource
 import pytest
 import torch
 
-from data.coco import Category
+from data.coco_file import Category
 from data.errors import InputError
 from engine import checkpoint, runs
 from engine.errors import FailedRun

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from data.coco import Category
+from data.coco_file import Category
 from data.errors import InputError
 from engine import checkpoint, options, predict
 from mobileinst import weights, zoo

@@ -1,0 +1,52 @@
+"""What --skip-bad-records left out: kept in the folder of a run, and listed at the end."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+from data.errors import BadRecord, BadRecords
+from engine import dist, runs
+from engine.log import say
+
+NAME = "skipped.json"
+_SHOWN = 20
+
+
+def records_of(*lists: BadRecords) -> list[dict]:
+    """The bad records of several sets as plain values, each once."""
+    return [one._asdict() for one in dict.fromkeys(one for bad in lists for one in bad)]
+
+
+def gather(*lists: BadRecords) -> None:
+    """Collective: the main process takes in what the others have left out."""
+    for bad in lists:
+        for found in dist.in_turns([list(bad)]):
+            bad.add(found)
+
+
+def write(folder: Path, *lists: BadRecords) -> None:
+    """Into skipped.json of the folder; nothing where nothing was left out."""
+    records = records_of(*lists)
+    if records:
+        runs.write_json(folder / NAME, records)
+
+
+def read(folder: Path) -> list[BadRecord]:
+    """What a run has left out before it was interrupted; an unreadable list is begun anew."""
+    try:
+        found = json.loads((folder / NAME).read_text(encoding="utf-8"))
+        return [BadRecord(**record) for record in found]
+    except (OSError, ValueError, TypeError):
+        return []
+
+
+def tell(lists: Iterable[BadRecords], place: str | Path | None = None) -> None:
+    """List what was left out: where, which, why. `place`: the file that has all of them."""
+    records = records_of(*lists)
+    if not records:
+        return
+    say(f"left out {len(records)} bad records (--skip-bad-records):")
+    for record in records[:_SHOWN]:
+        say(f"  {record['file']}, {record['record']}: {record['reason']}")
+    if len(records) > _SHOWN:
+        say(f"  and {len(records) - _SHOWN} more" + (f", all of them in {place}" if place else ""))

@@ -1,0 +1,142 @@
+"""--skip-bad-records in the entries, and that no link leads a result elsewhere."""
+
+import json
+import os
+import shutil
+
+import pytest
+
+from data.errors import InputError
+from engine import evaluate, predict, runs, skipped, train, visualize
+
+
+@pytest.fixture
+def coco(toy_coco, tmp_path):
+    """The toy set with a bad annotation and a broken picture in each split."""
+    root = shutil.copytree(toy_coco, tmp_path / "pond")
+    for split, number in (("train", 3), ("val", 9)):
+        picture = root / split / f"{number}.png"
+        picture.write_bytes(picture.read_bytes()[:60])
+        path = root / "annotations" / f"instances_{split}.json"
+        content = json.loads(path.read_text())
+        content["annotations"][0]["segmentation"] = [[1, 2, 3]]
+        path.write_text(json.dumps(content))
+    return root
+
+
+def skipped_in(path):
+    return sorted(one["record"] for one in json.loads(path.read_text()))
+
+
+def test_a_training_goes_on_without_and_lists_them(coco, tiny, tmp_path, capsys, no_finish):
+    out = tmp_path / "run"
+    argv = [*tiny[: tiny.index("--data")], "--data", str(coco), "--out", str(out)]
+    argv += ["--skip-bad-records", "--eval-every", "1"]
+    assert train.main([*argv, "--iterations", "2"]) == 0
+    expected = ["image 27", "image 9", "number 1 of annotations", "number 1 of annotations"]
+    assert skipped_in(out / "skipped.json") == expected
+    said = capsys.readouterr().out
+    assert "left out 4 bad records" in said and "9.png" in said and "annotation 1 " in said
+    (coco / "train" / "3.png").write_bytes((coco / "train" / "0.png").read_bytes())
+    assert train.main([*argv, "--iterations", "3", "--resume"]) == 0  # mended, but it was left out
+    assert "image 9" in skipped_in(out / "skipped.json")
+
+
+def test_evaluation_and_pictures_leave_them_out(coco, toy_run, tmp_path, capsys):
+    argv = ["--data", str(coco), "--checkpoint", str(toy_run / "best.pt"), "--skip-bad-records"]
+    argv += "--device cpu --threads 1 --workers 0".split()
+    evaluate.main([*argv, "--out", str(tmp_path / "results.json")])
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert [one["record"] for one in results["skipped"]] == ["number 1 of annotations", "image 27"]
+    assert results["scores"]["images"] == 3
+    assert 27 not in {each["image_id"] for each in results["detections"]}
+    visualize.main([*argv, "--out", str(tmp_path / "sheet.png")])
+    assert (tmp_path / "sheet.png").exists()
+    assert capsys.readouterr().out.count("left out 2 bad records") == 2
+
+
+def test_long_lists_are_cut_and_name_the_file(tmp_path, capsys):
+    from data.errors import BadRecords
+
+    bad = BadRecords(skip=True)
+    for number in range(30):
+        bad.take(InputError(f"reason {number}"), "set.json", f"annotation {number}")
+    skipped.write(tmp_path, bad)
+    skipped.tell([bad, bad], tmp_path / skipped.NAME)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 22 and "30 bad records" in lines[0] and "10 more" in lines[-1]
+    assert "set.json, annotation 7: reason 7" in lines[8] and "skipped.json" in lines[-1]
+    assert skipped.read(tmp_path) == list(bad)
+    (tmp_path / skipped.NAME).write_text('[{"file": 3}]')
+    assert skipped.read(tmp_path) == [] == skipped.read(tmp_path / "nowhere")
+    skipped.tell([BadRecords()])
+    assert not capsys.readouterr().out
+
+
+# --- links in folders from strangers --------------------------------------------------------------
+
+
+def test_results_beside_a_checkpoint_are_not_written_through_links(toy_run, tmp_path):
+    theirs, mine = tmp_path / "downloaded", tmp_path / "diary.txt"
+    theirs.mkdir()
+    mine.write_text("dear diary")
+    shutil.copy(toy_run / "best.pt", theirs)
+    for name in ("best_val_results.json", "best_val.png", "best_val_results.json.tmp"):
+        (theirs / name).symlink_to(mine)
+    argv = [
+        "--checkpoint",
+        str(theirs / "best.pt"),
+        *"--device cpu --threads 1 --workers 0".split(),
+    ]
+    evaluate.main(argv)
+    visualize.main([*argv, "--count", "1"])
+    assert mine.read_text() == "dear diary"
+    assert not (theirs / "best_val.png").is_symlink()
+    assert json.loads((theirs / "best_val_results.json").read_text())["scores"]
+
+
+def test_a_run_with_links_is_not_resumed(tmp_path, toy_run):
+    folder = shutil.copytree(toy_run, tmp_path / "run")
+    (folder / "log.jsonl").unlink()
+    (folder / "log.jsonl").symlink_to(tmp_path / "diary.txt")
+    with pytest.raises(InputError, match="log.jsonl is a link"):
+        runs.choose(folder, tmp_path, "x", resume=True, overwrite=False)
+
+
+def test_a_file_takes_its_place_when_it_is_whole(tmp_path):
+    path = tmp_path / "a.png"
+    path.write_text("before")
+    with pytest.raises(ZeroDivisionError), runs.replacing(path) as unfinished:
+        unfinished.write_text("half")
+        _ = 1 / 0
+    assert path.read_text() == "before" and os.listdir(tmp_path) == ["a.png"]
+    with runs.replacing(path) as unfinished:
+        assert unfinished.suffix == ".png" and unfinished.parent == tmp_path
+        unfinished.write_text("after")
+    assert path.read_text() == "after" and os.listdir(tmp_path) == ["a.png"]
+    assert path.stat().st_mode & 0o777 == 0o666 & ~_umask()
+
+
+def _umask():
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def test_names_of_pictures_lead_nowhere(toy_coco, toy_run, tmp_path):
+    """Odd, long and climbing names: every result lies in the one new folder."""
+    data = (toy_coco / "val" / "8.png").read_bytes()
+    folder = tmp_path / "in"
+    names = ["..png.png", "虾" * 80 + ".png", "a b\n.png", "x" * 200 + ".png"]
+    (folder / "sub").mkdir(parents=True)
+    for name in names:
+        (folder / name).write_bytes(data)
+    os.link(folder / names[0], os.fsencode(folder) + b"/\xff.png")  # no UTF-8
+    (folder / "sub" / "list.txt").write_text("../..png.png\n")
+    before = set(tmp_path.rglob("*"))
+    argv = [str(folder), str(folder / "sub" / "list.txt"), "--checkpoint", str(toy_run / "best.pt")]
+    predict.main([*argv, "--out", str(tmp_path / "out"), "--device", "cpu", "--threads", "1"])
+    new = set(tmp_path.rglob("*")) - before
+    assert new and all(path == tmp_path / "out" or path.parent == tmp_path / "out" for path in new)
+    assert len(list((tmp_path / "out").glob("*_overlay.jpg"))) == 6
+    assert len(json.loads((tmp_path / "out" / "objects.json").read_text())["images"]) == 6
