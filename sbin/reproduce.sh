@@ -6,6 +6,7 @@
 #   bash sbin/reproduce.sh --data DIR [...]   a set of your own; what you add overrides the numbers
 #   bash sbin/reproduce.sh --runs 5 --workers 4 --seed 7 --out DIR
 #   bash sbin/reproduce.sh --help             these options; all others are those of the training
+# The sizes are those of a small Mask2Former. Another model: python -m engine.reproduce --model NAME ...
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 use_python requirements.txt
 

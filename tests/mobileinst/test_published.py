@@ -128,6 +128,8 @@ def test_the_config_is_read():
     config = hub_config(SETTINGS | weights | points)
     assert (config.class_weight, config.pixel_weight, config.dice_weight) == (1.0, 2.0, 3.0)
     assert (config.no_object_weight, config.oversample, config.importance) == (0.4, 2.0, 0.5)
+    labels = {"id2label": {"9": "cow", "2": "owl"}}  # how many there are counts, not their numbers
+    assert hub_config(SETTINGS | labels).num_classes == 2
 
 
 def test_what_a_config_leaves_out_has_its_default_there():
