@@ -28,7 +28,7 @@ from engine.stress_table import Row
 COCO_TRAIN = (118_287, 860_001)  # pictures, objects of instances_train2017.json
 SIZES = ((480, 640), (427, 640), (640, 480), (375, 500))  # (h, w), the commonest of COCO
 CATEGORIES = 80
-POOL = 250  # different outlines of each kind for a size; objects repeat them
+POOL = 250  # at most so many RLEs for a size, and seven times as many polygons; objects repeat them
 # What may be needed for COCO's training split: seconds until a training may start, megabytes of
 # the process at its highest and then, and of a loader worker what it shares with nobody.
 # `grown`: what it may gain while it reads; `drift`: part by which a training may grow;
@@ -57,7 +57,8 @@ def write_set(folder: Path, pictures: int, objects: int, seed: int = 0) -> Path:
     rng = np.random.default_rng(seed)
     (folder / "annotations").mkdir(parents=True)
     _write_pictures(folder / "train", pictures)
-    outlines = [_outlines(rng, size) for size in SIZES]
+    pool = max(2, min(POOL, objects // 40))
+    outlines = [_outlines(rng, size, pool) for size in SIZES]
     path = folder / JSON
     with open(path, "w", encoding="utf-8") as file:
         file.write('{"categories": ' + json.dumps(_categories()) + ',\n"images": [\n')
@@ -67,10 +68,10 @@ def write_set(folder: Path, pictures: int, objects: int, seed: int = 0) -> Path:
             numbers = range(start, min(start + 10_000, objects))
             places = rng.integers(0, pictures, len(numbers)).tolist()
             kinds = rng.integers(0, CATEGORIES, len(numbers)).tolist()
-            picks = rng.integers(0, 8 * POOL, len(numbers)).tolist()
+            picks = rng.integers(0, 8 * pool, len(numbers)).tolist()
             rows = [
                 f'{{"segmentation": {outlines[place % len(SIZES)][pick]}, "area": 1204.25, '
-                f'"iscrowd": {int(pick < POOL and pick % 8 == 0)}, "image_id": {7 * place}, '
+                f'"iscrowd": {int(pick < pool and pick % 8 == 0)}, "image_id": {7 * place}, '
                 f'"bbox": [199.84, 200.46, 77.71, 70.88], "category_id": {kind + 1}, '
                 f'"id": {number + 1}}}'
                 for number, place, kind, pick in zip(numbers, places, kinds, picks)
@@ -109,12 +110,11 @@ def _write_pictures(folder: Path, count: int) -> None:
         (folder / f"{number:012d}.jpg").symlink_to(f"source{number % len(SIZES)}.jpg")
 
 
-def _outlines(rng: np.random.Generator, size: tuple[int, int]) -> list[str]:
-    """8 * POOL outlines as json: a POOL of RLE, half of them compressed, then polygons."""
-    runs = [_runs(rng, size, compressed=number % 2 == 0) for number in range(POOL)]
-    return [
-        json.dumps(outline) for outline in runs + [_polygons(rng, size) for _ in range(7 * POOL)]
-    ]
+def _outlines(rng: np.random.Generator, size: tuple[int, int], pool: int) -> list[str]:
+    """8 * pool outlines as json: a pool of RLE, half of them compressed, then polygons."""
+    runs = [_runs(rng, size, compressed=number % 2 == 0) for number in range(pool)]
+    polygons = [_polygons(rng, size) for _ in range(7 * pool)]
+    return [json.dumps(outline) for outline in runs + polygons]
 
 
 def _runs(rng: np.random.Generator, size: tuple[int, int], compressed: bool) -> dict:
