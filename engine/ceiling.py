@@ -1,7 +1,7 @@
 """What the ground truth itself scores after its way through the mask grid and back.
 
-Close to the best that a network can do: a little more is possible, because logits that are learned
-may place an edge anywhere inside a cell.
+No bound: a network can do better, above all on objects of a few cells, because logits that are
+learned may place an edge anywhere inside a cell.
 """
 
 import torch

@@ -144,9 +144,9 @@ def from_huggingface(folder: str | Path) -> nn.Module:
         weights.LoadError: it is another architecture, or one that cannot be built here, or the
             tensors are not exactly those of the model.
     """
-    values, file = weights.open_hub(Path(folder))
+    folder = Path(folder)
     try:
-        config = hub_config(values)
+        config = hub_config(weights.hub_settings(folder))
     except ValueError as error:
         raise weights.LoadError(f"{folder}: {error}") from error
     try:
@@ -156,6 +156,7 @@ def from_huggingface(folder: str | Path) -> nn.Module:
         raise weights.LoadError(
             f"{folder}: config.json describes a model that cannot be built, {error}; get it again"
         ) from error
+    file = weights.hub_weights(folder)
     weights.require_exact(file, sketch, config.num_classes)
     model, *_ = build_from_config(config)
     weights.load(model, file)

@@ -42,7 +42,7 @@ DATA = (  # each line only those below it
 )
 ENTRIES = {"train", "evaluate", "predict", "visualize", "benchmark", "plot_runs", "check_weights"}
 ENTRIES |= {"inspect_modules", "reproduce", "own_parts", "benchmark_peers"}
-ENTRIES |= {"launch", "stress"}
+ENTRIES |= {"launch", "stress", "stress_processes"}
 
 
 def module_of(path):

@@ -1,7 +1,7 @@
 """Weights from files: everything that fits is loaded and told, or the file is refused."""
 
 from mobileinst.weights.files import FORMAT, WeightFile, open_weights
-from mobileinst.weights.hub import open_hub, require_exact
+from mobileinst.weights.hub import hub_settings, hub_weights, require_exact
 from mobileinst.weights.loading import load
 from mobileinst.weights.names import recognise, torchvision_swin_names
 from mobileinst.weights.reading import LoadError, read
@@ -14,9 +14,10 @@ __all__ = [
     "Report",
     "Tally",
     "WeightFile",
+    "hub_settings",
+    "hub_weights",
     "in_our_names",
     "load",
-    "open_hub",
     "open_weights",
     "read",
     "recognise",

@@ -18,20 +18,29 @@ FILES = (  # the first that is there; large models are spread over files named i
 )
 
 
-def open_hub(folder: Path) -> tuple[dict, WeightFile]:
-    """What config.json says, and the weights.
+def hub_settings(folder: Path) -> dict:
+    """What config.json says.
 
     Raises:
-        LoadError: there is no such folder, or one of the two is missing or cannot be read.
+        LoadError: there is no such folder or file, or it cannot be read.
     """
-    mend = "give the folder of a model as save_pretrained wrote it"
-    config = read_json(folder / "config.json", mend)
+    return read_json(
+        folder / "config.json", "give the folder of a model as save_pretrained wrote it"
+    )
+
+
+def hub_weights(folder: Path) -> WeightFile:
+    """The tensors beside it.
+
+    Raises:
+        LoadError: there are none, or they cannot be read.
+    """
     found = [folder / name for name in FILES if (folder / name).is_file()]
     if not found:
         raise LoadError(
             f"{folder}: holds no {', '.join(FILES[:-1])} or {FILES[-1]}; put one beside config.json"
         )
-    return config, open_weights(found[0])
+    return open_weights(found[0])
 
 
 def require_exact(file: WeightFile, model: nn.Module, num_classes: int) -> None:

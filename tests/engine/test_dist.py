@@ -130,7 +130,7 @@ def test_an_error_of_one_is_raised_by_all_and_said_by_one():
         except InputError as error:
             told = [str(error), dist.must_say(error)]
         try:
-            raise ValueError from dist.agreed(InputError())
+            raise ValueError from dist.agreed(InputError("of all"))
         except ValueError as error:
             told.append(dist.is_agreed(error))
         return seen, told

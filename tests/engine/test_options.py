@@ -17,7 +17,7 @@ class Config:
 
 
 def test_keywords_take_the_types_of_the_config(monkeypatch):
-    monkeypatch.setattr(options.zoo, "config_for", lambda name: Config())
+    monkeypatch.setattr(options.zoo, "config_for", lambda name, **others: Config(**others))
     pairs = [("depths", "2,2,6,2"), ("guided", "true"), ("factor", "1")]
     values = options.builder_keywords("any", pairs)
     assert values == {"depths": (2, 2, 6, 2), "guided": True, "factor": 1.0}

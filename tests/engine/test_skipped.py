@@ -111,7 +111,7 @@ def test_a_file_takes_its_place_when_it_is_whole(tmp_path):
         _ = 1 / 0
     assert path.read_text() == "before" and os.listdir(tmp_path) == ["a.png"]
     with runs.replacing(path) as unfinished:
-        assert unfinished.suffix == ".png" and unfinished.parent == tmp_path
+        assert unfinished != path and unfinished.parent == tmp_path
         unfinished.write_text("after")
     assert path.read_text() == "after" and os.listdir(tmp_path) == ["a.png"]
     assert path.stat().st_mode & 0o777 == 0o666 & ~_umask()
