@@ -36,7 +36,8 @@ def test_equal_runs_have_no_differences(pair):
 def edit_weight(folder):
     content = checkpoint.load(folder / "last.pt")
     weight = next(iter(content["model"].values()))
-    weight.view(-1)[0] = weight.view(-1)[0].nextafter(torch.tensor(9.0))
+    first = (0,) * weight.ndim
+    weight[first] = weight[first].nextafter(torch.tensor(9.0))
     checkpoint.save(folder / "last.pt", content)
 
 
