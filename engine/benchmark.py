@@ -5,6 +5,7 @@ Everything that is compared is measured in turn in one process, and reported as 
 
 import argparse
 import statistics
+from collections.abc import Callable
 from dataclasses import asdict
 
 import torch
@@ -136,8 +137,13 @@ class Step:
         return dict(watch.parts)
 
 
-def in_turn(steps: dict[str, Step], rounds: int) -> dict[str, list[dict[str, float]]]:
-    """Runs steps in turn, A B A B …, so that drift favours none; one round warms up."""
+def in_turn(
+    steps: dict[str, Callable[[], dict[str, float]]], rounds: int
+) -> dict[str, list[dict[str, float]]]:
+    """Runs steps in turn, A B A B …, so that drift favours none; one round warms up.
+
+    A step tells the seconds of its parts.
+    """
     measured = {name: [] for name in steps}
     for number in range(rounds + 1):
         for name, step in steps.items():

@@ -31,8 +31,8 @@ OVERALL = {
     "mar_medium": "ARm",
     "mar_large": "ARl",
 }
-SPEEDS = ("test_samples_per_second", "test_steps_per_second")
-TIMES = ("test_runtime", *SPEEDS)  # which no two runs share
+# What no two runs share.
+TIMES = ("test_runtime", "test_samples_per_second", "test_steps_per_second")
 
 
 class MeanLoss:
@@ -99,7 +99,7 @@ def class_names(rows: list[ClassScore]) -> list[str]:
 
 
 def block(metrics: dict[str, float]) -> str:
-    """The metrics as text, sorted by name, values with four digits, speeds with three."""
+    """The metrics as text, sorted by name, values with four digits."""
     width = max(map(len, metrics))
     lines = [f"  {key:<{width}} = {_shown(key, metrics[key])}" for key in sorted(metrics)]
     return "\n".join([TITLE, *lines])
@@ -108,4 +108,4 @@ def block(metrics: dict[str, float]) -> str:
 def _shown(key: str, value: float) -> str:
     if key == "test_runtime":
         return f"{timedelta(seconds=int(value))}.{int(value * 100) % 100:02d}"
-    return str(round(value, 3 if key in SPEEDS else 4))
+    return str(round(value, 4))

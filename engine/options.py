@@ -91,7 +91,7 @@ def builder_keywords(name: str, pairs: list[tuple[str, str]]) -> dict:
     """KEY=VALUE pairs as values of the types the model's config has; whole numbers as 2,2,6.
 
     Raises:
-        InputError: no such keyword, or a value of another type.
+        InputError: no such keyword, or a value of another type or that no model has.
     """
     known = asdict(zoo.config_for(name))
     del known["num_classes"]  # follows from the data
@@ -106,6 +106,10 @@ def builder_keywords(name: str, pairs: list[tuple[str, str]]) -> dict:
             wanted = f"a value of type {kind.__name__}, as {key}={known[key]}"
             wanted = f"whole numbers, as {key}=2,2,6" if kind is tuple else wanted
             raise InputError(f"--set {key}={text}: wants {wanted}") from None
+    try:
+        zoo.config_for(name, **values)
+    except ValueError as error:
+        raise InputError(f"--set: {error}; change the value") from error
     return values
 
 

@@ -9,6 +9,7 @@ too.
 
 from dataclasses import asdict
 
+from data.errors import InputError
 from engine import options, train
 from mobileinst import zoo
 from mobileinst.backbones.swin import SwinTransformer
@@ -36,7 +37,12 @@ class OwnQueryDecoder(QueryDecoder):
 
 
 def build(standard: Mask2FormerConfig, seed: int = 0) -> zoo.Built:
-    """Model, criterion and post-processing, of the sizes that the options ask for."""
+    """Model, criterion and post-processing, of the sizes that the options ask for.
+
+    Raises InputError for another model than `MODEL`: it would get the parts of this one.
+    """
+    if type(standard) is not Mask2FormerConfig or standard.backbone != "swin_tiny":
+        raise InputError(f"the parts here are those of {MODEL}; choose it by --model")
     config = OwnConfig(**asdict(standard))
     sizes = {"width": config.embed, "depths": config.depths, "heads": config.backbone_heads}
     sizes = {name: size for name, size in (sizes | {"window": config.window}).items() if size}

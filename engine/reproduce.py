@@ -19,6 +19,8 @@ from engine.log import say
 from engine.loop import BadStep
 from engine.metrics_block import TIMES, block
 
+NOISE = 0.05  # a model of no more test_map has hardly learned: little could have differed
+
 
 def parse(argv: list[str]) -> argparse.Namespace:
     """The options; in `training` those of the trainings, in `threads` and `device` two of them."""
@@ -123,6 +125,8 @@ def main(argv: list[str]) -> int:
     for name, what in differing.items():
         if what:
             say(f"{name} differs from {results[0].name} in {', '.join(what)}")
+    if results[0].metrics["test_map"] <= NOISE:
+        say(f"test_map is not above {NOISE}: equality says little, train for longer (--epochs)")
     identical = not any(differing.values())
     runs.write_json(
         opts.out / "reproduce.json",

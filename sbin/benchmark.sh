@@ -1,6 +1,16 @@
 #!/usr/bin/env bash
 # Where the time of a training step goes, what the models cost, and how much a choice is worth.
 #   bash sbin/benchmark.sh [--help]
+#   bash sbin/benchmark.sh --against transformers [--help]   Mask2Former beside that of transformers
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
-use_python requirements.txt
-exec "$python" -m engine.benchmark "$@"
+
+requirements=(requirements.txt) entry=engine.benchmark
+for argument in "$@"; do
+  case $argument in
+    --against | --against=*)
+      requirements+=(requirements-dev.txt) entry=engine.benchmark_peers
+      ;;
+  esac
+done
+use_python "${requirements[@]}"
+exec "$python" -m $entry "$@"

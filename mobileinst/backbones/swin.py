@@ -25,6 +25,9 @@ class SwinTransformer(nn.Module):
         heads: attention heads per stage; each must divide the channels of its stage.
         window: side of a window in cells.
         drop_path: rate of the last block; the rates rise linearly from 0 at the first.
+
+    Raises ValueError if `depths` and `heads` are of different lengths, or a stage has channels that
+    its heads do not divide.
     """
 
     mean, std = IMAGENET_MEAN, IMAGENET_STD
@@ -38,6 +41,8 @@ class SwinTransformer(nn.Module):
         drop_path: float = 0.3,
     ):
         super().__init__()
+        if len(depths) != len(heads):
+            raise ValueError(f"depths {depths} and heads {heads} are of different lengths")
         stages = range(len(depths))
         self.channels = tuple(width * 2**i for i in stages)
         self.strides = tuple(4 * 2**i for i in stages)

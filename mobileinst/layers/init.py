@@ -12,17 +12,21 @@ from torch import nn
 def draw_parameters(model: nn.Module, seed: int) -> None:
     """Draw every parameter of `model` anew, as a function of the seed and the module's path only.
 
-    Every module that has `reset_parameters` is called, children before parents, so that a parent
-    has the last word about its children (a zero scale at the end of a residual branch, say).
+    Every module that has `reset_parameters` is called (or `_reset_parameters`, as torch's own
+    attention has it), children before parents, so that a parent has the last word about its
+    children (a zero scale at the end of a residual branch, say). A module with neither keeps the
+    values it was built with.
     Call it before the model moves to a device or another memory format, which would draw the same
     numbers in another order. The numbers come from the CPU generator, whose state is the same
     afterwards as before.
     """
-    modules = [(path, m) for path, m in model.named_modules() if hasattr(m, "reset_parameters")]
+    modules = list(model.named_modules())
     with torch.random.fork_rng(devices=[]):
         for path, module in reversed(modules):  # named_modules lists parents first
-            torch.default_generator.manual_seed(zlib.crc32(f"{seed}/{path}".encode()))
-            module.reset_parameters()
+            reset = getattr(module, "reset_parameters", None)
+            if reset := reset or getattr(module, "_reset_parameters", None):
+                torch.default_generator.manual_seed(zlib.crc32(f"{seed}/{path}".encode()))
+                reset()
 
 
 @torch.no_grad()

@@ -1,5 +1,6 @@
 """Mask2Former (CVPR 2022): backbone, pixel decoder, query decoder."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +11,19 @@ from mobileinst.mask2former.pixel_decoder import PixelDecoder
 from mobileinst.mask2former.query_decoder import QueryDecoder
 
 STRIDES = (4, 8, 16, 32)  # of the backbone maps that are used
+
+# Keywords of a config -> the smallest and largest value, of each number where there are several.
+RANGES = {
+    "num_classes depths backbone_heads width mask_dim heads": (1, math.inf),
+    "encoder_layers encoder_ffn_width points_per_level": (1, math.inf),
+    "queries layers ffn_width train_points max_detections": (1, math.inf),
+    "embed window frozen_stride": (0, math.inf),
+    "class_weight pixel_weight dice_weight no_object_weight": (0, 1e6),
+    "drop_path": (0, 0.99),
+    "oversample": (1, 100),
+    "importance": (0, 1),
+    "mask_threshold": (1e-6, 1 - 1e-6),  # the logits of 0 and 1 are infinite
+}
 
 
 @dataclass(frozen=True)
@@ -27,6 +41,8 @@ class Mask2FormerConfig:
     *_weight: of the matching cost and the loss terms; no_object_weight: of a query that should find
     nothing. train_points, oversample, importance: of the points masks are compared at.
     mask_threshold, max_detections: of post-processing.
+
+    Raises ValueError at a number that no model has (`RANGES`).
     """
 
     backbone: str = "swin_tiny"
@@ -56,6 +72,15 @@ class Mask2FormerConfig:
     importance: float = 0.75
     mask_threshold: float = 0.5
     max_detections: int = 100
+
+    def __post_init__(self) -> None:
+        for names, (least, most) in RANGES.items():
+            for name in names.split():
+                value = getattr(self, name)
+                numbers = value if isinstance(value, tuple) else (value,)
+                if not all(least <= number <= most for number in numbers):
+                    wanted = f"at least {least}" if most == math.inf else f"{least} to {most}"
+                    raise ValueError(f"{name} is {value}, and can be {wanted}")
 
 
 class Mask2Former(nn.Module):
@@ -110,7 +135,8 @@ def build_mask2former(
 ) -> Mask2Former:
     """The model that `config` describes around a built backbone; parts handed in are used as is.
 
-    Raises ValueError if the backbone lacks a stride or a part does not fit the others.
+    Raises ValueError if the backbone lacks a stride, or a part does not fit the others or the
+    number of classes.
     """
     if pixel_decoder is None:
         pixel_decoder = PixelDecoder(
@@ -132,6 +158,11 @@ def build_mask2former(
             heads=config.heads,
             ffn_width=config.ffn_width,
             layers=config.layers,
+        )
+    if query_decoder.num_classes != config.num_classes:
+        raise ValueError(
+            f"the query decoder is for {query_decoder.num_classes} classes, and there are"
+            f" {config.num_classes}"
         )
     return Mask2Former(backbone, pixel_decoder, query_decoder)
 

@@ -45,7 +45,8 @@ class QueryDecoder(nn.Module):
         levels: int = 3,
     ):
         super().__init__()
-        self.in_channels, self.mask_dim, self.queries = in_channels, mask_dim, queries
+        self.in_channels, self.mask_dim = in_channels, mask_dim
+        self.num_classes, self.queries = num_classes, queries
         self.query_feat = nn.Embedding(queries, width)
         self.query_embed = nn.Embedding(queries, width)
         self.level_embed = nn.Embedding(levels, width)

@@ -128,6 +128,7 @@ class CrossEntropyClassLoss:
         # Flattened, because the kernel for [B,K+1,Q] has no deterministic backward on CUDA.
         loss = F.cross_entropy(logits.flatten(0, 1), wanted.flatten(), reduction="none")
         total = counts["matched"] + self.no_object_weight * counts["unmatched"]
+        total = total.clamp(min=1e-6)  # zero where no object is to count for nothing, and none is
         return {"class": self.weight * (loss * weights.flatten()).sum() / total}
 
 

@@ -73,7 +73,8 @@ def valid_points(target: dict, points: Tensor) -> Tensor:
 
 
 class PointSampling(torch.autograd.Function):
-    """`grid_sample` with a backward of its own, because that of CUDA adds in random order.
+    """`grid_sample` with a backward of its own, because that of CUDA has no deterministic form.
+    `scatter_add` has one, under torch.use_deterministic_algorithms; on a CPU it needs no asking.
 
     Only the points are kept for it: the corners and their shares are cheaper to compute again than
     to store for ten outputs.

@@ -138,6 +138,22 @@ def test_depth_goes_further_down(parts):
     assert order == ["", "d", "a", "a.c", "a.b", "e"]
 
 
+def test_the_parts_of_the_other_system():
+    little = "embed=8 depths=1,1,1,1 backbone_heads=1,1,2,2 window=2 width=32 mask_dim=12 heads=2"
+    little += " encoder_layers=1 encoder_ffn_width=8 queries=5 layers=3 ffn_width=8 train_points=9"
+    argv = [*ARGV, *little.split(), "--model", "mask2former_swin_tiny", "--depth", "1"]
+    found = inspect_modules.inspect_all(inspect_modules.parse(argv), torch.device("cpu"))
+    parts = {part.path: part for part in found}
+    names = ["model", "normalise", "backbone", "pixel_decoder", "query_decoder"]
+    assert list(parts) == [*names, "criterion", "postprocess"]
+    assert [value.stride for value in parts["backbone"].returns] == [4, 8, 16, 32]
+    decoded = [(value.stride, value.channels) for value in parts["pixel_decoder"].returns]
+    assert decoded == [(32, 32), (16, 32), (8, 32), (4, 12)]
+    received = [value.shape for value in parts["query_decoder"].receives]
+    assert received == [value.shape for value in parts["pixel_decoder"].returns]
+    assert len(parts["criterion"].returns) == 3 * 4
+
+
 class Twice(nn.Module):
     """Calls one part twice, another by keyword, and gives an infinity."""
 

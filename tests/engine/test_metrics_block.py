@@ -29,7 +29,7 @@ EXPECTED = """\
   test_map_background     = -1.0
   test_mar_100            = 0.5
   test_runtime            = 0:01:03.31
-  test_samples_per_second = 1234.568
+  test_samples_per_second = 1234.5679
   test_steps_per_second   = 0.5"""
 
 

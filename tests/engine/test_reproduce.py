@@ -97,6 +97,7 @@ def test_identical_runs(reproduced):
         (42, 0.5, "64")
     }
     assert any("no run with inherited parts" in line for line in lines)
+    assert not any("equality says little" in line for line in lines)
 
 
 def test_numbers_of_runs_seed_and_workers(reproduced):
@@ -118,6 +119,11 @@ def test_a_metric_that_differs_in_its_last_bit(reproduced):
     code, lines, content, _ = reproduced(change)
     assert code == 3 and not content["identical"] and lines[-1] == "NOT identical"
     assert "run-2 differs from run-1 in test_map" in lines
+
+
+def test_models_that_learned_nothing_are_told(reproduced):
+    code, lines, _, _ = reproduced(lambda name, content, metrics: metrics.update(test_map=0.05))
+    assert code == 0 and lines[-2].startswith("test_map is not above 0.05: equality says little")
 
 
 def test_a_metric_that_is_missing(reproduced):
@@ -204,6 +210,12 @@ def test_workers_and_inherited_parts_change_no_bit(in_process, toy_coco, tmp_pat
     assert checkpoint.fingerprint({"model": model.state_dict(), "average": None}) != (
         checkpoint.fingerprint({**trained, "average": None})
     )  # something was learned
+
+
+def test_inherited_parts_are_of_one_model_alone():
+    for name in ("mask2former_swin_small", "mobileinst_topformer_tiny"):
+        with pytest.raises(InputError, match=f"are those of {own_parts.MODEL}"):
+            own_parts.build(options.zoo.config_for(name))
 
 
 class Scaled(MaskDecoder):

@@ -211,6 +211,14 @@ OPTIONS = {
         ["--model", "mask2former_swin_tiny", "--set", "depths=2,x"],
         ["--set depths=2,x", "wants whole numbers, as depths=2,2,6"],
     ),
+    "keyword of a size that no model has": (
+        ["--model", "mask2former_swin_tiny", "--set", "queries=0"],
+        ["--set: queries is 0", "change the value"],
+    ),
+    "keywords of different lengths": (
+        ["--model", "mask2former_swin_tiny", "--set", "depths=2,2,2,2,2", "backbone_heads=1,2,4,8"],
+        ["--set", "of different lengths", "change the value"],
+    ),
     "keyword without value": (["--set", "width"], ["--set: width: write KEY=VALUE"]),
     "keywords that do not fit": (["--set", "heads=3"], ["--set", "change the value"]),
     "no such backbone": (["--set", "backbone=resnet"], ["--set", "'resnet'", "topformer_tiny"]),

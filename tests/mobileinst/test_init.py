@@ -53,6 +53,18 @@ def test_different_seeds_and_paths_give_different_values():
     assert not torch.equal(twins[0].weight, twins[1].weight)
 
 
+def test_torchs_own_attention_is_drawn_as_well():
+    """Its method has another name; it must not keep what it drew when it was built."""
+    values = []
+    for before in (0, 1):
+        torch.manual_seed(before)
+        model = nn.ModuleDict({"attention": nn.MultiheadAttention(8, 2)})
+        values.append(drawn(model))
+    assert all(torch.equal(values[0][name], value) for name, value in values[1].items())
+    other = drawn(model, seed=1)
+    assert not torch.equal(values[0]["attention.in_proj_weight"], other["attention.in_proj_weight"])
+
+
 def test_random_state_is_left_alone():
     model = small()
     before = torch.get_rng_state()

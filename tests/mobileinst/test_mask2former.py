@@ -391,6 +391,34 @@ def test_what_cannot_be_built_is_told(keywords, message):
         build(**keywords)
 
 
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"depths": (1, 1, 2)}, r"depths \(1, 1, 2\) and heads \(1, 2, 2, 4\) are of different"),
+        ({"depths": (1, 1, 0, 1)}, r"depths is \(1, 1, 0, 1\), and can be at least 1"),
+        ({"heads": 0}, "heads is 0, and can be at least 1"),
+        ({"queries": 0}, "queries is 0"),
+        ({"layers": -1}, "layers is -1"),
+        ({"window": -1}, "window is -1, and can be at least 0"),
+        ({"train_points": 0}, "train_points is 0"),
+        ({"oversample": 0.5}, "oversample is 0.5, and can be 1 to 100"),
+        ({"importance": 1.5}, "importance is 1.5, and can be 0 to 1"),
+        ({"mask_threshold": 1.0}, "mask_threshold is 1.0"),
+        ({"class_weight": float("nan")}, "class_weight is nan"),
+        ({"drop_path": 1.0}, "drop_path is 1.0"),
+    ],
+)
+def test_a_number_that_no_model_has_is_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        build(**change)
+
+
+def test_a_query_decoder_for_other_classes_is_refused():
+    decoder = QueryDecoder(32, 12, 2, width=32, heads=4)
+    with pytest.raises(ValueError, match="is for 2 classes, and there are 3"):
+        build(query_decoder=decoder)
+
+
 def test_a_backbone_without_a_needed_stride_is_refused():
     backbone = SwinTransformer(8, (1, 1), (1, 1), 4)
     with pytest.raises(ValueError, match=r"SwinTransformer has maps .* also needs \[16, 32\]"):

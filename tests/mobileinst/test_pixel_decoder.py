@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mobileinst.layers.init import draw_parameters
-from mobileinst.mask2former.pixel_decoder import PixelDecoder
+from mobileinst.mask2former.pixel_decoder import PixelDecoder, cell_centres
 
 CHANNELS = (6, 8, 10, 12)
 SWIN = {"tiny": (96, 192, 384, 768), "base": (128, 256, 512, 1024), "large": (192, 384, 768, 1536)}
@@ -104,6 +104,17 @@ def test_agrees_with_transformers(channels, width, layers, height, breadth):
 
     for a, b in zip(flat(ours.float()([x.float() for x in maps])), want):
         torch.testing.assert_close(a.double(), b, rtol=1e-4, atol=1e-4)
+
+
+def test_centres_of_cells_on_every_level():
+    """Cell by cell: the same place of the picture on a level h x w, whose first centre is at 0."""
+    sizes = [(2, 3), (5, 4)]
+    got = cell_centres(sizes, torch.zeros(0, dtype=torch.float64))  # [N,2,L]
+    cells = [(y, x, h, w) for h, w in sizes for y in range(h) for x in range(w)]
+    assert got.shape == (len(cells), 2, 2)
+    for (y, x, height, width), (on_x, on_y) in zip(cells, got.tolist(), strict=True):
+        assert on_x == pytest.approx([(x + 0.5) / width * w - 0.5 for _, w in sizes])
+        assert on_y == pytest.approx([(y + 0.5) / height * h - 0.5 for h, _ in sizes])
 
 
 def test_names_and_shapes_are_those_of_the_official_checkpoint(shared):

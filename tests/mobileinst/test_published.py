@@ -1,5 +1,6 @@
 """Mask2Former as the hub has it: names, config, files; and the same numbers as transformers."""
 
+import copy
 import json
 import struct
 
@@ -127,6 +128,8 @@ def test_the_config_is_read():
     config = hub_config(SETTINGS | weights | points)
     assert (config.class_weight, config.pixel_weight, config.dice_weight) == (1.0, 2.0, 3.0)
     assert (config.no_object_weight, config.oversample, config.importance) == (0.4, 2.0, 0.5)
+    labels = {"id2label": {"9": "cow", "2": "owl"}}  # how many there are counts, not their numbers
+    assert hub_config(SETTINGS | labels).num_classes == 2
 
 
 def test_what_a_config_leaves_out_has_its_default_there():
@@ -399,28 +402,35 @@ def test_safetensors_come_back(tmp_path):
 # From here on against transformers, where it is installed.
 
 
+@torch.no_grad()
+def randomise(model) -> None:
+    """Values with which every part matters, masks have both signs, and queries differ.
+
+    Nothing is left of the start values, which are others in other versions, but the ones of norms.
+    """
+    torch.manual_seed(0)
+    for name, parameter in model.named_parameters():
+        if parameter.ndim == 1:
+            parameter += 0.1 * torch.randn(parameter.shape)
+        elif "queries_" in name or "level_embed" in name:
+            torch.nn.init.normal_(parameter)
+        elif "sampling_offsets" in name or "attention_weights" in name or "bias_table" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+        else:
+            torch.nn.init.xavier_uniform_(parameter)
+    model.class_predictor.weight *= 4
+
+
 @pytest.fixture(scope="module")
 def theirs():
-    """The same small model in transformers, with weights that make masks of both signs."""
+    """The same small model in transformers."""
     transformers = pytest.importorskip("transformers")
     stages = [f"stage{number}" for number in (1, 2, 3, 4)]
     swin = transformers.SwinConfig(**SWIN, drop_path_rate=0.0, out_features=stages)
-    torch.manual_seed(0)
     model = transformers.Mask2FormerForUniversalSegmentation(
         transformers.Mask2FormerConfig(backbone_config=swin, num_labels=3, **SIZES)
     )
-    last = model.get_submodule("model.transformer_module.decoder.mask_predictor.mask_embedder.2.0")
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if parameter.ndim == 1 or "bias_table" in name:
-                parameter += 0.3 * torch.randn(parameter.shape)
-            elif "sampling_offsets" in name or "attention_weights" in name:
-                parameter += 0.1 * torch.randn(parameter.shape)
-            else:
-                parameter *= 1.5
-        last.weight *= 6
-        last.bias.zero_()
-        model.class_predictor.weight *= 4
+    randomise(model)
     return model
 
 
@@ -447,8 +457,9 @@ def test_the_logits_of_transformers(theirs, ours, dtype, height, width):
     images = torch.rand(2, 3, height, width, generator=torch.Generator().manual_seed(0))
     want = theirs(ours.normalise(images))
     got = ours(images)
-    inside = (want.masks_queries_logits > 0).float().mean().item()
-    assert 0.05 < inside < 0.95  # what hides from attention is not all or nothing
+    inside = (want.masks_queries_logits > 0).float().mean(1)  # share of the queries, [B,h,w]
+    # What hides from attention is not all or nothing, and not the same for all queries.
+    assert 0.05 < inside.mean() < 0.95 and ((inside > 0) & (inside < 1)).float().mean() > 0.02
     bound = 1e-5 if dtype is torch.float64 else 2e-4
     assert (got["class_logits"] - want.class_queries_logits).abs().max() < bound
     assert (got["mask_logits"] - want.masks_queries_logits).abs().max() < bound
@@ -462,6 +473,11 @@ def test_the_names_that_transformers_has_in_memory(theirs, ours, tmp_path):
     assert same(model.state_dict(), ours.state_dict()) and not report.unexpected
 
 
+def seed(*_) -> None:
+    """To be called right before the loss: some versions draw numbers in the decoder as well."""
+    torch.manual_seed(5)
+
+
 class OfficialOrder:
     """Points from torch's own stream: asked for in the order of the published code."""
 
@@ -469,28 +485,52 @@ class OfficialOrder:
         return torch.rand(shape)
 
 
-def test_the_loss_and_the_gradients_of_transformers(theirs, ours, dtype, tmp_path):
+@torch.no_grad()
+def keep_off_borders(model) -> None:
+    """All sampling places at least a 32nd of a cell from where the slopes of a map jump.
+
+    A place that rounding moves across has another gradient, by a hundredth of the largest or so.
+    Where grids are exact halves of each other, centres of cells are at multiples of 1/8.
+    """
+    for name, parameter in model.named_parameters():
+        if "sampling_offsets.weight" in name:
+            parameter *= 0.003
+        elif "sampling_offsets.bias" in name:
+            parameter.copy_((8 * parameter).floor() / 8 + 1 / 16)
+
+
+@pytest.mark.parametrize(
+    "dtype, height, width",
+    [(torch.float64, 101, 127), (torch.float64, 96, 128), (torch.float32, 96, 128)],
+    indirect=["dtype"],
+    ids=str,
+)
+def test_the_loss_and_the_gradients_of_transformers(theirs, dtype, height, width, tmp_path):
+    theirs = copy.deepcopy(theirs).float()
+    if dtype is torch.float32:
+        keep_off_borders(theirs)
+    theirs.save_pretrained(tmp_path / "weights")
+    ours = zoo.from_huggingface(tmp_path / "weights").to(dtype).train()
+    theirs.to(dtype).train()
     generator = torch.Generator().manual_seed(1)
-    images = torch.rand(3, 3, 96, 128, generator=generator)
+    images = torch.rand(3, 3, height, width, generator=generator)
     targets = []
     for number, count in enumerate((2, 1, 3)):
-        masks = torch.zeros(count, 96, 128, dtype=torch.bool)
+        masks = torch.zeros(count, height, width, dtype=torch.bool)
         for mask in masks:
             y, x = torch.randint(0, 50, (2,), generator=generator).tolist()
             mask[y : y + 40, x : x + 50] = True
-        ignore = torch.zeros(96, 128, dtype=torch.bool)
+        ignore = torch.zeros(height, width, dtype=torch.bool)
         labels = torch.randint(0, 3, (count,), generator=generator)
         targets.append({"masks": masks, "labels": labels, "ignore": ignore, "image_id": number})
-    criterion = zoo.build_from_config(CONFIG)[1]
-    theirs.to(dtype).train().zero_grad()
-    ours.to(dtype).train().zero_grad()
-    torch.manual_seed(5)
+    theirs.criterion.register_forward_pre_hook(seed)
     want = theirs(
         ours.normalise(images),
         mask_labels=[target["masks"].to(dtype) for target in targets],
         class_labels=[target["labels"] for target in targets],
     ).loss
-    torch.manual_seed(5)
+    criterion = zoo.build_from_config(CONFIG)[1]
+    seed()
     got = sum(criterion(ours(images), targets, points=OfficialOrder()).values())
     assert got.item() == pytest.approx(want.item(), rel=1e-4 if dtype is torch.float32 else 1e-7)
     want.backward()
@@ -498,14 +538,10 @@ def test_the_loss_and_the_gradients_of_transformers(theirs, ours, dtype, tmp_pat
     with torch.no_grad():  # their gradients in our names: written and read like weights
         for parameter in theirs.parameters():
             gradient = parameter.grad
-            parameter.grad = parameter.clone()
             parameter.copy_(torch.zeros_like(parameter) if gradient is None else gradient)
-        theirs.save_pretrained(tmp_path)
-        for parameter in theirs.parameters():
-            parameter.copy_(parameter.grad)
-    wanted = weights.open_weights(tmp_path / "model.safetensors").tensors
-    # Where a sampling place is rounded to the other side of a cell's centre, its slope jumps.
-    bound = 1e-5 if dtype is torch.float64 else 1e-2
+    theirs.save_pretrained(tmp_path / "gradients")
+    wanted = weights.open_weights(tmp_path / "gradients" / "model.safetensors").tensors
+    bound = 1e-5 if dtype is torch.float64 else 1e-3
     for name, parameter in ours.named_parameters():
         largest = wanted[name].abs().max()
         assert largest > 0, name

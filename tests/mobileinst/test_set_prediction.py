@@ -368,6 +368,14 @@ def test_class_cross_entropy_is_the_weighted_mean_of_torch():
         term({**outputs, "class_logits": torch.zeros(2, 4, 4)}, targets, matches, counts)
 
 
+def test_class_cross_entropy_where_no_query_counts():
+    term, targets = CrossEntropyClassLoss(5, no_object_weight=0.0), [make_target([])]
+    nothing = torch.zeros(0, dtype=torch.int64)
+    counts = {name: torch.tensor(float(n)) for name, n in term.counts(targets).items()}
+    loss = term(make_outputs(1, 5, 4), targets, [(nothing, nothing)], counts)["class"]
+    assert loss.item() == 0
+
+
 def test_class_cross_entropy_passes_over_unmatched_queries_inside_void():
     void = torch.zeros(SIZE, dtype=torch.bool)
     void[:32, :48] = True

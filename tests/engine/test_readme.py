@@ -1,0 +1,38 @@
+"""The example of the READMEs: a part of one's own in the place of a standard one."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from mobileinst import zoo
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize("page", ["README.md", "README.zh.md"])
+def test_the_own_part_of_the_readme_works_and_is_short(page):
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.S)
+    (code,) = [block for block in blocks if "pixel_decoder=" in block]
+    assert len([line for line in code.splitlines() if line.strip()]) < 20
+    names = {"__name__": "own"}
+    exec(compile(code, page, "exec"), names)  # noqa: S102  our own page
+    config = zoo.config_for("mask2former_swin_tiny", num_classes=3, layers=2)
+    model, criterion, _ = names["build"](config, seed=1)
+    assert type(model.pixel_decoder).__name__ == "FeaturePyramid"
+    images = torch.rand(1, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+    target = {
+        "labels": torch.tensor([2]),
+        "masks": torch.zeros(1, 64, 96, dtype=torch.bool),
+        "ignore": torch.zeros(64, 96, dtype=torch.bool),
+        "image_id": 0,
+        "size": (64, 96),
+        "orig_size": (64, 96),
+    }
+    target["masks"][:, 10:50, 20:70] = True
+    sum(criterion(model.train()(images), [target]).values()).backward()
+    assert all(p.grad is not None for p in model.pixel_decoder.parameters())
+    standard = zoo.build(config, 3, seed=1)[0].backbone.state_dict()
+    own = model.backbone.state_dict()
+    assert all(torch.equal(value, standard[name]) for name, value in own.items())
