@@ -274,7 +274,7 @@ def differences(run: Training, whole: Training) -> list[str]:
 def survive(system: str, scratch: Path, kills: int, seed: int = 0) -> Row:
     """Kill a training so many times, let it end, and compare it with an uninterrupted one."""
     luck = random.Random(seed)
-    data = demo.write(scratch / "pictures", train=PICTURES, val=6, progress=False)
+    data = demo.write(scratch / "pictures", train=PICTURES, val=3, progress=False)
     iterations = EPOCH * (2 + kills)
     whole = training(system, data, scratch / f"{system}-whole", iterations)
     run = training(system, data, scratch / f"{system}-killed", iterations)
