@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from data import rle
-from data.errors import BadRecord, BadRecords, InputError
+from data.errors import BadRecord, BadRecords, InputError, printable
 from data.packed import ImageRecord
 from data.pictures import MOST_PIXELS
 
@@ -70,7 +70,7 @@ def left_out(content: dict) -> Iterator[BadRecord]:
     for one in found if isinstance(found, list) else []:
         texts = [one.get(key) for key in BadRecord._fields[:3]] if isinstance(one, dict) else [None]
         if all(isinstance(text, str) for text in texts):
-            yield BadRecord(*texts)
+            yield BadRecord(*map(printable, texts))
 
 
 def categories(records: list, source: str | Path, bad: BadRecords) -> list[Category]:

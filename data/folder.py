@@ -158,7 +158,13 @@ def _beside(json: Path, split: str, root: Path | None) -> _Place:
 def _convert_once(target: Path, progress: bool, convert: Callable[[], dict]) -> None:
     if target.is_file():
         return
-    voc.write_json(convert(), target)
+    content = convert()
+    try:
+        voc.write_json(content, target)
+    except OSError as error:
+        raise InputError(
+            f"{target}: cannot be written ({error.strerror}): make room, or allow it in its folder"
+        ) from error
     if progress:
         print(f"converted to COCO format once: {target}")
 

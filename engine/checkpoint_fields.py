@@ -128,11 +128,12 @@ def is_path_or_none(value: object) -> bool:
     return value is None or is_text(value)
 
 
+BOOLEANS = ("crowd_as_instances", "allow_partial", "skip_bad_records")
 OPTIONS: dict[str, Callable[[object], bool]] = {
     **dict.fromkeys(("data", "train_json", "val_json", "images"), is_path_or_none),
     **dict.fromkeys(("pretrained",), is_path_or_none),
     **dict.fromkeys(("image_size", "batch_size", "accumulate"), is_positive),
-    **dict.fromkeys(("crowd_as_instances", "allow_partial"), lambda value: type(value) is bool),
+    **dict.fromkeys(BOOLEANS, lambda value: type(value) is bool),
 }
 FIELDS: dict[str, tuple[str, Callable[[object], bool]]] = {
     **dict.fromkeys(

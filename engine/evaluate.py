@@ -178,7 +178,7 @@ def score_checkpoint(opts: argparse.Namespace, builder: checkpoint.Builder) -> N
         device = dist.device_for(options.device_for(opts.device))
         path = opts.checkpoint or runs.newest_checkpoint(options.RUNS)
         content = checkpoint.load(path)
-    data_of(opts, content["options"])
+        data_of(opts, content["options"])
     dataset = dist.one_first(lambda: open_split(opts, opts.split), InputError)
     with dist.together(InputError):
         dataset.require_classes([entry["name"] for entry in content["classes"]])

@@ -219,7 +219,8 @@ def write_all(
     if not tables.images:
         raise stopped or InputError(f"none of the {len(paths)} pictures can be read; name others")
     tables.write(out)
-    skipped.write(out, bad)
+    if len(bad):
+        runs.write_json(out / skipped.NAME, skipped.records_of(bad))
     return stopped
 
 

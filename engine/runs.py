@@ -161,6 +161,12 @@ def sweep(folder: Path) -> None:
         path.unlink()
 
 
+def write_json_in_run(path: Path, content: dict | list) -> None:
+    """Write json that belongs to a run; raises FailedRun as `replacing_in_run` does."""
+    with replacing_in_run(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
+
+
 def newest_checkpoint(parent: Path) -> Path:
     """The best checkpoint of the newest run.
 

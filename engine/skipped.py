@@ -25,17 +25,28 @@ def gather(*lists: BadRecords) -> None:
 
 
 def write(folder: Path, *lists: BadRecords) -> None:
-    """Into skipped.json of the folder; nothing where nothing was left out."""
+    """Into skipped.json of a run folder; nothing where nothing was left out.
+
+    Raises:
+        FailedRun: the file system does not allow it; the file is as it was.
+    """
     records = records_of(*lists)
     if records:
-        runs.write_json(folder / NAME, records)
+        runs.write_json_in_run(folder / NAME, records)
 
 
 def read(folder: Path) -> list[BadRecord]:
     """What a run has left out before it was interrupted; an unreadable list is begun anew."""
     try:
         found = json.loads((folder / NAME).read_text(encoding="utf-8"))
-        return [BadRecord(**record) for record in found]
+        records = [BadRecord(**record) for record in found]
+        texts = [text for record in records for text in record[:3]]
+        ids = [record.image_id for record in records]
+        if not all(isinstance(text, str) and text.isprintable() for text in texts):
+            raise TypeError("a text of none of ours")
+        if not all(id_ is None or type(id_) is int for id_ in ids):
+            raise TypeError("an id of none of ours")
+        return records
     except (OSError, ValueError, TypeError):
         return []
 

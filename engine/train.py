@@ -350,7 +350,7 @@ class Run:
         if dist.is_main():
             runs.sweep(self.folder)
             log.truncate_after(self.folder, self.trainer.iteration, self.evaluated)
-            runs.write_json(self.folder / "options.json", options.as_json(self.opts))
+            runs.write_json_in_run(self.folder / "options.json", options.as_json(self.opts))
         for name, now in options.as_json(self.opts).items():
             before = content["options"].get(name)
             if name not in ("resume", "out", "overwrite") and now != before:
@@ -447,9 +447,9 @@ class Run:
         first = self.training_batch()
         runs.make(self.folder, replace=self.opts.overwrite)
         self.save()  # first of all: a run that is killed from here on can be resumed
-        runs.write_json(self.folder / "options.json", options.as_json(self.opts))
+        runs.write_json_in_run(self.folder / "options.json", options.as_json(self.opts))
         if self.pretrained:
-            runs.write_json(self.folder / "weights.json", self.pretrained.as_dict())
+            runs.write_json_in_run(self.folder / "weights.json", self.pretrained.as_dict())
         self.save_picture("train_batch.png", first)
 
     def save_picture(self, name: str, picture: Image.Image) -> None:
@@ -500,6 +500,8 @@ class Run:
                 if trainer.iteration % self.opts.log_every == 0 or trainer.iteration == total:
                     self.log_interval()
                 asked = stop.is_asked()
+                if asked:
+                    skipped.gather(self.data.train.bad)
                 if self.must_save() or asked:
                     self.save()
                 if asked:  # one that comes only now is granted after the next step

@@ -73,6 +73,12 @@ def test_a_failed_conversion_leaves_nothing(voc_data, tmp_path):
     assert not list(cache.rglob("*"))
 
 
+def test_a_cache_that_cannot_be_written(voc_data, tmp_path):
+    (tmp_path / "cache").write_text("a file where the folder should be")
+    with pytest.raises(InputError, match="instances_train.json: cannot be written .*: make room"):
+        open_sets(voc_data, cache=tmp_path / "cache")
+
+
 def test_sbd_trains_beside_voc(voc_data, tmp_path):
     root = voc_data / "benchmark_RELEASE" / "dataset"
     (root / "img").mkdir(parents=True)

@@ -345,7 +345,7 @@ def test_one_sentence_for_an_error_of_all_of_the_second_or_without_it(
     assert other is None
 
 
-def test_a_broken_picture_of_the_second_is_named_once(toy_coco, tiny, tmp_path):
+def test_a_broken_picture_of_the_second_is_named_once(toy_coco, tiny, tmp_path, monkeypatch):
     sizes = {"batch_size": 4, "accumulate": 1, "seed": 0, "start_step": 0, "stop_step": 1}
     index = TrainSampler(8, **sizes, canvases=((64, 64),), rank=1, world=2).keys(0, 0)[0].index
     content = json.loads((toy_coco / "annotations" / "instances_train.json").read_text())
@@ -359,6 +359,36 @@ def test_a_broken_picture_of_the_second_is_named_once(toy_coco, tiny, tmp_path):
     (code, said), other = ends(argv)
     assert code == 2 and said.count("\n") == 1 and f"{picture} cannot be read" in said
     assert other == (2, "")
+
+    with monkeypatch.context() as patch:  # left out instead, and listed though the run is stopped
+        at_step(patch, 0, 1, lambda trainer: signal.raise_signal(signal.SIGTERM))
+        assert [code for code, _ in ends([*argv, "--skip-bad-records", "--overwrite"])] == [
+            143,
+            143,
+        ]
+    (one,) = json.loads((tmp_path / "run" / "skipped.json").read_text())
+    assert one["image_id"] == content["images"][index]["id"]
+
+
+def test_a_bad_step_of_one_is_left_out_by_all(tiny, tmp_path, monkeypatch, final_bits):
+    """The first of two batches of the step has been taken in by then, or both of them."""
+    losses = train.Trainer.finite_losses
+    seen = []
+
+    def spoilt(trainer, outputs, batch, counts):
+        seen.append(trainer.iteration)
+        place = (trainer.iteration, seen.count(trainer.iteration), dist.rank())
+        if place in ((0, 1, 0), (1, 2, 1)):
+            outputs["class_logits"] = outputs["class_logits"] * torch.nan
+        return losses(trainer, outputs, batch, counts)
+
+    monkeypatch.setattr(train.Trainer, "finite_losses", spoilt)
+    argv = [*tiny, *STEPS, "--accumulate", "2", "--skip-bad-steps", "2"]
+    argv += ["--out", str(tmp_path / "a")]
+    first, second = in_processes(2, lambda: (train.main(argv), *final_bits))
+    assert first == second and first[0] == 0
+    content = checkpoint.load(tmp_path / "a" / "last.pt")
+    assert (content["iteration"], content["skipped"]) == (4, 2)
 
 
 def test_shared_evaluation_finds_the_same_in_the_same_order(toy_run, tmp_path):

@@ -11,7 +11,8 @@ import sys
 import pytest
 import torch
 
-from engine import checkpoint, log, options, runs, train
+from data.errors import BadRecord, BadRecords
+from engine import checkpoint, log, options, runs, skipped, train
 from engine.errors import FailedRun
 from engine.loop import Stopped, Trainer
 
@@ -188,9 +189,17 @@ def full_disk(monkeypatch):
     resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
+def records(length: int) -> BadRecords:
+    bad = BadRecords(skip=True)
+    bad.add([BadRecord(f"{number}.json", "image 1", "none") for number in range(length // 10)])
+    return bad
+
+
 WRITERS = {
     "last.pt": lambda path, n: checkpoint.save(path, {"model": {"x": torch.ones(n)}}),
     "metrics.csv": lambda path, n: log.append_csv(path, {"AP": "1" * n}),
+    "options.json": lambda path, n: runs.write_json_in_run(path, ["1" * n]),
+    "skipped.json": lambda path, n: skipped.write(path.parent, records(n)),
     "log.jsonl": lambda path, n: log.append_json(path, {"loss": "1" * n}),
 }
 

@@ -88,6 +88,7 @@ ABSURD = {
     "no options": ("options", None),
     "options of another type": ("options", [1]),
     "a path of another type": ("options", 7, "data"),
+    "a flag of another type": ("options", "yes", "skip_bad_records"),
     "a path with a zero": ("options", "pond\0", "data"),
     "no picture size": ("options", None, "image_size"),
     "a huge picture size": ("options", 10**9, "image_size"),
