@@ -17,7 +17,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from PIL import Image
@@ -148,11 +148,14 @@ MOMENTS = (while_writing, in_a_step, while_evaluating, while_writing, while_star
 
 @dataclass(frozen=True)
 class Kill:
-    """What one kill met: the moment it was meant for, and the faults it left, in words."""
+    """What one kill met: the moment it fell in, how many iterations it cost, the faults it left, in
+    words, and the group of processes it left.
+    """
 
     moment: str
     lost: int
     faults: tuple[str, ...]
+    group: int
 
 
 def kill(run: Training, moment: Callable, target: int, luck: float) -> Kill:
@@ -171,7 +174,7 @@ def kill(run: Training, moment: Callable, target: int, luck: float) -> Kill:
     finally:
         life.kill()
         life.wait()
-    faults = unreadable(run.folder) + outliving(life.pid)
+    faults = unreadable(run.folder)
     kept = 0
     if (run.folder / "last.pt").exists() and not faults:
         kept = checkpoint.load(run.folder / "last.pt")["iteration"]
@@ -180,7 +183,7 @@ def kill(run: Training, moment: Callable, target: int, luck: float) -> Kill:
         hit = "while writing a checkpoint"
     elif moment is while_writing:
         hit = "right after writing a checkpoint"
-    return Kill(hit, max(0, run.reached() - kept), tuple(faults))
+    return Kill(hit, max(0, run.reached() - kept), tuple(faults), life.pid)
 
 
 def half_written(folder: Path) -> set[tuple[str, int]]:
@@ -284,9 +287,10 @@ def survive(system: str, scratch: Path, kills: int, seed: int = 0) -> Row:
     for number, target in enumerate(targets):
         hit = kill(run, MOMENTS[number % len(MOMENTS)], target, luck.random())
         wrong = (*hit.faults, *(f"{row} differs" for row in differing_rows(run, whole)))
-        hits.append(Kill(hit.moment, hit.lost, wrong))
+        hits.append(replace(hit, faults=wrong))
     run.finish()
-    return row_of(system, hits, [*unreadable(run.folder), *differences(run, whole)])
+    wrong = [fault for hit in hits for fault in outliving(hit.group)]
+    return row_of(system, hits, [*wrong, *unreadable(run.folder), *differences(run, whole)])
 
 
 def row_of(system: str, hits: list[Kill], wrong: list[str]) -> Row:
