@@ -749,7 +749,7 @@ def build_run(
 
 def shared_by() -> str:
     """For the line that says what trains."""
-    return f" and {dist.world() - 1} more processes" if dist.world() > 1 else ""
+    return f" in {dist.world()} processes" if dist.world() > 1 else ""
 
 
 def parts_of(model: torch.nn.Module) -> list[tuple[str, torch.nn.Module]]:
