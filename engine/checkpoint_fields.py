@@ -128,6 +128,17 @@ def is_path_or_none(value: object) -> bool:
     return value is None or is_text(value)
 
 
+def is_meter(value: object) -> bool:
+    """What `log.Meter.state` gives; its sums may be of any size."""
+    if not is_plain_dict(value) or not is_whole(value.get("steps")):
+        return False
+    parts = [value.get(name) for name in ("sums", "counts", "seconds")]
+    return all(
+        isinstance(part, dict) and all(type(one) in (int, float) for one in part.values())
+        for part in parts
+    )
+
+
 BOOLEANS = ("crowd_as_instances", "allow_partial", "skip_bad_records")
 OPTIONS: dict[str, Callable[[object], bool]] = {
     **dict.fromkeys(("data", "train_json", "val_json", "images"), is_path_or_none),
@@ -147,7 +158,7 @@ FIELDS: dict[str, tuple[str, Callable[[object], bool]]] = {
     "options": ("the options of a training", are_options),
     "best": ("a score with its iteration and threshold", is_best),
     "optimizer": ("the state of an optimizer", lambda value: isinstance(value, dict)),
-    "meter": ("the means of an interval", is_plain_dict),
+    "meter": ("the sums of an interval", is_meter),
     "model": ("named tensors", is_state),
     "average": ("named tensors", lambda value: value is None or is_state(value)),
 }

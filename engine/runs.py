@@ -71,6 +71,7 @@ def appearing(folder: Path) -> Iterator[Path]:
 
     Raises:
         InputError: there is something under that name already.
+        FailedRun: the file system does not allow it.
     """
     if not is_free(folder):
         raise InputError(f"{folder}: the output folder is in use; choose another --out")
@@ -81,6 +82,11 @@ def appearing(folder: Path) -> Iterator[Path]:
         if folder.exists():
             folder.rmdir()
         unfinished.replace(folder)
+    except OSError as error:
+        raise FailedRun(
+            f"{folder}: cannot be written ({error.strerror or error}), nothing of it is kept; "
+            "make room, or choose another --out"
+        ) from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
 

@@ -1,5 +1,6 @@
 """--skip-bad-records in the entries, and that no link leads a result elsewhere."""
 
+import errno
 import json
 import os
 import shutil
@@ -8,6 +9,7 @@ import pytest
 
 from data.errors import InputError
 from engine import evaluate, predict, runs, skipped, train, visualize
+from engine.errors import FailedRun
 
 
 @pytest.fixture
@@ -119,6 +121,13 @@ def test_a_file_takes_its_place_when_it_is_whole(tmp_path):
         unfinished.write_text("after")
     assert path.read_text() == "after" and os.listdir(tmp_path) == ["a.png"]
     assert path.stat().st_mode & 0o777 == 0o666 & ~_umask()
+
+
+def test_a_folder_that_cannot_be_written_is_told(tmp_path):
+    with pytest.raises(FailedRun, match="found: cannot be written .No space left"):
+        with runs.appearing(tmp_path / "found"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+    assert not list(tmp_path.iterdir())
 
 
 def _umask():

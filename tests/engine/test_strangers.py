@@ -106,6 +106,11 @@ ABSURD = {
     "one value for a terabyte": ("model", torch.ones(1).expand(10**6, 10**6), "extra"),
     "a tensor that nobody asks for": ("more", torch.ones(2)),
     "average of another type": ("average", 3),
+    "sums that are texts": (
+        "meter",
+        {"steps": 1, "sums": {"loss": "x"}, "counts": {"loss": 1}, "seconds": {}},
+    ),
+    "sums of nothing": ("meter", {"steps": 1}),
 }
 
 
