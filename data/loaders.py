@@ -28,7 +28,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from data import seeds
 from data.batch import PackedBatch, Sample, collate
-from data.coco import CocoSet
+from data.dataset import CocoSet
 from data.errors import BadRecord, InputError
 from data.presets import EvalPreset, Size, TrainPreset, paste_some
 

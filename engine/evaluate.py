@@ -11,16 +11,16 @@ from torch import nn
 
 from data import rle
 from data.batch import Batch
-from data.coco import CocoSet
+from data.dataset import CocoSet
 from data.errors import InputError
-from data.folder import open_sets
 from data.loaders import eval_loader
 from data.presets import EvalPreset
+from data.readers.find import open_sets
 from engine import checkpoint, dist, options, runs, skipped
 from engine.coco_ap import FIELDS, Scores, score, table
 from engine.log import say
 from engine.loop import run_inference
-from engine.metrics_block import MeanLoss, all_metrics, block
+from engine.report.metrics_block import MeanLoss, all_metrics, block
 
 
 def parse(argv: list[str]) -> argparse.Namespace:

@@ -20,10 +20,11 @@ from tqdm import tqdm
 from data import rle
 from data.batch import Annotation, collate
 from data.errors import BadRecords, InputError
-from data.pictures import read_rgb
+from data.images import read_rgb
 from data.presets import EvalPreset
-from engine import checkpoint, draw, options, runs, skipped
+from engine import checkpoint, options, runs, skipped
 from engine.log import say
+from engine.report import draw
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 NAME_BYTES = 100  # of a picture's name in those of its results: file systems allow 255 in all

@@ -11,16 +11,15 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from data.coco import CocoSet
+from data.dataset import CocoSet
 from data.errors import BadRecords, InputError
-from data.folder import open_sets
 from data.loaders import covering_canvas, first_pictures, train_canvases, train_loader
 from data.presets import EvalPreset, TrainPreset
+from data.readers.find import open_sets
 from engine import (
     checkpoint,
     determinism,
     dist,
-    draw,
     evaluate,
     log,
     options,
@@ -29,11 +28,12 @@ from engine import (
     skipped,
     visualize,
 )
-from engine.ceiling import ceiling
 from engine.coco_ap import Scores, markdown, score, table
 from engine.log import say
 from engine.loop import BadStep, Stopped, StopRequest, Trainer
 from engine.optim import MovingAverage, Schedule, describe_groups, parameter_groups
+from engine.report import draw
+from engine.report.ceiling import ceiling
 
 SAVE_SECONDS = 60  # between two saves; what a kill may cost
 AMP = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -762,7 +762,7 @@ def count(model: torch.nn.Module) -> int:
 
 
 def main(argv: list[str], builder: checkpoint.Builder = options.build_model) -> int:
-    """`builder` puts the model together; `engine.own_parts` is an example of another one."""
+    """`builder` puts the model together; `engine.tools.own_parts` is an example of another one."""
     with dist.together(InputError):
         opts = parse(argv)
         device = dist.device_for(options.device_for(opts.device))

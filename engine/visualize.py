@@ -6,10 +6,11 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from data.coco import CocoSet
+from data.dataset import CocoSet
 from data.errors import InputError
-from engine import checkpoint, draw, evaluate, options, runs, skipped
+from engine import checkpoint, evaluate, options, runs, skipped
 from engine.log import say
+from engine.report import draw
 
 
 def parse(argv: list[str]) -> argparse.Namespace:

@@ -4,11 +4,11 @@
 #   bash sbin/benchmark.sh --against transformers [--help]   Mask2Former beside that of transformers
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 
-requirements=(requirements.txt) entry=engine.benchmark
+requirements=(requirements.txt) entry=engine.tools.benchmark
 for argument in "$@"; do
   case $argument in
     --against | --against=*)
-      requirements+=(requirements-dev.txt) entry=engine.benchmark_peers
+      requirements+=(requirements-dev.txt) entry=engine.tools.benchmark_peers
       ;;
   esac
 done

@@ -3,4 +3,4 @@
 #   bash sbin/check_weights.sh FILE [--model NAME] [--json] [--help]
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 use_python requirements.txt
-exec "$python" -m engine.check_weights "$@"
+exec "$python" -m engine.tools.check_weights "$@"

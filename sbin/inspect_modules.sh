@@ -3,4 +3,4 @@
 #   bash sbin/inspect_modules.sh [--model NAME] [--image-size N] [--json FILE] [--help]
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 use_python requirements.txt
-exec "$python" -m engine.inspect_modules "$@"
+exec "$python" -m engine.tools.inspect_modules "$@"

@@ -3,4 +3,4 @@
 #   bash sbin/plot_runs.sh [RUN_FOLDER...] [--out curves.png] [--help]
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 use_python requirements.txt requirements-dev.txt
-exec "$python" -m engine.plot_runs "$@"
+exec "$python" -m engine.report.curves "$@"

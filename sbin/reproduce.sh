@@ -6,7 +6,7 @@
 #   bash sbin/reproduce.sh --data DIR [...]   a set of your own; what you add overrides the numbers
 #   bash sbin/reproduce.sh --runs 5 --workers 4 --seed 7 --out DIR
 #   bash sbin/reproduce.sh --help             these options; all others are those of the training
-# The sizes are those of a small Mask2Former. Another model: python -m engine.reproduce --model NAME ...
+# The sizes are those of a small Mask2Former. Another model: python -m engine.tools.reproduce --model NAME ...
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 use_python requirements.txt
 
@@ -20,12 +20,12 @@ done
 data=()
 if [ $has_data = no ]; then
   data=(--data datasets/organs)
-  if [ $help = no ]; then "$python" -m data.demo_organs --out datasets/organs; fi
+  if [ $help = no ]; then "$python" -m data.demo.organs --out datasets/organs; fi
 fi
 
 # A few minutes each on one CPU core, after which a model finds something: mask AP 0.07 or so. Bits
 # are promised on a CPU; --device cuda tells what a GPU does.
-exec "$python" -m engine.reproduce \
+exec "$python" -m engine.tools.reproduce \
   --model mask2former_swin_tiny \
   ${data[@]+"${data[@]}"} \
   --device cpu --threads 1 \

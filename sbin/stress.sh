@@ -11,4 +11,4 @@ source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 use_python requirements.txt
 # What the training scripts set for speed keeps memory that was given back; measured without.
 unset MALLOC_MMAP_THRESHOLD_ MALLOC_TRIM_THRESHOLD_
-exec "$python" -m engine.stress "$@"
+exec "$python" -m tests.stress "$@"

@@ -31,7 +31,7 @@ if [ $has_data = no ]; then
   data=(--data datasets/organs)
   if [ $help = no ]; then
     echo "no --data DIR: training on the demo set of shrimps and their organs"
-    "$python" -m data.demo_organs --out datasets/organs
+    "$python" -m data.demo.organs --out datasets/organs
   fi
 fi
 

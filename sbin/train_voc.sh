@@ -29,7 +29,7 @@ if [ $has_data = no ]; then
     data=(--data datasets/demo/VOCdevkit/VOC2012)
     if [ $help = no ]; then
       echo "no VOC under datasets/ and no --data DIR: training on the built-in demo set"
-      "$python" -m data.demo --out datasets/demo
+      "$python" -m data.demo.pond --out datasets/demo
     fi
   fi
 fi

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from torch.distributed import run as torchrun
 
-from engine import benchmark, benchmark_peers, inspect_modules, options, reproduce, train
+from engine import options, train
+from engine.tools import benchmark, benchmark_peers, inspect_modules, reproduce
 
 ROOT = Path(__file__).parent.parent
 SCRIPTS = sorted(path.name for path in (ROOT / "sbin").glob("*.sh") if path.name != "setup.sh")
@@ -43,7 +44,7 @@ def recipe(tmp_path, script, *arguments, entry=train):
     """The options a script would start its entry with, read by the entry's own parser."""
     words, code, _ = started(tmp_path, script, *arguments)
     assert code == 0
-    assert words[:2] == ["-m", f"engine.{entry.__name__.rpartition('.')[2]}"]
+    assert words[:2] == ["-m", entry.__name__]
     return entry.parse(words[2:])
 
 

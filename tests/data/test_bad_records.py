@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from data import loaders, voc
-from data.coco import CocoSet
+from data import loaders
+from data.dataset import CocoSet
 from data.errors import BadRecord, BadRecords, InputError
-from data.folder import open_sets
 from data.packed import Bytes, ImageRecord, Images, Outlines
 from data.presets import EvalPreset, TrainPreset
+from data.readers import voc
+from data.readers.find import open_sets
 
 CANVASES = [(64, 64), (64, 128)]
 
@@ -140,7 +141,7 @@ def test_nothing_that_can_be_read(tiny_coco):
 
 def test_what_a_conversion_leaves_out_is_known_later(tmp_path):
     root = tmp_path / "VOC2012"
-    from engine import stress_data  # the sets of the stress reports are small and whole
+    from tests.stress import data as stress_data
 
     made = stress_data.voc_set()
     made.files["VOC2012/SegmentationObject/b.png"] = b"no picture"

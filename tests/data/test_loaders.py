@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from data import loaders, seeds
 from data.batch import collate
-from data.coco import CocoSet
+from data.dataset import CocoSet
 from data.errors import InputError
 from data.presets import EvalPreset, TrainPreset
 

@@ -7,8 +7,8 @@ import resource
 import pytest
 import torch
 
-from data.coco_file import Category
 from data.errors import InputError
+from data.readers.coco import Category
 from engine import checkpoint, runs
 from engine.errors import FailedRun
 from mobileinst import zoo

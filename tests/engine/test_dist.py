@@ -25,10 +25,11 @@ from torch.distributed.elastic.multiprocessing import SignalException
 
 from data.errors import InputError
 from data.loaders import TrainSampler
-from engine import checkpoint, dist, evaluate, launch, options, stress_processes, train
-from engine.stress_processes import REFERENCE, SPLITS, SYSTEMS, TRAINING
+from engine import checkpoint, dist, evaluate, launch, options, train
 from mobileinst import zoo
 from mobileinst.layers.freeze import FrozenBatchNorm2d
+from tests.stress import processes as stress_processes
+from tests.stress.processes import REFERENCE, SPLITS, SYSTEMS, TRAINING
 
 ROOT = Path(__file__).resolve().parents[2]
 FORK = multiprocessing.get_context("fork")

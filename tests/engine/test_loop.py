@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from data.coco import CocoSet
+from data.dataset import CocoSet
 from data.loaders import eval_loader, train_loader
 from data.presets import EvalPreset, TrainPreset
 from engine.log import Stopwatch

@@ -5,7 +5,7 @@ import os
 import pytest
 import torch
 
-from data.coco import CocoSet
+from data.dataset import CocoSet
 from data.loaders import eval_loader, train_loader
 from data.presets import EvalPreset, TrainPreset
 from engine import checkpoint, determinism

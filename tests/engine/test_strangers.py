@@ -9,8 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from data.coco_file import Category
 from data.errors import InputError
+from data.readers.coco import Category
 from engine import checkpoint, options, predict
 from mobileinst import weights, zoo
 

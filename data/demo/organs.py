@@ -1,0 +1,136 @@
+"""The demo set of nested masks: shrimps under a macro lens and the organs inside them, drawn.
+
+`python -m data.demo.organs --out DIR` writes COCO json with compressed RLE and the pictures. An
+organ's pixels belong to its shrimp as well. The category `background` is declared and has no
+object, as some annotation tools export it. Every picture has its own generator, seeded by
+(seed, split, index): the same seed gives the same pictures, however many there are.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.random import Generator
+from PIL import Image
+from tqdm import tqdm
+
+from data.demo.animals import expose
+from data.demo.files import (
+    SPLITS,
+    Item,
+    Scene,
+    coco_annotations,
+    command_line,
+    write_coco,
+    write_once,
+)
+from data.demo.grounds import draw_ground
+from data.demo.shrimp import ORGANS, Shrimp, paint, shrimp
+
+COCO_IDS = {name: place for place, name in enumerate(("background", "shrimp", *ORGANS))}
+SIZE = (240, 320)  # height, width
+
+COUNTS = (0.56, 0.3, 0.14)  # how often a picture has one, two, three shrimps
+LENGTHS = ((210, 320), (160, 230), (140, 180))  # of a body in pixels, by that number
+SEEN = 0.75  # so much of an animal lies in the picture ...
+FREE = 0.8  # ... and of that, so much is not covered by the others
+TRIES = 40  # places tried before a picture stays with fewer shrimps
+ORGAN_PIXELS = 20  # an organ of which less is seen counts as hidden
+DRAWING = 1  # raise it whenever the same arguments begin to give other pictures
+
+
+def draw_scene(seed: int | Sequence[int] | Generator) -> Scene:
+    """Draw one picture of 240 x 320 with one to three shrimps."""
+    rng = np.random.default_rng(seed)
+    angle = rng.uniform(0, 2 * np.pi)
+    light = np.array([np.cos(angle), np.sin(angle)])
+    image = draw_ground(rng, *SIZE)
+    animals = place_shrimps(rng)
+    for animal, _ in animals:
+        paint(rng, image, animal, light)
+    items: list[Item] = []
+    for place, (animal, shape) in enumerate(animals):
+        covered = np.any([np.zeros(SIZE, bool), *(mask for _, mask in animals[place + 1 :])], 0)
+        parent = len(items)
+        items.append(Item("shrimp", shape & ~covered, shape))
+        for name, organ in animal.organ_masks(SIZE).items():
+            if (organ & ~covered).sum() >= ORGAN_PIXELS:
+                items.append(Item(name, organ & ~covered, organ, parent))
+    return Scene(expose(rng, image), tuple(items))
+
+
+def place_shrimps(rng: Generator) -> list[tuple[Shrimp, np.ndarray]]:
+    """The shrimps of a picture with their masks, from back to front; at least one."""
+    count = int(rng.choice(len(COUNTS), p=COUNTS)) + 1
+    placed: list[tuple[Shrimp, np.ndarray]] = []
+    tries = 0
+    while not placed or (len(placed) < count and tries < TRIES):
+        tries += 1
+        animal = shrimp_somewhere(rng, LENGTHS[count - 1])
+        mask = animal.mask(SIZE)
+        if fits(animal, mask, [other for _, other in placed]):
+            placed.append((animal, mask))
+    return placed
+
+
+def shrimp_somewhere(rng: Generator, lengths: tuple[float, float]) -> Shrimp:
+    """A shrimp of a random length, place and pose, roughly level."""
+    height, width = SIZE
+    centre = rng.uniform((0.2 * width, 0.2 * height), (0.8 * width, 0.8 * height))
+    return shrimp(rng, rng.uniform(*lengths), centre, rng.normal(0, 0.5))
+
+
+def fits(animal: Shrimp, mask: np.ndarray, others: list[np.ndarray]) -> bool:
+    """Whether enough of an animal, and of those that it would cover, can be seen."""
+    height, width = mask.shape
+    whole = animal.moved(np.array([width, height])).mask((3 * height, 3 * width))
+    if mask.sum() < SEEN * whole.sum():
+        return False
+    return all((mask & other).sum() <= (1 - FREE) * other.sum() for other in others)
+
+
+# --------------------------------------------------------------------------------- writing
+
+
+def write_split(folder: Path, split: str, count: int, seed: int, progress: bool) -> None:
+    """Draw `count` pictures of a split, with their annotations."""
+    images, annotations = [], []
+    (folder / split).mkdir()
+    for index in tqdm(range(count), desc=f"drawing {split}", disable=not progress):
+        scene = draw_scene((seed, SPLITS.index(split), index))
+        name = f"{split}_{index:05d}.jpg"
+        Image.fromarray(scene.image).save(folder / split / name, quality=92)
+        height, width = scene.image.shape[:2]
+        images.append({"id": index + 1, "file_name": name, "width": width, "height": height})
+        annotations += coco_annotations(scene, COCO_IDS, index + 1, len(annotations) + 1)
+    path = folder / "annotations" / f"instances_{split}.json"
+    write_coco(path, images, COCO_IDS, annotations)
+
+
+def write(
+    folder: Path, train: int = 160, val: int = 40, seed: int = 0, progress: bool = True
+) -> Path:
+    """Draw the demo set into `folder` and return it; a finished set is used again.
+
+    Raises InputError for impossible numbers and for a folder that holds something else.
+    """
+    arguments = {"set": "organs", "train": train, "val": val, "seed": seed, "drawing": DRAWING}
+
+    def write_all(empty: Path) -> None:
+        (empty / "annotations").mkdir()
+        for split in SPLITS:
+            write_split(empty, split, arguments[split], seed, progress)
+
+    return write_once(folder, arguments, write_all)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line; exit code 2 for a user's mistake."""
+    return command_line(arguments, "data.demo.organs", write, train=160, val=40)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,324 @@
+"""The built-in demo set: shrimp-pond scenes drawn by code, one drawing written in two layouts.
+
+`python -m data.demo.pond --out DIR` writes the VOC2012 layout (whole animals, void borders) and
+COCO-RLE json (animals, and the organs inside the shrimps). Every picture has its own generator,
+seeded by (seed, split, index): the same seed gives the same pictures, however many there are.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from numpy.random import Generator
+from PIL import Image
+from scipy import ndimage
+from tqdm import tqdm
+
+from data.demo.animals import (
+    DRAW,
+    Part,
+    Sprite,
+    blob,
+    curve,
+    expose,
+    noise,
+    paint_inks,
+    render,
+    ribbon,
+    smooth,
+    unit_area,
+)
+from data.demo.files import (
+    SPLITS,
+    Item,
+    Scene,
+    coco_annotations,
+    command_line,
+    write_coco,
+    write_once,
+)
+
+ANIMALS = ("shrimp", "fish", "crab", "starfish", "shell")
+ORGANS = ("heart", "stomach", "hepatopancreas", "intestine")
+CATEGORIES = ANIMALS + ORGANS  # the VOC layout has the animals only
+COCO_IDS = {name: place for place, name in enumerate(CATEGORIES, start=1)}
+VOID = 255
+PICTURES = Path("VOCdevkit", "VOC2012", "JPEGImages")
+
+FREQUENCIES = (0.34, 0.18, 0.16, 0.16, 0.16)  # of ANIMALS: it is a shrimp pond
+SWIMMERS = ("shrimp", "fish")  # seen from the side, so roughly level; the others lie any way round
+COUNT = (2, 7)  # animals per picture
+AREA_MEDIAN, AREA_SPREAD = 0.085, 0.5  # log-normal, of an uncovered animal, as share of the picture
+AREA_DRAWN = (0.03, 0.3)
+AREA_LEFT = 0.013  # an animal keeps at least this share of the picture ...
+SHAPE_LEFT = 0.55  # ... and of its own shape, whatever covers it
+NEAR_ANOTHER = 0.35  # how often an animal is put next to one that is there, mostly overlapping it
+ORGAN_PIXELS = 10  # an organ of which less is seen counts as hidden
+DRAWING = 2  # raise it whenever the same arguments begin to give other pictures
+
+
+# --------------------------------------------------------------------------------- drawing
+
+
+def draw_scene(seed: int | Sequence[int] | Generator, size: tuple[int, int] | None = None) -> Scene:
+    """Draw one picture of `size` (height, width); by default near 240 x 320, drawn as well."""
+    rng = np.random.default_rng(seed)
+    height, width = size or (int(rng.integers(228, 257)), int(rng.integers(304, 341)))
+    angle = rng.uniform(0, 2 * np.pi)
+    light = np.array([np.cos(angle), np.sin(angle)])
+    image = draw_ground(rng, height, width, light)
+    placed = place_animals(rng, height, width, light)
+    for _, sprite, corner in placed:
+        paste(image, sprite, corner, light)
+    image = draw_water(rng, image)
+
+    shapes = [on_canvas(sprite.mask, corner, height, width) for _, sprite, corner in placed]
+    items: list[Item] = []
+    for place, (name, sprite, corner) in enumerate(placed):
+        covered = np.any([np.zeros((height, width), bool), *shapes[place + 1 :]], axis=0)
+        parent = len(items)
+        items.append(Item(name, shapes[place] & ~covered, shapes[place]))
+        for organ, mask in sprite.organs.items():
+            shape = on_canvas(mask, corner, height, width)
+            if (shape & ~covered).sum() >= ORGAN_PIXELS:
+                items.append(Item(organ, shape & ~covered, shape, parent))
+    return Scene(image, tuple(items))
+
+
+def draw_ground(rng: Generator, height: int, width: int, light: np.ndarray) -> np.ndarray:
+    """Sand or mud with pebbles and weeds, float32 [H,W,3] in 0..1."""
+    tones = (
+        (0.76, 0.66, 0.48),
+        (0.5, 0.44, 0.32),
+        (0.36, 0.42, 0.36),
+        (0.3, 0.45, 0.5),
+        (0.6, 0.6, 0.56),
+    )
+    first, second = (
+        np.array(tones[i]) * rng.uniform(0.75, 1.1) for i in rng.integers(0, len(tones), 2)
+    )
+    waves = 0.5 + 0.5 * noise(rng, height, width, 110) + 0.2 * noise(rng, height, width, 30)
+    grain = 1 + 0.09 * noise(rng, height, width, 10) + 0.1 * noise(rng, height, width, 2)
+    image = first + (second - first) * np.clip(waves, 0, 1)[..., None]
+    image *= grain[..., None]
+    clutter = [draw_weed(rng) for _ in range(rng.integers(0, 9))]
+    clutter += [draw_pebble(rng) for _ in range(rng.integers(5, 16))]
+    spread = [
+        replace(part, outline=part.outline + rng.uniform((0, 0), (width, height)))
+        for part in clutter
+    ]
+    sprite = render(rng, spread, 1.0, 0.0, light)
+    paste(image, sprite, (np.array([height, width]) - sprite.mask.shape) // 2, light)
+    return image
+
+
+def draw_pebble(rng: Generator) -> Part:
+    """A stone, in pixels around the origin."""
+    radius = rng.uniform(2, 10)
+    stone = blob(rng, (0, 0), (radius, radius * rng.uniform(0.6, 1)), rng.uniform(0, 3))
+    return Part(stone, rng.uniform(0.25, 0.75) * rng.uniform(0.85, 1.1, 3))
+
+
+def draw_weed(rng: Generator) -> Part:
+    """A leaf of a weed, in pixels, grown upwards from the origin."""
+    tall, lean = rng.uniform(30, 95), rng.uniform(-30, 30, 2)
+    line = curve((0, 0), (-lean[0], -0.5 * tall), (lean[0] + lean[1], -tall))
+    green = np.array([0.25, 0.4, 0.16]) * rng.uniform(0.5, 1.3, 3)
+    return Part(ribbon(line, (3, rng.uniform(5, 9), 1)), green)
+
+
+def draw_water(rng: Generator, image: np.ndarray) -> np.ndarray:
+    """Lay bubbles, haze, and what `expose` adds over the picture."""
+    for _ in range(rng.integers(0, 9)):
+        add_bubble(rng, image)
+    haze = np.array([0.35, 0.48, 0.45], np.float32) * np.float32(rng.uniform(0.7, 1.3))
+    image = image + np.float32(rng.uniform(0.0, 0.22)) * (haze - image)
+    return expose(rng, image)
+
+
+def add_bubble(rng: Generator, image: np.ndarray) -> None:
+    """A bright ring with a gleam inside, in place; too thin to count as covering anything."""
+    radius, box = rng.uniform(2, 6), 10
+    row, column = (int(rng.integers(box, n - box)) for n in image.shape[:2])
+    y, x = np.mgrid[-box:box, -box:box].astype(np.float32)
+    gleam = np.exp(-((np.hypot(x, y) - radius) ** 2))
+    gleam += np.exp(-((x + radius / 3) ** 2) - (y + radius / 3) ** 2)
+    patch = image[row - box : row + box, column - box : column + box]
+    patch += 0.35 * gleam[..., None] * (1 - patch)
+
+
+def place_animals(
+    rng: Generator, height: int, width: int, light: np.ndarray
+) -> list[tuple[str, Sprite, np.ndarray]]:
+    """Name, sprite and upper left corner (row, column) of the animals, from back to front."""
+    wanted = int(rng.integers(COUNT[0], COUNT[1] + 1))
+    placed: list[tuple[str, Sprite, np.ndarray]] = []
+    shapes: list[np.ndarray] = []
+    for _ in range(3 * wanted):
+        name = str(rng.choice(ANIMALS, p=FREQUENCIES))
+        sprite = draw_animal(rng, name, height * width, light)
+        corner = find_corner(rng, sprite, shapes, height, width)
+        if corner is not None:
+            placed.append((name, sprite, corner))
+            shapes.append(on_canvas(sprite.mask, corner, height, width))
+        if len(placed) == wanted:
+            break
+    return placed
+
+
+def draw_animal(rng: Generator, name: str, picture: int, light: np.ndarray) -> Sprite:
+    """One animal in a random pose, its size in proportion to a `picture` of so many pixels."""
+    parts = DRAW[name](rng, paint_inks(rng, name))
+    share = np.clip(AREA_MEDIAN * np.exp(AREA_SPREAD * rng.normal()), *AREA_DRAWN)
+    angle = rng.normal(0, 0.6) if name in SWIMMERS else rng.uniform(0, 2 * np.pi)
+    return render(rng, parts, np.sqrt(share * picture / unit_area(parts)), angle, light)
+
+
+def find_corner(
+    rng: Generator, sprite: Sprite, shapes: list[np.ndarray], height: int, width: int
+) -> np.ndarray | None:
+    """A place for the next animal on top of `shapes`, so that all of them stay recognisable."""
+    full, extent = sprite.mask.sum(), np.array(sprite.mask.shape)
+    near = bool(shapes) and rng.random() < NEAR_ANOTHER
+    for _ in range(12):
+        if near:
+            other = shapes[rng.integers(len(shapes))]
+            centre = np.array(np.nonzero(other)).mean(1)
+            way, reach = rng.uniform(0, 2 * np.pi), 0.42 * (np.sqrt(full) + np.sqrt(other.sum()))
+            centre = centre + rng.uniform(0.8, 1.4) * reach * np.array([np.sin(way), np.cos(way)])
+        else:
+            centre = rng.uniform(0, (height, width))
+        corner = (centre - extent / 2).astype(int)
+        shape = on_canvas(sprite.mask, corner, height, width)
+        if shape.sum() < 0.85 * full:
+            continue
+        stack = [*shapes, shape]
+        left = [(under & ~np.any(stack[i + 1 :], axis=0)).sum() for i, under in enumerate(shapes)]
+        bounds = [max(AREA_LEFT * height * width, SHAPE_LEFT * under.sum()) for under in shapes]
+        if shape.sum() > AREA_LEFT * height * width and all(np.greater_equal(left, bounds)):
+            return corner
+    return None
+
+
+def window(
+    shape: tuple[int, int], corner: np.ndarray, height: int, width: int
+) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
+    """Slices of the canvas and of a patch of `shape` that lie over one another."""
+    canvas, patch = [], []
+    for start, length, limit in zip(corner.tolist(), shape, (height, width), strict=True):
+        first, last = max(start, 0), max(min(start + length, limit), max(start, 0))
+        canvas.append(slice(first, last))
+        patch.append(slice(first - start, last - start))
+    return tuple(canvas), tuple(patch)
+
+
+def on_canvas(mask: np.ndarray, corner: np.ndarray, height: int, width: int) -> np.ndarray:
+    """A patch's mask as a mask [H,W] of the picture."""
+    full = np.zeros((height, width), bool)
+    canvas, patch = window(mask.shape, corner, height, width)
+    full[canvas] = mask[patch]
+    return full
+
+
+def paste(image: np.ndarray, sprite: Sprite, corner: np.ndarray, shadow: np.ndarray) -> None:
+    """Lay a sprite and its soft shadow, cast along `shadow` (x, y), on the picture, in place."""
+    height, width = image.shape[:2]
+    reach = 5
+    dark = 0.4 * smooth(np.pad(sprite.alpha, 2 * reach), 2)
+    moved = corner - 2 * reach + np.round(reach * shadow[::-1]).astype(int)
+    canvas, patch = window(dark.shape, moved, height, width)
+    image[canvas] *= 1 - dark[patch][..., None]
+    canvas, patch = window(sprite.mask.shape, corner, height, width)
+    under, alpha = image[canvas], sprite.alpha[patch][..., None]
+    under += alpha * (sprite.colour[patch] - under)
+
+
+# --------------------------------------------------------------------------------- writing
+
+
+def voc_maps(scene: Scene) -> tuple[np.ndarray, np.ndarray]:
+    """SegmentationClass and SegmentationObject, uint8 [H,W]: 0 ground, 255 the border of an animal.
+
+    The void border is two pixels wide, one on each side of an animal's outline (our choice).
+    """
+    classes, instances = np.zeros((2, *scene.image.shape[:2]), np.uint8)
+    animals = [item for item in scene.items if item.parent is None]
+    for number, item in enumerate(animals, start=1):
+        classes[item.mask] = 1 + ANIMALS.index(item.name)
+        instances[item.mask] = number
+    void = ndimage.maximum_filter(instances, 3) != ndimage.minimum_filter(instances, 3)
+    classes[void] = instances[void] = VOID
+    return classes, instances
+
+
+def voc_palette() -> list[int]:
+    """The colours of the VOC devkit: the bits of an index, dealt to red, green and blue in turn."""
+    index, palette = np.arange(256), np.zeros((256, 3), int)
+    for level in range(8):
+        for channel in range(3):
+            palette[:, channel] |= (index >> (3 * level + channel) & 1) << (7 - level)
+    return palette.ravel().tolist()
+
+
+def write_split(folder: Path, split: str, count: int, seed: int, progress: bool) -> list[str]:
+    """Draw `count` pictures of a split into both layouts; returns their names."""
+    voc, palette = folder / PICTURES.parent, voc_palette()
+    images, annotations, names = [], [], []
+    for index in tqdm(range(count), desc=f"drawing {split}", disable=not progress):
+        scene = draw_scene((seed, SPLITS.index(split), index))
+        names.append(f"{split}_{index:05d}")
+        picture = f"{names[-1]}.jpg"
+        Image.fromarray(scene.image).save(folder / PICTURES / picture, quality=90)
+        for room, labels in zip(
+            ("SegmentationClass", "SegmentationObject"), voc_maps(scene), strict=True
+        ):
+            png = Image.fromarray(labels, mode="P")
+            png.putpalette(palette)
+            png.save(voc / room / f"{names[-1]}.png")
+        height, width = scene.image.shape[:2]
+        images.append({"id": index + 1, "file_name": picture, "width": width, "height": height})
+        annotations += coco_annotations(scene, COCO_IDS, index + 1, len(annotations) + 1)
+    path = folder / "coco" / "annotations" / f"instances_{split}.json"
+    write_coco(path, images, COCO_IDS, annotations)
+    return names
+
+
+def write_all(folder: Path, arguments: dict[str, int], progress: bool) -> None:
+    """Write the set, drawn with these arguments, into an empty folder."""
+    voc = folder / PICTURES.parent
+    lists = voc / "ImageSets" / "Segmentation"
+    rooms = ("JPEGImages", "SegmentationClass", "SegmentationObject")
+    for room in (*(voc / name for name in rooms), lists, folder / "coco" / "annotations"):
+        room.mkdir(parents=True)
+    names = {
+        split: write_split(folder, split, arguments[split], arguments["seed"], progress)
+        for split in SPLITS
+    }
+    names["trainval"] = [name for split in SPLITS for name in names[split]]
+    for split, chosen in names.items():
+        (lists / f"{split}.txt").write_text("".join(f"{name}\n" for name in chosen))
+    (voc / "classes.txt").write_text("".join(f"{name}\n" for name in ANIMALS))
+
+
+def write(
+    folder: Path, train: int = 240, val: int = 60, seed: int = 0, progress: bool = True
+) -> Path:
+    """Draw the demo set into `folder` (both layouts) and return it; a finished set is used again.
+
+    Raises InputError for impossible numbers and for a folder that holds something else.
+    """
+    arguments = {"train": train, "val": val, "seed": seed, "drawing": DRAWING}
+    return write_once(folder, arguments, lambda empty: write_all(empty, arguments, progress))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line; exit code 2 for a user's mistake."""
+    return command_line(arguments, "data.demo.pond", write, train=240, val=60)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

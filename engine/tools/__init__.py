@@ -1,0 +1,1 @@
+"""Entries for looking into models and runs."""

@@ -1,0 +1,434 @@
+"""Entry: what each part of a model receives and returns, and what it costs.
+
+The parts are the model's own modules, found by walking through it, so any model of the zoo will do.
+Start values, pictures and targets are drawn from fixed seeds: the values are the same every time.
+"""
+
+import argparse
+import inspect
+import math
+import re
+import statistics
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from data.batch import Batch
+from data.errors import InputError
+from engine import options, runs
+from engine.log import say
+from engine.seed import reseed
+from engine.tools.benchmark import multiply_adds_of_parts, parameters, synthetic_batch
+
+STRIDES = tuple(2**power for power in range(8))
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    parser = options.parser("What each part of a model receives and returns, and what it costs.")
+    options.add_config(parser)
+    parser.add_argument("--image-size", type=options.positive, default=320, help="both sides")
+    parser.add_argument("--batch-size", type=options.positive, default=2)
+    parser.add_argument("--num-classes", type=options.positive, default=20)
+    parser.add_argument(
+        "--depth", type=options.positive, default=2, help="1: the model's parts; 2: theirs as well"
+    )
+    parser.add_argument("--rounds", type=options.positive, default=3, help="for the median time")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the same as json")
+    options.add_device(parser)
+    options.add_debug(parser)
+    return parser.parse_args(argv)
+
+
+@dataclass(frozen=True)
+class Value:
+    """One tensor that passes, or one number (then `shape` is None).
+
+    stride: of its grid, relative to the model's input, where it has one. least, most: the smallest
+    and the largest value; None if it is empty.
+    """
+
+    name: str
+    shape: tuple[int, ...] | None
+    dtype: str
+    stride: int | None
+    channels: int | None
+    least: float | None
+    most: float | None
+
+
+@dataclass(frozen=True)
+class Part:
+    """What a part receives and returns in one forward, the last time if it is called repeatedly.
+
+    depth: 0 for the model, the criterion and post-processing. multiply_adds: None where nobody
+    counts them. seconds: median over some forwards, all calls of one together.
+    """
+
+    path: str
+    kind: str
+    depth: int
+    calls: int
+    parameters: int
+    multiply_adds: int | None
+    seconds: float
+    receives: tuple[Value, ...]
+    returns: tuple[Value, ...]
+
+
+# --------------------------------------------------------------------------------- values
+
+
+def leaves(name: str, content: Any) -> Iterator[tuple[str, Any]]:
+    """The tensors and numbers inside dicts, lists and tuples, each under the way to it."""
+    if isinstance(content, dict):
+        for key, value in content.items():
+            yield from leaves(f"{name}.{key}".lstrip("."), value)
+    elif isinstance(content, (list, tuple)):
+        for index, value in enumerate(content):
+            yield from leaves(f"{name}[{index}]", value)
+    elif torch.is_tensor(content) or isinstance(content, (int, float)):
+        yield name or "output", content
+
+
+def stride_of(grid: Sequence[int], size: int) -> int | None:
+    """The step at which a square input of side `size` gives such a grid, rounded up or down."""
+    for stride in STRIDES:
+        if set(grid) in ({-(-size // stride)}, {size // stride}):
+            return stride
+    return None
+
+
+def geometry(tensor: torch.Tensor, size: int) -> tuple[int | None, int | None]:
+    """Stride and channels: maps [B,C,h,w] and [B,h,w,C], masks [·,h,w], vectors [·,C]."""
+    shape = tuple(tensor.shape)
+    if len(shape) == 4:
+        for grid, channels in ((shape[2:], shape[1]), (shape[1:3], shape[3])):
+            if stride := stride_of(grid, size):
+                return stride, channels
+        return None, None
+    if tensor.dtype == torch.bool:
+        return stride_of(shape[-2:], size) if len(shape) > 1 else None, None
+    return None, shape[-1] if len(shape) > 1 else None
+
+
+def describe(name: str, content: torch.Tensor | float, size: int) -> Value:
+    """One leaf, as it is now: what is computed in place later does not show."""
+    if not torch.is_tensor(content):
+        return Value(name, None, type(content).__name__, None, None, content, content)
+    limits = (None, None)
+    if content.numel():
+        numbers = content.detach().to(torch.float64 if content.is_floating_point() else torch.int64)
+        limits = numbers.min().item(), numbers.max().item()
+    dtype = str(content.dtype).removeprefix("torch.")
+    return Value(name, tuple(content.shape), dtype, *geometry(content, size), *limits)
+
+
+def values(content: Any, size: int, name: str = "") -> tuple[Value, ...]:
+    return tuple(describe(path, leaf, size) for path, leaf in leaves(name, content))
+
+
+# --------------------------------------------------------------------------------- parts
+
+
+def find_parts(model: nn.Module, depth: int) -> dict[str, nn.Module]:
+    """Path -> module down to `depth`, the model itself first, under the empty path.
+
+    Lists and dicts of modules are no parts; what they hold is.
+    """
+    found = {"": model}
+
+    def walk(module: nn.Module, path: str, level: int) -> None:
+        for name, child in module.named_children():
+            place = f"{path}.{name}".lstrip(".")
+            container = type(child).forward is nn.Module.forward  # it cannot be called
+            if not container:
+                found[place] = child
+            if container or level < depth:
+                walk(child, place, level if container else level + 1)
+
+    walk(model, "", 1)
+    return found
+
+
+def ancestors(path: str, parts: dict[str, nn.Module]) -> list[str]:
+    """The parts that a part lies in, from the outermost on; it itself is the last."""
+    return [other for other in parts if f"{path}.".startswith(f"{other}." if other else "")]
+
+
+def in_order(parts: dict[str, nn.Module], called: Sequence[str]) -> list[str]:
+    """Paths by the order of their calls; what is never called comes last in what it lies in."""
+    place = {path: number for number, path in enumerate(called)}
+
+    def key(path: str) -> list[int]:
+        return [place.get(other, len(place)) for other in ancestors(path, parts)]
+
+    return sorted(parts, key=key)
+
+
+@contextmanager
+def watched(parts: dict[str, nn.Module], before: Callable, after: Callable) -> Iterator[None]:
+    """Hooks on every part: before(path, module, arguments, keywords), after(path, module,
+    arguments, output)."""
+    handles = []
+    for path, part in parts.items():
+        handles.append(part.register_forward_pre_hook(partial(before, path), with_kwargs=True))
+        handles.append(part.register_forward_hook(partial(after, path)))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+class Record:
+    """What parts receive and return during forwards; `calls` is in the order of the first ones."""
+
+    def __init__(self, size: int):
+        self.size = size
+        self.calls: Counter[str] = Counter()
+        self.receives: dict[str, tuple[Value, ...]] = {}
+        self.returns: dict[str, tuple[Value, ...]] = {}
+
+    def before(self, path: str, module: nn.Module, arguments: tuple, keywords: dict) -> None:
+        given = inspect.signature(module.forward).bind(*arguments, **keywords).arguments
+        self.calls[path] += 1
+        self.receives[path] = values(given, self.size)
+
+    def after(self, path: str, module: nn.Module, arguments: tuple, output: Any) -> None:
+        self.returns[path] = values(output, self.size)
+
+
+class Clock:
+    """Seconds that parts take during forwards, all calls together."""
+
+    def __init__(self) -> None:
+        self.started: dict[str, float] = {}
+        self.seconds: dict[str, float] = defaultdict(float)
+
+    def before(self, path: str, *_: Any) -> None:
+        self.started[path] = now()
+
+    def after(self, path: str, *_: Any) -> None:
+        self.seconds[path] += now() - self.started[path]
+
+
+def now() -> float:
+    """Seconds, once all that was asked of a GPU is done."""
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def median_seconds(
+    parts: dict[str, nn.Module], forward: Callable[[], Any], rounds: int
+) -> dict[str, float]:
+    """What each part takes of a forward; 0 for parts that are not called."""
+    clocks = [Clock() for _ in range(rounds)]
+    for clock in clocks:
+        with watched(parts, clock.before, clock.after):
+            forward()
+    return {path: statistics.median(clock.seconds[path] for clock in clocks) for path in parts}
+
+
+# --------------------------------------------------------------------------------- inspection
+
+
+def inspect_model(
+    model: nn.Module, images: torch.Tensor, padding: torch.Tensor, *, depth: int, rounds: int
+) -> tuple[list[Part], dict]:
+    """Every part of a model in eval mode, in the order of the calls; and the outputs.
+
+    Costs are those of the whole batch.
+    """
+    size = images.shape[-1]
+    parts = find_parts(model, depth)
+    amounts = multiply_adds_of_parts(model, images, padding)
+    record = Record(size)
+    with watched(parts, record.before, record.after):
+        outputs = model(images, padding)
+    seconds = median_seconds(parts, lambda: model(images, padding), rounds)
+    rows = [
+        Part(
+            path=path or "model",
+            kind=type(parts[path]).__name__,
+            depth=len(ancestors(path, parts)) - 1,
+            calls=record.calls[path],
+            parameters=parameters(parts[path]),
+            multiply_adds=amounts.get(path, 0),
+            seconds=seconds[path],
+            receives=record.receives.get(path, ()),
+            returns=record.returns.get(path, ()),
+        )
+        for path in in_order(parts, list(record.calls))
+    ]
+    return rows, outputs
+
+
+def inspect_call(
+    path: str, call: Callable, given: dict[str, Any], *, size: int, rounds: int
+) -> Part:
+    """What is called once, with named arguments, and is no part of the model."""
+    times = []
+    for _ in range(rounds):
+        start = now()
+        returned = call(*given.values())
+        times.append(now() - start)
+    return Part(
+        path=path,
+        kind=type(call).__name__,
+        depth=0,
+        calls=1,
+        parameters=0,
+        multiply_adds=None,
+        seconds=statistics.median(times),
+        receives=values(given, size),
+        returns=values(returned, size),
+    )
+
+
+def training_outputs(model: nn.Module, images: torch.Tensor, padding: torch.Tensor) -> dict:
+    """What the criterion sees: with the auxiliary outputs, which the model has only then.
+
+    Raises:
+        InputError: the batch is too small for the batch norms.
+    """
+    reseed(0)  # drop path
+    try:
+        return model.train()(images, padding)
+    except ValueError as error:
+        raise InputError(
+            f"no training forward ({error}); raise --batch-size or --image-size"
+        ) from error
+    finally:
+        model.eval()
+
+
+@torch.no_grad()
+def inspect_all(opts: argparse.Namespace, device: torch.device) -> list[Part]:
+    """The model, its parts, the criterion and post-processing."""
+    config = options.model_config(opts, num_classes=opts.num_classes)
+    model, criterion, postprocess = options.build_model(config)
+    model.to(device)
+    size = opts.image_size
+    batch = Batch(*synthetic_batch(size, opts.batch_size, opts.num_classes, device))
+    rows, outputs = inspect_model(
+        model, batch.images, batch.padding, depth=opts.depth, rounds=opts.rounds
+    )
+    given = {
+        "outputs": training_outputs(model, batch.images, batch.padding),
+        "targets": batch.targets,
+    }
+    rows.append(inspect_call("criterion", criterion, given, size=size, rounds=opts.rounds))
+    given = {"outputs": outputs, "sizes": batch.sizes()}
+    rows.append(inspect_call("postprocess", postprocess, given, size=size, rounds=opts.rounds))
+    return rows
+
+
+# --------------------------------------------------------------------------------- the table
+
+
+def merged(listed: Sequence[Value]) -> list[Value]:
+    """The same entry of records in a list as one value, named with [*]; likewise mere numbers."""
+    groups: dict[tuple, list[Value]] = defaultdict(list)
+    for value in listed:
+        index = r"\[\d+\]" if value.shape is None else r"\[\d+\](?=\.)"
+        groups[re.sub(index, "[*]", value.name), value.shape, value.dtype].append(value)
+    return [
+        group[0] if len(group) == 1 else one_of_many(name, group)
+        for (name, *_), group in groups.items()
+    ]
+
+
+def one_of_many(name: str, group: list[Value]) -> Value:
+    known = [value for value in group if value.least is not None]
+    return replace(
+        group[0],
+        name=name,
+        least=min((value.least for value in known), default=None),
+        most=max((value.most for value in known), default=None),
+    )
+
+
+def title(part: Part) -> str:
+    """The line above a part's values."""
+    facts = [f"{part.parameters:,} parameters"] if part.parameters else []
+    if part.multiply_adds:
+        facts.append(f"{part.multiply_adds / 1e6:,.1f} M multiply-adds")
+    facts += [f"{1000 * part.seconds:.1f} ms"] if part.calls else ["never called as a module"]
+    if part.calls > 1:
+        facts.append(f"{part.calls} calls, the last of them:")
+    return f"{part.path} ({part.kind})  " + ", ".join(facts)
+
+
+def cells(way: str, value: Value) -> list[str]:
+    """One value as the columns of the table."""
+    limits = {value.least: "", value.most: ""}  # one if they are equal
+    return [
+        way,
+        value.name,
+        "" if value.shape is None else " x ".join(map(str, value.shape)) or "one number",
+        value.dtype,
+        "" if value.stride is None else f"stride {value.stride}",
+        "" if value.channels is None else f"{value.channels} channels",
+        "empty" if value.least is None else " .. ".join(f"{limit:.4g}" for limit in limits),
+    ]
+
+
+def table(parts: list[Part]) -> str:
+    """All parts, those inside others indented; columns of one width for all."""
+    blocks = [
+        [cells("receives", value) for value in merged(part.receives)]
+        + [cells("returns", value) for value in merged(part.returns)]
+        for part in parts
+    ]
+    columns = zip(*(row for block in blocks for row in block))
+    widths = [max(map(len, column)) for column in columns]
+    lines = []
+    for part, block in zip(parts, blocks, strict=True):
+        indent = "  " * part.depth
+        lines += ["", indent + title(part)]
+        for row in block:
+            line = "  ".join(text.ljust(width) for text, width in zip(row, widths))
+            lines.append(f"{indent}  {line}".rstrip())
+    return "\n".join(lines)
+
+
+def as_json(part: Part) -> dict:
+    """Plain values; what json has no number for becomes text."""
+    plain = asdict(part)
+    for value in (*plain["receives"], *plain["returns"]):
+        for limit in ("least", "most"):
+            if value[limit] is not None and not math.isfinite(value[limit]):
+                value[limit] = str(value[limit])
+    return plain
+
+
+def main(argv: list[str]) -> None:
+    opts = parse(argv)
+    torch.set_num_threads(opts.threads)
+    device = options.device_for(opts.device)
+    parts = inspect_all(opts, device)
+    say(
+        f"{opts.model}: {opts.batch_size} pictures of {opts.image_size} x {opts.image_size}, "
+        f"{opts.num_classes} classes, {opts.threads} threads, {device}"
+    )
+    say(table(parts))
+    if opts.json:
+        about = {
+            name: getattr(opts, name) for name in ("model", "image_size", "batch_size", "threads")
+        }
+        about |= {"num_classes": opts.num_classes, "set": dict(opts.set), "device": str(device)}
+        runs.write_json(opts.json, about | {"parts": [as_json(part) for part in parts]})
+        say(f"\nas json: {opts.json}")
+
+
+if __name__ == "__main__":
+    options.run_entry(main)

@@ -1,0 +1,81 @@
+"""Example: train with parts of your own in the place of the standard ones.
+
+Takes the options of engine.train. Inherit, override what is to be different, and hand the parts to
+`zoo.build` under the names they have in the model. These override nothing, so they must lead to
+the same weights as the standard ones, to the last bit; engine.tools.reproduce holds them to it.
+Whoever
+has parts with other parameters calls evaluate.main, predict.main and visualize.main with `build`,
+too.
+"""
+
+from dataclasses import asdict
+
+from data.errors import InputError
+from engine import options, train
+from mobileinst import zoo
+from mobileinst.backbones.swin import SwinTransformer
+from mobileinst.mask2former.model import Mask2FormerConfig
+from mobileinst.mask2former.pixel_decoder import PixelDecoder
+from mobileinst.mask2former.query_decoder import QueryDecoder
+
+MODEL = "mask2former_swin_tiny"  # whose parts these are
+
+
+class OwnConfig(Mask2FormerConfig):
+    """Every number that describes the model."""
+
+
+class OwnBackbone(SwinTransformer):
+    """Normalised pictures -> maps at strides 4, 8, 16, 32."""
+
+
+class OwnPixelDecoder(PixelDecoder):
+    """Those maps -> maps of one width at strides 32, 16, 8, and mask features at stride 4."""
+
+
+class OwnQueryDecoder(QueryDecoder):
+    """Both -> a class and a mask for each query."""
+
+
+def build(standard: Mask2FormerConfig, seed: int = 0) -> zoo.Built:
+    """Model, criterion and post-processing, of the sizes that the options ask for.
+
+    Raises InputError for another model than `MODEL`: it would get the parts of this one.
+    """
+    if type(standard) is not Mask2FormerConfig or standard.backbone != "swin_tiny":
+        raise InputError(f"the parts here are those of {MODEL}; choose it by --model")
+    config = OwnConfig(**asdict(standard))
+    sizes = {"width": config.embed, "depths": config.depths, "heads": config.backbone_heads}
+    sizes = {name: size for name, size in (sizes | {"window": config.window}).items() if size}
+    backbone = OwnBackbone(**sizes, drop_path=config.drop_path)
+    pixel_decoder = OwnPixelDecoder(
+        backbone.channels,
+        config.width,
+        config.mask_dim,
+        config.encoder_layers,
+        config.heads,
+        config.points_per_level,
+        config.encoder_ffn_width,
+    )
+    query_decoder = OwnQueryDecoder(
+        config.width,
+        config.mask_dim,
+        config.num_classes,
+        config.queries,
+        config.width,
+        config.heads,
+        config.ffn_width,
+        config.layers,
+    )
+    return zoo.build(
+        config,
+        config.num_classes,
+        seed=seed,
+        backbone=backbone,
+        pixel_decoder=pixel_decoder,
+        query_decoder=query_decoder,
+    )
+
+
+if __name__ == "__main__":
+    options.run_entry(lambda argv: train.main(argv, build))

@@ -1,0 +1,143 @@
+"""Entry: the same training again and again; are its numbers the same, to the last bit?
+
+Each training and its evaluation run in processes of their own. Then once more with loader
+processes, and once more with parts that are inherited from the standard ones
+(engine.tools.own_parts):
+neither may change a bit. Exit code 3 if anything does.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from data.errors import InputError
+from engine import checkpoint, options, runs, train
+from engine.log import say
+from engine.loop import BadStep
+from engine.report.metrics_block import TIMES, block
+from engine.tools import own_parts
+
+NOISE = 0.05  # a model of no more test_map has hardly learned: little could have differed
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    """The options; in `training` those of the trainings, in `threads` and `device` two of them."""
+    parser = options.parser(
+        "Train several times and compare all metrics and weights, bit by bit. Options that are not "
+        "listed here go to engine.train."
+    )
+    parser.add_argument("--runs", type=options.positive, default=3, help="without loader processes")
+    parser.add_argument("--seed", type=int, default=42)
+    parser.add_argument(
+        "--workers", type=options.positive, default=2, help="loader processes of one run more"
+    )
+    parser.add_argument(
+        "--out", type=Path, help="folder of all runs; runs/reproduce-NNN if not given"
+    )
+    options.add_debug(parser)
+    opts, rest = parser.parse_known_args(argv)
+    opts.training = [*rest, "--seed", str(opts.seed)]
+    understood = train.parse(opts.training)
+    options.device_for(understood.device)
+    opts.model, opts.threads, opts.device = understood.model, understood.threads, understood.device
+    return opts
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one run led to: the metrics of its last weights, and what they are known by."""
+
+    name: str
+    workers: int
+    metrics: dict[str, float]
+    weights: str
+    seconds: float
+
+
+def start(module: str, argv: list[str], log: Path) -> None:
+    """Run an entry in a process of its own; what it says goes to the log.
+
+    Raises:
+        InputError, BadStep: it failed with exit code 2, or with another one. It has said why.
+    """
+    with open(log, "a", encoding="utf-8") as file:
+        code = subprocess.run([sys.executable, "-m", module, *argv], stdout=file).returncode
+    if code:
+        kind = InputError if code == 2 else BadStep
+        raise kind(f"{module} ended with exit code {code}, as said above; see also {log}")
+
+
+def run_once(
+    opts: argparse.Namespace, name: str, workers: int = 0, module: str = "engine.train"
+) -> Result:
+    """Train, evaluate the last weights, and say what came out."""
+    folder, log = opts.out / name, opts.out / f"{name}.log"
+    say(f"{name}: training; what it says goes to {log}")
+    began = time.monotonic()
+    in_process = ["--workers", str(workers)]
+    start(module, [*opts.training, *in_process, "--out", str(folder)], log)
+    argv = ["--checkpoint", str(folder / "last.pt"), "--metrics-block", *in_process]
+    argv += ["--threads", str(opts.threads), *(["--device", opts.device] if opts.device else [])]
+    start("engine.evaluate", [*argv, "--out", str(folder / "test.json")], log)
+    content = json.loads((folder / "test.json").read_text(encoding="utf-8"))
+    weights = checkpoint.fingerprint(checkpoint.load(folder / "last.pt"))
+    result = Result(name, workers, content["metrics"], weights, time.monotonic() - began)
+    say(f"{block(result.metrics)}\n")
+    return result
+
+
+def differences(result: Result, first: Result) -> list[str]:
+    """What is not the same to the last bit; run times apart."""
+    names = sorted((result.metrics.keys() | first.metrics.keys()) - set(TIMES))
+    differing = [name for name in names if result.metrics.get(name) != first.metrics.get(name)]
+    return differing + (["the weights"] if result.weights != first.weights else [])
+
+
+def table(results: list[Result]) -> str:
+    """One row for each run, compared with the first."""
+    rows = [f"{'run':<12}{'metrics':<12}{'weights':<12}{'sha-256':<20}{'workers':>7}{'seconds':>9}"]
+    for number, result in enumerate(results):
+        differing = differences(result, results[0])
+        same = "identical" if number else "-"
+        weights = "DIFFER" if "the weights" in differing else same
+        metrics = "DIFFER" if set(differing) - {"the weights"} else same
+        rows.append(
+            f"{result.name:<12}{metrics:<12}{weights:<12}{result.weights[:16]:<20}"
+            f"{result.workers:>7}{result.seconds:>9.1f}"
+        )
+    return "\n".join(rows)
+
+
+def main(argv: list[str]) -> int:
+    opts = parse(argv)
+    opts.out = runs.choose(opts.out, options.RUNS, "reproduce", resume=False, overwrite=False)
+    runs.make(opts.out)
+    results = [run_once(opts, f"run-{number}") for number in range(1, opts.runs + 1)]
+    results.append(run_once(opts, "workers", workers=opts.workers))
+    if opts.model == own_parts.MODEL:
+        results.append(run_once(opts, "own-parts", module="engine.tools.own_parts"))
+    else:
+        say(f"no run with inherited parts: engine.tools.own_parts has those of {own_parts.MODEL}\n")
+    say(table(results))
+    differing = {result.name: differences(result, results[0]) for result in results[1:]}
+    for name, what in differing.items():
+        if what:
+            say(f"{name} differs from {results[0].name} in {', '.join(what)}")
+    if results[0].metrics["test_map"] <= NOISE:
+        say(f"test_map is not above {NOISE}: equality says little, train for longer (--epochs)")
+    identical = not any(differing.values())
+    runs.write_json(
+        opts.out / "reproduce.json",
+        {"identical": identical, "training": opts.training}
+        | {"runs": [asdict(result) for result in results]},
+    )
+    say("identical to the last bit" if identical else "NOT identical")
+    return 0 if identical else 3
+
+
+if __name__ == "__main__":
+    options.run_entry(main)

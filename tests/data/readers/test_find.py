@@ -1,0 +1,186 @@
+"""data/readers/find.py: every layout is found, and what is missing is said."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import scipy.io
+from PIL import Image
+
+from data.errors import InputError
+from data.readers import voc
+from data.readers.find import open_sets
+
+
+def write_voc(root, names):
+    for part in ("JPEGImages", "SegmentationClass", "SegmentationObject"):
+        (root / part).mkdir(parents=True)
+    (root / "ImageSets" / "Segmentation").mkdir(parents=True)
+    for name in names:
+        Image.new("RGB", (24, 20)).save(root / "JPEGImages" / f"{name}.jpg")
+        indices = np.zeros((20, 24), dtype=np.uint8)
+        indices[4:12, 4:16] = 1
+        for part in ("SegmentationClass", "SegmentationObject"):
+            Image.fromarray(indices).save(root / part / f"{name}.png")
+    for split, members in (("train", names[:-1]), ("val", names[-1:])):
+        path = root / "ImageSets" / "Segmentation" / f"{split}.txt"
+        path.write_text("\n".join(members))
+
+
+@pytest.fixture
+def voc_data(tmp_path):
+    write_voc(tmp_path / "data" / "VOCdevkit" / "VOC2012", ["a", "b", "c"])
+    return tmp_path / "data"
+
+
+def converted(cache):
+    return sorted(cache.glob("*/instances_*.json"))
+
+
+@pytest.mark.parametrize("below", ["", "VOCdevkit", "VOCdevkit/VOC2012"])
+def test_voc_is_converted_once(voc_data, tmp_path, below, capsys):
+    cache = tmp_path / "cache"
+    sets = open_sets(voc_data / below, cache=cache)
+    assert {split: len(one) for split, one in sets.items()} == {"train": 2, "val": 1}
+    assert sets["train"].read(0)[1].labels.tolist() == [0]
+    files = converted(cache)
+    said = capsys.readouterr().out
+    assert len(files) == 2 and all(str(file) in said for file in files)
+    before = [file.stat().st_mtime_ns for file in files]
+    open_sets(voc_data, cache=cache)
+    assert [file.stat().st_mtime_ns for file in converted(cache)] == before
+
+
+def test_voc_is_converted_again_when_something_changes(voc_data, tmp_path):
+    cache, root = tmp_path / "cache", voc_data / "VOCdevkit" / "VOC2012"
+    open_sets(voc_data, splits=("train",), cache=cache)
+    (root / "ImageSets" / "Segmentation" / "train.txt").write_text("a\nb\nc\n")
+    assert len(open_sets(voc_data, splits=("train",), cache=cache)["train"]) == 3
+    Image.fromarray(np.zeros((20, 24), dtype=np.uint8)).save(root / "SegmentationObject" / "a.png")
+    changed = open_sets(voc_data, splits=("train",), cache=cache)["train"]
+    assert len(changed.annotation(0).rles) == 0
+    (root / "classes.txt").write_text("crab\n")
+    assert open_sets(voc_data, splits=("train",), cache=cache)["train"].class_names == ["crab"]
+    assert len(converted(cache)) == 4
+
+
+def test_a_failed_conversion_leaves_nothing(voc_data, tmp_path):
+    cache = tmp_path / "cache"
+    (voc_data / "VOCdevkit" / "VOC2012" / "JPEGImages" / "b.jpg").unlink()
+    with pytest.raises(InputError, match="lists b but"):
+        open_sets(voc_data, cache=cache)
+    assert not list(cache.rglob("*"))
+
+
+def test_a_cache_that_cannot_be_written(voc_data, tmp_path):
+    (tmp_path / "cache").write_text("a file where the folder should be")
+    with pytest.raises(InputError, match="instances_train.json: cannot be written .*: make room"):
+        open_sets(voc_data, cache=tmp_path / "cache")
+
+
+def test_sbd_trains_beside_voc(voc_data, tmp_path):
+    root = voc_data / "benchmark_RELEASE" / "dataset"
+    (root / "img").mkdir(parents=True)
+    (root / "inst").mkdir()
+    objects = np.zeros((20, 24), dtype=np.uint8)
+    objects[3:9] = 1
+    for name in ("c", "s", "t"):
+        Image.new("RGB", (24, 20)).save(root / "img" / f"{name}.jpg")
+        instances = {"Segmentation": objects, "Categories": np.array([[15]])}
+        scipy.io.savemat(root / "inst" / f"{name}.mat", {"GTinst": instances})
+    sets = open_sets(voc_data, cache=tmp_path / "cache")
+    assert [record.file_name for record in sets["train"].images] == ["s.jpg", "t.jpg"]
+    assert [record.file_name for record in sets["val"].images] == ["c.jpg"]
+    shutil.rmtree(voc_data / "VOCdevkit")
+    (root / "train.txt").write_text("s\n")
+    (root / "val.txt").write_text("c\nt\n")
+    sets = open_sets(voc_data, cache=tmp_path / "cache")
+    assert {split: len(one) for split, one in sets.items()} == {"train": 1, "val": 2}
+
+
+def test_coco_folders(tiny_coco, tmp_path):
+    sets = open_sets(tiny_coco.root, cache=tmp_path / "cache")
+    assert {split: len(one) for split, one in sets.items()} == {"train": 6, "val": 6}
+    assert [sets[split].name for split in sets] == ["train", "val"]
+    assert not (tmp_path / "cache").exists()
+    assert list(open_sets(tiny_coco.root, splits=("val",), cache=tmp_path)) == ["val"]
+
+
+@pytest.mark.parametrize("folder", ["train2017", "images", "images/train", "images/train2017", "."])
+def test_coco_pictures_are_found(tiny_coco, folder):
+    place = tiny_coco.root / folder
+    pictures = list(tiny_coco.images.iterdir())
+    place.mkdir(parents=True, exist_ok=True)
+    for picture in pictures:
+        picture.rename(place / picture.name)
+    (tiny_coco.root / "val").unlink()
+    tiny_coco.images.rmdir()
+    tiny_coco.json.rename(tiny_coco.json.with_name("instances_train2017.json"))
+    dataset = open_sets(tiny_coco.root, splits=("train",))["train"]
+    assert dataset.read(1)[0].size == (48, 64)
+
+
+def test_pictures_of_a_voc_folder_beside(tiny_coco):
+    (tiny_coco.root / "val").unlink()
+    place = tiny_coco.root.parent / "VOCdevkit" / "VOC2012" / "JPEGImages"
+    place.parent.mkdir(parents=True)
+    tiny_coco.images.rename(place)
+    assert open_sets(tiny_coco.root, splits=("train",))["train"].folder == place.resolve()
+
+
+def test_roboflow_exports(tiny_coco):
+    root = tiny_coco.root.parent / "export"
+    for split in ("train", "valid"):
+        shutil.copytree(tiny_coco.images, root / split)
+        (root / split / "_annotations.coco.json").write_text(json.dumps(tiny_coco.content))
+    sets = open_sets(root)
+    assert [one.folder.name for one in sets.values()] == ["train", "valid"]
+    shutil.rmtree(root / "valid")
+    with pytest.raises(InputError, match="has no val annotations.*--val-json"):
+        open_sets(root)
+
+
+def test_files_named_one_by_one(tiny_coco, tmp_path):
+    val = tmp_path / "elsewhere.json"
+    val.write_text(json.dumps(tiny_coco.content))
+    sets = open_sets(train_json=tiny_coco.json, val_json=val, images=tiny_coco.images)
+    assert {split: len(one) for split, one in sets.items()} == {"train": 6, "val": 6}
+    assert open_sets(train_json=tiny_coco.json, splits=("train",))["train"].read(0)
+    with pytest.raises(InputError, match="no val annotations were named: give --val-json"):
+        open_sets(train_json=tiny_coco.json)
+    with pytest.raises(InputError, match=r"none\.json is missing"):
+        open_sets(train_json=tmp_path / "none.json", splits=("train",))
+    with pytest.raises(InputError, match="6 of 6 pictures are not in .*--images"):
+        open_sets(val_json=val, images=tiny_coco.json.parent, splits=("val",))
+
+
+def test_what_is_missing_is_said(tiny_coco, tmp_path):
+    with pytest.raises(InputError, match=r"none is no folder: .*--data"):
+        open_sets(tmp_path / "none")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="VOCdevkit/VOC2012.*instances_train.json.*--train-json"):
+        open_sets(tmp_path / "empty")
+    tiny_coco.json.with_name("instances_val.json").unlink()
+    with pytest.raises(InputError, match="has no val annotations.*instances_val.json"):
+        open_sets(tiny_coco.root)
+
+
+def test_both_splits_have_one_class_list(tiny_coco):
+    tiny_coco.content["categories"][0]["name"] = "lobster"
+    tiny_coco.json.write_text(json.dumps(tiny_coco.content))
+    with pytest.raises(InputError, match="different categories"):
+        open_sets(tiny_coco.root)
+
+
+def test_crowds_as_instances_reach_the_sets(tiny_coco):
+    plain = open_sets(tiny_coco.root, splits=("train",))["train"]
+    switched = open_sets(tiny_coco.root, splits=("train",), crowd_as_instances=True)["train"]
+    assert len(plain.annotation(1).rles) == 1 and len(switched.annotation(1).rles) == 2
+
+
+@pytest.mark.parametrize("name", ["coco-mini", "penn-fudan", "dsb2018"])
+def test_real_folders(shared, name):
+    sets = open_sets(shared / "datasets" / name)
+    assert all(len(one) and one.read(0)[1].orig_size for one in sets.values())
+    assert voc.find_root(shared / "datasets" / "VOC").name == "VOC2012"

@@ -1,0 +1,235 @@
+"""Pictures: one colour per matched object, and nothing that breaks a sheet."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from scipy import ndimage
+
+from data import rle
+from engine.report import draw
+from engine.report.draw import Objects, Picture
+from engine.report.paint import MISSED, UNMATCHED, Painting, contours, palette
+
+NAMES = ["cat", "dog", "a class | with a rather long name"]
+
+
+def square(top, left, side, size=(120, 160)):
+    mask = np.zeros(size, bool)
+    mask[top : top + side, left : left + side] = True
+    return mask
+
+
+def black(size=(120, 160)):
+    return np.zeros((*size, 3), np.uint8)
+
+
+def looks_like(image, at, colour):
+    """Whether the pixel at (x, y) of a picture painted on black has the hue of this colour."""
+    pixel = np.asarray(image.getpixel(at), float)
+    assert pixel.max() > 0
+    ratio = pixel.max() / max(colour)
+    return np.abs(pixel - ratio * np.asarray(colour)).max() < 6
+
+
+def test_matched_objects_share_a_colour_and_others_do_not():
+    masks = [square(10, 10, 40), square(10, 100, 40), square(70, 10, 40)]
+    truth = Objects([0, 0, 1], np.stack(masks))
+    # In another order; the second object is predicted as another class, one hits nothing.
+    found = [masks[2], square(12, 11, 40), masks[1], square(70, 100, 40)]
+    predictions = Objects([1, 0, 1, 0], np.stack(found), [0.9, 0.8, 0.7, 0.6])
+    rows = draw.column(Picture(black(), truth, predictions), NAMES, height=120)
+    low, high = 40, 40  # right and below of the labels, inside the squares
+    first, second, third = (low, high), (130, high), (low, 100)
+    assert looks_like(rows["ground truth"], first, palette(0))
+    assert looks_like(rows["prediction"], first, palette(0))
+    assert looks_like(rows["ground truth"], third, palette(2))
+    assert looks_like(rows["prediction"], third, palette(2))
+    assert looks_like(rows["ground truth"], second, MISSED)
+    assert looks_like(rows["prediction"], second, UNMATCHED)
+    assert looks_like(rows["prediction"], (130, 100), UNMATCHED)
+
+
+def test_match_is_the_best_of_all_pairings():
+    # Greedy by IoU would join prediction 0 with object 1 and leave prediction 1 alone.
+    row = np.zeros((4, 1, 100), bool)
+    row[0, 0, 0:60], row[1, 0, 20:80] = True, True  # objects
+    row[2, 0, 13:73], row[3, 0, 36:96] = True, True  # predictions
+    pairs = draw.match(Objects([0, 0], row[:2]), Objects([0, 0], row[2:]))
+    assert pairs == {0: 0, 1: 1}
+
+
+def test_match_leaves_void_out():
+    truth, wide = square(10, 10, 20), square(10, 10, 40)
+    objects, predictions = Objects([0], truth[None]), Objects([0], wide[None])
+    assert draw.match(objects, predictions) == {}
+    void = rle.encode((wide & ~truth)[None])[0]
+    assert draw.match(objects, predictions, void) == {0: 0}
+
+
+def test_masks_may_be_rles_arrays_lists_or_tensors():
+    masks = np.stack([square(10, 10, 40), square(60, 60, 50)])
+    kinds = [masks, list(masks), torch.from_numpy(masks), rle.encode(masks)]
+    sheets = [draw.overlay(black(), [0, 1], [0.5, 0.6], kind, NAMES) for kind in kinds]
+    assert sheets[0].size == (160, 120)
+    assert all(np.array_equal(sheets[0], other) for other in sheets[1:])
+
+
+def test_an_object_inside_another_has_a_colour_of_its_own():
+    inner, outer = square(50, 70, 30), square(5, 20, 110)
+    for masks in ([inner, outer], [outer, inner]):  # whichever has the higher score
+        objects = Objects([0, 1], np.stack(masks), [0.9, 0.4])
+        own = [palette(i) for i in (0, 1)] if masks[0] is inner else [palette(i) for i in (1, 0)]
+        pictures = [
+            draw.overlay(black(), objects.labels, objects.scores, objects.masks, NAMES),
+            draw.column(Picture(black(), predictions=objects), NAMES, height=120)["prediction"],
+            draw.column(Picture(black(), truth=objects), NAMES, height=120)["ground truth"],
+        ]
+        for picture in pictures:
+            assert looks_like(picture, (85, 60), own[0])
+            assert looks_like(picture, (45, 105), own[1])
+
+
+def test_labels_hide_no_other_object(monkeypatch):
+    places = {}
+    monkeypatch.setattr(
+        "engine.report.paint._plate",
+        lambda image, place, text, *rest: places.setdefault(text, place),
+    )
+    masks = [square(y, x, 14, (240, 320)) for y, x in ((100, 80), (100, 96), (116, 80), (116, 96))]
+    masks.append(square(60, 40, 110, (240, 320)))
+    names = [f"part {i}" for i in range(4)] + ["whole"]
+    draw.overlay(black((240, 320)), range(5), None, np.stack(masks), names)
+    assert set(places) == set(names)
+    for text, (left, top, right, bottom) in places.items():
+        for name, mask in zip(names, masks, strict=True):
+            if name != text:
+                assert mask[top:bottom, left:right].sum() <= 0.25 * mask.sum()
+
+
+def test_a_label_away_from_its_object_has_a_line_to_it(monkeypatch):
+    corners = [(90 + 16 * row, 130 + 16 * column) for row in range(3) for column in range(3)]
+    masks = np.stack([square(*corner, 15, (240, 320)) for corner in corners])
+    objects = (black((240, 320)), [0] * 9, None, masks, ["some part"])
+    lined = np.asarray(draw.overlay(*objects), int)
+    monkeypatch.setattr("engine.report.paint._line", lambda *_: None)
+    lines = (lined != np.asarray(draw.overlay(*objects), int)).any(2)
+    assert lines[masks.any(0)].any()
+    assert lines[~masks.any(0)].sum() > 30
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 200), (37, 23), (501, 11), (333, 500)])
+def test_odd_sizes(size):
+    masks = np.ones((1, *size), bool)
+    picture = Picture(black(size), Objects([2], masks), Objects([2], masks, [0.25]))
+    sheet = draw.grid([picture, Picture(black())], NAMES, title="t")
+    assert sheet.mode == "RGB"
+    assert draw.overlay(black(size), [2], [0.1], masks, NAMES).size == size[::-1]
+
+
+def test_pictures_without_anything():
+    nothing = Objects([], np.zeros((0, 120, 160), bool), [])
+    empty_mask = Objects([0], np.zeros((1, 120, 160), bool), [0.5])
+    pictures = [
+        Picture(black()),
+        Picture(black(), truth=nothing),
+        Picture(black(), truth=nothing, predictions=Objects([], [], [])),
+        Picture(black(), truth=nothing, predictions=empty_mask),
+        Picture(Image.new("L", (160, 120)), predictions=nothing, void=np.ones((120, 160), bool)),
+    ]
+    for picture in pictures:
+        draw.grid([picture], NAMES)
+    draw.grid(pictures, NAMES)
+    draw.overlay(black(), [], [], [], NAMES)
+    with pytest.raises(ValueError, match="at least one picture"):
+        draw.grid([], NAMES)
+
+
+def test_more_columns_wrap_and_missing_rows_are_left_out():
+    objects = Objects([0], square(10, 10, 40)[None])
+    full = [Picture(black(), objects, objects, caption=str(i)) for i in range(5)]
+    sheet, narrow = draw.grid(full, NAMES), draw.grid(full, NAMES, columns=2)
+    assert narrow.width < sheet.width
+    assert narrow.height > sheet.height
+    only_found = [Picture(black(), predictions=objects)] * 5
+    assert draw.grid(only_found, NAMES).height < sheet.height
+
+
+def test_many_objects():
+    generator = np.random.default_rng(0)
+    corners = generator.integers(0, 290, (150, 2))
+    masks = np.stack([square(y, x, 10, (300, 300)) for y, x in corners])
+    labels = generator.integers(0, 3, 150)
+    objects = Objects(labels, rle.encode(masks), generator.random(150))
+    sheet = draw.grid([Picture(black((300, 300)), objects, objects)], NAMES)
+    assert sheet.height > 3 * 240
+    # Many more than nine places: every colour is a new one.
+    assert len({palette(i) for i in range(150)}) == 150
+
+
+def test_labels_do_not_cover_one_another(monkeypatch):
+    places = []
+    monkeypatch.setattr(
+        "engine.report.paint._plate", lambda image, place, *rest: places.append(place)
+    )
+    masks = np.stack([square(20 + i, 30 + i, 50) for i in range(12)])
+    draw.overlay(black(), [0] * 12, [0.5] * 12, masks, NAMES)
+    assert len(places) > 3
+    covered = np.zeros((120, 160), int)
+    for left, top, right, bottom in places:
+        assert 0 <= left < right <= 160
+        assert 0 <= top < bottom <= 120
+        covered[top:bottom, left:right] += 1
+    assert covered.max() == 1
+
+
+def test_contours_run_along_every_side_once():
+    generator = np.random.default_rng(1)
+    for density in (0.2, 0.5, 0.8):
+        mask = generator.random((17, 23)) < density
+        padded = np.pad(mask, 1).astype(int)
+        sides = np.abs(np.diff(padded, axis=0)).sum() + np.abs(np.diff(padded, axis=1)).sum()
+        assert sum(map(len, contours(mask))) == sides
+        # The signed areas of the loops, holes negative, add up to the area of the mask.
+        area = 0.0
+        for loop in contours(mask):
+            x, y = loop.T
+            area += (x * np.roll(y, -1) - np.roll(x, -1) * y).sum() / 2
+        assert area == mask.sum()
+    ring = square(2, 2, 9, (13, 13)) & ~square(5, 5, 3, (13, 13))
+    assert len(contours(ring)) == 2 == ndimage.label(~ring)[1]
+
+
+def test_fill_covers_the_mask_and_nothing_else():
+    mask = square(37, 51, 21)
+    painting = Painting(Image.new("RGB", (160, 120)), (160, 120))
+    painting.fill(mask, (200, 100, 50), opacity=1.0)
+    picture = np.asarray(painting.finish())
+    inside, outside = ndimage.binary_erosion(mask), ~ndimage.binary_dilation(mask)
+    assert (np.abs(picture[inside].astype(int) - (200, 100, 50)) <= 1).all()
+    assert (picture[outside] == 0).all()
+
+
+def test_training_batch_shows_padding_and_ignore():
+    images = torch.full((3, 3, 64, 128), 0.5)
+    targets = []
+    for width in (128, 80, 64):
+        target = {
+            "labels": torch.tensor([1]),
+            "masks": torch.zeros(1, 64, 128, dtype=torch.bool),
+            "ignore": torch.zeros(64, 128, dtype=torch.bool),
+            "size": (64, width),
+        }
+        target["masks"][0, 20:60, 10:50] = True
+        targets.append(target)
+    targets[2] = targets[2] | {
+        "labels": torch.zeros(0, dtype=torch.long),
+        "masks": torch.zeros(0, 64, 128, dtype=torch.bool),
+    }
+    sheet = np.asarray(draw.training_batch(images, targets, NAMES), int)
+    bluish = (sheet[..., 2] - sheet[..., 0] > 20).mean()
+    full = draw.training_batch(images, [target | {"size": (64, 128)} for target in targets], NAMES)
+    whole = np.asarray(full, int)
+    assert bluish > (whole[..., 2] - whole[..., 0] > 20).mean() + 0.05
+    targets[0]["ignore"][:, 60:] = True
+    assert not np.array_equal(sheet, draw.training_batch(images, targets, NAMES))

@@ -1,0 +1,31 @@
+"""The benchmark runs, and counts what the published tables count."""
+
+from engine.tools import benchmark
+from mobileinst import zoo
+
+
+def test_every_system_and_backbone_has_a_cost(monkeypatch):
+    monkeypatch.setattr(
+        zoo, "MODELS", {"mobileinst_topformer_tiny": zoo.config_for(zoo.names()[-1])}
+    )
+    monkeypatch.setattr(zoo, "BACKBONES", {"topformer_tiny": zoo.BACKBONES["topformer_tiny"]})
+    rows = "\n".join(benchmark.costs(20))
+    assert "1,293,888" in rows and "0.423 G" in rows  # TopFormer-T without injection at 512 x 512
+    assert "mobileinst_topformer_tiny" in rows
+
+
+def test_a_step_is_split_into_its_parts(capsys, monkeypatch):
+    monkeypatch.setattr(benchmark, "costs", lambda classes: [])
+    argv = "--device cpu --threads 1 --image-size 64 --batch-size 2 --rounds 1 --set query_width=32"
+    benchmark.main(argv.split())
+    printed = capsys.readouterr().out
+    assert "pictures/s" in printed and "matching" in printed and "self_attention=false" in printed
+
+
+def test_a_model_is_compared_with_variants_that_it_has(capsys, monkeypatch):
+    monkeypatch.setattr(benchmark, "costs", lambda classes: [])
+    argv = "--model mask2former_swin_tiny --device cpu --threads 1 --image-size 64 --batch-size 1"
+    sizes = "embed=8 depths=1,1,1,1 backbone_heads=1,1,1,1 width=32 heads=2 queries=3 layers=3"
+    benchmark.main([*argv.split(), "--rounds", "1", "--set", *sizes.split()])
+    printed = capsys.readouterr().out
+    assert "encoder_layers=3" in printed and "kv_stride" not in printed

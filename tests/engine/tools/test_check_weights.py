@@ -1,0 +1,194 @@
+"""Whether a file of weights would load is told without training, and nothing is written."""
+
+import json
+import pickle
+import sys
+
+import pytest
+import torch
+
+from data.errors import InputError
+from engine import checkpoint, options
+from engine.tools import check_weights
+from mobileinst import zoo
+from mobileinst.backbones.topformer import topformer_small, topformer_tiny
+
+
+@pytest.fixture
+def check(capsys, tmp_path):
+    """Runs the entry; returns what it printed, and the sentence if the file does not load."""
+
+    def run(*argv):
+        before = sorted(tmp_path.rglob("*"))
+        capsys.readouterr()
+        why = None
+        try:
+            check_weights.main([*map(str, argv)])
+        except InputError as error:
+            why = str(error)
+        assert sorted(tmp_path.rglob("*")) == before
+        return capsys.readouterr().out, why
+
+    return run
+
+
+@pytest.fixture
+def tiny_file(tmp_path):
+    state = {f"backbone.{name}": value for name, value in topformer_tiny().state_dict().items()}
+    torch.save({"meta": {}, "state_dict": state}, tmp_path / "tiny.pth")
+    return tmp_path / "tiny.pth"
+
+
+@pytest.fixture
+def keywords(tiny):
+    """How the network of the toy run was built."""
+    return [*tiny[tiny.index("--set") : tiny.index("--data")], "drop_path=0"]
+
+
+def test_a_file_that_loads(check, tiny_file):
+    said, why = check(tiny_file)
+    assert why is None and f"{tiny_file}: TopFormer-T" in said
+    assert "314 tensors, 1,293,888 parameters: all of TopFormer-T" in said
+    assert "drawn anew   mask_decoder, instance_decoder" in said
+    assert said.splitlines()[-1] == "loads into mobileinst_topformer_tiny"
+    report = json.loads(check(tiny_file, "--json")[0])
+    assert report["loads"] and report["whole"] and report["container"] == "state_dict"
+    assert report["prefixes"] == ["backbone."] and report["loaded"]["tensors"] == 314
+
+
+def test_a_file_of_another_model_is_named_first(check, tiny_file):
+    said, why = check(tiny_file, "--model", "mobileinst_topformer_small")
+    assert said == f"{tiny_file}: TopFormer-T, 314 tensors under 'state_dict'\n"
+    assert "TopFormer-T, the model is TopFormer-S" in why
+    answer = json.loads(check(tiny_file, "--model", "mobileinst_topformer_small", "--json")[0])
+    assert answer["loads"] is False and answer["source"] == "TopFormer-T" and answer["why"] == why
+    said, why = check(tiny_file, "--model", "mobileinst_topformer_small", "--allow-partial")
+    assert why is None and "STARTS FROM RANDOM VALUES: mask_decoder, instance_decoder" in said
+
+
+def test_exit_codes(tiny_file, monkeypatch, capsys):
+    for model, code in (("tiny", 0), ("small", 2)):
+        argv = ["entry", str(tiny_file), "--model", f"mobileinst_topformer_{model}"]
+        monkeypatch.setattr(sys, "argv", argv)
+        with pytest.raises(SystemExit) as left:
+            options.run_entry(check_weights.main)
+        assert left.value.code == code
+        assert ("error: " in capsys.readouterr().err) == bool(code)
+
+
+def test_what_cannot_be_read(check, tmp_path):
+    (tmp_path / "notes.txt").write_text("weights are in the other folder\n")
+    said, why = check(tmp_path / "notes.txt")
+    assert said == "" and why.startswith(f"{tmp_path}/notes.txt: not a checkpoint")
+
+
+def test_a_checkpoint_of_a_run(check, toy_run, keywords):
+    path = toy_run / "best.pt"
+    said, why = check(path, *keywords)
+    assert why is None and "carried over: square, unused, disc; from random values: none" in said
+    said, why = check(path, *keywords, "--classes", "disc", "ring")
+    assert why is None and "carried over: disc; from random values: ring" in said
+    said, why = check(path, *keywords, "--num-classes", "2")
+    assert why is None and "carried over: none; from random values: class 0, class 1" in said
+    said, why = check(path)
+    assert f"{path}: MobileInst with TopFormer-T" in said
+    assert "the file's keywords, width=32 (128 here), kernel_dim=16 (128 here)" in why
+    said, why = check(path, *keywords, "--set", "heads=3")
+    assert "--set: no such model can be built" in why
+
+
+def test_a_plain_state_dict_tells_its_number_of_classes(check, toy_run, keywords, tmp_path):
+    content = checkpoint.load(toy_run / "best.pt")
+    torch.save(content["model"], tmp_path / "state.pth")
+    said, why = check(tmp_path / "state.pth", *keywords)
+    assert why is None and "all of MobileInst with TopFormer-T" in said
+
+
+def test_the_model_asked_for_counts(check, tmp_path):
+    torch.save(topformer_small().state_dict(), tmp_path / "small.pth")
+    assert check(tmp_path / "small.pth", "--model", "mobileinst_topformer_small")[1] is None
+    assert "the model is TopFormer-T" in check(tmp_path / "small.pth")[1]
+
+
+# Published files of Mask2Former
+
+SMALL = dict(
+    embed=16, depths=(1, 1, 1, 1), backbone_heads=(1, 1, 1, 1), window=4, width=64, mask_dim=16,
+    heads=2, encoder_layers=1, encoder_ffn_width=16, queries=5, layers=1, ffn_width=16,
+)  # fmt: skip
+M2F = ("--model", "mask2former_swin_tiny", "--set") + tuple(
+    f"{name}={str(value).strip('()').replace(' ', '')}" for name, value in SMALL.items()
+)
+
+
+@pytest.fixture(scope="module")
+def authors():
+    """The tensors of a small model of 80 classes in the names of the authors."""
+    state = zoo.build("mask2former_swin_tiny", 80, **SMALL)[0].state_dict()
+    starts = {"pixel_decoder": "sem_seg_head.pixel_decoder", "backbone": "backbone"}
+    starts["query_decoder"] = "sem_seg_head.predictor"
+    parts = {name: name.partition(".") for name in state}
+    return {f"{starts[p[0]]}.{p[2]}": state[name].numpy() for name, p in parts.items()}
+
+
+@pytest.fixture
+def pickled(tmp_path):
+    def pickled(content):
+        (tmp_path / "model.pkl").write_bytes(pickle.dumps(content))
+        return tmp_path / "model.pkl"
+
+    return pickled
+
+
+def test_the_authors_file_of_a_mask2former(check, pickled, authors):
+    path = pickled({"model": authors, "__author__": "somebody"})
+    said, why = check(path, *M2F)
+    assert why is None and f"{path}: Mask2Former with Swin" in said
+    assert "found        'model', in the names of its authors" in said and "drawn anew" not in said
+    said, why = check(path, *M2F, "--classes", "shrimp", "organ")
+    assert why is None and "2 of query_decoder.class_embed, with rows for 80 classes" in said
+    assert "carried over: none; from random values: shrimp, organ" in said
+    assert "drawn anew   query_decoder.class_embed\n" in said
+    report = json.loads(check(path, *M2F, "--num-classes", "7", "--json")[0])
+    assert report["loads"] and report["naming"] == "its authors" and report["whole"]
+
+
+class Burglar:
+    def __reduce__(self):
+        return print, ("was here",)
+
+
+WRONG = {
+    "hostile": (
+        lambda state: {"model": state, "x": Burglar()},
+        "asks to run builtins.print, which",
+    ),
+    "a tensor short": (
+        lambda state: {"model": {n: v for n, v in state.items() if "query_feat" not in n}},
+        "1 are missing (query_decoder.query_feat.weight); get the whole file",
+    ),
+    "queries of another number": (
+        lambda state: {n: v[:4] if "query" in n else v for n, v in state.items()},
+        "2 have another shape (query_decoder.query_feat.weight is 4x64 there, 5x64 here)",
+    ),
+    "classes of two numbers": (
+        lambda state: {n: v[:4] if n.endswith("class_embed.bias") else v for n, v in state.items()},
+        "class_embed.bias is 4 there, 81 here",
+    ),
+    "no array": (lambda state: {"model": {n: 1.0 for n in state}}, "no named tensors under 'mod"),
+}
+
+
+@pytest.mark.parametrize("kind", WRONG)
+def test_a_pickle_that_does_not_load_ends_with_one_sentence(
+    pickled, authors, monkeypatch, capsys, kind
+):
+    make, message = WRONG[kind]
+    path = pickled(make(authors))
+    monkeypatch.setattr(sys, "argv", ["entry", str(path), *M2F])
+    with pytest.raises(SystemExit) as left:
+        options.run_entry(check_weights.main)
+    said = capsys.readouterr()
+    assert left.value.code == 2 and "was here" not in said.out
+    assert said.err.startswith(f"error: {path}: ") and said.err.count("\n") == 1
+    assert message in said.err

@@ -1,0 +1,249 @@
+"""Runs are told identical where they are, and exit code 3 is given for a single bit."""
+
+import json
+import math
+import shutil
+
+import pytest
+import torch
+from torch import nn
+
+from data.errors import InputError
+from engine import checkpoint, evaluate, options, predict, train, visualize
+from engine.loop import BadStep
+from engine.tools import own_parts, reproduce
+from mobileinst.mobile.mask_decoder import MaskDecoder
+from mobileinst.mobile.model import used_channels
+
+LITTLE = "embed=16 depths=1,1,1,1 backbone_heads=1,2,4,8 window=2 width=16 mask_dim=16 heads=2 "
+LITTLE += "encoder_layers=1 encoder_ffn_width=16 queries=5 layers=1 ffn_width=16 train_points=16"
+METRICS = {"test_map": 0.1, "test_loss": 3.0, "test_runtime": 1.0, "epoch": 2.0}
+
+
+def weights():
+    """A checkpoint as far as it matters here."""
+    values = torch.arange(24.0).reshape(2, 3, 2, 2)
+    return {
+        "model": {"conv.weight": values / 7, "norm.count": torch.tensor(3)},
+        "average": {"conv.weight": values / 9, "norm.count": torch.tensor(3)},
+    }
+
+
+class Runs:
+    """Stands in for processes: a training leaves a checkpoint, an evaluation leaves metrics.
+
+    `change` (name of the run, content of the checkpoint, metrics) may spoil either.
+    """
+
+    def __init__(self, change):
+        self.change, self.started = change, []
+
+    def __call__(self, module, argv, log):
+        self.started.append((module, argv))
+        given = dict(zip(argv, argv[1:]))
+        if module == "engine.evaluate":
+            path = reproduce.Path(given["--out"])
+            metrics = {**METRICS, "test_runtime": float(len(self.started))}
+            self.change(path.parent.name, {}, metrics)
+            path.write_text(json.dumps({"metrics": metrics}))
+            return
+        folder = reproduce.Path(given["--out"])
+        folder.mkdir()
+        content = weights()
+        self.change(folder.name, content, {})
+        checkpoint.save(folder / "last.pt", content)
+
+
+@pytest.fixture
+def reproduced(tmp_path, monkeypatch, capsys):
+    """Runs the entry on stand-ins; returns exit code, lines, json and what was started."""
+
+    def run(change, *argv):
+        started = Runs(change)
+        monkeypatch.setattr(reproduce, "start", started)
+        out = tmp_path / "out"
+        shutil.rmtree(out, ignore_errors=True)
+        code = reproduce.main(["--out", str(out), "--data", "pictures", *argv])
+        content = json.loads((out / "reproduce.json").read_text())
+        return code, capsys.readouterr().out.splitlines(), content, started.started
+
+    return run
+
+
+def unchanged(name, content, metrics):
+    pass
+
+
+def test_identical_runs(reproduced):
+    code, lines, content, started = reproduced(unchanged, "--lr", "0.5", "--set", "width=64")
+    assert code == 0 and content["identical"] and lines[-1] == "identical to the last bit"
+    assert [run["name"] for run in content["runs"]] == ["run-1", "run-2", "run-3", "workers"]
+    assert [run["workers"] for run in content["runs"]] == [0, 0, 0, 2]
+    assert len({run["weights"] for run in content["runs"]}) == 1
+    assert lines.count("***** test metrics *****") == 4
+    rows = [line.split() for line in lines if line.startswith(("run-", "workers "))]
+    assert [row[:2] for row in rows if row[0] == "run-3"][-1] == ["run-3", "identical"]
+    trainings = [train.parse(argv) for module, argv in started if module == "engine.train"]
+    assert [opts.workers for opts in trainings] == [0, 0, 0, 2]
+    assert {(opts.seed, opts.lr, dict(opts.set)["width"]) for opts in trainings} == {
+        (42, 0.5, "64")
+    }
+    assert any("no run with inherited parts" in line for line in lines)
+    assert not any("equality says little" in line for line in lines)
+
+
+def test_numbers_of_runs_seed_and_workers(reproduced):
+    argv = "--runs 2 --seed 7 --workers 3 --threads 1 --device cpu".split()
+    _, _, content, started = reproduced(unchanged, *argv)
+    assert [run["workers"] for run in content["runs"]] == [0, 0, 3]
+    assert {train.parse(a).seed for module, a in started if module == "engine.train"} == {7}
+    evaluations = [evaluate.parse(a) for module, a in started if module == "engine.evaluate"]
+    assert {(opts.threads, opts.device) for opts in evaluations} == {(1, "cpu")}
+    assert [opts.workers for opts in evaluations] == [0, 0, 3]
+    assert all(opts.metrics_block and opts.checkpoint.name == "last.pt" for opts in evaluations)
+
+
+def test_a_metric_that_differs_in_its_last_bit(reproduced):
+    def change(name, content, metrics):
+        if name == "run-2" and metrics:
+            metrics["test_map"] = math.nextafter(metrics["test_map"], 1)
+
+    code, lines, content, _ = reproduced(change)
+    assert code == 3 and not content["identical"] and lines[-1] == "NOT identical"
+    assert "run-2 differs from run-1 in test_map" in lines
+
+
+def test_models_that_learned_nothing_are_told(reproduced):
+    code, lines, _, _ = reproduced(lambda name, content, metrics: metrics.update(test_map=0.05))
+    assert code == 0 and lines[-2].startswith("test_map is not above 0.05: equality says little")
+
+
+def test_a_metric_that_is_missing(reproduced):
+    def change(name, content, metrics):
+        if name == "workers":
+            metrics.pop("test_loss", None)
+
+    code, lines, _, _ = reproduced(change)
+    assert code == 3 and "workers differs from run-1 in test_loss" in lines
+
+
+@pytest.mark.parametrize("part", ["model", "average"])
+def test_a_weight_that_differs_in_its_last_bit(reproduced, part):
+    def change(name, content, metrics):
+        if name == "run-3" and content:
+            weight = content[part]["conv.weight"]
+            weight[1, 2, 0, 1] = weight[1, 2, 0, 1].nextafter(torch.tensor(9.0))
+
+    code, lines, _, _ = reproduced(change)
+    assert code == 3 and "run-3 differs from run-1 in the weights" in lines
+    row = next(line.split() for line in reversed(lines) if line.startswith("run-3  "))
+    assert row[1:3] == ["identical", "DIFFER"]
+
+
+def test_the_fingerprint_is_of_the_weights_alone():
+    content = weights()
+    known = checkpoint.fingerprint(content)
+    assert len(known) == 64
+    same = {**weights(), "seconds": 0.0, "options": {}}
+    conv = same["model"].pop("conv.weight")  # goes to the end, with its memory in another order
+    same["model"]["conv.weight"] = conv.contiguous(memory_format=torch.channels_last)
+    assert checkpoint.fingerprint(same) == known
+    for name, value in (("norm.count", torch.tensor(4)), ("conv.weight", conv.flatten())):
+        other = weights()
+        other["model"][name] = value
+        assert checkpoint.fingerprint(other) != known
+    assert checkpoint.fingerprint({**content, "average": None}) != known
+
+
+def test_options_that_nobody_understands(tmp_path):
+    with pytest.raises(InputError, match="--epoches"):
+        reproduce.main(["--out", str(tmp_path / "out"), "--epoches", "3"])
+    with pytest.raises(InputError, match="cuda:99: not on this machine"):
+        reproduce.main(["--out", str(tmp_path / "out"), "--device", "cuda:99"])
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_process_that_fails(tmp_path):
+    log = tmp_path / "log"
+    reproduce.start("platform", [], log)
+    assert log.read_text().strip()
+    with pytest.raises(InputError, match="json.tool ended with exit code 2"):
+        reproduce.start("json.tool", ["--no-such-option"], log)
+    (tmp_path / "half.json").write_text("{")
+    with pytest.raises(BadStep, match="exit code 1"):
+        reproduce.start("json.tool", [str(tmp_path / "half.json")], log)
+
+
+@pytest.fixture
+def in_process(monkeypatch):
+    """Entries are called here instead of in processes of their own."""
+    entries = {
+        "engine.train": train.main,
+        "engine.evaluate": evaluate.main,
+        "engine.tools.own_parts": lambda argv: train.main(argv, own_parts.build),
+    }
+    monkeypatch.setattr(reproduce, "start", lambda module, argv, log: entries[module](argv))
+
+
+def test_workers_and_inherited_parts_change_no_bit(in_process, toy_coco, tmp_path, capsys):
+    argv = f"--data {toy_coco} --out {tmp_path / 'out'} --runs 1 --workers 1 --iterations 2 "
+    argv += "--device cpu --threads 1 --image-size 64 --canvas 64x64 --batch-size 4 --warmup 0 "
+    argv += f"--model {own_parts.MODEL} --set {LITTLE}"
+    assert reproduce.main(argv.split()) == 0
+    said = capsys.readouterr().out
+    assert "backbone: SwinTransformer, pixel_decoder: PixelDecoder, query_decoder: Query" in said
+    assert "backbone: OwnBackbone, pixel_decoder: OwnPixelDecoder, query_decoder: OwnQuery" in said
+    content = json.loads((tmp_path / "out" / "reproduce.json").read_text())
+    assert [run["name"] for run in content["runs"]] == ["run-1", "workers", "own-parts"]
+    trained = checkpoint.load(tmp_path / "out" / "run-1" / "last.pt")
+    config = options.zoo.config_from_dict(trained["config"])
+    model, *_ = own_parts.build(config, seed=42)
+    assert type(model.backbone) is own_parts.OwnBackbone
+    assert checkpoint.fingerprint({"model": model.state_dict(), "average": None}) != (
+        checkpoint.fingerprint({**trained, "average": None})
+    )  # something was learned
+
+
+def test_inherited_parts_are_of_one_model_alone():
+    for name in ("mask2former_swin_small", "mobileinst_topformer_tiny"):
+        with pytest.raises(InputError, match=f"are those of {own_parts.MODEL}"):
+            own_parts.build(options.zoo.config_for(name))
+
+
+class Scaled(MaskDecoder):
+    """A mask decoder with a parameter more."""
+
+    def reset_parameters(self):
+        super().reset_parameters()
+        self.scale = nn.Parameter(torch.ones(1))
+
+    def forward(self, local_maps, global_map):
+        mask_features, pixel_features = super().forward(local_maps, global_map)
+        return mask_features, self.scale * pixel_features
+
+
+def with_scale(config, seed=0):
+    channels = used_channels(options.zoo.build_backbone(config.backbone))
+    part = Scaled(channels, config.width, config.kernel_dim, config.coordinates)
+    return options.zoo.build(config, config.num_classes, seed=seed, mask_decoder=part)
+
+
+def test_a_part_with_a_parameter_of_its_own_goes_all_the_way(tiny, toy_coco, tmp_path, capsys):
+    out = tmp_path / "run"
+    argv = [*tiny, "--iterations", "1", "--overfit", "4"]
+    assert train.main([*argv, "--out", str(out)], with_scale) == 0
+    assert "mask_decoder: Scaled" in capsys.readouterr().out
+    content = checkpoint.load(out / "last.pt")
+    content["average"]["mask_decoder.scale"] += 2
+    checkpoint.save(out / "last.pt", content)
+    following = [*argv, "--pretrained", str(out / "last.pt"), "--out", str(tmp_path / "next")]
+    assert train.main([*following, "--lr", "1e-9"], with_scale) == 0
+    scale = checkpoint.load(tmp_path / "next" / "last.pt")["model"]["mask_decoder.scale"]
+    assert scale.item() == pytest.approx(content["average"]["mask_decoder.scale"].item(), abs=1e-4)
+    given = ["--checkpoint", str(out / "last.pt"), "--device", "cpu", "--threads", "1"]
+    evaluate.main([*given, "--workers", "0"], with_scale)
+    visualize.main([*given, "--workers", "0", "--count", "1"], with_scale)
+    picture = str(toy_coco / "val" / "8.png")
+    predict.main([picture, *given, "--out", str(tmp_path / "found")], with_scale)
+    with pytest.raises(InputError, match="parts of one's own"):
+        evaluate.main([*given, "--workers", "0"])

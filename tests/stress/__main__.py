@@ -1,0 +1,73 @@
+"""Entry: what the library survives, tried and measured; a table with a row for each trial.
+
+A report is a function of a scratch folder and of whether it may take long: it yields its rows as
+they become known (tests/stress/rows.py). To add one, name it in REPORTS.
+"""
+
+import argparse
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+from engine import options, runs
+from engine.log import say
+from engine.loop import BadStep
+from tests.stress import data as stress_data
+from tests.stress import kills as stress_kills
+from tests.stress import memory as stress_memory
+from tests.stress import processes as stress_processes
+from tests.stress.rows import Report, Row, command, markdown
+
+REPORTS: dict[str, Report] = {
+    "data": stress_data.report,
+    "memory": stress_memory.report,
+    "kills": stress_kills.report,
+    "processes": stress_processes.report,
+}
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    parser = options.parser("Try what users, machines and strangers do to a training.")
+    parser.add_argument(
+        "reports", nargs="*", choices=[*REPORTS, []], metavar="REPORT",
+        help=f"some of {', '.join(REPORTS)}; all of them if none is named",
+    )  # fmt: skip
+    parser.add_argument("--thorough", action="store_true", help="take long: full sizes and counts")
+    parser.add_argument("--scratch", type=Path, help="where to write; the system's if not given")
+    parser.add_argument("--out", type=Path, help="also write the rows as json")
+    options.add_debug(parser)
+    return parser.parse_args(argv)
+
+
+def run(name: str, scratch: Path, thorough: bool) -> list[Row]:
+    """The rows of one report, each said as soon as it is known."""
+    say(f"{name}:")
+    rows, began = [], time.monotonic()
+    for row in REPORTS[name](scratch, thorough):
+        rows.append(row)
+        say(f"  {'ok    ' if row.passed else 'FAILED'}  {row.what}, {row.tried}: {row.result}")
+    say(f"  {time.monotonic() - began:.0f} seconds")
+    return rows
+
+
+def main(argv: list[str]) -> None:
+    """Raises BadStep (exit code 3) where a trial failed."""
+    opts = parse(argv)
+    torch.set_num_threads(1)
+    rows: list[tuple[Row, str]] = []
+    for name in opts.reports or REPORTS:
+        how = command(name, opts.thorough)
+        with tempfile.TemporaryDirectory(prefix=f"stress-{name}-", dir=opts.scratch) as folder:
+            rows += [(row, how) for row in run(name, Path(folder), opts.thorough)]
+    say(f"\n{markdown(rows)}")
+    if opts.out:
+        runs.write_json(opts.out, [{**row._asdict(), "command": how} for row, how in rows])
+    failed = [row.what for row, _ in rows if not row.passed]
+    if failed:
+        raise BadStep(f"{len(failed)} of {len(rows)} trials failed: {'; '.join(failed)}")
+
+
+if __name__ == "__main__":
+    options.run_entry(main)

@@ -1,0 +1,288 @@
+"""Memory: an annotation file of COCO's size, and what a training and its workers hold of it.
+
+`write_set` makes a set of any size with outlines of the lengths COCO has: 20 corners a polygon and
+1.1 polygons an object on average (counted in its val split), and both kinds of RLE. Measured in a
+process of its own, by Linux's own books (/proc).
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from data import rle
+from data.loaders import train_loader
+from data.presets import TrainPreset
+from data.readers.find import open_sets
+from engine import log
+from tests.stress.rows import Row
+
+COCO_TRAIN = (118_287, 860_001)  # pictures, objects of instances_train2017.json
+SIZES = ((480, 640), (427, 640), (640, 480), (375, 500))  # (h, w), the commonest of COCO
+CATEGORIES = 80
+POOL = 250  # at most so many RLEs for a size, and seven times as many polygons; objects repeat them
+# What may be needed for COCO's training split: seconds until a training may start, megabytes of
+# the process at its highest and then, and of a loader worker what it shares with nobody.
+# `grown`: what it may gain while it reads; `drift`: part by which a training may grow;
+# `fixed`: what is added to the bounds of a smaller set, for what does not shrink with it.
+BOUNDS = {
+    "seconds": 90.0, "peak": 3000.0, "after": 1200.0, "worker": 200.0, "grown": 60.0, "drift": 0.05,
+    "fixed": 100.0,
+}  # fmt: skip
+PICTURES_READ = 960  # evenly from the whole set, by two workers
+MEGABYTE = 1 << 20
+JSON = Path("annotations") / "instances_train.json"
+TRAINING = (
+    "--device cpu --threads 1 --workers 2 --image-size 64 --canvas 64x64 64x128 --batch-size 4 "
+    "--eval-every 0 --log-every 5 --warmup 10 --set width=32 kernel_dim=16 query_width=32 heads=2 "
+    "queries=6"
+)
+BARS = "▁▂▃▄▅▆▇█"
+
+
+def write_set(folder: Path, pictures: int, objects: int, seed: int = 0) -> Path:
+    """A set in COCO layout, split train; returns its json.
+
+    The pictures are links to four files. One object in eight is an RLE, half of them compressed:
+    more than COCO has, as these are the longest.
+    """
+    rng = np.random.default_rng(seed)
+    (folder / "annotations").mkdir(parents=True)
+    _write_pictures(folder / "train", pictures)
+    pool = max(2, min(POOL, objects // 40))
+    outlines = [_outlines(rng, size, pool) for size in SIZES]
+    path = folder / JSON
+    with open(path, "w", encoding="utf-8") as file:
+        file.write('{"categories": ' + json.dumps(_categories()) + ',\n"images": [\n')
+        file.write(",\n".join(json.dumps(_picture(number)) for number in range(pictures)))
+        file.write('],\n"annotations": [\n')
+        for start in range(0, objects, 10_000):
+            numbers = range(start, min(start + 10_000, objects))
+            places = rng.integers(0, pictures, len(numbers)).tolist()
+            kinds = rng.integers(0, CATEGORIES, len(numbers)).tolist()
+            picks = rng.integers(0, 8 * pool, len(numbers)).tolist()
+            rows = [
+                f'{{"segmentation": {outlines[place % len(SIZES)][pick]}, "area": 1204.25, '
+                f'"iscrowd": {int(pick < pool and pick % 8 == 0)}, "image_id": {7 * place}, '
+                f'"bbox": [199.84, 200.46, 77.71, 70.88], "category_id": {kind + 1}, '
+                f'"id": {number + 1}}}'
+                for number, place, kind, pick in zip(numbers, places, kinds, picks)
+            ]
+            file.write((",\n" if start else "") + ",\n".join(rows))
+        file.write("]}\n")
+    return path
+
+
+def _categories() -> list[dict]:
+    return [{"id": number + 1, "name": f"class {number + 1}"} for number in range(CATEGORIES)]
+
+
+def _picture(number: int) -> dict:
+    height, width = SIZES[number % len(SIZES)]
+    return {
+        "license": 3,
+        "file_name": f"{number:012d}.jpg",
+        "coco_url": f"http://images.cocodataset.org/train2017/{number:012d}.jpg",
+        "height": height,
+        "width": width,
+        "date_captured": "2013-11-14 11:18:45",
+        "flickr_url": f"http://farm9.staticflickr.com/8186/{number:012d}_z.jpg",
+        "id": 7 * number,
+    }
+
+
+def _write_pictures(folder: Path, count: int) -> None:
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for number, (height, width) in enumerate(SIZES):
+        coarse = rng.integers(0, 256, (height // 16, width // 16, 3), dtype=np.uint8)
+        picture = Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
+        picture.save(folder / f"source{number}.jpg", quality=90)
+    for number in range(count):
+        (folder / f"{number:012d}.jpg").symlink_to(f"source{number % len(SIZES)}.jpg")
+
+
+def _outlines(rng: np.random.Generator, size: tuple[int, int], pool: int) -> list[str]:
+    """8 * pool outlines as json: a pool of RLE, half of them compressed, then polygons."""
+    runs = [_runs(rng, size, compressed=number % 2 == 0) for number in range(pool)]
+    polygons = [_polygons(rng, size) for _ in range(7 * pool)]
+    return [json.dumps(outline) for outline in runs + polygons]
+
+
+def _runs(rng: np.random.Generator, size: tuple[int, int], compressed: bool) -> dict:
+    """Some discs as one region: a few hundred runs."""
+    rows, columns = np.mgrid[: size[0], : size[1]]
+    mask = np.zeros(size, dtype=bool)
+    for _ in range(rng.integers(1, 5)):
+        centre, radius = rng.uniform((0, 0), size), rng.uniform(10, 90)
+        mask |= np.hypot(rows - centre[0], columns - centre[1]) < radius
+    if compressed:
+        return rle.to_json(rle.encode(mask[None])[0])
+    flat = np.concatenate(([0], mask.T.ravel().astype(np.int8)))
+    changes = np.concatenate((np.flatnonzero(np.diff(flat)), [mask.size]))
+    return {"size": list(size), "counts": np.diff(changes, prepend=0).tolist()}
+
+
+def _polygons(rng: np.random.Generator, size: tuple[int, int]) -> list[list[float]]:
+    """One object: mostly one polygon, 20 corners on average, many with few and some with many."""
+    parts = []
+    for _ in range(1 + (rng.random() < 0.1)):
+        corners = int(np.clip(rng.lognormal(2.7, 0.75), 3, 400))
+        angles = np.sort(rng.uniform(0, 2 * np.pi, corners))
+        radius = rng.uniform(8, 80) * rng.uniform(0.7, 1.3, corners)
+        centre = rng.uniform((0, 0), size[::-1])
+        points = centre + radius[:, None] * np.stack([np.cos(angles), np.sin(angles)], 1)
+        parts.append(np.clip(points, 0, size[::-1]).round(2).ravel().tolist())
+    return parts
+
+
+def measure(json_file: str, pictures: int, workers: int = 2) -> dict[str, float]:
+    """Open a set, read pictures from all over it with loader workers; seconds and megabytes.
+
+    To be called in a process of its own: the peak is that of the whole process. `seconds` are those
+    of the processor, which on an idle machine are those of the clock, as one thread does it all.
+    """
+    found = {"before": _megabytes("status", "VmRSS")}
+    began, clock = time.process_time(), time.monotonic()
+    dataset = open_sets(train_json=json_file, splits=("train",), progress=False)["train"]
+    found |= {"seconds": time.process_time() - began, "clock": time.monotonic() - clock}
+    found |= {"peak": _megabytes("status", "VmHWM"), "after": _megabytes("status", "VmRSS")}
+    batches = train_loader(
+        dataset, TrainPreset(), batch_size=8, stop_step=pictures // 8, canvases=[(128, 128)],
+        workers=workers,
+    )  # fmt: skip
+    private = []
+    for number, _ in enumerate(batches):
+        if number % 10 == 0:  # and so not after the last, when they have ended
+            private.append(max(map(_private, children()), default=0.0))
+    return found | {"worker at first": private[0], "worker": max(private)}
+
+
+def _megabytes(book: str, *names: str, process: int | str = "self") -> float:
+    """The sum of some lines of a book that Linux keeps on a process."""
+    lines = Path(f"/proc/{process}/{book}").read_text().splitlines()
+    values = {line.split(":")[0]: line.split()[1] for line in lines if line.endswith("kB")}
+    return sum(int(values[name]) for name in names) * 1024 / MEGABYTE
+
+
+def _private(process: int) -> float:
+    """What a process shares with no other; 0 when it has just ended."""
+    try:
+        return _megabytes("smaps_rollup", "Private_Clean", "Private_Dirty", process=process)
+    except OSError:
+        return 0.0
+
+
+def _own_part(process: int) -> float:
+    """What a process has filled, pages of several counted in parts; 0 when it has just ended.
+
+    Libraries are left out: their part grows when any other process that has them ends.
+    """
+    try:
+        return _megabytes("smaps_rollup", "Pss_Anon", "Pss_Shmem", process=process)
+    except OSError:
+        return 0.0
+
+
+def children(parent: int | None = None) -> list[int]:
+    """The processes that a process has started and that still run."""
+    parent, found = parent or os.getpid(), []
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdecimal():
+            try:
+                fields = (folder / "stat").read_text().rpartition(")")[2].split()
+            except OSError:
+                continue  # it has just ended
+            found += [int(folder.name)] if int(fields[1]) == parent and fields[0] != "Z" else []
+    return found
+
+
+def watch_training(scratch: Path, iterations: int) -> list[tuple[int, float]]:
+    """A small training with two workers: (iteration, megabytes of it and its workers together)."""
+    data, out = scratch / "pictures", scratch / "run"
+    write_set(data, 200, 1400)
+    command = [sys.executable, "-m", "engine.train", *TRAINING.split(), "--out", str(out)]
+    command += ["--train-json", str(data / JSON), "--val-json", str(data / JSON)]
+    command += ["--images", str(data / "train"), "--iterations", str(iterations)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    samples: list[tuple[int, float]] = []
+    try:
+        while process.poll() is None:
+            rows = log.whole_rows(out / "log.jsonl") if (out / "log.jsonl").exists() else []
+            if rows and (not samples or rows[-1]["iteration"] > samples[-1][0]):
+                family = [process.pid, *children(process.pid)]
+                samples.append((rows[-1]["iteration"], sum(map(_own_part, family))))
+            time.sleep(0.2)
+    finally:
+        process.kill()
+    return samples[:-1]  # at the last one the workers may have ended
+
+
+def curve(values: list[float]) -> str:
+    """Values as a line of small bars, from nothing to their highest."""
+    return "".join(BARS[round(value / max(values) * (len(BARS) - 1))] for value in values)
+
+
+def report(scratch: Path, thorough: bool) -> Iterator[Row]:
+    """COCO's training split, or a tenth of it with a tenth of what the bounds leave above a process
+    that has opened nothing; then whether a training grows. Thorough: both whole."""
+    if not Path("/proc/self/smaps_rollup").exists():
+        yield Row("memory", "nothing", "it is counted by /proc of Linux, which is not here", False)
+        return
+    yield from _report_opening(scratch, 1.0 if thorough else 0.1)
+    yield _report_training(scratch, 500 if thorough else 200)
+
+
+def _report_opening(scratch: Path, share: float) -> Iterator[Row]:
+    pictures, objects = (round(share * number) for number in COCO_TRAIN)
+    path = write_set(scratch / "coco", pictures, objects)
+    size = path.stat().st_size / MEGABYTE
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as alone:
+        found = alone.submit(measure, str(path), PICTURES_READ).result()
+    slack = BOUNDS["fixed"] if share < 1 else 0.0
+    bounds = {"seconds": share * BOUNDS["seconds"]}
+    for key in ("peak", "after"):
+        bounds[key] = found["before"] + share * (BOUNDS[key] - found["before"]) + slack
+    tried = f"{pictures} pictures, {objects} objects, {size:.0f} MB of json"
+    numbers = ", ".join(
+        f"{key} {found[key]:.0f} of {bounds[key]:.0f} MB" for key in ("peak", "after")
+    )
+    yield Row(
+        "memory: opening a set",
+        tried,
+        f"{found['seconds']:.1f} s of {bounds['seconds']:.0f} ({found['clock']:.0f} by the clock), "
+        f"{numbers}, {found['before']:.0f} before it",
+        all(found[key] < bound for key, bound in bounds.items()),
+    )
+    grown = found["worker"] - found["worker at first"]
+    yield Row(
+        "memory: a loader worker",
+        f"{PICTURES_READ} pictures from all over {tried}",
+        f"{found['worker']:.0f} MB its own, {grown:.0f} more than at first; the process it shares "
+        f"the set with has {found['after']:.0f}",
+        found["worker"] < BOUNDS["worker"] and grown < BOUNDS["grown"],
+    )
+
+
+def _report_training(scratch: Path, iterations: int) -> Row:
+    samples = watch_training(scratch, iterations)
+    tried = f"{iterations} iterations with 2 workers"
+    if len(samples) < 8:
+        return Row("memory: a training", tried, "it ended too soon to be measured", False)
+    settled = [value for number, value in samples if number >= iterations // 5]
+    half = len(settled) // 2
+    early, late = np.median(settled[:half]), np.median(settled[half:])
+    return Row(
+        "memory: a training",
+        tried,
+        f"{early:.0f} MB in the first half, {late:.0f} in the second: `{curve(settled)}`",
+        bool(late < early * (1 + BOUNDS["drift"])),
+    )

@@ -1,0 +1,135 @@
+"""Mutated data sets: every case works or ends in one sentence; and a sample by the command line."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data import rle
+from data.errors import InputError
+from data.readers import coco
+from data.readers.find import open_sets
+from tests.stress import data as stress_data
+from tests.stress.data import KINDS
+
+ROOT = Path(__file__).resolve().parents[2]
+EACH = 20  # of 26 kinds
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_mutated_sets_work_or_end_in_one_sentence(tmp_path, kind):
+    before = stress_data.peak_megabytes()
+    outcomes = stress_data.try_all([(kind, seed) for seed in range(EACH)], tmp_path)
+    assert not [one for one in outcomes if one.state == "fault"]
+    assert len(KINDS) * EACH >= 500 and len(outcomes) == EACH
+    assert stress_data.peak_megabytes() - before < 600
+
+
+def test_the_sets_work_before_they_are_spoilt(tmp_path):
+    for number, base in enumerate({base for base, _ in KINDS.values()}):
+        folder = tmp_path / str(number)
+        base().write(folder)
+        said, bad = stress_data.walk({"data": folder, "cache": tmp_path / "cache"}, skip_bad=True)
+        assert (said, bad) == (None, 0)
+
+
+def test_faults_are_seen(tmp_path, monkeypatch):
+    """The judge is no yes-man: other errors, wrong words, takings and refusals are faults."""
+    kind = "a polygon of 0 to 5 numbers"
+    assert stress_data.attempt(kind, 0, tmp_path / "a").state == "refused"
+
+    def without_a_name(*arguments):
+        raise InputError("this cannot be used: mend it")
+
+    for number, (module, name, instead) in enumerate(
+        [
+            (rle, "polygons_of", lambda *arguments: 1 / 0),
+            (rle, "polygons_of", lambda *arguments: [np.zeros(6)]),
+            (coco, "categories", without_a_name),
+        ]
+    ):
+        with monkeypatch.context() as patched:
+            patched.setattr(module, name, instead)
+            assert stress_data.attempt(kind, 0, tmp_path / str(number)).state == "fault"
+
+
+def test_a_hang_is_a_fault(tmp_path, monkeypatch):
+    def for_ever(*arguments):
+        while True:
+            pass
+
+    monkeypatch.setattr(stress_data, "SECONDS", 1)
+    monkeypatch.setattr(coco, "categories", for_ever)
+    outcome = stress_data.attempt("RLE of another size", 0, tmp_path)
+    assert outcome.state == "fault" and "still running after 1 seconds" in outcome.text
+
+
+SAMPLE = {  # kind -> a seed that is refused
+    "a polygon with NaN, infinite, huge, no numbers": 0,
+    "RLE with absurd counts": 0,
+    "ids used twice": 0,
+    "a picture with NaN": 0,
+    "a declared size of any number": 1,
+    "VOC lists": 1,
+}
+
+
+def test_a_sample_by_the_command_line(tmp_path):
+    """Exit code 2, one line, no traceback; in processes of their own, all at a time."""
+    started = {}
+    for number, (kind, seed) in enumerate(SAMPLE.items()):
+        folder = tmp_path / str(number)
+        stress_data.write_case(kind, seed, folder)
+        options = "--overfit 3 --device cpu --threads 1 --workers 0 --image-size 64 --batch-size 2"
+        command = [sys.executable, "-m", "engine.train", "--data", folder, *options.split()]
+        command += ["--out", tmp_path / "run"]
+        started[kind] = subprocess.Popen(
+            list(map(str, command)), cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL
+        )
+    for kind, process in started.items():
+        said = process.communicate()[1].decode().split("\r")[-1]
+        assert process.returncode == 2, (kind, said)
+        assert said.startswith("error: ") and said.count("\n") == 1, (kind, said)
+        assert str(tmp_path) in said and "Traceback" not in said
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "name", ["../outside.png", "sub/../../outside.png", "{outside}", "C:\\a.png"]
+)
+def test_nothing_outside_the_picture_folder_is_read(tmp_path, name):
+    made = stress_data.coco_set()
+    made.files["outside.png"] = made.files["train/0.png"]
+    name = name.format(outside=tmp_path / "set" / "outside.png")
+    made.content["images"][0]["file_name"] = name
+    made.write(tmp_path / "set")
+    with pytest.raises(InputError, match="image 0 .* leads out of the picture folder"):
+        open_sets(tmp_path / "set", splits=("train",))
+    left = open_sets(tmp_path / "set", splits=("train",), skip_bad=True)["train"]
+    assert [record.id for record in left.images] == [10, 20]
+    assert left.bad and {one.file for one in left.bad} == {str(tmp_path / "set" / stress_data.JSON)}
+
+
+def test_reading_writes_nothing_into_the_set(tmp_path):
+    """Links in a set are read through and never written through, whatever is asked of the set."""
+    made = stress_data.voc_set()
+    made.files["outside.jpg"] = made.files["VOC2012/JPEGImages/a.jpg"]
+    made.links["VOC2012/JPEGImages/a.jpg"] = "../../outside.jpg"
+    made.write(tmp_path / "set")
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    found = stress_data.walk({"data": tmp_path / "set", "cache": tmp_path / "cache"}, skip_bad=True)
+    assert found == (None, 0)
+    after = {path: path.stat().st_mtime_ns for path in (tmp_path / "set").rglob("*")}
+    assert all(before[path] == when for path, when in after.items())
+
+
+def test_hostile_text_reaches_no_terminal():
+    left = {"file": "a\n\x1b[2J", "record": "b", "reason": "c"}
+    (one,) = coco.left_out({"left_out": [left, {**left, "file": 3}, 4]})
+    assert one.file == "a\\n\\x1b[2J" and one.file.isprintable()
+    sentence = str(InputError("a\nb \x1b[2J \u202e " + "x" * 10_000))
+    assert sentence.isprintable() and len(sentence) < 2000 and "\\x1b[2J" in sentence
+    assert json.loads(json.dumps(sentence)) == sentence

@@ -1,0 +1,58 @@
+"""The frame of the stress reports, and the short form of the one about memory."""
+
+import json
+import os
+
+import numpy as np
+import pytest
+
+from data.readers.find import open_sets
+from engine.loop import BadStep
+from tests.stress import __main__ as stress
+from tests.stress import memory as stress_memory
+from tests.stress.rows import Row, markdown
+
+
+def test_reports_make_a_table_and_a_failure_is_exit_code_three(tmp_path, monkeypatch, capsys):
+    def good(scratch, thorough):
+        assert scratch.is_dir() and not any(scratch.iterdir())
+        (scratch / "file").write_text("x")
+        yield Row("kills", "9 of them", "9 resumed" + " thoroughly" * thorough, True)
+
+    monkeypatch.setattr(
+        stress, "REPORTS", {"good": good, "bad": lambda *a: [Row("x", "1", "no", False)]}
+    )
+    out = tmp_path / "rows.json"
+    stress.main(["good", "--thorough", "--scratch", str(tmp_path), "--out", str(out)])
+    row = "| kills | 9 of them | 9 resumed thoroughly | `bash sbin/stress.sh good --thorough` |"
+    assert row in capsys.readouterr().out
+    assert json.loads(out.read_text())[0]["passed"] and os.listdir(tmp_path) == ["rows.json"]
+    with pytest.raises(BadStep, match="1 of 2 trials failed: x"):
+        stress.main([])
+    said = capsys.readouterr().out
+    assert "| x | 1 | FAILED: no | `bash sbin/stress.sh bad` |" in said and "9 resumed" in said
+    assert markdown([]).count("\n") == 1
+
+
+def test_a_set_of_cocos_kind(tmp_path):
+    path = stress_memory.write_set(tmp_path, pictures=40, objects=2000)
+    content = json.loads(path.read_text())
+    outlines = [one["segmentation"] for one in content["annotations"]]
+    polygons = [part for one in outlines if isinstance(one, list) for part in one]
+    corners = np.array([len(part) / 2 for part in polygons])
+    assert 17 < corners.mean() < 23 and corners.max() > 60  # 20.6 and up to 167 in COCO's val split
+    kinds = [type(one["counts"]) for one in outlines if isinstance(one, dict)]
+    assert kinds.count(str) > 50 and kinds.count(list) > 50 and len(kinds) < 500
+    dataset = open_sets(train_json=path, splits=("train",))["train"]
+    assert len(dataset) == 40 and len(dataset.categories) == 80
+    assert sum(len(dataset.annotation(i).rles) for i in range(40)) > 1900
+    assert dataset.read(39)[0].size == (500, 375)
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/smaps_rollup"), reason="counted by Linux")
+def test_what_is_measured(tmp_path):
+    path = stress_memory.write_set(tmp_path, pictures=40, objects=400)
+    found = stress_memory.measure(str(path), pictures=32, workers=1)
+    assert found["peak"] >= found["after"] > 50 and found["seconds"] > 0
+    assert 1 < found["worker"] < 500 and found["worker"] >= found["worker at first"]
+    assert stress_memory.curve([1.0, 2.0, 8.0]) == "▂▃█"

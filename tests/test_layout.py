@@ -1,0 +1,119 @@
+"""The rooms and their one-way doors, read from the imports; and the six packages."""
+
+import ast
+import functools
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+ROOMS = ("mobileinst", "data", "engine")
+FILES = [path for room in ROOMS for path in sorted((ROOT / room).rglob("*.py"))]
+PACKAGES = {"torch", "torchvision", "numpy", "pycocotools", "scipy", "tqdm"}
+EXTRAS = {  # of requirements-dev.txt, imported where used
+    "engine.report.curves": {"matplotlib"},
+    "engine.tools.benchmark_peers": {"transformers"},
+}
+FRAMEWORKS = (
+    "detectron mmdet mmcv mmengine mmseg fvcore iopath timm lightning ignite accelerate "
+    "transformers hydra omegaconf yacs fastai keras"
+).split()
+
+# What the folders of mobileinst may import, each only what stands below it.
+MOBILEINST = ("zoo", "systems", "backbones set_prediction weights", "layers")
+
+
+def module_of(path):
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+@functools.cache
+def tree_of(path):
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+@functools.cache
+def imports_of(path):
+    """Dotted names of all modules a file imports, wherever in it; `from x import y` gives x.y."""
+    found = set()
+    for node in ast.walk(tree_of(path)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports by full name only"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return frozenset(found)
+
+
+def inside(path, room):
+    """The second parts of the names that a file imports from a room."""
+    names = [name.split(".") for name in imports_of(path)]
+    return {parts[1] for parts in names if parts[0] == room and len(parts) > 1}
+
+
+@pytest.mark.parametrize("room", ["mobileinst", "data"])
+def test_networks_and_data_know_neither_each_other_nor_the_engine(room):
+    others = set(ROOMS) - {room}
+    for path in (ROOT / room).rglob("*.py"):
+        assert not {name.split(".")[0] for name in imports_of(path)} & others, path
+
+
+def test_inside_mobileinst_imports_point_down():
+    level = {name: number for number, line in enumerate(MOBILEINST) for name in line.split()}
+    for path in (ROOT / "mobileinst").rglob("*.py"):
+        own = path.relative_to(ROOT / "mobileinst").with_suffix("").parts[0]
+        for other in inside(path, "mobileinst") - {own, "__init__"}:
+            ours, theirs = (level.get(name, level["systems"]) for name in (own, other))
+            assert ours < theirs, f"{path} imports {other}"
+
+
+def test_formats_and_demo_sets_know_no_data_set():
+    for folder in ("readers", "demo"):
+        for path in (ROOT / "data" / folder).glob("*.py"):
+            assert not inside(path, "data") & {"loaders", "presets"}, path
+
+
+def test_parts_of_the_engine_import_no_entry():
+    entries = {path for path in FILES if 'if __name__ == "__main__"' in path.read_text("utf-8")}
+    names = {module_of(path) for path in entries}
+    for path in (ROOT / "engine").rglob("*.py"):
+        assert path in entries or not imports_of(path) & names, path
+
+
+def test_no_import_goes_in_a_circle():
+    modules = {module_of(path): path for path in FILES}
+    graph = {}
+    for name, path in modules.items():
+        # `from data import rle` is data.rle; `from data.dataset import CocoSet` is data.dataset
+        wanted = imports_of(path) | {each.rpartition(".")[0] for each in imports_of(path)}
+        graph[name] = {other for other in wanted & modules.keys() if "." in other}
+    while graph:
+        leaves = {name for name, others in graph.items() if not others & graph.keys()}
+        assert leaves, f"a circle among {sorted(graph)}"
+        graph = {name: others for name, others in graph.items() if name not in leaves}
+
+
+@pytest.mark.parametrize("path", FILES, ids=module_of)
+def test_only_the_six_packages(path):
+    known = PACKAGES | {"PIL"} | set(ROOMS) | set(sys.stdlib_module_names)  # PIL: torchvision's
+    known |= EXTRAS.get(module_of(path), set())
+    assert {name.split(".")[0] for name in imports_of(path)} <= known
+
+
+def test_the_requirements_are_the_six_packages():
+    lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    names = [re.match(r"[\w-]+", line)[0] for line in lines if line and not line.startswith("#")]
+    assert sorted(names) == sorted(PACKAGES)
+    assert all(re.fullmatch(r"[\w-]+>=[\d.]+", line) for line in lines if not line.startswith("#"))
+
+
+def test_nothing_is_named_after_a_framework():
+    for path in FILES:
+        names = {node.id for node in ast.walk(tree_of(path)) if isinstance(node, ast.Name)}
+        extras = EXTRAS.get(module_of(path), set())
+        names |= {name for name in imports_of(path) if name.split(".")[0] not in extras}
+        names |= {*path.relative_to(ROOT).parts}
+        assert not [n for n in names for each in FRAMEWORKS if each in n.lower()], path
