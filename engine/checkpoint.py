@@ -1,103 +1,302 @@
-"""Checkpoints: plain tensors and plain types, written atomically, read without running code."""
+"""Checkpoints: plain tensors and plain types, written atomically, read without running code.
+
+`last.pt` holds everything that resuming needs. `best.pt` holds weights alone, averaged ones where
+the run keeps an average, with what evaluation and prediction need to know of the run.
+"""
 
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from data.errors import InputError
 from engine import runs
-from engine.checkpoint_fields import MEND, Fields, checked
+from engine.loop import NonFiniteError, Trainer, first_of
 from mobileinst import weights, zoo
+from mobileinst.set_prediction.criterion import Criterion
+from mobileinst.set_prediction.postprocess import Postprocess
 
-# (config, seed=0) → model, criterion, post-processing; the zoo's, or one that puts in other parts.
-Builder = Callable[..., tuple[nn.Module, nn.Module, Callable]]
+# (config, seed=0) -> model, criterion, postprocess; the zoo's, or one with other parts.
+Builder = Callable[..., tuple[nn.Module, Criterion, Postprocess]]
 
 FORMAT = weights.FORMAT
-FALLBACK_THRESHOLD = 0.3  # our choice, for weights with which no score is yet better than another
+FALLBACK_THRESHOLD = 0.3  # our choice, for weights whose F1 is undefined
+FIX = "give a last.pt or best.pt of a run folder, or train one"
+MOST_VALUES = 100_000  # plain values in a field: nested lists can stand for endless ones
+LARGEST = 100_000  # classes, side of an image
+
+
+class Fields(dict):
+    """A dict that names a missing key in an InputError."""
+
+    def __init__(self, content: dict, where: str):
+        super().__init__(content)
+        self.where = where
+
+    def __missing__(self, key: str):
+        raise InputError(f"{self.where} holds no '{key}'; {FIX}")
 
 
 def save(path: Path, content: dict) -> None:
-    """Write `content` to `path`: into a temporary file, flushed, renamed. Never half a file.
+    """Writes `content` to `path` atomically.
 
     Raises:
-        FailedRun: the file system does not allow it; the file before is kept.
+        FailedRun: if the file system does not allow it; the file before is kept.
     """
+    plain = {key: dict(one) if isinstance(one, Fields) else one for key, one in content.items()}
     with runs.replacing_in_run(path) as temporary, open(temporary, "wb") as file:
-        torch.save({"format": FORMAT} | {key: plain(value) for key, value in content.items()}, file)
-
-
-def plain(value: object) -> object:
-    """A value as it may be saved: what was loaded is plain again."""
-    return dict(value) if isinstance(value, Fields) else value
+        torch.save({"format": FORMAT} | plain, file)
 
 
 def load(path: Path) -> Fields:
-    """Read a checkpoint of ours onto the CPU, and check what it holds.
+    """Reads a checkpoint onto the CPU and checks the types of its fields.
 
     Raises:
-        InputError: the file is missing, is no checkpoint, is not one of ours, or has values that
-            none of ours can have. Also when something is asked of the content that is missing.
+        InputError: if the file is missing or not a checkpoint of this library. Asking the result
+            for a missing field raises it too.
     """
     try:
-        content = weights.read(path, MEND)
+        content = weights.read(path, FIX)
     except weights.LoadError as error:
         raise InputError(str(error)) from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise InputError(f"{path}: not a checkpoint of this library; {MEND}")
-    return checked(Path(path), content)
+        raise InputError(f"{path}: not a checkpoint of this library; {FIX}")
+    for name, value in content.items():
+        wanted, check = FIELDS.get(name, ("made of numbers and texts", is_plain))
+        if not check(value):
+            raise InputError(f"{path}: its '{str(name)[:40]}' is not {wanted}; {FIX}")
+    states = [content.get(name) or {} for name in ("model", "average")]
+    size = sum(tensor.nbytes for state in states for tensor in state.values())
+    if size > Path(path).stat().st_size:  # expanded tensors
+        raise InputError(f"{path}: claims {size} bytes of tensors, more than it has; {FIX}")
+    for name in content.keys() & {"options", "best"}:
+        content[name] = Fields(content[name], f"{path}: its '{name}'")
+    return Fields(content, f"{path}:")
+
+
+def is_plain(value: object) -> bool:
+    """Whether a value consists of None, numbers and short texts, and not of endlessly many."""
+    left, waiting = MOST_VALUES, [value]
+    while waiting:
+        one, left = waiting.pop(), left - 1
+        if isinstance(one, dict):
+            one = [*one, *one.values()]
+        if isinstance(one, (list, tuple)) and len(one) <= left:
+            waiting += one
+        elif isinstance(one, str):
+            if len(one) > 4096 or "\0" in one:
+                return False
+        elif left < 0 or not (one is None or type(one) in (bool, int, float)):
+            return False
+    return True
+
+
+def is_dict(value: object) -> bool:
+    return (
+        isinstance(value, dict) and is_plain(value) and all(isinstance(key, str) for key in value)
+    )
+
+
+def is_count(value: object) -> bool:
+    return type(value) is int and value >= 0
+
+
+def is_size(value: object) -> bool:
+    return type(value) is int and 0 < value <= LARGEST
+
+
+def is_number(value: object) -> bool:
+    return type(value) in (int, float) and abs(value) <= 1e15  # false for nan
+
+
+def is_class_list(value: object) -> bool:
+    """Whether it is [{index, id, name}, ...] with indices 0, 1, ..., unique ids, one-line names."""
+    if not (isinstance(value, list) and 0 < len(value) <= LARGEST and all(map(is_dict, value))):
+        return False
+    ids = [entry.get("id") for entry in value]
+    names = [entry.get("name") for entry in value]
+    return (
+        [entry.get("index") for entry in value] == list(range(len(value)))
+        and all(type(one) is int for one in ids)
+        and len(set(ids)) == len(ids)
+        and all(isinstance(name, str) and name.isprintable() for name in names)
+    )
+
+
+def is_state(value: object) -> bool:
+    """Whether it is a state dict of dense tensors."""
+    return isinstance(value, dict) and all(
+        isinstance(name, str)
+        and torch.is_tensor(tensor)
+        and tensor.layout == torch.strided
+        and not (tensor.is_quantized or tensor.is_meta)
+        for name, tensor in value.items()
+    )
+
+
+def is_best(value: object) -> bool:
+    """Whether it is {AP, iteration, threshold}, as far as these are there."""
+    return (
+        is_dict(value)
+        and is_number(value.get("AP", 0))
+        and is_count(value.get("iteration", 0))
+        and (value.get("threshold") is None or is_number(value["threshold"]))
+    )
+
+
+def is_options(value: object) -> bool:
+    """Whether the options that evaluation and prediction read have their types."""
+    return is_dict(value) and all(
+        check(value[name]) for names, check in OPTIONS.items() for name in names if name in value
+    )
+
+
+def is_meter(value: object) -> bool:
+    """Whether it is what `log.Meter.state` returns."""
+    return (
+        is_dict(value)
+        and is_count(value.get("steps"))
+        and all(
+            isinstance(part, dict) and all(type(one) in (int, float) for one in part.values())
+            for part in (value.get(name) for name in ("sums", "counts", "seconds"))
+        )
+    )
+
+
+OPTIONS: dict[tuple[str, ...], Callable[[object], bool]] = {
+    ("data", "train_json", "val_json", "images", "pretrained"): (
+        lambda value: value is None or isinstance(value, str)
+    ),
+    ("image_size", "batch_size", "accumulate"): is_size,
+    ("crowd_as_instances", "allow_partial", "skip_bad_records"): lambda value: type(value) is bool,
+}
+FIELDS: dict[str, tuple[str, Callable[[object], bool]]] = {
+    **dict.fromkeys(
+        ("iteration", "average_updates", "num_images", "skipped", "evaluated"),
+        ("a whole number", is_count),
+    ),
+    "world_size": ("a whole number above zero", is_size),
+    "seconds": ("a number", is_number),
+    "config": ("a description of a model", is_dict),
+    "classes": ("a list of classes with index, id and a printable name", is_class_list),
+    "options": ("the options of a training", is_options),
+    "best": ("a score with its iteration and threshold", is_best),
+    "optimizer": ("the state of an optimizer", lambda value: isinstance(value, dict)),
+    "meter": ("the sums of a logging interval", is_meter),
+    "model": ("a state dict", is_state),
+    "average": ("a state dict", lambda value: value is None or is_state(value)),
+}
 
 
 def score_threshold(best: dict, asked: float | None = None) -> tuple[float, str]:
-    """The score above which predictions are shown, and in words where it comes from.
+    """The score above which predictions are shown, and its origin in words.
 
     Args:
-        best: what a checkpoint holds under this name; its `threshold`, the one with the best F1,
-            is None as long as no prediction covers an object.
-        asked: what the user asked for, if anything.
+        best: the field of a checkpoint; its `threshold`, the one with the best F1 on val, is None
+            if no prediction covers an object.
+        asked: the user's choice, if any.
     """
     if asked is not None:
-        return asked, "as asked for"
+        return asked, "from --threshold"
     if best["threshold"] is None:
-        return FALLBACK_THRESHOLD, "a stopgap: nothing was found at the last evaluation"
+        return FALLBACK_THRESHOLD, "a default: the last evaluation found nothing"
     return best["threshold"], "the best F1 at the evaluation"
 
 
-def describe_model(config, classes: list) -> dict:
-    """What a checkpoint says about its network: the builder's keywords and the class map."""
+def describe_model(config: zoo.Config, classes: list) -> dict:
+    """The fields of a checkpoint that describe its network: the config and the class map."""
     return {
         "config": zoo.config_to_dict(config),
         "classes": [{"index": c.index, "id": c.id, "name": c.name} for c in classes],
     }
 
 
-def fingerprint(content: dict) -> str:
-    """SHA-256 of the names, types, shapes and bytes of all weights, averaged ones included.
+def weights_of(trainer: Trainer) -> dict:
+    """The fields of `best.pt` that come from the trainer; weights are averaged ones if any."""
+    model = trainer.average.model if trainer.average else trainer.model
+    return {"iteration": trainer.iteration, "model": model.state_dict()}
 
-    Unlike that of the file it says nothing of options, dates and seconds.
+
+def state_of(trainer: Trainer) -> dict:
+    """The fields of `last.pt` that come from the trainer, for `restore`."""
+    return {
+        "iteration": trainer.iteration,
+        "skipped": trainer.skipped,
+        "model": trainer.model.state_dict(),
+        "average": trainer.average.model.state_dict() if trainer.average else None,
+        "average_updates": trainer.average.updates if trainer.average else 0,
+        "optimizer": trainer.optimizer.state_dict(),
+        "scaler": trainer.scaler.state_dict(),
+    }
+
+
+def restore(trainer: Trainer, state: dict) -> None:
+    """Continues exactly from `state_of`. Learning rates and weight decays stay the trainer's.
+
+    Raises:
+        InputError: if a field is missing.
+        ValueError, RuntimeError: if the state is of another model or optimizer.
     """
+    trainer.iteration, trainer.skipped = state["iteration"], state["skipped"]
+    trainer.model.load_state_dict(state["model"])
+    groups = trainer.optimizer.state_dict()["param_groups"]
+    moments = state["optimizer"]["state"]
+    if not moments.keys() <= {index for group in groups for index in group["params"]}:
+        raise ValueError("the optimizer has other parameters")
+    trainer.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+    for parameter, values in trainer.optimizer.state.items():
+        if any(value.ndim and value.shape != parameter.shape for value in values.values()):
+            raise ValueError("the optimizer has parameters of other shapes")
+    trainer.schedule.apply(trainer.optimizer, max(0, trainer.iteration - 1))  # as the last step did
+    if state["scaler"]:  # empty if AMP is off
+        trainer.scaler.load_state_dict(state["scaler"])
+    if trainer.average:
+        trainer.average.model.load_state_dict(state["average"])
+        trainer.average.updates = state["average_updates"]
+
+
+def require_finite(trainer: Trainer) -> None:
+    """Checks all tensors of `state_of`: a checkpoint must be worth resuming from.
+
+    Raises:
+        NonFiniteError: if a value is not finite although losses and gradients were.
+    """
+    named = [(f"model {name}", value) for name, value in trainer.model.state_dict().items()]
+    if trainer.average:
+        state = trainer.average.model.state_dict()
+        named += [(f"average {name}", value) for name, value in state.items()]
+    for moments in trainer.optimizer.state.values():
+        named += [(f"optimizer {name}", value) for name, value in moments.items()]
+    finite = torch.stack([value.isfinite().all().to(trainer.device) for _, value in named])
+    bad = [name for (name, _), good in zip(named, finite.tolist()) if not good]
+    if bad:
+        raise NonFiniteError(f"not finite after iteration {trainer.iteration}: {first_of(bad)}")
+
+
+def fingerprint(content: dict) -> str:
+    """SHA-256 of names, types, shapes and bytes of all weights, averaged ones included."""
     digest = hashlib.sha256()
     for part in ("model", "average"):
-        for name, tensor in sorted((content[part] or {}).items()):
+        for name, tensor in sorted((content.get(part) or {}).items()):
             digest.update(f"{part} {name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
             digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()
 
 
 def build(
-    content: dict, builder: Builder = zoo.build_from_config
-) -> tuple[nn.Module, object, object]:
-    """The model (with its weights), criterion and post-processing a checkpoint describes.
-
-    The averaged weights are taken where the run kept an average.
+    content: Fields, builder: Builder = zoo.build_from_config
+) -> tuple[nn.Module, Criterion, Postprocess]:
+    """The model a checkpoint describes, with its weights (averaged ones if it holds both), its
+    criterion and post-processing. The model is in eval mode and requires no gradients: some CPUs
+    run other kernels where it does, which differ in the last bits.
 
     Raises:
-        InputError: there is no such model, or its tensors are others.
+        InputError: if there is no such model or its tensors differ.
     """
     config = config_of(content)
-    tensors = content["average"] or content["model"]
+    tensors = content.get("average") or content["model"]
     try:
         with torch.device("meta"):  # without memory: the sizes may be absurd
             require_same_tensors(builder(config)[0], tensors)
@@ -108,36 +307,35 @@ def build(
             raise
         raise InputError(
             f"the checkpoint's tensors do not fit the {config.backbone} model it describes: "
-            "another version of the library wrote it, or it has parts of one's own; "
+            "another version of the library wrote it, or it has parts of your own; "
             "build it with those parts, or start a new run from it with --pretrained"
         ) from error
     model.to(memory_format=torch.channels_last)
-    return model.eval(), criterion, postprocess
+    return model.eval().requires_grad_(False), criterion, postprocess
 
 
 def config_of(content: Fields) -> zoo.Config:
     """The config in a checkpoint.
 
     Raises:
-        InputError: it describes no model of ours, or not one for its classes and tensors.
+        InputError: if it describes no model of the zoo, or not one for its classes and tensors.
     """
     try:
         config = zoo.config_from_dict(content["config"])
     except ValueError as error:
-        raise InputError(f"{content.where} {error}; {MEND}") from error
-    layers = [getattr(config, name, 0) for name in ("layers", "encoder_layers")]
-    layers += getattr(config, "depths", ())
-    if sum(layers) > len(content["model"]):
-        raise InputError(f"{content.where} describes more layers than it has tensors; {MEND}")
+        raise InputError(f"{content.where} {error}; {FIX}") from error
+    layers = [getattr(config, name, 0) for name in ("num_layers", "num_encoder_layers")]
+    if sum(layers) + sum(getattr(config, "depths", ())) > len(content["model"]):
+        raise InputError(f"{content.where} describes more layers than it has tensors; {FIX}")
     if config.num_classes != len(content["classes"]):
         raise InputError(
             f"{content.where} describes a model of {config.num_classes} classes and lists "
-            f"{len(content['classes'])}; {MEND}"
+            f"{len(content['classes'])}; {FIX}"
         )
     return config
 
 
-def require_same_tensors(model: nn.Module, tensors: dict[str, torch.Tensor]) -> None:
+def require_same_tensors(model: nn.Module, tensors: dict[str, Tensor]) -> None:
     """Raises ValueError unless names and shapes are those of the model."""
     wanted = {name: value.shape for name, value in model.state_dict().items()}
     if wanted != {name: value.shape for name, value in tensors.items()}:

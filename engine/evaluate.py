@@ -18,7 +18,7 @@ from data.presets import EvalPreset
 from data.readers.find import open_sets
 from engine import checkpoint, dist, options, runs, skipped
 from engine.coco_ap import FIELDS, Scores, score, table
-from engine.log import say
+from engine.log import info
 from engine.loop import run_inference
 from engine.report.metrics_block import MeanLoss, all_metrics, block
 
@@ -58,7 +58,7 @@ def data_of(opts: argparse.Namespace, trained_with: dict) -> argparse.Namespace:
             if getattr(opts, name) is None and trained_with[name] is not None:
                 setattr(opts, name, Path(trained_with[name]))
         opts.crowd_as_instances |= trained_with["crowd_as_instances"]
-        opts.skip_bad_records |= trained_with.get("skip_bad_records", False)  # not in older ones
+        opts.skip_bad_records |= trained_with["skip_bad_records"]
     return opts
 
 
@@ -86,7 +86,7 @@ def predictions(
     workers: int,
     device: torch.device,
     threshold: float | None = None,
-    watch: Callable[[dict, Batch], None] | None = None,
+    callback: Callable[[dict, Batch], None] | None = None,
 ) -> list[dict]:
     """What a model finds in a whole set, in the COCO result format; see `run_inference`."""
     loader = eval_loader(
@@ -105,7 +105,7 @@ def predictions(
         device,
         ids,
         threshold=threshold,
-        watch=watch,
+        callback=callback,
         title=dataset.name,
     )
     skipped.gather(dataset.bad)
@@ -144,8 +144,8 @@ def write_results(path: Path, detections: list[dict], scores: Scores, about: dic
 def epochs_of(content: dict) -> float:
     """Passes over its training set that the weights of a checkpoint have seen."""
     opts = content["options"]
-    per_step = opts["batch_size"] * opts["accumulate"] * content.get("processes", 1)
-    return content["iteration"] * per_step / content["pictures"]
+    per_step = opts["batch_size"] * opts["accumulate"] * content["world_size"]
+    return content["iteration"] * per_step / content["num_images"]
 
 
 def main(argv: list[str], builder: checkpoint.Builder = options.build_model) -> None:
@@ -166,9 +166,9 @@ def score_ground_truth(opts: argparse.Namespace) -> None:
         data_of(opts, checkpoint.load(path)["options"])
     dataset = open_split(opts, opts.split)
     ground_truth = dataset.ground_truth()
-    say(f"the ground truth as predictions, {dataset.summary()}")
+    info(f"the ground truth as predictions, {dataset.summary()}")
     limit = opts.max_detections or max(100, most_objects(ground_truth))
-    say(table(score(ground_truth, ground_truth_as_predictions(ground_truth), max_dets=limit)))
+    info(table(score(ground_truth, ground_truth_as_predictions(ground_truth), max_dets=limit)))
     skipped.tell([dataset.bad])
 
 
@@ -185,7 +185,7 @@ def score_checkpoint(opts: argparse.Namespace, builder: checkpoint.Builder) -> N
         model, criterion, postprocess = checkpoint.build(content, builder)
     limit = opts.max_detections or postprocess.max_detections
     postprocess.max_detections = limit
-    say(f"{path}: iteration {content['iteration']}, {dataset.summary()}")
+    info(f"{path}: iteration {content['iteration']}, {dataset.summary()}")
     loss = MeanLoss(criterion) if opts.metrics_block else None
     start = time.perf_counter()
     detections = predictions(
@@ -196,7 +196,7 @@ def score_checkpoint(opts: argparse.Namespace, builder: checkpoint.Builder) -> N
         batch_size=opts.batch_size,
         workers=opts.workers,
         device=device,
-        watch=loss,
+        callback=loss,
     )
     if loss:
         loss.gather()
@@ -204,7 +204,7 @@ def score_checkpoint(opts: argparse.Namespace, builder: checkpoint.Builder) -> N
         return
     ground_truth = dataset.ground_truth()  # only now is it known which pictures are unreadable
     scores = score(ground_truth, detections, max_dets=limit)
-    say(table(scores))
+    info(table(scores))
     about = {
         "checkpoint": str(path),
         "split": opts.split,
@@ -214,10 +214,10 @@ def score_checkpoint(opts: argparse.Namespace, builder: checkpoint.Builder) -> N
     if loss:
         seconds = time.perf_counter() - start
         about["metrics"] = all_metrics(scores, loss, seconds, epochs_of(content))
-        say(f"\n{block(about['metrics'])}\n")
+        info(f"\n{block(about['metrics'])}\n")
     out = opts.out or path.with_name(f"{path.stem}_{opts.split}_results.json")
     write_results(out, detections, scores, about)
-    say(f"results: {out}")
+    info(f"results: {out}")
     skipped.tell([dataset.bad], out)
 
 

@@ -5,7 +5,7 @@ import io
 import json
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 
 from tqdm import tqdm
@@ -13,7 +13,7 @@ from tqdm import tqdm
 from engine import dist, runs
 
 
-def say(text: str = "") -> None:
+def info(text: str = "") -> None:
     """Print without tearing a progress bar; of several processes the main one speaks."""
     if dist.is_main():
         tqdm.write(text)
@@ -66,7 +66,7 @@ class Meter:
         self.steps = state["steps"]
 
 
-class Stopwatch:
+class StepTimer:
     """Splits the time of a step into named parts."""
 
     def __init__(self) -> None:
@@ -78,31 +78,8 @@ class Stopwatch:
         self.parts[name] += now - self.last
         self.last = now
 
-    def share(self, name: str, of: str, seconds: float) -> None:
-        """Name a share of a part that was timed on its own."""
-        self.parts[name] += seconds
-        self.parts[of] -= seconds
 
-
-class Timed:
-    """A callable that adds up the seconds it takes."""
-
-    def __init__(self, call: Callable):
-        self.call, self.seconds = call, 0.0
-
-    def __call__(self, *inputs):
-        start = time.perf_counter()
-        result = self.call(*inputs)
-        self.seconds += time.perf_counter() - start
-        return result
-
-    def take(self) -> float:
-        """The seconds since it was last asked."""
-        seconds, self.seconds = self.seconds, 0.0
-        return seconds
-
-
-def append_json(path: Path, row: dict) -> None:
+def append_jsonl(path: Path, row: dict) -> None:
     """Add one line to a log of json lines; raises FailedRun if the disk is full."""
     runs.append(path, json.dumps(row) + "\n")
 
@@ -119,16 +96,16 @@ def write_csv(path: Path, rows: list[dict]) -> None:
 
 def append_csv(path: Path, row: dict) -> None:
     """Add one row to a csv. It is written anew: half a row could not be told from a whole one."""
-    write_csv(path, [*(csv_rows(path) if path.exists() else []), row])
+    write_csv(path, [*(read_csv(path) if path.exists() else []), row])
 
 
-def csv_rows(path: Path) -> list[dict]:
+def read_csv(path: Path) -> list[dict]:
     """The rows of a csv, as text under the names of its header."""
     with open(path, encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
 
 
-def whole_rows(path: Path) -> list[dict]:
+def read_jsonl(path: Path) -> list[dict]:
     """The rows of a log of json lines; a last line that a crash cut short is passed over."""
     rows = []
     for line in path.read_text(encoding="utf-8").splitlines():
@@ -145,12 +122,12 @@ def truncate_after(folder: Path, iteration: int, evaluated: int) -> None:
     """
     log, metrics = folder / "log.jsonl", folder / "metrics.csv"
     if log.exists():
-        rows = [row for row in whole_rows(log) if row["iteration"] <= iteration]
+        rows = [row for row in read_jsonl(log) if row["iteration"] <= iteration]
         with runs.replacing_in_run(log) as temporary:
             lines = "".join(json.dumps(row) + "\n" for row in rows)
             temporary.write_text(lines, encoding="utf-8")
     if metrics.exists():
-        rows = [row for row in csv_rows(metrics) if int(row["iteration"]) <= evaluated]
+        rows = [row for row in read_csv(metrics) if int(row["iteration"]) <= evaluated]
         if rows:
             write_csv(metrics, rows)
         else:

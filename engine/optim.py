@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from mobileinst.mask2former.query_decoder import StackedAttention
 
@@ -52,26 +53,6 @@ def describe_groups(groups: list[dict]) -> str:
         f"lr {group['base_lr']:.2e}  weight decay {group['weight_decay']:g}"
         for group in groups
     )
-
-
-def gradient_norms(model: nn.Module) -> dict[str, torch.Tensor]:
-    """Norm of the gradient of each parameter, by name; the norm of these is that of them all."""
-    gradients = {
-        name: parameter.grad
-        for name, parameter in model.named_parameters()
-        if parameter.grad is not None
-    }
-    return dict(zip(gradients, torch._foreach_norm(list(gradients.values()))))
-
-
-@torch.no_grad()
-def clip_gradients(model: nn.Module, norm: torch.Tensor, limit: float) -> None:
-    """Scale all gradients, whose norm together is `norm`, such that it is no more than `limit`.
-
-    As `clip_grad_norm_` of torch, which would take all norms a second time.
-    """
-    gradients = [each.grad for each in model.parameters() if each.grad is not None]
-    torch._foreach_mul_(gradients, (limit / (norm + 1e-6)).clamp(max=1))
 
 
 @dataclass(frozen=True)
@@ -132,6 +113,6 @@ class MovingAverage:
         """Take in the values that the model has now."""
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        torch._foreach_lerp_(self.averaged, self.current, 1 - decay)
+        get_ema_multi_avg_fn(decay)(self.averaged, self.current, self.updates)
         for value, now in self.whole:
             value.copy_(now)

@@ -16,7 +16,7 @@ import torch
 from data.errors import InputError
 from engine import dist
 from engine.errors import FailedRun
-from engine.loop import StopRequest
+from engine.interrupt import GracefulStop
 from mobileinst import zoo
 
 DATASETS = Path("datasets")
@@ -247,7 +247,7 @@ def run_entry(main: Callable[[list[str]], int | None]) -> None:
     complaint, failure = "", None
     dist.join()
     try:
-        with StopRequest(at_once=True):
+        with GracefulStop(at_once=True):
             code = main(sys.argv[1:]) or 0
     except (InputError, FailedRun) as error:
         if "--debug" in sys.argv:

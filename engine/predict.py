@@ -23,7 +23,7 @@ from data.errors import BadRecords, InputError
 from data.images import read_rgb
 from data.presets import EvalPreset
 from engine import checkpoint, options, runs, skipped
-from engine.log import say
+from engine.log import info
 from engine.report import draw
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
@@ -250,7 +250,7 @@ def main(argv: list[str], builder: checkpoint.Builder = options.build_model) -> 
     done = f"{len(tables.images)} of {len(paths)} pictures"
     if stopped:
         raise InputError(f"{stopped}; {done} are done, before it, and kept in {opts.out}")
-    say(
+    info(
         f"{len(tables.rows)} objects in {done}, scores above {threshold:.3f} ({origin}): {opts.out}"
     )
     skipped.tell([bad], opts.out / skipped.NAME)

@@ -204,9 +204,10 @@ def _to_resume(out: Path | None, parent: Path, stem: str) -> Path:
     candidates = sorted(parent.glob(f"{stem}-[0-9][0-9][0-9]")) if out is None else [out]
     there = [folder for folder in candidates if (folder / "last.pt").exists()]
     if not there:
-        raise InputError(
-            f"{out or parent / (stem + '-NNN')}: no last.pt to resume from; start without --resume"
-        )
+        fix = "start without --resume"
+        if any((folder / "best.pt").exists() for folder in candidates):
+            fix = "best.pt holds weights alone; start a new run from it with --pretrained"
+        raise InputError(f"{out or parent / (stem + '-NNN')}: no last.pt to resume from; {fix}")
     links = [path.name for path in there[-1].iterdir() if path.is_symlink()]
     if links:  # its logs are written on, wherever they may lead
         raise InputError(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from data.errors import BadRecord, BadRecords
 from engine import dist, runs
-from engine.log import say
+from engine.log import info
 
 NAME = "skipped.json"
 _SHOWN = 20
@@ -56,8 +56,8 @@ def tell(lists: Iterable[BadRecords], place: str | Path | None = None) -> None:
     records = records_of(*lists)
     if not records:
         return
-    say(f"left out {len(records)} bad records (--skip-bad-records):")
+    info(f"left out {len(records)} bad records (--skip-bad-records):")
     for record in records[:_SHOWN]:
-        say(f"  {record['file']}, {record['record']}: {record['reason']}")
+        info(f"  {record['file']}, {record['record']}: {record['reason']}")
     if len(records) > _SHOWN:
-        say(f"  and {len(records) - _SHOWN} more" + (f", all of them in {place}" if place else ""))
+        info(f"  and {len(records) - _SHOWN} more" + (f", all of them in {place}" if place else ""))

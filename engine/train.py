@@ -29,8 +29,9 @@ from engine import (
     visualize,
 )
 from engine.coco_ap import Scores, markdown, score, table
-from engine.log import say
-from engine.loop import BadStep, Stopped, StopRequest, Trainer
+from engine.interrupt import GracefulStop, Interrupted
+from engine.log import info
+from engine.loop import NonFiniteError, Trainer
 from engine.optim import MovingAverage, Schedule, describe_groups, parameter_groups
 from engine.report import draw
 from engine.report.ceiling import ceiling
@@ -237,11 +238,10 @@ def build_trainer(
         names = data.train.class_names
         report = pretrained.load(model, config, opts.pretrained, names, opts.allow_partial)
     require_something_to_freeze(config, opts, report)
-    matching = criterion.matcher = log.Timed(criterion.matcher)
     model.to(device, memory_format=torch.channels_last)  # a quarter faster on a CPU
     dist.synchronise_norms(model, device)
     groups = parameter_groups(model, opts.lr, opts.weight_decay, opts.backbone_factor)
-    say(describe_groups(groups))
+    info(describe_groups(groups))
     trainer = Trainer(
         model=model,
         criterion=criterion,
@@ -256,7 +256,6 @@ def build_trainer(
         accumulate=opts.accumulate,
         clip=opts.clip,
         amp=AMP[opts.amp],
-        matching=matching,
         skip_bad_steps=opts.skip_bad_steps,
     )
     return trainer, postprocess, config, report
@@ -327,18 +326,17 @@ class Run:
                 f"{path}: holds another model than these options describe; "
                 "resume with the options of options.json"
             )
-        self.require_same_training(content["options"], content.get("processes", 1))
+        self.require_same_training(content["options"], content["world_size"])
         self.keep_start(content["options"])
-        if content["pictures"] != len(self.data.train):
+        if content["num_images"] != len(self.data.train):
             raise InputError(
                 f"{path}: was trained on {content['pictures']} pictures and there "
                 f"are {len(self.data.train)} now; resume with the same data, or start a new run"
             )
         self.data.train.bad.add(skipped.read(self.folder))
         try:
-            self.trainer.restore(content)
-            if "meter" in content:  # runs of an older version kept none
-                self.meter.restore(content["meter"])
+            checkpoint.restore(self.trainer, content)
+            self.meter.restore(content["meter"])
         except (KeyError, TypeError, AttributeError, RuntimeError, ValueError) as error:
             raise InputError(
                 f"{path}: its state does not fit this training ({type(error).__name__}); "
@@ -346,7 +344,7 @@ class Run:
             ) from error
         self.saved = self.trainer.iteration
         self.best, self.seconds = dict(content["best"]), content["seconds"]
-        self.evaluated = content.get("evaluated", content["iteration"])
+        self.evaluated = content["evaluated"]
         if dist.is_main():
             runs.sweep(self.folder)
             log.truncate_after(self.folder, self.trainer.iteration, self.evaluated)
@@ -354,8 +352,8 @@ class Run:
         for name, now in options.as_json(self.opts).items():
             before = content["options"].get(name)
             if name not in ("resume", "out", "overwrite") and now != before:
-                say(f"resumed with --{name.replace('_', '-')} {now} (was {before})")
-        say(f"resumed at iteration {self.trainer.iteration} of {self.trainer.schedule.iterations}")
+                info(f"resumed with --{name.replace('_', '-')} {now} (was {before})")
+        info(f"resumed at iteration {self.trainer.iteration} of {self.trainer.schedule.iterations}")
 
     def require_same_training(self, before: dict, processes: int) -> None:
         """Length, rates, device and workers may change on the way; what is learned may not.
@@ -390,7 +388,7 @@ class Run:
                 f"for {dist.world()} give --batch-size and --accumulate that make it {per_step} "
                 f"as well (they make it {pictures_per_step(self.opts)})"
             )
-        say(f"resumed by {dist.world()} instead of {processes} processes, same pictures a step")
+        info(f"resumed by {dist.world()} instead of {processes} processes, same pictures a step")
 
     def keep_start(self, before: dict) -> None:
         """Take over what the run started from; it is not loaded again.
@@ -408,34 +406,36 @@ class Run:
                 )
             setattr(self.opts, name, started)
 
-    def save(self, name: str = "last.pt") -> None:
-        """Write the state of the run; all processes have the same, the main one writes it.
+    def save(self) -> None:
+        """Writes `last.pt`, from which the run can be resumed, on rank 0.
 
         Raises:
-            BadStep, FailedRun: it is not worth keeping, or cannot be written; what was there stays.
+            NonFiniteError: if a tensor of it is not finite; the file before is kept.
+            FailedRun: if the file cannot be written; the file before is kept.
         """
         if not dist.is_main():
             return
         began = time.monotonic()
-        self.trainer.require_finite()
+        checkpoint.require_finite(self.trainer)
         skipped.write(self.folder, *self.data.bad)
+        resuming = {"evaluated": self.evaluated, "meter": self.meter.state()}
         checkpoint.save(
-            self.folder / name,
-            {
-                **self.trainer.state(),
-                **checkpoint.describe_model(self.config, self.data.train.categories),
-                "options": options.as_json(self.opts),
-                "processes": dist.world(),
-                "best": self.best,
-                "evaluated": self.evaluated,
-                "meter": self.meter.state(),
-                "pictures": len(self.data.train),
-                "seconds": self.seconds + time.monotonic() - self.started,
-            },
+            self.folder / "last.pt", checkpoint.state_of(self.trainer) | self.about() | resuming
         )
         now = time.monotonic()
         self.saved = self.trainer.iteration
         self.next_save = now + max(SAVE_SECONDS, 50 * (now - began))  # 2 % of the time at most
+
+    def about(self) -> dict:
+        """What both checkpoints hold beside tensors."""
+        return {
+            **checkpoint.describe_model(self.config, self.data.train.categories),
+            "options": options.as_json(self.opts),
+            "world_size": dist.world(),
+            "best": self.best,
+            "num_images": len(self.data.train),
+            "seconds": self.seconds + time.monotonic() - self.started,
+        }
 
     def training_batch(self) -> Image.Image:
         """The first batch as the model sees it."""
@@ -472,24 +472,24 @@ class Run:
             world=dist.world(),
         )
 
-    def train(self, stop: StopRequest) -> None:
+    def train(self, stop: GracefulStop) -> None:
         """Train to the end.
 
         Raises:
-            Stopped: at a signal, with everything saved up to the step that was running.
-            BadStep: with the way back to the last good weights.
+            Interrupted: at a signal, with everything saved up to the step that was running.
+            NonFiniteError: with the way back to the last good weights.
         """
         try:
             self.evaluate_if_due(stop)  # a resumed run may have been stopped while it evaluated
             if self.trainer.iteration < self.trainer.schedule.iterations:
                 self.train_until(stop)
-        except BadStep as error:
-            raise BadStep(
+        except NonFiniteError as error:
+            raise NonFiniteError(
                 f"{error}; the last good weights are in {self.folder / 'last.pt'}: go on from "
                 "there with --resume, with a lower --lr, --amp off, or --skip-bad-steps N"
             ) from error
 
-    def train_until(self, stop: StopRequest) -> None:
+    def train_until(self, stop: GracefulStop) -> None:
         trainer, total = self.trainer, self.trainer.schedule.iterations
         with log.progress(total=total, initial=trainer.iteration, unit="it") as bar:
             for values, seconds in trainer.steps(self.loader(self.opts.workers)):
@@ -499,13 +499,13 @@ class Run:
                     bar.set_postfix(loss=f"{values['loss']:.3f}", refresh=False)
                 if trainer.iteration % self.opts.log_every == 0 or trainer.iteration == total:
                     self.log_interval()
-                asked = stop.is_asked()
+                asked = stop.requested()
                 if asked:
                     skipped.gather(self.data.train.bad)
                 if self.must_save() or asked:
                     self.save()
                 if asked:  # one that comes only now is granted after the next step
-                    raise dist.agreed(Stopped(stop.signal))
+                    raise dist.agreed(Interrupted(stop.signal))
                 self.evaluate_if_due(stop)
 
     def must_save(self) -> bool:
@@ -516,14 +516,14 @@ class Run:
             waited_enough = time.monotonic() >= self.next_save
         return waited_enough or self.is_due(self.opts.eval_every)
 
-    def evaluate_if_due(self, stop: StopRequest) -> None:
+    def evaluate_if_due(self, stop: GracefulStop) -> None:
         """Evaluate where that is due and not done yet; what was saved before holds that it is not.
 
         Raises:
-            Stopped: at a signal, at once; the resumed run evaluates anew.
+            Interrupted: at a signal, at once; the resumed run evaluates anew.
         """
         if self.evaluated < self.trainer.iteration and self.is_due(self.opts.eval_every):
-            with stop.interrupting():
+            with stop.immediate():
                 self.evaluate()
             self.save()
 
@@ -543,9 +543,9 @@ class Run:
             "seconds": seconds,
             "pictures_per_second": pictures_per_step(self.opts) / max(1e-9, sum(seconds.values())),
         }
-        log.append_json(self.folder / "log.jsonl", row)
+        log.append_jsonl(self.folder / "log.jsonl", row)
         terms = "  ".join(f"{name} {values[name]:.3f}" for name in values if "aux" not in name)
-        say(
+        info(
             f"epoch {row['epoch']:7.2f}  it {row['iteration']:6d}  lr {row['lr']:.2e}  {terms}  "
             f"{row['pictures_per_second']:.1f} pictures/s"
         )
@@ -569,7 +569,7 @@ class Run:
                 **{f"{name}/{key}": round(value, 5) for key, value in scores.headline.items()},
             },
         )
-        say(
+        info(
             f"{name} at iteration {iteration}: mask AP {scores.headline['AP']:.3f}  "
             f"AP50 {scores.headline['AP50']:.3f}  AR100 {scores.headline['AR100']:.3f}"
         )
@@ -579,7 +579,10 @@ class Run:
                 "iteration": iteration,
                 "threshold": scores.best_threshold,
             }
-            self.save("best.pt")
+            checkpoint.require_finite(self.trainer)
+            checkpoint.save(
+                self.folder / "best.pt", checkpoint.weights_of(self.trainer) | self.about()
+            )
 
     def predictions(
         self, model: torch.nn.Module, dataset: CocoSet, threshold: float | None = None
@@ -632,10 +635,10 @@ class Run:
         self.save_picture("predictions.png", sheet)
         best_possible = self.mask_ceiling() if self.opts.overfit else None
         self.write_summary(content, scores, best_possible)
-        say(table(scores))
-        say(f"predictions.png shows scores above {threshold:.3f} ({origin})")
+        info(table(scores))
+        info(f"predictions.png shows scores above {threshold:.3f} ({origin})")
         if best_possible:
-            say(
+            info(
                 f"ceiling of the mask grid (ground truth through it and back): "
                 f"AP {best_possible.headline['AP']:.3f}  AP50 {best_possible.headline['AP50']:.3f}"
             )
@@ -643,7 +646,7 @@ class Run:
 
     def speed(self) -> str:
         """Pictures per second over the whole log, and where the time of a step goes."""
-        rows = log.whole_rows(self.folder / "log.jsonl")
+        rows = log.read_jsonl(self.folder / "log.jsonl")
         names = dict.fromkeys(name for row in rows for name in row["seconds"])
         parts = {name: sum(row["seconds"].get(name, 0) for row in rows) for name in names}
         total = sum(parts.values())
@@ -697,7 +700,7 @@ class Run:
         return [f"- started from: {json.loads(path.read_text(encoding='utf-8'))['headline']}"]
 
     def say_where(self) -> None:
-        say(f"\nrun folder      {self.folder}")
+        info(f"\nrun folder      {self.folder}")
         for name, what in (
             ("best.pt", "best weights, with their score threshold"),
             ("last.pt", "to go on with --resume"),
@@ -710,11 +713,11 @@ class Run:
             ("summary.md", "the table above"),
         ):
             if (self.folder / name).exists():
-                say(f"  {name:<16}{what}")
+                info(f"  {name:<16}{what}")
         best = self.folder / "best.pt"
-        say("\nnext:")
-        say(f"  bash sbin/test.sh --checkpoint {shlex.quote(str(best))} --split train")
-        say(f"  bash sbin/visualize.sh --checkpoint {shlex.quote(str(best))}")
+        info("\nnext:")
+        info(f"  bash sbin/test.sh --checkpoint {shlex.quote(str(best))} --split train")
+        info(f"  bash sbin/visualize.sh --checkpoint {shlex.quote(str(best))}")
 
 
 def build_run(
@@ -729,16 +732,16 @@ def build_run(
         if opts.pretrained and not opts.resume:
             pretrained.rehearse(opts, opts.pretrained, builder=builder)
     data = dist.one_first(lambda: open_data(opts), InputError)
-    say(data.train.summary())
+    info(data.train.summary())
     if data.val is not data.train:
-        say(data.val.summary())
+        info(data.val.summary())
     with dist.together(InputError):
         run = Run(opts, folder, data, device, builder)
         require_cells(run.trainer.model, opts.batch_size, data.canvases)
-    say(f"{opts.model}: {count(run.trainer.model):,} parameters, on {device}{shared_by()}")
-    say(", ".join(f"{name}: {type(part).__name__}" for name, part in parts_of(run.trainer.model)))
+    info(f"{opts.model}: {count(run.trainer.model):,} parameters, on {device}{shared_by()}")
+    info(", ".join(f"{name}: {type(part).__name__}" for name, part in parts_of(run.trainer.model)))
     if run.pretrained:
-        say(run.pretrained.text)
+        info(run.pretrained.text)
     with dist.together(InputError):
         if opts.resume:
             run.resume()
@@ -774,12 +777,12 @@ def main(argv: list[str], builder: checkpoint.Builder = options.build_model) -> 
     )
     run = build_run(opts, folder, device, builder)
     try:
-        with StopRequest() as stop:
+        with GracefulStop() as stop:
             run.train(stop)
-            with stop.interrupting():
+            with stop.immediate():
                 run.finish()
-    except Stopped as stopped:
-        say(f"stopped at iteration {run.saved}; the same command with --resume goes on")
+    except Interrupted as stopped:
+        info(f"stopped at iteration {run.saved}; the same command with --resume goes on")
         dist.leave(stopped)  # where one was interrupted alone, the others are not waited for
         return stopped.exit_code
     if dist.is_main():

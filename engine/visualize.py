@@ -9,7 +9,7 @@ from PIL import Image
 from data.dataset import CocoSet
 from data.errors import InputError
 from engine import checkpoint, evaluate, options, runs, skipped
-from engine.log import say
+from engine.log import info
 from engine.report import draw
 
 
@@ -137,7 +137,7 @@ def main(argv: list[str], builder: checkpoint.Builder = options.build_model) -> 
     )
     out = opts.out or path.with_name(f"{path.stem}_{opts.split}.png")
     save_picture(sheet, out)
-    say(
+    info(
         f"{len(shown)} pictures of the {opts.split} split, scores above {threshold:.3f} "
         f"({origin}): {out}"
     )

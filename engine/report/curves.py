@@ -8,7 +8,7 @@ import numpy as np
 
 from data.errors import InputError
 from engine import log, options, runs
-from engine.log import say
+from engine.log import info
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -27,7 +27,7 @@ def read_run(folder: Path) -> dict[str, np.ndarray]:
     """
     if not (folder / "metrics.csv").is_file() or not (folder / "log.jsonl").is_file():
         raise InputError(f"{folder}: no run that has been evaluated; give folders below runs/")
-    rows = log.whole_rows(folder / "log.jsonl")
+    rows = log.read_jsonl(folder / "log.jsonl")
     with open(folder / "metrics.csv", newline="", encoding="utf-8") as file:
         evaluations = list(csv.DictReader(file))
     columns = {name.rsplit("/", 1)[-1]: name for name in evaluations[0]}
@@ -81,7 +81,7 @@ def main(argv: list[str]) -> None:
     draw_curves(
         {folder.name if apart else str(folder): read_run(folder) for folder in folders}, opts.out
     )
-    say(f"wrote {opts.out}")
+    info(f"wrote {opts.out}")
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ Everything that is compared is measured in turn in one process, and reported as 
 
 import argparse
 import statistics
+import time
 from collections.abc import Callable
 from dataclasses import asdict
 
@@ -13,7 +14,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from engine import options
-from engine.log import Stopwatch, Timed, say
+from engine.log import StepTimer, info
 from mobileinst import zoo
 
 # What is compared with the model as asked for, where it has the keywords.
@@ -80,6 +81,19 @@ def costs(classes: int) -> list[str]:
     return rows
 
 
+class Timed:
+    """A callable that adds up the seconds it takes."""
+
+    def __init__(self, call: Callable):
+        self.call, self.seconds = call, 0.0
+
+    def __call__(self, *inputs):
+        start = time.perf_counter()
+        result = self.call(*inputs)
+        self.seconds += time.perf_counter() - start
+        return result
+
+
 def synthetic_batch(size: int, batch: int, classes: int, device: torch.device):
     """Images and targets of three objects each, on an unpadded square canvas."""
     generator = torch.Generator().manual_seed(0)
@@ -115,7 +129,7 @@ class Step:
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-4)
         self.batch = synthetic_batch(opts.image_size, opts.batch_size, opts.classes, device)
 
-    def lap(self, watch: Stopwatch, part: str) -> None:
+    def lap(self, watch: StepTimer, part: str) -> None:
         if self.device.type == "cuda":
             torch.cuda.synchronize()
         watch.lap(part)
@@ -124,12 +138,13 @@ class Step:
         """Seconds of each part of one step. Loading is not in it; a run's summary has it."""
         images, padding, targets = self.batch
         self.optimizer.zero_grad(set_to_none=True)
-        watch = Stopwatch()
+        self.criterion.matcher.seconds, watch = 0.0, StepTimer()
         outputs = self.model(images, padding)
         self.lap(watch, "forward")
         loss = sum(self.criterion(outputs, targets).values())
         self.lap(watch, "loss")
-        watch.share("matching", "loss", self.criterion.matcher.take())
+        watch.parts["matching"] += self.criterion.matcher.seconds
+        watch.parts["loss"] -= self.criterion.matcher.seconds
         loss.backward()
         self.lap(watch, "backward")
         self.optimizer.step()
@@ -174,18 +189,18 @@ def main(argv: list[str]) -> None:
     torch.set_num_threads(opts.threads)
     device = options.device_for(opts.device)
     keywords = options.builder_keywords(opts.model, opts.set)
-    say("\n".join(costs(opts.classes)))
+    info("\n".join(costs(opts.classes)))
     known = asdict(zoo.config_for(opts.model))
     steps = {
         name: Step(opts.model, keywords | values, opts, device)
         for name, values in VARIANTS.items()
         if values.keys() <= known.keys()
     }
-    say(
+    info(
         f"\ntraining step of {opts.model}, {opts.image_size} x {opts.image_size}, batch "
         f"{opts.batch_size}, {opts.threads} threads, {device}; ratio of the time to the first row"
     )
-    say("\n".join(report_steps(in_turn(steps, opts.rounds), opts.batch_size)))
+    info("\n".join(report_steps(in_turn(steps, opts.rounds), opts.batch_size)))
 
 
 if __name__ == "__main__":

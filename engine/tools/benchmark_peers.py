@@ -19,8 +19,8 @@ from torch import nn
 
 from data.errors import InputError
 from engine import options
-from engine.log import say
-from engine.loop import BadStep
+from engine.errors import FailedRun
+from engine.log import info
 from engine.tools.benchmark import in_turn, synthetic_batch
 from mobileinst import zoo
 from mobileinst.mask2former.published import hub_config
@@ -154,13 +154,13 @@ def differences(forwards: dict[str, Callable[[], list[torch.Tensor]]]) -> list[f
     """The largest difference of the class logits, and that of the mask logits.
 
     Raises:
-        BadStep: it is too large: the two do not compute the same, so their times say nothing.
+        FailedRun: it is too large: the two do not compute the same, so their times say nothing.
     """
     pairs = zip(*(forward() for forward in forwards.values()))
     found = [(ours - theirs).abs().max().item() for ours, theirs in pairs]
     if not all(difference < TOLERANCE for difference in found):
         classes, masks = found
-        raise BadStep(
+        raise FailedRun(
             f"the logits of the two models differ by {classes:.1e} (classes) and {masks:.1e} "
             f"(masks), more than {TOLERANCE:g}: they do not compute the same"
         )
@@ -192,14 +192,14 @@ def main(argv: list[str]) -> None:
     pair = Pair()
     classes, masks = differences(pair.forwards(opts.image_size))
     size = f"{opts.image_size} x {opts.image_size}"
-    say(
+    info(
         f"mask2former_swin_tiny beside {opts.against} {version(opts.against)}, the same weights; "
         f"torch {torch.__version__}, CPU, float32, batch 1\n"
         f"largest difference at {size}: {classes:.1e} (class logits), {masks:.1e} (mask logits)\n"
         f"medians of {opts.rounds} rounds, in turn; the ratios are ours / theirs, round by round\n"
     )
     heads = ("ours, s", "theirs, s", "time", "CPU time")
-    say(f"{'':<28}{'threads':>7}" + "".join(f"{head:>12}" for head in heads))
+    info(f"{'':<28}{'threads':>7}" + "".join(f"{head:>12}" for head in heads))
     for name, size, build in (
         ("forward", opts.image_size, pair.forwards),
         ("training step", opts.train_size, pair.training_steps),
@@ -207,7 +207,7 @@ def main(argv: list[str]) -> None:
         calls = {whose: timed(call) for whose, call in build(size).items()}
         for threads in opts.threads:
             torch.set_num_threads(threads)
-            say(row(f"{name}, {size} x {size}", threads, in_turn(calls, opts.rounds)))
+            info(row(f"{name}, {size} x {size}", threads, in_turn(calls, opts.rounds)))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from data.errors import InputError
 from engine import options, pretrained
-from engine.log import say
+from engine.log import info
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -36,13 +36,13 @@ def main(argv: list[str]) -> None:
         report = pretrained.rehearse(opts, opts.file, classes)
     except InputError as error:
         about = {"loads": False, "file": str(opts.file), "source": file.source, "why": str(error)}
-        say(json.dumps(about, indent=1) if opts.json else file.text)
+        info(json.dumps(about, indent=1) if opts.json else file.text)
         raise
     if opts.json:
-        say(json.dumps({"loads": True} | report.as_dict(), indent=1))
+        info(json.dumps({"loads": True} | report.as_dict(), indent=1))
     else:
-        say(report.text)
-        say(f"loads into {opts.model}")
+        info(report.text)
+        info(f"loads into {opts.model}")
 
 
 if __name__ == "__main__":

@@ -24,8 +24,8 @@ from torch import nn
 from data.batch import Batch
 from data.errors import InputError
 from engine import options, runs
-from engine.log import say
-from engine.seed import reseed
+from engine.determinism import reseed
+from engine.log import info
 from engine.tools.benchmark import multiply_adds_of_parts, parameters, synthetic_batch
 
 STRIDES = tuple(2**power for power in range(8))
@@ -416,18 +416,18 @@ def main(argv: list[str]) -> None:
     torch.set_num_threads(opts.threads)
     device = options.device_for(opts.device)
     parts = inspect_all(opts, device)
-    say(
+    info(
         f"{opts.model}: {opts.batch_size} pictures of {opts.image_size} x {opts.image_size}, "
         f"{opts.num_classes} classes, {opts.threads} threads, {device}"
     )
-    say(table(parts))
+    info(table(parts))
     if opts.json:
         about = {
             name: getattr(opts, name) for name in ("model", "image_size", "batch_size", "threads")
         }
         about |= {"num_classes": opts.num_classes, "set": dict(opts.set), "device": str(device)}
         runs.write_json(opts.json, about | {"parts": [as_json(part) for part in parts]})
-        say(f"\nas json: {opts.json}")
+        info(f"\nas json: {opts.json}")
 
 
 if __name__ == "__main__":

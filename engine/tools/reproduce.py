@@ -16,8 +16,8 @@ from pathlib import Path
 
 from data.errors import InputError
 from engine import checkpoint, options, runs, train
-from engine.log import say
-from engine.loop import BadStep
+from engine.errors import FailedRun
+from engine.log import info
 from engine.report.metrics_block import TIMES, block
 from engine.tools import own_parts
 
@@ -62,12 +62,12 @@ def start(module: str, argv: list[str], log: Path) -> None:
     """Run an entry in a process of its own; what it says goes to the log.
 
     Raises:
-        InputError, BadStep: it failed with exit code 2, or with another one. It has said why.
+        InputError, FailedRun: it failed with exit code 2, or with another one. It has said why.
     """
     with open(log, "a", encoding="utf-8") as file:
         code = subprocess.run([sys.executable, "-m", module, *argv], stdout=file).returncode
     if code:
-        kind = InputError if code == 2 else BadStep
+        kind = InputError if code == 2 else FailedRun
         raise kind(f"{module} ended with exit code {code}, as said above; see also {log}")
 
 
@@ -76,7 +76,7 @@ def run_once(
 ) -> Result:
     """Train, evaluate the last weights, and say what came out."""
     folder, log = opts.out / name, opts.out / f"{name}.log"
-    say(f"{name}: training; what it says goes to {log}")
+    info(f"{name}: training; what it says goes to {log}")
     began = time.monotonic()
     in_process = ["--workers", str(workers)]
     start(module, [*opts.training, *in_process, "--out", str(folder)], log)
@@ -86,7 +86,7 @@ def run_once(
     content = json.loads((folder / "test.json").read_text(encoding="utf-8"))
     weights = checkpoint.fingerprint(checkpoint.load(folder / "last.pt"))
     result = Result(name, workers, content["metrics"], weights, time.monotonic() - began)
-    say(f"{block(result.metrics)}\n")
+    info(f"{block(result.metrics)}\n")
     return result
 
 
@@ -121,21 +121,23 @@ def main(argv: list[str]) -> int:
     if opts.model == own_parts.MODEL:
         results.append(run_once(opts, "own-parts", module="engine.tools.own_parts"))
     else:
-        say(f"no run with inherited parts: engine.tools.own_parts has those of {own_parts.MODEL}\n")
-    say(table(results))
+        info(
+            f"no run with inherited parts: engine.tools.own_parts has those of {own_parts.MODEL}\n"
+        )
+    info(table(results))
     differing = {result.name: differences(result, results[0]) for result in results[1:]}
     for name, what in differing.items():
         if what:
-            say(f"{name} differs from {results[0].name} in {', '.join(what)}")
+            info(f"{name} differs from {results[0].name} in {', '.join(what)}")
     if results[0].metrics["test_map"] <= NOISE:
-        say(f"test_map is not above {NOISE}: equality says little, train for longer (--epochs)")
+        info(f"test_map is not above {NOISE}: equality says little, train for longer (--epochs)")
     identical = not any(differing.values())
     runs.write_json(
         opts.out / "reproduce.json",
         {"identical": identical, "training": opts.training}
         | {"runs": [asdict(result) for result in results]},
     )
-    say("identical to the last bit" if identical else "NOT identical")
+    info("identical to the last bit" if identical else "NOT identical")
     return 0 if identical else 3
 
 

@@ -160,12 +160,12 @@ def test_the_threshold_is_always_a_number_and_says_where_it_comes_from():
     assert checkpoint.score_threshold({"threshold": 0.4}) == (0.4, "the best F1 at the evaluation")
     assert checkpoint.score_threshold({"threshold": 0.4}, 0.0)[0] == 0.0
     value, origin = checkpoint.score_threshold({"threshold": None})
-    assert value == checkpoint.FALLBACK_THRESHOLD == 0.3 and "nothing was found" in origin
+    assert value == checkpoint.FALLBACK_THRESHOLD == 0.3 and "found nothing" in origin
 
 
 def test_a_checkpoint_with_tensors_of_another_version_is_told(toy_run):
     content = checkpoint.load(toy_run / "best.pt")
-    content["average"]["semantic_head.weight"] = torch.zeros(3, 4)
+    content["model"]["semantic_head.weight"] = torch.zeros(3, 4)
     with pytest.raises(InputError, match="another version of the library wrote it"):
         checkpoint.build(content)
 

@@ -302,14 +302,14 @@ def test_a_killed_process_ends_the_job_and_a_relaunch_goes_on(tiny, tmp_path, fi
 
     assert run("part", "--resume") == run("whole")
     one, two = (checkpoint.load(tmp_path / folder / "last.pt") for folder in ("whole", "part"))
-    assert bits(one) == bits(two) and one["processes"] == 2
+    assert bits(one) == bits(two) and one["world_size"] == 2
 
     more = [*argv, "--iterations", "5", "--out", str(tmp_path / "part"), "--resume"]
     with pytest.raises(InputError, match="2 processes, 4 pictures a step; for 1 .* it 2"):
         train.main(more)
     assert train.main([*more, "--batch-size", "4"]) == 0
     content = checkpoint.load(tmp_path / "part" / "last.pt")
-    assert (content["iteration"], content["processes"]) == (5, 1)
+    assert (content["iteration"], content["world_size"]) == (5, 1)
 
 
 def ends(argv: list[str]) -> list[tuple[int, str]]:

@@ -12,8 +12,10 @@ from torch import nn
 from data.dataset import CocoSet
 from data.loaders import eval_loader, train_loader
 from data.presets import EvalPreset, TrainPreset
-from engine.log import Stopwatch
-from engine.loop import BadStep, Stopped, StopRequest, Trainer, run_inference
+from engine import checkpoint
+from engine.interrupt import GracefulStop, Interrupted
+from engine.log import StepTimer
+from engine.loop import NonFiniteError, Trainer, run_inference
 from engine.optim import MovingAverage, Schedule, parameter_groups
 from mobileinst import zoo
 
@@ -54,6 +56,16 @@ def trainer_of(optimizer=torch.optim.SGD, drop_path=0.0, average=None, lr=1e-2, 
     return Trainer(**settings | others)
 
 
+class Loaded:
+    """A batch as the loader hands it over."""
+
+    def __init__(self, batch):
+        self.batch = batch
+
+    def to(self, device):
+        return self.batch
+
+
 def weights_of(trainer):
     return {name: value.clone() for name, value in trainer.model.state_dict().items()}
 
@@ -84,8 +96,8 @@ def test_two_batches_of_four_are_one_of_eight(dataset):
     first, second = exact(trainer_of()), exact(trainer_of())
     start = weights_of(first)
     for number in range(2):
-        one = first.step(whole[number : number + 1], Stopwatch())
-        two = second.step(parts[2 * number : 2 * number + 2], Stopwatch())
+        one = first.step(whole[number : number + 1], StepTimer())
+        two = second.step(parts[2 * number : 2 * number + 2], StepTimer())
         assert two == pytest.approx(one, rel=1e-12)
     one, two = weights_of(first), weights_of(second)
     for name in one:
@@ -110,7 +122,7 @@ def test_accumulated_losses_agree_in_double_precision(dataset):
     whole = doubled(micro_batches(dataset, 8))
     parts = doubled(micro_batches(dataset, 4, accumulate=2))
     first, second = (exact(trainer_of(criterion=PlainCriterion())) for _ in range(2))
-    one, two = first.step(whole, Stopwatch()), second.step(parts, Stopwatch())
+    one, two = first.step(whole, StepTimer()), second.step(parts, StepTimer())
     assert two == pytest.approx(one, rel=1e-10, abs=1e-12)
     one, two = weights_of(first), weights_of(second)
     assert all(torch.allclose(one[name], two[name], rtol=0, atol=1e-12) for name in one)
@@ -119,7 +131,7 @@ def test_accumulated_losses_agree_in_double_precision(dataset):
 def test_the_gradient_is_clipped(dataset):
     trainer = exact(trainer_of(lr=1.0, clip=0.05))
     before = weights_of(trainer)
-    values = trainer.step(doubled(micro_batches(dataset, 4)), Stopwatch())
+    values = trainer.step(doubled(micro_batches(dataset, 4)), StepTimer())
     assert values["grad_norm"] > 0.05
     moved = [(p - before[name]).square().sum() for name, p in trainer.model.named_parameters()]
     assert math.sqrt(sum(moved)) == pytest.approx(0.05, rel=1e-4)
@@ -167,10 +179,10 @@ def test_a_loss_that_is_not_finite_stops_before_any_weight_changed(dataset):
     good, bad = ([target["image_id"] for target in batch.targets] for batch in batches)
     trainer = trainer_of(torch.optim.AdamW, criterion=Spoilt(bad[1]), average=0.9, accumulate=2)
     before, averaged = weights_of(trainer), copy.deepcopy(trainer.average.model.state_dict())
-    with pytest.raises(BadStep) as error:
-        trainer.step(batches, Stopwatch())
+    with pytest.raises(NonFiniteError) as error:
+        trainer.step(batches, StepTimer())
     assert "dice nan" in str(error.value) and "iteration 0" in str(error.value)
-    assert f"pictures: {bad[0]}, {bad[1]};" in str(error.value)
+    assert f"images: {bad[0]}, {bad[1]};" in str(error.value)
     learned = dict(trainer.model.named_parameters())
     assert all(torch.equal(before[name], parameter) for name, parameter in learned.items())
     assert same(averaged, trainer.average.model.state_dict())
@@ -181,8 +193,8 @@ def test_a_bad_matching_cost_is_a_bad_step(dataset):
     trainer = trainer_of()
     trainer.model.instance_decoder.query_features.weight.data[0] = math.inf
     (batch,) = micro_batches(dataset, 2)
-    with pytest.raises(BadStep, match="matching cost of picture .*pictures: "):
-        trainer.step([batch], Stopwatch())
+    with pytest.raises(NonFiniteError, match="matching cost of picture .*images: "):
+        trainer.step([batch], StepTimer())
 
 
 class Cusp(PlainCriterion):
@@ -195,8 +207,10 @@ class Cusp(PlainCriterion):
 def test_a_gradient_that_is_not_finite_changes_no_weight(dataset):
     trainer = trainer_of(criterion=Cusp())
     before = weights_of(trainer)
-    with pytest.raises(BadStep, match=r"gradient is not finite at iteration 0 \(norm nan, of back"):
-        trainer.step(micro_batches(dataset, 2), Stopwatch())
+    with pytest.raises(
+        NonFiniteError, match=r"gradient is not finite at iteration 0 \(norm nan, of back"
+    ):
+        trainer.step(micro_batches(dataset, 2), StepTimer())
     learned = dict(trainer.model.named_parameters())
     assert all(torch.equal(before[name], parameter) for name, parameter in learned.items())
 
@@ -229,18 +243,20 @@ def test_a_skipped_step_leaves_no_trace(dataset, system, capsys):
     trainer.average = MovingAverage(model, 0.9)
     model.train()
     good, bad = micro_batches(dataset, 2, accumulate=2)
-    assert trainer.step_or_skip([good], Stopwatch())["loss"] > 0
+    assert next(trainer.steps([Loaded(good)]))[0]["loss"] > 0
     before = everything(trainer)
     bad.images[0] = math.nan
-    assert trainer.step_or_skip([good, bad], Stopwatch()) == {}
+    trainer.accumulate = 2
+    assert next(trainer.steps([Loaded(good), Loaded(bad)]))[0] == {}
+    trainer.accumulate = 1
     assert all(map(torch.equal, before, everything(trainer)))
     assert (trainer.iteration, trainer.skipped, trainer.average.updates) == (2, 1, 1)
     said = capsys.readouterr().out
     assert "skipped, 1 of 1: the loss is not finite at iteration 1 (matching cost of" in said
-    assert trainer.state()["skipped"] == 1
-    with pytest.raises(BadStep):  # no more of them
-        trainer.step_or_skip([bad], Stopwatch())
-    assert all(map(torch.equal, before, everything(trainer))) and trainer.iteration == 2
+    assert trainer.skipped == 1
+    with pytest.raises(NonFiniteError):  # no more of them
+        next(trainer.steps([Loaded(bad)]))
+    assert trainer.iteration == 2
 
 
 def scaled(criterion, **others):
@@ -252,13 +268,13 @@ def test_an_overflow_is_the_scalers_business_until_there_is_nothing_to_halve(dat
     trainer = scaled(Cusp(), skip_bad_steps=1)
     before, (batch,) = weights_of(trainer), micro_batches(dataset, 2)
     for expected in (2.0, 1.0, 0.5):
-        values = trainer.step_or_skip([batch], Stopwatch())
+        values, _ = next(trainer.steps([Loaded(batch)]))
         assert "grad_norm" not in values and math.isfinite(values["loss"])
         assert trainer.scaler.get_scale() == expected
     assert (trainer.iteration, trainer.skipped) == (3, 0)
-    assert trainer.step_or_skip([batch], Stopwatch()) == {} and trainer.skipped == 1
-    with pytest.raises(BadStep, match="gradient is not finite at iteration 4"):
-        trainer.step_or_skip([batch], Stopwatch())
+    assert next(trainer.steps([Loaded(batch)]))[0] == {} and trainer.skipped == 1
+    with pytest.raises(NonFiniteError, match="gradient is not finite at iteration 4"):
+        next(trainer.steps([Loaded(batch)]))
     learned = dict(trainer.model.named_parameters())
     assert all(torch.equal(before[name], parameter) for name, parameter in learned.items())
 
@@ -267,27 +283,27 @@ def test_a_bad_gradient_names_its_parameters_pictures_and_rate(dataset):
     trainer = trainer_of(criterion=PlainCriterion(), accumulate=2, lr=0.25)
     trainer.model.instance_decoder.query_features.weight.register_hook(lambda grad: grad * math.inf)
     batches = micro_batches(dataset, 2, accumulate=2)
-    with pytest.raises(BadStep) as error:
-        trainer.step(batches, Stopwatch())
+    with pytest.raises(NonFiniteError) as error:
+        trainer.step(batches, StepTimer())
     pictures = [str(target["image_id"]) for batch in batches for target in batch.targets]
     said = str(error.value)
     assert "of instance_decoder.query_features.weight;" in said and "backbone" not in said
-    assert f"pictures: {', '.join(pictures)}; learning rate 0.25" in said
+    assert f"images: {', '.join(pictures)}; learning rate 0.25" in said
 
 
 def test_only_the_bad_terms_are_named(dataset):
     trainer = trainer_of(criterion=Spoilt(None))
     batch = micro_batches(dataset, 2)[0]
     batch.targets[0]["image_id"] = None
-    with pytest.raises(BadStep, match=r"\(dice nan; pictures: None, "):
-        trainer.step([batch], Stopwatch())
+    with pytest.raises(NonFiniteError, match=r"\(dice nan; images: None, "):
+        trainer.step([batch], StepTimer())
 
 
 @pytest.mark.parametrize("part", ["model", "average", "optimizer"])
 def test_bad_numbers_are_never_saved(dataset, part):
     trainer = trainer_of(torch.optim.AdamW, criterion=PlainCriterion(), average=0.9)
-    trainer.step(micro_batches(dataset, 2), Stopwatch())
-    trainer.require_finite()
+    trainer.step(micro_batches(dataset, 2), StepTimer())
+    checkpoint.require_finite(trainer)
     parameter = trainer.model.instance_decoder.query_features.weight
     spoilt = {
         "model": parameter.data,
@@ -295,8 +311,8 @@ def test_bad_numbers_are_never_saved(dataset, part):
         "optimizer": trainer.optimizer.state[parameter]["exp_avg_sq"],
     }
     spoilt[part][0, 0] = math.inf
-    with pytest.raises(BadStep, match=f"after iteration 1: {part} "):
-        trainer.require_finite()
+    with pytest.raises(NonFiniteError, match=f"after iteration 1: {part} "):
+        checkpoint.require_finite(trainer)
 
 
 def test_batches_without_objects_train(dataset):
@@ -306,7 +322,7 @@ def test_batches_without_objects_train(dataset):
         target["labels"], target["masks"] = target["labels"][:0], target["masks"][:0]
     before = weights_of(trainer)
     trainer.model.train()
-    values = trainer.step([batch], Stopwatch())
+    values = trainer.step([batch], StepTimer())
     assert all(map(math.isfinite, values.values())) and values["class"] > 0
     assert values["pixel"] == values["dice"] == values["objectness"] == 0
     assert all(parameter.grad is not None for parameter in trainer.model.parameters())
@@ -318,7 +334,7 @@ def test_the_average_follows_the_model(dataset):
     trainer = trainer_of(torch.optim.AdamW, average=0.9, lr=1e-3)
     start = copy.deepcopy(trainer.average.model.state_dict())
     trainer.model.train()
-    trainer.step(micro_batches(dataset, 4), Stopwatch())
+    trainer.step(micro_batches(dataset, 4), StepTimer())
     name = "instance_decoder.query_features.weight"
     now = trainer.model.state_dict()[name]
     expected = start[name] * (2 / 11) + now * (9 / 11)  # the decay of a first update
@@ -340,7 +356,7 @@ def test_mixed_precision_trains_with_the_criterion_in_float32(dataset):
     given = []
     hook = trainer.model.register_forward_hook(lambda *args: given.append(args[2]))
     trainer.model.train()
-    values = trainer.step(micro_batches(dataset, 2), Stopwatch())
+    values = trainer.step(micro_batches(dataset, 2), StepTimer())
     hook.remove()
     assert given[0]["mask_logits"].dtype == torch.bfloat16
     assert seen and all(types == {torch.float32} for types in seen)
@@ -353,28 +369,28 @@ def test_restoring_refuses_an_optimizer_of_something_else():
     for parameter in first.model.parameters():
         parameter.grad = torch.ones_like(parameter)
     first.optimizer.step()
-    state = first.state()
+    state = checkpoint.state_of(first)
     good = state["optimizer"]["state"]
     number, moments = next(iter(good.items()))
     for bad in ({9999: moments}, {number: {**moments, "exp_avg": torch.ones(7, 5)}}):
         with pytest.raises(ValueError, match="the optimizer has"):
-            second.restore({**state, "optimizer": {"state": {**good, **bad}}})
+            checkpoint.restore(second, {**state, "optimizer": {"state": {**good, **bad}}})
     hostile = [{"params": "x", "betas": 7, "lr": "y"}]  # what is not read can do no harm
-    second.restore({**state, "optimizer": {"state": good, "param_groups": hostile}})
+    checkpoint.restore(second, {**state, "optimizer": {"state": good, "param_groups": hostile}})
     assert second.optimizer.param_groups[0]["betas"] == (0.9, 0.999)
 
 
 def test_a_signal_ends_an_evaluation_at_once():
-    with StopRequest() as stop:
-        with pytest.raises(Stopped), stop.interrupting():
+    with GracefulStop() as stop:
+        with pytest.raises(Interrupted), stop.immediate():
             signal.raise_signal(signal.SIGTERM)
-        with pytest.raises(Stopped), stop.interrupting():  # and it is not begun again
+        with pytest.raises(Interrupted), stop.immediate():  # and it is not begun again
             raise AssertionError
-    with StopRequest(at_once=True), pytest.raises(Stopped) as stopped:
+    with GracefulStop(at_once=True), pytest.raises(Interrupted) as stopped:
         signal.raise_signal(signal.SIGTERM)
     assert stopped.value.exit_code == 143
-    with StopRequest() as stop:
-        with stop.interrupting():
+    with GracefulStop() as stop:
+        with stop.immediate():
             pass
         signal.raise_signal(signal.SIGINT)  # outside it is a wish again
         assert stop.signal == signal.SIGINT
@@ -385,7 +401,7 @@ def test_restoring_keeps_the_rates_that_were_asked_for():
     for parameter in first.model.parameters():
         parameter.grad = torch.ones_like(parameter)
     first.optimizer.step()
-    second.restore(first.state())
+    checkpoint.restore(second, checkpoint.state_of(first))
     assert {group["base_lr"] for group in second.optimizer.param_groups} == {1e-3}
     assert len(second.optimizer.state) == len(list(second.model.parameters()))
 
@@ -393,11 +409,11 @@ def test_restoring_keeps_the_rates_that_were_asked_for():
 @pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_is_a_wish_and_twice_an_order(number, code):
     before = signal.getsignal(number)
-    with StopRequest() as stop:
+    with GracefulStop() as stop:
         assert stop.signal is None
         signal.raise_signal(number)
         assert stop.signal == number
-        with pytest.raises(Stopped) as stopped:
+        with pytest.raises(Interrupted) as stopped:
             signal.raise_signal(number)
         assert stopped.value.exit_code == code
     assert signal.getsignal(number) is before

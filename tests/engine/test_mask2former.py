@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from engine import checkpoint, evaluate, train, visualize
-from engine.log import Stopwatch
+from engine.log import StepTimer
 from engine.loop import Trainer
 from engine.optim import Schedule, parameter_groups
 from mobileinst import zoo
@@ -123,7 +123,7 @@ def test_the_points_of_a_step_follow_from_the_seed_and_the_step():
         )
         torch.rand(seed + len(seen))
         for _ in range(2):
-            trainer.step([Pictures()], Stopwatch())
+            trainer.step([Pictures()], StepTimer())
     one, two, again, also, other, _ = seen
     assert torch.equal(one, again) and torch.equal(two, also)
     assert not torch.equal(one, two) and not torch.equal(one, other)

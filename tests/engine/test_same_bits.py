@@ -77,7 +77,7 @@ class Training:
         for _ in self.trainer.steps(loader):
             after()
         assert (self.trainer.iteration, self.trainer.skipped) == (STEPS, 1)
-        return checkpoint.fingerprint(self.trainer.state())
+        return checkpoint.fingerprint(checkpoint.state_of(self.trainer))
 
     def evaluate(self):
         loader = eval_loader(self.dataset, EvalPreset(64), batch_size=3)
@@ -99,7 +99,9 @@ def whole(request, dataset, tmp_path_factory):
     training = Training(request.param, dataset)
 
     def save():
-        checkpoint.save(folder / f"{training.trainer.iteration}.pt", training.trainer.state())
+        checkpoint.save(
+            folder / f"{training.trainer.iteration}.pt", checkpoint.state_of(training.trainer)
+        )
 
     save()
     return request.param, training.run(after=save), folder
@@ -122,7 +124,7 @@ def test_over_evaluating_after_every_step(whole, dataset):
 def test_over_resuming_at_every_step(whole, dataset, step):
     system, fingerprint, folder = whole
     training = Training(system, dataset, seed=8)  # everything must come from the file
-    training.trainer.restore(checkpoint.load(folder / f"{step}.pt"))
+    checkpoint.restore(training.trainer, checkpoint.load(folder / f"{step}.pt"))
     assert training.trainer.skipped == (step > SKIPPED)
     assert training.run() == fingerprint
 

@@ -14,7 +14,8 @@ import torch
 from data.errors import BadRecord, BadRecords
 from engine import checkpoint, log, options, runs, skipped, train
 from engine.errors import FailedRun
-from engine.loop import Stopped, Trainer
+from engine.interrupt import Interrupted
+from engine.loop import Trainer
 
 # Evaluated after steps 2 and 4 of 4; a log row for each step.
 STEPS = "--iterations 4 --eval-every 1 --average 0.9 --log-every 1".split()
@@ -90,19 +91,19 @@ def test_a_stop_during_an_evaluation(
 def test_a_kill_after_the_scores_were_written(argv, whole, tmp_path, monkeypatch, no_finish):
     """Before the next checkpoint is: the row is not written twice, and best.pt is not lost."""
     out = tmp_path / "run"
-    with monkeypatch.context() as patch, pytest.raises(Stopped):
-        kill = Stopped(signal.SIGINT)
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        kill = Interrupted(signal.SIGINT)
         save = train.Run.save
 
-        def killed(run, name="last.pt"):
-            if run.evaluated == 2 and name == "last.pt":
+        def killed(run):
+            if run.evaluated == 2:
                 raise kill
-            save(run, name)
+            save(run)
 
         patch.setattr(train.Run, "save", killed)
-        patch.setattr(train, "Stopped", OSError)  # what a kill leaves: nothing is caught
+        patch.setattr(train, "Interrupted", OSError)  # what a kill leaves: nothing is caught
         train.main(argv)
-    assert len(log.csv_rows(out / "metrics.csv")) == 1
+    assert len(log.read_csv(out / "metrics.csv")) == 1
     (out / "best.pt.tmp").write_bytes(b"half")
     assert train.main([*argv, "--resume"]) == 0
     assert (out / "metrics.csv").read_text() == (whole / "metrics.csv").read_text()
@@ -173,8 +174,8 @@ def test_the_log_of_an_interval_goes_on_where_it_was(tiny, whole, tmp_path, monk
         at_iteration(patch, Trainer, "update", 3, lambda: signal.raise_signal(signal.SIGTERM))
         assert train.main(argv) == 143
     assert train.main([*argv, "--resume"]) == 0
-    (row,) = log.whole_rows(tmp_path / "run" / "log.jsonl")
-    losses = [each["loss"] for each in log.whole_rows(whole / "log.jsonl")]
+    (row,) = log.read_jsonl(tmp_path / "run" / "log.jsonl")
+    losses = [each["loss"] for each in log.read_jsonl(whole / "log.jsonl")]
     assert row["loss"] == sum(losses) / 4
 
 
@@ -200,7 +201,7 @@ WRITERS = {
     "metrics.csv": lambda path, n: log.append_csv(path, {"AP": "1" * n}),
     "options.json": lambda path, n: runs.write_json_in_run(path, ["1" * n]),
     "skipped.json": lambda path, n: skipped.write(path.parent, records(n)),
-    "log.jsonl": lambda path, n: log.append_json(path, {"loss": "1" * n}),
+    "log.jsonl": lambda path, n: log.append_jsonl(path, {"loss": "1" * n}),
 }
 
 
@@ -263,7 +264,7 @@ def test_bad_steps_are_counted_and_resumed_over(argv, tmp_path, monkeypatch, ent
     assert "--skip-bad-steps N" in said and "run/last.pt" in said
     assert checkpoint.load(out / "last.pt")["skipped"] == 1
     assert entry([*argv, "--skip-bad-steps", "2", "--resume"])[0] == 0
-    rows = log.whole_rows(out / "log.jsonl")
+    rows = log.read_jsonl(out / "log.jsonl")
     assert [row.get("skipped") for row in rows] == [None, 1, 2, 2]
     assert ["loss" in row for row in rows] == [True, False, False, True]
     assert "- skipped: 2 steps with a bad loss or gradient" in (out / "summary.md").read_text()

@@ -12,7 +12,7 @@ from PIL import Image
 
 from data.errors import InputError
 from engine import checkpoint, evaluate, options, predict, train, visualize
-from engine.loop import BadStep, Trainer
+from engine.loop import NonFiniteError, Trainer
 from mobileinst import zoo
 
 TRAIN = "--device cpu --threads 1 --workers 0 --image-size 64 --batch-size 4 --iterations 2".split()
@@ -488,7 +488,9 @@ def test_a_failed_run_is_three_and_names_the_last_good_weights(
     assert all(value.isfinite().all() for value in model.values())
 
 
-@pytest.mark.parametrize("error, code", [(InputError, 2), (BadStep, 3), (KeyboardInterrupt, 130)])
+@pytest.mark.parametrize(
+    "error, code", [(InputError, 2), (NonFiniteError, 3), (KeyboardInterrupt, 130)]
+)
 def test_exit_codes_and_the_traceback_on_demand(monkeypatch, capsys, error, code):
     def main(argv):
         raise error("the reason")

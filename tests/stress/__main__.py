@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 
 from engine import options, runs
-from engine.log import say
-from engine.loop import BadStep
+from engine.errors import FailedRun
+from engine.log import info
 from tests.stress import data as stress_data
 from tests.stress import kills as stress_kills
 from tests.stress import memory as stress_memory
@@ -43,17 +43,17 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
 def run(name: str, scratch: Path, thorough: bool) -> list[Row]:
     """The rows of one report, each said as soon as it is known."""
-    say(f"{name}:")
+    info(f"{name}:")
     rows, began = [], time.monotonic()
     for row in REPORTS[name](scratch, thorough):
         rows.append(row)
-        say(f"  {'ok    ' if row.passed else 'FAILED'}  {row.what}, {row.tried}: {row.result}")
-    say(f"  {time.monotonic() - began:.0f} seconds")
+        info(f"  {'ok    ' if row.passed else 'FAILED'}  {row.what}, {row.tried}: {row.result}")
+    info(f"  {time.monotonic() - began:.0f} seconds")
     return rows
 
 
 def main(argv: list[str]) -> None:
-    """Raises BadStep (exit code 3) where a trial failed."""
+    """Raises FailedRun (exit code 3) where a trial failed."""
     opts = parse(argv)
     torch.set_num_threads(1)
     rows: list[tuple[Row, str]] = []
@@ -61,12 +61,12 @@ def main(argv: list[str]) -> None:
         how = command(name, opts.thorough)
         with tempfile.TemporaryDirectory(prefix=f"stress-{name}-", dir=opts.scratch) as folder:
             rows += [(row, how) for row in run(name, Path(folder), opts.thorough)]
-    say(f"\n{markdown(rows)}")
+    info(f"\n{markdown(rows)}")
     if opts.out:
         runs.write_json(opts.out, [{**row._asdict(), "command": how} for row, how in rows])
     failed = [row.what for row, _ in rows if not row.passed]
     if failed:
-        raise BadStep(f"{len(failed)} of {len(rows)} trials failed: {'; '.join(failed)}")
+        raise FailedRun(f"{len(failed)} of {len(rows)} trials failed: {'; '.join(failed)}")
 
 
 if __name__ == "__main__":

@@ -88,7 +88,7 @@ class Training:
     def rows(self) -> list[dict]:
         """The whole rows of its log."""
         path = self.folder / "log.jsonl"
-        return log.whole_rows(path) if path.exists() else []
+        return log.read_jsonl(path) if path.exists() else []
 
     def reached(self) -> int:
         """The last iteration in the log."""
@@ -269,7 +269,7 @@ def differences(run: Training, whole: Training) -> list[str]:
             found.append(f"the scores in {name}")
     if len(run.rows()) != len(whole.rows()):
         found.append("the length of the log")
-    if log.csv_rows(run.folder / "metrics.csv") != log.csv_rows(whole.folder / "metrics.csv"):
+    if log.read_csv(run.folder / "metrics.csv") != log.read_csv(whole.folder / "metrics.csv"):
         found.append("metrics.csv")
     return found
 

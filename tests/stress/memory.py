@@ -216,7 +216,7 @@ def watch_training(scratch: Path, iterations: int) -> list[tuple[int, float]]:
     samples: list[tuple[int, float]] = []
     try:
         while process.poll() is None:
-            rows = log.whole_rows(out / "log.jsonl") if (out / "log.jsonl").exists() else []
+            rows = log.read_jsonl(out / "log.jsonl") if (out / "log.jsonl").exists() else []
             if rows and (not samples or rows[-1]["iteration"] > samples[-1][0]):
                 family = [process.pid, *children(process.pid)]
                 samples.append((rows[-1]["iteration"], sum(map(_own_part, family))))

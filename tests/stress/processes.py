@@ -21,7 +21,7 @@ from torch import nn
 from data.demo import organs
 from data.errors import InputError
 from engine import dist, options, train
-from engine.loop import BadStep
+from engine.errors import FailedRun
 from mobileinst import zoo
 from mobileinst.layers.freeze import freeze_norms
 from tests.stress.rows import Row
@@ -123,7 +123,7 @@ def in_processes(split: str, argv: list[str], precision: str, out: Path) -> dict
     """`measure` in fresh processes, as many as the split has.
 
     Raises:
-        BadStep: they failed, and have said why.
+        FailedRun: they failed, and have said why.
     """
     number, sizes = SPLITS[split]
     worker = ["-m", __spec__.name, precision, str(out), *argv, *sizes.split()]
@@ -131,7 +131,7 @@ def in_processes(split: str, argv: list[str], precision: str, out: Path) -> dict
         launch = ["-m", "engine.launch", "--standalone", "--nproc-per-node", str(number)]
         worker = [*launch, *worker]
     if subprocess.run([sys.executable, *worker], stdout=subprocess.DEVNULL).returncode:
-        raise BadStep(f"the training of {split} failed, as said above")
+        raise FailedRun(f"the training of {split} failed, as said above")
     return torch.load(out, weights_only=True)
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from data.readers.find import open_sets
-from engine.loop import BadStep
+from engine.errors import FailedRun
 from tests.stress import __main__ as stress
 from tests.stress import memory as stress_memory
 from tests.stress.rows import Row, markdown
@@ -27,7 +27,7 @@ def test_reports_make_a_table_and_a_failure_is_exit_code_three(tmp_path, monkeyp
     row = "| kills | 9 of them | 9 resumed thoroughly | `bash sbin/stress.sh good --thorough` |"
     assert row in capsys.readouterr().out
     assert json.loads(out.read_text())[0]["passed"] and os.listdir(tmp_path) == ["rows.json"]
-    with pytest.raises(BadStep, match="1 of 2 trials failed: x"):
+    with pytest.raises(FailedRun, match="1 of 2 trials failed: x"):
         stress.main([])
     said = capsys.readouterr().out
     assert "| x | 1 | FAILED: no | `bash sbin/stress.sh bad` |" in said and "9 resumed" in said

@@ -13,7 +13,7 @@ from engine.report import curves
 
 def test_reads_what_the_run_logged(toy_run):
     run = curves.read_run(toy_run)
-    rows = log.whole_rows(toy_run / "log.jsonl")
+    rows = log.read_jsonl(toy_run / "log.jsonl")
     assert run["loss"].tolist() == [row["loss"] for row in rows]
     assert (np.diff(run["minutes"]) >= 0).all() and run["minutes"][0] > 0
     with open(toy_run / "metrics.csv", newline="") as file:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from data.errors import InputError
-from engine.loop import BadStep
+from engine.errors import FailedRun
 from engine.tools import benchmark_peers
 from mobileinst import zoo
 from mobileinst.mask2former.published import ARCHITECTURE, hub_config
@@ -67,7 +67,7 @@ def test_what_does_not_compute_the_same_is_not_measured(tiny):
     pair = benchmark_peers.Pair()
     assert max(benchmark_peers.differences(pair.forwards(65))) < 1e-5
     pair.ours.query_decoder.class_embed.bias[0] += 0.01
-    with pytest.raises(BadStep, match=r"differ by 1.0e-02 \(classes\)"):
+    with pytest.raises(FailedRun, match=r"differ by 1.0e-02 \(classes\)"):
         benchmark_peers.differences(pair.forwards(65))
 
 

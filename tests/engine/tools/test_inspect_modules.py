@@ -8,7 +8,7 @@ from torch import nn
 
 from data.errors import InputError
 from engine import options
-from engine.seed import reseed
+from engine.determinism import reseed
 from engine.tools import benchmark, inspect_modules
 from engine.tools.inspect_modules import find_parts, geometry, in_order, merged, stride_of, values
 from mobileinst import zoo

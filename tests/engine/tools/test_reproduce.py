@@ -10,7 +10,7 @@ from torch import nn
 
 from data.errors import InputError
 from engine import checkpoint, evaluate, options, predict, train, visualize
-from engine.loop import BadStep
+from engine.errors import FailedRun
 from engine.tools import own_parts, reproduce
 from mobileinst.mobile.mask_decoder import MaskDecoder
 from mobileinst.mobile.model import used_channels
@@ -170,7 +170,7 @@ def test_a_process_that_fails(tmp_path):
     with pytest.raises(InputError, match="json.tool ended with exit code 2"):
         reproduce.start("json.tool", ["--no-such-option"], log)
     (tmp_path / "half.json").write_text("{")
-    with pytest.raises(BadStep, match="exit code 1"):
+    with pytest.raises(FailedRun, match="exit code 1"):
         reproduce.start("json.tool", [str(tmp_path / "half.json")], log)
 
 
