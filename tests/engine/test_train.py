@@ -223,14 +223,14 @@ def test_without_anything_found_a_stopgap_threshold_is_named(tiny, toy_coco, tmp
     out = tmp_path / "run"
     assert train.main([*tiny, "--iterations", "1", "--out", str(out)]) == 0
     assert checkpoint.load(out / "best.pt")["best"]["threshold"] is None
-    assert "above 0.300 (a stopgap" in capsys.readouterr().out
+    assert "above 0.300 (a default" in capsys.readouterr().out
     visualize.main(["--checkpoint", str(out / "best.pt"), *IN_LINE])
-    assert "above 0.300 (a stopgap" in capsys.readouterr().out
+    assert "above 0.300 (a default" in capsys.readouterr().out
     assert (out / "best_val.png").exists()
     picture = str(toy_coco / "val" / "8.png")
     where = str(tmp_path / "found")
     predict.main([picture, "--checkpoint", str(out / "best.pt"), "--out", where, *ON_CPU])
-    assert "above 0.300 (a stopgap" in capsys.readouterr().out
+    assert "above 0.300 (a default" in capsys.readouterr().out
 
 
 # The length of the runs that are compared bit by bit: accumulation, drop path, augmentation and
@@ -360,7 +360,7 @@ def test_a_run_starts_from_the_weights_of_a_file(tiny, toy_run, tmp_path, monkey
     said = capsys.readouterr().out
     assert f"weights      {file}: MobileInst with TopFormer-T" in said
     assert "carried over: square, unused, disc" in said and "drop_path=0.0 (0.1 here)" in said
-    start, learned = checkpoint.load(out / "last.pt"), checkpoint.load(file)["average"]
+    start, learned = checkpoint.load(out / "last.pt"), checkpoint.load(file)["model"]
     for part in ("model", "average"):
         require_same_bits(start[part], learned)
     file.unlink()

@@ -482,7 +482,7 @@ def test_a_failed_run_is_three_and_names_the_last_good_weights(
     argv = [*TRAIN, "--iterations", "4", "--eval-every", "1", "--data", toy_coco, "--out", "run"]
     code, lines = exit_of(train.main, argv, monkeypatch, capsys)
     assert code == 3 and lines[-1].startswith("error: the loss is not finite at iteration 2")
-    assert "pictures: " in lines[-1] and "run/last.pt" in lines[-1] and "--resume" in lines[-1]
+    assert "images: " in lines[-1] and "run/last.pt" in lines[-1] and "--resume" in lines[-1]
     assert checkpoint.load(tmp_path / "run" / "last.pt")["iteration"] == 2
     model = checkpoint.load(tmp_path / "run" / "last.pt")["model"]
     assert all(value.isfinite().all() for value in model.values())

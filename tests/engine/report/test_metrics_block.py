@@ -61,7 +61,7 @@ def evaluated(toy_run, tmp_path_factory):
     argv += "--metrics-block --device cpu --threads 1 --workers 0".split()
     said = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(evaluate, "say", said.append)
+        patch.setattr(evaluate, "info", said.append)
         evaluate.main(argv)
     return json.loads(out.read_text()), "\n".join(said)
 

@@ -245,5 +245,5 @@ def test_a_part_with_a_parameter_of_its_own_goes_all_the_way(tiny, toy_coco, tmp
     visualize.main([*given, "--workers", "0", "--count", "1"], with_scale)
     picture = str(toy_coco / "val" / "8.png")
     predict.main([picture, *given, "--out", str(tmp_path / "found")], with_scale)
-    with pytest.raises(InputError, match="parts of one's own"):
+    with pytest.raises(InputError, match="parts of your own"):
         evaluate.main([*given, "--workers", "0"])
