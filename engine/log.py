@@ -1,4 +1,4 @@
-"""What a run says: lines on the terminal, json lines per interval, csv rows per evaluation."""
+"""Console lines, JSON lines per logging interval, CSV rows per evaluation."""
 
 import csv
 import io
@@ -14,22 +14,21 @@ from engine import dist, runs
 
 
 def info(text: str = "") -> None:
-    """Print without tearing a progress bar; of several processes the main one speaks."""
+    """Prints on rank 0 only, above a progress bar if there is one."""
     if dist.is_main():
         tqdm.write(text)
 
 
 def progress(*items: Iterable, **settings) -> tqdm:
-    """A bar, for people: none in a file or a pipe, and that of the main process only."""
+    """A progress bar on rank 0, if the output is a terminal."""
     hidden = None if dist.is_main() else True  # None: tqdm looks for a terminal
     return tqdm(*items, dynamic_ncols=True, disable=hidden, **settings)
 
 
 class Meter:
-    """Means of named numbers over one interval, and the seconds spent in each part of a step.
+    """Means of named numbers over a logging interval, and seconds per part of a step.
 
-    A name that some steps have no value for, as all have that were skipped, is averaged over the
-    others.
+    Each name is averaged over the steps that have a value for it; skipped steps have none.
     """
 
     def __init__(self) -> None:
@@ -47,19 +46,19 @@ class Meter:
             self.seconds[name] += value
 
     def flush(self) -> tuple[dict[str, float], dict[str, float]]:
-        """Means of the interval (values, seconds per step); the next interval starts empty."""
+        """Returns means of the interval (values, seconds per step) and starts an empty one."""
         means = {name: value / self.counts[name] for name, value in self.sums.items()}
         seconds = {name: value / self.steps for name, value in self.seconds.items()}
         self.__init__()
         return means, seconds
 
     def state(self) -> dict:
-        """What a checkpoint keeps of an interval that is not over."""
+        """The unfinished interval as plain values, for a checkpoint."""
         kept = {"sums": self.sums, "counts": self.counts, "seconds": self.seconds}
         return {name: dict(value) for name, value in kept.items()} | {"steps": self.steps}
 
     def restore(self, state: dict) -> None:
-        """Go on in the interval that `state` was taken in."""
+        """Continues the interval of `state`."""
         self.sums.update(state["sums"])
         self.counts.update(state["counts"])
         self.seconds.update(state["seconds"])
@@ -80,12 +79,12 @@ class StepTimer:
 
 
 def append_jsonl(path: Path, row: dict) -> None:
-    """Add one line to a log of json lines; raises FailedRun if the disk is full."""
+    """Appends one line to a JSON lines file; raises FailedRun if the disk is full."""
     runs.append(path, json.dumps(row) + "\n")
 
 
 def write_csv(path: Path, rows: list[dict]) -> None:
-    """A csv of these rows under one header, whole or not at all; raises FailedRun likewise."""
+    """Writes rows under one header atomically; raises FailedRun if the disk is full."""
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, list(rows[0]) if rows else [])
     writer.writeheader()
@@ -95,18 +94,18 @@ def write_csv(path: Path, rows: list[dict]) -> None:
 
 
 def append_csv(path: Path, row: dict) -> None:
-    """Add one row to a csv. It is written anew: half a row could not be told from a whole one."""
+    """Appends a row by rewriting the file: half a row would look like a whole one."""
     write_csv(path, [*(read_csv(path) if path.exists() else []), row])
 
 
 def read_csv(path: Path) -> list[dict]:
-    """The rows of a csv, as text under the names of its header."""
+    """Reads the rows of a CSV file as dicts of texts."""
     with open(path, encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
 
 
 def read_jsonl(path: Path) -> list[dict]:
-    """The rows of a log of json lines; a last line that a crash cut short is passed over."""
+    """Reads a JSON lines file up to the first incomplete line, which a crash may leave."""
     rows = []
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
@@ -117,8 +116,8 @@ def read_jsonl(path: Path) -> list[dict]:
 
 
 def truncate_after(folder: Path, iteration: int, evaluated: int) -> None:
-    """Drop what the log says beyond `iteration`, and the scores of evaluations after the one at
-    `evaluated`: a resumed run writes them again.
+    """Drops log rows after `iteration` and scores after `evaluated`, which a resumed run writes
+    again.
     """
     log, metrics = folder / "log.jsonl", folder / "metrics.csv"
     if log.exists():

@@ -16,12 +16,10 @@ DECAYED = (nn.Linear, nn.modules.conv._ConvNd, StackedAttention)
 def parameter_groups(
     model: nn.Module, lr: float, weight_decay: float, backbone_factor: float = 1.0
 ) -> list[dict]:
-    """AdamW groups by one rule: only the weights of linear and convolution layers decay, stacked
-    ones as well.
+    """AdamW groups by one rule: only the weights of linear, convolution and attention layers decay.
 
-    Norms, biases, queries and other embeddings are never decayed, whatever they are called: a rule
-    on names would have missed batch norms called `bn`. What lies under `backbone.` learns at
-    `backbone_factor` times the rate.
+    Norms, biases, queries and other embeddings never do. The rule looks at modules, because a rule
+    on names misses batch norms called `bn`. The backbone learns at `backbone_factor` times `lr`.
 
     Returns:
         Groups with `params`, `weight_decay`, `lr`, `base_lr` and a `name` to print.
@@ -57,7 +55,7 @@ def describe_groups(groups: list[dict]) -> str:
 
 @dataclass(frozen=True)
 class Schedule:
-    """Learning rate over a run, a pure function of the iteration: nothing to save, easy to plot.
+    """Learning rate as a pure function of the iteration: nothing to save, easy to plot.
 
     Args:
         iterations: length of the run.
@@ -73,7 +71,7 @@ class Schedule:
     final: float = 0.01
 
     def factor(self, iteration: int) -> float:
-        """What the base rate is multiplied by at `iteration` (0-based)."""
+        """Factor of the base learning rate at `iteration` (0-based)."""
         warm = min(1.0, (iteration + 1) / (self.warmup + 1))
         if self.kind == "multistep":
             return warm * 0.1 ** sum(iteration >= drop for drop in self.drops)
@@ -84,24 +82,23 @@ class Schedule:
         return warm * (self.final + (1 - self.final) * 0.5 * (1 + math.cos(math.pi * progress)))
 
     def apply(self, optimizer: torch.optim.Optimizer, iteration: int) -> None:
-        """Set every group's rate for `iteration`."""
+        """Sets the learning rate of every group for `iteration`."""
         for group in optimizer.param_groups:
             group["lr"] = group["base_lr"] * self.factor(iteration)
 
 
 class MovingAverage:
-    """Exponential moving average of a model's parameters and buffers; what is evaluated and saved.
+    """Exponential moving average (EMA) of a model's parameters and buffers, for evaluation.
 
-    The decay grows with the number of updates, min(decay, (1 + n) / (10 + n)), so that the first
-    random weights do not linger in a short run. To be made once the model is where it will stay:
-    on its device, in its memory format.
+    The decay grows with the number of updates n, min(decay, (1 + n) / (10 + n)), so that a short
+    run forgets its random start. Make it once the model is on its device, in its memory format.
     """
 
     def __init__(self, model: nn.Module, decay: float):
         self.decay = decay
         self.updates = 0
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
-        # State dicts share memory with their modules: listing them once saves much of the time.
+        # State dicts share memory with their modules: listing them once saves time per update.
         pairs = zip(self.model.state_dict().values(), model.state_dict().values(), strict=True)
         floating, self.whole = [], []
         for pair in pairs:
@@ -110,7 +107,7 @@ class MovingAverage:
 
     @torch.no_grad()
     def update(self) -> None:
-        """Take in the values that the model has now."""
+        """Averages in the current values of the model."""
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         get_ema_multi_avg_fn(decay)(self.averaged, self.current, self.updates)
