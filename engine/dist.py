@@ -1,9 +1,9 @@
-"""Many processes as one training: those that torchrun started, or a single one at no cost.
+"""Training by several processes, started by torchrun; with one process everything here is free.
 
-`join` reads what torchrun put into the environment. Tensors on a CPU travel through gloo, those on
-CUDA through nccl; flags, counts and results always lie on the CPU, so that a process that is gone
-is noticed at once. Functions marked *collective* are to be called by all processes in one order.
-Sums are taken in the order of the ranks, so they are the same bits however they travelled.
+CPU tensors travel through gloo, CUDA tensors through nccl. Flags, counts and results always lie on
+the CPU, where the loss of a rank is noticed at once. Functions marked *collective* must be called
+by all ranks in the same order. Sums are taken in rank order, so their bits do not depend on how
+they travelled.
 """
 
 import inspect
@@ -17,7 +17,7 @@ from typing import TypeVar
 
 import torch
 import torch.distributed as torch_dist
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from data.errors import InputError
@@ -25,114 +25,110 @@ from data.errors import InputError
 T = TypeVar("T")
 E = TypeVar("E", bound=BaseException)
 
-LEFT_ALONE = 75  # exit code of a process that ends because another one did
-# One process reads, scores or draws while the others wait. A process that is gone is noticed
-# without this limit, one that is stuck only by it.
-PATIENCE = timedelta(hours=3)
+EXIT_RANK_LOST = 75  # exit code of a rank that ends because another rank is gone
+# One rank reads, scores or draws while the others wait. A rank that has ended is noticed at once,
+# one that hangs only after this time.
+TIMEOUT = timedelta(hours=3)
 
 
-class PeerLost(RuntimeError):
-    """Another process of this training is gone, so this one cannot go on either."""
+class RankLost(RuntimeError):
+    """Another rank has ended, so this one cannot continue."""
 
 
-def world() -> int:
-    """How many processes train together."""
-    return torch_dist.get_world_size() if _joined() else 1
+def world_size() -> int:
+    return torch_dist.get_world_size() if torch_dist.is_initialized() else 1
 
 
 def rank() -> int:
-    """The number of this process, 0 .. world - 1."""
-    return torch_dist.get_rank() if _joined() else 0
+    return torch_dist.get_rank() if torch_dist.is_initialized() else 0
 
 
-def is_main() -> bool:
-    """Whether this is the process that writes and speaks."""
+def is_main_process() -> bool:
+    """Whether this is rank 0, which writes files and prints."""
     return rank() == 0
 
 
-def on_this_machine() -> int:
-    """How many processes torchrun started on this machine; known before `join`."""
+def local_world_size() -> int:
+    """Number of processes that torchrun started on this machine; known before `init`."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", 1))
 
 
-def _joined() -> bool:
-    return torch_dist.is_available() and torch_dist.is_initialized()
-
-
-def join() -> None:
-    """Become one of the processes that torchrun started; without torchrun nothing happens."""
-    told = all(name in os.environ for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
-    if not told or int(os.environ["WORLD_SIZE"]) == 1 or _joined():
+def init() -> None:
+    """Joins the process group that torchrun describes in the environment, if it does."""
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1 or "LOCAL_RANK" not in os.environ:
         return
-    if on_this_machine() <= torch.cuda.device_count():
+    if torch_dist.is_initialized():
+        return
+    if local_world_size() <= torch.cuda.device_count():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    torch_dist.init_process_group(backend, timeout=PATIENCE)
-    if not is_main():
-        warnings.simplefilter("ignore")  # the main process has the same ones
+    torch_dist.init_process_group(backend, timeout=TIMEOUT)
+    if not is_main_process():
+        warnings.simplefilter("ignore")  # rank 0 shows the same ones
 
 
-def leave(error: BaseException | None = None) -> None:
-    """Leave the others: at the same moment, unless an `error` is this process's alone.
+def shutdown(error: BaseException | None = None) -> None:
+    """Leaves the process group, after all ranks have arrived unless `error` is this rank's alone.
 
-    torchrun ends all others as soon as one process fails, so the one that has something to say or
-    to save must not be left behind.
+    torchrun ends all ranks as soon as one exits with an error. Without the barrier a rank that
+    still has to save or report would be killed.
     """
-    if not _joined():
+    if not torch_dist.is_initialized():
         return
-    if error is None or is_agreed(error):
+    if error is None or is_synced(error):
         try:
             torch_dist.barrier()
-        except RuntimeError:  # somebody was faster
+        except RuntimeError:  # another rank has already ended
             return
     torch_dist.destroy_process_group()
 
 
 def device_for(device: torch.device) -> torch.device:
-    """The device of this process, where `device` is what the user asked for.
+    """The device of this rank, where `device` is the one that the user named.
 
     Raises:
-        InputError: there are fewer devices than processes, or it is of a kind for one process.
+        InputError: if there are more ranks than devices, or the device serves one rank only.
     """
-    if world() == 1 or device.type == "cpu":
+    if world_size() == 1 or device.type == "cpu":
         return device
     if device.type != "cuda" or device.index is not None:
         raise InputError(
             f"--device {device}: several processes run on cuda, one GPU each, or on cpu; "
             "name one of these, or start a single process"
         )
-    if on_this_machine() > torch.cuda.device_count():
+    if local_world_size() > torch.cuda.device_count():
         raise InputError(
-            f"{on_this_machine()} processes were started and this machine has "
+            f"{local_world_size()} processes were started and this machine has "
             f"{torch.cuda.device_count()} GPUs; start one for each, or give --device cpu"
         )
     return torch.device("cuda", int(os.environ["LOCAL_RANK"]))
 
 
-def agreed(error: E) -> E:
-    """Marks an error that every process raises at the same place: one of them says it."""
-    error.agreed = True
+def mark_synced(error: E) -> E:
+    """Marks an error that every rank raises at the same place, so that only rank 0 reports it."""
+    error.synced = True
     return error
 
 
-def is_agreed(error: BaseException) -> bool:
-    """Whether all processes raise this error, or the one that it was made from."""
+def is_synced(error: BaseException) -> bool:
+    """Whether all ranks raise this error, or the one that it was raised from."""
     cause = error.__cause__
-    return getattr(error, "agreed", False) or (cause is not None and is_agreed(cause))
+    return getattr(error, "synced", False) or (cause is not None and is_synced(cause))
 
 
-def must_say(error: BaseException) -> bool:
-    """Whether it falls to this process to tell the user of an error."""
-    return is_main() or not is_agreed(error)
+def should_report(error: BaseException) -> bool:
+    """Whether this rank has to print the error."""
+    return is_main_process() or not is_synced(error)
 
 
 @contextmanager
-def together(*kinds: type[Exception]) -> Iterator[None]:
-    """Collective: all processes leave the block well, or all with the error of the first of them.
+def synced_errors(*kinds: type[Exception]) -> Iterator[None]:
+    """Collective: if a rank leaves the block with an error of `kinds`, all ranks raise it.
 
-    kinds: errors that are agreed on. Any other ends its process, which ends the rest.
+    Where several do, the error of the lowest rank counts. Any other error ends its rank, and
+    thereby the job.
     """
-    if world() == 1:
+    if world_size() == 1:
         yield
         return
     failure = None
@@ -140,143 +136,149 @@ def together(*kinds: type[Exception]) -> Iterator[None]:
         yield
     except kinds as error:
         failure = error
-    if not maximum(failure is not None):
+    if not max_over_ranks(failure is not None):
         return
-    told = [None] * world()
-    with _needing_all():
-        torch_dist.all_gather_object(told, failure)
-    first = next(number for number, error in enumerate(told) if error is not None)
-    raise agreed(failure if first == rank() else told[first])
+    failures = [None] * world_size()
+    with detect_lost_ranks():
+        torch_dist.all_gather_object(failures, failure)
+    first = next(number for number, error in enumerate(failures) if error is not None)
+    raise mark_synced(failure if first == rank() else failures[first])
 
 
-def in_step(items: Iterable[T], *kinds: type[Exception]) -> Iterator[T]:
-    """Collective: the items, as many on every process; an error while getting one reaches all."""
-    items, nothing = iter(items), object()
+def lockstep(items: Iterable[T], *kinds: type[Exception]) -> Iterator[T]:
+    """Collective: iterates; an error of `kinds` while fetching an item is raised on all ranks.
+
+    All ranks must have the same number of items.
+    """
+    items, end = iter(items), object()
     while True:
-        with together(*kinds):
-            item = next(items, nothing)
-        if item is nothing:
+        with synced_errors(*kinds):
+            item = next(items, end)
+        if item is end:
             return
         yield item
 
 
-def one_first(make: Callable[[], T], *kinds: type[Exception]) -> T:
-    """Collective: `make()` on every process, on one of each machine before the others, because it
-    fills a cache that the others read.
-    """
-    first = int(os.environ.get("LOCAL_RANK", 0)) == 0 or world() == 1
+def local_first(make: Callable[[], T], *kinds: type[Exception]) -> T:
+    """Collective: `make()` on every rank, first on one rank per machine, which fills a cache."""
+    is_first = int(os.environ.get("LOCAL_RANK", 0)) == 0 or world_size() == 1
     for turn in (True, False):
-        with together(*kinds):
-            if first == turn:
+        with synced_errors(*kinds):
+            if is_first == turn:
                 made = make()
     return made
 
 
-def from_main(make: Callable[[], T], *kinds: type[Exception]) -> T:
-    """Collective: what `make()` gives on the main process."""
+def broadcast_from_main(make: Callable[[], T], *kinds: type[Exception]) -> T:
+    """Collective: the result of `make()` on rank 0."""
     made = [None]
-    with together(*kinds):
-        if is_main():
+    with synced_errors(*kinds):
+        if is_main_process():
             made = [make()]
-    if world() > 1:
-        with _needing_all():
+    if world_size() > 1:
+        with detect_lost_ranks():
             torch_dist.broadcast_object_list(made)
     return made[0]
 
 
-def wait() -> None:
-    """Collective: until all have come here."""
-    maximum(0)
+def barrier() -> None:
+    """Collective: waits until all ranks have arrived."""
+    max_over_ranks(0)
 
 
-def maximum(value: int) -> int:
-    """Collective: the largest of a number that each process has."""
-    return int(_reduced(torch.tensor([int(value)]), torch_dist.ReduceOp.MAX).item())
+def max_over_ranks(value: int) -> int:
+    """Collective."""
+    if world_size() == 1:
+        return int(value)
+    values = torch.tensor([int(value)])
+    with detect_lost_ranks():
+        torch_dist.all_reduce(values, torch_dist.ReduceOp.MAX)
+    return int(values)
 
 
-def total(values: dict[str, T]) -> dict[str, T]:
-    """Collective: sums over all processes of named numbers or scalar tensors, same names on all."""
-    if world() == 1:
+def sum_over_ranks(values: dict[str, T]) -> dict[str, T]:
+    """Collective: sums of named numbers or scalar tensors; names must be the same on all ranks."""
+    if world_size() == 1:
         return values
-    summed = torch.tensor([float(value) for value in values.values()], dtype=torch.float64)
-    summed = sum_in_order(summed).tolist()
+    sums = torch.tensor([float(value) for value in values.values()], dtype=torch.float64)
+    sums = ordered_all_reduce(sums).tolist()
     return {
         name: value.new_tensor(each) if torch.is_tensor(value) else each
-        for (name, value), each in zip(values.items(), summed)
+        for (name, value), each in zip(values.items(), sums)
     }
 
 
-def in_turns(mine: list[T]) -> list[T]:
-    """Collective: all lists as one for the main process, in turns as `[rank::world]` dealt it.
+def gather_interleaved(items: list[T]) -> list[T]:
+    """Collective: undoes `everything[rank::world_size]`.
 
     Returns:
-        The whole list on the main process; on the others only their own.
+        All items in their original order on rank 0; on other ranks `items`.
     """
-    if world() == 1:
-        return mine
-    parts = [None] * world() if is_main() else None
-    with _needing_all():
-        torch_dist.gather_object(mine, parts)
-    if not is_main():
-        return mine
-    missing = object()  # of a process that has fewer, or had to leave some out
-    turns = chain.from_iterable(zip_longest(*parts, fillvalue=missing))
-    return [one for one in turns if one is not missing]
+    if world_size() == 1:
+        return items
+    parts = [None] * world_size() if is_main_process() else None
+    with detect_lost_ranks():
+        torch_dist.gather_object(items, parts)
+    if not is_main_process():
+        return items
+    missing = object()  # of ranks with fewer items
+    merged = chain.from_iterable(zip_longest(*parts, fillvalue=missing))
+    return [item for item in merged if item is not missing]
 
 
-def sum_in_order(values: torch.Tensor) -> torch.Tensor:
-    """Collective: the sum over all processes, first the value of rank 0, then that of 1, and so on.
+def ordered_all_reduce(values: Tensor) -> Tensor:
+    """Collective: the sum over all ranks, added in rank order.
 
-    An ordinary all-reduce of three or more adds in an order that depends on where a value lies in
-    memory, which for gradients is another in the first step after a resume than in those behind it.
-    Each process adds up one share of the values, then all get all shares: the same traffic.
+    An ordinary all-reduce of three or more ranks adds in an order that depends on the place of a
+    value in memory, which for gradients changes after the first step that follows a resume. Here
+    each rank adds up one share of the values and gathers the others: the same traffic.
     """
-    if world() == 1:
+    if world_size() == 1:
         return values
     flat = values.flatten()
-    flat = torch.cat((flat, flat.new_zeros(-len(flat) % world())))
+    flat = torch.cat((flat, flat.new_zeros(-len(flat) % world_size())))
     shares = torch.empty_like(flat)
-    with _needing_all():
+    with detect_lost_ranks():
         torch_dist.all_to_all_single(shares, flat)
-        share, *others = shares.chunk(world())
+        share, *others = shares.chunk(world_size())
         for other in others:
             share = share + other
         torch_dist.all_gather_into_tensor(flat, share)
     return flat[: values.numel()].view_as(values)
 
 
-def parallel(model: nn.Module) -> nn.Module:
-    """The model as the training loop calls it: backward adds up the gradients of all processes.
+def wrap_ddp(model: nn.Module) -> nn.Module:
+    """The model wrapped so that backward sums gradients over all ranks.
 
     Sums and not means: every loss is already divided by the counts of the whole step.
     """
-    if world() == 1:
+    if world_size() == 1:
         return model
-    # Buffers are seen to by `average_statistics`. The switch is called otherwise in newer torch.
+    # No broadcast of buffers, see `average_batchnorm_stats`. Newer torch renamed the switch.
     known = inspect.signature(DistributedDataParallel).parameters
     switch = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
     wrapped = DistributedDataParallel(model, gradient_as_bucket_view=True, **{switch: False})
-    wrapped.register_comm_hook(None, _sum_bucket)
+    wrapped.register_comm_hook(None, ordered_hook)
     return wrapped
 
 
-def _sum_bucket(state: None, bucket: torch_dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
+def ordered_hook(state: None, bucket: torch_dist.GradBucket) -> torch.futures.Future[Tensor]:
     future = torch.futures.Future()
-    future.set_result(sum_in_order(bucket.buffer()))
+    future.set_result(ordered_all_reduce(bucket.buffer()))
     return future
 
 
-def summing(model: nn.Module, last: bool) -> AbstractContextManager:
-    """Around forward and backward of a micro-batch: only that of the `last` adds up gradients."""
-    return nullcontext() if last or world() == 1 else model.no_sync()
+def grad_sync(model: nn.Module, last: bool) -> AbstractContextManager:
+    """Context of forward and backward of a micro-batch: gradients are summed in the last only."""
+    return nullcontext() if last or world_size() == 1 else model.no_sync()
 
 
-def synchronise_norms(model: nn.Module, device: torch.device) -> None:
-    """On CUDA, BatchNorms see the pictures of all processes; frozen ones stay as they are.
+def convert_sync_batchnorm(model: nn.Module, device: torch.device) -> None:
+    """On CUDA, lets BatchNorm see the images of all ranks; frozen norms stay as they are.
 
-    There is no such thing for a CPU: see `average_statistics`.
+    SyncBatchNorm does not run on CPU, where `average_batchnorm_stats` takes its place.
     """
-    if world() == 1 or device.type != "cuda":
+    if world_size() == 1 or device.type != "cuda":
         return
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
@@ -285,32 +287,25 @@ def synchronise_norms(model: nn.Module, device: torch.device) -> None:
 
 
 @torch.no_grad()
-def average_statistics(model: nn.Module) -> None:
-    """Collective: running statistics of unsynchronised BatchNorms become the mean of all processes.
+def average_batchnorm_stats(model: nn.Module) -> None:
+    """Collective: replaces running statistics of unsynchronised BatchNorms by their mean.
 
-    In the step itself each process normalises with the pictures it has.
+    Within a step each rank normalises with the statistics of its own images.
     """
     norms = [norm for norm in model.modules() if type(norm) is nn.BatchNorm2d]
-    if world() == 1 or not norms:
+    if world_size() == 1 or not norms:
         return
     buffers = [buffer for norm in norms for buffer in (norm.running_mean, norm.running_var)]
-    means = sum_in_order(torch.cat(buffers)) / world()
+    means = ordered_all_reduce(torch.cat(buffers)) / world_size()
     for buffer, mean in zip(buffers, means.split([len(buffer) for buffer in buffers])):
         buffer.copy_(mean)
 
 
-def _reduced(values: torch.Tensor, how: torch_dist.ReduceOp) -> torch.Tensor:
-    if world() > 1:
-        with _needing_all():
-            torch_dist.all_reduce(values, how)
-    return values
-
-
 @contextmanager
-def _needing_all() -> Iterator[None]:
-    """Exchanges fail with all sorts of RuntimeErrors when a process is gone."""
+def detect_lost_ranks() -> Iterator[None]:
+    """Turns the various RuntimeErrors of an exchange with a lost rank into `RankLost`."""
     try:
         yield
     except RuntimeError as error:
         reason = str(error).splitlines()[0]
-        raise PeerLost(f"process {rank()} ends, for it lost another one ({reason})") from error
+        raise RankLost(f"rank {rank()} ends because another rank is gone ({reason})") from error

@@ -95,7 +95,7 @@ def predictions(
         batch_size=batch_size,
         workers=workers,
         rank=dist.rank(),
-        world=dist.world(),
+        world=dist.world_size(),
     )
     ids = [category.id for category in dataset.categories]
     detections = run_inference(
@@ -150,12 +150,12 @@ def epochs_of(content: dict) -> float:
 
 def main(argv: list[str], builder: checkpoint.Builder = options.build_model) -> None:
     """`builder` rebuilds the model: the one it was trained with, if that was not the zoo's."""
-    with dist.together(InputError):
+    with dist.synced_errors(InputError):
         opts = parse(argv)
     torch.set_num_threads(opts.threads)
     if not opts.ground_truth_as_predictions:
         score_checkpoint(opts, builder)
-    elif dist.is_main():  # nothing to share: no network runs
+    elif dist.is_main_process():  # nothing to share: no network runs
         score_ground_truth(opts)
 
 
@@ -174,13 +174,13 @@ def score_ground_truth(opts: argparse.Namespace) -> None:
 
 def score_checkpoint(opts: argparse.Namespace, builder: checkpoint.Builder) -> None:
     """Table and results json of what a checkpoint finds, and the block of metrics if asked for."""
-    with dist.together(InputError):
+    with dist.synced_errors(InputError):
         device = dist.device_for(options.device_for(opts.device))
         path = opts.checkpoint or runs.newest_checkpoint(options.RUNS)
         content = checkpoint.load(path)
         data_of(opts, content["options"])
-    dataset = dist.one_first(lambda: open_split(opts, opts.split), InputError)
-    with dist.together(InputError):
+    dataset = dist.local_first(lambda: open_split(opts, opts.split), InputError)
+    with dist.synced_errors(InputError):
         dataset.require_classes([entry["name"] for entry in content["classes"]])
         model, criterion, postprocess = checkpoint.build(content, builder)
     limit = opts.max_detections or postprocess.max_detections
@@ -200,7 +200,7 @@ def score_checkpoint(opts: argparse.Namespace, builder: checkpoint.Builder) -> N
     )
     if loss:
         loss.gather()
-    if not dist.is_main():
+    if not dist.is_main_process():
         return
     ground_truth = dataset.ground_truth()  # only now is it known which pictures are unreadable
     scores = score(ground_truth, detections, max_dets=limit)

@@ -55,7 +55,7 @@ class GracefulStop:
 
     def requested(self) -> bool:
         """Whether any rank received a signal. Collective, so that all ranks stop together."""
-        number = dist.maximum(self.signal or 0)
+        number = dist.max_over_ranks(self.signal or 0)
         self.signal = number or None
         return bool(number)
 

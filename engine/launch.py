@@ -16,15 +16,13 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, P
 
 from engine import dist
 
-SAID = (2, 3, 130, 143)  # exit codes of processes that told why
+REPORTED_CODES = (2, 3, 130, 143)  # exit codes of processes that told why
 RESUME = "the last checkpoint is whole: the same command with --resume goes on from it"
 
 
 def first_failure(failures: dict[int, ProcessFailure]) -> tuple[int, ProcessFailure]:
     """Rank and failure of the process that was the cause, and not a consequence."""
-    causes = {
-        rank: failure for rank, failure in failures.items() if failure.exitcode != dist.LEFT_ALONE
-    }
+    causes = [rank for rank in failures if failures[rank].exitcode != dist.EXIT_RANK_LOST]
     rank = min(causes or failures, key=lambda rank: failures[rank].timestamp)
     return rank, failures[rank]
 
@@ -32,9 +30,9 @@ def first_failure(failures: dict[int, ProcessFailure]) -> tuple[int, ProcessFail
 def ending(rank: int, failure: ProcessFailure) -> tuple[int, str]:
     """Exit code of the job, and what is left to say of the process that failed."""
     code = failure.exitcode
-    if code in SAID:
+    if code in REPORTED_CODES:
         return code, ""
-    if code == dist.LEFT_ALONE:
+    if code == dist.EXIT_RANK_LOST:
         return code, f"error: a process on another machine ended first, and says why; {RESUME}"
     if code > 0:
         return code, f"error: process {rank} failed, as said above (exit code {code}); {RESUME}"

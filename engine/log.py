@@ -15,13 +15,13 @@ from engine import dist, runs
 
 def info(text: str = "") -> None:
     """Prints on rank 0 only, above a progress bar if there is one."""
-    if dist.is_main():
+    if dist.is_main_process():
         tqdm.write(text)
 
 
 def progress(*items: Iterable, **settings) -> tqdm:
     """A progress bar on rank 0, if the output is a terminal."""
-    hidden = None if dist.is_main() else True  # None: tqdm looks for a terminal
+    hidden = None if dist.is_main_process() else True  # None: tqdm looks for a terminal
     return tqdm(*items, dynamic_ncols=True, disable=hidden, **settings)
 
 

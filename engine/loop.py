@@ -53,7 +53,7 @@ class Trainer:
     skipped: int = 0
 
     def __post_init__(self) -> None:
-        self.parallel = dist.parallel(self.model)
+        self.parallel = dist.wrap_ddp(self.model)
 
     def steps(
         self, loader: Iterable[PackedBatch]
@@ -68,7 +68,7 @@ class Trainer:
         """
         self.model.train()
         micro_batches, timer = [], StepTimer()
-        for batch in dist.in_step(loader, InputError):
+        for batch in dist.lockstep(loader, InputError):
             micro_batches.append(batch.to(self.device))
             timer.lap("data")
             if len(micro_batches) < self.accumulate:
@@ -102,18 +102,18 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         totals: dict[str, float] = {}
         for number, batch in enumerate(micro_batches):
-            reseed(self.seed, "step", self.iteration, number * dist.world() + dist.rank())
-            with dist.summing(self.parallel, last=number + 1 == len(micro_batches)):
+            reseed(self.seed, "step", self.iteration, number * dist.world_size() + dist.rank())
+            with dist.grad_sync(self.parallel, last=number + 1 == len(micro_batches)):
                 with torch.autocast(self.device.type, self.amp, enabled=self.amp is not None):
                     outputs = self.parallel(batch.images, batch.padding)
                 timer.lap("forward")
-                with dist.together(NonFiniteError):
+                with dist.synced_errors(NonFiniteError):
                     losses, values = self.finite_losses(outputs, batch, counts)
                 timer.lap("loss")
                 self.scaler.scale(sum(losses.values())).backward()
                 timer.lap("backward")
             totals = {name: totals.get(name, 0.0) + value for name, value in values.items()}
-        totals = dist.total(totals)
+        totals = dist.sum_over_ranks(totals)
         grad_norm = self.update(micro_batches)
         timer.lap("update")
         # The norm of an overflow would spoil the mean of its logging interval.
@@ -123,7 +123,7 @@ class Trainer:
     def total_counts(self, micro_batches: list[Batch]) -> dict[str, Tensor]:
         """The criterion's counts over all micro-batches and ranks of the step."""
         parts = [self.criterion.counts(batch.targets) for batch in micro_batches]
-        return dist.total({name: sum(part[name] for part in parts) for name in parts[0]})
+        return dist.sum_over_ranks({name: sum(part[name] for part in parts) for name in parts[0]})
 
     def finite_losses(
         self, outputs: dict, batch: Batch, counts: dict[str, Tensor]
@@ -162,15 +162,15 @@ class Trainer:
         if not math.isfinite(grad_norm) and not overflow:
             self.scaler.update(self.scaler.get_scale())  # resets that gradients are unscaled
             bad = [f"of {name}" for name, p in named.items() if not p.grad.isfinite().all()]
-            images = dist.in_turns([image_ids(batch) for batch in micro_batches])
+            images = dist.gather_interleaved([image_ids(batch) for batch in micro_batches])
             reason = first_of([f"norm {grad_norm:g}", *bad], shown=4)
             error = self.non_finite("gradient", reason, list(chain.from_iterable(images)))
-            raise dist.agreed(error)
+            raise dist.mark_synced(error)
         if self.clip:
             clip_grads_with_norm_(named.values(), self.clip, norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        dist.average_statistics(self.model)
+        dist.average_batchnorm_stats(self.model)
         if self.average:
             self.average.update()
         self.iteration += 1
@@ -215,7 +215,7 @@ def run_inference(
     """
     model.eval()
     found = []
-    with dist.together(InputError):
+    with dist.synced_errors(InputError):
         for batch in progress(loader, desc=title, leave=False):
             batch = batch.to(device)
             outputs = model(batch.images, batch.padding)
@@ -223,7 +223,7 @@ def run_inference(
                 callback(outputs, batch)
             results = postprocess(outputs, batch.sizes(), threshold, encode=rle.encode)
             found.append(coco_results(batch, results, category_ids))
-    return list(chain.from_iterable(dist.in_turns(found)))
+    return list(chain.from_iterable(dist.gather_interleaved(found)))
 
 
 def coco_results(batch: Batch, results: list[dict], category_ids: list[int]) -> list[dict]:

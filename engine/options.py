@@ -198,7 +198,7 @@ def add_device(options: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     group.add_argument(
         "--threads",
         type=positive,
-        default=max(1, (os.cpu_count() or 1) // 2 // dist.on_this_machine()),
+        default=max(1, (os.cpu_count() or 1) // 2 // dist.local_world_size()),
         help="threads of each training process; its loader processes have their own",
     )
     return group
@@ -245,7 +245,7 @@ def run_entry(main: Callable[[list[str]], int | None]) -> None:
     SIGTERM ends it as Ctrl-C does, cleaning up behind itself: 143 and 130.
     """
     complaint, failure = "", None
-    dist.join()
+    dist.init()
     try:
         with GracefulStop(at_once=True):
             code = main(sys.argv[1:]) or 0
@@ -253,13 +253,13 @@ def run_entry(main: Callable[[list[str]], int | None]) -> None:
         if "--debug" in sys.argv:
             traceback.print_exc()
         failure = error
-        complaint = f"error: {error}" if dist.must_say(error) else ""
+        complaint = f"error: {error}" if dist.should_report(error) else ""
         code = 2 if isinstance(error, InputError) else 3
-    except dist.PeerLost as error:
-        failure, complaint, code = error, str(error), dist.LEFT_ALONE
+    except dist.RankLost as error:
+        failure, complaint, code = error, str(error), dist.EXIT_RANK_LOST
     except KeyboardInterrupt as stop:
         failure, complaint, code = stop, "interrupted", getattr(stop, "exit_code", 130)
     if complaint:  # only now: progress bars leave the terminal when the error lets go of them
         print(complaint, file=sys.stderr)
-    dist.leave(failure)
+    dist.shutdown(failure)
     sys.exit(code)

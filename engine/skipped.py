@@ -20,7 +20,7 @@ def records_of(*lists: BadRecords) -> list[dict]:
 def gather(*lists: BadRecords) -> None:
     """Collective: the main process takes in what the others have left out."""
     for bad in lists:
-        for found in dist.in_turns([list(bad)]):
+        for found in dist.gather_interleaved([list(bad)]):
             bad.add(found)
 
 

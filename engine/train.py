@@ -217,7 +217,7 @@ def require_cells(model: torch.nn.Module, batch_size: int, canvases: list[tuple[
 
 def pictures_per_step(opts: argparse.Namespace) -> int:
     """Of one optimizer step, over all processes."""
-    return opts.batch_size * opts.accumulate * dist.world()
+    return opts.batch_size * opts.accumulate * dist.world_size()
 
 
 def total_iterations(opts: argparse.Namespace, pictures: int) -> int:
@@ -239,7 +239,7 @@ def build_trainer(
         report = pretrained.load(model, config, opts.pretrained, names, opts.allow_partial)
     require_something_to_freeze(config, opts, report)
     model.to(device, memory_format=torch.channels_last)  # a quarter faster on a CPU
-    dist.synchronise_norms(model, device)
+    dist.convert_sync_batchnorm(model, device)
     groups = parameter_groups(model, opts.lr, opts.weight_decay, opts.backbone_factor)
     info(describe_groups(groups))
     trainer = Trainer(
@@ -345,7 +345,7 @@ class Run:
         self.saved = self.trainer.iteration
         self.best, self.seconds = dict(content["best"]), content["seconds"]
         self.evaluated = content["evaluated"]
-        if dist.is_main():
+        if dist.is_main_process():
             runs.sweep(self.folder)
             log.truncate_after(self.folder, self.trainer.iteration, self.evaluated)
             runs.write_json_in_run(self.folder / "options.json", options.as_json(self.opts))
@@ -367,7 +367,7 @@ class Run:
         now = options.as_json(self.opts)
         before = {"copy_paste": 0.0} | before  # which runs of an older version do not name
         fixed = ("overfit", "seed", "image_size", "canvas", "scale", "flip", "colour", "copy_paste")
-        if processes == dist.world():
+        if processes == dist.world_size():
             fixed = ("batch_size", "accumulate", *fixed)
         else:
             self.require_same_step(before, processes)
@@ -385,10 +385,11 @@ class Run:
         if pictures_per_step(self.opts) != per_step:
             raise InputError(
                 f"{self.folder}: was trained by {processes} processes, {per_step} pictures a step; "
-                f"for {dist.world()} give --batch-size and --accumulate that make it {per_step} "
-                f"as well (they make it {pictures_per_step(self.opts)})"
+                f"for {dist.world_size()} give --batch-size and --accumulate that make it "
+                f"{per_step} as well (they make it {pictures_per_step(self.opts)})"
             )
-        info(f"resumed by {dist.world()} instead of {processes} processes, same pictures a step")
+        now = dist.world_size()
+        info(f"resumed by {now} instead of {processes} processes, same pictures a step")
 
     def keep_start(self, before: dict) -> None:
         """Take over what the run started from; it is not loaded again.
@@ -413,7 +414,7 @@ class Run:
             NonFiniteError: if a tensor of it is not finite; the file before is kept.
             FailedRun: if the file cannot be written; the file before is kept.
         """
-        if not dist.is_main():
+        if not dist.is_main_process():
             return
         began = time.monotonic()
         checkpoint.require_finite(self.trainer)
@@ -431,7 +432,7 @@ class Run:
         return {
             **checkpoint.describe_model(self.config, self.data.train.categories),
             "options": options.as_json(self.opts),
-            "world_size": dist.world(),
+            "world_size": dist.world_size(),
             "best": self.best,
             "num_images": len(self.data.train),
             "seconds": self.seconds + time.monotonic() - self.started,
@@ -469,7 +470,7 @@ class Run:
             canvases=self.data.canvases,
             workers=workers,
             rank=dist.rank(),
-            world=dist.world(),
+            world=dist.world_size(),
         )
 
     def train(self, stop: GracefulStop) -> None:
@@ -505,7 +506,7 @@ class Run:
                 if self.must_save() or asked:
                     self.save()
                 if asked:  # one that comes only now is granted after the next step
-                    raise dist.agreed(Interrupted(stop.signal))
+                    raise dist.mark_synced(Interrupted(stop.signal))
                 self.evaluate_if_due(stop)
 
     def must_save(self) -> bool:
@@ -529,7 +530,7 @@ class Run:
 
     def log_interval(self) -> None:
         values, seconds = self.meter.flush()
-        if not dist.is_main():
+        if not dist.is_main_process():
             return
         skipped = {"skipped": self.trainer.skipped} if self.trainer.skipped else {}
         groups = self.trainer.optimizer.param_groups
@@ -556,7 +557,7 @@ class Run:
         detections = self.predictions(model, self.data.val)
         skipped.gather(self.data.train.bad)
         self.evaluated = self.trainer.iteration
-        if dist.is_main():
+        if dist.is_main_process():
             self.keep_if_best(self.score(detections))
 
     def keep_if_best(self, scores: Scores) -> None:
@@ -608,15 +609,15 @@ class Run:
 
     def finish(self) -> None:
         """Evaluate and draw the best weights, write the summary, say what comes next."""
-        dist.wait()  # until the main process has written them
-        with dist.together(InputError):
+        dist.barrier()  # until the main process has written them
+        with dist.synced_errors(InputError):
             content = checkpoint.load(self.folder / "best.pt")
         model, _, _ = checkpoint.build(content, self.builder)
         detections = self.predictions(model.to(self.device), self.data.val)
         threshold, _ = checkpoint.score_threshold(content["best"])
         shown = self.data.val.subset(visualize.spread(len(self.data.val), 8))
         examples = self.predictions(model, shown, threshold)
-        if dist.is_main():
+        if dist.is_main_process():
             self.report(content, self.score(detections), shown, examples)
 
     def report(self, content: dict, scores: Scores, shown: CocoSet, examples: list[dict]) -> None:
@@ -728,31 +729,31 @@ def build_run(
     Raises:
         InputError: on all processes, if anything is wrong on any.
     """
-    with dist.together(InputError):
+    with dist.synced_errors(InputError):
         if opts.pretrained and not opts.resume:
             pretrained.rehearse(opts, opts.pretrained, builder=builder)
-    data = dist.one_first(lambda: open_data(opts), InputError)
+    data = dist.local_first(lambda: open_data(opts), InputError)
     info(data.train.summary())
     if data.val is not data.train:
         info(data.val.summary())
-    with dist.together(InputError):
+    with dist.synced_errors(InputError):
         run = Run(opts, folder, data, device, builder)
         require_cells(run.trainer.model, opts.batch_size, data.canvases)
     info(f"{opts.model}: {count(run.trainer.model):,} parameters, on {device}{shared_by()}")
     info(", ".join(f"{name}: {type(part).__name__}" for name, part in parts_of(run.trainer.model)))
     if run.pretrained:
         info(run.pretrained.text)
-    with dist.together(InputError):
+    with dist.synced_errors(InputError):
         if opts.resume:
             run.resume()
-        elif dist.is_main():
+        elif dist.is_main_process():
             run.open_folder()
     return run
 
 
 def shared_by() -> str:
     """For the line that says what trains."""
-    return f" in {dist.world()} processes" if dist.world() > 1 else ""
+    return f" in {dist.world_size()} processes" if dist.world_size() > 1 else ""
 
 
 def parts_of(model: torch.nn.Module) -> list[tuple[str, torch.nn.Module]]:
@@ -766,12 +767,12 @@ def count(model: torch.nn.Module) -> int:
 
 def main(argv: list[str], builder: checkpoint.Builder = options.build_model) -> int:
     """`builder` puts the model together; `engine.tools.own_parts` is an example of another one."""
-    with dist.together(InputError):
+    with dist.synced_errors(InputError):
         opts = parse(argv)
         device = dist.device_for(options.device_for(opts.device))
         determinism.set_up(opts.deterministic, device, opts.threads)
         options.builder_keywords(opts.model, opts.set)  # before a long conversion, not after it
-    folder = dist.from_main(
+    folder = dist.broadcast_from_main(
         lambda: runs.choose(opts.out, options.RUNS, opts.model, opts.resume, opts.overwrite),
         InputError,
     )
@@ -783,9 +784,9 @@ def main(argv: list[str], builder: checkpoint.Builder = options.build_model) -> 
                 run.finish()
     except Interrupted as stopped:
         info(f"stopped at iteration {run.saved}; the same command with --resume goes on")
-        dist.leave(stopped)  # where one was interrupted alone, the others are not waited for
+        dist.shutdown(stopped)  # where one was interrupted alone, the others are not waited for
         return stopped.exit_code
-    if dist.is_main():
+    if dist.is_main_process():
         skipped.write(folder, *run.data.bad)
     skipped.tell(run.data.bad, folder / skipped.NAME)
     return 0

@@ -63,7 +63,7 @@ class MeanLoss:
 
     def gather(self) -> None:
         """Take in what the other processes saw, as if this one had seen it all."""
-        self.losses = dist.in_turns(self.losses)
+        self.losses = dist.gather_interleaved(self.losses)
 
     @property
     def batches(self) -> int:

@@ -67,9 +67,9 @@ def in_processes(number: int, function: Callable) -> list:
 def as_one_of_them(function: Callable, environment: dict[str, str], send) -> None:
     os.environ.update(environment)
     try:
-        dist.join()
+        dist.init()
         result = function()
-        dist.leave()
+        dist.shutdown()
         send.send_bytes(pickle.dumps(result))
     except BaseException:
         traceback.print_exc()
@@ -90,15 +90,15 @@ def test_what_processes_tell_each_other():
     def tell():
         rank, norm = dist.rank(), nn.BatchNorm2d(2)
         norm.running_mean += rank
-        dist.average_statistics(norm)
+        dist.average_batchnorm_stats(norm)
         values = torch.full((7,), (1e16, 1.0, -1e16)[rank], dtype=torch.float64)
         return {
-            "rank": (rank, dist.world(), dist.is_main()),
-            "maximum": dist.maximum(5 * rank),
-            "total": dist.total({"a": rank + 0.5, "b": torch.tensor(float(rank))}),
-            "in order": dist.sum_in_order(values).tolist(),
-            "in turns": dist.in_turns(list(range(10))[rank::3]),
-            "from main": dist.from_main(os.getpid),
+            "rank": (rank, dist.world_size(), dist.is_main_process()),
+            "maximum": dist.max_over_ranks(5 * rank),
+            "total": dist.sum_over_ranks({"a": rank + 0.5, "b": torch.tensor(float(rank))}),
+            "in order": dist.ordered_all_reduce(values).tolist(),
+            "in turns": dist.gather_interleaved(list(range(10))[rank::3]),
+            "from main": dist.broadcast_from_main(os.getpid),
             "statistics": norm.running_mean.tolist() + norm.running_var.tolist(),
         }
 
@@ -122,24 +122,24 @@ def test_an_error_of_one_is_raised_by_all_and_said_by_one():
     def fail():
         seen, told = [], []
         with contextlib.suppress(InputError):
-            for item in dist.in_step(items(), InputError):
+            for item in dist.lockstep(items(), InputError):
                 seen.append(item)
         try:
-            with dist.together(InputError, KeyError):
+            with dist.synced_errors(InputError, KeyError):
                 if dist.rank() > 0:
                     raise InputError(f"of {dist.rank()}")
         except InputError as error:
-            told = [str(error), dist.must_say(error)]
+            told = [str(error), dist.should_report(error)]
         try:
-            raise ValueError from dist.agreed(InputError("of all"))
+            raise ValueError from dist.mark_synced(InputError("of all"))
         except ValueError as error:
-            told.append(dist.is_agreed(error))
+            told.append(dist.is_synced(error))
         return seen, told
 
     found = in_processes(3, fail)
     assert [seen for seen, _ in found] == [["first"]] * 3
     assert [told for _, told in found] == [["of 1", n == 0, True] for n in range(3)]
-    assert dist.must_say(InputError("alone"))
+    assert dist.should_report(InputError("alone"))
 
 
 @pytest.fixture(scope="module")
@@ -342,7 +342,7 @@ def test_one_sentence_for_an_error_of_all_of_the_second_or_without_it(
     with monkeypatch.context() as patch:
         at_step(patch, 1, 1, lambda trainer: os._exit(1))
         (code, said), other = ends(argv)
-    assert code == dist.LEFT_ALONE and said.startswith("process 0 ends, for it lost another one")
+    assert code == dist.EXIT_RANK_LOST and said.startswith("rank 0 ends because")
     assert other is None
 
 
@@ -416,13 +416,13 @@ def test_norms_see_all_processes_on_cuda_unless_they_are_frozen(monkeypatch):
 
     def kinds(device):
         one = model()
-        dist.synchronise_norms(one, torch.device(device))
+        dist.convert_sync_batchnorm(one, torch.device(device))
         assert one.state_dict().keys() == model().state_dict().keys()
         return [type(each) for each in one]
 
     plain = [nn.BatchNorm2d, FrozenBatchNorm2d, nn.Flatten]
     assert kinds("cuda") == plain
-    monkeypatch.setattr(dist, "world", lambda: 2)
+    monkeypatch.setattr(dist, "world_size", lambda: 2)
     assert kinds("cuda") == [nn.SyncBatchNorm, FrozenBatchNorm2d, nn.Flatten]
     assert kinds("cpu") == plain
 
@@ -430,7 +430,7 @@ def test_norms_see_all_processes_on_cuda_unless_they_are_frozen(monkeypatch):
 def test_each_process_has_a_gpu_of_its_own(monkeypatch):
     cpu, cuda, second = map(torch.device, ("cpu", "cuda", "cuda:1"))
     assert dist.device_for(second) == second and dist.device_for(cuda) == cuda
-    monkeypatch.setattr(dist, "world", lambda: 2)
+    monkeypatch.setattr(dist, "world_size", lambda: 2)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     monkeypatch.setenv("LOCAL_RANK", "1")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
@@ -448,15 +448,15 @@ def failure(exitcode: int, timestamp: int = 5) -> SimpleNamespace:
 
 
 def test_the_cause_is_told_and_not_what_followed_from_it():
-    failures = {0: failure(dist.LEFT_ALONE, 4), 1: failure(-9), 2: failure(-15, 6)}
+    failures = {0: failure(dist.EXIT_RANK_LOST, 4), 1: failure(-9), 2: failure(-15, 6)}
     code, said = launch.ending(*launch.first_failure(failures))
     assert code == 137 and said.startswith("error: process 1 was killed (SIGKILL")
     for code in (2, 3, 130, 143):
         assert launch.ending(*launch.first_failure({0: failure(code)})) == (code, "")
     code, said = launch.ending(*launch.first_failure({3: failure(1)}))
     assert code == 1 and "process 3 failed, as said above" in said and "--resume" in said
-    code, said = launch.ending(*launch.first_failure({0: failure(dist.LEFT_ALONE)}))
-    assert code == dist.LEFT_ALONE and "on another machine" in said
+    code, said = launch.ending(*launch.first_failure({0: failure(dist.EXIT_RANK_LOST)}))
+    assert code == dist.EXIT_RANK_LOST and "on another machine" in said
 
 
 def test_a_job_that_was_asked_to_stop_ends_with_the_code_of_the_signal(monkeypatch):

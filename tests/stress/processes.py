@@ -87,7 +87,7 @@ def settle_norms(model: nn.Module) -> None:
 def measure(argv: list[str], precision: str) -> dict:
     """Train without a run folder; every loss of every step, and the gradients of the first one."""
     opts = train.parse(argv)
-    data = dist.one_first(lambda: train.open_data(opts), InputError)
+    data = dist.local_first(lambda: train.open_data(opts), InputError)
     builder = partial(build, precision=precision)
     run = train.Run(opts, Path(), data, torch.device("cpu"), builder)
     measured = {"losses": [], "gradients": {}}
@@ -182,7 +182,7 @@ def main(argv: list[str]) -> None:
     opts, rest = parser.parse_known_args(argv)
     torch.set_num_threads(1)
     measured = measure(rest, opts.precision)
-    if dist.is_main():
+    if dist.is_main_process():
         torch.save(measured, opts.out)
 
 
