@@ -98,7 +98,8 @@ class Trainer:
             NonFiniteError: before any parameter is changed.
         """
         self.schedule.apply(self.optimizer, self.iteration)
-        counts = self.total_counts(micro_batches)
+        counts = [self.criterion.counts(batch.targets) for batch in micro_batches]
+        counts = dist.sum_over_ranks({key: sum(each[key] for each in counts) for key in counts[0]})
         self.optimizer.zero_grad(set_to_none=True)
         totals: dict[str, float] = {}
         for number, batch in enumerate(micro_batches):
@@ -119,11 +120,6 @@ class Trainer:
         # The norm of an overflow would spoil the mean of its logging interval.
         norm = {"grad_norm": grad_norm} if math.isfinite(grad_norm) else {}
         return {"loss": sum(totals.values()), **totals, **norm}
-
-    def total_counts(self, micro_batches: list[Batch]) -> dict[str, Tensor]:
-        """The criterion's counts over all micro-batches and ranks of the step."""
-        parts = [self.criterion.counts(batch.targets) for batch in micro_batches]
-        return dist.sum_over_ranks({name: sum(part[name] for part in parts) for name in parts[0]})
 
     def finite_losses(
         self, outputs: dict, batch: Batch, counts: dict[str, Tensor]
@@ -222,25 +218,17 @@ def run_inference(
             if callback:
                 callback(outputs, batch)
             results = postprocess(outputs, batch.sizes(), threshold, encode=rle.encode)
-            found.append(coco_results(batch, results, category_ids))
+            found.append([])
+            for target, result in zip(batch.targets, results):
+                rows = (result[key].tolist() for key in ("scores", "labels", "best"))
+                found[-1] += [
+                    {
+                        "image_id": target["image_id"],
+                        "category_id": category_ids[label],
+                        "segmentation": mask,
+                        "score": score,
+                        "best": best,
+                    }
+                    for score, label, best, mask in zip(*rows, result["masks"])
+                ]
     return list(chain.from_iterable(dist.gather_interleaved(found)))
-
-
-def coco_results(batch: Batch, results: list[dict], category_ids: list[int]) -> list[dict]:
-    """Post-processed results of a batch as COCO results."""
-    return [
-        {
-            "image_id": target["image_id"],
-            "category_id": category_ids[label],
-            "segmentation": mask,
-            "score": score,
-            "best": best,
-        }
-        for target, result in zip(batch.targets, results)
-        for score, label, mask, best in zip(
-            result["scores"].tolist(),
-            result["labels"].tolist(),
-            result["masks"],
-            result["best"].tolist(),
-        )
-    ]
