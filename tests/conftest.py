@@ -21,10 +21,10 @@ def one_thread():
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder of real data and reference files beside the project."""
+    """The folder of real data sets beside the project."""
     path = Path(__file__).resolve().parents[2] / "shared"
     if not path.is_dir():
-        pytest.skip("needs the folder `shared` beside the project, with real data and oracles")
+        pytest.skip("needs the folder `shared` beside the project, with real data sets")
     return path
 
 

@@ -1,8 +1,11 @@
 """What the tests of every backbone need: rebuilt weights, reference activations, a counter."""
 
+import gzip
+import json
 import math
 import zlib
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -38,29 +41,39 @@ def rebuild() -> Callable[[nn.Module], nn.Module]:
 
 
 @pytest.fixture(scope="session")
-def oracle(shared) -> Callable[[str], dict]:
-    """A function: name of a model -> what its official code computed, and its `keys`."""
-    return lambda name: torch.load(shared / "oracles" / f"{name}.pt", weights_only=True)
+def reference() -> Callable[[str], dict]:
+    """A function: name of a model -> its fixture, as tests/fixtures/make.py describes it."""
+    folder = Path(__file__).parents[1] / "fixtures"
+    return lambda name: json.loads(gzip.decompress((folder / f"{name}.json.gz").read_bytes()))
 
 
 @pytest.fixture(
     params=[("even", (2, 3, 128, 192), 1), ("odd", (1, 3, 200, 333), 2)], ids=["even", "odd"]
 )
-def oracle_input(request) -> tuple[str, torch.Tensor]:
-    """A key of an oracle's `results` and the images that it was computed for."""
+def official_input(request) -> tuple[str, torch.Tensor]:
+    """A case of the fixtures and the images that its maps were computed for, in float64."""
     case, shape, seed = request.param
-    return case, torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+    images = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+    return case, images.double()
 
 
 @pytest.fixture(scope="session")
-def largest_error() -> Callable[[list, list], float]:
-    """A function: maps, wanted maps -> the largest error, relative to each map's largest value."""
+def sampled_errors() -> Callable[[dict, dict], dict[str, float]]:
+    """A function: maps by name, the maps of a fixture -> the largest error of each, relative to the
+    largest value of the map.
+    """
 
-    def largest_error(got: list[torch.Tensor], want: list[torch.Tensor]) -> float:
-        assert [x.shape for x in got] == [x.shape for x in want]
-        return max(((x - y).abs().max() / y.abs().max()).item() for x, y in zip(got, want))
+    def error(got: torch.Tensor, want: dict) -> float:
+        assert list(got.shape) == want["shape"]
+        values = got.flatten()[want["places"]] - torch.tensor(want["values"], dtype=got.dtype)
+        mean = abs(got.abs().mean().item() - want["mean"])
+        return max(values.abs().max().item(), mean) / want["largest"]
 
-    return largest_error
+    def sampled_errors(maps: dict[str, torch.Tensor], wanted: dict) -> dict[str, float]:
+        assert maps.keys() == wanted.keys()
+        return {name: error(maps[name], wanted[name]) for name in maps}
+
+    return sampled_errors
 
 
 @pytest.fixture(scope="session")

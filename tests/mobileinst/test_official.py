@@ -20,12 +20,10 @@ SMALL = dict(
 )  # fmt: skip
 
 
-def listed(path):
+def listed(names):
     """Name -> an array of the shape and dtype that a list has for it, unlike every other."""
     arrays = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines()):
-        name, shape, dtype = re.fullmatch(r"(\S+) \((.*)\) (\w+)", line).groups()
-        shape = [int(size) for size in shape.split(",") if size]
+    for number, (name, (shape, dtype)) in enumerate(names.items()):
         array = np.full(shape, number, dtype)
         array += np.arange(shape[-1]).astype(dtype)
         array.T[...] += 3 * np.arange(shape[0]).astype(dtype)
@@ -55,8 +53,8 @@ def write(path, tensors, protocol=4):
 
 
 @pytest.fixture(scope="module")
-def arrays(shared):
-    found = listed(shared / "facts" / "keys" / "official_mask2former_swin_tiny.txt")
+def arrays(reference):
+    found = listed(reference("mask2former_swin_tiny")["official"])
     assert len(found) == 482
     return found
 
@@ -121,13 +119,12 @@ def test_every_official_name_has_its_place(arrays, tmp_path):
     assert json.loads(json.dumps(report.as_dict()))["naming"] == "its authors"
 
 
-def test_the_hubs_names_and_the_authors_mean_the_same(shared, arrays):
+def test_the_hubs_names_and_the_authors_mean_the_same(reference, arrays):
     """The list of the hub's names and shapes, and a table of what becomes of which name."""
-    keys = shared / "facts" / "keys"
-    table = json.loads((keys / "hub_to_official_names.json").read_text(encoding="utf-8"))
+    keys = reference("mask2former_swin_tiny")
     tensors = {}
-    for name, like in listed(keys / "hf_mask2former_swin_tiny.txt").items():
-        there = table.get(name)
+    for name, like in listed(keys["hub"]).items():
+        there = keys["hub_to_official"].get(name)
         whole, third = there if isinstance(there, list) else (there, None)
         array = arrays.get(whole, like)
         tensors[name] = torch.from_numpy(array if third is None else np.split(array, 3)[third])

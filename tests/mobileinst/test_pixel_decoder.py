@@ -117,16 +117,12 @@ def test_centres_of_cells_on_every_level():
         assert on_y == pytest.approx([(y + 0.5) / height * h - 0.5 for h, _ in sizes])
 
 
-def test_names_and_shapes_are_those_of_the_official_checkpoint(shared):
-    path = shared / "facts" / "keys" / "official_mask2former_swin_tiny.txt"
+def test_names_and_shapes_are_those_of_the_official_checkpoint(reference):
     prefix = "sem_seg_head.pixel_decoder."
-    lines = [line for line in path.read_text().splitlines() if line.startswith(prefix)]
-    want = {}
-    for line in lines:
-        name, rest = line.removeprefix(prefix).split(" ", 1)
-        want[name] = tuple(map(int, rest[1 : rest.index(")")].rstrip(",").split(",")))
+    official = reference("mask2former_swin_tiny")["official"]
+    want = {n.removeprefix(prefix): s for n, (s, _) in official.items() if n.startswith(prefix)}
     state = PixelDecoder(SWIN["tiny"]).state_dict()
-    assert {name: tuple(value.shape) for name, value in state.items()} == want
+    assert {name: [*value.shape] for name, value in state.items()} == want
 
 
 @pytest.mark.parametrize(

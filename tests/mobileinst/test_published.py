@@ -44,11 +44,10 @@ def write_safetensors(path, tensors):
 
 
 @pytest.fixture(scope="module")
-def table(shared) -> dict:
+def table(reference) -> dict:
     """Name in the hub's files -> (ours, which third of it or None), from a list made elsewhere."""
-    text = (shared / "facts" / "keys" / "hub_to_official_names.json").read_text(encoding="utf-8")
     names = {}
-    for hub, official in json.loads(text).items():
+    for hub, official in reference("mask2former_swin_tiny")["hub_to_official"].items():
         official, third = official if isinstance(official, list) else (official, None)
         ours = official.replace("sem_seg_head.pixel_decoder.", "pixel_decoder.")
         names[hub] = ours.replace("sem_seg_head.predictor.", "query_decoder."), third

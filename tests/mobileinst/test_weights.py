@@ -128,10 +128,9 @@ def test_files_of_timm_hold_their_options(save, backbone, tensors):
     assert same(backbone.state_dict(), tensors)
 
 
-def test_topformer_for_segmentation(save, shared, backbone):
+def test_topformer_for_segmentation(save, reference, backbone):
     """The official names, with the semantics injection and the head of an ADE20K file."""
-    keys = torch.load(shared / "oracles" / "topformer_tiny.pt", weights_only=True)["keys"]
-    theirs = values_for(keys)
+    theirs = values_for(reference("topformer_tiny")["shapes"])
     content = {f"backbone.{name}": value for name, value in theirs.items()}
     content["decode_head.conv_seg.weight"] = torch.ones(150, 128, 1, 1)
     report = weights.load(backbone, save({"meta": {}, "state_dict": content, "optimizer": {}}))
@@ -210,9 +209,8 @@ def test_torchvisions_mobilenet_wants_another_normalisation(save, name, warned):
 # SeaFormer
 
 
-def test_seaformer_for_classification(save, shared):
-    keys = torch.load(shared / "oracles" / "seaformer_tiny.pt", weights_only=True)["keys"]
-    theirs = values_for(keys)
+def test_seaformer_for_classification(save, reference):
+    theirs = values_for(reference("seaformer_tiny")["shapes"])
     head = {"linear.weight": torch.ones(1000, 160), "linear.bias": torch.ones(1000)}
     content = {"epoch": 299, "args": argparse.Namespace(lr=1.0), "metric": 68.1}
     content |= {"state_dict": {n: v + 1 for n, v in theirs.items()} | head}
@@ -275,14 +273,9 @@ def swin_backbone(shapes):
     return module_of(kept)
 
 
-def test_swin_of_torchvision_in_the_official_names(shared):
-    text = (shared / "facts" / "keys" / "torchvision_swin_t.txt").read_text()
-    listed = {
-        name: tuple(map(int, re.findall(r"\d+", shape)))
-        for name, shape in (line.split(" ", 1) for line in text.splitlines())
-    }
+def test_swin_of_torchvision_in_the_official_names():
     with torch.device("meta"):
-        assert listed == shapes_of(swin_t(weights=None))
+        listed = shapes_of(swin_t(weights=None))
     renamed = weights.torchvision_swin_names(listed)
     assert trained(renamed) == trained(official_swin())
     assert weights.torchvision_swin_names(renamed) == renamed

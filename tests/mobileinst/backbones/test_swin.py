@@ -243,16 +243,15 @@ def test_published_sizes(name, millions, window):
         assert table.shape == ((2 * window - 1) ** 2, channels // 32)
 
 
-def test_names_and_shapes_are_the_official_ones(shared):
-    lines = (shared / "facts" / "keys" / "official_mask2former_swin_tiny.txt").read_text()
+def test_names_and_shapes_are_the_official_ones(reference):
     official = {
-        name: tuple(int(n) for n in re.findall(r"\d+", shape))
-        for name, shape in re.findall(r"^backbone\.(\S+) \((.*?)\)", lines, re.M)
-        if not name.endswith("relative_position_index")  # a constant
+        name.removeprefix("backbone."): shape
+        for name, (shape, _) in reference("mask2former_swin_tiny")["official"].items()
+        if name.startswith("backbone.") and not name.endswith("relative_position_index")
     }
     with torch.device("meta"):
         state = swin_tiny().state_dict()
-    assert {name: tuple(value.shape) for name, value in state.items()} == official
+    assert {name: [*value.shape] for name, value in state.items()} == official
 
 
 @pytest.mark.parametrize("height, width", [(1, 1), (20, 31), (32, 4), (65, 97), (128, 192)])

@@ -20,17 +20,23 @@ BUILDERS = {"tiny": topformer_tiny, "small": topformer_small, "base": topformer_
 
 
 @torch.no_grad()
-def test_agrees_with_the_official_code(oracle, oracle_input, rebuild, largest_error):
-    case, images = oracle_input
-    wanted = oracle("topformer_tiny")["results"][case]["taps"]
-    assert largest_error(rebuild(topformer_tiny())(images), wanted) < 1e-5
+def test_agrees_with_the_official_code(reference, official_input, rebuild, sampled_errors):
+    """In float64, so that the only rounding is that of the official code in float32.
+
+    Attention logits are not scaled and reach 2e4 here, where float32 steps by 2e-3. In one query of
+    the odd case the two largest are 0.3 apart: its softmax, and with it X6, has no more digits.
+    """
+    case, images = official_input
+    maps = dict(zip(("X2", "X3", "X4", "X5", "X6"), rebuild(topformer_tiny()).double()(images)))
+    errors = sampled_errors(maps, reference("topformer_tiny")["maps"][case])
+    x6 = errors.pop("X6")
+    assert max(errors.values()) < 2e-6 and x6 < (2e-6 if case == "even" else 5e-5)
 
 
-def test_names_and_shapes_are_the_official_ones(oracle):
-    keys = oracle("topformer_tiny")["keys"]
-    official = {k: tuple(v) for k, v in keys.items() if not k.startswith("SIM.")}
-    ours = {k: tuple(v.shape) for k, v in topformer_tiny().state_dict().items()}
-    assert ours == official
+def test_names_and_shapes_are_the_official_ones(reference):
+    shapes = reference("topformer_tiny")["shapes"]
+    official = {name: shape for name, shape in shapes.items() if not name.startswith("SIM.")}
+    assert official == {name: [*v.shape] for name, v in topformer_tiny().state_dict().items()}
 
 
 @torch.no_grad()
