@@ -1,5 +1,6 @@
 """The training step, the steps of a run, and inference. Reads and writes no files."""
 
+import copy
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -201,7 +202,7 @@ def run_inference(
     the order of a single process.
 
     Args:
-        model: put into eval mode.
+        model: put into eval mode, or a copy of it if it requires gradients.
         category_ids: original id of each class index.
         threshold: None for evaluation: AP needs the low scores.
         callback: called with (outputs, batch).
@@ -209,6 +210,9 @@ def run_inference(
         [{image_id, category_id, segmentation, score, best}], image by image, highest score first;
         best: whether it is the best answer of its query, the only one that is used for display.
     """
+    # Some CPUs choose other kernels for weights that require gradients, with other last bits.
+    if any(parameter.requires_grad for parameter in model.parameters()):
+        model = copy.deepcopy(model).requires_grad_(False)
     model.eval()
     found = []
     with dist.synced_errors(InputError):

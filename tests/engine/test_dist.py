@@ -223,7 +223,9 @@ STEPS = "--iterations 4 --batch-size 2 --average 0.9 --eval-every 1 --copy-paste
 def final_bits(monkeypatch) -> list[str]:
     """Of the weights and averages a process ends with; taken in the place of the last pictures."""
     seen = []
-    monkeypatch.setattr(train.Run, "finish", lambda run: seen.append(bits(run.trainer.state())))
+    monkeypatch.setattr(
+        train.Run, "finish", lambda run: seen.append(bits(checkpoint.state_of(run.trainer)))
+    )
     return seen
 
 
@@ -336,7 +338,7 @@ def test_one_sentence_for_an_error_of_all_of_the_second_or_without_it(
         at_step(patch, 1, 1, lambda trainer: next(trainer.model.parameters()).data.fill_(torch.nan))
         (code, said), other = ends(argv)
     assert code == 3 and said.count("\n") == 1 and "not finite at iteration 1" in said
-    assert "pictures: " in said and "--resume" in said and other == (3, "")
+    assert "images: " in said and "--resume" in said and other == (3, "")
 
     argv = [*tiny, *STEPS, "--out", str(tmp_path / "gone")]
     with monkeypatch.context() as patch:

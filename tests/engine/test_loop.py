@@ -427,7 +427,8 @@ def test_inference_gives_original_ids_and_sizes(dataset):
     loader = eval_loader(dataset, EvalPreset(64), batch_size=3)
     found = run_inference(model, postprocess, loader, torch.device("cpu"), ids)
     sizes = {record.id: [record.height, record.width] for record in dataset.images}
-    assert not model.training and {each["image_id"] for each in found} <= sizes.keys()
+    assert model.training and all(one.requires_grad for one in model.parameters())  # untouched
+    assert {each["image_id"] for each in found} <= sizes.keys()
     for each in found:
         assert each["segmentation"]["size"] == sizes[each["image_id"]]
         assert each["category_id"] in ids and 0 <= each["score"] <= 1
