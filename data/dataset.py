@@ -26,12 +26,12 @@ from data.batch import Annotation
 from data.errors import BadRecords, InputError
 from data.images import read_rgb
 from data.packed import Bytes, ImageRecord, Images, Outlines
-from data.readers import coco
+from data.readers import coco, find
 
 _NEARLY_ALL = 0.8  # share of crowds from which a set is taken for one of mislabelled brush masks
 
 
-class CocoSet:
+class CocoDataset:
     """Pictures with their annotations.
 
     annotations: the json file, or its content as a dict (then `source` names it in messages).
@@ -175,7 +175,7 @@ class CocoSet:
             for i in range(len(masks))
         ]
 
-    def subset(self, indices: Sequence[int]) -> CocoSet:
+    def subset(self, indices: Sequence[int]) -> CocoDataset:
         """The set of these pictures in this order; annotations are shared, not copied."""
         part = copy.copy(self)
         part._order = self._order[np.asarray(indices, dtype=np.int64)]
@@ -207,6 +207,70 @@ class CocoSet:
             f"{self.name}: {len(self)} pictures ({empty} without objects), {len(labels)} objects, "
             f"{crowds} crowds, {len(self.categories)} classes\n  {counts}"
         )
+
+
+def open_datasets(
+    data: str | Path | None = None,
+    train_json: str | Path | None = None,
+    val_json: str | Path | None = None,
+    images: str | Path | None = None,
+    *,
+    splits: Sequence[str] = ("train", "val"),
+    cache: str | Path = Path("datasets") / "converted",
+    crowd_as_instances: bool = False,
+    skip_bad: bool = False,
+    progress: bool = True,
+) -> dict[str, CocoDataset]:
+    """Split -> set, from a folder or from json files (which win over the folder's own).
+
+    `images` names the image folder when it is not found by itself. `cache` is where converted
+    annotations go. `skip_bad` leaves out what cannot be used, see CocoDataset.
+
+    Raises:
+        InputError: if nothing is recognised, a split is missing, or the categories differ.
+    """
+    jsons = {"train": train_json, "val": val_json}
+    root = None if data is None else _existing_folder(Path(data))
+    places = {}
+    for split in splits:
+        if jsons.get(split) is not None:
+            places[split] = find.beside(Path(jsons[split]), split, root)
+        elif root is not None:
+            places[split] = find.find(root, split, Path(cache), progress, skip_bad)
+        else:
+            raise InputError(
+                f"no {split} annotations were named: give --{split}-json, or a folder with --data"
+            )
+    sets = {}
+    for split, place in places.items():
+        folders = place.images if images is None else [Path(images)]
+        sets[split] = CocoDataset(
+            place.json,
+            folders,
+            name=split,
+            crowd_as_instances=crowd_as_instances,
+            skip_bad=skip_bad,
+        )
+    _require_one_class_list(sets, places)
+    return sets
+
+
+def _existing_folder(path: Path) -> Path:
+    if not path.is_dir():
+        raise InputError(f"{path} is no folder: give the folder of the data set with --data")
+    return path
+
+
+def _require_one_class_list(sets: dict[str, CocoDataset], places: dict[str, find.Place]) -> None:
+    if not sets:
+        return
+    first, *others = sets
+    for other in others:
+        if sets[first].categories != sets[other].categories:
+            raise InputError(
+                f"{places[first].json} and {places[other].json} have different categories: "
+                "list the same ids and names in both, also those without objects"
+            )
 
 
 class _Store:

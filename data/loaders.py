@@ -1,8 +1,8 @@
 """Which pictures come when. Everything follows from (seed, step), never from what ran before.
 
-Training is counted in steps. The pictures form one endless stream: a permutation of the set for
-each epoch, drawn from (seed, epoch). Global step s takes the next batch_size x accumulate x world
-pictures of it on one canvas drawn from (seed, step); each rank and micro-step reads its slice. So
+Training is counted in steps. The images form one endless stream: a permutation of the set for each
+epoch, drawn from (seed, epoch). Global step s takes the next batch_size x accumulate x world_size
+images of it on one canvas drawn from (seed, step); each rank and micro-step reads its slice. So
 starting at any step, on any number of ranks and with any number of workers, gives the same batches.
 
 Where a set leaves out bad records, a picture that turns out to be unreadable gives its place in a
@@ -28,7 +28,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from data import seeds
 from data.batch import PackedBatch, Sample, collate
-from data.dataset import CocoSet
+from data.dataset import CocoDataset
 from data.errors import BadRecord, InputError
 from data.presets import EvalPreset, Size, TrainPreset, paste_some
 
@@ -61,7 +61,7 @@ class Batches:
     Pictures that are left out are noted in the `bad` of the set.
     """
 
-    def __init__(self, loader: DataLoader, dataset: CocoSet) -> None:
+    def __init__(self, loader: DataLoader, dataset: CocoDataset) -> None:
         self._loader, self._dataset = loader, dataset
 
     def __len__(self) -> int:
@@ -88,14 +88,14 @@ def train_canvases(image_size: int) -> list[Size]:
     return list(dict.fromkeys([(short, long), (long, short), (side, side)]))
 
 
-def covering_canvas(dataset: CocoSet, preset: EvalPreset) -> Size:
+def covering_canvas(dataset: CocoDataset, preset: EvalPreset) -> Size:
     """The smallest canvas that holds every picture of the set as evaluation sees it."""
     sizes = [preset.padded_size(record.height, record.width) for record in dataset.images]
     return max(h for h, _ in sizes), max(w for _, w in sizes)
 
 
 def train_loader(
-    dataset: CocoSet,
+    dataset: CocoDataset,
     preset: TrainPreset | EvalPreset,
     *,
     batch_size: int,
@@ -106,11 +106,11 @@ def train_loader(
     canvases: Sequence[Size],
     workers: int = 0,
     rank: int = 0,
-    world: int = 1,
+    world_size: int = 1,
 ) -> Batches:
     """Micro-batches of the steps start_step .. stop_step - 1, `accumulate` for each step."""
     sampler = TrainSampler(
-        pictures=len(dataset),
+        num_images=len(dataset),
         batch_size=batch_size,
         accumulate=accumulate,
         seed=seed,
@@ -118,7 +118,7 @@ def train_loader(
         stop_step=stop_step,
         canvases=tuple(canvases),
         rank=rank,
-        world=world,
+        world_size=world_size,
     )
     pastes = isinstance(preset, TrainPreset) and preset.copy_paste > 0
     samples = (_PastedSamples if pastes else _Samples)(dataset, preset, seed)
@@ -126,19 +126,19 @@ def train_loader(
 
 
 def eval_loader(
-    dataset: CocoSet,
+    dataset: CocoDataset,
     preset: EvalPreset,
     *,
     batch_size: int,
     workers: int = 0,
     indices: Sequence[int] | None = None,
     rank: int = 0,
-    world: int = 1,
+    world_size: int = 1,
 ) -> Batches:
     """Every picture (or those of `indices`) once; each batch holds one padded size only.
 
     Sizes come in the order of their first picture, pictures within a size in the order given. Of
-    several ranks each reads every `world`-th batch, the same ones that a single rank would read.
+    `world_size` ranks each reads every `world_size`-th of the batches that a single one would read.
     """
     groups: dict[Size, list[Key]] = {}
     for index in range(len(dataset)) if indices is None else indices:
@@ -150,14 +150,14 @@ def eval_loader(
         for keys in groups.values()
         for start in range(0, len(keys), batch_size)
     ]
-    return _batches(_OwnSamples(dataset, preset, seed=0), batches[rank::world], workers)
+    return _batches(_OwnSamples(dataset, preset, seed=0), batches[rank::world_size], workers)
 
 
 @dataclass(frozen=True)
 class TrainSampler:
     """The keys of every micro-batch of one rank, as lists; see the head of this file."""
 
-    pictures: int
+    num_images: int
     batch_size: int
     accumulate: int
     seed: int
@@ -165,7 +165,7 @@ class TrainSampler:
     stop_step: int
     canvases: tuple[Size, ...]
     rank: int = 0
-    world: int = 1
+    world_size: int = 1
 
     def __len__(self) -> int:
         return max(0, self.stop_step - self.start_step) * self.accumulate
@@ -177,35 +177,35 @@ class TrainSampler:
 
     def keys(self, step: int, micro: int) -> list[Key]:
         """The pictures of one micro-step of this rank."""
-        slot = (step * self.accumulate + micro) * self.world + self.rank
+        slot = (step * self.accumulate + micro) * self.world_size + self.rank
         first = slot * self.batch_size
         canvas = self.canvases[seeds.mix(self.seed, _CANVAS, step) % len(self.canvases)]
         keys = []
         for position in range(first, first + self.batch_size):
-            epoch, place = divmod(position, self.pictures)
-            keys.append(Key(_permutation(self.pictures, self.seed, epoch)[place], epoch, canvas))
+            epoch, place = divmod(position, self.num_images)
+            keys.append(Key(_permutation(self.num_images, self.seed, epoch)[place], epoch, canvas))
         return keys
 
 
-def first_pictures(pictures: int, seed: int, count: int) -> list[int]:
+def first_images(num_images: int, seed: int, count: int) -> list[int]:
     """The first `count` pictures of the order that training with `seed` goes through."""
-    return _permutation(pictures, seed, 0)[:count]
+    return _permutation(num_images, seed, 0)[:count]
 
 
 @functools.lru_cache(maxsize=4)
-def _permutation(pictures: int, seed: int, epoch: int) -> list[int]:
+def _permutation(num_images: int, seed: int, epoch: int) -> list[int]:
     generator = seeds.generator(seed, _ORDER, epoch)
-    return torch.randperm(pictures, generator=generator).tolist()
+    return torch.randperm(num_images, generator=generator).tolist()
 
 
 class _Samples(Dataset):
     """Key -> sample, or the InputError that the picture's file caused."""
 
-    def __init__(self, dataset: CocoSet, preset: TrainPreset | EvalPreset, seed: int) -> None:
+    def __init__(self, dataset: CocoDataset, preset: TrainPreset | EvalPreset, seed: int) -> None:
         self._dataset, self._preset, self._seed = dataset, preset, seed
 
     @property
-    def dataset(self) -> CocoSet:
+    def dataset(self) -> CocoDataset:
         return self._dataset
 
     def __getitem__(self, key: Key) -> Found:
@@ -254,7 +254,7 @@ class _PastedSamples(_Samples):
     what it is without pasting.
     """
 
-    def __init__(self, dataset: CocoSet, preset: TrainPreset, seed: int) -> None:
+    def __init__(self, dataset: CocoDataset, preset: TrainPreset, seed: int) -> None:
         super().__init__(dataset, preset, seed)
         self._sources = np.array(dataset.with_objects(), dtype=np.int64)
 

@@ -11,11 +11,10 @@ from torch import nn
 
 from data import rle
 from data.batch import Batch
-from data.dataset import CocoSet
+from data.dataset import CocoDataset, open_datasets
 from data.errors import InputError
 from data.loaders import eval_loader
 from data.presets import EvalPreset
-from data.readers.find import open_sets
 from engine import checkpoint, dist, options, runs, skipped
 from engine.coco_ap import FIELDS, Scores, score, table
 from engine.log import info
@@ -62,9 +61,9 @@ def data_of(opts: argparse.Namespace, trained_with: dict) -> argparse.Namespace:
     return opts
 
 
-def open_split(opts: argparse.Namespace, split: str) -> CocoSet:
+def open_split(opts: argparse.Namespace, split: str) -> CocoDataset:
     """One split of the data the options name."""
-    return open_sets(
+    return open_datasets(
         data=opts.data,
         train_json=opts.train_json,
         val_json=opts.val_json,
@@ -79,7 +78,7 @@ def open_split(opts: argparse.Namespace, split: str) -> CocoSet:
 def predictions(
     model: nn.Module,
     postprocess,
-    dataset: CocoSet,
+    dataset: CocoDataset,
     *,
     image_size: int,
     batch_size: int,
@@ -95,7 +94,7 @@ def predictions(
         batch_size=batch_size,
         workers=workers,
         rank=dist.rank(),
-        world=dist.world_size(),
+        world_size=dist.world_size(),
     )
     ids = [category.id for category in dataset.categories]
     detections = run_inference(

@@ -11,11 +11,10 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from data.dataset import CocoSet
+from data.dataset import CocoDataset, open_datasets
 from data.errors import BadRecords, InputError
-from data.loaders import covering_canvas, first_pictures, train_canvases, train_loader
+from data.loaders import covering_canvas, first_images, train_canvases, train_loader
 from data.presets import EvalPreset, TrainPreset
-from data.readers.find import open_sets
 from engine import (
     checkpoint,
     determinism,
@@ -145,8 +144,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
 class Data:
     """The two sets of a run; a self-test evaluates on what it trains on, and is called so."""
 
-    train: CocoSet
-    val: CocoSet
+    train: CocoDataset
+    val: CocoDataset
     preset: TrainPreset | EvalPreset
     canvases: list[tuple[int, int]]
 
@@ -162,7 +161,7 @@ def open_data(opts: argparse.Namespace) -> Data:
     Raises:
         InputError: something is missing or wrong with them.
     """
-    sets = open_sets(
+    sets = open_datasets(
         data=opts.data,
         train_json=opts.train_json,
         val_json=opts.val_json,
@@ -176,7 +175,7 @@ def open_data(opts: argparse.Namespace) -> Data:
     if not len(train):
         raise InputError(f"{train.name}: the training set has no pictures")
     if opts.overfit:
-        train = train.subset(first_pictures(len(train), opts.seed, opts.overfit))
+        train = train.subset(first_images(len(train), opts.seed, opts.overfit))
         train.name = f"overfit-{len(train)}"
         preset = EvalPreset(opts.image_size)
         return Data(train, train, preset, [covering_canvas(train, preset)])
@@ -470,7 +469,7 @@ class Run:
             canvases=self.data.canvases,
             workers=workers,
             rank=dist.rank(),
-            world=dist.world_size(),
+            world_size=dist.world_size(),
         )
 
     def train(self, stop: GracefulStop) -> None:
@@ -586,7 +585,7 @@ class Run:
             )
 
     def predictions(
-        self, model: torch.nn.Module, dataset: CocoSet, threshold: float | None = None
+        self, model: torch.nn.Module, dataset: CocoDataset, threshold: float | None = None
     ) -> list[dict]:
         """What a model finds in a set; with a threshold, as it would be shown to people.
 
@@ -620,7 +619,9 @@ class Run:
         if dist.is_main_process():
             self.report(content, self.score(detections), shown, examples)
 
-    def report(self, content: dict, scores: Scores, shown: CocoSet, examples: list[dict]) -> None:
+    def report(
+        self, content: dict, scores: Scores, shown: CocoDataset, examples: list[dict]
+    ) -> None:
         """Pictures, table and summary of the best weights, and what is where.
 
         examples: what they find in the pictures of `shown`, above the threshold.

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from data.dataset import CocoSet
+from data.dataset import CocoDataset
 from data.errors import InputError
 from engine import checkpoint, evaluate, options, runs, skipped
 from engine.log import info
@@ -38,7 +38,7 @@ def spread(total: int, count: int) -> list[int]:
 
 
 def prediction_grid(
-    dataset: CocoSet,
+    dataset: CocoDataset,
     indices: list[int],
     detections: list[dict],
     threshold: float,

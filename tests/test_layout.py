@@ -87,7 +87,7 @@ def test_no_import_goes_in_a_circle():
     modules = {module_of(path): path for path in FILES}
     graph = {}
     for name, path in modules.items():
-        # `from data import rle` is data.rle; `from data.dataset import CocoSet` is data.dataset
+        # `from data import rle` is data.rle; `from data.dataset import CocoDataset` is data.dataset
         wanted = imports_of(path) | {each.rpartition(".")[0] for each in imports_of(path)}
         graph[name] = {other for other in wanted & modules.keys() if "." in other}
     while graph:

@@ -1,4 +1,4 @@
-"""From the folder or the json files a user names to opened sets, one for each split.
+"""Where the annotations and images of a split lie, from the folder or the json file a user names.
 
 Four layouts are recognised: VOC 2012, SBD, COCO (annotations/instances_*.json), and the one of
 Roboflow exports (_annotations.coco.json beside the pictures). VOC and SBD are converted once into
@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import os
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from data.dataset import CocoSet
 from data.errors import InputError
 from data.readers import voc
 
@@ -24,58 +23,14 @@ _LAYOUTS = (
 )
 
 
-class _Place(NamedTuple):
+class Place(NamedTuple):
     """Where the annotations of a split lie, and folders its pictures may lie in."""
 
     json: Path
     images: list[Path]
 
 
-def open_sets(
-    data: str | Path | None = None,
-    train_json: str | Path | None = None,
-    val_json: str | Path | None = None,
-    images: str | Path | None = None,
-    *,
-    splits: Sequence[str] = ("train", "val"),
-    cache: str | Path = Path("datasets") / "converted",
-    crowd_as_instances: bool = False,
-    skip_bad: bool = False,
-    progress: bool = True,
-) -> dict[str, CocoSet]:
-    """Split -> set, from a folder or from json files (which win over the folder's own).
-
-    `images` names the picture folder when it is not found by itself. `cache` is where converted
-    annotations go. `skip_bad` leaves out what cannot be used, see CocoSet. Raises InputError when
-    nothing is recognised, a split is missing, or the splits have different categories.
-    """
-    jsons = {"train": train_json, "val": val_json}
-    root = None if data is None else _existing_folder(Path(data))
-    places = {}
-    for split in splits:
-        if jsons.get(split) is not None:
-            places[split] = _beside(Path(jsons[split]), split, root)
-        elif root is not None:
-            places[split] = _find(root, split, Path(cache), progress, skip_bad)
-        else:
-            raise InputError(
-                f"no {split} annotations were named: give --{split}-json, or a folder with --data"
-            )
-    sets = {}
-    for split, place in places.items():
-        folders = place.images if images is None else [Path(images)]
-        sets[split] = CocoSet(
-            place.json,
-            folders,
-            name=split,
-            crowd_as_instances=crowd_as_instances,
-            skip_bad=skip_bad,
-        )
-    _require_one_class_list(sets, places)
-    return sets
-
-
-def _find(root: Path, split: str, cache: Path, progress: bool, skip_bad: bool) -> _Place:
+def find(root: Path, split: str, cache: Path, progress: bool, skip_bad: bool) -> Place:
     for layout in (_sbd_layout, _voc_layout):
         place = layout(root, split, cache, progress, skip_bad)
         if place is not None:
@@ -85,7 +40,7 @@ def _find(root: Path, split: str, cache: Path, progress: bool, skip_bad: bool) -
 
 def _voc_layout(
     root: Path, split: str, cache: Path, progress: bool, skip_bad: bool
-) -> _Place | None:
+) -> Place | None:
     folder = voc.find_root(root)
     if folder is None:
         return None
@@ -95,12 +50,12 @@ def _voc_layout(
     mark = _fingerprint(folder, files, (names, voc.class_names(folder), skip_bad))
     target = cache / f"{_name_of(folder)}-{mark}" / f"instances_{split}.json"
     _convert_once(target, progress, lambda: voc.convert(folder, split, progress, skip_bad))
-    return _Place(target, [folder / "JPEGImages"])
+    return Place(target, [folder / "JPEGImages"])
 
 
 def _sbd_layout(
     root: Path, split: str, cache: Path, progress: bool, skip_bad: bool
-) -> _Place | None:
+) -> Place | None:
     """SBD alone, or SBD for training beside VOC for validation."""
     places = (root, root / "dataset", root / "benchmark_RELEASE" / "dataset")
     folder = next((p for p in places if (p / "inst").is_dir() and (p / "img").is_dir()), None)
@@ -115,16 +70,16 @@ def _sbd_layout(
     _convert_once(
         target, progress, lambda: voc.read_sbd(folder, names, without, progress, skip_bad)
     )
-    return _Place(target, [folder / "img"])
+    return Place(target, [folder / "img"])
 
 
-def _json_layout(root: Path, split: str) -> _Place:
+def _json_layout(root: Path, split: str) -> Place:
     folders = _SPLIT_FOLDERS.get(split, (split,))
     names = [f"annotations/instances_{folder}.json" for folder in folders]
     names += [f"{folder}/_annotations.coco.json" for folder in folders]
     for name in names:
         if (root / name).is_file():
-            return _beside(root / name, split, root)
+            return beside(root / name, split, root)
     if _any_json(root):
         raise InputError(
             f"{root} has no {split} annotations, none of {', '.join(names)} is there: "
@@ -142,7 +97,7 @@ def _any_json(root: Path) -> bool:
     )
 
 
-def _beside(json: Path, split: str, root: Path | None) -> _Place:
+def beside(json: Path, split: str, root: Path | None) -> Place:
     """An annotation file with the folders in which its pictures are looked for, in this order."""
     bases = [base for base in (root, json.parent.parent, json.parent) if base is not None]
     above = [base.resolve().parent for base in bases]  # the demo set keeps its pictures there
@@ -152,7 +107,7 @@ def _beside(json: Path, split: str, root: Path | None) -> _Place:
     likely = [base / folder for base in bases for folder in folders] + inside + bases + voc_folders
     if json.name == "_annotations.coco.json":
         likely.insert(0, json.parent)
-    return _Place(json, [folder for folder in dict.fromkeys(likely) if folder.is_dir()] or bases)
+    return Place(json, [folder for folder in dict.fromkeys(likely) if folder.is_dir()] or bases)
 
 
 def _convert_once(target: Path, progress: bool, convert: Callable[[], dict]) -> None:
@@ -183,21 +138,3 @@ def _fingerprint(folder: Path, files: Iterable[Path], extra: object) -> str:
 
 def _name_of(folder: Path) -> str:
     return "-".join(folder.resolve().parts[-2:]).strip("/").replace(" ", "_")
-
-
-def _existing_folder(path: Path) -> Path:
-    if not path.is_dir():
-        raise InputError(f"{path} is no folder: give the folder of the data set with --data")
-    return path
-
-
-def _require_one_class_list(sets: dict[str, CocoSet], places: dict[str, _Place]) -> None:
-    if not sets:
-        return
-    first, *others = sets
-    for other in others:
-        if sets[first].categories != sets[other].categories:
-            raise InputError(
-                f"{places[first].json} and {places[other].json} have different categories: "
-                "list the same ids and names in both, also those without objects"
-            )

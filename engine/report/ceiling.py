@@ -8,7 +8,7 @@ import torch
 
 from data import rle, transforms
 from data.batch import Annotation
-from data.dataset import CocoSet
+from data.dataset import CocoDataset
 from data.presets import EvalPreset
 from engine.coco_ap import Scores, score
 from mobileinst.set_prediction.grids import soft_masks, stride_grid
@@ -18,7 +18,7 @@ SUREST = 1e-3  # cell values are kept this far from 0 and 1, whose logits are in
 
 
 def ceiling(
-    dataset: CocoSet,
+    dataset: CocoDataset,
     preset: EvalPreset,
     postprocess: Postprocess,
     stride: int = 8,

@@ -8,12 +8,11 @@ import pytest
 import torch
 
 from data import loaders
-from data.dataset import CocoSet
+from data.dataset import CocoDataset, open_datasets
 from data.errors import BadRecord, BadRecords, InputError
 from data.packed import Bytes, ImageRecord, Images, Outlines
 from data.presets import EvalPreset, TrainPreset
 from data.readers import voc
-from data.readers.find import open_sets
 
 CANVASES = [(64, 64), (64, 128)]
 
@@ -22,7 +21,7 @@ def opened(tiny, change=None, skip_bad=True):
     content = copy.deepcopy(tiny.content)
     if change:
         change(content)
-    return CocoSet(content, tiny.images, skip_bad=skip_bad)
+    return CocoDataset(content, tiny.images, skip_bad=skip_bad)
 
 
 def break_picture(tiny, id_):
@@ -149,13 +148,13 @@ def test_what_a_conversion_leaves_out_is_known_later(tmp_path):
     with pytest.raises(InputError, match="SegmentationObject/b.png cannot be read"):
         voc.convert(root, "train", progress=False)
     for _ in range(2):  # converted, and found converted
-        dataset = open_sets(
+        dataset = open_datasets(
             root, splits=("train",), cache=tmp_path / "cache", skip_bad=True, progress=False
         )["train"]
         assert [record.file_name for record in dataset.images] == ["a.jpg", "c.jpg"]
         assert [one.record for one in dataset.bad] == ["picture b"]
     with pytest.raises(InputError, match="b.png"):  # a strict start does not take that conversion
-        open_sets(root, splits=("train",), cache=tmp_path / "cache", progress=False)
+        open_datasets(root, splits=("train",), cache=tmp_path / "cache", progress=False)
 
 
 def test_records_are_listed_once_and_in_order():
@@ -197,7 +196,7 @@ def test_a_set_is_a_few_flat_buffers(tiny_coco):
             {**annotation, "id": 1000 + number, "image_id": 1000 + number}
         )
     tiny_coco.json.write_text(json.dumps(content))
-    dataset = CocoSet(tiny_coco.json, tiny_coco.images)
+    dataset = CocoDataset(tiny_coco.json, tiny_coco.images)
     things, seen, found, size = [dataset], set(), 0, 0
     while things:
         thing = things.pop()

@@ -11,7 +11,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from data import rle
-from data.dataset import CocoSet
+from data.dataset import CocoDataset
 from data.errors import InputError
 
 
@@ -19,7 +19,7 @@ def opened(tiny, change=None, **keywords):
     content = copy.deepcopy(tiny.content)
     if change:
         change(content)
-    return CocoSet(content, tiny.images, **keywords)
+    return CocoDataset(content, tiny.images, **keywords)
 
 
 def masks_of(annotation):
@@ -27,7 +27,7 @@ def masks_of(annotation):
 
 
 def test_indices_follow_the_sorted_ids(tiny_coco):
-    dataset = CocoSet(tiny_coco.json, tiny_coco.images)
+    dataset = CocoDataset(tiny_coco.json, tiny_coco.images)
     assert [tuple(c) for c in dataset.categories] == [
         (0, 0, "shrimp"), (1, 3, "fish"), (2, 7, "unused"), (3, 90, "crab"),
     ]  # fmt: skip
@@ -38,7 +38,7 @@ def test_indices_follow_the_sorted_ids(tiny_coco):
 
 
 def test_masks_are_those_of_the_file(tiny_coco):
-    dataset = CocoSet(tiny_coco.json, tiny_coco.images)
+    dataset = CocoDataset(tiny_coco.json, tiny_coco.images)
     for index, ids in enumerate([(0, 7), (8,), (), (20,), (21, 22), (30,)]):
         picture, annotation = dataset.read(index)
         record = dataset.images[index]
@@ -52,7 +52,7 @@ def test_masks_are_those_of_the_file(tiny_coco):
 
 
 def test_void_and_crowd_are_ignored_and_never_objects(tiny_coco):
-    dataset = CocoSet(tiny_coco.json, tiny_coco.images)
+    dataset = CocoDataset(tiny_coco.json, tiny_coco.images)
     assert dataset.has_void
     void = rle.decode([dataset.annotation(0).ignore], (48, 64))[0]
     assert void[:3].all() and not void[3:].any()
@@ -73,7 +73,7 @@ def test_void_and_crowd_of_one_picture_are_joined(tiny_coco):
 
 
 def test_a_subset_keeps_the_order_it_was_given(tiny_coco):
-    dataset = CocoSet(tiny_coco.json, tiny_coco.images)
+    dataset = CocoDataset(tiny_coco.json, tiny_coco.images)
     part = dataset.subset([4, 0]).subset([1, 0])
     assert [record.id for record in part.images] == [0, 40] and len(part) == 2
     assert part.annotation(1).labels.tolist() == [3, 1]
@@ -81,7 +81,7 @@ def test_a_subset_keeps_the_order_it_was_given(tiny_coco):
 
 
 def test_ground_truth_as_predictions_scores_one(tiny_coco):
-    truth = CocoSet(tiny_coco.json, tiny_coco.images).ground_truth()
+    truth = CocoDataset(tiny_coco.json, tiny_coco.images).ground_truth()
     assert json.loads(json.dumps(truth)) == truth
     assert min(annotation["id"] for annotation in truth["annotations"]) == 1
     assert {a["category_id"] for a in truth["annotations"]} == {0, 3, 90}
@@ -102,7 +102,7 @@ def test_ground_truth_as_predictions_scores_one(tiny_coco):
 
 
 def test_ground_truth_describes_its_masks(tiny_coco):
-    truth = CocoSet(tiny_coco.json, tiny_coco.images).ground_truth([4, 1])
+    truth = CocoDataset(tiny_coco.json, tiny_coco.images).ground_truth([4, 1])
     assert [image["id"] for image in truth["images"]] == [40, 2]
     assert [a["image_id"] for a in truth["annotations"]] == [40, 40, 2, 2]
     assert [a["iscrowd"] for a in truth["annotations"]] == [0, 0, 0, 1]
@@ -124,7 +124,7 @@ def test_an_outline_that_covers_no_pixel_is_no_object(tiny_coco):
 def test_coco_mini_gives_the_masks_of_pycocotools(shared, split, capsys):
     root = shared / "datasets" / "coco-mini"
     path = root / "annotations" / f"instances_{split}.json"
-    dataset, reference = CocoSet(path, root / split), COCO(path)
+    dataset, reference = CocoDataset(path, root / split), COCO(path)
     assert [c.id for c in dataset.categories] == sorted(reference.getCatIds())
     assert len(dataset.categories) == 80 and dataset.categories[-1].id == 90
     index_of = {category.id: category.index for category in dataset.categories}
@@ -148,7 +148,7 @@ def test_coco_mini_gives_the_masks_of_pycocotools(shared, split, capsys):
 
 def replaced(tiny, id_, picture, **keywords):
     picture.save(tiny.images / f"{id_}.png", **keywords)
-    return CocoSet(tiny.json, tiny.images)
+    return CocoDataset(tiny.json, tiny.images)
 
 
 @pytest.mark.parametrize("mode", ["L", "RGBA", "P", "1", "LA"])
@@ -165,7 +165,7 @@ def test_cmyk_pictures_become_rgb(tiny_coco):
     colours.save(tiny_coco.images / "5.jpg")
     content = copy.deepcopy(tiny_coco.content)
     content["images"][2]["file_name"] = "5.jpg"
-    picture, _ = CocoSet(content, tiny_coco.images).read(2)
+    picture, _ = CocoDataset(content, tiny_coco.images).read(2)
     assert np.abs(np.asarray(picture).astype(int) - 204).max() <= 3
 
 
@@ -187,7 +187,7 @@ def turned_picture(tiny):
 
 def test_exif_rotation_is_applied_once(tiny_coco):
     upright = turned_picture(tiny_coco)
-    picture, _ = CocoSet(tiny_coco.json, tiny_coco.images).read(0)
+    picture, _ = CocoDataset(tiny_coco.json, tiny_coco.images).read(0)
     assert (np.asarray(picture) == upright).all()
 
 
@@ -210,7 +210,7 @@ def test_a_truncated_picture_is_named(tiny_coco):
     content = copy.deepcopy(tiny_coco.content)
     content["images"][2]["file_name"] = "5.jpg"
     with pytest.raises(InputError, match=r"5\.jpg cannot be read .*truncated.*replace the file"):
-        CocoSet(content, tiny_coco.images).read(2)
+        CocoDataset(content, tiny_coco.images).read(2)
 
 
 def test_a_picture_of_another_size_is_named(tiny_coco):
@@ -222,7 +222,7 @@ def test_a_picture_of_another_size_is_named(tiny_coco):
 def test_missing_pictures_are_found_when_the_set_is_opened(tiny_coco):
     (tiny_coco.images / "11.png").unlink()
     with pytest.raises(InputError, match=r"1 of 6 pictures .* the first is 11\.png"):
-        CocoSet(tiny_coco.json, tiny_coco.images)
+        CocoDataset(tiny_coco.json, tiny_coco.images)
 
 
 def test_pictures_may_lie_in_folders_below(tiny_coco):
@@ -266,7 +266,7 @@ def test_a_wrong_record_is_named_with_its_file(tiny_coco, name):
     change(content)
     tiny_coco.json.write_text(json.dumps(content))
     with pytest.raises(InputError, match=words) as caught:
-        CocoSet(tiny_coco.json, tiny_coco.images)
+        CocoDataset(tiny_coco.json, tiny_coco.images)
     assert str(tiny_coco.json) in str(caught.value)
     assert ": " in str(caught.value) and "\n" not in str(caught.value)
 
@@ -275,12 +275,12 @@ def test_a_wrong_record_is_named_with_its_file(tiny_coco, name):
 def test_a_file_that_is_no_coco_json(tiny_coco, text):
     tiny_coco.json.write_text(text)
     with pytest.raises(InputError, match="instances_train.json is no"):
-        CocoSet(tiny_coco.json, tiny_coco.images)
+        CocoDataset(tiny_coco.json, tiny_coco.images)
 
 
 def test_a_missing_json(tiny_coco):
     with pytest.raises(InputError, match="none.json is missing"):
-        CocoSet(tiny_coco.root / "none.json", tiny_coco.images)
+        CocoDataset(tiny_coco.root / "none.json", tiny_coco.images)
 
 
 # --- crowds and classes ---------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from data import loaders, seeds
 from data.batch import collate
-from data.dataset import CocoSet
+from data.dataset import CocoDataset
 from data.errors import InputError
 from data.presets import EvalPreset, TrainPreset
 
@@ -17,7 +17,7 @@ CANVASES = [(64, 64), (128, 128)]
 
 @pytest.fixture
 def dataset(tiny_coco):
-    return CocoSet(tiny_coco.json, tiny_coco.images)
+    return CocoDataset(tiny_coco.json, tiny_coco.images)
 
 
 def batches(dataset, preset=None, **keywords):
@@ -75,16 +75,16 @@ def test_the_same_picture_is_drawn_anew_each_epoch(dataset):
     pictures=st.integers(1, 30),
     batch_size=st.integers(1, 5),
     accumulate=st.integers(1, 3),
-    world=st.integers(1, 3),
+    world_size=st.integers(1, 3),
     seed=st.integers(0, 99),
 )
-def test_each_epoch_sees_each_picture_once(pictures, batch_size, accumulate, world, seed):
-    per_step = batch_size * accumulate * world
+def test_each_epoch_sees_each_picture_once(pictures, batch_size, accumulate, world_size, seed):
+    per_step = batch_size * accumulate * world_size
     samplers = [
         loaders.TrainSampler(
-            pictures, batch_size, accumulate, seed, 0, 7, tuple(CANVASES), rank, world
+            pictures, batch_size, accumulate, seed, 0, 7, tuple(CANVASES), rank, world_size
         )
-        for rank in range(world)
+        for rank in range(world_size)
     ]
     lists = [list(sampler) for sampler in samplers]
     assert all(len(one) == len(sampler) for one, sampler in zip(lists, samplers, strict=True))
@@ -104,11 +104,11 @@ def test_each_epoch_sees_each_picture_once(pictures, batch_size, accumulate, wor
     "split", [{"batch_size": 4, "accumulate": 2}, {"batch_size": 2, "accumulate": 4}]
 )
 def test_a_step_holds_the_same_pictures_however_it_is_cut(split):
-    def step_of(step, world=1, **keywords):
+    def step_of(step, world_size=1, **keywords):
         samplers = [
             loaders.TrainSampler(23, seed=1, start_step=0, stop_step=9, canvases=tuple(CANVASES),
-                                 rank=rank, world=world, **keywords)
-            for rank in range(world)
+                                 rank=rank, world_size=world_size, **keywords)
+            for rank in range(world_size)
         ]  # fmt: skip
         micros = range(keywords["accumulate"])
         return sorted(key for one in samplers for micro in micros for key in one.keys(step, micro))
@@ -116,7 +116,7 @@ def test_a_step_holds_the_same_pictures_however_it_is_cut(split):
     for step in range(9):
         whole = step_of(step, batch_size=8, accumulate=1)
         assert step_of(step, **split) == whole
-        assert step_of(step, world=2, batch_size=4, accumulate=1) == whole
+        assert step_of(step, world_size=2, batch_size=4, accumulate=1) == whole
 
 
 def test_canvases_are_multiples_of_64_and_all_are_used(dataset):
@@ -129,7 +129,7 @@ def test_canvases_are_multiples_of_64_and_all_are_used(dataset):
 
 
 def test_first_pictures_are_those_of_the_first_epoch(dataset):
-    first = loaders.first_pictures(len(dataset), seed=3, count=4)
+    first = loaders.first_images(len(dataset), seed=3, count=4)
     ids = [i for batch in batches(dataset, stop_step=2) for i in batch.image_ids]
     assert [dataset.images[i].id for i in first] == ids
 
@@ -256,7 +256,7 @@ def test_no_other_picture_with_objects(dataset, monkeypatch):
     for annotation in content["annotations"]:
         annotation["iscrowd"] = 1
     with pytest.warns(UserWarning, match="will not be learned"):
-        crowds = CocoSet(content, dataset.folder)
+        crowds = CocoDataset(content, dataset.folder)
     for alone in (dataset.subset([0]), dataset.subset([2]), crowds):
         reads = watched(alone, monkeypatch)
         assert_same(batches(alone, NEVER), batches(alone, ALWAYS))
@@ -281,7 +281,7 @@ def test_pasted_batches_meet_the_contract(dataset):
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_broken_second_picture_ends_in_one_sentence(dataset, tiny_coco, workers):
     two = dataset.subset([0, 4])
-    first = loaders.first_pictures(2, seed=3, count=1)[0]
+    first = loaders.first_images(2, seed=3, count=1)[0]
     path = two.path(1 - first)
     path.write_bytes(path.read_bytes()[:100])
     keywords = {"batch_size": 1, "stop_step": 1, "workers": workers}

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from data.dataset import CocoSet
+from data.dataset import CocoDataset
 from data.loaders import eval_loader, train_loader
 from data.presets import EvalPreset, TrainPreset
 from engine import checkpoint
@@ -24,7 +24,7 @@ SMALL = dict(width=16, kernel_dim=8, query_width=16, heads=2, queries=6)
 
 @pytest.fixture(scope="module")
 def dataset(toy_coco):
-    return CocoSet(toy_coco / "annotations" / "instances_train.json", toy_coco / "train")
+    return CocoDataset(toy_coco / "annotations" / "instances_train.json", toy_coco / "train")
 
 
 def micro_batches(dataset, batch_size, accumulate=1, steps=1):

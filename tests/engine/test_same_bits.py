@@ -5,7 +5,7 @@ import os
 import pytest
 import torch
 
-from data.dataset import CocoSet
+from data.dataset import CocoDataset
 from data.loaders import eval_loader, train_loader
 from data.presets import EvalPreset, TrainPreset
 from engine import checkpoint, determinism
@@ -88,7 +88,7 @@ class Training:
 
 @pytest.fixture(scope="module")
 def dataset(toy_coco):
-    return CocoSet(toy_coco / "annotations" / "instances_train.json", toy_coco / "train")
+    return CocoDataset(toy_coco / "annotations" / "instances_train.json", toy_coco / "train")
 
 
 @pytest.fixture(scope="module", params=SYSTEMS)

@@ -35,11 +35,10 @@ from PIL import Image
 
 from data import rle
 from data.batch import Batch
-from data.dataset import CocoSet
+from data.dataset import CocoDataset, open_datasets
 from data.errors import InputError
 from data.loaders import eval_loader, train_loader
 from data.presets import EvalPreset, TrainPreset
-from data.readers.find import open_sets
 from tests.stress.rows import Row
 
 SIZES = ((20, 28), (24, 24), (18, 30))  # (h, w) of the pictures
@@ -572,7 +571,7 @@ def walk(keywords: dict, skip_bad: bool) -> tuple[str | None, int]:
     None, and the number of records that were left out."""
     dataset = None
     try:
-        dataset = open_sets(**keywords, splits=("train",), skip_bad=skip_bad, progress=False)[
+        dataset = open_datasets(**keywords, splits=("train",), skip_bad=skip_bad, progress=False)[
             "train"
         ]
         dataset.summary()
@@ -592,7 +591,7 @@ def walk(keywords: dict, skip_bad: bool) -> tuple[str | None, int]:
     return None, len(dataset.bad)
 
 
-def check(batch: Batch, dataset: CocoSet) -> None:
+def check(batch: Batch, dataset: CocoDataset) -> None:
     """Raises AssertionError for a batch that no network should see."""
     assert torch.isfinite(batch.images).all() and 0 <= batch.images.min() <= batch.images.max() <= 1
     for target in batch.targets:

@@ -19,9 +19,9 @@ import numpy as np
 from PIL import Image
 
 from data import rle
+from data.dataset import open_datasets
 from data.loaders import train_loader
 from data.presets import TrainPreset
-from data.readers.find import open_sets
 from engine import log
 from tests.stress.rows import Row
 
@@ -152,7 +152,7 @@ def measure(json_file: str, pictures: int, workers: int = 2) -> dict[str, float]
     """
     found = {"before": _megabytes("status", "VmRSS")}
     began, clock = time.process_time(), time.monotonic()
-    dataset = open_sets(train_json=json_file, splits=("train",), progress=False)["train"]
+    dataset = open_datasets(train_json=json_file, splits=("train",), progress=False)["train"]
     found |= {"seconds": time.process_time() - began, "clock": time.monotonic() - clock}
     found |= {"peak": _megabytes("status", "VmHWM"), "after": _megabytes("status", "VmRSS")}
     batches = train_loader(

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from data import rle
+from data.dataset import open_datasets
 from data.errors import InputError
 from data.readers import coco
-from data.readers.find import open_sets
 from tests.stress import data as stress_data
 from tests.stress.data import KINDS
 
@@ -107,8 +107,8 @@ def test_nothing_outside_the_picture_folder_is_read(tmp_path, name):
     made.content["images"][0]["file_name"] = name
     made.write(tmp_path / "set")
     with pytest.raises(InputError, match="image 0 .* leads out of the picture folder"):
-        open_sets(tmp_path / "set", splits=("train",))
-    left = open_sets(tmp_path / "set", splits=("train",), skip_bad=True)["train"]
+        open_datasets(tmp_path / "set", splits=("train",))
+    left = open_datasets(tmp_path / "set", splits=("train",), skip_bad=True)["train"]
     assert [record.id for record in left.images] == [10, 20]
     assert left.bad and {one.file for one in left.bad} == {str(tmp_path / "set" / stress_data.JSON)}
 

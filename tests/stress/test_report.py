@@ -6,7 +6,7 @@ import os
 import numpy as np
 import pytest
 
-from data.readers.find import open_sets
+from data.dataset import open_datasets
 from engine.errors import FailedRun
 from tests.stress import __main__ as stress
 from tests.stress import memory as stress_memory
@@ -43,7 +43,7 @@ def test_a_set_of_cocos_kind(tmp_path):
     assert 17 < corners.mean() < 23 and corners.max() > 60  # 20.6 and up to 167 in COCO's val split
     kinds = [type(one["counts"]) for one in outlines if isinstance(one, dict)]
     assert kinds.count(str) > 50 and kinds.count(list) > 50 and len(kinds) < 500
-    dataset = open_sets(train_json=path, splits=("train",))["train"]
+    dataset = open_datasets(train_json=path, splits=("train",))["train"]
     assert len(dataset) == 40 and len(dataset.categories) == 80
     assert sum(len(dataset.annotation(i).rles) for i in range(40)) > 1900
     assert dataset.read(39)[0].size == (500, 375)

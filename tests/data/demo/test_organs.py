@@ -11,12 +11,12 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+from data.dataset import open_datasets
 from data.demo import organs
 from data.demo.files import Scene
 from data.demo.organs import ORGAN_PIXELS
 from data.demo.shrimp import ORGANS
 from data.errors import InputError
-from data.readers.find import open_sets
 
 TRAIN, VAL = 24, 3
 NAMES = ("shrimp", *ORGANS)
@@ -146,7 +146,7 @@ def test_the_same_seed_gives_the_same_files_however_many(folder, tmp_path):
 
 
 def test_the_folder_opens_as_it_is(folder, scenes, tmp_path):
-    sets = open_sets(folder, cache=tmp_path, progress=False)
+    sets = open_datasets(folder, cache=tmp_path, progress=False)
     assert (len(sets["train"]), len(sets["val"])) == (TRAIN, VAL)
     assert sets["train"].class_names == ["background", *NAMES]
     assert [category.id for category in sets["train"].categories] == list(range(len(NAMES) + 1))

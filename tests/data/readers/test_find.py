@@ -1,4 +1,4 @@
-"""data/readers/find.py: every layout is found, and what is missing is said."""
+"""data/dataset.py, open_datasets: every layout is found, and what is missing is named."""
 
 import json
 import shutil
@@ -8,9 +8,9 @@ import pytest
 import scipy.io
 from PIL import Image
 
+from data.dataset import open_datasets
 from data.errors import InputError
 from data.readers import voc
-from data.readers.find import open_sets
 
 
 def write_voc(root, names):
@@ -41,27 +41,27 @@ def converted(cache):
 @pytest.mark.parametrize("below", ["", "VOCdevkit", "VOCdevkit/VOC2012"])
 def test_voc_is_converted_once(voc_data, tmp_path, below, capsys):
     cache = tmp_path / "cache"
-    sets = open_sets(voc_data / below, cache=cache)
+    sets = open_datasets(voc_data / below, cache=cache)
     assert {split: len(one) for split, one in sets.items()} == {"train": 2, "val": 1}
     assert sets["train"].read(0)[1].labels.tolist() == [0]
     files = converted(cache)
     said = capsys.readouterr().out
     assert len(files) == 2 and all(str(file) in said for file in files)
     before = [file.stat().st_mtime_ns for file in files]
-    open_sets(voc_data, cache=cache)
+    open_datasets(voc_data, cache=cache)
     assert [file.stat().st_mtime_ns for file in converted(cache)] == before
 
 
 def test_voc_is_converted_again_when_something_changes(voc_data, tmp_path):
     cache, root = tmp_path / "cache", voc_data / "VOCdevkit" / "VOC2012"
-    open_sets(voc_data, splits=("train",), cache=cache)
+    open_datasets(voc_data, splits=("train",), cache=cache)
     (root / "ImageSets" / "Segmentation" / "train.txt").write_text("a\nb\nc\n")
-    assert len(open_sets(voc_data, splits=("train",), cache=cache)["train"]) == 3
+    assert len(open_datasets(voc_data, splits=("train",), cache=cache)["train"]) == 3
     Image.fromarray(np.zeros((20, 24), dtype=np.uint8)).save(root / "SegmentationObject" / "a.png")
-    changed = open_sets(voc_data, splits=("train",), cache=cache)["train"]
+    changed = open_datasets(voc_data, splits=("train",), cache=cache)["train"]
     assert len(changed.annotation(0).rles) == 0
     (root / "classes.txt").write_text("crab\n")
-    assert open_sets(voc_data, splits=("train",), cache=cache)["train"].class_names == ["crab"]
+    assert open_datasets(voc_data, splits=("train",), cache=cache)["train"].class_names == ["crab"]
     assert len(converted(cache)) == 4
 
 
@@ -69,14 +69,14 @@ def test_a_failed_conversion_leaves_nothing(voc_data, tmp_path):
     cache = tmp_path / "cache"
     (voc_data / "VOCdevkit" / "VOC2012" / "JPEGImages" / "b.jpg").unlink()
     with pytest.raises(InputError, match="lists b but"):
-        open_sets(voc_data, cache=cache)
+        open_datasets(voc_data, cache=cache)
     assert not list(cache.rglob("*"))
 
 
 def test_a_cache_that_cannot_be_written(voc_data, tmp_path):
     (tmp_path / "cache").write_text("a file where the folder should be")
     with pytest.raises(InputError, match="instances_train.json: cannot be written .*: make room"):
-        open_sets(voc_data, cache=tmp_path / "cache")
+        open_datasets(voc_data, cache=tmp_path / "cache")
 
 
 def test_sbd_trains_beside_voc(voc_data, tmp_path):
@@ -89,22 +89,22 @@ def test_sbd_trains_beside_voc(voc_data, tmp_path):
         Image.new("RGB", (24, 20)).save(root / "img" / f"{name}.jpg")
         instances = {"Segmentation": objects, "Categories": np.array([[15]])}
         scipy.io.savemat(root / "inst" / f"{name}.mat", {"GTinst": instances})
-    sets = open_sets(voc_data, cache=tmp_path / "cache")
+    sets = open_datasets(voc_data, cache=tmp_path / "cache")
     assert [record.file_name for record in sets["train"].images] == ["s.jpg", "t.jpg"]
     assert [record.file_name for record in sets["val"].images] == ["c.jpg"]
     shutil.rmtree(voc_data / "VOCdevkit")
     (root / "train.txt").write_text("s\n")
     (root / "val.txt").write_text("c\nt\n")
-    sets = open_sets(voc_data, cache=tmp_path / "cache")
+    sets = open_datasets(voc_data, cache=tmp_path / "cache")
     assert {split: len(one) for split, one in sets.items()} == {"train": 1, "val": 2}
 
 
 def test_coco_folders(tiny_coco, tmp_path):
-    sets = open_sets(tiny_coco.root, cache=tmp_path / "cache")
+    sets = open_datasets(tiny_coco.root, cache=tmp_path / "cache")
     assert {split: len(one) for split, one in sets.items()} == {"train": 6, "val": 6}
     assert [sets[split].name for split in sets] == ["train", "val"]
     assert not (tmp_path / "cache").exists()
-    assert list(open_sets(tiny_coco.root, splits=("val",), cache=tmp_path)) == ["val"]
+    assert list(open_datasets(tiny_coco.root, splits=("val",), cache=tmp_path)) == ["val"]
 
 
 @pytest.mark.parametrize("folder", ["train2017", "images", "images/train", "images/train2017", "."])
@@ -117,7 +117,7 @@ def test_coco_pictures_are_found(tiny_coco, folder):
     (tiny_coco.root / "val").unlink()
     tiny_coco.images.rmdir()
     tiny_coco.json.rename(tiny_coco.json.with_name("instances_train2017.json"))
-    dataset = open_sets(tiny_coco.root, splits=("train",))["train"]
+    dataset = open_datasets(tiny_coco.root, splits=("train",))["train"]
     assert dataset.read(1)[0].size == (48, 64)
 
 
@@ -126,7 +126,7 @@ def test_pictures_of_a_voc_folder_beside(tiny_coco):
     place = tiny_coco.root.parent / "VOCdevkit" / "VOC2012" / "JPEGImages"
     place.parent.mkdir(parents=True)
     tiny_coco.images.rename(place)
-    assert open_sets(tiny_coco.root, splits=("train",))["train"].folder == place.resolve()
+    assert open_datasets(tiny_coco.root, splits=("train",))["train"].folder == place.resolve()
 
 
 def test_roboflow_exports(tiny_coco):
@@ -134,53 +134,53 @@ def test_roboflow_exports(tiny_coco):
     for split in ("train", "valid"):
         shutil.copytree(tiny_coco.images, root / split)
         (root / split / "_annotations.coco.json").write_text(json.dumps(tiny_coco.content))
-    sets = open_sets(root)
+    sets = open_datasets(root)
     assert [one.folder.name for one in sets.values()] == ["train", "valid"]
     shutil.rmtree(root / "valid")
     with pytest.raises(InputError, match="has no val annotations.*--val-json"):
-        open_sets(root)
+        open_datasets(root)
 
 
 def test_files_named_one_by_one(tiny_coco, tmp_path):
     val = tmp_path / "elsewhere.json"
     val.write_text(json.dumps(tiny_coco.content))
-    sets = open_sets(train_json=tiny_coco.json, val_json=val, images=tiny_coco.images)
+    sets = open_datasets(train_json=tiny_coco.json, val_json=val, images=tiny_coco.images)
     assert {split: len(one) for split, one in sets.items()} == {"train": 6, "val": 6}
-    assert open_sets(train_json=tiny_coco.json, splits=("train",))["train"].read(0)
+    assert open_datasets(train_json=tiny_coco.json, splits=("train",))["train"].read(0)
     with pytest.raises(InputError, match="no val annotations were named: give --val-json"):
-        open_sets(train_json=tiny_coco.json)
+        open_datasets(train_json=tiny_coco.json)
     with pytest.raises(InputError, match=r"none\.json is missing"):
-        open_sets(train_json=tmp_path / "none.json", splits=("train",))
+        open_datasets(train_json=tmp_path / "none.json", splits=("train",))
     with pytest.raises(InputError, match="6 of 6 pictures are not in .*--images"):
-        open_sets(val_json=val, images=tiny_coco.json.parent, splits=("val",))
+        open_datasets(val_json=val, images=tiny_coco.json.parent, splits=("val",))
 
 
 def test_what_is_missing_is_said(tiny_coco, tmp_path):
     with pytest.raises(InputError, match=r"none is no folder: .*--data"):
-        open_sets(tmp_path / "none")
+        open_datasets(tmp_path / "none")
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="VOCdevkit/VOC2012.*instances_train.json.*--train-json"):
-        open_sets(tmp_path / "empty")
+        open_datasets(tmp_path / "empty")
     tiny_coco.json.with_name("instances_val.json").unlink()
     with pytest.raises(InputError, match="has no val annotations.*instances_val.json"):
-        open_sets(tiny_coco.root)
+        open_datasets(tiny_coco.root)
 
 
 def test_both_splits_have_one_class_list(tiny_coco):
     tiny_coco.content["categories"][0]["name"] = "lobster"
     tiny_coco.json.write_text(json.dumps(tiny_coco.content))
     with pytest.raises(InputError, match="different categories"):
-        open_sets(tiny_coco.root)
+        open_datasets(tiny_coco.root)
 
 
 def test_crowds_as_instances_reach_the_sets(tiny_coco):
-    plain = open_sets(tiny_coco.root, splits=("train",))["train"]
-    switched = open_sets(tiny_coco.root, splits=("train",), crowd_as_instances=True)["train"]
+    plain = open_datasets(tiny_coco.root, splits=("train",))["train"]
+    switched = open_datasets(tiny_coco.root, splits=("train",), crowd_as_instances=True)["train"]
     assert len(plain.annotation(1).rles) == 1 and len(switched.annotation(1).rles) == 2
 
 
 @pytest.mark.parametrize("name", ["coco-mini", "penn-fudan", "dsb2018"])
 def test_real_folders(shared, name):
-    sets = open_sets(shared / "datasets" / name)
+    sets = open_datasets(shared / "datasets" / name)
     assert all(len(one) and one.read(0)[1].orig_size for one in sets.values())
     assert voc.find_root(shared / "datasets" / "VOC").name == "VOC2012"

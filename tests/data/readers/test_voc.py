@@ -9,7 +9,7 @@ import scipy.io
 from PIL import Image
 
 from data import rle
-from data.dataset import CocoSet
+from data.dataset import CocoDataset
 from data.errors import InputError
 from data.readers import voc
 
@@ -77,7 +77,7 @@ def test_the_written_file_is_a_set_with_void(voc_root, tmp_path):
     content = voc.convert(voc_root, "train", progress=False)
     path = voc.write_json(content, tmp_path / "out" / "train.json")
     assert [file.name for file in path.parent.iterdir()] == ["train.json"]
-    dataset = CocoSet(path, voc_root / "JPEGImages")
+    dataset = CocoDataset(path, voc_root / "JPEGImages")
     assert dataset.has_void and len(dataset) == 2
     assert dataset.read(0)[1].labels.tolist() == [11, 14]
     assert dataset.read(1)[1].labels.tolist() == []
@@ -229,7 +229,7 @@ def test_sbd_is_read_minus_the_val_pictures_of_voc(voc_root, sbd_root):
     assert [image["file_name"] for image in content["images"]] == ["a.jpg", "d.jpg"]
     assert [a["category_id"] for a in content["annotations"]] == [9, 15, 9, 15]
     assert [a["area"] for a in content["annotations"][:2]] == [8 * 18, 16 * 25]
-    dataset = CocoSet(content, sbd_root / "img")
+    dataset = CocoDataset(content, sbd_root / "img")
     assert not dataset.has_void
     mask = rle.decode(dataset.read(1)[1].rles, (30, 40))
     assert mask[0, 2:10, 2:20].all() and mask[1, 12:28, 5:30].all()

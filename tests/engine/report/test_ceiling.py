@@ -4,7 +4,7 @@ import numpy as np
 from PIL import Image
 
 from data import rle
-from data.dataset import CocoSet
+from data.dataset import CocoDataset
 from data.presets import EvalPreset
 from engine.report.ceiling import ceiling
 from mobileinst.set_prediction.postprocess import Postprocess, rank_by_objectness
@@ -40,7 +40,9 @@ def small_set(folder):
         border &= ~rle.decode(mine, SIZE).any(0)
         images[-1]["void"] = rle.to_json(rle.encode(border[None])[0])
     categories = [{"id": 2, "name": "disc"}]
-    return CocoSet({"images": images, "categories": categories, "annotations": annotations}, folder)
+    return CocoDataset(
+        {"images": images, "categories": categories, "annotations": annotations}, folder
+    )
 
 
 def test_finer_grids_have_higher_ceilings(tmp_path):

@@ -8,9 +8,9 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from data import rle
+from data.dataset import open_datasets
 from data.loaders import eval_loader
 from data.presets import EvalPreset
-from data.readers.find import open_sets
 from engine import checkpoint, evaluate
 from engine.coco_ap import ClassScore, score
 from engine.report.metrics_block import MeanLoss, all_metrics, block, class_names
@@ -106,7 +106,7 @@ def test_numbers_against_pycocotools(evaluated, toy_coco):
 
 def test_loss_of_each_picture_on_its_own(evaluated, toy_run, toy_coco):
     model, criterion, _ = checkpoint.build(checkpoint.load(toy_run / "last.pt"))
-    dataset = open_sets(toy_coco)["train"]
+    dataset = open_datasets(toy_coco)["train"]
     losses = []
     for packed in eval_loader(dataset, EvalPreset(64), batch_size=1):
         batch = packed.to("cpu")
