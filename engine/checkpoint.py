@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from data.errors import InputError
-from engine import runs
+from engine import files
 from engine.loop import NonFiniteError, Trainer, first_of
 from mobileinst import weights, zoo
 from mobileinst.set_prediction.criterion import Criterion
@@ -46,7 +46,7 @@ def save(path: Path, content: dict) -> None:
         FailedRun: if the file system does not allow it; the file before is kept.
     """
     plain = {key: dict(one) if isinstance(one, Fields) else one for key, one in content.items()}
-    with runs.replacing_in_run(path) as temporary, open(temporary, "wb") as file:
+    with files.replacing(path) as temporary, open(temporary, "wb") as file:
         torch.save({"format": FORMAT} | plain, file)
 
 

@@ -15,11 +15,12 @@ from data.dataset import CocoDataset, open_datasets
 from data.errors import InputError
 from data.loaders import eval_loader
 from data.presets import EvalPreset
-from engine import checkpoint, dist, options, runs, skipped
+from engine import checkpoint, dist, files, options, skipped
 from engine.coco_ap import FIELDS, Scores, score, table
 from engine.log import info
 from engine.loop import run_inference
 from engine.report.metrics_block import MeanLoss, all_metrics, block
+from engine.run import newest_checkpoint
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -137,7 +138,8 @@ def write_results(path: Path, detections: list[dict], scores: Scores, about: dic
         {**{key: each[key] for key in FIELDS}, "segmentation": rle.to_json(each["segmentation"])}
         for each in detections
     ]
-    runs.write_json(path, {**about, "scores": scores.as_dict(), "detections": listed})
+    content = {**about, "scores": scores.as_dict(), "detections": listed}
+    files.write_json(path, content, "name another")
 
 
 def epochs_of(content: dict) -> float:
@@ -161,21 +163,21 @@ def main(argv: list[str], builder: checkpoint.Builder = options.build_model) -> 
 def score_ground_truth(opts: argparse.Namespace) -> None:
     """Table of the annotations against themselves: of the data named, or of a checkpoint's."""
     if not (opts.data or opts.train_json or opts.val_json):
-        path = opts.checkpoint or runs.newest_checkpoint(options.RUNS)
+        path = opts.checkpoint or newest_checkpoint(options.RUNS)
         data_of(opts, checkpoint.load(path)["options"])
     dataset = open_split(opts, opts.split)
     ground_truth = dataset.ground_truth()
     info(f"the ground truth as predictions, {dataset.summary()}")
     limit = opts.max_detections or max(100, most_objects(ground_truth))
     info(table(score(ground_truth, ground_truth_as_predictions(ground_truth), max_dets=limit)))
-    skipped.tell([dataset.bad])
+    skipped.report_skipped([dataset.bad])
 
 
 def score_checkpoint(opts: argparse.Namespace, builder: checkpoint.Builder) -> None:
     """Table and results json of what a checkpoint finds, and the block of metrics if asked for."""
     with dist.synced_errors(InputError):
         device = dist.device_for(options.device_for(opts.device))
-        path = opts.checkpoint or runs.newest_checkpoint(options.RUNS)
+        path = opts.checkpoint or newest_checkpoint(options.RUNS)
         content = checkpoint.load(path)
         data_of(opts, content["options"])
     dataset = dist.local_first(lambda: open_split(opts, opts.split), InputError)
@@ -217,7 +219,7 @@ def score_checkpoint(opts: argparse.Namespace, builder: checkpoint.Builder) -> N
     out = opts.out or path.with_name(f"{path.stem}_{opts.split}_results.json")
     write_results(out, detections, scores, about)
     info(f"results: {out}")
-    skipped.tell([dataset.bad], out)
+    skipped.report_skipped([dataset.bad], out)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from engine import dist, runs
+from engine import dist, files
 
 
 def info(text: str = "") -> None:
@@ -80,7 +80,7 @@ class StepTimer:
 
 def append_jsonl(path: Path, row: dict) -> None:
     """Appends one line to a JSON lines file; raises FailedRun if the disk is full."""
-    runs.append(path, json.dumps(row) + "\n")
+    files.append(path, json.dumps(row) + "\n")
 
 
 def write_csv(path: Path, rows: list[dict]) -> None:
@@ -89,7 +89,7 @@ def write_csv(path: Path, rows: list[dict]) -> None:
     writer = csv.DictWriter(text, list(rows[0]) if rows else [])
     writer.writeheader()
     writer.writerows(rows)
-    with runs.replacing_in_run(path) as temporary:
+    with files.replacing(path) as temporary:
         temporary.write_text(text.getvalue(), encoding="utf-8", newline="")
 
 
@@ -122,7 +122,7 @@ def truncate_after(folder: Path, iteration: int, evaluated: int) -> None:
     log, metrics = folder / "log.jsonl", folder / "metrics.csv"
     if log.exists():
         rows = [row for row in read_jsonl(log) if row["iteration"] <= iteration]
-        with runs.replacing_in_run(log) as temporary:
+        with files.replacing(log) as temporary:
             lines = "".join(json.dumps(row) + "\n" for row in rows)
             temporary.write_text(lines, encoding="utf-8")
     if metrics.exists():

@@ -15,7 +15,7 @@ from data.batch import Batch, PackedBatch
 from data.errors import InputError
 from engine import dist
 from engine.determinism import reseed
-from engine.errors import FailedRun
+from engine.files import FailedRun
 from engine.log import StepTimer, info, progress
 from engine.optim import MovingAverage, Schedule
 from mobileinst.set_prediction.points import SeededPoints

@@ -15,7 +15,7 @@ import torch
 
 from data.errors import InputError
 from engine import dist
-from engine.errors import FailedRun
+from engine.files import FailedRun
 from engine.interrupt import GracefulStop
 from mobileinst import zoo
 

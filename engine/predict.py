@@ -22,9 +22,10 @@ from data.batch import Annotation, collate
 from data.errors import BadRecords, InputError
 from data.images import read_rgb
 from data.presets import EvalPreset
-from engine import checkpoint, options, runs, skipped
+from engine import checkpoint, files, options, skipped
 from engine.log import info
 from engine.report import draw
+from engine.run import newest_checkpoint
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 NAME_BYTES = 100  # of a picture's name in those of its results: file systems allow 255 in all
@@ -163,7 +164,7 @@ class Tables:
                   newline="") as file:  # fmt: skip
             csv.writer(file).writerows([COLUMNS, *self.rows])
         content = {"images": self.images, "categories": self.categories}
-        runs.write_json(out / "objects.json", content | {"annotations": self.annotations})
+        files.write_json(out / "objects.json", content | {"annotations": self.annotations})
 
 
 def short_name(path: Path) -> str:
@@ -221,7 +222,7 @@ def write_all(
         raise stopped or InputError(f"none of the {len(paths)} pictures can be read; name others")
     tables.write(out)
     if len(bad):
-        runs.write_json(out / skipped.NAME, skipped.records_of(bad))
+        files.write_json(out / skipped.NAME, skipped.records_of(bad))
     return stopped
 
 
@@ -232,13 +233,13 @@ def main(argv: list[str], builder: checkpoint.Builder = options.build_model) -> 
     device = options.device_for(opts.device)
     bad = BadRecords(opts.skip_bad_records)
     paths = pictures_of(opts.pictures, bad)
-    content = checkpoint.load(opts.checkpoint or runs.newest_checkpoint(options.RUNS))
+    content = checkpoint.load(opts.checkpoint or newest_checkpoint(options.RUNS))
     threshold, origin = checkpoint.score_threshold(content["best"], opts.threshold)
     preset = EvalPreset(opts.image_size or content["options"]["image_size"])
     categories = [{"id": c["id"], "name": c["name"]} for c in content["classes"]]
     model, _, postprocess = checkpoint.build(content, builder)
     model.to(device)
-    with runs.appearing(opts.out) as unfinished:
+    with files.appearing(opts.out) as unfinished:
         tables = Tables(categories)
         stopped = write_all(
             paths,
@@ -253,7 +254,7 @@ def main(argv: list[str], builder: checkpoint.Builder = options.build_model) -> 
     info(
         f"{len(tables.rows)} objects in {done}, scores above {threshold:.3f} ({origin}): {opts.out}"
     )
-    skipped.tell([bad], opts.out / skipped.NAME)
+    skipped.report_skipped([bad], opts.out / skipped.NAME)
 
 
 if __name__ == "__main__":

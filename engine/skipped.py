@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from data.errors import BadRecord, BadRecords
-from engine import dist, runs
+from engine import dist, files
 from engine.log import info
 
 NAME = "skipped.json"
@@ -32,7 +32,7 @@ def write(folder: Path, *lists: BadRecords) -> None:
     """
     records = records_of(*lists)
     if records:
-        runs.write_json_in_run(folder / NAME, records)
+        files.write_json(folder / NAME, records)
 
 
 def read(folder: Path) -> list[BadRecord]:
@@ -51,7 +51,7 @@ def read(folder: Path) -> list[BadRecord]:
         return []
 
 
-def tell(lists: Iterable[BadRecords], place: str | Path | None = None) -> None:
+def report_skipped(lists: Iterable[BadRecords], place: str | Path | None = None) -> None:
     """List what was left out: where, which, why. `place`: the file that has all of them."""
     records = records_of(*lists)
     if not records:

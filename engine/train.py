@@ -20,10 +20,10 @@ from engine import (
     determinism,
     dist,
     evaluate,
+    files,
     log,
     options,
     pretrained,
-    runs,
     skipped,
     visualize,
 )
@@ -34,6 +34,7 @@ from engine.loop import NonFiniteError, Trainer
 from engine.optim import MovingAverage, Schedule, describe_groups, parameter_groups
 from engine.report import draw
 from engine.report.ceiling import ceiling
+from engine.run import choose
 
 SAVE_SECONDS = 60  # between two saves; what a kill may cost
 AMP = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -345,9 +346,10 @@ class Run:
         self.best, self.seconds = dict(content["best"]), content["seconds"]
         self.evaluated = content["evaluated"]
         if dist.is_main_process():
-            runs.sweep(self.folder)
+            for path in self.folder.glob("*.tmp"):  # of a kill
+                path.unlink()
             log.truncate_after(self.folder, self.trainer.iteration, self.evaluated)
-            runs.write_json_in_run(self.folder / "options.json", options.as_json(self.opts))
+            files.write_json(self.folder / "options.json", options.as_json(self.opts))
         for name, now in options.as_json(self.opts).items():
             before = content["options"].get(name)
             if name not in ("resume", "out", "overwrite") and now != before:
@@ -445,15 +447,15 @@ class Run:
     def open_folder(self) -> None:
         """The run folder, once everything is known to work; a failed start leaves none behind."""
         first = self.training_batch()
-        runs.make(self.folder, replace=self.opts.overwrite)
+        files.make_folder(self.folder, replace=self.opts.overwrite)
         self.save()  # first of all: a run that is killed from here on can be resumed
-        runs.write_json_in_run(self.folder / "options.json", options.as_json(self.opts))
+        files.write_json(self.folder / "options.json", options.as_json(self.opts))
         if self.pretrained:
-            runs.write_json_in_run(self.folder / "weights.json", self.pretrained.as_dict())
+            files.write_json(self.folder / "weights.json", self.pretrained.as_dict())
         self.save_picture("train_batch.png", first)
 
     def save_picture(self, name: str, picture: Image.Image) -> None:
-        with runs.replacing_in_run(self.folder / name) as temporary:
+        with files.replacing(self.folder / name) as temporary:
             picture.save(temporary, format="PNG")
 
     def loader(self, workers: int):
@@ -686,7 +688,7 @@ class Run:
         ]
         if best_possible:
             lines += ["", f"Ceiling of the mask grid: AP {best_possible.headline['AP']:.3f}"]
-        with runs.replacing_in_run(self.folder / "summary.md") as temporary:
+        with files.replacing(self.folder / "summary.md") as temporary:
             temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
     def skipped_line(self) -> list[str]:
@@ -774,7 +776,7 @@ def main(argv: list[str], builder: checkpoint.Builder = options.build_model) -> 
         determinism.set_up(opts.deterministic, device, opts.threads)
         options.builder_keywords(opts.model, opts.set)  # before a long conversion, not after it
     folder = dist.broadcast_from_main(
-        lambda: runs.choose(opts.out, options.RUNS, opts.model, opts.resume, opts.overwrite),
+        lambda: choose(opts.out, options.RUNS, opts.model, opts.resume, opts.overwrite),
         InputError,
     )
     run = build_run(opts, folder, device, builder)
@@ -789,7 +791,7 @@ def main(argv: list[str], builder: checkpoint.Builder = options.build_model) -> 
         return stopped.exit_code
     if dist.is_main_process():
         skipped.write(folder, *run.data.bad)
-    skipped.tell(run.data.bad, folder / skipped.NAME)
+    skipped.report_skipped(run.data.bad, folder / skipped.NAME)
     return 0
 
 

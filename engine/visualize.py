@@ -8,9 +8,10 @@ from PIL import Image
 
 from data.dataset import CocoDataset
 from data.errors import InputError
-from engine import checkpoint, evaluate, options, runs, skipped
+from engine import checkpoint, evaluate, files, options, skipped
 from engine.log import info
 from engine.report import draw
+from engine.run import newest_checkpoint
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -93,16 +94,12 @@ def save_picture(picture: Image.Image, path: Path) -> None:
     Raises:
         InputError: an ending that names no kind of picture, or the file system does not allow it.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        kind = Image.registered_extensions().get(path.suffix.lower())
-        if kind is None:
-            raise ValueError(f"no picture ends in '{path.suffix}'")
-        with runs.replacing(path) as temporary:
-            picture.save(temporary, format=kind)
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(f"{path}: cannot be written ({reason}); name a .png or .jpg") from error
+    fix = "name a .png or .jpg"
+    kind = Image.registered_extensions().get(path.suffix.lower())
+    if kind is None:
+        raise InputError(f"{path}: cannot be written (no picture ends in '{path.suffix}'); {fix}")
+    with files.replacing(path, fix) as temporary:
+        picture.save(temporary, format=kind)
 
 
 def main(argv: list[str], builder: checkpoint.Builder = options.build_model) -> None:
@@ -110,7 +107,7 @@ def main(argv: list[str], builder: checkpoint.Builder = options.build_model) -> 
     opts = parse(argv)
     torch.set_num_threads(opts.threads)
     device = options.device_for(opts.device)
-    path = opts.checkpoint or runs.newest_checkpoint(options.RUNS)
+    path = opts.checkpoint or newest_checkpoint(options.RUNS)
     content = checkpoint.load(path)
     dataset = evaluate.open_split(evaluate.data_of(opts, content["options"]), opts.split)
     dataset.require_classes([entry["name"] for entry in content["classes"]])
@@ -141,7 +138,7 @@ def main(argv: list[str], builder: checkpoint.Builder = options.build_model) -> 
         f"{len(shown)} pictures of the {opts.split} split, scores above {threshold:.3f} "
         f"({origin}): {out}"
     )
-    skipped.tell([dataset.bad])
+    skipped.report_skipped([dataset.bad])
 
 
 if __name__ == "__main__":

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from data.errors import InputError
-from engine import log, options, runs
+from engine import log, options
 from engine.log import info
+from engine.run import newest_checkpoint
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -76,7 +77,7 @@ def draw_curves(curves: dict[str, dict[str, np.ndarray]], out: Path) -> None:
 
 def main(argv: list[str]) -> None:
     opts = parse(argv)
-    folders = opts.runs or [runs.newest_checkpoint(options.RUNS).parent]
+    folders = opts.runs or [newest_checkpoint(options.RUNS).parent]
     apart = len({folder.name for folder in folders}) == len(folders)
     draw_curves(
         {folder.name if apart else str(folder): read_run(folder) for folder in folders}, opts.out

@@ -19,7 +19,7 @@ from torch import nn
 
 from data.errors import InputError
 from engine import options
-from engine.errors import FailedRun
+from engine.files import FailedRun
 from engine.log import info
 from engine.tools.benchmark import in_turn, synthetic_batch
 from mobileinst import zoo

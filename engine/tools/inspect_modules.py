@@ -23,7 +23,7 @@ from torch import nn
 
 from data.batch import Batch
 from data.errors import InputError
-from engine import options, runs
+from engine import files, options
 from engine.determinism import reseed
 from engine.log import info
 from engine.tools.benchmark import multiply_adds_of_parts, parameters, synthetic_batch
@@ -426,7 +426,9 @@ def main(argv: list[str]) -> None:
             name: getattr(opts, name) for name in ("model", "image_size", "batch_size", "threads")
         }
         about |= {"num_classes": opts.num_classes, "set": dict(opts.set), "device": str(device)}
-        runs.write_json(opts.json, about | {"parts": [as_json(part) for part in parts]})
+        files.write_json(
+            opts.json, about | {"parts": [as_json(part) for part in parts]}, "name another"
+        )
         info(f"\nas json: {opts.json}")
 
 

@@ -15,10 +15,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from data.errors import InputError
-from engine import checkpoint, options, runs, train
-from engine.errors import FailedRun
+from engine import checkpoint, files, options, train
+from engine.files import FailedRun
 from engine.log import info
 from engine.report.metrics_block import TIMES, block
+from engine.run import choose
 from engine.tools import own_parts
 
 NOISE = 0.05  # a model of no more test_map has hardly learned: little could have differed
@@ -114,8 +115,8 @@ def table(results: list[Result]) -> str:
 
 def main(argv: list[str]) -> int:
     opts = parse(argv)
-    opts.out = runs.choose(opts.out, options.RUNS, "reproduce", resume=False, overwrite=False)
-    runs.make(opts.out)
+    opts.out = choose(opts.out, options.RUNS, "reproduce", resume=False, overwrite=False)
+    files.make_folder(opts.out)
     results = [run_once(opts, f"run-{number}") for number in range(1, opts.runs + 1)]
     results.append(run_once(opts, "workers", workers=opts.workers))
     if opts.model == own_parts.MODEL:
@@ -132,7 +133,7 @@ def main(argv: list[str]) -> int:
     if results[0].metrics["test_map"] <= NOISE:
         info(f"test_map is not above {NOISE}: equality says little, train for longer (--epochs)")
     identical = not any(differing.values())
-    runs.write_json(
+    files.write_json(
         opts.out / "reproduce.json",
         {"identical": identical, "training": opts.training}
         | {"runs": [asdict(result) for result in results]},

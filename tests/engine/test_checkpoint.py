@@ -9,8 +9,8 @@ import torch
 
 from data.errors import InputError
 from data.readers.coco import Category
-from engine import checkpoint, runs
-from engine.errors import FailedRun
+from engine import checkpoint, files
+from engine.files import FailedRun
 from mobileinst import zoo
 
 SMALL = dict(width=16, kernel_dim=8, query_width=16, heads=2, queries=6)
@@ -149,7 +149,7 @@ def test_a_failing_call_keeps_the_file_before(tmp_path, monkeypatch, call):
     def fail(*args):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(runs.os, call, fail)
+    monkeypatch.setattr(files.os, call, fail)
     with pytest.raises(FailedRun, match="No space left.*make room"):
         checkpoint.save(path, {"iteration": 2})
     assert checkpoint.load(path)["iteration"] == 1

@@ -8,8 +8,9 @@ import shutil
 import pytest
 
 from data.errors import InputError
-from engine import evaluate, predict, runs, skipped, train, visualize
-from engine.errors import FailedRun
+from engine import evaluate, files, predict, skipped, train, visualize
+from engine.files import FailedRun
+from engine.run import choose
 
 
 @pytest.fixture
@@ -64,7 +65,7 @@ def test_long_lists_are_cut_and_name_the_file(tmp_path, capsys):
     for number in range(30):
         bad.take(InputError(f"reason {number}"), "set.json", f"annotation {number}")
     skipped.write(tmp_path, bad)
-    skipped.tell([bad, bad], tmp_path / skipped.NAME)
+    skipped.report_skipped([bad, bad], tmp_path / skipped.NAME)
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 22 and "30 bad records" in lines[0] and "10 more" in lines[-1]
     assert "set.json, annotation 7: reason 7" in lines[8] and "skipped.json" in lines[-1]
@@ -75,7 +76,7 @@ def test_long_lists_are_cut_and_name_the_file(tmp_path, capsys):
         assert skipped.read(tmp_path) == []
     (tmp_path / skipped.NAME).write_text('[{"file": 3}]')
     assert skipped.read(tmp_path) == [] == skipped.read(tmp_path / "nowhere")
-    skipped.tell([BadRecords()])
+    skipped.report_skipped([BadRecords()])
     assert not capsys.readouterr().out
 
 
@@ -106,17 +107,17 @@ def test_a_run_with_links_is_not_resumed(tmp_path, toy_run):
     (folder / "log.jsonl").unlink()
     (folder / "log.jsonl").symlink_to(tmp_path / "diary.txt")
     with pytest.raises(InputError, match="log.jsonl is a link"):
-        runs.choose(folder, tmp_path, "x", resume=True, overwrite=False)
+        choose(folder, tmp_path, "x", resume=True, overwrite=False)
 
 
 def test_a_file_takes_its_place_when_it_is_whole(tmp_path):
     path = tmp_path / "a.png"
     path.write_text("before")
-    with pytest.raises(ZeroDivisionError), runs.replacing(path) as unfinished:
+    with pytest.raises(ZeroDivisionError), files.replacing(path) as unfinished:
         unfinished.write_text("half")
         _ = 1 / 0
     assert path.read_text() == "before" and os.listdir(tmp_path) == ["a.png"]
-    with runs.replacing(path) as unfinished:
+    with files.replacing(path) as unfinished:
         assert unfinished != path and unfinished.parent == tmp_path
         unfinished.write_text("after")
     assert path.read_text() == "after" and os.listdir(tmp_path) == ["a.png"]
@@ -125,7 +126,7 @@ def test_a_file_takes_its_place_when_it_is_whole(tmp_path):
 
 def test_a_folder_that_cannot_be_written_is_told(tmp_path):
     with pytest.raises(FailedRun, match="found: cannot be written .No space left"):
-        with runs.appearing(tmp_path / "found"):
+        with files.appearing(tmp_path / "found"):
             raise OSError(errno.ENOSPC, "No space left on device")
     assert not list(tmp_path.iterdir())
 

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from data.errors import BadRecord, BadRecords
-from engine import checkpoint, log, options, runs, skipped, train
-from engine.errors import FailedRun
+from engine import checkpoint, files, log, options, skipped, train
+from engine.files import FailedRun
 from engine.interrupt import Interrupted
 from engine.loop import Trainer
 
@@ -199,7 +199,7 @@ def records(length: int) -> BadRecords:
 WRITERS = {
     "last.pt": lambda path, n: checkpoint.save(path, {"model": {"x": torch.ones(n)}}),
     "metrics.csv": lambda path, n: log.append_csv(path, {"AP": "1" * n}),
-    "options.json": lambda path, n: runs.write_json_in_run(path, ["1" * n]),
+    "options.json": lambda path, n: files.write_json(path, ["1" * n]),
     "skipped.json": lambda path, n: skipped.write(path.parent, records(n)),
     "log.jsonl": lambda path, n: log.append_jsonl(path, {"loss": "1" * n}),
 }
@@ -224,7 +224,7 @@ def test_a_file_with_no_room_at_all(tmp_path, monkeypatch):
     def full(file, *args):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(runs.os, "fsync", full)
+    monkeypatch.setattr(files.os, "fsync", full)
     with pytest.raises(FailedRun, match="No space left on device"):
         log.append_csv(tmp_path / "metrics.csv", {"AP": 1})
     assert not os.listdir(tmp_path)

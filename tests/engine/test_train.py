@@ -19,7 +19,8 @@ from PIL import Image
 
 from data import rle
 from data.errors import InputError
-from engine import checkpoint, evaluate, predict, runs, train, visualize
+from engine import checkpoint, evaluate, predict, train, visualize
+from engine.run import newest_checkpoint
 from mobileinst import zoo
 from mobileinst.set_prediction.postprocess import Postprocess
 
@@ -340,7 +341,7 @@ def test_runs_are_numbered_and_the_newest_is_found(tiny, tmp_path, monkeypatch, 
     (tmp_path / "runs" / f"{model}-006").mkdir(parents=True)  # one that never came to a checkpoint
     assert train.main([*tiny, "--iterations", "1"]) == 0
     folder = Path("runs") / f"{model}-007"
-    assert runs.newest_checkpoint(Path("runs")) == folder / "best.pt"
+    assert newest_checkpoint(Path("runs")) == folder / "best.pt"
     assert train.main([*tiny, "--iterations", "2", "--resume"]) == 0
     assert checkpoint.load(folder / "last.pt")["iteration"] == 2
     evaluate.main(IN_LINE)

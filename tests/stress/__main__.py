@@ -11,8 +11,8 @@ from pathlib import Path
 
 import torch
 
-from engine import options, runs
-from engine.errors import FailedRun
+from engine import files, options
+from engine.files import FailedRun
 from engine.log import info
 from tests.stress import data as stress_data
 from tests.stress import kills as stress_kills
@@ -63,7 +63,9 @@ def main(argv: list[str]) -> None:
             rows += [(row, how) for row in run(name, Path(folder), opts.thorough)]
     info(f"\n{markdown(rows)}")
     if opts.out:
-        runs.write_json(opts.out, [{**row._asdict(), "command": how} for row, how in rows])
+        files.write_json(
+            opts.out, [{**row._asdict(), "command": how} for row, how in rows], "name another"
+        )
     failed = [row.what for row, _ in rows if not row.passed]
     if failed:
         raise FailedRun(f"{len(failed)} of {len(rows)} trials failed: {'; '.join(failed)}")

@@ -24,7 +24,7 @@ from PIL import Image
 
 from data.demo import pond
 from engine import checkpoint, log
-from engine.errors import FailedRun
+from engine.files import FailedRun
 from tests.stress.rows import Row
 
 ROOT = Path(__file__).resolve().parents[2]

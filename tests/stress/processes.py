@@ -21,7 +21,7 @@ from torch import nn
 from data.demo import organs
 from data.errors import InputError
 from engine import dist, options, train
-from engine.errors import FailedRun
+from engine.files import FailedRun
 from mobileinst import zoo
 from mobileinst.layers.freeze import freeze_norms
 from tests.stress.rows import Row

@@ -10,7 +10,7 @@ import torch
 
 from data.demo import pond
 from engine import checkpoint
-from engine.errors import FailedRun
+from engine.files import FailedRun
 from tests.stress import kills as stress_kills
 
 

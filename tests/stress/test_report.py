@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from data.dataset import open_datasets
-from engine.errors import FailedRun
+from engine.files import FailedRun
 from tests.stress import __main__ as stress
 from tests.stress import memory as stress_memory
 from tests.stress.rows import Row, markdown

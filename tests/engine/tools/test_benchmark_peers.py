@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from data.errors import InputError
-from engine.errors import FailedRun
+from engine.files import FailedRun
 from engine.tools import benchmark_peers
 from mobileinst import zoo
 from mobileinst.mask2former.published import ARCHITECTURE, hub_config

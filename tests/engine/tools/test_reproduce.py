@@ -10,7 +10,7 @@ from torch import nn
 
 from data.errors import InputError
 from engine import checkpoint, evaluate, options, predict, train, visualize
-from engine.errors import FailedRun
+from engine.files import FailedRun
 from engine.tools import own_parts, reproduce
 from mobileinst.mobile.mask_decoder import MaskDecoder
 from mobileinst.mobile.model import used_channels
