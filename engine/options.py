@@ -168,7 +168,7 @@ def add_config(options: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     group.add_argument("--model", choices=zoo.names(), default="mobileinst_topformer_tiny")
     group.add_argument(
         "--set", type=keyword, action="extend", nargs="+", default=[], metavar="KEY=VALUE",
-        help="other values for the model's keywords, as width=64 queries=50",
+        help="other values for the model's keywords, as width=64 num_queries=50",
     )  # fmt: skip
     return group
 

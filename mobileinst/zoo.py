@@ -64,7 +64,7 @@ MODELS = {
     "mask2former_swin_tiny": Mask2FormerConfig(backbone="swin_tiny"),
     "mask2former_swin_small": Mask2FormerConfig(backbone="swin_small"),
     "mask2former_swin_base": Mask2FormerConfig(backbone="swin_base"),
-    "mask2former_swin_large": Mask2FormerConfig(backbone="swin_large", queries=200),
+    "mask2former_swin_large": Mask2FormerConfig(backbone="swin_large", num_queries=200),
     # Our choice, for a CPU and for the pretrained weights that are easiest to get.
     "mask2former_mobilenet_v2": Mask2FormerConfig(backbone="mobilenet_v2", drop_path=0.0),
 }
@@ -249,10 +249,10 @@ def mobileinst_training(
 
 def mask2former_backbone(config: Mask2FormerConfig) -> nn.Module:
     sizes = {
-        "width": config.embed,
+        "embed_dim": config.embed_dim,
         "depths": config.depths,
-        "heads": config.backbone_heads,
-        "window": config.window,
+        "num_heads": config.backbone_heads,
+        "window_size": config.window_size,
     }
     sizes = {name: value for name, value in sizes.items() if value}
     try:
@@ -268,7 +268,7 @@ def mask2former_training(
     criterion = Criterion(
         Matcher(PointCost(*weights, points=config.train_points)),
         CrossEntropyClassLoss(
-            model.query_decoder.queries, config.class_weight, config.no_object_weight
+            model.query_decoder.num_queries, config.class_weight, config.no_object_weight
         ),
         PointMaskLoss(
             config.pixel_weight,

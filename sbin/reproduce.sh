@@ -31,7 +31,7 @@ exec "$python" -m engine.tools.reproduce \
   --device cpu --threads 1 \
   --image-size 128 --canvas 128x192 --scale 0.8 1.4 \
   --batch-size 2 --epochs 10 --eval-every 0 --lr 1e-3 --warmup 40 --average 0.98 \
-  --set embed=32 depths=2,2,2,2 backbone_heads=1,2,4,8 window=4 drop_path=0.1 \
-  width=64 mask_dim=64 heads=4 encoder_layers=2 encoder_ffn_width=256 \
-  queries=30 layers=3 ffn_width=256 train_points=1024 \
+  --set embed_dim=32 depths=2,2,2,2 backbone_heads=1,2,4,8 window_size=4 drop_path=0.1 \
+  width=64 mask_dim=64 num_heads=4 num_encoder_layers=2 encoder_ffn_width=256 \
+  num_queries=30 num_layers=3 ffn_width=256 train_points=1024 \
   "$@"

@@ -26,6 +26,6 @@ start engine.train \
   --batch-size 8 --accumulate 8 \
   --iterations 270000 --schedule multistep --drops 210000 250000 --warmup 1000 \
   --lr 5e-5 --backbone-factor 0.5 --weight-decay 0.05 --clip 0 --average 0.9998 \
-  --set queries=100 kv_stride=64 pixel_weight=5 \
+  --set num_queries=100 kv_stride=64 pixel_weight=5 \
   --eval-every 5 --log-every 50 --workers 8 --seed 0 \
   "$@"

@@ -40,10 +40,10 @@ fi
 # for a backbone are at hand, a narrow Swin of four short stages. 30 objects per picture are enough
 # for the demo set, which has up to 18.
 decoders=(
-  width=64 mask_dim=64 heads=4 encoder_layers=2 encoder_ffn_width=256
-  queries=30 layers=3 ffn_width=256 train_points=1024 drop_path=0
+  width=64 mask_dim=64 num_heads=4 num_encoder_layers=2 encoder_ffn_width=256
+  num_queries=30 num_layers=3 ffn_width=256 train_points=1024 drop_path=0
 )
-narrow_swin=(embed=32 depths=2,2,2,2 backbone_heads=1,2,4,8 window=4)
+narrow_swin=(embed_dim=32 depths=2,2,2,2 backbone_heads=1,2,4,8 window_size=4)
 case $model in
   *_swin_*) small=("${decoders[@]}" "${narrow_swin[@]}") ;;
   *) small=("${decoders[@]}") ;;

@@ -45,14 +45,14 @@ if [ $overfit = yes ]; then
   # set needs for recognising classes in other pictures only takes time here.
   recipe=(
     --batch-size 4 --iterations 240 --eval-every 60 --lr 1e-3 --average 0.998
-    --set "${small[@]}" queries=50 semantic_weight=0
+    --set "${small[@]}" num_queries=50 semantic_weight=0
   )
 elif [ $set_of = demo ]; then
   # 240 pictures of 320 x 240, seen at 171 x 128; two CPU cores, under 15 minutes in all.
   recipe=(
     --image-size 128 --canvas 128x192 --scale 0.8 1.4
     --batch-size 8 --epochs 50 --eval-every 25 --lr 2e-3 --average 0.998
-    --set "${small[@]}" queries=25
+    --set "${small[@]}" num_queries=25
   )
 elif [ $pretrained = yes ]; then
   # Hundreds to thousands of pictures, seen at 341 x 256 or so, by a backbone that knows pictures:
@@ -60,7 +60,7 @@ elif [ $pretrained = yes ]; then
   recipe=(
     --image-size 256 --scale 0.7 1.8 --copy-paste 0.25
     --batch-size 8 --epochs 24 --eval-every 4 --lr 1e-3 --backbone-factor 0.1 --average 0.998
-    --set "${small[@]}" queries=50 frozen_norms=true frozen_stride=4
+    --set "${small[@]}" num_queries=50 frozen_norms=true frozen_stride=4
   )
 else
   # The same from random values: many more passes, small pictures (171 x 128) and small batches
@@ -68,7 +68,7 @@ else
   recipe=(
     --image-size 128 --scale 0.7 1.8 --copy-paste 0.25
     --batch-size 4 --epochs 110 --eval-every 10 --lr 1.4e-3 --average 0.999
-    --set "${small[@]}" queries=50
+    --set "${small[@]}" num_queries=50
   )
 fi
 

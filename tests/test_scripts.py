@@ -52,8 +52,8 @@ def recipe(tmp_path, script, *arguments, entry=train):
 def test_recipes_are_understood_and_later_values_win(tmp_path):
     voc = recipe(tmp_path, "train_voc.sh", "--data", "a folder", "--lr", "0.5")
     assert (voc.lr, voc.data, voc.canvas) == (0.5, Path("a folder"), None)
-    longer = recipe(tmp_path, "train_voc.sh", "--data", "x", "--set", "queries=70")
-    assert dict(longer.set)["queries"] == "70" and dict(longer.set)["guided"] == "true"
+    longer = recipe(tmp_path, "train_voc.sh", "--data", "x", "--set", "num_queries=70")
+    assert dict(longer.set)["num_queries"] == "70" and dict(longer.set)["guided"] == "true"
     fixed = recipe(tmp_path, "train_voc.sh", "--data", "x", "--overfit", "8", "--epochs", "50")
     assert (fixed.overfit, fixed.epochs, fixed.iterations) == (8, 50.0, None)
     weights = recipe(tmp_path, "train_voc.sh", "--data", "x", "--pretrained", "y")
@@ -76,8 +76,8 @@ def test_mask2former_trains_on_the_organs_unless_data_is_named(tmp_path):
     demo = recipe(tmp_path, script)
     assert (demo.model, demo.data) == ("mask2former_swin_tiny", Path("datasets/organs"))
     assert demo.canvas == [(192, 256)]
-    own = recipe(tmp_path, script, "--data", "x", "--set", "queries=70")
-    assert (own.data, own.canvas, dict(own.set)["queries"]) == (Path("x"), None, "70")
+    own = recipe(tmp_path, script, "--data", "x", "--set", "num_queries=70")
+    assert (own.data, own.canvas, dict(own.set)["num_queries"]) == (Path("x"), None, "70")
     assert options.builder_keywords(own.model, own.set)["depths"] == (2, 2, 2, 2)
     fixed = recipe(tmp_path, script, "--overfit", "8")
     assert (fixed.overfit, fixed.data, fixed.epochs) == (8, Path("datasets/organs"), None)
@@ -90,16 +90,16 @@ def test_mask2former_from_weights_has_the_sizes_that_these_have(tmp_path):
     for model in (["--model", "mask2former_mobilenet_v2"], ["--model=mask2former_mobilenet_v2"]):
         small = recipe(tmp_path, *words, *model)
         keywords = options.builder_keywords(small.model, small.set)
-        assert keywords["frozen_norms"] and keywords["width"] == 64 and "embed" not in keywords
+        assert keywords["frozen_norms"] and keywords["width"] == 64 and "embed_dim" not in keywords
 
 
 def test_reproducing_takes_the_options_of_a_training(tmp_path):
     demo = recipe(tmp_path, "reproduce.sh", entry=reproduce)
     assert (demo.runs, demo.seed, demo.workers, demo.model) == (3, 42, 2, "mask2former_swin_tiny")
     assert train.parse(demo.training).data == Path("datasets/organs")
-    words = "--data x --runs 5 --set queries=70 --epochs 1".split()
+    words = "--data x --runs 5 --set num_queries=70 --epochs 1".split()
     own = train.parse(recipe(tmp_path, "reproduce.sh", *words, entry=reproduce).training)
-    assert (own.data, own.epochs, dict(own.set)["queries"]) == (Path("x"), 1.0, "70")
+    assert (own.data, own.epochs, dict(own.set)["num_queries"]) == (Path("x"), 1.0, "70")
     assert options.builder_keywords(own.model, own.set)["depths"] == (2, 2, 2, 2)
 
 

@@ -24,8 +24,8 @@ VARIANTS = {
     "width=128": {"width": 128, "kernel_dim": 128},
     "kv_stride=16": {"kv_stride": 16},
     "self_attention=false": {"self_attention": False},
-    "encoder_layers=3": {"encoder_layers": 3},
-    "layers=3": {"layers": 3},
+    "num_encoder_layers=3": {"num_encoder_layers": 3},
+    "num_layers=3": {"num_layers": 3},
     "train_points=3136": {"train_points": 3136},
 }
 

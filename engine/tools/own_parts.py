@@ -45,15 +45,21 @@ def build(standard: Mask2FormerConfig, seed: int = 0) -> zoo.Built:
     if type(standard) is not Mask2FormerConfig or standard.backbone != "swin_tiny":
         raise InputError(f"the parts here are those of {MODEL}; choose it by --model")
     config = OwnConfig(**asdict(standard))
-    sizes = {"width": config.embed, "depths": config.depths, "heads": config.backbone_heads}
-    sizes = {name: size for name, size in (sizes | {"window": config.window}).items() if size}
+    sizes = {
+        "embed_dim": config.embed_dim,
+        "depths": config.depths,
+        "num_heads": config.backbone_heads,
+    }
+    sizes = {
+        name: size for name, size in (sizes | {"window_size": config.window_size}).items() if size
+    }
     backbone = OwnBackbone(**sizes, drop_path=config.drop_path)
     pixel_decoder = OwnPixelDecoder(
         backbone.channels,
         config.width,
         config.mask_dim,
-        config.encoder_layers,
-        config.heads,
+        config.num_encoder_layers,
+        config.num_heads,
         config.points_per_level,
         config.encoder_ffn_width,
     )
@@ -61,11 +67,11 @@ def build(standard: Mask2FormerConfig, seed: int = 0) -> zoo.Built:
         config.width,
         config.mask_dim,
         config.num_classes,
-        config.queries,
+        config.num_queries,
         config.width,
-        config.heads,
+        config.num_heads,
         config.ffn_width,
-        config.layers,
+        config.num_layers,
     )
     return zoo.build(
         config,

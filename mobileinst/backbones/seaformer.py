@@ -65,7 +65,7 @@ class SeaFormer(nn.Module):
         stages: tuple[Rows, ...] = TINY,
         stem: int = 16,
         depth: int = 2,
-        heads: int = 4,
+        num_heads: int = 4,
         key_dims: tuple[int, ...] = (16, 24),
         attn_ratio: int = 2,
         mlp_ratios: tuple[int, ...] = (2, 4),
@@ -83,7 +83,7 @@ class SeaFormer(nn.Module):
         rates = torch.linspace(0, drop_path, depth, device="cpu").tolist()
         parts = zip(self.channels[self.plain :], key_dims, mlp_ratios, strict=True)
         for i, (width, key_dim, mlp_ratio) in enumerate(parts, 1):
-            attentions = [SeaAttention(width, heads, key_dim, attn_ratio) for _ in rates]
+            attentions = [SeaAttention(width, num_heads, key_dim, attn_ratio) for _ in rates]
             blocks = [Block(a, width, mlp_ratio, rate) for a, rate in zip(attentions, rates)]
             self.add_module(f"trans{i}", Transformer(blocks))
 
@@ -136,11 +136,11 @@ class SeaAttention(nn.Module):
     a convolution of queries, keys and values. Unlike TopFormer's, the logits are scaled.
     """
 
-    def __init__(self, width: int, heads: int, key_dim: int, attn_ratio: int):
+    def __init__(self, width: int, num_heads: int, key_dim: int, attn_ratio: int):
         super().__init__()
-        self.heads = heads
+        self.num_heads = num_heads
         self.scale = key_dim**-0.5
-        keys, values = heads * key_dim, heads * key_dim * attn_ratio
+        keys, values = num_heads * key_dim, num_heads * key_dim * attn_ratio
         self.to_q = ConvBN(width, keys)
         self.to_k = ConvBN(width, keys)
         self.to_v = ConvBN(width, values)
@@ -169,8 +169,8 @@ class SeaAttention(nn.Module):
         return F.hardsigmoid(self.proj(v + rows + columns)) * detail  # [B,C,h,w]
 
     def attend_along(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-        """Attention over one axis in `heads` heads: [B,keys,n] twice, [B,values,n] -> as v."""
-        q, k, v = (x.unflatten(1, (self.heads, -1)).transpose(2, 3) for x in (q, k, v))
+        """Attention over one axis in `num_heads` heads: [B,keys,n] twice, [B,values,n] -> as v."""
+        q, k, v = (x.unflatten(1, (self.num_heads, -1)).transpose(2, 3) for x in (q, k, v))
         return attend(q, k, v, self.scale).transpose(2, 3).flatten(1, 2)
 
 
@@ -193,21 +193,21 @@ class PositionEmbedding(nn.Module):
 
 def seaformer_tiny(**overrides) -> SeaFormer:
     """1.62 M parameters, 0.47 G multiply-adds at 512 × 512."""
-    return SeaFormer(**{"stages": TINY, "depth": 2, "heads": 4} | overrides)
+    return SeaFormer(**{"stages": TINY, "depth": 2, "num_heads": 4} | overrides)
 
 
 def seaformer_small(**overrides) -> SeaFormer:
     """3.91 M parameters, 0.88 G multiply-adds at 512 × 512."""
-    return SeaFormer(**{"stages": SMALL, "depth": 3, "heads": 6} | overrides)
+    return SeaFormer(**{"stages": SMALL, "depth": 3, "num_heads": 6} | overrides)
 
 
 def seaformer_base(**overrides) -> SeaFormer:
     """8.49 M parameters, 1.53 G multiply-adds at 512 × 512."""
-    return SeaFormer(**{"stages": BASE, "depth": 4, "heads": 8} | overrides)
+    return SeaFormer(**{"stages": BASE, "depth": 4, "num_heads": 8} | overrides)
 
 
 def seaformer_large(**overrides) -> SeaFormer:
     """13.73 M parameters, 5.91 G multiply-adds at 512 × 512; a third transformer, at 1/16."""
-    sizes = {"stages": LARGE, "stem": 32, "depth": 3, "heads": 8}
+    sizes = {"stages": LARGE, "stem": 32, "depth": 3, "num_heads": 8}
     sizes |= {"key_dims": (16, 20, 24), "mlp_ratios": (2, 4, 6)}
     return SeaFormer(**sizes | overrides)

@@ -20,36 +20,38 @@ class SwinTransformer(nn.Module):
     the published weights want pixels in 0..1 to be normalised with.
 
     Args:
-        width: channels of the first stage; each further stage has twice as many.
+        embed_dim: channels of the first stage; each further stage has twice as many.
         depths: blocks per stage.
-        heads: attention heads per stage; each must divide the channels of its stage.
-        window: side of a window in cells.
+        num_heads: attention heads per stage; each must divide the channels of its stage.
+        window_size: side of a window in cells.
         drop_path: rate of the last block; the rates rise linearly from 0 at the first.
 
-    Raises ValueError if `depths` and `heads` are of different lengths, or a stage has channels that
-    its heads do not divide.
+    Raises ValueError if `depths` and `num_heads` are of different lengths, or a stage has channels
+    that its heads do not divide.
     """
 
     mean, std = IMAGENET_MEAN, IMAGENET_STD
 
     def __init__(
         self,
-        width: int = 96,
+        embed_dim: int = 96,
         depths: tuple[int, ...] = (2, 2, 6, 2),
-        heads: tuple[int, ...] = (3, 6, 12, 24),
-        window: int = 7,
+        num_heads: tuple[int, ...] = (3, 6, 12, 24),
+        window_size: int = 7,
         drop_path: float = 0.3,
     ):
         super().__init__()
-        if len(depths) != len(heads):
-            raise ValueError(f"depths {depths} and heads {heads} are of different lengths")
+        if len(depths) != len(num_heads):
+            raise ValueError(f"depths {depths} and num_heads {num_heads} are of different lengths")
         stages = range(len(depths))
-        self.channels = tuple(width * 2**i for i in stages)
+        self.channels = tuple(embed_dim * 2**i for i in stages)
         self.strides = tuple(4 * 2**i for i in stages)
-        self.patch_embed = PatchEmbed(width)
+        self.patch_embed = PatchEmbed(embed_dim)
         rates = torch.linspace(0, drop_path, sum(depths), device="cpu").split(depths)
         self.layers = nn.ModuleList(
-            Stage(self.channels[i], heads[i], window, rates[i].tolist(), last=i == stages[-1])
+            Stage(
+                self.channels[i], num_heads[i], window_size, rates[i].tolist(), last=i == stages[-1]
+            )
             for i in stages
         )
         for i in stages:
@@ -94,17 +96,19 @@ class Stage(nn.Module):
     `downsample` leads to the next stage. The caller applies it, after taking the map before it.
     """
 
-    def __init__(self, width: int, heads: int, window: int, rates: list[float], last: bool):
+    def __init__(
+        self, width: int, num_heads: int, window_size: int, rates: list[float], last: bool
+    ):
         super().__init__()
-        self.window, self.shift = window, window // 2
+        self.window_size, self.shift = window_size, window_size // 2
         self.blocks = nn.ModuleList(
-            Block(width, heads, window, self.shift if i % 2 else 0, rate)
+            Block(width, num_heads, window_size, self.shift if i % 2 else 0, rate)
             for i, rate in enumerate(rates)
         )
         self.downsample = nn.Identity() if last else PatchMerging(width)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        mask = shift_mask(*x.shape[1:3], self.window, self.shift, x.device)
+        mask = shift_mask(*x.shape[1:3], self.window_size, self.shift, x.device)
         for block in self.blocks:
             x = block(x, mask)
         return x
@@ -113,11 +117,11 @@ class Stage(nn.Module):
 class Block(nn.Module):
     """Window attention and feed-forward, each behind a LayerNorm and with a residual."""
 
-    def __init__(self, width: int, heads: int, window: int, shift: int, rate: float):
+    def __init__(self, width: int, num_heads: int, window_size: int, shift: int, rate: float):
         super().__init__()
-        self.window, self.shift = window, shift
+        self.window_size, self.shift = window_size, shift
         self.norm1 = nn.LayerNorm(width)
-        self.attn = WindowAttention(width, heads, window)
+        self.attn = WindowAttention(width, num_heads, window_size)
         self.norm2 = nn.LayerNorm(width)
         self.mlp = FeedForward(width, 4 * width)
         self.drop_path = DropPath(rate)
@@ -130,12 +134,12 @@ class Block(nn.Module):
     def attend_in_windows(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """[B,h,w,C] -> [B,h,w,C]. Padded cells are zero, not hidden: the published rule."""
         height, width = x.shape[1:3]
-        x = pad_to_multiple(x, self.window)  # [B,h',w',C]
+        x = pad_to_multiple(x, self.window_size)  # [B,h',w',C]
         grid = x.shape[1:3]
         if self.shift:
             x = x.roll((-self.shift, -self.shift), (1, 2))
-        x = self.attn(to_windows(x, self.window), mask if self.shift else None)
-        x = from_windows(x, self.window, grid)
+        x = self.attn(to_windows(x, self.window_size), mask if self.shift else None)
+        x = from_windows(x, self.window_size, grid)
         if self.shift:
             x = x.roll((self.shift, self.shift), (1, 2))
         return x[:, :height, :width]
@@ -144,13 +148,17 @@ class Block(nn.Module):
 class WindowAttention(nn.Module):
     """Self-attention inside each window, with a learned bias per head and relative position."""
 
-    def __init__(self, width: int, heads: int, window: int):
+    def __init__(self, width: int, num_heads: int, window_size: int):
         super().__init__()
-        if width % heads:
-            raise ValueError(f"width {width} is not a multiple of {heads} heads")
-        self.heads = heads
-        self.relative_position_bias_table = nn.Parameter(torch.empty((2 * window - 1) ** 2, heads))
-        self.register_buffer("relative_position_index", relative_index(window), persistent=False)
+        if width % num_heads:
+            raise ValueError(f"width {width} is not a multiple of {num_heads} heads")
+        self.num_heads = num_heads
+        self.relative_position_bias_table = nn.Parameter(
+            torch.empty((2 * window_size - 1) ** 2, num_heads)
+        )
+        self.register_buffer(
+            "relative_position_index", relative_index(window_size), persistent=False
+        )
         self.qkv = Projection(width, 3 * width)
         self.proj = Projection(width, width)
         self.reset_parameters()
@@ -160,7 +168,7 @@ class WindowAttention(nn.Module):
 
     def forward(self, x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
         """n windows of N cells each, [B,n,N,C] -> [B,n,N,C]; `mask` [n,N,N] is added to logits."""
-        qkv = self.qkv(x).unflatten(-1, (3, self.heads, -1))  # [B,n,N,3,heads,d]
+        qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, -1))  # [B,n,N,3,heads,d]
         q, k, v = qkv.permute(3, 0, 1, 4, 2, 5)  # [B,n,heads,N,d]
         bias = self.bias() if mask is None else self.bias() + mask[:, None]  # [n,heads,N,N]
         if torch.is_grad_enabled():  # the fused backward is not deterministic on every device
@@ -230,42 +238,49 @@ def pad_to_multiple(x: torch.Tensor, size: int) -> torch.Tensor:
     return F.pad(x, (0, 0, 0, -width % size, 0, -height % size))
 
 
-def to_windows(x: torch.Tensor, window: int) -> torch.Tensor:
-    """[B,h,w,C] -> [B,n,N,C]: n windows of N = window² cells, both row by row."""
-    x = x.unflatten(2, (-1, window)).unflatten(1, (-1, window))  # [B,rows,window,columns,window,C]
+def to_windows(x: torch.Tensor, window_size: int) -> torch.Tensor:
+    """[B,h,w,C] -> [B,n,N,C]: n windows of N = window_size² cells, both row by row."""
+    x = x.unflatten(2, (-1, window_size)).unflatten(
+        1, (-1, window_size)
+    )  # [B,rows,window,columns,window,C]
     return x.transpose(2, 3).flatten(3, 4).flatten(1, 2)
 
 
-def from_windows(x: torch.Tensor, window: int, grid: tuple[int, int]) -> torch.Tensor:
+def from_windows(x: torch.Tensor, window_size: int, grid: tuple[int, int]) -> torch.Tensor:
     """The way back onto a grid (h, w): [B,n,N,C] -> [B,h,w,C]."""
-    x = x.unflatten(2, (window, window)).unflatten(1, (grid[0] // window, grid[1] // window))
+    x = x.unflatten(2, (window_size, window_size)).unflatten(
+        1, (grid[0] // window_size, grid[1] // window_size)
+    )
     return x.transpose(2, 3).flatten(3, 4).flatten(1, 2)
 
 
-def relative_index(window: int) -> torch.Tensor:
+def relative_index(window_size: int) -> torch.Tensor:
     """Row of the bias table for every pair of cells of a window: int64 [N,N].
 
     The rows run over the offsets (dy, dx) of the first cell from the second, dy outside, each from
-    1 - window to window - 1.
+    1 - window_size to window_size - 1.
     """
-    y, x = torch.arange(window).repeat_interleave(window), torch.arange(window).repeat(window)
-    dy, dx = y[:, None] - y + window - 1, x[:, None] - x + window - 1
-    return dy * (2 * window - 1) + dx
+    y, x = (
+        torch.arange(window_size).repeat_interleave(window_size),
+        torch.arange(window_size).repeat(window_size),
+    )
+    dy, dx = y[:, None] - y + window_size - 1, x[:, None] - x + window_size - 1
+    return dy * (2 * window_size - 1) + dx
 
 
 def shift_mask(
-    height: int, width: int, window: int, shift: int, device: torch.device
+    height: int, width: int, window_size: int, shift: int, device: torch.device
 ) -> torch.Tensor:
     """What keeps apart cells that only the rolling of a map h × w made neighbours: [n,N,N].
 
     The last `shift` rows and columns of a rolled map come from its other end. Logits between the
     two sides of such a seam get -100, the published value, all others 0.
     """
-    rows = torch.arange(height + -height % window, device=device)
-    columns = torch.arange(width + -width % window, device=device)
+    rows = torch.arange(height + -height % window_size, device=device)
+    columns = torch.arange(width + -width % window_size, device=device)
     below, right = rows >= len(rows) - shift, columns >= len(columns) - shift
     part = 2 * below[:, None] + right.int()  # [h',w']
-    part = to_windows(part[None, ..., None], window).flatten(2)[0]  # [n,N]
+    part = to_windows(part[None, ..., None], window_size).flatten(2)[0]  # [n,N]
     return -100.0 * (part[:, :, None] != part[:, None])
 
 
@@ -281,11 +296,21 @@ def swin_small(**overrides) -> SwinTransformer:
 
 def swin_base(**overrides) -> SwinTransformer:
     """86.88 M parameters, windows of 12."""
-    sizes = {"width": 128, "depths": (2, 2, 18, 2), "heads": (4, 8, 16, 32), "window": 12}
+    sizes = {
+        "embed_dim": 128,
+        "depths": (2, 2, 18, 2),
+        "num_heads": (4, 8, 16, 32),
+        "window_size": 12,
+    }
     return SwinTransformer(**sizes | overrides)
 
 
 def swin_large(**overrides) -> SwinTransformer:
     """195.20 M parameters, windows of 12."""
-    sizes = {"width": 192, "depths": (2, 2, 18, 2), "heads": (6, 12, 24, 48), "window": 12}
+    sizes = {
+        "embed_dim": 192,
+        "depths": (2, 2, 18, 2),
+        "num_heads": (6, 12, 24, 48),
+        "window_size": 12,
+    }
     return SwinTransformer(**sizes | overrides)

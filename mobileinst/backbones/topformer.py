@@ -69,7 +69,7 @@ class TopFormer(nn.Module):
         layers: tuple[tuple[int, int, int, int], ...] = TINY,
         taps: tuple[int, ...] = (2, 4, 6, 8),
         depth: int = 4,
-        heads: int = 4,
+        num_heads: int = 4,
         key_dim: int = 16,
         attn_ratio: int = 2,
         mlp_ratio: int = 2,
@@ -80,7 +80,7 @@ class TopFormer(nn.Module):
         width = sum(self.tpm.channels)
         rates = torch.linspace(0, drop_path, depth, device="cpu").tolist()
         self.trans = Transformer(
-            Block(Attention(width, heads, key_dim, attn_ratio), width, mlp_ratio, rate)
+            Block(Attention(width, num_heads, key_dim, attn_ratio), width, mlp_ratio, rate)
             for rate in rates
         )
         self.channels = (*self.tpm.channels, width)
@@ -136,13 +136,13 @@ class Attention(nn.Module):
     The logits are not scaled: the official code computes a scale and never uses it.
     """
 
-    def __init__(self, width: int, heads: int, key_dim: int, attn_ratio: int):
+    def __init__(self, width: int, num_heads: int, key_dim: int, attn_ratio: int):
         super().__init__()
-        self.heads = heads
-        self.to_q = ConvBN(width, heads * key_dim)
-        self.to_k = ConvBN(width, heads * key_dim)
-        self.to_v = ConvBN(width, heads * key_dim * attn_ratio)
-        self.proj = nn.Sequential(nn.ReLU6(), ConvBN(heads * key_dim * attn_ratio, width))
+        self.num_heads = num_heads
+        self.to_q = ConvBN(width, num_heads * key_dim)
+        self.to_k = ConvBN(width, num_heads * key_dim)
+        self.to_v = ConvBN(width, num_heads * key_dim * attn_ratio)
+        self.proj = nn.Sequential(nn.ReLU6(), ConvBN(num_heads * key_dim * attn_ratio, width))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -157,7 +157,7 @@ class Attention(nn.Module):
         return self.proj(mixed.flatten(1, 2).unflatten(2, (height, width)))  # [B,C,h,w]
 
     def _split(self, x: torch.Tensor) -> torch.Tensor:
-        return x.unflatten(1, (self.heads, -1)).flatten(3).transpose(2, 3)
+        return x.unflatten(1, (self.num_heads, -1)).flatten(3).transpose(2, 3)
 
 
 def average_onto(x: torch.Tensor, height: int, width: int) -> torch.Tensor:
@@ -188,14 +188,14 @@ def average_columns(x: torch.Tensor, bins: int) -> torch.Tensor:
 
 def topformer_tiny(**overrides) -> TopFormer:
     """1.29 M parameters, 0.42 G multiply-adds at 512 × 512."""
-    return TopFormer(**{"layers": TINY, "taps": (2, 4, 6, 8), "heads": 4} | overrides)
+    return TopFormer(**{"layers": TINY, "taps": (2, 4, 6, 8), "num_heads": 4} | overrides)
 
 
 def topformer_small(**overrides) -> TopFormer:
     """2.81 M parameters, 0.77 G multiply-adds at 512 × 512."""
-    return TopFormer(**{"layers": SMALL, "taps": (2, 4, 6, 9), "heads": 6} | overrides)
+    return TopFormer(**{"layers": SMALL, "taps": (2, 4, 6, 9), "num_heads": 6} | overrides)
 
 
 def topformer_base(**overrides) -> TopFormer:
     """4.68 M parameters, 1.20 G multiply-adds at 512 × 512."""
-    return TopFormer(**{"layers": BASE, "taps": (2, 4, 6, 9), "heads": 8} | overrides)
+    return TopFormer(**{"layers": BASE, "taps": (2, 4, 6, 9), "num_heads": 8} | overrides)

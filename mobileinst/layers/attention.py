@@ -30,17 +30,17 @@ def attend(
 
 
 class MultiHeadAttention(nn.Module):
-    """Attention of queries [B,N,C] to keys and values [B,M,C], `heads` heads; returns [B,N,C].
+    """Attention of queries [B,N,C] to keys and values [B,M,C], `num_heads` heads; returns [B,N,C].
 
     The keys have no bias: it would add the same number to all logits of a query, which the softmax
     takes out again, so it could never receive a gradient.
     """
 
-    def __init__(self, width: int, heads: int):
+    def __init__(self, width: int, num_heads: int):
         super().__init__()
-        if width % heads:
-            raise ValueError(f"width {width} is not a multiple of {heads} heads")
-        self.heads = heads
+        if width % num_heads:
+            raise ValueError(f"width {width} is not a multiple of {num_heads} heads")
+        self.num_heads = num_heads
         self.to_q = nn.Linear(width, width)
         self.to_k = nn.Linear(width, width, bias=False)
         self.to_v = nn.Linear(width, width)
@@ -66,7 +66,7 @@ class MultiHeadAttention(nn.Module):
         return self.proj(mixed.transpose(1, 2).flatten(2))  # [B,N,C]
 
     def _split(self, x: torch.Tensor) -> torch.Tensor:
-        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
 
 class MLP(nn.Sequential):

@@ -14,10 +14,10 @@ STRIDES = (4, 8, 16, 32)  # of the backbone maps that are used
 
 # Keywords of a config -> the smallest and largest value, of each number where there are several.
 RANGES = {
-    "num_classes depths backbone_heads width mask_dim heads": (1, math.inf),
-    "encoder_layers encoder_ffn_width points_per_level": (1, math.inf),
-    "queries layers ffn_width train_points max_detections": (1, math.inf),
-    "embed window frozen_stride": (0, math.inf),
+    "num_classes depths backbone_heads width mask_dim num_heads": (1, math.inf),
+    "num_encoder_layers encoder_ffn_width points_per_level": (1, math.inf),
+    "num_queries num_layers ffn_width train_points max_detections": (1, math.inf),
+    "embed_dim window_size frozen_stride": (0, math.inf),
     "class_weight pixel_weight dice_weight no_object_weight": (0, 1e6),
     "drop_path": (0, 0.99),
     "oversample": (1, 100),
@@ -30,14 +30,14 @@ RANGES = {
 class Mask2FormerConfig:
     """Everything between a name and a built model; plain values, stored in checkpoints as they are.
 
-    embed, depths, backbone_heads, window: of a Swin backbone, where they are not those that go by
-    its name; 0 or empty takes the named ones. drop_path: of the backbone.
+    embed_dim, depths, backbone_heads, window_size: of a Swin backbone, where they are not those
+    that go by its name; 0 or empty takes the named ones. drop_path: of the backbone.
     frozen_norms, frozen_stride: of a pretrained backbone: its BatchNorms, and its layers up to this
     stride (0: none), stay as they were loaded.
-    width, heads: of both decoders. mask_dim: channels of kernels and mask features.
-    encoder_layers, encoder_ffn_width, points_per_level: of the pixel decoder.
-    queries, layers, ffn_width: of the query decoder. The start values are supervised as well, so
-    published configs, which count them, say 10 layers for 9.
+    width, num_heads: of both decoders. mask_dim: channels of kernels and mask features.
+    num_encoder_layers, encoder_ffn_width, points_per_level: of the pixel decoder.
+    num_queries, num_layers, ffn_width: of the query decoder. The start values are supervised as
+    well, so published configs, which count them, say 10 layers for 9.
     *_weight: of the matching cost and the loss terms; no_object_weight: of a query that should find
     nothing. train_points, oversample, importance: of the points masks are compared at.
     mask_threshold, max_detections: of post-processing.
@@ -47,21 +47,21 @@ class Mask2FormerConfig:
 
     backbone: str = "swin_tiny"
     num_classes: int = 80
-    embed: int = 0
+    embed_dim: int = 0
     depths: tuple[int, ...] = ()
     backbone_heads: tuple[int, ...] = ()
-    window: int = 0
+    window_size: int = 0
     drop_path: float = 0.3
     frozen_norms: bool = False
     frozen_stride: int = 0
     width: int = 256
     mask_dim: int = 256
-    heads: int = 8
-    encoder_layers: int = 6
+    num_heads: int = 8
+    num_encoder_layers: int = 6
     encoder_ffn_width: int = 1024
     points_per_level: int = 4
-    queries: int = 100
-    layers: int = 9
+    num_queries: int = 100
+    num_layers: int = 9
     ffn_width: int = 2048
     class_weight: float = 2.0
     pixel_weight: float = 5.0
@@ -143,8 +143,8 @@ def build_mask2former(
             used_channels(backbone),
             width=config.width,
             mask_dim=config.mask_dim,
-            layers=config.encoder_layers,
-            heads=config.heads,
+            num_layers=config.num_encoder_layers,
+            num_heads=config.num_heads,
             points=config.points_per_level,
             ffn_width=config.encoder_ffn_width,
         )
@@ -153,11 +153,11 @@ def build_mask2former(
             pixel_decoder.width,
             pixel_decoder.mask_dim,
             config.num_classes,
-            queries=config.queries,
+            num_queries=config.num_queries,
             width=config.width,
-            heads=config.heads,
+            num_heads=config.num_heads,
             ffn_width=config.ffn_width,
-            layers=config.layers,
+            num_layers=config.num_layers,
         )
     if query_decoder.num_classes != config.num_classes:
         raise ValueError(

@@ -19,8 +19,9 @@ class PixelDecoder(nn.Module):
     """Backbone maps at the strides 4, 8, 16, 32 -> three maps for the queries, and mask features.
 
     `in_channels` are those of the four maps. `width`, `mask_dim`: channels of the three maps, at
-    `strides`, and of the mask features. `layers`, `heads`, `points` (per head and level) and
-    `ffn_width` are of the encoder. Raises ValueError if `width` is not a multiple of 4 and `heads`.
+    `strides`, and of the mask features. `num_layers`, `num_heads`, `points` (per head and level)
+    and `ffn_width` are of the encoder. Raises ValueError if `width` is not a multiple of 4 and of
+    `num_heads`.
     """
 
     strides = (32, 16, 8)
@@ -30,14 +31,14 @@ class PixelDecoder(nn.Module):
         in_channels: tuple[int, int, int, int],
         width: int = 256,
         mask_dim: int = 256,
-        layers: int = 6,
-        heads: int = 8,
+        num_layers: int = 6,
+        num_heads: int = 8,
         points: int = 4,
         ffn_width: int = 1024,
     ):
         super().__init__()
-        if width % 4 or width % heads:
-            raise ValueError(f"width {width} is not a multiple of 4 and of {heads} heads")
+        if width % 4 or width % num_heads:
+            raise ValueError(f"width {width} is not a multiple of 4 and of {num_heads} heads")
         self.in_channels = tuple(in_channels)
         self.width = width
         self.mask_dim = mask_dim
@@ -46,7 +47,9 @@ class PixelDecoder(nn.Module):
             nn.Sequential(nn.Conv2d(channels, width, 1), group_norm(width))
             for channels in reversed(coarse)
         )
-        self.transformer = DeformableEncoder(width, len(coarse), layers, heads, points, ffn_width)
+        self.transformer = DeformableEncoder(
+            width, len(coarse), num_layers, num_heads, points, ffn_width
+        )
         self.adapter_1 = ConvGN(finest, width)
         self.layer_1 = ConvGN(width, width, 3)
         self.mask_features = nn.Conv2d(width, mask_dim, 1)
@@ -103,11 +106,13 @@ class DeformableEncoder(nn.Module):
     """
 
     def __init__(
-        self, width: int, levels: int, layers: int, heads: int, points: int, ffn_width: int
+        self, width: int, levels: int, num_layers: int, num_heads: int, points: int, ffn_width: int
     ):
         super().__init__()
         self.level_embed = nn.Parameter(torch.empty(levels, width))
-        stack = (EncoderLayer(width, levels, heads, points, ffn_width) for _ in range(layers))
+        stack = (
+            EncoderLayer(width, levels, num_heads, points, ffn_width) for _ in range(num_layers)
+        )
         self.encoder = nn.ModuleDict({"layers": nn.ModuleList(stack)})  # as the names have it
         self.reset_parameters()
 
@@ -148,9 +153,9 @@ def cell_centres(sizes: Sizes, like: torch.Tensor) -> torch.Tensor:
 class EncoderLayer(nn.Module):
     """Deformable self-attention and a two-layer perceptron, a LayerNorm after each residual."""
 
-    def __init__(self, width: int, levels: int, heads: int, points: int, ffn_width: int):
+    def __init__(self, width: int, levels: int, num_heads: int, points: int, ffn_width: int):
         super().__init__()
-        self.self_attn = DeformableAttention(width, levels, heads, points)
+        self.self_attn = DeformableAttention(width, levels, num_heads, points)
         self.norm1 = nn.LayerNorm(width)
         self.linear1 = nn.Linear(width, ffn_width)
         self.linear2 = nn.Linear(ffn_width, width)
@@ -175,10 +180,10 @@ class DeformableAttention(nn.Module):
     Where they lie, relative to the query's own cell, and their weights are linear in the query.
     """
 
-    def __init__(self, width: int, levels: int, heads: int, points: int):
+    def __init__(self, width: int, levels: int, num_heads: int, points: int):
         super().__init__()
-        self.shape = (heads, levels, points)
-        samples = heads * levels * points
+        self.shape = (num_heads, levels, points)
+        samples = num_heads * levels * points
         self.sampling_offsets = nn.Linear(width, 2 * samples)
         self.attention_weights = nn.Linear(width, samples)
         self.value_proj = nn.Linear(width, width)
@@ -193,8 +198,8 @@ class DeformableAttention(nn.Module):
             nn.init.zeros_(linear.weight)
         for linear in (self.value_proj, self.output_proj, self.attention_weights):
             nn.init.zeros_(linear.bias)
-        heads, _, points = self.shape
-        angles = 2 * math.pi / heads * torch.arange(heads)
+        num_heads, _, points = self.shape
+        angles = 2 * math.pi / num_heads * torch.arange(num_heads)
         rays = torch.stack((angles.cos(), angles.sin()), 1)
         rays = rays / rays.abs().amax(1, keepdim=True)  # to the border of the square around 0
         steps = torch.arange(1, points + 1)[:, None]
@@ -205,12 +210,14 @@ class DeformableAttention(nn.Module):
         self, queries: torch.Tensor, tokens: torch.Tensor, centres: torch.Tensor, sizes: Sizes
     ) -> torch.Tensor:
         """Queries and tokens [B,N,C], `centres` [N,2,L] of the queries' cells -> [B,N,C]."""
-        heads, levels, points = self.shape
-        values = self.value_proj(tokens).unflatten(2, (heads, -1))  # [B,N,heads,C/heads]
-        weights = self.attention_weights(queries).unflatten(2, (heads, -1))  # [B,N,heads,L·points]
+        num_heads, levels, points = self.shape
+        values = self.value_proj(tokens).unflatten(2, (num_heads, -1))  # [B,N,heads,C/heads]
+        weights = self.attention_weights(queries).unflatten(
+            2, (num_heads, -1)
+        )  # [B,N,heads,L·points]
         # All x, then all y: a row of the weights is moved once instead of a number per query.
         offsets = F.linear(queries, *map(x_then_y, self.sampling_offsets.parameters()))
-        centres = centres[:, :, None, :, None].expand(-1, -1, heads, -1, points)
+        centres = centres[:, :, None, :, None].expand(-1, -1, num_heads, -1, points)
         places = (offsets + centres.flatten(1)).unflatten(2, (2, *self.shape))
         weights = weights.softmax(-1).unflatten(3, (levels, points))
         return self.output_proj(deformable_attention(values, sizes, places, weights))

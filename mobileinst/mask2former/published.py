@@ -81,11 +81,11 @@ def hub_config(values: Mapping) -> Mask2FormerConfig:
         **swin_keywords(swin),
         width=own["hidden_dim"],
         mask_dim=own["mask_feature_size"],
-        heads=own["num_attention_heads"],
-        encoder_layers=own["encoder_layers"],
+        num_heads=own["num_attention_heads"],
+        num_encoder_layers=own["encoder_layers"],
         encoder_ffn_width=own["encoder_feedforward_dim"],
-        queries=own["num_queries"],
-        layers=own["decoder_layers"] - 1,
+        num_queries=own["num_queries"],
+        num_layers=own["decoder_layers"] - 1,
         ffn_width=own["dim_feedforward"],
         class_weight=own["class_weight"],
         pixel_weight=own["mask_weight"],
@@ -104,10 +104,10 @@ def swin_keywords(swin: Mapping) -> dict:
     stages = {key: per_stage(swin, key, *range_, path) for key, range_ in COUNTS_PER_STAGE.items()}
     numbers = {key: number(swin, key, *range_, path) for key, range_ in NUMBERS_OF_SWIN.items()}
     return {
-        "embed": counts["embed_dim"],
+        "embed_dim": counts["embed_dim"],
         "depths": stages["depths"],
         "backbone_heads": stages["num_heads"],
-        "window": counts["window_size"],
+        "window_size": counts["window_size"],
         "drop_path": numbers["drop_path_rate"],
     }
 

@@ -24,11 +24,11 @@ class QueryDecoder(nn.Module):
         in_channels: of the maps; they are projected where that is not `width`.
         mask_dim: channels of the mask features, and the length of a kernel.
         num_classes: K; the class logits have one more, the last, for "no object".
-        queries: how many there are.
+        num_queries: how many there are.
         width: channels of a query.
-        heads: of every attention.
+        num_heads: of every attention.
         ffn_width: hidden channels of the feed-forward parts.
-        layers: each is masked attention to one level, self-attention, feed-forward.
+        num_layers: each is masked attention to one level, self-attention, feed-forward.
         levels: how many maps there are; layer i reads map i mod `levels`.
     """
 
@@ -37,31 +37,31 @@ class QueryDecoder(nn.Module):
         in_channels: int,
         mask_dim: int,
         num_classes: int,
-        queries: int = 100,
+        num_queries: int = 100,
         width: int = 256,
-        heads: int = 8,
+        num_heads: int = 8,
         ffn_width: int = 2048,
-        layers: int = 9,
+        num_layers: int = 9,
         levels: int = 3,
     ):
         super().__init__()
         self.in_channels, self.mask_dim = in_channels, mask_dim
-        self.num_classes, self.queries = num_classes, queries
-        self.query_feat = nn.Embedding(queries, width)
-        self.query_embed = nn.Embedding(queries, width)
+        self.num_classes, self.num_queries = num_classes, num_queries
+        self.query_feat = nn.Embedding(num_queries, width)
+        self.query_embed = nn.Embedding(num_queries, width)
         self.level_embed = nn.Embedding(levels, width)
         self.input_proj = nn.ModuleList(
             nn.Identity() if in_channels == width else Projection(in_channels, width)
             for _ in range(levels)
         )
         self.transformer_cross_attention_layers = nn.ModuleList(
-            CrossAttentionLayer(width, heads) for _ in range(layers)
+            CrossAttentionLayer(width, num_heads) for _ in range(num_layers)
         )
         self.transformer_self_attention_layers = nn.ModuleList(
-            SelfAttentionLayer(width, heads) for _ in range(layers)
+            SelfAttentionLayer(width, num_heads) for _ in range(num_layers)
         )
         self.transformer_ffn_layers = nn.ModuleList(
-            FeedForwardLayer(width, ffn_width) for _ in range(layers)
+            FeedForwardLayer(width, ffn_width) for _ in range(num_layers)
         )
         self.decoder_norm = nn.LayerNorm(width)
         self.class_embed = nn.Linear(width, num_classes + 1)
@@ -150,11 +150,11 @@ class StackedAttention(nn.Module):
     Queries [B,N,C], keys and values [B,M,C], bias [B,1,N,M] or none -> [B,N,C].
     """
 
-    def __init__(self, width: int, heads: int):
+    def __init__(self, width: int, num_heads: int):
         super().__init__()
-        if width % heads:
-            raise ValueError(f"width {width} is not a multiple of {heads} heads")
-        self.heads = heads
+        if width % num_heads:
+            raise ValueError(f"width {width} is not a multiple of {num_heads} heads")
+        self.num_heads = num_heads
         self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))
         self.in_proj_bias = nn.Parameter(torch.empty(3 * width))
         self.out_proj = nn.Linear(width, width)
@@ -174,7 +174,7 @@ class StackedAttention(nn.Module):
     ) -> torch.Tensor:
         parameters = zip(self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3))
         q, k, v = (
-            F.linear(x, *own).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            F.linear(x, *own).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
             for x, own in zip((queries, keys, values), parameters)
         )  # [B,heads,N,C/heads], the others with M
         mixed = attend(q, k, v, q.shape[-1] ** -0.5, bias)  # [B,heads,N,C/heads]
@@ -184,9 +184,9 @@ class StackedAttention(nn.Module):
 class CrossAttentionLayer(nn.Module):
     """Queries read a memory; residual, then norm. Their positions are added to the queries."""
 
-    def __init__(self, width: int, heads: int):
+    def __init__(self, width: int, num_heads: int):
         super().__init__()
-        self.multihead_attn = StackedAttention(width, heads)
+        self.multihead_attn = StackedAttention(width, num_heads)
         self.norm = nn.LayerNorm(width)
 
     def forward(
@@ -204,9 +204,9 @@ class CrossAttentionLayer(nn.Module):
 class SelfAttentionLayer(nn.Module):
     """Queries read each other; residual, then norm. Positions are added to queries and keys."""
 
-    def __init__(self, width: int, heads: int):
+    def __init__(self, width: int, num_heads: int):
         super().__init__()
-        self.self_attn = StackedAttention(width, heads)
+        self.self_attn = StackedAttention(width, num_heads)
         self.norm = nn.LayerNorm(width)
 
     def forward(self, queries: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:

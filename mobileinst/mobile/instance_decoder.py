@@ -33,9 +33,9 @@ class InstanceDecoder(nn.Module):
         mask_channels: int,
         num_classes: int,
         kernel_dim: int = 128,
-        queries: int = 100,
+        num_queries: int = 100,
         width: int = 128,
-        heads: int = 8,
+        num_heads: int = 8,
         ffn_ratio: int = 4,
         kv_stride: int = 64,
         self_attention: bool = True,
@@ -49,12 +49,12 @@ class InstanceDecoder(nn.Module):
         self.kernel_dim = kernel_dim
         self.pool = kv_stride // MASK_STRIDE
         self.guided = guided
-        self.query_features = nn.Embedding(queries, width)
-        self.query_positions = nn.Embedding(queries, width)
+        self.query_features = nn.Embedding(num_queries, width)
+        self.query_positions = nn.Embedding(num_queries, width)
         self.global_memory = Memory(global_channels, width)
         self.local_memory = Memory(mask_channels, width)
-        self.global_layer = DecoderLayer(width, heads, self_attention)
-        self.local_layer = DecoderLayer(width, heads, self_attention)
+        self.global_layer = DecoderLayer(width, num_heads, self_attention)
+        self.local_layer = DecoderLayer(width, num_heads, self_attention)
         self.ffn_norm = nn.LayerNorm(width)
         self.ffn = MLP(width, ffn_ratio * width, width)
         self.heads = InstanceHeads(width, num_classes, kernel_dim)
@@ -108,12 +108,12 @@ class DecoderLayer(nn.Module):
     the same numbers for every picture. Positions are added to queries and keys, never to values.
     """
 
-    def __init__(self, width: int, heads: int, self_attention: bool):
+    def __init__(self, width: int, num_heads: int, self_attention: bool):
         super().__init__()
         self.cross_norm = nn.LayerNorm(width)
-        self.cross_attention = MultiHeadAttention(width, heads)
+        self.cross_attention = MultiHeadAttention(width, num_heads)
         self.self_norm = nn.LayerNorm(width) if self_attention else None
-        self.self_attention = MultiHeadAttention(width, heads) if self_attention else None
+        self.self_attention = MultiHeadAttention(width, num_heads) if self_attention else None
 
     def forward(
         self,

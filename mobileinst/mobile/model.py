@@ -20,7 +20,7 @@ class MobileInstConfig:
     """Everything between a name and a built model; plain values, stored in checkpoints as they are.
 
     width: D of the mask decoder. kernel_dim: channels of kernels and pixel features.
-    query_width, heads, ffn_ratio, kv_stride, self_attention, guided: of the instance decoder.
+    query_width, num_heads, ffn_ratio, kv_stride, self_attention, guided: of the instance decoder.
     semantic_weight: of a class loss for every cell, of each of five maps (`SEMANTIC_PLACES`); 0 as
     in the paper; above 0 heads for it are built, which only training uses.
     drop_path, frozen_norms: of the backbone. frozen_stride: its layers up to this stride keep the
@@ -34,9 +34,9 @@ class MobileInstConfig:
     width: int = 128
     kernel_dim: int = 128
     coordinates: bool = True
-    queries: int = 100
+    num_queries: int = 100
     query_width: int = 128
-    heads: int = 8
+    num_heads: int = 8
     ffn_ratio: int = 4
     kv_stride: int = 64
     self_attention: bool = True
@@ -152,9 +152,9 @@ def build_mobileinst(
             mask_decoder.width,
             config.num_classes,
             kernel_dim=mask_decoder.kernel_dim,
-            queries=config.queries,
+            num_queries=config.num_queries,
             width=config.query_width,
-            heads=config.heads,
+            num_heads=config.num_heads,
             ffn_ratio=config.ffn_ratio,
             kv_stride=config.kv_stride,
             self_attention=config.self_attention,

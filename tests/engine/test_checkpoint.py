@@ -13,7 +13,7 @@ from engine import checkpoint, files
 from engine.files import FailedRun
 from mobileinst import zoo
 
-SMALL = dict(width=16, kernel_dim=8, query_width=16, heads=2, queries=6)
+SMALL = dict(width=16, kernel_dim=8, query_width=16, num_heads=2, num_queries=6)
 CLASSES = [Category(0, 0, "square"), Category(1, 90, "disc")]
 
 

@@ -186,14 +186,22 @@ def test_however_a_batch_is_split_it_is_the_same_step(half_empty, system, precis
 
 
 SMALL = {  # one model for each backbone and each pair of decoders, as small as they get
-    "mobileinst_topformer_tiny": dict(width=16, kernel_dim=8, query_width=16, queries=4, heads=2),
-    "mobileinst_seaformer_tiny": dict(width=16, kernel_dim=8, query_width=16, queries=4, heads=2),
+    "mobileinst_topformer_tiny": dict(
+        width=16, kernel_dim=8, query_width=16, num_queries=4, num_heads=2
+    ),
+    "mobileinst_seaformer_tiny": dict(
+        width=16, kernel_dim=8, query_width=16, num_queries=4, num_heads=2
+    ),
     "mobileinst_mobilenet_v2": dict(width=16, semantic_weight=1.0, self_attention=False),
     "mobileinst_mobilenet_v2_torchvision": dict(width=16, guided=True, kv_stride=16),
     "mask2former_swin_tiny": dict(
-        embed=16, depths=(1, 1, 1, 1), backbone_heads=(1, 2, 2, 4), window=4, encoder_layers=1
+        embed_dim=16,
+        depths=(1, 1, 1, 1),
+        backbone_heads=(1, 2, 2, 4),
+        window_size=4,
+        num_encoder_layers=1,
     ),
-    "mask2former_mobilenet_v2": dict(encoder_layers=1, layers=2),
+    "mask2former_mobilenet_v2": dict(num_encoder_layers=1, num_layers=2),
 }
 
 

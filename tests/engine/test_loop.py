@@ -19,7 +19,7 @@ from engine.loop import NonFiniteError, Trainer, run_inference
 from engine.optim import MovingAverage, Schedule, parameter_groups
 from mobileinst import zoo
 
-SMALL = dict(width=16, kernel_dim=8, query_width=16, heads=2, queries=6)
+SMALL = dict(width=16, kernel_dim=8, query_width=16, num_heads=2, num_queries=6)
 
 
 @pytest.fixture(scope="module")
@@ -229,8 +229,9 @@ def test_a_skipped_step_leaves_no_trace(dataset, system, capsys):
     """Its forward would have spoilt the statistics of the norms before any loss is seen."""
     if system == "mask2former_swin_tiny":
         model, criterion, _ = zoo.build(
-            system, num_classes=3, embed=16, depths=(1, 1, 1, 1), backbone_heads=(1, 2, 2, 4),
-            width=16, mask_dim=16, heads=2, encoder_layers=1, queries=6, layers=1, train_points=32,
+            system, num_classes=3, embed_dim=16, depths=(1, 1, 1, 1), backbone_heads=(1, 2, 2, 4),
+            width=16, mask_dim=16, num_heads=2, num_encoder_layers=1, num_queries=6, num_layers=1,
+            train_points=32,
         )  # fmt: skip
     else:
         model, criterion, _ = zoo.build(system, num_classes=3, **SMALL)

@@ -14,8 +14,9 @@ from engine.optim import Schedule, parameter_groups
 from mobileinst import zoo
 
 KEYWORDS = (
-    "embed=16 depths=1,1,1,1 backbone_heads=1,2,2,4 window=4 drop_path=0.2 width=64 mask_dim=32 "
-    "heads=4 encoder_layers=1 encoder_ffn_width=64 queries=8 layers=3 ffn_width=64 train_points=256"
+    "embed_dim=16 depths=1,1,1,1 backbone_heads=1,2,2,4 window_size=4 drop_path=0.2 width=64 "
+    "mask_dim=32 num_heads=4 num_encoder_layers=1 encoder_ffn_width=64 num_queries=8 num_layers=3 "
+    "ffn_width=64 train_points=256"
 )
 OPTIONS = (
     "--model mask2former_swin_tiny --device cpu --threads 1 --workers 0 --image-size 64 "

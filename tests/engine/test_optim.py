@@ -12,7 +12,7 @@ from engine import train
 from engine.optim import MovingAverage, Schedule, describe_groups, parameter_groups
 from mobileinst import zoo
 
-SMALL = dict(width=16, kernel_dim=8, query_width=16, heads=2, queries=6)
+SMALL = dict(width=16, kernel_dim=8, query_width=16, num_heads=2, num_queries=6)
 
 
 @pytest.fixture(scope="module")

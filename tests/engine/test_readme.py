@@ -18,7 +18,7 @@ def test_the_own_part_of_the_readme_works_and_is_short(page):
     assert len([line for line in code.splitlines() if line.strip()]) < 20
     names = {"__name__": "own"}
     exec(compile(code, page, "exec"), names)  # noqa: S102  our own page
-    config = zoo.config_for("mask2former_swin_tiny", num_classes=3, layers=2)
+    config = zoo.config_for("mask2former_swin_tiny", num_classes=3, num_layers=2)
     model, criterion, _ = names["build"](config, seed=1)
     assert type(model.pixel_decoder).__name__ == "FeaturePyramid"
     images = torch.rand(1, 3, 64, 96, generator=torch.Generator().manual_seed(0))

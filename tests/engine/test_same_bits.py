@@ -15,12 +15,12 @@ from mobileinst import zoo
 
 SYSTEMS = {
     "mobileinst_topformer_tiny": dict(
-        width=16, kernel_dim=8, query_width=16, heads=2, queries=6, drop_path=0.2
+        width=16, kernel_dim=8, query_width=16, num_heads=2, num_queries=6, drop_path=0.2
     ),
     "mask2former_swin_tiny": dict(
-        embed=16, depths=(1, 1, 1, 1), backbone_heads=(1, 2, 2, 4), window=2, drop_path=0.2,
-        width=16, mask_dim=16, heads=2, encoder_layers=1, encoder_ffn_width=16, queries=6,
-        layers=1, ffn_width=16, train_points=32,
+        embed_dim=16, depths=(1, 1, 1, 1), backbone_heads=(1, 2, 2, 4), window_size=2,
+        drop_path=0.2, width=16, mask_dim=16, num_heads=2, num_encoder_layers=1,
+        encoder_ffn_width=16, num_queries=6, num_layers=1, ffn_width=16, train_points=32,
     ),
 }  # fmt: skip
 STEPS, SKIPPED = 4, 1  # the step whose numbers are bad, and which is left out

@@ -14,7 +14,7 @@ from data.readers.coco import Category
 from engine import checkpoint, options, predict
 from mobileinst import weights, zoo
 
-SMALL = dict(width=16, kernel_dim=8, query_width=16, heads=2, queries=3)
+SMALL = dict(width=16, kernel_dim=8, query_width=16, num_heads=2, num_queries=3)
 CLASSES = [Category(0, 4, "../../crab"), Category(1, 9, "car/truck")]  # names are only shown
 
 
@@ -67,7 +67,7 @@ ABSURD = {
     "unknown keyword": ("config", 1, "__class__"),
     "wide beyond measure": ("config", 10**9, "width"),
     "wide": ("config", 99_999, "width"),
-    "many queries": ("config", 99_999, "queries"),
+    "many queries": ("config", 99_999, "num_queries"),
     "of no width": ("config", 0, "width"),
     "negative": ("config", -16, "width"),
     "a number as text": ("config", "16", "width"),

@@ -213,7 +213,7 @@ OPTIONS = {
         ["--set depths=2,x", "wants whole numbers, as depths=2,2,6"],
     ),
     "keyword of a size that no model has": (
-        ["--model", "mask2former_swin_tiny", "--set", "queries=0"],
+        ["--model", "mask2former_swin_tiny", "--set", "num_queries=0"],
         ["--set: queries is 0", "change the value"],
     ),
     "keywords of different lengths": (
@@ -221,7 +221,7 @@ OPTIONS = {
         ["--set", "of different lengths", "change the value"],
     ),
     "keyword without value": (["--set", "width"], ["--set: width: write KEY=VALUE"]),
-    "keywords that do not fit": (["--set", "heads=3"], ["--set", "change the value"]),
+    "keywords that do not fit": (["--set", "num_heads=3"], ["--set", "change the value"]),
     "no such backbone": (["--set", "backbone=resnet"], ["--set", "'resnet'", "topformer_tiny"]),
     "odd canvas": (["--canvas", "100x64"], ["--canvas: 100x64", "multiples of 64"]),
     "canvas of one side": (["--canvas", "64"], ["--canvas: 64", "write HEIGHTxWIDTH"]),

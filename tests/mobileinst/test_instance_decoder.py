@@ -13,7 +13,7 @@ from mobileinst.mobile.instance_decoder import DecoderLayer, InstanceDecoder
 
 
 def build(**overrides) -> InstanceDecoder:
-    options = {"kernel_dim": 6, "queries": 9, "width": 16, "heads": 4} | overrides
+    options = {"kernel_dim": 6, "num_queries": 9, "width": 16, "num_heads": 4} | overrides
     decoder = InstanceDecoder(12, 10, num_classes=5, **options)
     draw_parameters(decoder, 0)
     return decoder
@@ -31,7 +31,7 @@ def maps(height: int = 128, width: int = 192) -> tuple[torch.Tensor, ...]:
 def torch_attention(ours: MultiHeadAttention) -> nn.MultiheadAttention:
     """torch's attention with the same weights."""
     width = ours.proj.in_features
-    theirs = nn.MultiheadAttention(width, ours.heads, batch_first=True)
+    theirs = nn.MultiheadAttention(width, ours.num_heads, batch_first=True)
     projections = (ours.to_q, ours.to_k, ours.to_v)
     biases = (ours.to_q.bias, torch.zeros(width), ours.to_v.bias)
     with torch.no_grad():
@@ -103,7 +103,7 @@ def test_sine_position_tells_all_cells_apart():
 @pytest.mark.parametrize("queries", [1, 9])
 @pytest.mark.parametrize("self_attention", [True, False])
 def test_shapes(queries, self_attention):
-    decoder = build(queries=queries, self_attention=self_attention)
+    decoder = build(num_queries=queries, self_attention=self_attention)
     for training in (True, False):
         outputs = decoder.train(training)(*maps())
         assert len(outputs["aux"]) == training
@@ -172,7 +172,7 @@ def test_queries_have_no_order():
 
 @torch.no_grad()
 def test_every_picture_starts_near_the_class_prior():
-    outputs = build(width=128, heads=8, queries=50).eval()(*maps())
+    outputs = build(width=128, num_heads=8, num_queries=50).eval()(*maps())
     assert outputs["class_logits"].sigmoid().mean().item() == pytest.approx(0.01, rel=0.2)
 
 

@@ -14,9 +14,9 @@ from mobileinst.mask2former.query_decoder import QueryDecoder
 from mobileinst.set_prediction.points import SeededPoints
 
 TINY = dict(
-    embed=8, depths=(1, 1, 2, 1), backbone_heads=(1, 2, 2, 4), window=4, drop_path=0.0, width=32,
-    mask_dim=12, heads=4, encoder_layers=1, encoder_ffn_width=24, points_per_level=2, queries=7,
-    layers=4, ffn_width=24, train_points=48,
+    embed_dim=8, depths=(1, 1, 2, 1), backbone_heads=(1, 2, 2, 4), window_size=4, drop_path=0.0,
+    width=32, mask_dim=12, num_heads=4, num_encoder_layers=1, encoder_ffn_width=24,
+    points_per_level=2, num_queries=7, num_layers=4, ffn_width=24, train_points=48,
 )  # fmt: skip
 CONFIG = Mask2FormerConfig(num_classes=3, **TINY)
 CHANNELS = (8, 16, 32, 64)
@@ -49,7 +49,7 @@ def make_targets(*labels, size=(64, 96)):
 @pytest.mark.parametrize("queries", [1, 7])
 @torch.no_grad()
 def test_any_size(height, width, queries):
-    model = build(queries=queries)[0].eval()
+    model = build(num_queries=queries)[0].eval()
     outputs = model(pictures(height, width), torch.zeros(2, height, width, dtype=torch.bool))
     grid = (-(-height // model.mask_stride), -(-width // model.mask_stride))
     shapes = {key: tuple(value.shape) for key, value in outputs.items() if key != "aux"}
@@ -116,7 +116,7 @@ def test_what_lies_in_the_padding_is_never_seen(garbage):
 def test_every_parameter_receives_a_gradient_from_the_criterion(size):
     # Two channels a group at least: of a single one a group norm takes out whatever is constant.
     torch.manual_seed(0)
-    model, criterion, _ = build(width=64, layers=3)
+    model, criterion, _ = build(width=64, num_layers=3)
     for name, parameter in model.named_parameters():
         if "sampling_offsets.weight" in name or "attention_weights.weight" in name:
             nn.init.normal_(parameter, std=0.02)  # they start at zero and hide what lies behind
@@ -129,7 +129,7 @@ def test_every_parameter_receives_a_gradient_from_the_criterion(size):
 @pytest.mark.parametrize("labels", [([], []), ([], [1]), ([0, 1, 2, 0], [2, 2])])
 @pytest.mark.parametrize("queries", [1, 3])
 def test_every_parameter_is_in_the_graph_whatever_the_pictures_hold(labels, queries):
-    model, criterion, _ = build(queries=queries)
+    model, criterion, _ = build(num_queries=queries)
     losses = criterion(model(pictures(64, 96)), make_targets(*labels))
     assert all(torch.isfinite(value) for value in losses.values())
     assert len(losses) == 3 * 5
@@ -177,16 +177,16 @@ def test_the_same_seed_gives_the_same_bits():
 @pytest.mark.parametrize(
     "change",
     [
-        {"embed": 16},
+        {"embed_dim": 16},
         {"depths": (1, 1, 1, 1)},
-        {"window": 5},
+        {"window_size": 5},
         {"width": 64},
         {"mask_dim": 16},
-        {"encoder_layers": 2},
+        {"num_encoder_layers": 2},
         {"encoder_ffn_width": 20},
         {"points_per_level": 1},
-        {"queries": 8},
-        {"layers": 3},
+        {"num_queries": 8},
+        {"num_layers": 3},
         {"ffn_width": 20},
         {"num_classes": 4},
         {"backbone_heads": (2, 2, 2, 2)},
@@ -202,7 +202,9 @@ def test_each_size_changes_the_parameters(change):
 
 
 def test_a_backbone_can_be_kept_in_part():
-    decoders = {name: TINY[name] for name in ("width", "mask_dim", "heads", "encoder_layers")}
+    decoders = {
+        name: TINY[name] for name in ("width", "mask_dim", "num_heads", "num_encoder_layers")
+    }
     keywords = decoders | {"frozen_norms": True, "frozen_stride": 8}
     model, *_ = zoo.build("mask2former_mobilenet_v2", 3, **keywords)
     layers = model.backbone.features
@@ -214,7 +216,7 @@ def test_a_backbone_can_be_kept_in_part():
     assert "layers.2" in kept and not kept & {"layers.0", "layers.1"}
 
 
-@pytest.mark.parametrize("change", [{"heads": 2}, {"drop_path": 0.9}])
+@pytest.mark.parametrize("change", [{"num_heads": 2}, {"drop_path": 0.9}])
 def test_keywords_without_parameters_change_the_outputs(change):
     def outputs(**keywords):
         model = build(**keywords)[0].train()
@@ -270,7 +272,7 @@ def test_the_config_is_plain_values_that_come_back():
 
 
 def test_a_config_that_names_no_system_is_that_of_a_mobileinst():
-    config = zoo.config_for("mobileinst_topformer_small", queries=30)
+    config = zoo.config_for("mobileinst_topformer_small", num_queries=30)
     assert zoo.config_from_dict(asdict(config)) == config
     assert zoo.config_from_dict(zoo.config_to_dict(config)) == config
 
@@ -282,7 +284,7 @@ def test_published_numbers_of_parameters(size, millions):
     with torch.device("meta"):
         model, *_ = zoo.build(f"mask2former_swin_{size}", 80)
     assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(millions, abs=0.005)
-    assert model.query_decoder.queries == (200 if size == "large" else 100)
+    assert model.query_decoder.num_queries == (200 if size == "large" else 100)
 
 
 def test_the_names_and_shapes_are_the_published_ones(reference):
@@ -331,7 +333,7 @@ def test_inherited_classes_give_the_same_numbers():
     own = OwnConfig(**TINY | {"remark": "changed"})
     parts = {
         "query_decoder": OwnQueryDecoder(
-            32, 12, 3, queries=7, width=32, heads=4, ffn_width=24, layers=4
+            32, 12, 3, num_queries=7, width=32, num_heads=4, ffn_width=24, num_layers=4
         ),
         "pixel_decoder": OwnPixelDecoder(CHANNELS, 32, 12, 1, 4, 2, 24),
         "backbone": OwnSwin(8, (1, 1, 2, 1), (1, 2, 2, 4), 4, 0.0),
@@ -350,7 +352,9 @@ def test_inherited_classes_give_the_same_numbers():
 
 
 def test_a_backbone_with_more_maps_will_do():
-    model, *_ = build(backbone="topformer_tiny", embed=0, depths=(), backbone_heads=(), window=0)
+    model, *_ = build(
+        backbone="topformer_tiny", embed_dim=0, depths=(), backbone_heads=(), window_size=0
+    )
     assert model.pixel_decoder.in_channels == (16, 32, 64, 96)
     assert model.eval()(pictures(64, 64))["mask_logits"].shape == (2, 7, 16, 16)
 
@@ -366,7 +370,7 @@ def test_a_backbone_with_more_maps_will_do():
 def test_parts_that_do_not_fit_are_refused(keywords, message):
     pixel_decoder = PixelDecoder(keywords.get("pixel_decoder", CHANNELS), 32, 12, 1, 4)
     query_decoder = QueryDecoder(
-        keywords.get("in_channels", 32), keywords.get("mask_dim", 12), 3, width=32, heads=4
+        keywords.get("in_channels", 32), keywords.get("mask_dim", 12), 3, width=32, num_heads=4
     )
     with pytest.raises(ValueError, match=message):
         build(pixel_decoder=pixel_decoder, query_decoder=query_decoder)
@@ -377,7 +381,7 @@ def test_parts_that_do_not_fit_are_refused(keywords, message):
     [
         ({"mask_decoder": nn.Identity()}, "no part is called 'mask_decoder'.*query_decoder"),
         ({"kv_stride": 32}, "no keyword 'kv_stride'.*points_per_level"),
-        ({"backbone": "seaformer_tiny"}, "seaformer_tiny has no width or depths"),
+        ({"backbone": "seaformer_tiny"}, "seaformer_tiny has no embed_dim or depths"),
         ({"backbone": "resnet"}, "no backbone is called 'resnet'"),
     ],
 )
@@ -391,10 +395,10 @@ def test_what_cannot_be_built_is_told(keywords, message):
     [
         ({"depths": (1, 1, 2)}, r"depths \(1, 1, 2\) and heads \(1, 2, 2, 4\) are of different"),
         ({"depths": (1, 1, 0, 1)}, r"depths is \(1, 1, 0, 1\), and can be at least 1"),
-        ({"heads": 0}, "heads is 0, and can be at least 1"),
-        ({"queries": 0}, "queries is 0"),
-        ({"layers": -1}, "layers is -1"),
-        ({"window": -1}, "window is -1, and can be at least 0"),
+        ({"num_heads": 0}, "num_heads is 0, and can be at least 1"),
+        ({"num_queries": 0}, "num_queries is 0"),
+        ({"num_layers": -1}, "num_layers is -1"),
+        ({"window_size": -1}, "window_size is -1, and can be at least 0"),
         ({"train_points": 0}, "train_points is 0"),
         ({"oversample": 0.5}, "oversample is 0.5, and can be 1 to 100"),
         ({"importance": 1.5}, "importance is 1.5, and can be 0 to 1"),
@@ -409,7 +413,7 @@ def test_a_number_that_no_model_has_is_refused(change, message):
 
 
 def test_a_query_decoder_for_other_classes_is_refused():
-    decoder = QueryDecoder(32, 12, 2, width=32, heads=4)
+    decoder = QueryDecoder(32, 12, 2, width=32, num_heads=4)
     with pytest.raises(ValueError, match="is for 2 classes, and there are 3"):
         build(query_decoder=decoder)
 

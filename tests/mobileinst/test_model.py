@@ -13,7 +13,9 @@ from mobileinst.mobile.instance_decoder import InstanceDecoder
 from mobileinst.mobile.mask_decoder import MaskDecoder
 from mobileinst.mobile.model import MobileInst, MobileInstConfig, build_mobileinst
 
-CONFIG = MobileInstConfig(num_classes=3, width=16, queries=7, query_width=16, heads=4, ffn_ratio=2)
+CONFIG = MobileInstConfig(
+    num_classes=3, width=16, num_queries=7, query_width=16, num_heads=4, ffn_ratio=2
+)
 
 
 def build(**overrides) -> MobileInst:
@@ -37,7 +39,7 @@ def relative_error(got: torch.Tensor, want: torch.Tensor) -> float:
 @pytest.mark.parametrize("queries, kv_stride", [(7, 64), (1, 16)])
 @torch.no_grad()
 def test_any_size(height, width, queries, kv_stride):
-    model = build(queries=queries, kv_stride=kv_stride, kernel_dim=5).eval()
+    model = build(num_queries=queries, kv_stride=kv_stride, kernel_dim=5).eval()
     outputs = model(pictures(height, width), torch.zeros(2, height, width, dtype=torch.bool))
     grid = (-(-height // 8), -(-width // 8))
     shapes = {key: tuple(value.shape) for key, value in outputs.items() if key != "aux"}
@@ -76,7 +78,7 @@ def test_forward_is_encode_then_decode():
 
 
 def test_semantic_logits_of_every_map_in_use_while_training_only():
-    model, *_ = zoo.build("mobileinst_topformer_tiny", 5, queries=3, semantic_weight=1.0)
+    model, *_ = zoo.build("mobileinst_topformer_tiny", 5, num_queries=3, semantic_weight=1.0)
     images = torch.rand(2, 3, 128, 192)
     outputs = model.train()(images)
     grids = {"mask": (16, 24), "x3": (16, 24), "x4": (8, 12), "x5": (4, 6), "x6": (2, 3)}
@@ -163,7 +165,7 @@ def test_the_memory_format_changes_nothing_but_speed():
         {"width": 24},
         {"kernel_dim": 9},
         {"coordinates": False},
-        {"queries": 8},
+        {"num_queries": 8},
         {"query_width": 32},
         {"ffn_ratio": 3},
         {"self_attention": False},
@@ -176,7 +178,7 @@ def test_each_keyword_changes_the_parameters(change):
     assert shapes(build(**change)) != shapes(build())
 
 
-@pytest.mark.parametrize("change", [{"heads": 2}, {"kv_stride": 16}])
+@pytest.mark.parametrize("change", [{"num_heads": 2}, {"kv_stride": 16}])
 @torch.no_grad()
 def test_keywords_without_parameters_change_the_outputs(change):
     images = pictures(128, 192)

@@ -15,8 +15,9 @@ MODEL = "mask2former_swin_tiny"
 CLASS_LAYER = ("query_decoder.class_embed.weight", "query_decoder.class_embed.bias")
 # A small model, for what does not depend on the published sizes.
 SMALL = dict(
-    embed=16, depths=(1, 1, 2, 1), backbone_heads=(1, 2, 2, 4), window=4, width=64, mask_dim=16,
-    heads=4, encoder_layers=2, encoder_ffn_width=24, queries=7, layers=4, ffn_width=40,
+    embed_dim=16, depths=(1, 1, 2, 1), backbone_heads=(1, 2, 2, 4), window_size=4, width=64,
+    mask_dim=16, num_heads=4, num_encoder_layers=2, encoder_ffn_width=24, num_queries=7,
+    num_layers=4, ffn_width=40,
 )  # fmt: skip
 
 

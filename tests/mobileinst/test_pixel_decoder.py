@@ -136,7 +136,7 @@ def test_parameters_are_as_many_as_published(size, millions):
 
 @pytest.mark.parametrize("height, width", [(64, 64), (65, 127), (200, 33), (40, 8)])
 def test_any_size_gives_the_grids_of_its_maps(height, width):
-    decoder = PixelDecoder(CHANNELS, 16, mask_dim=5, layers=1, heads=2)
+    decoder = PixelDecoder(CHANNELS, 16, mask_dim=5, num_layers=1, num_heads=2)
     maps = pyramid(height, width, batch=1)
     multi_scale, mask_features = decoder(maps)
     assert decoder.strides == (32, 16, 8)
@@ -145,14 +145,16 @@ def test_any_size_gives_the_grids_of_its_maps(height, width):
 
 
 def test_every_parameter_gets_a_gradient():
-    decoder = PixelDecoder(CHANNELS, 64, mask_dim=8, layers=2, heads=4, points=2, ffn_width=32)
+    decoder = PixelDecoder(
+        CHANNELS, 64, mask_dim=8, num_layers=2, num_heads=4, points=2, ffn_width=32
+    )
     randomise(decoder)
     sum(x.square().sum() for x in flat(decoder(pyramid(64, 96)))).backward()
     assert not [n for n, p in decoder.named_parameters() if p.grad is None or not p.grad.any()]
 
 
 def test_the_same_bits_each_time():
-    decoder = PixelDecoder(CHANNELS, 64, mask_dim=8, layers=2)
+    decoder = PixelDecoder(CHANNELS, 64, mask_dim=8, num_layers=2)
     randomise(decoder)
     runs = []
     for _ in range(2):
@@ -164,7 +166,7 @@ def test_the_same_bits_each_time():
 
 
 def test_half_precision_stays_outside():
-    decoder = PixelDecoder(CHANNELS, 16, mask_dim=8, layers=1, heads=2)
+    decoder = PixelDecoder(CHANNELS, 16, mask_dim=8, num_layers=1, num_heads=2)
     maps = [x.bfloat16() for x in pyramid(64, 64)]
     want = decoder([x.float() for x in maps])[1]
     with torch.autocast("cpu", torch.bfloat16):
@@ -174,7 +176,7 @@ def test_half_precision_stays_outside():
 
 
 def test_heads_begin_with_eight_directions_and_even_weights():
-    decoder = PixelDecoder(CHANNELS, 64, layers=1)
+    decoder = PixelDecoder(CHANNELS, 64, num_layers=1)
     randomise(decoder)
     draw_parameters(decoder, 0)
     attention = decoder.transformer.encoder["layers"][0].self_attn
@@ -187,7 +189,7 @@ def test_heads_begin_with_eight_directions_and_even_weights():
 
 
 def test_the_other_first_values():
-    decoder = PixelDecoder(SWIN["tiny"], layers=1)
+    decoder = PixelDecoder(SWIN["tiny"], num_layers=1)
     randomise(decoder)
     draw_parameters(decoder, 0)
     state = decoder.state_dict()
@@ -212,7 +214,7 @@ def test_the_other_first_values():
 
 
 def test_exports_to_a_graph():
-    decoder = PixelDecoder(CHANNELS, 16, mask_dim=8, layers=1, heads=2).eval()
+    decoder = PixelDecoder(CHANNELS, 16, mask_dim=8, num_layers=1, num_heads=2).eval()
     maps = pyramid(64, 96, batch=1)
     program = torch.export.export(decoder, (maps,))
     assert torch.equal(program.module()(maps)[1], decoder(maps)[1])
@@ -221,4 +223,4 @@ def test_exports_to_a_graph():
 @pytest.mark.parametrize("width, heads", [(20, 8), (30, 6)])
 def test_a_width_that_does_not_divide_is_refused(width, heads):
     with pytest.raises(ValueError, match=f"{width} .* {heads} heads"):
-        PixelDecoder(CHANNELS, width, heads=heads)
+        PixelDecoder(CHANNELS, width, num_heads=heads)

@@ -25,9 +25,9 @@ SETTINGS = SIZES | {
     "id2label": {"0": "cat", "1": "dog", "2": "hen"},
 }
 CONFIG = Mask2FormerConfig(
-    num_classes=3, embed=16, depths=(1, 1, 2, 1), backbone_heads=(1, 2, 2, 4), window=4,
-    drop_path=0.0, width=64, mask_dim=16, heads=4, encoder_layers=2, encoder_ffn_width=24,
-    queries=7, layers=4, ffn_width=40, train_points=50,
+    num_classes=3, embed_dim=16, depths=(1, 1, 2, 1), backbone_heads=(1, 2, 2, 4), window_size=4,
+    drop_path=0.0, width=64, mask_dim=16, num_heads=4, num_encoder_layers=2, encoder_ffn_width=24,
+    num_queries=7, num_layers=4, ffn_width=40, train_points=50,
 )  # fmt: skip
 
 
@@ -134,7 +134,7 @@ def test_the_config_is_read():
 def test_what_a_config_leaves_out_has_its_default_there():
     short = {key: SETTINGS[key] for key in ("architectures", "model_type")}
     usual = zoo.config_for("mask2former_swin_tiny", num_classes=2, drop_path=0.1)
-    given = dict(embed=96, depths=(2, 2, 6, 2), backbone_heads=(3, 6, 12, 24), window=7)
+    given = dict(embed_dim=96, depths=(2, 2, 6, 2), backbone_heads=(3, 6, 12, 24), window_size=7)
     assert hub_config(short | {"backbone_config": {"model_type": "swin"}}) == zoo.config_for(
         usual, **given
     )

@@ -13,11 +13,13 @@ from mobileinst.mask2former.query_decoder import QueryDecoder, attention_bias
 
 GRIDS = ((2, 3), (4, 5), (7, 9))  # of the maps, coarse to fine
 FULL = (14, 18)  # of the mask features
-SIZES = dict(in_channels=16, mask_dim=8, num_classes=3, queries=5, width=16, heads=2, ffn_width=12)
+SIZES = dict(
+    in_channels=16, mask_dim=8, num_classes=3, num_queries=5, width=16, num_heads=2, ffn_width=12
+)
 
 
 def build(seed=0, **overrides) -> QueryDecoder:
-    decoder = QueryDecoder(**SIZES | {"layers": 4} | overrides)
+    decoder = QueryDecoder(**SIZES | {"num_layers": 4} | overrides)
     draw_parameters(decoder, seed)
     for name, parameter in decoder.named_parameters():
         if name.endswith(("bias", "norm.weight")):  # else zero or one, which would hide mistakes
@@ -150,7 +152,7 @@ def test_queries_can_be_handed_in():
     assert not torch.allclose(other, decoder(*inputs)["queries"])
 
 
-@pytest.mark.parametrize("change", [{}, {"in_channels": 20}, {"queries": 1}])
+@pytest.mark.parametrize("change", [{}, {"in_channels": 20}, {"num_queries": 1}])
 def test_every_parameter_receives_a_gradient(change):
     decoder = build(**change).train()
     outputs = decoder(*features(channels=change.get("in_channels", 16)))
@@ -183,10 +185,10 @@ def test_the_start_is_that_of_the_paper():
         {"in_channels": 12},
         {"mask_dim": 12},
         {"num_classes": 4},
-        {"queries": 6},
+        {"num_queries": 6},
         {"width": 32},
         {"ffn_width": 20},
-        {"layers": 3},
+        {"num_layers": 3},
         {"levels": 2},
     ],
 )
@@ -199,10 +201,10 @@ def test_each_keyword_changes_the_parameters(change):
 
 @torch.no_grad()
 def test_the_number_of_heads_changes_the_outputs():
-    two, four = (build(heads=heads).eval()(*features())["class_logits"] for heads in (2, 4))
+    two, four = (build(num_heads=heads).eval()(*features())["class_logits"] for heads in (2, 4))
     assert not torch.allclose(two, four)
     with pytest.raises(ValueError, match="16 is not a multiple of 3 heads"):
-        build(heads=3)
+        build(num_heads=3)
 
 
 def test_the_names_and_shapes_are_the_published_ones(reference):

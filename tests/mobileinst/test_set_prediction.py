@@ -272,7 +272,7 @@ def test_semantic_loss_passes_over_pictures_without_objects_and_auxiliary_output
 @pytest.mark.parametrize("size", [(64, 96), (65, 127), (100, 201)])
 def test_every_parameter_receives_a_gradient_from_the_criterion(size, small_set):
     model, criterion, _ = zoo.build(
-        "mobileinst_topformer_tiny", 3, width=32, kernel_dim=16, query_width=32, queries=4,
+        "mobileinst_topformer_tiny", 3, width=32, kernel_dim=16, query_width=32, num_queries=4,
         drop_path=0.0, **small_set,
     )  # fmt: skip
     # A residual branch that starts at zero passes nothing on: start it elsewhere.
@@ -492,10 +492,12 @@ def test_zoo_refuses_unknown_names_and_keywords():
 
 
 SYSTEMS = {
-    "mobileinst_topformer_tiny": dict(width=16, kernel_dim=8, query_width=16, heads=2, queries=4),
+    "mobileinst_topformer_tiny": dict(
+        width=16, kernel_dim=8, query_width=16, num_heads=2, num_queries=4
+    ),
     "mask2former_swin_tiny": dict(
-        embed=16, depths=(1, 1, 1, 1), backbone_heads=(1, 2, 2, 4), width=16, mask_dim=16, heads=2,
-        encoder_layers=1, queries=4, layers=1, train_points=16,
+        embed_dim=16, depths=(1, 1, 1, 1), backbone_heads=(1, 2, 2, 4), width=16, mask_dim=16,
+        num_heads=2, num_encoder_layers=1, num_queries=4, num_layers=1, train_points=16,
     ),
 }  # fmt: skip
 

@@ -16,7 +16,7 @@ from mobileinst import weights, zoo
 from mobileinst.backbones.topformer import topformer_base, topformer_small, topformer_tiny
 from mobileinst.mobile.model import MobileInst
 
-SMALL = dict(width=16, kernel_dim=8, query_width=16, heads=2, queries=6)
+SMALL = dict(width=16, kernel_dim=8, query_width=16, num_heads=2, num_queries=6)
 
 
 def values_for(shapes, seed=0):
@@ -471,9 +471,9 @@ def test_a_checkpoint_of_another_architecture(save, trained_model):
 
 def test_keywords_without_a_shape_are_told(save, trained_model):
     path = save(checkpoint_of(trained_model, ["a", "b", "c"]))
-    config = {"backbone": "topformer_tiny", "num_classes": 3} | SMALL | {"heads": 4}
+    config = {"backbone": "topformer_tiny", "num_classes": 3} | SMALL | {"num_heads": 4}
     report = weights.load(model_of(3), path, classes=["a", "b", "c"], config=config)
-    assert report.warnings == ("the checkpoint's model was built with heads=2 (4 here)",)
+    assert report.warnings == ("the checkpoint's model was built with num_heads=2 (4 here)",)
 
 
 @pytest.mark.parametrize(

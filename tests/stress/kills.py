@@ -38,12 +38,12 @@ COMMON = (
 SYSTEMS = {
     "MobileInst": (
         "--model mobileinst_topformer_tiny "
-        "--set width=32 kernel_dim=16 query_width=32 heads=2 queries=6"
+        "--set width=32 kernel_dim=16 query_width=32 num_heads=2 num_queries=6"
     ),
     "Mask2Former": (
-        "--model mask2former_swin_tiny --set embed=16 depths=1,1,1,1 backbone_heads=1,2,2,4 "
-        "window=4 drop_path=0.2 width=32 mask_dim=16 heads=2 encoder_layers=1 encoder_ffn_width=32 "
-        "queries=6 layers=2 ffn_width=32 train_points=128"
+        "--model mask2former_swin_tiny --set embed_dim=16 depths=1,1,1,1 backbone_heads=1,2,2,4 "
+        "window_size=4 drop_path=0.2 width=32 mask_dim=16 num_heads=2 num_encoder_layers=1 "
+        "encoder_ffn_width=32 num_queries=6 num_layers=2 ffn_width=32 train_points=128"
     ),
 }
 TIMES = ("seconds", "minutes", "pictures_per_second")  # of a row of the log; never the same

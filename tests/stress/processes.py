@@ -28,10 +28,11 @@ from tests.stress.rows import Row
 
 SYSTEMS = {
     "MobileInst": "--model mobileinst_topformer_tiny --set width=32 kernel_dim=16 query_width=32 "
-    "heads=2 queries=20 drop_path=0 kv_stride=16 guided=true semantic_weight=1",
-    "Mask2Former": "--model mask2former_swin_tiny --set embed=16 depths=1,1,1,1 "
-    "backbone_heads=1,2,2,4 window=4 drop_path=0 width=32 mask_dim=16 heads=2 encoder_layers=1 "
-    "encoder_ffn_width=32 queries=20 layers=3 ffn_width=32 train_points=256",
+    "num_heads=2 num_queries=20 drop_path=0 kv_stride=16 guided=true semantic_weight=1",
+    "Mask2Former": "--model mask2former_swin_tiny --set embed_dim=16 depths=1,1,1,1 "
+    "backbone_heads=1,2,2,4 window_size=4 drop_path=0 width=32 mask_dim=16 num_heads=2 "
+    "num_encoder_layers=1 "
+    "encoder_ffn_width=32 num_queries=20 num_layers=3 ffn_width=32 train_points=256",
 }
 TRAINING = (
     "--device cpu --threads 1 --workers 0 --image-size 64 --canvas 64x64 64x128 --warmup 5 "

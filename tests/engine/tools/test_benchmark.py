@@ -25,7 +25,8 @@ def test_a_step_is_split_into_its_parts(capsys, monkeypatch):
 def test_a_model_is_compared_with_variants_that_it_has(capsys, monkeypatch):
     monkeypatch.setattr(benchmark, "costs", lambda classes: [])
     argv = "--model mask2former_swin_tiny --device cpu --threads 1 --image-size 64 --batch-size 1"
-    sizes = "embed=8 depths=1,1,1,1 backbone_heads=1,1,1,1 width=32 heads=2 queries=3 layers=3"
+    sizes = "embed_dim=8 depths=1,1,1,1 backbone_heads=1,1,1,1 width=32 num_heads=2 "
+    sizes += "num_queries=3 num_layers=3"
     benchmark.main([*argv.split(), "--rounds", "1", "--set", *sizes.split()])
     printed = capsys.readouterr().out
-    assert "encoder_layers=3" in printed and "kv_stride" not in printed
+    assert "num_encoder_layers=3" in printed and "kv_stride" not in printed

@@ -93,7 +93,7 @@ def test_a_checkpoint_of_a_run(check, toy_run, keywords):
     said, why = check(path)
     assert f"{path}: MobileInst with TopFormer-T" in said
     assert "the file's keywords, width=32 (128 here), kernel_dim=16 (128 here)" in why
-    said, why = check(path, *keywords, "--set", "heads=3")
+    said, why = check(path, *keywords, "--set", "num_heads=3")
     assert "--set: no such model can be built" in why
 
 
@@ -113,8 +113,9 @@ def test_the_model_asked_for_counts(check, tmp_path):
 # Published files of Mask2Former
 
 SMALL = dict(
-    embed=16, depths=(1, 1, 1, 1), backbone_heads=(1, 1, 1, 1), window=4, width=64, mask_dim=16,
-    heads=2, encoder_layers=1, encoder_ffn_width=16, queries=5, layers=1, ffn_width=16,
+    embed_dim=16, depths=(1, 1, 1, 1), backbone_heads=(1, 1, 1, 1), window_size=4, width=64,
+    mask_dim=16, num_heads=2, num_encoder_layers=1, encoder_ffn_width=16, num_queries=5,
+    num_layers=1, ffn_width=16,
 )  # fmt: skip
 M2F = ("--model", "mask2former_swin_tiny", "--set") + tuple(
     f"{name}={str(value).strip('()').replace(' ', '')}" for name, value in SMALL.items()

@@ -14,7 +14,7 @@ from engine.tools.inspect_modules import find_parts, geometry, in_order, merged,
 from mobileinst import zoo
 
 SIZE = 97  # odd: every map is rounded up
-SET = "width=32 kernel_dim=16 query_width=32 heads=2 queries=6".split()
+SET = "width=32 kernel_dim=16 query_width=32 num_heads=2 num_queries=6".split()
 ARGV = f"--device cpu --threads 1 --image-size {SIZE} --num-classes 5 --rounds 1 --set".split()
 
 
@@ -118,7 +118,7 @@ def test_json_and_table_say_the_same(parts, tmp_path, capsys):
     inspect_modules.main([*ARGV, *SET, "--json", str(path)])
     content = json.loads(path.read_text())
     assert (content["model"], content["image_size"]) == ("mobileinst_topformer_tiny", SIZE)
-    assert content["set"]["queries"] == "6"
+    assert content["set"]["num_queries"] == "6"
     assert [part["path"] for part in content["parts"]] == list(parts)
     for part, known in zip(content["parts"], parts.values(), strict=True):
         again = json.loads(json.dumps(inspect_modules.as_json(known)))
@@ -140,8 +140,11 @@ def test_depth_goes_further_down(parts):
 
 
 def test_the_parts_of_the_other_system():
-    little = "embed=8 depths=1,1,1,1 backbone_heads=1,1,2,2 window=2 width=32 mask_dim=12 heads=2"
-    little += " encoder_layers=1 encoder_ffn_width=8 queries=5 layers=3 ffn_width=8 train_points=9"
+    little = (
+        "embed_dim=8 depths=1,1,1,1 backbone_heads=1,1,2,2 window_size=2 width=32 mask_dim=12 "
+        "num_heads=2 num_encoder_layers=1 encoder_ffn_width=8 num_queries=5 num_layers=3 "
+        "ffn_width=8 train_points=9"
+    )
     argv = [*ARGV, *little.split(), "--model", "mask2former_swin_tiny", "--depth", "1"]
     found = inspect_modules.inspect_all(inspect_modules.parse(argv), torch.device("cpu"))
     parts = {part.path: part for part in found}

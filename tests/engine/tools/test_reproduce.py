@@ -15,8 +15,11 @@ from engine.tools import own_parts, reproduce
 from mobileinst.mobile.mask_decoder import MaskDecoder
 from mobileinst.mobile.model import used_channels
 
-LITTLE = "embed=16 depths=1,1,1,1 backbone_heads=1,2,4,8 window=2 width=16 mask_dim=16 heads=2 "
-LITTLE += "encoder_layers=1 encoder_ffn_width=16 queries=5 layers=1 ffn_width=16 train_points=16"
+LITTLE = (
+    "embed_dim=16 depths=1,1,1,1 backbone_heads=1,2,4,8 window_size=2 width=16 mask_dim=16 "
+    "num_heads=2 num_encoder_layers=1 encoder_ffn_width=16 num_queries=5 num_layers=1 "
+    "ffn_width=16 train_points=16"
+)
 METRICS = {"test_map": 0.1, "test_loss": 3.0, "test_runtime": 1.0, "epoch": 2.0}
 
 

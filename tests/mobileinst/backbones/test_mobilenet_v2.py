@@ -85,7 +85,7 @@ def test_drop_path_rises_over_the_residual_blocks():
 
 @pytest.mark.parametrize("name", ["mobileinst_mobilenet_v2", "mobileinst_topformer_tiny"])
 def test_frozen_norms_keep_statistics_and_scales_in_training(name):
-    model, *_ = zoo.build(name, 3, width=16, kernel_dim=16, queries=4, frozen_norms=True)
+    model, *_ = zoo.build(name, 3, width=16, kernel_dim=16, num_queries=4, frozen_norms=True)
     model.train()
     norms = [m for m in model.backbone.modules() if isinstance(m, nn.BatchNorm2d)]
     assert norms and all(isinstance(norm, FrozenBatchNorm2d) for norm in norms)
@@ -94,7 +94,7 @@ def test_frozen_norms_keep_statistics_and_scales_in_training(name):
     assert all(torch.equal(v, before[n]) for n, v in model.backbone.state_dict().items())
     assert not any(p.requires_grad for norm in norms for p in norm.parameters())
     assert not any(isinstance(m, FrozenBatchNorm2d) for m in model.mask_decoder.modules())
-    ordinary, *_ = zoo.build(name, 3, width=16, kernel_dim=16, queries=4)
+    ordinary, *_ = zoo.build(name, 3, width=16, kernel_dim=16, num_queries=4)
     assert ordinary.state_dict().keys() == model.state_dict().keys()
     assert all(torch.equal(v, before[n]) for n, v in ordinary.backbone.state_dict().items())
 
@@ -107,7 +107,7 @@ def test_frozen_norms_keep_statistics_and_scales_in_training(name):
     ],
 )
 def test_frozen_layers_get_no_gradient_and_keep_their_values(name, frozen, free):
-    model, *_ = zoo.build(name, 3, width=16, kernel_dim=16, queries=4, frozen_stride=4)
+    model, *_ = zoo.build(name, 3, width=16, kernel_dim=16, num_queries=4, frozen_stride=4)
     model.train()
     before = {name: value.clone() for name, value in model.backbone.state_dict().items()}
     outputs = model(torch.rand(2, 3, 64, 128))

@@ -149,7 +149,7 @@ def test_layers_until_a_stride_hold_all_that_works_there(size, stride, prefixes)
 def test_a_custom_pyramid_states_its_own_channels_and_strides():
     stages = (((3, 1, 8, 2),), ((3, 2, 12, 2), (3, 2, 12, 2)), ((3, 2, 20, 2),))
     model = SeaFormer(
-        stages, stem=6, depth=1, heads=2, key_dims=(5,), attn_ratio=3, mlp_ratios=(3,)
+        stages, stem=6, depth=1, num_heads=2, key_dims=(5,), attn_ratio=3, mlp_ratios=(3,)
     ).eval()
     assert (model.channels, model.strides) == ((8, 12, 20), (4, 16, 32))
     assert [tuple(x.shape[1:]) for x in model(torch.zeros(1, 3, 96, 64))] == [

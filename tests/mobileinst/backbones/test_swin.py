@@ -21,7 +21,7 @@ from mobileinst.backbones.swin import (
 )
 from mobileinst.layers.init import draw_parameters
 
-SMALL = {"width": 32, "depths": (2, 2, 2, 2), "heads": (1, 2, 4, 8)}
+SMALL = {"embed_dim": 32, "depths": (2, 2, 2, 2), "num_heads": (1, 2, 4, 8)}
 
 
 def randomise(module: nn.Module) -> nn.Module:
@@ -84,7 +84,7 @@ def torchvision_maps(features: nn.Sequential, images: torch.Tensor) -> list[torc
     [
         ("swin_t", swin_tiny, (260, 300)),  # odd maps: 65 x 75, 33 x 38, 17 x 19, 9 x 10
         ("swin_s", swin_small, (228, 256)),
-        ("swin_b", lambda: swin_base(window=7), (256, 228)),
+        ("swin_b", lambda: swin_base(window_size=7), (256, 228)),
     ],
 )
 @torch.no_grad()
@@ -195,16 +195,24 @@ def window_parts(length: int, window: int, shift: int) -> list[range]:
 @pytest.mark.parametrize(
     "keywords, size",
     [
-        ({"depths": (2, 2, 6, 2), "heads": (3, 6, 12, 24), "width": 96, "window": 7}, (65, 97)),
-        ({**SMALL, "window": 7}, (20, 31)),  # no map fills a window
-        ({**SMALL, "window": 7}, (224, 224)),  # the last map is one window
-        ({**SMALL, "window": 12}, (1, 201)),
-        ({**SMALL, "window": 12}, (100, 30)),
+        (
+            {
+                "depths": (2, 2, 6, 2),
+                "num_heads": (3, 6, 12, 24),
+                "embed_dim": 96,
+                "window_size": 7,
+            },
+            (65, 97),
+        ),
+        ({**SMALL, "window_size": 7}, (20, 31)),  # no map fills a window
+        ({**SMALL, "window_size": 7}, (224, 224)),  # the last map is one window
+        ({**SMALL, "window_size": 12}, (1, 201)),
+        ({**SMALL, "window_size": 12}, (100, 30)),
     ],
 )
 def test_agrees_with_plain_loops_at_any_size(undrawn, keywords, size):
     model = randomise(SwinTransformer(**keywords))
-    plain = Plain(model, *(keywords[key] for key in ("depths", "heads", "window")))
+    plain = Plain(model, *(keywords[key] for key in ("depths", "num_heads", "window_size")))
     images = pictures(2, 3, *size)
     wanted = [torch.stack(maps) for maps in zip(*(plain(each.double()) for each in images))]
     with torch.no_grad():
@@ -214,7 +222,7 @@ def test_agrees_with_plain_loops_at_any_size(undrawn, keywords, size):
 
 @pytest.mark.parametrize("height, width", [(10, 13), (8, 4), (3, 2)])
 def test_shift_mask_parts_what_only_the_rolling_brought_together(height, width):
-    mask = shift_mask(height, width, window=4, shift=2, device=torch.device("cpu"))
+    mask = shift_mask(height, width, window_size=4, shift=2, device=torch.device("cpu"))
     rows, columns = (torch.arange(math.ceil(side / 4) * 4) for side in (height, width))
     now = torch.cartesian_prod(rows, columns).view(1, len(rows), len(columns), 2)
     before = now.roll((-2, -2), (1, 2))  # where the cells of the rolled map lay
@@ -298,7 +306,7 @@ def test_first_values():
 
 def test_a_width_that_the_heads_do_not_divide_is_refused():
     with pytest.raises(ValueError, match="width 32 is not a multiple of 3 heads"):
-        SwinTransformer(width=32, heads=(3, 2, 4, 8))
+        SwinTransformer(embed_dim=32, num_heads=(3, 2, 4, 8))
 
 
 def test_layers_until_a_stride_are_those_that_work_there():

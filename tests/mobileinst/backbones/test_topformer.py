@@ -159,7 +159,7 @@ def test_drop_path_drops_whole_samples_and_keeps_the_expectation():
 
 def test_a_custom_pyramid_states_its_own_channels_and_strides():
     layers = ((3, 1, 8, 2), (3, 2, 12, 2), (3, 2, 20, 2))
-    model = TopFormer(layers, taps=(0, 2), depth=1, heads=2, key_dim=4).eval()
+    model = TopFormer(layers, taps=(0, 2), depth=1, num_heads=2, key_dim=4).eval()
     assert (model.channels, model.strides) == ((8, 20, 28), (4, 16, 32))
     assert [tuple(x.shape[1:]) for x in model(torch.zeros(1, 3, 96, 64))] == [
         (8, 24, 16),
