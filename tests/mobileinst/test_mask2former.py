@@ -393,7 +393,10 @@ def test_what_cannot_be_built_is_told(keywords, message):
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"depths": (1, 1, 2)}, r"depths \(1, 1, 2\) and num_heads \(1, 2, 2, 4\) are of different"),
+        (
+            {"depths": (1, 1, 2)},
+            r"depths \(1, 1, 2\) and num_heads \(1, 2, 2, 4\) are of different",
+        ),
         ({"depths": (1, 1, 0, 1)}, r"depths is \(1, 1, 0, 1\), and can be at least 1"),
         ({"num_heads": 0}, "num_heads is 0, and can be at least 1"),
         ({"num_queries": 0}, "num_queries is 0"),

@@ -1,4 +1,4 @@
-"""Checkpoints from strangers: what is absurd is refused in a sentence, and nothing is written."""
+"""Checkpoints of other origin: absurd values are refused in one sentence."""
 
 import io
 import math
@@ -49,14 +49,6 @@ def changed(content, field, value, key=None):
     return content
 
 
-def endless():
-    """Lists in lists that stand for 10^30 numbers and take no room."""
-    value = [1] * 10
-    for _ in range(30):
-        value = [value] * 10
-    return value
-
-
 NAMED = [{"index": 0, "id": 4, "name": "crab"}, {"index": 1, "id": 9, "name": "a"}]
 ABSURD = {
     "no config": ("config", None),
@@ -83,17 +75,11 @@ ABSURD = {
     "an id of another type": ("classes", [NAMED[0], {**NAMED[1], "id": "9"}]),
     "an id twice": ("classes", [NAMED[0], {**NAMED[1], "id": 4}]),
     "an index that is missing": ("classes", [NAMED[0], {**NAMED[1], "index": 2}]),
-    "a text without end": ("classes", [NAMED[0], {**NAMED[1], "name": "a" * 10**6}]),
     "iteration of another type": ("iteration", "many"),
     "no options": ("options", None),
     "options of another type": ("options", [1]),
-    "a path of another type": ("options", 7, "data"),
-    "a flag of another type": ("options", "yes", "skip_bad_records"),
-    "a path with a zero": ("options", "pond\0", "data"),
     "no picture size": ("options", None, "image_size"),
     "a huge picture size": ("options", 10**9, "image_size"),
-    "lists in lists": ("options", endless(), "scale"),
-    "a tensor among the options": ("options", torch.ones(2), "lr"),
     "best of another type": ("best", 1.0),
     "a threshold of another type": ("best", "high", "threshold"),
     "a threshold that is none": ("best", math.nan, "threshold"),
@@ -104,13 +90,7 @@ ABSURD = {
     "a tensor too many": ("model", torch.ones(1), "extra"),
     "of the wrong shape": ("model", torch.ones(3), "instance_decoder.query_features.weight"),
     "one value for a terabyte": ("model", torch.ones(1).expand(10**6, 10**6), "extra"),
-    "a tensor that nobody asks for": ("more", torch.ones(2)),
     "average of another type": ("average", 3),
-    "sums that are texts": (
-        "meter",
-        {"steps": 1, "sums": {"loss": "x"}, "counts": {"loss": 1}, "seconds": {}},
-    ),
-    "sums of nothing": ("meter", {"steps": 1}),
 }
 
 
