@@ -15,27 +15,35 @@ export MALLOC_MMAP_THRESHOLD_="${MALLOC_MMAP_THRESHOLD_:-4294967296}"
 export MALLOC_TRIM_THRESHOLD_="${MALLOC_TRIM_THRESHOLD_:-17179869184}"
 export PIP_DISABLE_PIP_VERSION_CHECK=1
 
-# has_requirements PYTHON FILE...: whether every requirement of the files is installed.
+# has_requirements PYTHON FILE...: whether every requirement of the files is installed, in versions
+# that pip would install together (torchvision names the one torch that it belongs to).
 has_requirements() {
   local python=$1
   shift
   "$python" - "$@" <<'PYTHON' 2>/dev/null
+import operator
 import re
 import sys
-from importlib.metadata import version
+from importlib.metadata import requires, version
+
+COMPARE = {">=": operator.ge, "<=": operator.le, "==": operator.eq, ">": operator.gt,
+           "<": operator.lt}
 
 def parts(text):
-    return tuple(int(number) for number in re.findall(r"\d+", text)[:3])
+    numbers = [int(number) for number in re.findall(r"\d+", text)[:3]]
+    return numbers + [0] * (3 - len(numbers))
 
-if sys.version_info < (3, 10):
-    sys.exit(1)
-for name in sys.argv[1:]:
-    for line in open(name, encoding="utf-8"):
-        line = line.split("#")[0].strip()
-        if line and not line.startswith("-"):
-            package, _, least = line.partition(">=")
-            if parts(version(package.strip())) < parts(least):
-                sys.exit(1)
+def package(requirement):
+    return re.match(r"[\w.-]+", requirement)[0]
+
+def holds(requirement):
+    found = parts(version(package(requirement)))
+    limits = re.findall(r"([<>=]=|[<>])\s*([\d.]+)(?![\d.*])", requirement)
+    return all(COMPARE[sign](found, parts(limit)) for sign, limit in limits)
+
+listed = [line for name in sys.argv[1:] for line in open(name, encoding="utf-8").read().split()]
+needed = [each for line in listed for each in requires(package(line)) or () if ";" not in each]
+sys.exit(sys.version_info < (3, 10) or not all(map(holds, listed + needed)))
 PYTHON
 }
 

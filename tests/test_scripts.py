@@ -149,3 +149,26 @@ def test_the_benchmark_compares_variants_or_peers(tmp_path):
     words = "--rounds 3 --against transformers --threads 1 4"
     peers = recipe(tmp_path, "benchmark.sh", *words.split(), entry=benchmark_peers)
     assert (peers.against, peers.rounds, peers.threads) == ("transformers", 3, [1, 4])
+
+
+@pytest.mark.parametrize(
+    "torch, torchvision, suits",
+    [("2.14.1+cpu", "2.14.1", True), ("2.14.1", "2.10.0", False), ("2.9.1", "2.9.1", False)],
+)
+def test_versions_that_pip_would_not_install_together_are_refused(
+    tmp_path, torch, torchvision, suits
+):
+    """`torchvision`: the torch that the installed torchvision requires."""
+    for name, version, requires in (
+        ("torch", torch, "filelock; extra == 'x'"),
+        ("torchvision", "0.29.1", f"torch=={torchvision}"),
+    ):
+        (tmp_path / f"{name}-{version}.dist-info").mkdir()
+        lines = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
+        content = f"{lines}Requires-Dist: {requires}\n"
+        (tmp_path / f"{name}-{version}.dist-info" / "METADATA").write_text(content)
+    (tmp_path / "needed.txt").write_text("torch>=2.10\ntorchvision>=0.25\n")
+    script = f". sbin/setup.sh; has_requirements {sys.executable} {tmp_path / 'needed.txt'}"
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    code = subprocess.run(["bash", "-c", script], cwd=ROOT, env=environment).returncode
+    assert (code == 0) == suits

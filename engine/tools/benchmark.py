@@ -4,6 +4,7 @@ Everything that is compared is measured in turn in one process, and reported as 
 """
 
 import argparse
+import copy
 import statistics
 import time
 from collections.abc import Callable
@@ -43,15 +44,18 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
 
 def multiply_adds(module: nn.Module, *inputs: torch.Tensor) -> int:
-    """Multiply-adds of one forward in eval mode: products of matrices and convolutions only."""
+    """Multiply-adds of one forward in eval mode: matrix products and convolutions only."""
     return multiply_adds_of_parts(module, *inputs)[""]
 
 
 def multiply_adds_of_parts(module: nn.Module, *inputs: torch.Tensor) -> dict[str, int]:
-    """The same for every module below that has any, by its path; that of the whole is empty."""
-    module.eval().requires_grad_(False)  # the counter's hooks trip over leaves without a graph
+    """The same for every submodule that has any, by its path; the whole has the empty path.
+
+    A copy on the meta device is counted: nothing is computed, and the module stays unchanged.
+    """
+    module = copy.deepcopy(module).to("meta").eval().requires_grad_(False)
     with FlopCounterMode(display=False) as counter:
-        module(*inputs)
+        module(*(tensor.to("meta") for tensor in inputs))
     counted = {name: sum(ops.values()) // 2 for name, ops in counter.get_flop_counts().items()}
     paths = {name.partition(".")[2]: amount for name, amount in counted.items()}
     return paths | {"": counted["Global"]}

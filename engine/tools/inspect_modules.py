@@ -311,12 +311,14 @@ def training_outputs(model: nn.Module, images: torch.Tensor, padding: torch.Tens
         model.eval()
 
 
-@torch.no_grad()
 def inspect_all(opts: argparse.Namespace, device: torch.device) -> list[Part]:
-    """The model, its parts, the criterion and post-processing."""
+    """Returns the model, its parts, the criterion and post-processing.
+
+    As in evaluation, no parameter requires a gradient, which may change the low bits of a forward.
+    """
     config = options.model_config(opts, num_classes=opts.num_classes)
     model, criterion, postprocess = options.build_model(config)
-    model.to(device)
+    model.to(device).eval().requires_grad_(False)
     size = opts.image_size
     batch = Batch(*synthetic_batch(size, opts.batch_size, opts.num_classes, device))
     rows, outputs = inspect_model(

@@ -71,7 +71,9 @@ class PixelDecoder(nn.Module):
         resizing a sixth, the 3×3 convolution nine tenths.
         """
         dtype = self.mask_features.weight.dtype
-        with torch.autocast(maps[0].device.type, enabled=False):
+        device = maps[0].device.type
+        known = torch.amp.is_autocast_available(device)  # not on the meta device
+        with torch.autocast(device if known else "cpu", enabled=False):
             finest, *coarse = (x.to(dtype, memory_format=torch.channels_last) for x in maps)
             coarse = zip(self.input_proj, reversed(coarse), strict=True)
             maps = self.transformer([project(x) for project, x in coarse])
