@@ -1,24 +1,29 @@
-"""The contract between data and networks, and how a batch travels between processes.
+"""The contract between data and networks, and the packed form in which workers return a batch.
 
 What a model and its criterion receive (`Batch`):
 
-images   float32 [B,3,H,W], RGB, 0..1, padded right and bottom with zeros. The model owns mean and
-         deviation; padded pixels are zero again after its normalising.
+images   float32 [B,3,H,W], RGB, 0..1, padded right and bottom with zeros. The model normalises;
+         padded pixels are zero again afterwards.
 padding  bool [B,H,W], True = padded. For losses and post-processing only.
 targets  list of B dicts:
-         labels     int64 [N]        index of the class, N may be 0
-         masks      bool [N,H,W]     at canvas size, False in the padding; crowds are never here
+         labels     int64 [N]        class indices, N may be 0
+         masks      bool [N,H,W]     at canvas size, False in the padding; never crowds
          ignore     bool [H,W]       void and crowd regions, False in the padding
+         has_ignore bool             whether any pixel of `ignore` is True
          image_id   int              the id in the annotation file
-         size       (h, w)           of the picture inside the canvas
-         orig_size  (h, w)           of the picture in its file
+         size       (h, w)           of the image inside the canvas
+         orig_size  (h, w)           of the image in its file
 
-What a network gives back:
+What a network returns:
 
-outputs  class_logits [B,Q,K], mask_logits [B,Q,h,w], objectness [B,Q,1], queries [B,Q,C],
-         kernels [B,Q,D], pixel_features [B,D,h,w], aux: list of dicts (empty in eval mode).
-results  list of B dicts: scores [M], labels [M], masks (RLE or bool [M,h0,w0]), boxes [M,4] xyxy,
-         best bool [M]: no other answer of the same query scores higher.
+outputs  class_logits [B,Q,K or K+1], mask_logits [B,Q,h,w], objectness [B,Q,1] (MobileInst only),
+         queries [B,Q,C], kernels [B,Q,D], pixel_features [B,D,h,w], aux: list of dicts (empty in
+         eval mode).
+
+What post-processing returns:
+
+results  list of B dicts: scores [M], labels [M], masks (M RLEs, or bool [M,h0,w0]), boxes [M,4]
+         xyxy, best bool [M] (no other answer of the same query has a higher score), query_idx [M].
 
 Loaders yield a `PackedBatch`; its `.to(device)` is the `Batch` above.
 """
@@ -31,17 +36,18 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from data import rle
 
 
 @dataclass
 class Annotation:
-    """What is known about one picture, in the terms of its file.
+    """The annotation of one image, in the terms of its file.
 
     labels     int64 [N], class indices
     rles       N masks at the original size
-    ignore     RLE of void and crowd regions, or None when there are none
+    ignore     RLE of void and crowd regions, or None
     orig_size  (h, w)
     """
 
@@ -54,16 +60,16 @@ class Annotation:
 
 @dataclass
 class Sample:
-    """One picture after its transform, before padding.
+    """One image after its transform, before padding.
 
     image   uint8 [3,h,w] RGB
     masks   bool [N,h,w]
     ignore  bool [h,w]
     labels  int64 [N]
-    canvas  (H, W) at least (h, w): what it is to be padded to
+    canvas  (H, W) at least (h, w): size after padding
     """
 
-    image: torch.Tensor
+    image: Tensor
     masks: np.ndarray
     ignore: np.ndarray
     labels: np.ndarray
@@ -78,44 +84,36 @@ class Sample:
 
 @dataclass
 class Batch:
-    """Tensors as models and criteria take them; see the head of this file."""
+    """Tensors for models and criteria, see the head of this file."""
 
-    images: torch.Tensor
-    padding: torch.Tensor
+    images: Tensor
+    padding: Tensor
     targets: list[dict[str, Any]]
 
     def __len__(self) -> int:
         return len(self.images)
 
     def sizes(self) -> list[tuple[tuple[int, int], tuple[int, int], tuple[int, int]]]:
-        """Per picture (padded, size, orig_size): what post-processing undoes."""
+        """(padded, size, orig_size) of each image, for post-processing."""
         padded = (self.images.shape[-2], self.images.shape[-1])
         return [(padded, target["size"], target["orig_size"]) for target in self.targets]
-
-    def to(self, device: torch.device | str) -> Batch:
-        """The same batch on another device."""
-        targets = [
-            {k: v.to(device) if torch.is_tensor(v) else v for k, v in target.items()}
-            for target in self.targets
-        ]
-        return Batch(self.images.to(device), self.padding.to(device), targets)
 
 
 @dataclass
 class PackedBatch:
-    """A batch as workers hand it over: few tensors, bytes for pixels, bits for masks.
+    """A batch as workers return it: few tensors, bytes for pixels, bits for masks.
 
     images  uint8 [B,3,H,W]
-    labels  int64 [S], S = objects of all pictures one after another
+    labels  int64 [S], the S objects of all images one after another
     masks   uint8 [S,H,ceil(W/8)], eight pixels of a row per byte, the leftmost the highest bit
     ignore  uint8 [B,H,ceil(W/8)]
-    counts, image_ids, sizes, orig_sizes: one entry per picture
+    counts, image_ids, sizes, orig_sizes: one entry per image
     """
 
-    images: torch.Tensor
-    labels: torch.Tensor
-    masks: torch.Tensor
-    ignore: torch.Tensor
+    images: Tensor
+    labels: Tensor
+    masks: Tensor
+    ignore: Tensor
     counts: list[int]
     image_ids: list[int]
     sizes: list[tuple[int, int]]
@@ -125,30 +123,31 @@ class PackedBatch:
         return len(self.images)
 
     def to(self, device: torch.device | str) -> Batch:
-        """Unpacks to the contract and moves everything to `device`."""
-        width = self.images.shape[-1]
-        images = self.images.to(device)  # [B,3,H,W]
-        labels = self.labels.to(device).split(self.counts)
-        masks = _unpack(self.masks, width).to(device).split(self.counts)
-        ignore = _unpack(self.ignore, width).to(device)  # [B,H,W]
-        targets = [
-            {
-                "labels": labels[i],
-                "masks": masks[i],
-                "ignore": ignore[i],
-                "image_id": self.image_ids[i],
-                "size": self.sizes[i],
-                "orig_size": self.orig_sizes[i],
-            }
-            for i in range(len(self))
-        ]
-        return Batch(images / 255, self._padding(images.device), targets)
-
-    def _padding(self, device: torch.device) -> torch.Tensor:
-        padding = torch.ones(len(self), *self.images.shape[-2:], dtype=torch.bool)
+        """Unpacks to the contract and moves everything to `device`, on CUDA without waiting."""
+        device, width = torch.device(device), self.images.shape[-1]
+        images, labels, masks, ignore = (
+            x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x.to(device)
+            for x in (
+                self.images,  # [B,3,H,W]
+                self.labels,  # [S]
+                unpack_masks(self.masks, width),  # [S,H,W]
+                unpack_masks(self.ignore, width),  # [B,H,W]
+            )
+        )
+        padding = torch.ones_like(ignore)  # [B,H,W]
         for one, (height, width) in zip(padding, self.sizes, strict=True):
             one[:height, :width] = False
-        return padding.to(device)
+        fields = {
+            "labels": labels.split(self.counts),
+            "masks": masks.split(self.counts),
+            "ignore": ignore,
+            "has_ignore": self.ignore.flatten(1).any(1).tolist(),
+            "image_id": self.image_ids,
+            "size": self.sizes,
+            "orig_size": self.orig_sizes,
+        }
+        targets = [dict(zip(fields, values)) for values in zip(*fields.values(), strict=True)]
+        return Batch(images / 255, padding, targets)
 
 
 def collate(samples: Sequence[Sample]) -> PackedBatch:
@@ -162,8 +161,8 @@ def collate(samples: Sequence[Sample]) -> PackedBatch:
     return PackedBatch(
         images=images,
         labels=torch.from_numpy(np.concatenate([sample.labels for sample in samples])),
-        masks=_pack([sample.masks for sample in samples], canvas),
-        ignore=_pack([sample.ignore[None] for sample in samples], canvas),
+        masks=pack_masks([sample.masks for sample in samples], canvas),
+        ignore=pack_masks([sample.ignore[None] for sample in samples], canvas),
         counts=[len(sample.labels) for sample in samples],
         image_ids=[sample.image_id for sample in samples],
         sizes=[sample.size for sample in samples],
@@ -171,8 +170,8 @@ def collate(samples: Sequence[Sample]) -> PackedBatch:
     )
 
 
-def _pack(masks: Sequence[np.ndarray], canvas: tuple[int, int]) -> torch.Tensor:
-    """Boolean masks of different pictures -> uint8 [sum N, H, ceil(W/8)], padded to the canvas."""
+def pack_masks(masks: Sequence[np.ndarray], canvas: tuple[int, int]) -> Tensor:
+    """Packs boolean masks of several images: uint8 [sum N, H, ceil(W/8)], padded to the canvas."""
     height, width = canvas
     packed = np.zeros((sum(map(len, masks)), height, (width + 7) // 8), dtype=np.uint8)
     start = 0
@@ -183,6 +182,6 @@ def _pack(masks: Sequence[np.ndarray], canvas: tuple[int, int]) -> torch.Tensor:
     return torch.from_numpy(packed)
 
 
-def _unpack(packed: torch.Tensor, width: int) -> torch.Tensor:
+def unpack_masks(packed: Tensor, width: int) -> Tensor:
     """uint8 [...,ceil(W/8)] -> bool [...,W]."""
     return torch.from_numpy(np.unpackbits(packed.numpy(), axis=-1, count=width).view(bool))

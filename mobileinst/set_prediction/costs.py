@@ -1,12 +1,13 @@
-"""Pairwise costs between the queries and the objects of one picture: [Q,·] × [N,·] → [Q,N]."""
+"""Pairwise costs between the queries and the objects of one image: [Q,·] × [N,·] -> [Q,N]."""
 
 from dataclasses import dataclass
 
 import torch.nn.functional as F
 from torch import Tensor
 
-from mobileinst.set_prediction.grids import soft_masks
-from mobileinst.set_prediction.points import draw_points, sample_shared_points, valid_points
+from mobileinst.layers.device import to_device
+from mobileinst.set_prediction.points import sample_shared_points
+from mobileinst.set_prediction.targets import Target
 
 
 def pairwise_dice(probs: Tensor, masks: Tensor, weights: Tensor) -> Tensor:
@@ -25,7 +26,7 @@ def pairwise_dice(probs: Tensor, masks: Tensor, weights: Tensor) -> Tensor:
 def pairwise_smoothed_dice(probs: Tensor, masks: Tensor, weights: Tensor) -> Tensor:
     """1 − dice of every query with every object, plain denominators and one added to both parts.
 
-    [Q,P], [N,P], [P] → [Q,N] in 0..1.
+    [Q,P], [N,P], [P] -> [Q,N] in 0..1.
     """
     overlap = (probs * weights) @ masks.T  # [Q,N]
     size = (probs @ weights)[:, None] + (masks @ weights)[None]
@@ -35,7 +36,7 @@ def pairwise_smoothed_dice(probs: Tensor, masks: Tensor, weights: Tensor) -> Ten
 def pairwise_pixel_loss(logits: Tensor, masks: Tensor, weights: Tensor) -> Tensor:
     """Binary cross-entropy of every query with every object, averaged over the valid points.
 
-    [Q,P], [N,P], [P] → [Q,N]. As softplus(x) − x · mask, it takes one product of matrices.
+    [Q,P], [N,P], [P] -> [Q,N]. As softplus(x) − x · mask, it takes one product of matrices.
     """
     loss = (F.softplus(logits) @ weights)[:, None] - (logits * weights) @ masks.T  # [Q,N]
     return loss / weights.sum().clamp(min=1e-6)
@@ -52,12 +53,12 @@ class DiceClassCost:
     dice_power: float = 0.8
     class_power: float = 0.2
 
-    def __call__(self, outputs: dict, target: dict) -> Tensor:
-        """Cost of one picture: outputs without the batch axis, one target → [Q,N]."""
+    def __call__(self, outputs: dict, target: Target) -> Tensor:
+        """Cost of one image: outputs without the batch axis, one target -> [Q,N]."""
         mask_logits = outputs["mask_logits"]  # [Q,h,w]
-        masks, valid = (x.to(mask_logits) for x in soft_masks(target, mask_logits.shape[-2:]))
+        masks, valid = (x.to(mask_logits) for x in target.soft_masks(mask_logits.shape[-2:]))
         dice = pairwise_dice(mask_logits.sigmoid().flatten(1), masks.flatten(1), valid.flatten())
-        class_prob = outputs["class_logits"].sigmoid()[:, target["labels"]]  # [Q,N]
+        class_prob = outputs["class_logits"].sigmoid()[:, target.labels]  # [Q,N]
         return -(dice**self.dice_power) * class_prob**self.class_power
 
 
@@ -65,8 +66,8 @@ class DiceClassCost:
 class PointCost:
     """−p(class), cross-entropy and dice of the masks at random points, weighted (Mask2Former).
 
-    All queries and objects of a picture are compared at the same points. What is ignored near a
-    point (see `valid_points`) takes no part, our extension.
+    All queries and objects of an image are compared at the same points. Points beside ignored
+    pixels have no weight (`Target.valid_points`), our extension.
     """
 
     class_weight: float = 2.0
@@ -74,13 +75,15 @@ class PointCost:
     dice_weight: float = 5.0
     points: int = 12544
 
-    def __call__(self, outputs: dict, target: dict) -> Tensor:
-        """Cost of one picture: outputs without the batch axis, one target → [Q,N]."""
-        points = draw_points(target, "match", (self.points,), outputs["mask_logits"])  # [P,2]
-        logits = sample_shared_points(outputs["mask_logits"], points)  # [Q,P]
-        masks = sample_shared_points(target["masks"].to(points), points)  # [N,P]
-        weights = valid_points(target, points[None])[0]  # [P]
-        class_prob = outputs["class_logits"].softmax(-1)[:, target["labels"]]  # [Q,N]
+    def __call__(self, outputs: dict, target: Target) -> Tensor:
+        """Cost of one image: outputs without the batch axis, one target -> [Q,N]."""
+        mask_logits = outputs["mask_logits"]  # [Q,h,w]
+        drawn = to_device(target.draw("match", self.points), mask_logits.device)
+        points = drawn.to(mask_logits.dtype)  # [P,2]
+        logits = sample_shared_points(mask_logits, points)  # [Q,P]
+        masks = sample_shared_points(target.masks.to(points), points)  # [N,P]
+        weights = target.valid_points(points[None])[0]  # [P]
+        class_prob = outputs["class_logits"].softmax(-1)[:, target.labels]  # [Q,N]
         return (
             self.pixel_weight * pairwise_pixel_loss(logits, masks, weights)
             + self.dice_weight * pairwise_smoothed_dice(logits.sigmoid(), masks, weights)

@@ -1,8 +1,8 @@
 """Losses of set prediction: pure functions first, then the weighted terms a criterion is made of.
 
-A term is a callable (outputs, targets, matches, counts) → {name: weighted scalar}. Every sum is
-divided by a count of the *whole* batch (all micro-batches, all ranks), which is known before the
-forward pass; so accumulating 4 × 4 pictures is the same computation as a batch of 16.
+A term is a callable (outputs, targets, matches, counts) -> {name: weighted scalar}. Every sum is
+divided by a count of the whole batch (all micro-batches, all ranks), which is known before the
+forward pass, so accumulating 4 × 4 images is the same computation as a batch of 16.
 """
 
 from dataclasses import dataclass
@@ -11,9 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mobileinst.set_prediction.grids import soft_masks, stride_grid
+from mobileinst.layers.device import to_device
 from mobileinst.set_prediction.matcher import Match
-from mobileinst.set_prediction.points import draw_points, sample_points, valid_points
+from mobileinst.set_prediction.points import sample_points
+from mobileinst.set_prediction.targets import Target, stride_grid
 
 
 def focal_loss(logits: Tensor, targets: Tensor, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
@@ -26,7 +27,7 @@ def focal_loss(logits: Tensor, targets: Tensor, alpha: float = 0.25, gamma: floa
 
 
 def dice_loss(logits: Tensor, masks: Tensor, weights: Tensor) -> Tensor:
-    """1 − dice with squared denominators (SparseInst). [M,P], [M,P], [M,P] → [M]."""
+    """1 − dice with squared denominators (SparseInst). [M,P], [M,P], [M,P] -> [M]."""
     probs = logits.sigmoid()
     overlap = (probs * masks * weights).sum(-1)
     energy = ((probs.square() + masks.square()) * weights).sum(-1)
@@ -34,41 +35,56 @@ def dice_loss(logits: Tensor, masks: Tensor, weights: Tensor) -> Tensor:
 
 
 def smoothed_dice_loss(logits: Tensor, masks: Tensor, weights: Tensor) -> Tensor:
-    """1 − dice with plain denominators, one added to both parts (Mask2Former). 3 × [M,P] → [M]."""
+    """1 − dice with plain denominators, one added to both parts (Mask2Former). 3 × [M,P] -> [M]."""
     probs = logits.sigmoid() * weights
     overlap = (probs * masks).sum(-1)
     return 1 - (2 * overlap + 1) / (probs.sum(-1) + (masks * weights).sum(-1) + 1)
 
 
 def pixel_loss(logits: Tensor, masks: Tensor, weights: Tensor) -> Tensor:
-    """Binary cross-entropy, averaged over the valid pixels. [M,P], [M,P], [M,P] → [M]."""
+    """Binary cross-entropy, averaged over the valid pixels. [M,P], [M,P], [M,P] -> [M]."""
     bce = F.binary_cross_entropy_with_logits(logits, masks, reduction="none")
     return (bce * weights).sum(-1) / weights.sum(-1).clamp(min=1e-6)
 
 
 def matched(outputs: Tensor, matches: list[Match]) -> Tensor:
-    """Rows of the matched queries, picture after picture: [B,Q,...] → [M,...]."""
+    """Rows of the matched queries, image after image: [B,Q,...] -> [M,...]."""
     return torch.cat([output[query_idx] for output, (query_idx, _) in zip(outputs, matches)])
 
 
 def matched_masks(
-    targets: list[dict], matches: list[Match], grid: tuple[int, int]
+    targets: list[Target], matches: list[Match], grid: tuple[int, int]
 ) -> tuple[Tensor, Tensor]:
     """Soft masks and valid shares of the matched objects, ordered as `matched`: 2 × [M,h,w]."""
     masks, weights = [], []
     for target, (_, target_idx) in zip(targets, matches):
-        soft, valid = soft_masks(target, grid)
+        soft, valid = target.soft_masks(grid)
         masks.append(soft[target_idx])
         weights.append(valid.expand(len(target_idx), *grid))
     return torch.cat(masks), torch.cat(weights)
+
+
+def class_targets(
+    outputs: dict, targets: list[Target], matches: list[Match], no_object: int
+) -> tuple[Tensor, Tensor]:
+    """The class of each query, and whether it has a class loss: int64 and bool [B,Q].
+
+    An unmatched query, of the class `no_object`, has none if more than half of its mask lies inside
+    ignored pixels (void, crowd): it may have found an object that is not annotated.
+    """
+    mask_logits = outputs["mask_logits"]  # [B,Q,h,w]
+    wanted = torch.full(mask_logits.shape[:2], no_object, device=mask_logits.device)  # [B,Q]
+    for row, target, (query_idx, target_idx) in zip(wanted, targets, matches):
+        row[query_idx] = target.labels[target_idx]
+    ignored = torch.stack([target.ignores(x) for x, target in zip(mask_logits, targets)])
+    return wanted, ~ignored | (wanted != no_object)
 
 
 @dataclass(frozen=True)
 class FocalClassLoss:
     """Focal loss over all queries × classes; an unmatched query's target is all zero (SparseInst).
 
-    An unmatched query that lies with more than half of its mask inside ignored pixels (void, crowd)
-    may well have found an object nobody labelled: it has no class loss.
+    Unmatched queries inside ignored pixels have no loss (`class_targets`).
     """
 
     weight: float = 2.0
@@ -76,71 +92,50 @@ class FocalClassLoss:
     gamma: float = 2.0
 
     def __call__(
-        self, outputs: dict, targets: list[dict], matches: list[Match], counts: dict[str, Tensor]
+        self, outputs: dict, targets: list[Target], matches: list[Match], counts: dict[str, Tensor]
     ) -> dict[str, Tensor]:
         logits = outputs["class_logits"]  # [B,Q,K]
-        wanted = torch.zeros_like(logits)
-        counted = ~torch.stack(
-            [in_ignore(masks, target) for masks, target in zip(outputs["mask_logits"], targets)]
-        )  # [B,Q]
-        for index, (target, (query_idx, target_idx)) in enumerate(zip(targets, matches)):
-            wanted[index, query_idx, target["labels"][target_idx]] = 1
-            counted[index, query_idx] = True
-        loss = focal_loss(logits, wanted, self.alpha, self.gamma) * counted[..., None]
+        classes = torch.arange(logits.shape[2], device=logits.device)
+        wanted, counted = class_targets(outputs, targets, matches, logits.shape[2])
+        one_hot = (wanted[..., None] == classes).to(logits)  # [B,Q,K]
+        loss = focal_loss(logits, one_hot, self.alpha, self.gamma) * counted[..., None]
         return {"class": self.weight * loss.sum() / counts["objects"]}
 
 
 @dataclass(frozen=True)
 class CrossEntropyClassLoss:
-    """Softmax cross-entropy of all queries; those without an object should say so (Mask2Former).
+    """Softmax cross-entropy of all queries, with a class for no object (Mask2Former).
 
     Divided by the sum of the weights of all queries: 1 for a matched one, `no_object_weight` for
-    another. As with `FocalClassLoss`, an unmatched query inside ignored pixels has no loss. It
-    stays in the sum of weights, which has to be known before the forward pass, so it changes
-    nothing for the others.
+    another. Unmatched queries inside ignored pixels have no loss (`class_targets`), but stay in the
+    sum of weights, which has to be known before the forward pass.
 
-    queries: Q of the model; with it the numbers of objects tell how many queries are matched.
+    num_queries: Q of the model; with it the numbers of objects determine those of matched queries.
     """
 
-    queries: int
+    num_queries: int
     weight: float = 2.0
     no_object_weight: float = 0.1
 
     def counts(self, targets: list[dict]) -> dict[str, int]:
         """How many queries will be matched, and how many not."""
-        matched = sum(min(self.queries, len(target["labels"])) for target in targets)
-        return {"matched": matched, "unmatched": self.queries * len(targets) - matched}
+        matched = sum(min(self.num_queries, len(target["labels"])) for target in targets)
+        return {"matched": matched, "unmatched": self.num_queries * len(targets) - matched}
 
     def __call__(
-        self, outputs: dict, targets: list[dict], matches: list[Match], counts: dict[str, Tensor]
+        self, outputs: dict, targets: list[Target], matches: list[Match], counts: dict[str, Tensor]
     ) -> dict[str, Tensor]:
         logits = outputs["class_logits"]  # [B,Q,K+1]
-        if logits.shape[1] != self.queries:
-            raise ValueError(f"a loss for {self.queries} queries was given {logits.shape[1]}")
+        if logits.shape[1] != self.num_queries:
+            raise ValueError(f"a loss for {self.num_queries} queries was given {logits.shape[1]}")
         no_object = logits.shape[2] - 1
-        wanted = torch.full(logits.shape[:2], no_object, device=logits.device)  # [B,Q]
-        for index, (target, (query_idx, target_idx)) in enumerate(zip(targets, matches)):
-            wanted[index, query_idx] = target["labels"][target_idx]
-        weights = torch.where(wanted == no_object, self.no_object_weight, 1.0).to(logits)
-        for index, target in enumerate(targets):
-            skipped = in_ignore(outputs["mask_logits"][index], target)
-            weights[index] *= ~(skipped & (wanted[index] == no_object))
+        wanted, counted = class_targets(outputs, targets, matches, no_object)  # [B,Q]
+        weights = torch.where(wanted == no_object, self.no_object_weight, 1.0).to(logits) * counted
         # Flattened, because the kernel for [B,K+1,Q] has no deterministic backward on CUDA.
-        loss = F.cross_entropy(logits.flatten(0, 1), wanted.flatten(), reduction="none")
+        loss = F.cross_entropy(logits.flatten(0, 1), wanted.flatten(), reduction="none")  # [B·Q]
         total = counts["matched"] + self.no_object_weight * counts["unmatched"]
-        total = total.clamp(min=1e-6)  # zero where no object is to count for nothing, and none is
+        total = total.clamp(min=1e-6)  # zero without objects if no_object_weight is 0
         return {"class": self.weight * (loss * weights.flatten()).sum() / total}
-
-
-@torch.no_grad()
-def in_ignore(mask_logits: Tensor, target: dict) -> Tensor:
-    """Which queries have more than half of their mask inside `ignore`. [Q,h,w] → bool [Q]."""
-    if not target["ignore"].any():
-        return torch.zeros(len(mask_logits), dtype=torch.bool, device=mask_logits.device)
-    ignore = target["ignore"][None, None].float()
-    share = F.interpolate(ignore, size=mask_logits.shape[-2:], mode="area")[0, 0]  # [h,w]
-    masks = (mask_logits > 0).flatten(1).float()
-    return masks @ share.flatten() > 0.5 * masks.sum(1).clamp(min=1)
 
 
 @dataclass(frozen=True)
@@ -156,14 +151,11 @@ class MaskLoss:
     stride: int = 4
 
     def __call__(
-        self, outputs: dict, targets: list[dict], matches: list[Match], counts: dict[str, Tensor]
+        self, outputs: dict, targets: list[Target], matches: list[Match], counts: dict[str, Tensor]
     ) -> dict[str, Tensor]:
-        grid = stride_grid(tuple(targets[0]["ignore"].shape), self.stride)
-        logits = matched(outputs["mask_logits"], matches)  # [M,h,w]
-        if not len(logits):
-            nothing = outputs["mask_logits"].sum() * 0  # keeps every parameter in the graph
-            return {"pixel": nothing, "dice": nothing}
-        logits = F.interpolate(logits[:, None], size=grid, mode="bilinear", align_corners=False)
+        grid = stride_grid(tuple(targets[0].ignore.shape), self.stride)
+        logits = matched(outputs["mask_logits"], matches)[:, None]  # [M,1,h,w]
+        logits = F.interpolate(logits, size=grid, mode="bilinear", align_corners=False)
         masks, weights = (x.to(logits) for x in matched_masks(targets, matches, grid))
         flat = logits.flatten(1), masks.flatten(1), weights.flatten(1)  # 3 × [M,P]
         return {
@@ -177,8 +169,9 @@ class PointMaskLoss:
     """Cross-entropy and dice of the matched masks at points, most of them uncertain (Mask2Former).
 
     For each pair, of `oversample` × `points` random points the `importance` × `points` whose logits
-    are nearest to zero are kept; fresh random points fill the rest. Each pair's value is divided by
-    the number of objects. Ignored pixels take no part (`valid_points`), our extension.
+    are nearest to zero are kept; other random points fill the rest. Each pair's value is divided by
+    the number of objects. Points beside ignored pixels have no weight (`Target.valid_points`), our
+    extension.
     """
 
     pixel_weight: float = 5.0
@@ -188,29 +181,28 @@ class PointMaskLoss:
     importance: float = 0.75
 
     def __call__(
-        self, outputs: dict, targets: list[dict], matches: list[Match], counts: dict[str, Tensor]
+        self, outputs: dict, targets: list[Target], matches: list[Match], counts: dict[str, Tensor]
     ) -> dict[str, Tensor]:
         logits = matched(outputs["mask_logits"], matches)  # [M,h,w]
-        if not len(logits):
-            nothing = outputs["mask_logits"].sum() * 0  # keeps every parameter in the graph
-            return {"pixel": nothing, "dice": nothing}
         points = self.choose_points(logits.detach(), targets, matches)  # [M,P,2]
-        masks, weights = points_of_targets(targets, matches, points)
-        values = sample_points(logits, points), masks, weights  # 3 × [M,P]
+        masks, weights = [], []
+        parts = points.split([len(target_idx) for _, target_idx in matches])
+        for target, (_, target_idx), part in zip(targets, matches, parts):
+            masks.append(sample_points(target.masks[target_idx].to(part), part))
+            weights.append(target.valid_points(part))
+        values = sample_points(logits, points), torch.cat(masks), torch.cat(weights)  # 3 × [M,P]
         return {
             "pixel": self.pixel_weight * pixel_loss(*values).sum() / counts["objects"],
             "dice": self.dice_weight * smoothed_dice_loss(*values).sum() / counts["objects"],
         }
 
-    def choose_points(self, logits: Tensor, targets: list[dict], matches: list[Match]) -> Tensor:
-        """[M,h,w] → [M,P,2]."""
+    def choose_points(self, logits: Tensor, targets: list[Target], matches: list[Match]) -> Tensor:
+        """[M,h,w] -> [M,P,2]."""
 
         def draw(purpose: str, count: int) -> Tensor:
-            parts = [
-                draw_points(target, purpose, (len(query_idx), count), logits)
-                for target, (query_idx, _) in zip(targets, matches)
-            ]
-            return torch.cat(parts)  # [M,count,2]
+            rows = [len(query_idx) for query_idx, _ in matches]
+            drawn = [target.draw(purpose, row, count) for target, row in zip(targets, rows)]
+            return to_device(torch.cat(drawn), logits.device).to(logits.dtype)  # [M,count,2]
 
         uncertain = int(self.importance * self.points)
         candidates = draw("candidates", int(self.oversample * self.points))
@@ -220,21 +212,9 @@ class PointMaskLoss:
         return torch.cat([kept, draw("fresh", self.points - uncertain)], 1)
 
 
-def points_of_targets(
-    targets: list[dict], matches: list[Match], points: Tensor
-) -> tuple[Tensor, Tensor]:
-    """What the matched objects are at their points, and which points count: 2 × [M,P]."""
-    masks, weights = [], []
-    parts = points.split([len(target_idx) for _, target_idx in matches])
-    for target, (_, target_idx), own in zip(targets, matches, parts):
-        masks.append(sample_points(target["masks"][target_idx].to(own), own))
-        weights.append(valid_points(target, own))
-    return torch.cat(masks), torch.cat(weights)
-
-
 @dataclass(frozen=True)
 class ObjectnessLoss:
-    """Cross-entropy of a matched query's score with the IoU its mask has (SparseInst, the paper).
+    """Cross-entropy of a matched query's objectness with the IoU of its mask (SparseInst).
 
     The IoU is that of (probability ≥ 0.4) with (target > 0.5) on the grid of the logits, without
     gradient. Unmatched queries have no objectness loss.
@@ -243,57 +223,52 @@ class ObjectnessLoss:
     weight: float = 1.0
 
     def __call__(
-        self, outputs: dict, targets: list[dict], matches: list[Match], counts: dict[str, Tensor]
+        self, outputs: dict, targets: list[Target], matches: list[Match], counts: dict[str, Tensor]
     ) -> dict[str, Tensor]:
         scores = matched(outputs["objectness"], matches)[:, 0]  # [M]
         logits = matched(outputs["mask_logits"], matches).detach()  # [M,h,w]
-        if not len(scores):
-            return {"objectness": outputs["objectness"].sum() * 0}
-        grid = tuple(logits.shape[-2:])
-        masks, weights = (x.to(logits) for x in matched_masks(targets, matches, grid))
-        iou = mask_iou(logits.sigmoid() >= 0.4, masks > 0.5, weights)
+        masks, weights = (x.to(logits) for x in matched_masks(targets, matches, logits.shape[-2:]))
+        iou = mask_iou(logits.sigmoid() >= 0.4, masks > 0.5, weights)  # [M]
         loss = F.binary_cross_entropy_with_logits(scores, iou, reduction="sum")
         return {"objectness": self.weight * loss / counts["objects"]}
 
 
+def mask_iou(predicted: Tensor, wanted: Tensor, weights: Tensor) -> Tensor:
+    """IoU of pairs of boolean masks with weighted cells: 3 × [M,h,w] -> [M]."""
+    overlap = ((predicted & wanted) * weights).sum((-2, -1))
+    union = ((predicted | wanted) * weights).sum((-2, -1))
+    return overlap / union.clamp(min=1e-6)
+
+
 @dataclass(frozen=True)
 class SemanticLoss:
-    """Cross-entropy of every cell with the classes that lie on it; training only, not the paper's.
+    """Cross-entropy of every cell with the classes on it; training only, not the paper's.
 
-    Our choice for small sets without pretrained weights: queries alone teach a backbone the look
-    of a class through a few matched vectors a picture; here every cell does. A cell may hold
-    several classes (nested objects), so classes are independent. Summed over classes, averaged
-    over the valid cells of a picture and over pictures.
+    Our choice for small sets without pretrained weights: the queries show a backbone a class
+    through a few matched vectors per image, here every cell does. A cell may hold several classes
+    (nested objects), so classes are independent. Summed over classes, averaged over the valid cells
+    of an image and over images. One term per output `semantic_logits_*`.
     """
 
     weight: float = 1.0
 
     def __call__(
-        self, outputs: dict, targets: list[dict], matches: list[Match], counts: dict[str, Tensor]
+        self, outputs: dict, targets: list[Target], matches: list[Match], counts: dict[str, Tensor]
     ) -> dict[str, Tensor]:
-        """One term for each of the outputs `semantic_logits_*`; auxiliary outputs have none."""
         return {
             name.replace("_logits", ""): self.weight
             * sum(map(semantic_loss, logits, targets))
-            / counts["pictures"]
+            / counts["images"]
             for name, logits in outputs.items()
             if name.startswith("semantic_logits")
         }
 
 
-def semantic_loss(logits: Tensor, target: dict) -> Tensor:
-    """Cross-entropy with the classes on each cell, averaged over the valid cells: [K,h,w] → []."""
-    grid = tuple(logits.shape[-2:])
-    masks, valid = (x.to(logits) for x in soft_masks(target, grid))  # [N,h,w], [h,w]
-    wanted = torch.zeros_like(logits)
-    index = target["labels"][:, None, None].expand_as(masks)
+def semantic_loss(logits: Tensor, target: Target) -> Tensor:
+    """Cross-entropy with the classes on each cell, averaged over the valid cells: [K,h,w] -> []."""
+    masks, valid = (x.to(logits) for x in target.soft_masks(logits.shape[-2:]))  # [N,h,w], [h,w]
+    wanted = torch.zeros_like(logits)  # [K,h,w]
+    index = target.labels[:, None, None].expand_as(masks)
     wanted.scatter_reduce_(0, index, masks, "amax")
-    bce = F.binary_cross_entropy_with_logits(logits, wanted, reduction="none").sum(0)
+    bce = F.binary_cross_entropy_with_logits(logits, wanted, reduction="none").sum(0)  # [h,w]
     return (bce * valid).sum() / valid.sum().clamp(min=1e-6)
-
-
-def mask_iou(predicted: Tensor, wanted: Tensor, weights: Tensor) -> Tensor:
-    """IoU of pairs of boolean masks with weighted cells: 3 × [M,h,w] → [M]."""
-    overlap = ((predicted & wanted) * weights).sum((-2, -1))
-    union = ((predicted | wanted) * weights).sum((-2, -1))
-    return overlap / union.clamp(min=1e-6)

@@ -1,4 +1,4 @@
-"""Outputs → scored, labelled masks at the pictures' original size."""
+"""Outputs -> scored, labelled masks at the original size of the images."""
 
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
@@ -7,24 +7,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Sizes = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
+Size = tuple[int, int]  # height, width
+Sizes = tuple[Size, Size, Size]  # padded, before padding, original
 
 CHUNK_PIXELS = 4_000_000  # mask pixels resized at a time: 16 MB of float32
 
 
-def upsample_masks(
-    mask_logits: Tensor, padded: tuple[int, int], size: tuple[int, int], orig_size: tuple[int, int]
-) -> Tensor:
-    """Mask logits at the original size: up to the padded input, crop the padding, resize.
+def upsample_masks(mask_logits: Tensor, padded: Size, size: Size, orig_size: Size) -> Tensor:
+    """Resizes mask logits to the padded input, crops the padding, resizes to the original size.
 
-    Logits are resized, never binary masks: thresholding afterwards gives smooth edges. Bilinear
-    resizing treats rows and columns apart, so both resizings and the crop are one matrix for each
-    (the same numbers as `interpolate` twice, on a CPU in about a tenth of the time).
-
-    Args:
-        mask_logits: [M,h,w]; padded, size, orig_size: (height, width) in pixels.
-    Returns:
-        [M,h0,w0] logits.
+    [M,h,w] -> [M,h0,w0]. Logits are resized, never binary masks: thresholding afterwards gives
+    smooth edges. Bilinear resizing is separable, so both resizings and the crop are one matrix for
+    the rows and one for the columns (equal to `interpolate` twice, on a CPU in about a tenth of the
+    time).
     """
     rows, columns = (
         resize_matrix(*sides).to(mask_logits)
@@ -34,9 +29,9 @@ def upsample_masks(
 
 
 def resize_matrix(cells: int, padded: int, size: int, orig_size: int) -> Tensor:
-    """What resizing one side to `padded`, cropping to `size` and resizing again multiplies by.
+    """Resizing one side to `padded`, cropping to `size`, resizing again: [cells,orig_size].
 
-    [cells, orig_size]; linear, align_corners False.
+    Linear, align_corners False.
     """
     to_padded = F.interpolate(torch.eye(cells)[None], padded, mode="linear", align_corners=False)
     cropped = to_padded[..., :size]
@@ -44,10 +39,9 @@ def resize_matrix(cells: int, padded: int, size: int, orig_size: int) -> Tensor:
 
 
 class Ranking(NamedTuple):
-    """Answers of one picture, each of a query with a class; a query may give several.
+    """Answers of one image: a query with a class each; a query may have several.
 
-    scores, labels, query_idx: [M]. found: bool [M], False where the query itself says that there is
-    no object.
+    scores, labels, query_idx: [M]. found: bool [M], False if the query predicts no object.
     """
 
     scores: Tensor
@@ -59,13 +53,13 @@ class Ranking(NamedTuple):
 def rank_by_objectness(outputs: dict) -> Ranking:
     """Every pair of a query and a class, scored sqrt(class · objectness) (the score: SparseInst).
 
-    SparseInst lets a query answer with its best class only. Our choice is all of them, because AP
-    asks for each class how well its answers are ordered: for a network trained from scratch on a
-    small set, unsure of its classes, AP came out three times as high (0.010 for 0.003), and the
-    same for a pretrained one.
+    SparseInst keeps only the best class of a query. Our choice is all of them, because AP measures
+    the order of the answers of each class: for a network trained from scratch on a small set,
+    unsure of its classes, AP was three times as high (0.010 for 0.003), and for a pretrained one
+    the same.
 
     Args:
-        outputs: of one picture: `class_logits` [Q,K], `objectness` [Q,1].
+        outputs: `class_logits` [Q,K] and `objectness` [Q,1] of one image.
     """
     class_prob = outputs["class_logits"].sigmoid()  # [Q,K]
     scores = (class_prob * outputs["objectness"].sigmoid()).sqrt()
@@ -76,11 +70,10 @@ def rank_by_objectness(outputs: dict) -> Ranking:
 
 
 def rank_by_class(outputs: dict) -> Ranking:
-    """Every pair of a query and a class, scored by the softmax over classes and no object
-    (Mask2Former).
+    """Every pair of a query and a class, scored by the softmax (Mask2Former).
 
     Args:
-        outputs: of one picture: `class_logits` [Q,K+1], the last one for no object.
+        outputs: `class_logits` [Q,K+1] of one image, the last one for no object.
     """
     probs = outputs["class_logits"].softmax(-1)  # [Q,K+1]
     classes = probs.shape[1] - 1
@@ -90,26 +83,19 @@ def rank_by_class(outputs: dict) -> Ranking:
 
 
 class MaskQuality(Protocol):
-    """How sure a mask is: the mean probability inside it, 0 for an empty one.
+    """Mean probability inside a mask, 0 for an empty one. Scores are multiplied by both factors."""
 
-    An answer's score is that of its rank times both of these factors.
-    """
-
-    def before(
-        self, mask_logits: Tensor, padded: tuple[int, int], size: tuple[int, int], cut: float
-    ) -> Tensor:
-        """Known before resizing, from all mask logits of a picture: [Q,h,w] → [Q]."""
+    def before(self, mask_logits: Tensor, padded: Size, size: Size, cut: float) -> Tensor:
+        """The factor that follows from all mask logits of an image: [Q,h,w] -> [Q]."""
 
     def after(self, logits: Tensor, masks: Tensor) -> Tensor:
-        """Known once masks are resized: logits and bool masks, 2 × [m,h0,w0] → [m]."""
+        """The factor that follows from resized logits and bool masks: 2 × [m,h0,w0] -> [m]."""
 
 
 class GridQuality:
-    """At twice the logits' grid (SparseInst): only masks that are kept need be resized."""
+    """At twice the logits' grid (SparseInst), so that only the best masks are resized."""
 
-    def before(
-        self, mask_logits: Tensor, padded: tuple[int, int], size: tuple[int, int], cut: float
-    ) -> Tensor:
+    def before(self, mask_logits: Tensor, padded: Size, size: Size, cut: float) -> Tensor:
         logits = F.interpolate(
             mask_logits[None], scale_factor=2, mode="bilinear", align_corners=False
         )[0]
@@ -123,11 +109,9 @@ class GridQuality:
 
 
 class FullQuality:
-    """At the picture's original size, where the mask itself lives (Mask2Former)."""
+    """At the original size of the image (Mask2Former)."""
 
-    def before(
-        self, mask_logits: Tensor, padded: tuple[int, int], size: tuple[int, int], cut: float
-    ) -> Tensor:
+    def before(self, mask_logits: Tensor, padded: Size, size: Size, cut: float) -> Tensor:
         return mask_logits.new_ones(len(mask_logits))
 
     def after(self, logits: Tensor, masks: Tensor) -> Tensor:
@@ -135,20 +119,20 @@ class FullQuality:
 
 
 def mean_inside(logits: Tensor, masks: Tensor) -> Tensor:
-    """Mean probability inside bool masks, 0 for empty ones: 2 × [m,h,w] → [m]."""
+    """Mean probability inside bool masks, 0 for empty ones: 2 × [m,h,w] -> [m]."""
     return (logits.sigmoid() * masks).sum((1, 2)) / masks.sum((1, 2)).clamp(min=1)
 
 
-def is_first(query_idx: Tensor, queries: int) -> Tensor:
-    """Whether an entry is the first with its value. int64 [M], each below `queries` → bool [M]."""
+def is_first(query_idx: Tensor, num_queries: int) -> Tensor:
+    """Whether an entry is the first of its query: int64 [M] -> bool [M]."""
     places = torch.arange(len(query_idx), device=query_idx.device)
-    first = torch.full((queries,), len(query_idx), device=query_idx.device)
+    first = torch.full((num_queries,), len(query_idx), device=query_idx.device)
     first.scatter_reduce_(0, query_idx, places, "amin")
     return first[query_idx] == places
 
 
 def boxes_from_masks(masks: Tensor) -> Tensor:
-    """Tight boxes (x0, y0, x1, y1), the far edges exclusive; bool [M,H,W] → [M,4].
+    """Tight boxes (x0, y0, x1, y1), the far edges exclusive: bool [M,H,W] -> float [M,4].
 
     An empty mask has the box 0, 0, 0, 0.
     """
@@ -162,13 +146,13 @@ def boxes_from_masks(masks: Tensor) -> Tensor:
 
 
 class Postprocess:
-    """Ranks the answers of the queries, keeps the best, brings their masks to the original size.
+    """Ranks the answers of the queries, keeps the best, resizes their masks to the original size.
 
     Args:
-        rank: outputs of one picture → its answers.
+        rank: outputs of one image -> its answers.
         mask_threshold: a pixel belongs to the mask above this probability.
-        max_detections: how many answers are kept per picture, the best before masks are resized.
-        quality: what an answer's score is multiplied by; `GridQuality()` if not given.
+        max_detections: answers per image, the best before masks are resized.
+        quality: factors of the scores; `GridQuality()` if not given.
     """
 
     def __init__(
@@ -195,47 +179,44 @@ class Postprocess:
 
         Args:
             outputs: the dict of the contract.
-            sizes: per picture (padded, size before padding, original size), each (height, width).
-            threshold: for use: drop scores at or below it, queries that say they found nothing,
-                and all but the best answer of a query, which shows one object. None keeps all, as
-                evaluation must.
-            encode: bool [m,h0,w0] → m encoded masks; called in chunks, so that memory stays small.
-                Without it dense masks come back.
+            sizes: (padded, size before padding, original size) of each image.
+            threshold: drops scores at or below it, queries that predict no object, and all but the
+                best answer of a query. None keeps all, for evaluation.
+            encode: bool [m,h0,w0] -> m encoded masks; called in chunks to bound memory.
         Returns:
-            B dicts, best score first: `scores` [M], `labels` [M], `masks` (a list of M encoded
-            masks, or bool [M,h0,w0]), `boxes` [M,4] of the masks, `best` bool [M]: whether it is
-            what its query answers for use. Empty masks are dropped.
+            B `results` of the contract, highest score first; masks are dense without `encode`.
+            Empty masks are dropped.
         """
         results = []
-        for index, picture in enumerate(sizes):
+        for index, image_sizes in enumerate(sizes):
             one = {
                 key: value[index].float()
                 for key, value in outputs.items()
-                if torch.is_tensor(value) and key in ("class_logits", "mask_logits", "objectness")
+                if key in ("class_logits", "mask_logits", "objectness")
             }
-            results.append(self.of_picture(one, picture, threshold, encode))
+            results.append(self.of_image(one, image_sizes, threshold, encode))
         return results
 
-    def of_picture(
+    def of_image(
         self,
         outputs: dict,
-        picture: Sizes,
+        sizes: Sizes,
         threshold: float | None,
         encode: Callable[[Tensor], list] | None,
     ) -> dict:
-        """The result of one picture, from its outputs without the batch axis."""
-        padded, size, orig_size = picture
+        """The result of one image, from its outputs without the batch axis."""
+        padded, size, _ = sizes
         scores, labels, query_idx, found = self.rank(outputs)
         sure = self.quality.before(outputs["mask_logits"], padded, size, self.cut)
         scores = scores * sure[query_idx]
         order = scores.argsort(descending=True, stable=True)
         best = is_first(query_idx[order], len(sure)) & found[order]
-        if threshold is not None:  # what is known only later can but lower a score
+        if threshold is not None:  # the second factor of the quality is at most 1
             shown = best & (scores[order] > threshold)
             order, best = order[shown], best[shown]
         order, best = order[: self.max_detections], best[: self.max_detections]
         seen, place = query_idx[order].unique(return_inverse=True)  # each mask resized once
-        masks, boxes, sure = self.full_masks(outputs["mask_logits"][seen], picture, encode)
+        masks, boxes, sure = self.full_masks(outputs["mask_logits"][seen], sizes, encode)
         scores, labels = scores[order] * sure[place], labels[order]
         kept = boxes[place, 2] > 0
         if threshold is not None:
@@ -249,20 +230,21 @@ class Postprocess:
             "masks": [masks[i] for i in place.tolist()] if encode else masks[place],
             "boxes": boxes[place],
             "best": best[kept],
+            "query_idx": seen[place],
         }
 
     def full_masks(
-        self, mask_logits: Tensor, picture: Sizes, encode: Callable[[Tensor], list] | None
+        self, mask_logits: Tensor, sizes: Sizes, encode: Callable[[Tensor], list] | None
     ) -> tuple[list | Tensor, Tensor, Tensor]:
-        """Resize, threshold and encode in chunks.
+        """Resizes, thresholds and encodes in chunks.
 
-        [M,h,w] → M masks, boxes [M,4], and the part of their quality that is known now [M].
+        [M,h,w] -> M masks, their boxes [M,4], and the second factor of their quality [M].
         """
-        padded, _, orig_size = picture
+        padded, _, orig_size = sizes
         pixels = max(padded[0] * padded[1], orig_size[0] * orig_size[1])
         masks, boxes, sure = [], [mask_logits.new_zeros(0, 4)], [mask_logits.new_zeros(0)]
         for logits in mask_logits.split(max(1, CHUNK_PIXELS // pixels)):
-            logits = upsample_masks(logits, *picture)  # [m,h0,w0]
+            logits = upsample_masks(logits, *sizes)  # [m,h0,w0]
             dense = logits > self.cut
             boxes.append(boxes_from_masks(dense))
             sure.append(self.quality.after(logits, dense))
