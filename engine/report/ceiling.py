@@ -11,8 +11,8 @@ from data.batch import Annotation
 from data.dataset import CocoDataset
 from data.presets import EvalPreset
 from engine.coco_ap import Scores, score
-from mobileinst.set_prediction.grids import soft_masks, stride_grid
 from mobileinst.set_prediction.postprocess import Postprocess
+from mobileinst.set_prediction.targets import Target, stride_grid
 
 SUREST = 1e-3  # cell values are kept this far from 0 and 1, whose logits are infinite
 
@@ -55,7 +55,7 @@ def _through_the_grid(
     """The objects of a picture as a perfect network gives them, and which of the N are not lost."""
     size, padded = preset.size(*annotation.orig_size), preset.padded_size(*annotation.orig_size)
     target = _target(annotation, size, padded)
-    shares, _ = soft_masks(target, stride_grid(padded, stride))  # [N,h,w]
+    shares, _ = target.soft_masks(stride_grid(padded, stride))  # [N,h,w]
     logits = torch.logit(shares, eps=SUREST)
     picture = (padded, size, annotation.orig_size)
     masks, boxes, _ = postprocess.full_masks(logits, picture, rle.encode)
@@ -63,8 +63,8 @@ def _through_the_grid(
     return [mask for mask, full in zip(masks, kept.tolist()) if full], kept
 
 
-def _target(annotation: Annotation, size: tuple[int, int], padded: tuple[int, int]) -> dict:
-    """What `soft_masks` reads of a target, for all objects, however small."""
+def _target(annotation: Annotation, size: tuple[int, int], padded: tuple[int, int]) -> Target:
+    """The target with all objects, however small."""
     view = transforms.fit_view(*annotation.orig_size, size)
     ignored = [] if annotation.ignore is None else [annotation.ignore]
     masks = torch.zeros(len(annotation.rles), *padded, dtype=torch.bool)
@@ -73,4 +73,5 @@ def _target(annotation: Annotation, size: tuple[int, int], padded: tuple[int, in
     masks[:, : size[0], : size[1]] = torch.from_numpy(seen.copy())
     unseen = transforms.view_masks(ignored, annotation.orig_size, view).any(0)
     ignore[: size[0], : size[1]] = torch.from_numpy(unseen)
-    return {"masks": masks, "ignore": ignore, "size": size}
+    labels = torch.from_numpy(annotation.labels)
+    return Target(labels, masks, ignore, annotation.image_id, size)

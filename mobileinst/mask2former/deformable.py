@@ -25,6 +25,8 @@ import torch
 import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
+from mobileinst.layers.device import to_device
+
 Sizes = list[tuple[int, int]]  # (height, width) of each level
 
 # Zero cells around each level: two, so that a square of four cells beyond the border is all zeros.
@@ -80,7 +82,7 @@ def table_rows(cells: torch.Tensor, sizes: Sizes, canvas: torch.Tensor) -> torch
     heads, (rows, columns) = shape[0], canvas.shape[1:3]
 
     def integers(numbers: Iterable[int]) -> torch.Tensor:
-        return torch.tensor([*numbers], dtype=torch.int32, device=cells.device)
+        return to_device(torch.tensor([*numbers], dtype=torch.int32), cells.device)
 
     # Written out to full size: the loops over short dimensions would cost more than all the rest.
     last = torch.stack((integers(w for _, w in sizes), integers(h for h, _ in sizes)))  # [2,L]
@@ -100,7 +102,8 @@ def sum_rows(
 
     table [R,d], corners int32 [n,k], weights [n,steps,k] -> [n,d].
     """
-    rows = corners[:, None] + corners.new_tensor(steps)[:, None]  # [n,steps,k]
+    offsets = to_device(torch.tensor(steps, dtype=corners.dtype), corners.device)
+    rows = corners[:, None] + offsets[:, None]  # [n,steps,k]
     sums = F.embedding_bag(
         rows.flatten(1), table.detach(), mode="sum", per_sample_weights=weights.flatten(1)
     )

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from mobileinst.layers.conv import upsample_like
+from mobileinst.layers.device import to_device
 from mobileinst.layers.position import detr_position
 from mobileinst.mask2former.deformable import Sizes, deformable_attention
 
@@ -142,7 +143,7 @@ def cell_centres(sizes: Sizes, like: torch.Tensor) -> torch.Tensor:
 
     In cells of that level; its first cell has its centre at 0.
     """
-    extent = like.new_tensor([(w, h) for h, w in sizes]).T  # [2,L]
+    extent = to_device(torch.tensor([(w, h) for h, w in sizes]), like.device).T.to(like)  # [2,L]
     centres = []
     for height, width in sizes:
         y = (torch.arange(height, device=like.device).to(like) + 0.5) / height

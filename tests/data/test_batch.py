@@ -54,6 +54,7 @@ def test_packed_and_unpacked_are_the_same(counts, canvas, seed):
         assert target["labels"].tolist() == one.labels.tolist()
         assert (target["image_id"], target["size"]) == (i, one.size)
         assert target["orig_size"] == one.orig_size
+        assert target["has_ignore"] == one.ignore.any()
     assert batch.sizes() == [(canvas, one.size, one.orig_size) for one in samples]
 
 
@@ -74,7 +75,7 @@ def test_a_batch_has_one_canvas():
 def test_a_batch_moves_as_a_whole():
     rng = np.random.default_rng(0)
     packed = collate([sample(rng, 2, (20, 30), (64, 64))])
-    moved = packed.to("cpu").to("meta")
+    moved = packed.to("meta")
     assert moved.images.is_meta and moved.padding.is_meta
     assert all(moved.targets[0][name].is_meta for name in ("labels", "masks", "ignore"))
     assert moved.targets[0]["image_id"] == 5

@@ -9,8 +9,8 @@ from mobileinst.set_prediction.points import (
     corners,
     sample_points,
     sample_shared_points,
-    valid_points,
 )
+from mobileinst.set_prediction.targets import Target
 
 
 def draw(*shape, seed=0):
@@ -29,7 +29,7 @@ def reference(maps, points):
 @pytest.mark.parametrize("grid", [(1, 1), (5, 8), (16, 3)])
 def test_sampling_and_its_gradient_are_those_of_grid_sample(grid):
     maps, points = draw(3, *grid), draw(3, 50, 2, seed=1)
-    points[:, 0], points[:, 1] = 0, 1  # the corners of the picture
+    points[:, 0], points[:, 1] = 0, 1  # the corners of the image
     points[:, 2:7] = (points[:, 2:7] * torch.tensor(grid[::-1])).round() / torch.tensor(grid[::-1])
     own, other = maps.clone().requires_grad_(), maps.clone().requires_grad_()
     values, expected = sample_points(own, points), reference(other, points)
@@ -60,7 +60,8 @@ def test_a_point_counts_unless_its_value_is_made_of_ignored_pixels():
         torch.tensor([2.5, 2.1, 1.6, 1.4, 3.6, 5.9]) / 6,
         torch.tensor([1.5, 1.9, 1, 1, 1, 4]) / 4,
     )
-    weights = valid_points({"ignore": ignore}, torch.stack([x, y], 1)[None])
+    target = Target(torch.zeros(0), torch.zeros(0, 4, 6), ignore, 0, (4, 6))
+    weights = target.valid_points(torch.stack([x, y], 1)[None])
     assert weights.tolist() == [[0, 0, 0, 1, 1, 1]]
 
 

@@ -142,9 +142,9 @@ def test_only_the_best_are_kept():
     assert torch.equal(best["scores"], all_of_them["scores"][:2])
 
 
-def plain_mask2former(outputs, picture, most):
+def plain_mask2former(outputs, sizes, most):
     """(score, label, mask) of the likeliest query and class pairs, one at a time, best first."""
-    padded, size, orig_size = picture
+    padded, size, orig_size = sizes
     probs = outputs["class_logits"][0].softmax(-1)
     pairs = [(q, k) for q in range(probs.shape[0]) for k in range(probs.shape[1] - 1)]
     pairs = sorted(pairs, key=lambda pair: -probs[pair].item())[:most]

@@ -14,7 +14,6 @@ from mobileinst import zoo
 from mobileinst.set_prediction import matcher
 from mobileinst.set_prediction.costs import DiceClassCost, PointCost
 from mobileinst.set_prediction.criterion import Criterion
-from mobileinst.set_prediction.grids import soft_masks, stride_grid
 from mobileinst.set_prediction.losses import (
     CrossEntropyClassLoss,
     FocalClassLoss,
@@ -24,11 +23,11 @@ from mobileinst.set_prediction.losses import (
     SemanticLoss,
     dice_loss,
     focal_loss,
-    in_ignore,
     mask_iou,
 )
 from mobileinst.set_prediction.matcher import Matcher
 from mobileinst.set_prediction.points import SeededPoints
+from mobileinst.set_prediction.targets import Target, stride_grid
 
 SIZE = (64, 96)
 
@@ -63,6 +62,12 @@ def make_outputs(batch, queries, classes, seed=0, size=SIZE):
     return one() | {"aux": [one()]}
 
 
+def call(term, outputs, targets, matches, **counts):
+    """The loss terms of one output, given dicts of the contract and plain counts."""
+    counts = {name: torch.tensor(float(number)) for name, number in counts.items()}
+    return term(outputs, [Target.of(target) for target in targets], matches, counts)
+
+
 def make_criterion():
     return Criterion(Matcher(DiceClassCost()), FocalClassLoss(), MaskLoss(), (ObjectnessLoss(),))
 
@@ -95,7 +100,8 @@ def test_matching_is_the_best_of_all_assignments(shape):
     cost = torch.randn(shape, generator=torch.Generator().manual_seed(3))
     matcher = Matcher(lambda outputs, target: cost)
     target = make_target([0] * shape[1])
-    [(query_idx, target_idx)] = matcher({"class_logits": torch.zeros(1, shape[0], 2)}, [target])
+    outputs = {"class_logits": torch.zeros(1, shape[0], 2)}
+    [[(query_idx, target_idx)]] = matcher([(outputs, [Target.of(target)])])
     short, long = sorted(shape)
     rows = range(short)
     table = cost if shape[0] == short else cost.T
@@ -110,7 +116,7 @@ def test_matching_is_the_best_of_all_assignments(shape):
 def test_cost_agrees_with_a_plain_restatement():
     outputs, target = make_outputs(1, 6, 4), make_target([2, 0, 3])
     one = {key: outputs[key][0].detach() for key in ("class_logits", "mask_logits")}
-    cost = DiceClassCost()(one, target)
+    cost = DiceClassCost()(one, Target.of(target))
     for q, n in itertools.product(range(6), range(3)):
         prob = one["mask_logits"][q].sigmoid()
         mask = target["masks"][n].float().view(8, 8, 12, 8).mean((1, 3))
@@ -130,26 +136,25 @@ def test_class_targets_follow_a_cyclic_assignment():
     for query, wanted in cycle.items():
         logits[0, query, target["labels"][wanted]] = 20.0
     outputs = make_outputs(1, 4, 8) | {"class_logits": logits}
-    matches = Matcher(lambda *_: cost)(outputs | {"aux": []}, [target])
+    [matches] = Matcher(lambda *_: cost)([(outputs, [Target.of(target)])])
     assert matches[0][1].tolist() == [1, 2, 0]
-    loss = FocalClassLoss()(outputs, [target], matches, {"objects": torch.tensor(3.0)})["class"]
-    assert loss.item() < 1e-6
     wrong = [(matches[0][0], torch.tensor([2, 0, 1]))]
-    assert (
-        FocalClassLoss()(outputs, [target], wrong, {"objects": torch.tensor(3.0)})["class"].item()
-        > 10
+    right_loss, wrong_loss = (
+        call(FocalClassLoss(), outputs, [target], each, objects=3)["class"].item()
+        for each in (matches, wrong)
     )
+    assert right_loss < 1e-6 and wrong_loss > 10
 
 
-def test_a_nonfinite_cost_names_the_picture():
+def test_a_nonfinite_cost_names_the_image():
     match = Matcher(lambda *_: torch.full((3, 1), float("nan")))
-    with pytest.raises(FloatingPointError, match="picture 12"):
-        match({"class_logits": torch.zeros(1, 3, 2)}, [make_target([0], seed=12)])
+    with pytest.raises(FloatingPointError, match="image 12"):
+        match([({"class_logits": torch.zeros(1, 3, 2)}, [Target.of(make_target([0], seed=12))])])
 
 
 @pytest.mark.parametrize("labels", [[[], []], [[1], []], [[0, 1, 2, 1, 0, 1, 2, 0], [3]]])
 @pytest.mark.parametrize("queries", [1, 5])
-def test_pictures_without_objects_and_more_objects_than_queries(labels, queries):
+def test_images_without_objects_and_more_objects_than_queries(labels, queries):
     outputs = make_outputs(2, queries, 4)
     targets = [make_target(one, seed) for seed, one in enumerate(labels)]
     losses = make_criterion()(outputs, targets)
@@ -180,10 +185,10 @@ def test_void_and_padding_change_no_mask_loss():
     target = make_target([0, 1], ignore=void) | {"size": (64, 80)}
     outputs = make_outputs(1, 3, 2)
     matches = [(torch.tensor([0, 2]), torch.tensor([1, 0]))]
-    before = MaskLoss()(outputs, [target], matches, {"objects": torch.tensor(2.0)})
+    before = call(MaskLoss(), outputs, [target], matches, objects=2)
     changed = {**target, "masks": target["masks"] | void}
     changed["masks"][:, :, 80:] = True
-    after = MaskLoss()(outputs, [changed], matches, {"objects": torch.tensor(2.0)})
+    after = call(MaskLoss(), outputs, [changed], matches, objects=2)
     torch.testing.assert_close(before, after)
     assert after["dice"].item() > 0
 
@@ -194,7 +199,7 @@ def test_half_void_cells_keep_the_share_of_their_valid_pixels():
     target = make_target([0], ignore=void)
     target["masks"][:] = False
     target["masks"][0, :, :4] = True
-    soft, valid = soft_masks(target, stride_grid(SIZE, 8))
+    soft, valid = Target.of(target).soft_masks(stride_grid(SIZE, 8))
     assert soft[0, 0, 0].item() == 1.0
     assert valid[0, 0].item() == 0.5
 
@@ -206,11 +211,11 @@ def test_an_unmatched_query_inside_void_has_no_class_loss():
     logits = torch.full((1, 2, *stride_grid(SIZE, 8)), -9.0)
     logits[0, 0, :4, :6] = 9.0  # inside the void
     logits[0, 1, 4:, 6:] = 9.0  # outside
-    assert in_ignore(logits[0], target).tolist() == [True, False]
+    assert Target.of(target).ignores(logits[0]).tolist() == [True, False]
     classes = torch.full((1, 2, 3), 3.0, requires_grad=True)
     outputs = {"class_logits": classes, "mask_logits": logits}
     nothing = [(torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.int64))]
-    FocalClassLoss()(outputs, [target], nothing, {"objects": torch.tensor(1.0)})["class"].backward()
+    call(FocalClassLoss(), outputs, [target], nothing, objects=1)["class"].backward()
     assert classes.grad[0, 0].abs().sum() == 0
     assert classes.grad[0, 1].abs().min() > 0
 
@@ -218,7 +223,7 @@ def test_an_unmatched_query_inside_void_has_no_class_loss():
 def test_objectness_learns_the_iou():
     target = make_target([0])
     grid = stride_grid(SIZE, 8)
-    wanted = soft_masks(target, grid)[0] > 0.5
+    wanted = Target.of(target).soft_masks(grid)[0] > 0.5
     predicted = wanted.roll(1, -1)
     iou = mask_iou(predicted, wanted, torch.ones(1, *grid)).item()
     expected = (predicted & wanted).sum() / (predicted | wanted).sum()
@@ -226,16 +231,15 @@ def test_objectness_learns_the_iou():
     scores = torch.zeros(1, 1, 1, requires_grad=True)
     outputs = {"objectness": scores, "mask_logits": torch.where(predicted, 9.0, -9.0)[None]}
     match = [(torch.tensor([0]), torch.tensor([0]))]
-    ObjectnessLoss()(outputs, [target], match, {"objects": torch.tensor(1.0)})[
-        "objectness"
-    ].backward()
+    call(ObjectnessLoss(), outputs, [target], match, objects=1)["objectness"].backward()
     assert scores.grad.item() == pytest.approx(0.5 - iou, abs=1e-6)
 
 
 def test_matching_agrees_with_scipy_on_the_cost_of_a_whole_batch():
     outputs = make_outputs(3, 8, 4)
     targets = [make_target(one, seed) for seed, one in enumerate([[1, 2], [0], [3, 3, 1]])]
-    matches = Matcher(DiceClassCost())(outputs, targets)
+    targets = [Target.of(target) for target in targets]
+    [matches] = Matcher(DiceClassCost())([(outputs, targets)])
     for index, (query_idx, target_idx) in enumerate(matches):
         one = {key: outputs[key][index] for key in ("class_logits", "mask_logits")}
         cost = DiceClassCost()(one, targets[index]).detach().numpy()
@@ -246,9 +250,7 @@ def test_matching_agrees_with_scipy_on_the_cost_of_a_whole_batch():
 def test_semantic_loss_agrees_with_a_plain_restatement():
     target = make_target([1, 1, 0], seed=4)
     logits = torch.randn(1, 3, 8, 12)
-    loss = SemanticLoss(0.5)(
-        {"semantic_logits_x4": logits}, [target], [], {"pictures": torch.tensor(1.0)}
-    )
+    loss = call(SemanticLoss(0.5), {"semantic_logits_x4": logits}, [target], [], images=1)
     wanted = torch.zeros(3, 8, 12)
     for label, mask in zip(target["labels"], target["masks"]):
         share = mask.float().view(8, 8, 12, 8).mean((1, 3))
@@ -257,15 +259,13 @@ def test_semantic_loss_agrees_with_a_plain_restatement():
     assert loss["semantic_x4"].item() == pytest.approx(0.5 * bce.sum(0).mean().item(), rel=1e-5)
 
 
-def test_semantic_loss_passes_over_pictures_without_objects_and_auxiliary_outputs():
+def test_semantic_loss_passes_over_images_without_objects_and_auxiliary_outputs():
     logits = torch.zeros(1, 3, 8, 12, requires_grad=True)
-    counts = {"pictures": torch.tensor(1.0)}
-    loss = SemanticLoss()({"semantic_logits_x4": logits}, [make_target([])], [], counts)[
-        "semantic_x4"
-    ]
+    outputs, empty = {"semantic_logits_x4": logits}, [make_target([])]
+    loss = call(SemanticLoss(), outputs, empty, [], images=1)["semantic_x4"]
     loss.backward()
     assert loss.item() > 0 and (logits.grad > 0).all()
-    assert SemanticLoss()({"class_logits": logits}, [make_target([])], [], counts) == {}
+    assert call(SemanticLoss(), {"class_logits": logits}, empty, [], images=1) == {}
 
 
 @pytest.mark.parametrize("small_set", [{}, {"guided": True, "semantic_weight": 1.0}])
@@ -313,7 +313,7 @@ def plain_dice(logits, mask):
 def test_point_cost_agrees_with_a_plain_restatement():
     outputs, target = make_outputs(1, 6, 4), make_target([2, 0, 1], seed=3)
     one = {key: outputs[key][0].detach() for key in ("class_logits", "mask_logits")}
-    cost = PointCost(2.0, 3.0, 7.0, points=60)(one, target)
+    cost = PointCost(2.0, 3.0, 7.0, points=60)(one, Target.of(target))
     points = SeededPoints().draw("", 3, "match", (60, 2))
     logits, masks = at_points(one["mask_logits"], points), at_points(target["masks"], points)
     for q, n in itertools.product(range(6), range(3)):
@@ -326,24 +326,24 @@ def test_point_cost_agrees_with_a_plain_restatement():
 def test_point_mask_loss_agrees_with_a_plain_restatement():
     outputs = make_outputs(2, 5, 4)
     targets = [make_target([2, 0, 1], seed=3), make_target([1], seed=4)]
-    pairs = [(0, 3, 2), (0, 1, 0), (1, 4, 0)]  # picture, query, object
+    pairs = [(0, 3, 2), (0, 1, 0), (1, 4, 0)]  # image, query, object
     matches = [(torch.tensor([3, 1]), torch.tensor([2, 0])), (torch.tensor([4]), torch.tensor([0]))]
     term = PointMaskLoss(3.0, 7.0, points=40, oversample=2.5, importance=0.6)
-    losses = term(outputs, targets, matches, {"objects": torch.tensor(4.0)})
+    losses = call(term, outputs, targets, matches, objects=4)
     drawn = {
-        (picture, purpose): SeededPoints().draw("", 3 + picture, purpose, (rows, count, 2))
-        for picture, rows in ((0, 2), (1, 1))
+        (image, purpose): SeededPoints().draw("", 3 + image, purpose, (rows, count, 2))
+        for image, rows in ((0, 2), (1, 1))
         for purpose, count in (("candidates", 100), ("fresh", 16))
     }
     pixel = dice = 0
-    for picture, query, index in pairs:
+    for image, query, index in pairs:
         row = 1 if query == 1 else 0
-        logits = outputs["mask_logits"][picture, query][None]
-        candidates = drawn[picture, "candidates"][row]
+        logits = outputs["mask_logits"][image, query][None]
+        candidates = drawn[image, "candidates"][row]
         nearest = at_points(logits, candidates)[0].abs().argsort()[:24]
-        points = torch.cat([candidates[nearest], drawn[picture, "fresh"][row]])
+        points = torch.cat([candidates[nearest], drawn[image, "fresh"][row]])
         values = at_points(logits, points)[0]
-        mask = at_points(targets[picture]["masks"][index][None], points)[0]
+        mask = at_points(targets[image]["masks"][index][None], points)[0]
         pixel += 3 * F.binary_cross_entropy_with_logits(values, mask) / 4
         dice += 7 * plain_dice(values, mask) / 4
     torch.testing.assert_close(losses["pixel"], pixel)
@@ -356,23 +356,22 @@ def test_class_cross_entropy_is_the_weighted_mean_of_torch():
     nothing = torch.zeros(0, dtype=torch.int64)
     matches = [(torch.tensor([3, 1]), torch.tensor([0, 1])), (nothing, nothing)]
     term = CrossEntropyClassLoss(5, weight=2.0, no_object_weight=0.3)
-    counts = {name: torch.tensor(float(n)) for name, n in term.counts(targets).items()}
     wanted = torch.full((2, 5), 3)
     wanted[0, 3], wanted[0, 1] = 2, 0
     expected = 2 * F.cross_entropy(
         outputs["class_logits"].transpose(1, 2), wanted, torch.tensor([1, 1, 1, 0.3])
     )
-    loss = term(outputs, targets, matches, counts)["class"]
+    loss = call(term, outputs, targets, matches, **term.counts(targets))["class"]
     assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
     with pytest.raises(ValueError, match="5 queries was given 4"):
-        term({**outputs, "class_logits": torch.zeros(2, 4, 4)}, targets, matches, counts)
+        call(term, {**outputs, "class_logits": torch.zeros(2, 4, 4)}, targets, matches)
 
 
 def test_class_cross_entropy_where_no_query_counts():
     term, targets = CrossEntropyClassLoss(5, no_object_weight=0.0), [make_target([])]
     nothing = torch.zeros(0, dtype=torch.int64)
-    counts = {name: torch.tensor(float(n)) for name, n in term.counts(targets).items()}
-    loss = term(make_outputs(1, 5, 4), targets, [(nothing, nothing)], counts)["class"]
+    outputs, matches = make_outputs(1, 5, 4), [(nothing, nothing)]
+    loss = call(term, outputs, targets, matches, **term.counts(targets))["class"]
     assert loss.item() == 0
 
 
@@ -386,13 +385,12 @@ def test_class_cross_entropy_passes_over_unmatched_queries_inside_void():
     outputs = {"class_logits": classes, "mask_logits": logits}
     term, target = CrossEntropyClassLoss(3), make_target([0], ignore=void)
     matches = [(torch.tensor([1]), torch.tensor([0]))]
-    counts = {"matched": torch.tensor(1.0), "unmatched": torch.tensor(2.0)}
-    term(outputs, [target], matches, counts)["class"].backward()
+    call(term, outputs, [target], matches, matched=1, unmatched=2)["class"].backward()
     silent = classes.grad[0].abs().sum(1) == 0
     assert silent.tolist() == [True, False, False]
     before = classes.grad.clone()
     classes.grad = None
-    term(outputs, [make_target([0])], matches, counts)["class"].backward()
+    call(term, outputs, [make_target([0])], matches, matched=1, unmatched=2)["class"].backward()
     assert torch.equal(classes.grad[0, 1:], before[0, 1:])  # the others are as without void
 
 
@@ -403,7 +401,8 @@ def test_void_changes_no_loss_at_points():
     changed = {**target, "masks": target["masks"] ^ void}
     criterion, outputs = make_point_criterion(3), make_outputs(1, 3, 3)
     one = {key: outputs[key][0].detach() for key in ("class_logits", "mask_logits")}
-    torch.testing.assert_close(PointCost()(one, target), PointCost()(one, changed))
+    costs = [PointCost()(one, Target.of(each)) for each in (target, changed)]
+    torch.testing.assert_close(*costs)
     before, after = criterion(outputs, [target]), criterion(outputs, [changed])
     torch.testing.assert_close(before, after)
     without = criterion(outputs, [make_target([0, 1])])
@@ -412,7 +411,7 @@ def test_void_changes_no_loss_at_points():
 
 @pytest.mark.parametrize("labels", [[[], []], [[1], []], [[0, 1, 2, 1, 0, 1, 2, 0], [3]]])
 @pytest.mark.parametrize("queries", [1, 5])
-def test_point_losses_of_empty_pictures_and_of_more_objects_than_queries(labels, queries):
+def test_point_losses_of_empty_images_and_of_more_objects_than_queries(labels, queries):
     outputs = make_outputs(2, queries, 5)
     targets = [make_target(one, seed) for seed, one in enumerate(labels)]
     criterion = make_point_criterion(queries)
@@ -443,7 +442,7 @@ def test_point_losses_of_two_halves_add_up_to_the_whole():
     parts = [criterion.counts(targets[part]) for part, _ in halves(outputs)]
     assert counts == {name: parts[0][name] + parts[1][name] for name in counts}
     assert {name: int(count) for name, count in counts.items()} == {
-        "objects": 7, "pictures": 4, "matched": 6, "unmatched": 6,
+        "objects": 7, "images": 4, "matched": 6, "unmatched": 6,
     }  # fmt: skip
     summed = {}
     for part, some in halves(outputs):
@@ -459,29 +458,43 @@ def test_each_setting_of_the_points_changes_the_loss(change):
     matches = [(torch.tensor([0, 2]), torch.tensor([1, 0]))]
     usual = {"points": 40, "oversample": 3.0, "importance": 0.75}
     terms = PointMaskLoss(**usual), PointMaskLoss(**usual | change)
-    values = [t(outputs, [target], matches, {"objects": torch.tensor(2.0)}) for t in terms]
+    values = [call(term, outputs, [target], matches, objects=2) for term in terms]
     assert values[0]["pixel"].item() != values[1]["pixel"].item()
 
 
 def test_points_can_be_handed_in():
     class Centre:
-        """All points in the middle of the picture; notes what was asked for."""
+        """All points in the middle of the image."""
 
         asked = []
 
-        def draw(self, layer, picture, purpose, shape):
-            self.asked.append((layer, picture, purpose, shape))
+        def draw(self, layer, image_id, purpose, shape):
+            self.asked.append((layer, image_id, purpose, shape))
             return torch.full(shape, 0.5)
 
     outputs, target = make_outputs(1, 3, 3), make_target([0, 1], seed=8)
     losses = make_point_criterion(3)(outputs, [target], points=Centre())
     other = make_point_criterion(3)(outputs, [target], points=SeededPoints(1, 1))
     assert losses["pixel"].item() != other["pixel"].item()
+    layers = ("", "_aux0")
+    purposes = (("candidates", (2, 120, 2)), ("fresh", (2, 10, 2)))
     assert Centre.asked == [
-        (layer, 8, *what)
-        for layer in ("", "_aux0")
-        for what in (("match", (40, 2)), ("candidates", (2, 120, 2)), ("fresh", (2, 10, 2)))
+        *((layer, 8, "match", (40, 2)) for layer in layers),
+        *((layer, 8, *purpose) for layer in layers for purpose in purposes),
     ]
+
+
+@pytest.mark.parametrize("make", [make_criterion, lambda: make_point_criterion(3)])
+def test_matches_can_be_handed_in(make):
+    outputs, targets = make_outputs(2, 3, 3), [make_target([0, 1], 1), make_target([], 2)]
+    criterion = make()
+    own = [Target.of(target) for target in targets]
+    one = {key: value for key, value in outputs.items() if key != "aux"}
+    matches = criterion.matcher([(one, own), (outputs["aux"][0], own)])
+    matches = [matches[0], [(query.flip(0), index) for query, index in matches[0]]]
+    losses = criterion(outputs, targets, matches=matches)
+    usual = criterion(outputs, targets)
+    assert losses["pixel"] == usual["pixel"] and losses["pixel_aux0"] != usual["pixel_aux0"]
 
 
 def test_zoo_refuses_unknown_names_and_keywords():
@@ -537,7 +550,7 @@ def test_the_assignment_never_sees_a_cost_that_is_not_finite(
     try:
         losses = criterion_of_a_system(outputs, [target])
     except FloatingPointError as error:
-        assert "matching cost of picture 7" in str(error) and not math.isfinite(bad)
+        assert "matching cost of image 7" in str(error) and not math.isfinite(bad)
     else:  # an infinite logit is a certain one: its cost may be finite
         assert len(seen) == 2 and not math.isnan(bad)
         assert math.isfinite(sum(losses.values())) or math.isinf(bad)  # which the loop looks at
