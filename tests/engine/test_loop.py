@@ -193,7 +193,7 @@ def test_a_bad_matching_cost_is_a_bad_step(dataset):
     trainer = trainer_of()
     trainer.model.instance_decoder.query_features.weight.data[0] = math.inf
     (batch,) = micro_batches(dataset, 2)
-    with pytest.raises(NonFiniteError, match="matching cost of picture .*images: "):
+    with pytest.raises(NonFiniteError, match="matching cost of image .*images: "):
         trainer.step([batch], StepTimer())
 
 

@@ -260,7 +260,7 @@ def test_bad_steps_are_counted_and_resumed_over(argv, tmp_path, monkeypatch, ent
     monkeypatch.setattr(Trainer, "finite_losses", spoilt)
     out = tmp_path / "run"
     code, said = entry([*argv, "--skip-bad-steps", "1", "--save-every", "1"])
-    assert code == 3 and "is not finite at iteration 2 (matching cost of picture" in said
+    assert code == 3 and "is not finite at iteration 2 (matching cost of image" in said
     assert "--skip-bad-steps N" in said and "run/last.pt" in said
     assert checkpoint.load(out / "last.pt")["skipped"] == 1
     assert entry([*argv, "--skip-bad-steps", "2", "--resume"])[0] == 0
