@@ -161,12 +161,12 @@ def move(model: nn.Module) -> None:
 
 SYSTEMS = {
     "mobileinst_topformer_tiny": {
-        "width": 16, "kernel_dim": 8, "query_width": 16, "heads": 2, "queries": 6,
+        "width": 16, "kernel_dim": 8, "query_width": 16, "num_heads": 2, "num_queries": 6,
         "semantic_weight": 1.0,
     },
     "mask2former_swin_tiny": {
-        "embed": 16, "depths": (1, 1, 1, 1), "backbone_heads": (1, 2, 2, 4), "width": 16,
-        "mask_dim": 16, "heads": 2, "queries": 6, "train_points": 16,
+        "embed_dim": 16, "depths": (1, 1, 1, 1), "backbone_heads": (1, 2, 2, 4), "width": 16,
+        "mask_dim": 16, "num_heads": 2, "num_queries": 6, "train_points": 16,
     },
 }  # fmt: skip
 
