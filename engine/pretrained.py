@@ -1,4 +1,4 @@
-"""Weights to start from: a file that does not fit is told before anything else is done."""
+"""Weights to start a training from."""
 
 import argparse
 from collections.abc import Callable, Sequence
@@ -9,16 +9,16 @@ from torch import nn
 
 from data.errors import InputError
 from engine import options
-from mobileinst import weights
+from mobileinst import weights, zoo
 
 
 def load(
-    model: nn.Module, config, path: Path, classes: Sequence[str], allow_partial: bool
+    model: nn.Module, config: zoo.Config, path: Path, classes: Sequence[str], allow_partial: bool
 ) -> weights.Report:
-    """Load a file into a model that was built from `config`.
+    """Loads a file into a model that was built from `config`.
 
     Raises:
-        InputError: it does not fit, and nothing was changed.
+        InputError: if it does not fit; nothing is changed.
     """
     try:
         return weights.load(
@@ -29,26 +29,30 @@ def load(
 
 
 def open_file(path: Path) -> weights.WeightFile:
-    """What a file holds; raises InputError if it cannot be read."""
+    """Reads a file.
+
+    Raises:
+        InputError: if it cannot be read.
+    """
     try:
         return weights.open_weights(path)
     except weights.LoadError as error:
         raise InputError(str(error)) from error
 
 
-def rehearse(
+def dry_run(
     opts: argparse.Namespace,
     path: Path,
     classes: Sequence[str] | None = None,
     builder: Callable[..., tuple] = options.build_model,
 ) -> weights.Report:
-    """What loading would do to a new model as the options describe it; nothing is kept.
+    """Loads a file into a new model as the options describe it; keeps only the report.
 
     Args:
         classes: of the model; None takes those of the file, if it has any.
-        builder: puts the model together, if it is to have other parts than the standard ones.
+        builder: builds the model from a config.
     Raises:
-        InputError: the file does not fit, or no such model can be built.
+        InputError: if the file does not fit, or no such model can be built.
     """
     file = open_file(path)
     config = options.model_config(opts, num_classes=1)

@@ -734,7 +734,7 @@ def build_run(
     """
     with dist.synced_errors(InputError):
         if opts.pretrained and not opts.resume:
-            pretrained.rehearse(opts, opts.pretrained, builder=builder)
+            pretrained.dry_run(opts, opts.pretrained, builder=builder)
     data = dist.local_first(lambda: open_data(opts), InputError)
     info(data.train.summary())
     if data.val is not data.train:

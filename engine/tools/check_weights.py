@@ -1,4 +1,4 @@
-"""Entry: would a file of weights load into a model, and what is in it."""
+"""Entry: what a file of weights is, and whether it loads into a model."""
 
 import argparse
 import json
@@ -10,7 +10,7 @@ from engine.log import info
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
-    parser = options.parser("Tell what a file of weights is and whether it loads into a model.")
+    parser = options.parser("Print what a file of weights is and whether it loads into a model.")
     parser.add_argument("file", type=Path, help="weights of a backbone, or a checkpoint")
     names = options.add_model(parser).add_mutually_exclusive_group()
     names.add_argument(
@@ -33,7 +33,7 @@ def main(argv: list[str]) -> None:
         classes = [f"class {number}" for number in range(opts.num_classes)]
     file = pretrained.open_file(opts.file)
     try:
-        report = pretrained.rehearse(opts, opts.file, classes)
+        report = pretrained.dry_run(opts, opts.file, classes)
     except InputError as error:
         about = {"loads": False, "file": str(opts.file), "source": file.source, "why": str(error)}
         info(json.dumps(about, indent=1) if opts.json else file.text)

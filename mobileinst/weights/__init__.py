@@ -1,19 +1,17 @@
-"""Weights from files: everything that fits is loaded and told, or the file is refused."""
+"""Loads weights from files with a report of what was loaded, or refuses the file."""
 
-from mobileinst.weights.files import FORMAT, WeightFile, open_weights
-from mobileinst.weights.hub import hub_settings, hub_weights, require_exact
-from mobileinst.weights.loading import load
-from mobileinst.weights.names import recognise, torchvision_swin_names
+from mobileinst.weights.files import FORMAT, WeightFile, hub_settings, hub_weights, open_weights
+from mobileinst.weights.loading import load, require_exact
+from mobileinst.weights.names import in_our_names, recognise, torchvision_swin_names
 from mobileinst.weights.reading import LoadError, read
-from mobileinst.weights.report import Report, Tally
-from mobileinst.weights.vocabularies import in_our_names
+from mobileinst.weights.report import Report, fingerprint
 
 __all__ = [
     "FORMAT",
     "LoadError",
     "Report",
-    "Tally",
     "WeightFile",
+    "fingerprint",
     "hub_settings",
     "hub_weights",
     "in_our_names",

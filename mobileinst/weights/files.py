@@ -1,35 +1,41 @@
-"""From a file to named tensors: unwrapped, in our names, prefixes taken off."""
+"""From a file to named tensors: the container opened, names translated, prefixes removed."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 import torch
+from torch import Tensor
 
-from mobileinst.weights.names import beginning, recognise, torchvision_swin_names
-from mobileinst.weights.reading import MEND, LoadError, read
-from mobileinst.weights.shards import is_index, read_shards
-from mobileinst.weights.vocabularies import in_our_names
+from mobileinst.weights.names import beginning, in_our_names, recognise, torchvision_swin_names
+from mobileinst.weights.reading import FIX, LoadError, read, read_json
+from mobileinst.weights.report import shorten
 
 FORMAT = "mobileinst checkpoint 1"
-CONTAINERS = ("state_dict_ema", "state_dict", "model", "average")  # the first that is there
-OUR_CONTAINERS = ("average", "model")  # the average is what a run was scored with
+CONTAINERS = ("state_dict_ema", "state_dict", "model", "average")  # in order of preference
+OUR_CONTAINERS = ("average", "model")  # scores are those of the average
+HUB_FILES = (  # in order of preference; large models are split into files named in an index
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
 
 
 @dataclass(frozen=True)
 class WeightFile:
     """What a file holds.
 
-    container: the key the tensors were found under, "" at the top. tensors: by their names in the
-    file, or in ours if those are published names of Mask2Former. naming: in whose names those were,
-    "" if they are as in the file. others: entries that are no tensors. source: whose they are, in
-    words. meta: what the file says about itself. config, classes: of a checkpoint of ours, else
-    None.
+    container: the key of the tensors in the file, "" at the top. tensors: by their names in the
+    file, or by ours if those are published names of Mask2Former. others: entries that are no
+    tensors. source: the model they belong to. meta: what the file says about itself. naming: who
+    published the names that were translated, "" if none were. config, classes: of a checkpoint of
+    ours, else None.
     """
 
     path: Path
     container: str
-    tensors: dict[str, torch.Tensor]
+    tensors: dict[str, Tensor]
     others: tuple[str, ...]
     source: str
     meta: dict
@@ -39,88 +45,83 @@ class WeightFile:
 
     @property
     def text(self) -> str:
-        """One line for people."""
+        """A summary in one line."""
         where = f"under '{self.container}'" if self.container else "at the top of the file"
-        whose = f", in the names of {self.naming}" if self.naming else ""
-        return f"{self.path}: {self.source}, {len(self.tensors)} tensors {where}{whose}"
+        names = f", in the names of {self.naming}" if self.naming else ""
+        return f"{self.path}: {self.source}, {len(self.tensors)} tensors {where}{names}"
 
     def rows_per_class(self, layers: Sequence[str]) -> int | None:
-        """How many classes such layers of a model have in the file; None if it has none of them."""
+        """Number of rows of these class layers of a model in the file; None if it has none."""
         ends = tuple(f"{layer}.weight" for layer in layers)
         rows = (t.shape[0] for name, t in self.tensors.items() if name.endswith(ends) and t.ndim)
         return next(rows, None)
 
-    def without(self, *prefixes: str) -> tuple[tuple[str, ...], dict[str, torch.Tensor]]:
-        """What was taken off the names, and the tensors without it.
+    def without(self, *prefixes: str) -> tuple[tuple[str, ...], dict[str, Tensor]]:
+        """Removes prefixes from the names, repeatedly and in any order.
 
-        Args:
-            prefixes: what wrappers leave in front of names; taken off repeatedly, in any order.
+        Returns:
+            What was removed, and the tensors by the rest of their names.
         Raises:
-            LoadError: two tensors would have one name.
+            LoadError: if two tensors would have one name.
         """
         cut = {name: beginning(name, prefixes) for name in self.tensors}
         plain = {name[len(cut[name]) :]: value for name, value in self.tensors.items()}
-        taken = tuple(sorted(set(cut.values()) - {""}))
+        removed = tuple(sorted(set(cut.values()) - {""}))
         if len(plain) < len(self.tensors):
             raise LoadError(
-                f"{self.path}: holds tensors whose names differ only by what stands before them "
-                f"({', '.join(taken)}); save those of one model alone"
+                f"{self.path}: holds tensors whose names differ only by their prefixes "
+                f"({', '.join(removed)}); save those of one model alone"
             )
-        return taken, torchvision_swin_names(plain)
+        return removed, torchvision_swin_names(plain)
 
 
-def open_weights(path: Path) -> WeightFile:
-    """Read a file of weights, or the files that an index (`*.index.json`) names, and find the
-    tensors.
+def open_weights(path: str | Path) -> WeightFile:
+    """Reads a file of weights, or the files that an index (`*.index.json`) names.
 
     Raises:
-        LoadError: a file cannot be read, or there are no named tensors in it.
+        LoadError: if a file cannot be read or holds no named tensors.
     """
     path = Path(path)
-    content = read_shards(path) if is_index(path) and path.is_file() else read(path)
+    is_index = path.name.endswith(".index.json") and path.is_file()
+    content = read_shards(path) if is_index else read(path)
     if not isinstance(content, Mapping):
-        raise LoadError(f"{path}: holds a {type(content).__name__}, no named tensors; {MEND}")
+        raise LoadError(f"{path}: holds a {type(content).__name__}, no named tensors; {FIX}")
     is_ours = content.get("format") == FORMAT
     keys = OUR_CONTAINERS if is_ours else CONTAINERS
     found = [key for key in keys if isinstance(content.get(key), Mapping)]
-    container = next(
-        (key for key in found if content[key]), (*found, "")[0]
-    )  # empty only if all are
+    filled = [key for key in found if content[key]]
+    container = (*filled, *found, "")[0]
     entries = content[container] if container else content
-    tensors = {name: value.detach() for name, value in entries.items() if _is_plain(name, value)}
+    tensors = {name: value.detach() for name, value in entries.items() if is_named(name, value)}
     if not tensors:
         where = f" under '{container}'" if container else ""
-        raise LoadError(f"{path}: holds no named tensors{where}; {MEND}")
-    naming, tensors = _in_our_names(path, tensors)
+        raise LoadError(f"{path}: holds no named tensors{where}; {FIX}")
+    try:
+        naming, tensors = in_our_names(tensors)
+    except ValueError as error:
+        raise LoadError(f"{path}: {error}; save those of one model alone") from error
     meta = content.get("meta")
+    config, classes = describe_ours(path, content) if is_ours else (None, None)
     return WeightFile(
         path=path,
         container=container,
         tensors=tensors,
-        others=tuple(str(name) for name in entries if not _is_plain(name, entries[name])),
+        others=tuple(str(name) for name in entries if not is_named(name, entries[name])),
         source=recognise(tensors),
         meta=meta if isinstance(meta, dict) else {},
         naming=naming,
-        **(_about_ours(path, content) if is_ours else {}),
+        config=config,
+        classes=classes,
     )
 
 
-def _is_plain(name: object, value: object) -> bool:
-    """Whether an entry is a named tensor with values: dense, not quantised, not only a shape."""
+def is_named(name: object, value: object) -> bool:
+    """Whether an entry is a named tensor with values: dense, not quantised, not on "meta"."""
     dense = torch.is_tensor(value) and value.layout == torch.strided
     return isinstance(name, str) and dense and not (value.is_quantized or value.is_meta)
 
 
-def _in_our_names(
-    path: Path, tensors: dict[str, torch.Tensor]
-) -> tuple[str, dict[str, torch.Tensor]]:
-    try:
-        return in_our_names(tensors)
-    except ValueError as error:
-        raise LoadError(f"{path}: {error}; save those of one model alone") from error
-
-
-def _about_ours(path: Path, content: Mapping) -> dict:
+def describe_ours(path: Path, content: Mapping) -> tuple[dict, tuple[str, ...]]:
     """The builder's keywords and the class names, in the order of their rows."""
     try:
         classes = sorted(content["classes"], key=lambda entry: entry["index"])
@@ -129,9 +130,73 @@ def _about_ours(path: Path, content: Mapping) -> dict:
         texts = [*names, *config, *(each for each in config.values() if isinstance(each, str))]
         if not all(isinstance(text, str) and text.isprintable() for text in texts):
             raise ValueError("a text of several lines")
-        return {"config": config, "classes": names}
+        return config, names
     except (KeyError, TypeError, ValueError) as error:
         raise LoadError(
             f"{path}: a checkpoint of ours without a whole config and class list; "
             "give a last.pt or best.pt as a run wrote it"
         ) from error
+
+
+def read_shards(index: Path) -> dict[str, object]:
+    """Reads all files that an index names; they lie beside it.
+
+    Raises:
+        LoadError: if the index or a file cannot be read, or a file lacks one of its tensors.
+    """
+    fix = "get the index of the model again"
+    places = read_json(index, fix).get("weight_map")
+    if not isinstance(places, dict) or not places:
+        raise LoadError(f"{index}: has no weight_map from tensors to files; {fix}")
+    for name in places.values():
+        if not is_file_name(name):
+            raise LoadError(
+                f"{index}: names {ascii(name)[:60]} as a file of weights, which is no name of a "
+                f"file beside it; {fix}"
+            )
+    fix = f"put all files that {index.name} names beside it"
+    everything = {}
+    for shard in sorted(set(places.values())):
+        content = read(index.parent / shard, fix)
+        if not isinstance(content, Mapping):
+            raise LoadError(f"{index.parent / shard}: holds no named tensors; {fix}")
+        lost = [name for name, place in places.items() if place == shard and name not in content]
+        if lost:
+            raise LoadError(
+                f"{index}: {len(lost)} of {len(places)} tensors are not in the file that it names "
+                f"for them, {shard} ({shorten(lost, 3)}); get all files of one model"
+            )
+        everything |= {name: v for name, v in content.items() if places.get(name, shard) == shard}
+    return everything
+
+
+def is_file_name(name: object) -> bool:
+    """Whether it is the name of a file, without folders, on any operating system."""
+    plain = isinstance(name, str) and name not in ("", "..")
+    return plain and name == Path(name).name == PureWindowsPath(name).name
+
+
+def hub_settings(folder: Path) -> dict:
+    """Reads the config.json of a folder of Hugging Face's hub.
+
+    Raises:
+        LoadError: if there is none, or it cannot be read.
+    """
+    return read_json(
+        folder / "config.json", "give the folder of a model as save_pretrained wrote it"
+    )
+
+
+def hub_weights(folder: Path) -> WeightFile:
+    """Reads the tensors beside it.
+
+    Raises:
+        LoadError: if there are none, or they cannot be read.
+    """
+    found = [folder / name for name in HUB_FILES if (folder / name).is_file()]
+    if not found:
+        raise LoadError(
+            f"{folder}: holds no {', '.join(HUB_FILES[:-1])} or {HUB_FILES[-1]}; "
+            "put one beside config.json"
+        )
+    return open_weights(found[0])

@@ -1,10 +1,9 @@
-"""Which tensor of a file belongs where: names and shapes compared, nothing copied yet."""
+"""Compares the tensors of a file with those of a module by name and shape; copies nothing."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mobileinst.weights.files import WeightFile
 from mobileinst.weights.names import (
@@ -16,59 +15,63 @@ from mobileinst.weights.names import (
     recognise,
 )
 from mobileinst.weights.reading import LoadError
-from mobileinst.weights.report import describe, shorten
+from mobileinst.weights.report import Report, describe, shorten, sizes
 
 
 @dataclass
 class Match:
-    """The tensors of a file and of the module they are meant for, sorted by name.
+    """A module, or its backbone, and the tensors for it.
 
-    part, state: the module and its tensors, without buffers that follow from sizes. given: those
-    of the file, without the prefixes. fitting, missing, other_shape: names in `state`. unexpected,
-    dropped (reason -> names): in `given`. absent: optional parts of the module that the file does
-    not have. redrawn: layers of the module whose rows in the file are for other classes. carried,
-    new: classes whose rows the file has, and has not.
+    part, state: the module and its tensors. given: the tensors of the file, without prefixes.
+    report: which of them fit. absent: optional parts of the module that the file does not have.
+    redrawn: class layers that the file has for another number of classes.
     """
 
     part: nn.Module
-    state: dict[str, torch.Tensor]
-    given: dict[str, torch.Tensor]
-    prefixes: tuple[str, ...]
+    state: dict[str, Tensor]
+    given: dict[str, Tensor]
+    report: Report
     absent: tuple[str, ...] = ()
     redrawn: tuple[str, ...] = ()
-    fitting: list[str] = field(default_factory=list)
-    missing: list[str] = field(default_factory=list)
-    other_shape: list[str] = field(default_factory=list)
-    unexpected: list[str] = field(default_factory=list)
-    dropped: dict[str, list[str]] = field(default_factory=dict)
-    carried: tuple[str, ...] = ()
-    new: tuple[str, ...] = ()
 
-    @property
-    def name(self) -> str:
-        """What the module is, in words."""
-        return recognise(self.state)
+    @classmethod
+    def of(cls, file: WeightFile, part: nn.Module, prefixes: tuple[str, ...]) -> "Match":
+        """A comparison yet to be made, with these prefixes removed from the names in the file."""
+        removed, given = file.without(*prefixes)
+        state = part.state_dict()
+        report = Report(
+            path=str(file.path),
+            source=file.source,
+            container=file.container,
+            naming=file.naming,
+            prefixes=removed,
+            target=recognise(state),
+        )
+        return cls(part, state, given, report)
 
-    @property
-    def telling(self) -> list[str]:
-        """What fits and cannot fit by accident, as the counters of all batch norms do."""
-        return [name for name in self.fitting if not name.endswith(COUNTER)]
 
-    @property
-    def whole(self) -> bool:
-        """Whether all of the module comes from the file."""
-        return bool(self.telling) and not (self.missing or self.other_shape)
+def find_match(
+    file: WeightFile, module: nn.Module, classes: Sequence[str] | None, allow_partial: bool
+) -> Match:
+    """Compares the file with the module or, if it holds no more, with the module's backbone."""
+    is_whole_model = holds_whole_model(file, module)
+    if is_whole_model:
+        match = match_model(file, module, classes)
+        if match.report.complete or not allow_partial:
+            return match
+    match = match_backbone(file, getattr(module, "backbone", module))
+    match.report.whole = match.report.complete and not is_whole_model
+    return match
 
 
 def match_backbone(file: WeightFile, backbone: nn.Module) -> Match:
-    """A file against a backbone; raises LoadError if its names are ambiguous."""
-    prefixes, given = file.without(*WRAPPERS)
-    drop, optional = expectations(given)
-    return compare(Match(backbone, backbone.state_dict(), given, prefixes), drop, optional)
+    """Compares a file with a backbone."""
+    match = Match.of(file, backbone, WRAPPERS)
+    return compare(match, *expectations(match.given))
 
 
 def holds_whole_model(file: WeightFile, module: nn.Module) -> bool:
-    """Whether a file is meant for all of a model and not for its backbone alone."""
+    """Whether a file holds all of a model and not only its backbone."""
     if not hasattr(module, "backbone"):
         return False
     outside = {name for name in module.state_dict() if not name.startswith("backbone.")}
@@ -76,17 +79,17 @@ def holds_whole_model(file: WeightFile, module: nn.Module) -> bool:
 
 
 def match_model(file: WeightFile, model: nn.Module, classes: Sequence[str] | None) -> Match:
-    """A file against a whole model. Where a layer has one row per class (the model's
-    `class_layers`), the file's rows come into the order of the model's class names; rows behind
-    them have the names in the model's `more_rows`. Published files have no class names: with
-    another number of rows, those layers are left as they are in the model.
+    """Compares a file with a whole model.
+
+    In layers with one row per class (the model's `class_layers`), the file's rows are sorted by the
+    model's class names; rows behind them have the names in the model's `more_rows`. Published files
+    have no class names: with another number of rows, those layers keep the model's values.
 
     Raises:
-        LoadError: the file has class names and the model's are not given, or names and rows differ
-            in number.
+        LoadError: if the file has class names and the model's are not given, or names and rows
+            differ in number.
     """
-    prefixes, given = file.without("module.")
-    match = Match(model, model.state_dict(), given, prefixes)
+    match = Match.of(file, model, ("module.",))
     if file.classes is not None:
         sort_rows(file, match, classes)
     elif file.naming:
@@ -98,29 +101,37 @@ def match_model(file: WeightFile, model: nn.Module, classes: Sequence[str] | Non
 
 
 def sort_rows(file: WeightFile, match: Match, classes: Sequence[str] | None) -> None:
-    """Bring the rows of the file's classes into the order of the model's, in `match.given`."""
+    """Sorts the rows of the file's classes by the model's class names, in `match.given`."""
     if classes is None:
         raise LoadError(
             f"{file.path}: a checkpoint of ours, whose classes ({shorten(file.classes, 4)}) are "
             "matched by name; give the names of the model's classes"
         )
-    match.carried = tuple(name for name in classes if name in file.classes)
-    match.new = tuple(name for name in classes if name not in file.classes)
+    match.report.carried = tuple(name for name in classes if name in file.classes)
+    match.report.new = tuple(name for name in classes if name not in file.classes)
     layers = tuple(f"{name}." for name in getattr(match.part, "class_layers", ()))
     more = getattr(match.part, "more_rows", ())
     there, here = (*file.classes, *more), (*classes, *more)
     for name, own in match.state.items():
         if name.startswith(layers) and name in match.given:
             given = match.given[name]
-            require_a_name_per_row(file, name, given, there, "the file")
-            require_a_name_per_row(file, name, own, here, "the model")
+            for rows, names, owner in ((given, there, "the file"), (own, here, "the model")):
+                if rows.shape[:1] != (len(names),):
+                    raise LoadError(
+                        f"{file.path}: {name} of {owner} is {describe(rows)}, and there are "
+                        f"{len(names)} class names ({shorten(names, 4)}); give a name for each row"
+                    )
             if same_kind(given[:0], own[:0]):
-                match.given[name] = rows_by_class(given, there, own, here)
+                merged = own.detach().to("cpu", copy=True)
+                for row, label in enumerate(here):
+                    if label in there:
+                        merged[row] = given[there.index(label)]
+                match.given[name] = merged
 
 
 def leave_rows(match: Match, classes: Sequence[str] | None) -> None:
-    """Take the model's class layers out of the comparison if the file tells another number of
-    classes apart, all of them alike.
+    """Excludes the model's class layers from the comparison if the file has all of them, for
+    another number of classes.
     """
     layers = getattr(match.part, "class_layers", ())
     starts = tuple(f"{layer}." for layer in layers)
@@ -131,75 +142,52 @@ def leave_rows(match: Match, classes: Sequence[str] | None) -> None:
         return
     if all(same_kind(given[name][:0], own[name][:0]) for name in own):
         number = rows.pop()[0] - len(getattr(match.part, "more_rows", ()))
-        why = f"{', '.join(layers)}, with rows for {number} classes"
-        match.redrawn, match.dropped[why] = layers, list(given)
-        match.new = tuple(classes or ())
-
-
-def require_a_name_per_row(
-    file: WeightFile, name: str, rows: torch.Tensor, classes: Sequence[str], whose: str
-) -> None:
-    if rows.shape[:1] != (len(classes),):
-        raise LoadError(
-            f"{file.path}: {name} of {whose} is {describe(rows)}, and there are {len(classes)} "
-            f"class names ({shorten(classes, 4)}); give a name for each row"
-        )
-
-
-def rows_by_class(
-    given: torch.Tensor, given_classes: Sequence[str], own: torch.Tensor, classes: Sequence[str]
-) -> torch.Tensor:
-    """`own` [K,..] with the rows of classes that `given` [K',..] has as well taken from there."""
-    merged = own.detach().to("cpu", copy=True)
-    for row, name in enumerate(classes):
-        if name in given_classes:
-            merged[row] = given[given_classes.index(name)]
-    return merged
+        reason = f"{', '.join(layers)}, with rows for {number} classes"
+        match.report.dropped[reason] = sizes(given, given)
+        match.redrawn, match.report.new = layers, tuple(classes or ())
 
 
 def compare(match: Match, drop: Mapping[str, str], optional: tuple[str, ...]) -> Match:
-    """Fill in which names fit and which do not.
+    """Sorts all names into those that fit and those that do not.
 
     Args:
-        match: with `state` and `given`.
         drop: how names begin that may be in the file alone -> why they are left out.
         optional: how names begin that may be in the module alone, if none of them is in the file.
     """
-    match.state = {n: own for n, own in match.state.items() if not n.endswith(RECOMPUTED)}
+    report = match.report
+    match.state = {name: v for name, v in match.state.items() if not name.endswith(RECOMPUTED)}
     absent = tuple(
         start
         for start in optional
-        if has_any(match.state, start) and not has_any(match.given, start)
+        if any(name.startswith(start) for name in match.state)
+        and not any(name.startswith(start) for name in match.given)
     )
     match.absent = tuple(start.rstrip(".") for start in absent)
-    starts = tuple(f"{layer}." for layer in match.redrawn)
+    redrawn = tuple(f"{layer}." for layer in match.redrawn)
     for name, own in match.state.items():
-        if name.startswith(starts):
+        if name.startswith(redrawn):
             continue
         if name in match.given and same_kind(match.given[name], own):
-            match.fitting.append(name)
+            report.loaded.update(sizes([name], match.state))
         elif not name.endswith(COUNTER) and not name.startswith(absent):
-            (match.other_shape if name in match.given else match.missing).append(name)
+            group = report.other_shape if name in match.given else report.missing
+            group.update(sizes([name], match.state))
     for name in (name for name in match.given if name not in match.state):
         if reason := why_left_out(name, drop):
-            match.dropped.setdefault(reason, []).append(name)
+            report.dropped.setdefault(reason, {}).update(sizes([name], match.given))
         elif not name.endswith(COUNTER):
-            match.unexpected.append(name)
+            report.unexpected.update(sizes([name], match.given))
     return match
 
 
-def has_any(names: Mapping, start: str) -> bool:
-    return any(name.startswith(start) for name in names)
-
-
-def same_kind(given: torch.Tensor, own: torch.Tensor) -> bool:
-    """The same shape, and both whole numbers or both real ones."""
+def same_kind(given: Tensor, own: Tensor) -> bool:
+    """Whether two tensors have the same shape, and both integers or both real numbers."""
     kinds = [(t.is_floating_point(), t.is_complex()) for t in (given, own)]
     return given.shape == own.shape and kinds[0] == kinds[1]
 
 
 def why_left_out(name: str, drop: Mapping[str, str]) -> str | None:
-    """The reason for which a tensor of a file is left out on purpose, if there is one."""
+    """The reason for leaving out a tensor of the file on purpose, if there is one."""
     if name.endswith(RECOMPUTED):
         return "buffers that follow from the sizes"
     reasons = (f"{start}*, {why}" for start, why in drop.items() if name.startswith(start))

@@ -1,48 +1,29 @@
-"""What came of loading a file, for people and for a json file."""
+"""What a comparison of a file with a module found, and what loading it did."""
 
+import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, field
 
 import torch
+from torch import Tensor
 
 from mobileinst.weights.names import COUNTER, RECOMPUTED
 
 STATISTICS = ("running_mean", "running_var", COUNTER, *RECOMPUTED)
+Sizes = dict[str, int]  # name of a tensor -> its number of parameters, 0 for statistics
 
 
-@dataclass(frozen=True)
-class Tally:
-    """Some of the tensors: their names, and how many parameters they hold (no statistics)."""
-
-    names: tuple[str, ...] = ()
-    parameters: int = 0
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    @classmethod
-    def of(cls, names: Iterable[str], tensors: Mapping[str, torch.Tensor]) -> "Tally":
-        """The tally of those names, sizes as in `tensors`."""
-        names = tuple(names)
-        learned = (name for name in names if not name.endswith(STATISTICS))
-        return cls(names, sum(tensors[name].numel() for name in learned))
-
-    def __str__(self) -> str:
-        return f"{len(self):,} tensors, {self.parameters:,} parameters"
-
-
-@dataclass(frozen=True)
+@dataclass
 class Report:
     """What came of loading a file into a module.
 
-    path, source, container, naming, prefixes: the file, what it is, the key its tensors were under
-    ("" at the top), in whose names they were ("" if in these), what was taken off them. target:
-    what was loaded into. whole: whether all was filled that the file was meant for.
-    loaded: copied. missing, other_shape: of the target, left as they were (`allow_partial`).
-    unexpected: of the file, without a place. dropped: reason -> left out on purpose.
-    conversion: of number formats, "" if none. before, after: fingerprints of the loaded tensors.
-    carried, new: classes whose rows came from the file, and those whose rows start from random
-    values. random: parts that start from random values. warnings: sentences.
+    path, source, container, naming: as in `WeightFile`. prefixes: removed from the names. target:
+    the module that was loaded into. whole: whether everything came in that the file can fill.
+    loaded: tensors copied. missing, other_shape: tensors of the module that keep their values
+    (`allow_partial`). unexpected: tensors of the file without a place. dropped: reason -> tensors
+    left out on purpose. conversion: of dtypes, "" if none. before, after: fingerprints of the
+    loaded tensors. carried, new: classes whose rows came from the file, and classes whose rows
+    start from random values. random: parts that start from random values. warnings: sentences.
     """
 
     path: str
@@ -51,81 +32,87 @@ class Report:
     naming: str
     prefixes: tuple[str, ...]
     target: str
-    whole: bool
-    loaded: Tally
-    missing: Tally
-    other_shape: Tally
-    unexpected: Tally
-    dropped: dict[str, Tally]
-    conversion: str
-    before: str
-    after: str
-    carried: tuple[str, ...]
-    new: tuple[str, ...]
-    random: tuple[str, ...]
-    warnings: tuple[str, ...]
+    whole: bool = True
+    loaded: Sizes = field(default_factory=dict)
+    missing: Sizes = field(default_factory=dict)
+    other_shape: Sizes = field(default_factory=dict)
+    unexpected: Sizes = field(default_factory=dict)
+    dropped: dict[str, Sizes] = field(default_factory=dict)
+    conversion: str = ""
+    before: str = ""
+    after: str = ""
+    carried: tuple[str, ...] = ()
+    new: tuple[str, ...] = ()
+    random: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def fitting(self) -> list[str]:
+        """What fits and cannot fit by accident, as the counters of all batch norms do."""
+        return [name for name in self.loaded if not name.endswith(COUNTER)]
+
+    @property
+    def complete(self) -> bool:
+        """Whether all of the module comes from the file."""
+        return bool(self.fitting) and not (self.missing or self.other_shape)
 
     @property
     def headline(self) -> str:
-        """One line: the file, what it is, how much came in."""
-        alone = "" if self.whole else "; THE REST STARTS FROM RANDOM VALUES"
-        return f"{self.path} ({self.source}), {self.loaded} of {self.target}{alone}"
+        """One line: the file, its model, how much was loaded."""
+        rest = "" if self.whole else "; THE REST STARTS FROM RANDOM VALUES"
+        return f"{self.path} ({self.source}), {count(self.loaded)} of {self.target}{rest}"
 
     @property
     def text(self) -> str:
-        """A few aligned lines."""
-        where = f"'{self.container}'" if self.container else "at the top of the file"
-        cut = f", without {' and '.join(map(repr, self.prefixes))}" if self.prefixes else ""
-        whose = f", in the names of {self.naming}" if self.naming else ""
+        """A few aligned lines. In capitals what was not loaded and should have been."""
+        found = f"'{self.container}'" if self.container else "at the top of the file"
+        found += f", in the names of {self.naming}" if self.naming else ""
+        found += f", without {' and '.join(map(repr, self.prefixes))}" if self.prefixes else ""
         part = "NOT ALL" if self.missing or self.other_shape else "all"
-        changed = "" if self.before != self.after else " (the model held these values already)"
+        pairs = ((self.missing, "missing in the file"), (self.other_shape, "of another shape"))
+        carried, new, random = (
+            shorten(each, 8) or "none" for each in (self.carried, self.new, self.random)
+        )
+        same = " (the model held these values already)" if self.before == self.after else ""
         lines = [
             ("weights", f"{self.path}: {self.source}"),
-            ("found", where + whose + cut),
-            ("loaded", f"{self.loaded}: {part} of {self.target}"),
-            ("not loaded", self._not_loaded()),
-            *(("left out", f"{len(each)} of {reason}") for reason, each in self.dropped.items()),
+            ("found", found),
+            ("loaded", f"{count(self.loaded)}: {part} of {self.target}"),
+            ("not loaded", ", ".join(f"{len(names):,} {what}" for names, what in pairs if names)),
+            *(("left out", f"{len(names)} of {why}") for why, names in self.dropped.items()),
             ("converted", self.conversion),
-            ("fingerprint", f"{self.before} -> {self.after}{changed}"),
-            ("classes", self._classes()),
-            *(("WARNING", each) for each in self.warnings),
+            ("fingerprint", f"{self.before} -> {self.after}{same}"),
         ]
-        body = [f"{name:<13}{what}" for name, what in lines if what]
-        return "\n".join([*body, *self._random()])
-
-    def _not_loaded(self) -> str:
-        pairs = ((self.missing, "missing in the file"), (self.other_shape, "of another shape"))
-        return ", ".join(f"{len(tally):,} {what}" for tally, what in pairs if tally)
-
-    def _classes(self) -> str:
-        if not (self.carried or self.new):
-            return ""
-        carried, new = (shorten(each, 8) or "none" for each in (self.carried, self.new))
-        return f"carried over: {carried}; from random values: {new}"
-
-    def _random(self) -> list[str]:
-        """In capitals where something was to be loaded and was not."""
-        if not self.random:
-            return []
-        names = shorten(self.random, 8)
-        if self.whole:
-            return [f"{'drawn anew':<13}{names}"]
-        return [f"STARTS FROM RANDOM VALUES: {names}"]
+        if self.carried or self.new:
+            lines.append(("classes", f"from the file: {carried}; random start: {new}"))
+        lines += [("WARNING", each) for each in self.warnings]
+        if self.random and self.whole:
+            lines.append(("random start", random))
+        body = [f"{label:<13}{what}" for label, what in lines if what]
+        if self.random and not self.whole:
+            body.append(f"STARTS FROM RANDOM VALUES: {random}")
+        return "\n".join(body)
 
     def as_dict(self) -> dict:
         """The same as plain types."""
-        values = {each.name: plain(getattr(self, each.name)) for each in fields(self)}
-        return {"headline": self.headline} | values
+        values = {"headline": self.headline} | asdict(self)
+        for key in ("loaded", "missing", "other_shape", "unexpected"):
+            values[key] = summary(values[key])
+        values["dropped"] = {why: summary(names) for why, names in self.dropped.items()}
+        return {key: list(v) if isinstance(v, tuple) else v for key, v in values.items()}
 
 
-def plain(value: object) -> object:
-    """A field of a report as json has it."""
-    if isinstance(value, Tally):
-        own = {"tensors": len(value), "parameters": value.parameters}
-        return own | {"names": list(value.names)}
-    if isinstance(value, dict):
-        return {key: plain(one) for key, one in value.items()}
-    return list(value) if isinstance(value, tuple) else value
+def sizes(names: Iterable[str], tensors: Mapping[str, Tensor]) -> Sizes:
+    """The number of parameters of each of these tensors."""
+    return {name: 0 if name.endswith(STATISTICS) else tensors[name].numel() for name in names}
+
+
+def count(tensors: Sizes) -> str:
+    return f"{len(tensors):,} tensors, {sum(tensors.values()):,} parameters"
+
+
+def summary(tensors: Sizes) -> dict:
+    return {"tensors": len(tensors), "parameters": sum(tensors.values()), "names": [*tensors]}
 
 
 def shorten(names: Iterable[str], most: int) -> str:
@@ -135,8 +122,18 @@ def shorten(names: Iterable[str], most: int) -> str:
     return ", ".join(names[:most]) + rest
 
 
-def describe(tensor: torch.Tensor) -> str:
-    """The shape, and what kind of numbers if not real ones."""
+def describe(tensor: Tensor) -> str:
+    """The shape, and the dtype unless it is a floating point one."""
     shape = "x".join(map(str, tensor.shape)) or "one number"
     kind = "" if tensor.is_floating_point() else f" {tensor.dtype}".replace("torch.", "")
     return shape + kind
+
+
+def fingerprint(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of names, dtypes, shapes and bytes, in the given order."""
+    digest = hashlib.sha256()
+    for name, tensor in tensors.items():
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        plain = tensor.detach().cpu().contiguous().flatten()
+        digest.update(plain.view(torch.uint8).numpy())
+    return digest.hexdigest()
