@@ -4,7 +4,6 @@
 the run keeps an average, with what evaluation and prediction need to know of the run.
 """
 
-import hashlib
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -209,12 +208,13 @@ def require_finite(trainer: Trainer) -> None:
 
 def fingerprint(content: dict) -> str:
     """SHA-256 of names, types, shapes and bytes of all weights, averaged ones included."""
-    digest = hashlib.sha256()
-    for part in ("model", "average"):
-        for name, tensor in sorted((content.get(part) or {}).items()):
-            digest.update(f"{part} {name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-            digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()
+    return weights.fingerprint(
+        {
+            f"{part} {name}": tensor
+            for part in ("model", "average")
+            for name, tensor in sorted((content.get(part) or {}).items())
+        }
+    )
 
 
 def build(

@@ -3,6 +3,7 @@
 import gzip
 import json
 import math
+import struct
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -90,3 +91,21 @@ def giga_multiply_adds() -> Callable[..., float]:
         return counter.get_total_flops() / 2e9
 
     return giga_multiply_adds
+
+
+@pytest.fixture(scope="session")
+def write_safetensors() -> Callable[[Path, dict], None]:
+    """A function: writes tensors by name to a file in the .safetensors format."""
+
+    def write_safetensors(path, tensors):
+        table, blobs, place = {"__metadata__": {"format": "pt"}}, [], 0
+        names = {torch.float32: "F32", torch.float16: "F16", torch.int64: "I64", torch.bool: "BOOL"}
+        for name, tensor in tensors.items():
+            blobs.append(tensor.contiguous().numpy().tobytes())
+            ends = [place, place := place + len(blobs[-1])]
+            table[name] = {"dtype": names[tensor.dtype], "shape": list(tensor.shape)}
+            table[name]["data_offsets"] = ends
+        head = json.dumps(table).encode()
+        path.write_bytes(struct.pack("<Q", len(head)) + head + b"".join(blobs))
+
+    return write_safetensors

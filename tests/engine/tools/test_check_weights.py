@@ -49,7 +49,7 @@ def test_a_file_that_loads(check, tiny_file):
     said, why = check(tiny_file)
     assert why is None and f"{tiny_file}: TopFormer-T" in said
     assert "314 tensors, 1,293,888 parameters: all of TopFormer-T" in said
-    assert "drawn anew   mask_decoder, instance_decoder" in said
+    assert "random start mask_decoder, instance_decoder" in said
     assert said.splitlines()[-1] == "loads into mobileinst_topformer_tiny"
     report = json.loads(check(tiny_file, "--json")[0])
     assert report["loads"] and report["whole"] and report["container"] == "state_dict"
@@ -85,11 +85,11 @@ def test_what_cannot_be_read(check, tmp_path):
 def test_a_checkpoint_of_a_run(check, toy_run, keywords):
     path = toy_run / "best.pt"
     said, why = check(path, *keywords)
-    assert why is None and "carried over: square, unused, disc; from random values: none" in said
+    assert why is None and "from the file: square, unused, disc; random start: none" in said
     said, why = check(path, *keywords, "--classes", "disc", "ring")
-    assert why is None and "carried over: disc; from random values: ring" in said
+    assert why is None and "from the file: disc; random start: ring" in said
     said, why = check(path, *keywords, "--num-classes", "2")
-    assert why is None and "carried over: none; from random values: class 0, class 1" in said
+    assert why is None and "from the file: none; random start: class 0, class 1" in said
     said, why = check(path)
     assert f"{path}: MobileInst with TopFormer-T" in said
     assert "the file's keywords, width=32 (128 here), kernel_dim=16 (128 here)" in why
@@ -145,11 +145,13 @@ def test_the_authors_file_of_a_mask2former(check, pickled, authors):
     path = pickled({"model": authors, "__author__": "somebody"})
     said, why = check(path, *M2F)
     assert why is None and f"{path}: Mask2Former with Swin" in said
-    assert "found        'model', in the names of its authors" in said and "drawn anew" not in said
+    assert (
+        "found        'model', in the names of its authors" in said and "random start" not in said
+    )
     said, why = check(path, *M2F, "--classes", "shrimp", "organ")
     assert why is None and "2 of query_decoder.class_embed, with rows for 80 classes" in said
-    assert "carried over: none; from random values: shrimp, organ" in said
-    assert "drawn anew   query_decoder.class_embed\n" in said
+    assert "from the file: none; random start: shrimp, organ" in said
+    assert "random start query_decoder.class_embed\n" in said
     report = json.loads(check(path, *M2F, "--num-classes", "7", "--json")[0])
     assert report["loads"] and report["naming"] == "its authors" and report["whole"]
 
