@@ -439,10 +439,22 @@ def seed(*_) -> None:
 
 
 class OfficialOrder:
-    """Points from torch's own stream: asked for in the order of the published code."""
+    """Points from torch's own stream, drawn in the order of the published code: layer by layer, and
+    in each first for matching. Our criterion matches all layers first: what it asks for in a first
+    call is drawn in that order before a second one.
+    """
 
-    def draw(self, layer, picture, purpose, shape):
-        return torch.rand(shape)
+    def __init__(self):
+        self.shapes, self.points = {}, {}
+
+    def draw(self, layer, image, purpose, shape):
+        self.shapes[layer, image, purpose] = shape
+        return self.points.get((layer, image, purpose), torch.rand(shape))
+
+    def draw_all(self):
+        layers = list(dict.fromkeys(layer for layer, *_ in self.shapes))
+        keys = sorted(self.shapes, key=lambda key: layers.index(key[0]))  # stable
+        self.points = {key: torch.rand(self.shapes[key]) for key in keys}
 
 
 @torch.no_grad()
@@ -482,7 +494,10 @@ def test_the_loss_and_the_gradients_of_transformers(theirs, dtype, height, width
             mask[y : y + 40, x : x + 50] = True
         ignore = torch.zeros(height, width, dtype=torch.bool)
         labels = torch.randint(0, 3, (count,), generator=generator)
-        targets.append({"masks": masks, "labels": labels, "ignore": ignore, "image_id": number})
+        targets.append(
+            {"masks": masks, "labels": labels, "ignore": ignore}
+            | {"image_id": number, "size": (height, width)}
+        )
     theirs.criterion.register_forward_pre_hook(seed)
     want = theirs(
         ours.normalise(images),
@@ -490,8 +505,11 @@ def test_the_loss_and_the_gradients_of_transformers(theirs, dtype, height, width
         class_labels=[target["labels"] for target in targets],
     ).loss
     criterion = zoo.build_from_config(CONFIG)[1]
+    points, outputs = OfficialOrder(), ours(images)
+    criterion(outputs, targets, points=points)
     seed()
-    got = sum(criterion(ours(images), targets, points=OfficialOrder()).values())
+    points.draw_all()
+    got = sum(criterion(outputs, targets, points=points).values())
     assert got.item() == pytest.approx(want.item(), rel=1e-4 if dtype is torch.float32 else 1e-7)
     want.backward()
     got.backward()
