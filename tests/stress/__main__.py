@@ -1,7 +1,7 @@
-"""Entry: what the library survives, tried and measured; a table with a row for each trial.
+"""Entry: stress tests; prints a table with a row for each trial.
 
-A report is a function of a scratch folder and of whether it may take long: it yields its rows as
-they become known (tests/stress/rows.py). To add one, name it in REPORTS.
+A report is a function of a scratch folder and a flag for the long form, and yields rows
+(tests/stress/rows.py). To add one, name it in REPORTS.
 """
 
 import argparse
@@ -29,20 +29,20 @@ REPORTS: dict[str, Report] = {
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
-    parser = options.parser("Try what users, machines and strangers do to a training.")
+    parser = options.parser("Test broken data, memory, kills and several processes.")
     parser.add_argument(
         "reports", nargs="*", choices=[*REPORTS, []], metavar="REPORT",
         help=f"some of {', '.join(REPORTS)}; all of them if none is named",
     )  # fmt: skip
-    parser.add_argument("--thorough", action="store_true", help="take long: full sizes and counts")
-    parser.add_argument("--scratch", type=Path, help="where to write; the system's if not given")
+    parser.add_argument("--thorough", action="store_true", help="full sizes and counts; takes long")
+    parser.add_argument("--scratch", type=Path, help="default: the system's temporary folder")
     parser.add_argument("--out", type=Path, help="also write the rows as json")
     options.add_debug(parser)
     return parser.parse_args(argv)
 
 
 def run(name: str, scratch: Path, thorough: bool) -> list[Row]:
-    """The rows of one report, each said as soon as it is known."""
+    """Runs one report and prints each row as soon as it is known."""
     info(f"{name}:")
     rows, began = [], time.monotonic()
     for row in REPORTS[name](scratch, thorough):

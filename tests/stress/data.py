@@ -1,8 +1,8 @@
-"""Broken and hostile data sets: small sets of three kinds, each spoilt in one place.
+"""Broken and hostile data sets: small sets in three formats, each spoilt in one place.
 
-`attempt` opens such a set as a training does and reads every picture through the presets. It has
-to work, or to end in one sentence that names the file and the record; then the same once more with
-bad records left out. Everything follows from (kind, seed): a case that fails can be made again.
+`attempt` opens such a set as a training does and reads every image through the presets. It must
+work, or end in one sentence that names the file and the record; then again with bad records left
+out. Everything follows from (kind, seed), so a failing case can be repeated.
 """
 
 import io
@@ -41,8 +41,8 @@ from data.loaders import eval_loader, train_loader
 from data.presets import EvalPreset, TrainPreset
 from tests.stress.rows import Row
 
-SIZES = ((20, 28), (24, 24), (18, 30))  # (h, w) of the pictures
-SECONDS = 20  # for one case, most of which take some hundredths; longer is a hang
+SIZES = ((20, 28), (24, 24), (18, 30))  # (h, w) of the images
+SECONDS = 20  # limit of one case; most take some hundredths
 GROWTH = 1200.0  # megabytes that the process may grow by over all cases
 JSON = "annotations/instances_train.json"
 WRONG: tuple[Any, ...] = (
@@ -50,14 +50,14 @@ WRONG: tuple[Any, ...] = (
     -math.inf, 1e308, "", "0", "7", "ä ö 虾", "x" * 5000, [], [1], {}, {"a": 1}, [[]], "\ud800",
     "\0", "../../x", "\n\x1b[31m", [None, {}], {"size": 3, "counts": -1},
 )  # fmt: skip
-NO_PICTURES = (
+NOT_IMAGES = (
     b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(x) run\n", b"<html>", b"GIF89a",
     b"II*\0\x08\0\0\0\xff\xff", b"RIFF\xff\xff\xff\xffWEBPVP8 ", b"P6 100000 100000 255\n",
 )  # fmt: skip
-PICTURE_KINDS = (  # file type and mode
+IMAGE_KINDS = (  # file type and mode
     ("JPEG", "CMYK"), ("JPEG", "L"), ("PNG", "L"), ("PNG", "P"), ("PNG", "RGBA"), ("PNG", "LA"),
     ("PNG", "1"), ("PNG", "I;16"), ("TIFF", "F"), ("TIFF", "I"), ("BMP", "RGB"), ("GIF", "P"),
-    ("WEBP", "RGBA"), ("TIFF", "CMYK"), ("PPM", "RGB"), ("TIFF", "YCbCr"),
+    ("WEBP", "RGBA"), ("TIFF", "CMYK"), ("PPM", "RGB"), ("JPEG", "YCbCr"),
 )  # fmt: skip
 ODD_NAMES = (
     "虾 1.png", "a b  c.png", "ä'\"$(x);&.png", "-rf.png", "sub/deep/0.png", "..0.png", "0..png",
@@ -72,7 +72,7 @@ NAMES_THAT_LEAD_AWAY = (
 
 @dataclass
 class Made:
-    """A set before it is written: what its json says, its other files, links (name -> target)."""
+    """A set before it is written: its json, other files, links (name -> target), pipes."""
 
     content: dict | None
     files: dict[str, bytes]
@@ -94,15 +94,18 @@ class Made:
 
 
 class Spoilt(NamedTuple):
-    """What a spoilt set may be called by (one of `names` has to be in the sentence), and whether it
-    must be refused (True), must work (False), or may do either."""
+    """What is expected of a spoilt set.
+
+    names: one of them must be in the message. refused: True must be refused, False must work, None
+    either.
+    """
 
     names: tuple[str, ...]
     refused: bool | None = None
 
 
 class Outcome(NamedTuple):
-    """How a case ended: `state` is works, refused or fault."""
+    """Result of a case: `state` is works, refused or fault."""
 
     kind: str
     seed: int
@@ -113,7 +116,7 @@ class Outcome(NamedTuple):
 # --------------------------------------------------------------------------------- whole sets
 
 
-def picture_bytes(size: tuple[int, int], kind: str = "PNG", mode: str = "RGB", **keywords) -> bytes:
+def image_bytes(size: tuple[int, int], kind: str = "PNG", mode: str = "RGB", **keywords) -> bytes:
     pixels = np.random.default_rng(size).integers(0, 256, (*size, 3), dtype=np.uint8)
     with io.BytesIO() as file:
         Image.fromarray(pixels).convert(mode).save(file, kind, **keywords)
@@ -121,11 +124,11 @@ def picture_bytes(size: tuple[int, int], kind: str = "PNG", mode: str = "RGB", *
 
 
 def coco_set() -> Made:
-    """Three pictures; polygons of one and two parts, both kinds of RLE, a crowd, void."""
+    """Three images; polygons of one and two parts, both kinds of RLE, a crowd, void."""
     images, files = [], {}
     for number, (height, width) in enumerate(SIZES):
         name = f"{number}.{'jpg' if number == 1 else 'png'}"
-        files[f"train/{name}"] = picture_bytes((height, width), "JPEG" if number == 1 else "PNG")
+        files[f"train/{name}"] = image_bytes((height, width), "JPEG" if number == 1 else "PNG")
         images.append({"id": 10 * number, "file_name": name, "width": width, "height": height})
     masks = [np.zeros(size, dtype=bool) for size in SIZES]
     for mask in masks:
@@ -146,7 +149,7 @@ def coco_set() -> Made:
 
 
 def plain(mask: np.ndarray) -> dict:
-    """A mask as uncompressed RLE."""
+    """Encodes a mask as uncompressed RLE."""
     flat = np.concatenate(([0], mask.T.ravel().astype(np.int8)))
     changes = np.concatenate((np.flatnonzero(np.diff(flat)), [mask.size]))
     return {"size": list(mask.shape), "counts": np.diff(changes, prepend=0).tolist()}
@@ -155,7 +158,7 @@ def plain(mask: np.ndarray) -> dict:
 def voc_set() -> Made:
     files = {"VOC2012/ImageSets/Segmentation/train.txt": b"a\nb\nc\n"}
     for name, size in zip("abc", SIZES):
-        files[f"VOC2012/JPEGImages/{name}.jpg"] = picture_bytes(size, "JPEG")
+        files[f"VOC2012/JPEGImages/{name}.jpg"] = image_bytes(size, "JPEG")
         indices = np.zeros(size, np.uint8)
         indices[3:12, 3:12], indices[12, 3:12] = 1, 255
         for part in ("SegmentationClass", "SegmentationObject"):
@@ -165,17 +168,17 @@ def voc_set() -> Made:
 
 def map_bytes(indices: np.ndarray, mode: str = "P") -> bytes:
     with io.BytesIO() as file:
-        picture = Image.fromarray(indices)
+        image = Image.fromarray(indices)
         if mode == "P":
-            picture.putpalette([0, 0, 0, 128, 0, 0])
-        (picture if mode == "P" else picture.convert(mode)).save(file, "PNG")
+            image.putpalette([0, 0, 0, 128, 0, 0])
+        (image if mode == "P" else image.convert(mode)).save(file, "PNG")
         return file.getvalue()
 
 
 def sbd_set() -> Made:
     files = {"train.txt": b"a\nb\nc\n"}
     for name, size in zip("abc", SIZES):
-        files[f"img/{name}.jpg"] = picture_bytes(size, "JPEG")
+        files[f"img/{name}.jpg"] = image_bytes(size, "JPEG")
         files[f"inst/{name}.mat"] = mat_bytes(np.pad(np.ones((6, 6), np.uint8), 5), [9], size)
     return Made(None, files)
 
@@ -197,7 +200,7 @@ def pick(rng: Generator, things: Sequence) -> Any:
 
 
 def any_record(rng: Generator, made: Made) -> tuple[str, dict, tuple[str, ...]]:
-    """A list of the json, a record in it, and what the record may be called."""
+    """Returns a list of the json, a record in it, and the names for the record in messages."""
     key = pick(rng, ("images", "annotations", "annotations", "categories"))
     number = int(rng.integers(len(made.content[key])))
     record = made.content[key][number]
@@ -222,7 +225,7 @@ def field_gone(rng: Generator, made: Made) -> Spoilt:
 def field_wrong(rng: Generator, made: Made) -> Spoilt:
     _, record, names = any_record(rng, made)
     record[pick(rng, list(record))] = pick(rng, WRONG)
-    return Spoilt((*names, "pictures are not in", "used twice"))
+    return Spoilt((*names, "are not in", "used twice"))
 
 
 def list_wrong(rng: Generator, made: Made) -> Spoilt:
@@ -336,7 +339,7 @@ def void_wrong(rng: Generator, made: Made) -> Spoilt:
 
 
 def broken_bytes(rng: Generator, data: bytes) -> bytes:
-    """A file cut short, emptied, with other bytes in it, or something else altogether."""
+    """Returns a file cut short, empty, with changed bytes, or of another type."""
     which = int(rng.integers(8))
     if which < 2:
         return data[: int(rng.integers(len(data)))]
@@ -345,7 +348,7 @@ def broken_bytes(rng: Generator, data: bytes) -> bytes:
     if which == 3:
         return rng.bytes(int(rng.integers(1, 3000)))
     if which == 4:
-        return pick(rng, [*NO_PICTURES, bomb(20_000, 20_000), bomb(2**31 - 1, 1)])
+        return pick(rng, [*NOT_IMAGES, bomb(20_000, 20_000), bomb(2**31 - 1, 1)])
     spoilt = bytearray(data)
     for place in rng.integers(0, len(data), 1 + int(rng.integers(40))):
         spoilt[place] = int(rng.integers(256))
@@ -353,7 +356,7 @@ def broken_bytes(rng: Generator, data: bytes) -> bytes:
 
 
 def bomb(width: int, height: int) -> bytes:
-    """The head of a PNG that says it is large, with a single row of pixels."""
+    """Returns a PNG whose header declares a large image, with a single row of pixels."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
         mark = struct.pack(">I", zlib.crc32(kind + content))
@@ -364,27 +367,27 @@ def bomb(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", row) + chunk(b"IEND", b"")
 
 
-def picture_broken(rng: Generator, made: Made) -> Spoilt:
+def image_broken(rng: Generator, made: Made) -> Spoilt:
     name = pick(rng, sorted(made.files))
     made.files[name] = broken_bytes(rng, made.files[name])
     return Spoilt((Path(name).name,))
 
 
-def picture_kind(rng: Generator, made: Made) -> Spoilt:
+def image_kind(rng: Generator, made: Made) -> Spoilt:
     """Another mode, depth or file type under the old name; the size is right."""
     name, size = "train/0.png", SIZES[0]
-    kind, mode = pick(rng, PICTURE_KINDS)
+    kind, mode = pick(rng, IMAGE_KINDS)
     if mode == "I;16":
         with io.BytesIO() as file:
             deep = rng.integers(0, 2 ** int(rng.integers(1, 17)), size).astype(np.uint16)
             Image.fromarray(deep).save(file, kind)
             made.files[name] = file.getvalue()
     else:
-        made.files[name] = picture_bytes(size, kind, mode)
+        made.files[name] = image_bytes(size, kind, mode)
     return Spoilt((), refused=False)
 
 
-def picture_no_numbers(rng: Generator, made: Made) -> Spoilt:
+def image_no_numbers(rng: Generator, made: Made) -> Spoilt:
     values = rng.uniform(-1, 1, SIZES[0]).astype(np.float32)
     values[0, 0] = pick(rng, (math.nan, math.inf, -math.inf))
     with io.BytesIO() as file:
@@ -393,22 +396,22 @@ def picture_no_numbers(rng: Generator, made: Made) -> Spoilt:
     return Spoilt(("0.png",), refused=True)
 
 
-def picture_turned(rng: Generator, made: Made) -> Spoilt:
-    """Every EXIF orientation, with annotations of the picture as displayed or as stored."""
+def image_turned(rng: Generator, made: Made) -> Spoilt:
+    """Every EXIF orientation, with annotations of the image as displayed or as stored."""
     turn, displayed = int(rng.integers(0, 10)), bool(rng.integers(2))
     exif = Image.Exif()
     exif[0x0112] = turn
     height, width = SIZES[0]
     stored = (width, height) if turn in (5, 6, 7, 8) and displayed else (height, width)
     kind = pick(rng, ("PNG", "JPEG", "WEBP", "TIFF"))
-    made.files["train/0.png"] = picture_bytes(stored, kind, exif=exif)
+    made.files["train/0.png"] = image_bytes(stored, kind, exif=exif)
     return Spoilt(("0.png",), refused=turn in (5, 6, 7, 8) and not displayed)
 
 
-def picture_wide(rng: Generator, made: Made) -> Spoilt:
+def image_wide(rng: Generator, made: Made) -> Spoilt:
     size = int(rng.integers(1, 9)), 20_000
     size = size if rng.integers(2) else size[::-1]
-    made.files["train/0.png"] = picture_bytes(size)
+    made.files["train/0.png"] = image_bytes(size)
     made.content["images"][0] |= {"height": size[0], "width": size[1], "void": None}
     made.content["annotations"] = made.content["annotations"][2:]
     far = [0, 0, size[1], 0, size[1], size[0], 0, size[0]]
@@ -419,19 +422,19 @@ def picture_wide(rng: Generator, made: Made) -> Spoilt:
 
 
 def paths(rng: Generator, made: Made) -> Spoilt:
-    """Names that are odd but right, and names that lead elsewhere."""
+    """Names that are odd but valid, and names that lead out of the folder."""
     image, data = made.content["images"][0], made.files.pop("train/0.png")
-    made.files["outside.png"] = data  # beside the picture folder
+    made.files["outside.png"] = data  # beside the image folder
     if rng.integers(2):
         image["file_name"] = pick(rng, ODD_NAMES)
         made.files[f"train/{image['file_name']}"] = data
         return Spoilt((), refused=False)
     image["file_name"] = pick(rng, NAMES_THAT_LEAD_AWAY)
-    return Spoilt(("image 0", "pictures are not in", "cannot be read"), refused=True)
+    return Spoilt(("image 0", "are not in", "cannot be read"), refused=True)
 
 
 def links(rng: Generator, made: Made) -> Spoilt:
-    """Links in the place of a picture; those to a picture are read wherever it lies."""
+    """Links instead of an image; links to an image are followed anywhere."""
     made.files["outside.png"] = made.files["train/0.png"]
     targets = ("../outside.png", "gone.png", "0.png", "/dev/zero", "/etc", "../train", "/dev/stdin")
     which = int(rng.integers(len(targets) + 2))
@@ -442,7 +445,7 @@ def links(rng: Generator, made: Made) -> Spoilt:
         made.pipes.append("train/0.png")
         return Spoilt(("0.png",), refused=True)
     del made.files["train/0.png"]
-    made.files["train/0.png/inside.txt"] = b"a folder with the name of a picture"
+    made.files["train/0.png/inside.txt"] = b"a folder with the name of an image"
     return Spoilt(("0.png",), refused=True)
 
 
@@ -504,7 +507,7 @@ def sbd_file(rng: Generator, made: Made) -> Spoilt:
         made.files[name] = mat_bytes(pick(rng, things), pick(rng, ([9], [], [0], [99], "x", [1.5])))
     else:
         made.files["train.txt"] = pick(rng, (b"a\n../b\n", b"/etc/hostname\n", b"a\ngone\n", b"\n"))
-    return Spoilt(("b.mat", "b.jpg", "gone.mat", "train.txt", "inst holds no picture"))
+    return Spoilt(("b.mat", "b.jpg", "gone.mat", "train.txt", "inst holds no"))
 
 
 Spoil = Callable[[Generator, Made], Spoilt]
@@ -514,7 +517,7 @@ KINDS: dict[str, tuple[Callable[[], Made], Spoil]] = {
     "a list or a record of the wrong type": (coco_set, list_wrong),
     "a polygon of 0 to 5 numbers": (coco_set, polygon_short),
     "a polygon with NaN, infinite, huge, no numbers": (coco_set, polygon_values),
-    "a polygon outside the picture": (coco_set, polygon_outside),
+    "a polygon outside the image": (coco_set, polygon_outside),
     "a polygon of thousands of long edges": (coco_set, polygon_knot),
     "RLE text cut short, with other letters": (coco_set, rle_truncated),
     "RLE of another size": (coco_set, rle_size),
@@ -523,17 +526,17 @@ KINDS: dict[str, tuple[Callable[[], Made], Spoil]] = {
     "categories missing, misnamed": (coco_set, categories_wrong),
     "a declared size of any number": (coco_set, declared_size),
     "a void region of the wrong type": (coco_set, void_wrong),
-    "a picture cut short, empty, other bytes, a bomb": (coco_set, picture_broken),
-    "CMYK, 16 bits, other kinds and endings": (coco_set, picture_kind),
-    "a picture with NaN": (coco_set, picture_no_numbers),
-    "EXIF rotation": (coco_set, picture_turned),
-    "20,000 pixels wide or high": (coco_set, picture_wide),
+    "an image cut short, empty, other bytes, a bomb": (coco_set, image_broken),
+    "CMYK, 16 bits, other kinds and endings": (coco_set, image_kind),
+    "an image with NaN": (coco_set, image_no_numbers),
+    "EXIF rotation": (coco_set, image_turned),
+    "20,000 pixels wide or high": (coco_set, image_wide),
     "paths: .., absolute, unicode, spaces": (coco_set, paths),
-    "links, pipes and folders for pictures": (coco_set, links),
+    "links, pipes and folders for images": (coco_set, links),
     "json text cut short, nested, recoded": (coco_set, json_text),
     "VOC maps": (voc_set, voc_map),
     "VOC lists": (voc_set, voc_list),
-    "VOC pictures and maps, other bytes": (voc_set, picture_broken),
+    "VOC images and maps, other bytes": (voc_set, image_broken),
     "SBD files and lists": (sbd_set, sbd_file),
 }
 
@@ -542,7 +545,7 @@ KINDS: dict[str, tuple[Callable[[], Made], Spoil]] = {
 
 
 def write_case(kind: str, seed: int, folder: Path) -> tuple[dict, Spoilt]:
-    """A spoilt set in an empty folder: the keywords to open it with, and what is to be expected."""
+    """Writes a spoilt set; returns the keywords to open it with, and what is expected."""
     base, spoil = KINDS[kind]
     made = base()
     spoilt = spoil(np.random.default_rng([seed, *kind.encode()]), made)
@@ -551,24 +554,26 @@ def write_case(kind: str, seed: int, folder: Path) -> tuple[dict, Spoilt]:
 
 
 def attempt(kind: str, seed: int, folder: Path) -> Outcome:
-    """One case, strictly and with bad records left out."""
+    """Runs one case, strictly and then with bad records left out."""
     keywords, spoilt = write_case(kind, seed, folder)
     try:
         with limited(SECONDS):
-            said, _ = walk(keywords, skip_bad=False)
-            complaint = judge(said, folder, spoilt)
+            message, _ = walk(keywords, skip_bad=False)
+            complaint = judge(message, folder, spoilt)
             if not complaint:
                 later, bad = walk(keywords, skip_bad=True)
-                complaint = judge_skipping(said, later, bad)
+                complaint = judge_skipping(message, later, bad)
     except Exception as error:
-        complaint, said = f"{type(error).__name__}: {error}", None
-    state = "fault" if complaint else "works" if said is None else "refused"
-    return Outcome(kind, seed, state, complaint or said or "")
+        complaint, message = f"{type(error).__name__}: {error}", None
+    state = "fault" if complaint else "works" if message is None else "refused"
+    return Outcome(kind, seed, state, complaint or message or "")
 
 
 def walk(keywords: dict, skip_bad: bool) -> tuple[str | None, int]:
-    """Open the set and read all of it as training and evaluation do: the sentence that ended it, or
-    None, and the number of records that were left out."""
+    """Opens a set and reads all of it as training and evaluation do.
+
+    Returns the error message or None, and the number of records that were left out.
+    """
     dataset = None
     try:
         dataset = open_datasets(**keywords, splits=("train",), skip_bad=skip_bad, progress=False)[
@@ -592,7 +597,7 @@ def walk(keywords: dict, skip_bad: bool) -> tuple[str | None, int]:
 
 
 def check(batch: Batch, dataset: CocoDataset) -> None:
-    """Raises AssertionError for a batch that no network should see."""
+    """Raises AssertionError for an invalid batch."""
     assert torch.isfinite(batch.images).all() and 0 <= batch.images.min() <= batch.images.max() <= 1
     for target in batch.targets:
         assert target["masks"].shape[0] == len(target["labels"])
@@ -600,30 +605,30 @@ def check(batch: Batch, dataset: CocoDataset) -> None:
         assert all(0 <= label < len(dataset.categories) for label in target["labels"].tolist())
 
 
-def judge(said: str | None, folder: Path, spoilt: Spoilt) -> str:
-    """What is wrong with how a set was taken; empty if nothing is."""
-    if said is None:
+def judge(message: str | None, folder: Path, spoilt: Spoilt) -> str:
+    """Returns what is wrong with the result of a case; empty if nothing is."""
+    if message is None:
         return "it should have been refused" if spoilt.refused else ""
     if spoilt.refused is False:
-        return f"it should work: {said}"
-    if not said.isprintable() or len(said) > 4000:
-        return f"no sentence of one line: {said[:300]!r}"
-    if str(folder) not in said or not any(name in said for name in spoilt.names):
-        return f"names not the file, or none of {spoilt.names}: {said}"
-    return "" if ": " in said else f"a fault without a mend: {said}"
+        return f"it should work: {message}"
+    if not message.isprintable() or len(message) > 4000:
+        return f"not one line: {message[:300]!r}"
+    if str(folder) not in message or not any(name in message for name in spoilt.names):
+        return f"names not the file, or none of {spoilt.names}: {message}"
+    return "" if ": " in message else f"an error without a fix: {message}"
 
 
-def judge_skipping(strictly: str | None, said: str | None, bad: int) -> str:
-    if strictly is None and (said or bad):
-        return f"works, but leaves out {bad} records: {said}"
-    if strictly is not None and not said and not bad:
+def judge_skipping(strictly: str | None, message: str | None, bad: int) -> str:
+    if strictly is None and (message or bad):
+        return f"works, but leaves out {bad} records: {message}"
+    if strictly is not None and not message and not bad:
         return f"refused ({strictly}), but nothing is left out"
     return ""
 
 
 @contextmanager
 def limited(seconds: int) -> Iterator[None]:
-    """Raises TimeoutError where it takes longer; numbers that go wrong raise as well."""
+    """Raises TimeoutError after `seconds`; numerical warnings raise as well."""
 
     def ring(number: int, frame: object) -> None:
         raise TimeoutError(f"still running after {seconds} seconds")
@@ -633,7 +638,7 @@ def limited(seconds: int) -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", RuntimeWarning)
-            warnings.simplefilter("ignore", UserWarning)  # of crowds
+            warnings.simplefilter("ignore", UserWarning)  # about crowds
             yield
     finally:
         signal.alarm(0)
@@ -641,7 +646,7 @@ def limited(seconds: int) -> Iterator[None]:
 
 
 def try_all(cases: Sequence[tuple[str, int]], scratch: Path) -> list[Outcome]:
-    """Several cases, one after another, in a folder each that is removed again."""
+    """Runs several cases, each in a temporary folder."""
     outcomes = []
     for kind, seed in cases:
         folder = Path(tempfile.mkdtemp(dir=scratch))
@@ -653,24 +658,24 @@ def try_all(cases: Sequence[tuple[str, int]], scratch: Path) -> list[Outcome]:
 
 
 def peak_megabytes() -> float:
-    """The most memory that this process has held."""
+    """Returns the peak memory of this process."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (
         2**20 if sys.platform == "darwin" else 2**10
     )
 
 
-def _measured(cases: Sequence[tuple[str, int]], scratch: Path) -> tuple[list[Outcome], float]:
+def try_and_measure(cases: Sequence[tuple[str, int]], scratch: Path) -> tuple[list[Outcome], float]:
     before = peak_megabytes()
     return try_all(cases, scratch), peak_megabytes() - before
 
 
 def report(scratch: Path, thorough: bool) -> Iterator[Row]:
-    """A row for each kind; all in one process, so that a crash would be seen."""
+    """Yields a row for each kind; all run in one process, so that a crash is noticed."""
     each = 400 if thorough else 25
     cases = [(kind, seed) for kind in KINDS for seed in range(each)]
     try:
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as alone:
-            outcomes, growth = alone.submit(_measured, cases, scratch).result()
+            outcomes, growth = alone.submit(try_and_measure, cases, scratch).result()
     except BrokenProcessPool:
         yield Row("bad data", f"{len(cases)} sets", "the process crashed", False)
         return

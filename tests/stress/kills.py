@@ -1,9 +1,8 @@
-"""Kills: a real training is killed at random moments, resumed, and compared with one that was not.
+"""Kills: a training is killed at random moments, resumed, and compared with an uninterrupted run.
 
-Each life of it is a process of its own, with a loader process and everything that could go wrong
-on: accumulation, EMA, copy-paste, drop path. SIGKILL leaves it no time for anything. After every
-one, all files of the run folder must be readable and the log must say to the last bit what that of
-the uninterrupted run says; at the end the weights must be the same.
+The training has a loader process, accumulation, EMA, copy-paste and drop path. After every SIGKILL
+all files of the run folder must be readable, and the log must equal that of the uninterrupted run
+to the last bit; at the end the weights must be equal.
 """
 
 import csv
@@ -28,8 +27,8 @@ from engine.files import FailedRun
 from tests.stress.rows import Row
 
 ROOT = Path(__file__).resolve().parents[2]
-PICTURES, STEP = 16, 4  # of the training split, and of one optimizer step
-EPOCH = PICTURES // STEP  # iterations from one evaluation to the next
+IMAGES, STEP = 16, 4  # of the training split, and of one optimizer step
+EPOCH = IMAGES // STEP  # iterations from one evaluation to the next
 COMMON = (
     "--device cpu --threads 1 --workers 1 --image-size 64 --canvas 64x64 64x128 --batch-size 2 "
     "--accumulate 2 --average 0.9 --copy-paste 0.5 --warmup 4 --eval-every 1 --save-every 2 "
@@ -46,39 +45,44 @@ SYSTEMS = {
         "encoder_ffn_width=32 num_queries=6 num_layers=2 ffn_width=32 train_points=128"
     ),
 }
-TIMES = ("seconds", "minutes", "pictures_per_second")  # of a row of the log; never the same
-LONGEST = 600.0  # seconds that anything may take before the harness gives up
+TIMES = (
+    "seconds",
+    "minutes",
+    "images_per_second",
+    "pictures_per_second",
+)  # fields of a log row that differ between runs
+TIMEOUT = 600.0  # seconds until the harness fails
 
 
 @dataclass
 class Training:
-    """A training that is started again and again, in one run folder."""
+    """A training that is started repeatedly in one run folder."""
 
     argv: list[str]
     folder: Path
 
     def start(self) -> subprocess.Popen:
-        """One life: it begins anew, or goes on where the last one was killed."""
+        """Starts the training, or resumes it if there is a checkpoint."""
         resume = ["--resume"] if (self.folder / "last.pt").exists() else []
-        with open(self.folder.with_suffix(".log"), "a", encoding="utf-8") as said:
+        with open(self.folder.with_suffix(".log"), "a", encoding="utf-8") as output:
             return subprocess.Popen(
                 [sys.executable, "-m", "engine.train", *self.argv, *resume]
                 + ["--out", str(self.folder)],
                 cwd=ROOT,
-                stdout=said,
+                stdout=output,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,  # so that its loader processes can be found
+                start_new_session=True,  # groups it with its loader processes
             )
 
     def finish(self) -> float:
-        """Let it run to its end; returns the seconds it took.
+        """Runs the training to its end and returns the seconds it took.
 
         Raises:
-            FailedRun: it did not end as it should.
+            FailedRun: if it failed.
         """
         began, process = time.monotonic(), self.start()
         try:
-            code = process.wait(LONGEST)
+            code = process.wait(TIMEOUT)
         finally:
             process.kill()
         if code:
@@ -86,7 +90,7 @@ class Training:
         return time.monotonic() - began
 
     def rows(self) -> list[dict]:
-        """The whole rows of its log."""
+        """The complete rows of its log."""
         path = self.folder / "log.jsonl"
         return log.read_jsonl(path) if path.exists() else []
 
@@ -106,41 +110,43 @@ def training(system: str, data: Path, folder: Path, iterations: int) -> Training
 
 
 def wait_for(process: subprocess.Popen, happened: Callable[[], bool], pause: float) -> None:
-    """Wait until something has happened, or the process has ended.
+    """Waits until something has happened or the process has ended.
 
     Raises:
-        FailedRun: neither came.
+        FailedRun: after a timeout.
     """
-    deadline = time.monotonic() + LONGEST
+    deadline = time.monotonic() + TIMEOUT
     while process.poll() is None and not happened():
         if time.monotonic() > deadline:
-            raise FailedRun("the training came to a halt")
+            raise FailedRun(f"the training made no progress for {TIMEOUT:.0f} seconds")
         time.sleep(pause)
 
 
-def while_starting(life: subprocess.Popen, run: Training, target: int, luck: float) -> None:
-    """Before the first step: torch is imported, data and model come up, the checkpoint is read."""
-    time.sleep(8 * luck)
+def while_starting(process: subprocess.Popen, run: Training, target: int, fraction: float) -> None:
+    """Before the first step: imports, building, reading of the checkpoint."""
+    time.sleep(8 * fraction)
 
 
-def in_a_step(life: subprocess.Popen, run: Training, target: int, luck: float) -> None:
-    wait_for(life, lambda: run.reached() >= target, 0.02)
-    time.sleep(0.3 * luck)
+def in_a_step(process: subprocess.Popen, run: Training, target: int, fraction: float) -> None:
+    wait_for(process, lambda: run.reached() >= target, 0.02)
+    time.sleep(0.3 * fraction)
 
 
-def while_writing(life: subprocess.Popen, run: Training, target: int, luck: float) -> None:
-    """Inside a checkpoint: its temporary file has just appeared."""
-    wait_for(life, lambda: run.reached() >= target, 0.005)
+def while_writing(process: subprocess.Popen, run: Training, target: int, fraction: float) -> None:
+    """While a checkpoint is written: its temporary file has just appeared."""
+    wait_for(process, lambda: run.reached() >= target, 0.005)
     names = [run.folder / f"{name}.pt.tmp" for name in ("last", "best")]
-    wait_for(life, lambda: any(map(os.path.exists, names)), 0.0005)
-    time.sleep(0.02 * luck)
+    wait_for(process, lambda: any(map(os.path.exists, names)), 0.0005)
+    time.sleep(0.02 * fraction)
 
 
-def while_evaluating(life: subprocess.Popen, run: Training, target: int, luck: float) -> None:
-    """After the checkpoint that is written before, so that nothing of the training is lost."""
+def while_evaluating(
+    process: subprocess.Popen, run: Training, target: int, fraction: float
+) -> None:
+    """During an evaluation, right after a checkpoint: no iteration is lost."""
     due = -(-target // EPOCH) * EPOCH
-    wait_for(life, lambda: run.reached() >= due, 0.005)
-    time.sleep(0.1 + 0.5 * luck)
+    wait_for(process, lambda: run.reached() >= due, 0.005)
+    time.sleep(0.1 + 0.5 * fraction)
 
 
 MOMENTS = (while_writing, in_a_step, while_evaluating, while_writing, while_starting)
@@ -148,9 +154,7 @@ MOMENTS = (while_writing, in_a_step, while_evaluating, while_writing, while_star
 
 @dataclass(frozen=True)
 class Kill:
-    """What one kill met: the moment it fell in, how many iterations it cost, the faults it left, in
-    words, and the group of processes it left.
-    """
+    """Result of one kill: moment, iterations lost, faults found, and the process group."""
 
     moment: str
     lost: int
@@ -158,22 +162,25 @@ class Kill:
     group: int
 
 
-def kill(run: Training, moment: Callable, target: int, luck: float) -> Kill:
-    """One life of a run, up to a SIGKILL. Only the process itself gets it, as from a full memory:
-    its loader process has to notice.
+def kill(run: Training, moment: Callable, target: int, fraction: float) -> Kill:
+    """Starts or resumes a run and kills it with SIGKILL.
+
+    Only the process itself is killed, as when memory runs out: its loader process has to notice.
 
     Raises:
-        FailedRun: the life ended before the moment came.
+        FailedRun: if the process ended by itself before.
     """
     left = half_written(run.folder)
-    life = run.start()
+    process = run.start()
     try:
-        moment(life, run, target, luck)
-        if life.poll() is not None:
-            raise FailedRun(f"{run.folder}: a life ended by itself, with {life.returncode}")
+        moment(process, run, target, fraction)
+        if process.poll() is not None:
+            raise FailedRun(
+                f"{run.folder}: the process ended by itself, with exit code {process.returncode}"
+            )
     finally:
-        life.kill()
-        life.wait()
+        process.kill()
+        process.wait()
     faults = unreadable(run.folder)
     kept = 0
     if (run.folder / "last.pt").exists() and not faults:
@@ -183,27 +190,27 @@ def kill(run: Training, moment: Callable, target: int, luck: float) -> Kill:
         hit = "while writing a checkpoint"
     elif moment is while_writing:
         hit = "right after writing a checkpoint"
-    return Kill(hit, max(0, run.reached() - kept), tuple(faults), life.pid)
+    return Kill(hit, max(0, run.reached() - kept), tuple(faults), process.pid)
 
 
 def half_written(folder: Path) -> set[tuple[str, int]]:
-    """The checkpoints under a temporary name, and since when."""
+    """Temporary checkpoint files and their times."""
     return {(path.name, path.stat().st_mtime_ns) for path in folder.glob("*.pt.tmp")}
 
 
 def unreadable(folder: Path) -> list[str]:
-    """Files of a run folder that cannot be read, but for what is under a temporary name."""
+    """Lists the files of a run folder that cannot be read; temporary files are not tried."""
     faults = []
     for path in sorted(folder.glob("*")):
         try:
             READERS.get(path.suffix, Path.read_bytes)(path)
-        except Exception as error:  # whatever a reader makes of half a file
+        except Exception as error:  # of any reader
             faults.append(f"{path.name}: {type(error).__name__} {error}")
     return faults
 
 
 def read_log(path: Path) -> None:
-    """Every line is whole; only the last may have been cut short, which a resumed run drops."""
+    """Every line is complete; only the last may be cut off, which a resumed run drops."""
     for line in path.read_text(encoding="utf-8").split("\n")[:-1]:
         json.loads(line)
 
@@ -215,9 +222,9 @@ def read_csv(path: Path) -> None:
         raise ValueError(f"rows of {sorted(widths)} cells")
 
 
-def read_picture(path: Path) -> None:
-    with Image.open(path) as picture:
-        picture.load()
+def read_image(path: Path) -> None:
+    with Image.open(path) as image:
+        image.load()
 
 
 READERS = {
@@ -225,12 +232,12 @@ READERS = {
     ".json": lambda path: json.loads(path.read_text(encoding="utf-8")),
     ".jsonl": read_log,
     ".csv": read_csv,
-    ".png": read_picture,
+    ".png": read_image,
 }
 
 
 def outliving(group: int, patience: float = 20.0) -> list[str]:
-    """Processes that are still there though the one that started them is dead."""
+    """Reports processes that outlive the one that started them."""
     deadline = time.monotonic() + patience
     with suppress(ProcessLookupError):
         while time.monotonic() < deadline:
@@ -245,7 +252,7 @@ def outliving(group: int, patience: float = 20.0) -> list[str]:
 
 
 def differing_rows(run: Training, whole: Training) -> list[str]:
-    """Iterations at which two logs say different things, times apart."""
+    """Iterations at which two logs differ, times excluded."""
     others = {row["iteration"]: row for row in whole.rows()}
     return [
         f"iteration {row['iteration']}"
@@ -259,7 +266,7 @@ def without_times(row: dict) -> dict:
 
 
 def differences(run: Training, whole: Training) -> list[str]:
-    """In what two runs that came to their end are not the same, to the last bit."""
+    """Lists what differs, to the last bit, between two finished runs."""
     found = differing_rows(run, whole)
     for name in ("last.pt", "best.pt"):
         one, two = (checkpoint.load(each.folder / name) for each in (run, whole))
@@ -275,17 +282,17 @@ def differences(run: Training, whole: Training) -> list[str]:
 
 
 def survive(system: str, scratch: Path, kills: int, seed: int = 0) -> Row:
-    """Kill a training so many times, let it end, and compare it with an uninterrupted one."""
-    luck = random.Random(seed)
-    data = pond.write(scratch / "pictures", train=PICTURES, val=3, progress=False)
+    """Kills a training several times, lets it end, and compares it with an uninterrupted one."""
+    rng = random.Random(seed)
+    data = pond.write(scratch / "images", train=IMAGES, val=3, progress=False)
     iterations = EPOCH * (2 + kills)
     whole = training(system, data, scratch / f"{system}-whole", iterations)
     run = training(system, data, scratch / f"{system}-killed", iterations)
     whole.finish()
-    targets = sorted(luck.sample(range(1, iterations - EPOCH), kills))
+    targets = sorted(rng.sample(range(1, iterations - EPOCH), kills))
     hits = []
     for number, target in enumerate(targets):
-        hit = kill(run, MOMENTS[number % len(MOMENTS)], target, luck.random())
+        hit = kill(run, MOMENTS[number % len(MOMENTS)], target, rng.random())
         wrong = (*hit.faults, *(f"{row} differs" for row in differing_rows(run, whole)))
         hits.append(replace(hit, faults=wrong))
     run.finish()
@@ -294,13 +301,13 @@ def survive(system: str, scratch: Path, kills: int, seed: int = 0) -> Row:
 
 
 def row_of(system: str, hits: list[Kill], wrong: list[str]) -> Row:
-    """What came out, for the table."""
+    """Summarises all kills as one row."""
     moments = Counter(hit.moment for hit in hits)
     good = sum(not hit.faults for hit in hits)
     faults = [*(fault for hit in hits for fault in hit.faults), *wrong]
     lost = max(hit.lost for hit in hits)
-    result = f"{good} went on identically, at most {lost} iterations taken again; "
-    result += f"{len(faults)} faults: {'; '.join(faults[:5])}" if faults else "the same final bits"
+    result = f"{good} resumed identically, at most {lost} iterations repeated; "
+    result += f"{len(faults)} faults: {'; '.join(faults[:5])}" if faults else "same final bits"
     return Row(
         f"{system}, SIGKILL and --resume",
         f"{len(hits)} kills: " + ", ".join(f"{n} {moment}" for moment, n in moments.items()),

@@ -1,8 +1,8 @@
-"""Memory: an annotation file of COCO's size, and what a training and its workers hold of it.
+"""Memory of a training and its workers with an annotation file of COCO's size.
 
-`write_set` makes a set of any size with outlines of the lengths COCO has: 20 corners a polygon and
-1.1 polygons an object on average (counted in its val split), and both kinds of RLE. Measured in a
-process of its own, by Linux's own books (/proc).
+`write_set` makes a data set of any size with outlines of COCO's lengths: on average 20 corners a
+polygon and 1.1 polygons an object (counted in its val split), and both kinds of RLE. Measured in a
+separate process, from Linux's /proc.
 """
 
 import json
@@ -25,19 +25,19 @@ from data.presets import TrainPreset
 from engine import log
 from tests.stress.rows import Row
 
-COCO_TRAIN = (118_287, 860_001)  # pictures, objects of instances_train2017.json
+COCO_TRAIN = (118_287, 860_001)  # images, objects of instances_train2017.json
 SIZES = ((480, 640), (427, 640), (640, 480), (375, 500))  # (h, w), the commonest of COCO
 CATEGORIES = 80
-POOL = 250  # at most so many RLEs for a size, and seven times as many polygons; objects repeat them
-# What may be needed for COCO's training split: seconds until a training may start, megabytes of
-# the process at its highest and then, and of a loader worker what it shares with nobody.
-# `grown`: what it may gain while it reads; `drift`: part by which a training may grow;
-# `fixed`: what is added to the bounds of a smaller set, for what does not shrink with it.
+POOL = 250  # at most so many RLEs per size, and seven times as many polygons; objects repeat them
+# Bounds for COCO's training split: seconds until a training may start, megabytes of the process at
+# its peak and after opening, and private megabytes of a loader worker. `grown`: growth of a worker
+# while it reads; `drift`: relative growth of a training; `fixed`: added to the bounds of a smaller
+# set, for what does not shrink with it.
 BOUNDS = {
     "seconds": 90.0, "peak": 3000.0, "after": 1200.0, "worker": 200.0, "grown": 60.0, "drift": 0.05,
     "fixed": 100.0,
 }  # fmt: skip
-PICTURES_READ = 960  # evenly from the whole set, by two workers
+IMAGES_READ = 960  # evenly from the whole set, by two workers
 MEGABYTE = 1 << 20
 JSON = Path("annotations") / "instances_train.json"
 TRAINING = (
@@ -48,25 +48,25 @@ TRAINING = (
 BARS = "▁▂▃▄▅▆▇█"
 
 
-def write_set(folder: Path, pictures: int, objects: int, seed: int = 0) -> Path:
-    """A set in COCO layout, split train; returns its json.
+def write_set(folder: Path, images: int, objects: int, seed: int = 0) -> Path:
+    """Writes a data set in COCO layout, split train; returns its json.
 
-    The pictures are links to four files. One object in eight is an RLE, half of them compressed:
+    The images are links to four files. One object in eight is an RLE, half of them compressed:
     more than COCO has, as these are the longest.
     """
     rng = np.random.default_rng(seed)
     (folder / "annotations").mkdir(parents=True)
-    _write_pictures(folder / "train", pictures)
+    _write_images(folder / "train", images)
     pool = max(2, min(POOL, objects // 40))
     outlines = [_outlines(rng, size, pool) for size in SIZES]
     path = folder / JSON
     with open(path, "w", encoding="utf-8") as file:
         file.write('{"categories": ' + json.dumps(_categories()) + ',\n"images": [\n')
-        file.write(",\n".join(json.dumps(_picture(number)) for number in range(pictures)))
+        file.write(",\n".join(json.dumps(_image(number)) for number in range(images)))
         file.write('],\n"annotations": [\n')
         for start in range(0, objects, 10_000):
             numbers = range(start, min(start + 10_000, objects))
-            places = rng.integers(0, pictures, len(numbers)).tolist()
+            places = rng.integers(0, images, len(numbers)).tolist()
             kinds = rng.integers(0, CATEGORIES, len(numbers)).tolist()
             picks = rng.integers(0, 8 * pool, len(numbers)).tolist()
             rows = [
@@ -85,7 +85,7 @@ def _categories() -> list[dict]:
     return [{"id": number + 1, "name": f"class {number + 1}"} for number in range(CATEGORIES)]
 
 
-def _picture(number: int) -> dict:
+def _image(number: int) -> dict:
     height, width = SIZES[number % len(SIZES)]
     return {
         "license": 3,
@@ -99,13 +99,13 @@ def _picture(number: int) -> dict:
     }
 
 
-def _write_pictures(folder: Path, count: int) -> None:
+def _write_images(folder: Path, count: int) -> None:
     folder.mkdir()
     rng = np.random.default_rng(0)
     for number, (height, width) in enumerate(SIZES):
         coarse = rng.integers(0, 256, (height // 16, width // 16, 3), dtype=np.uint8)
-        picture = Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
-        picture.save(folder / f"source{number}.jpg", quality=90)
+        image = Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
+        image.save(folder / f"source{number}.jpg", quality=90)
     for number in range(count):
         (folder / f"{number:012d}.jpg").symlink_to(f"source{number % len(SIZES)}.jpg")
 
@@ -144,11 +144,11 @@ def _polygons(rng: np.random.Generator, size: tuple[int, int]) -> list[list[floa
     return parts
 
 
-def measure(json_file: str, pictures: int, workers: int = 2) -> dict[str, float]:
-    """Open a set, read pictures from all over it with loader workers; seconds and megabytes.
+def measure(json_file: str, images: int, workers: int) -> dict[str, float]:
+    """Opens a data set and reads images from all of it with loader workers.
 
-    To be called in a process of its own: the peak is that of the whole process. `seconds` are those
-    of the processor, which on an idle machine are those of the clock, as one thread does it all.
+    Returns megabytes, CPU seconds (`seconds`) and wall seconds (`clock`). Call it in a fresh
+    process: the peak is that of the whole process.
     """
     found = {"before": _megabytes("status", "VmRSS")}
     began, clock = time.process_time(), time.monotonic()
@@ -156,25 +156,31 @@ def measure(json_file: str, pictures: int, workers: int = 2) -> dict[str, float]
     found |= {"seconds": time.process_time() - began, "clock": time.monotonic() - clock}
     found |= {"peak": _megabytes("status", "VmHWM"), "after": _megabytes("status", "VmRSS")}
     batches = train_loader(
-        dataset, TrainPreset(), batch_size=8, stop_step=pictures // 8, canvases=[(128, 128)],
+        dataset, TrainPreset(), batch_size=8, stop_step=images // 8, canvases=[(128, 128)],
         workers=workers,
     )  # fmt: skip
     private = []
     for number, _ in enumerate(batches):
-        if number % 10 == 0:  # and so not after the last, when they have ended
+        if number % 10 == 0:  # not after the last batch: the workers have ended
             private.append(max(map(_private, children()), default=0.0))
     return found | {"worker at first": private[0], "worker": max(private)}
 
 
-def _megabytes(book: str, *names: str, process: int | str = "self") -> float:
-    """The sum of some lines of a book that Linux keeps on a process."""
-    lines = Path(f"/proc/{process}/{book}").read_text().splitlines()
+def measured_alone(json_file: Path, images: int, workers: int = 2) -> dict[str, float]:
+    """Runs `measure` in a fresh process."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as alone:
+        return alone.submit(measure, str(json_file), images, workers).result()
+
+
+def _megabytes(file: str, *names: str, process: int | str = "self") -> float:
+    """Sums fields of a file in /proc/PROCESS."""
+    lines = Path(f"/proc/{process}/{file}").read_text().splitlines()
     values = {line.split(":")[0]: line.split()[1] for line in lines if line.endswith("kB")}
     return sum(int(values[name]) for name in names) * 1024 / MEGABYTE
 
 
 def _private(process: int) -> float:
-    """What a process shares with no other; 0 when it has just ended."""
+    """Private memory of a process; 0 if it has just ended."""
     try:
         return _megabytes("smaps_rollup", "Private_Clean", "Private_Dirty", process=process)
     except OSError:
@@ -182,9 +188,9 @@ def _private(process: int) -> float:
 
 
 def _own_part(process: int) -> float:
-    """What a process has filled, pages of several counted in parts; 0 when it has just ended.
+    """Memory of a process, shared pages in proportion; 0 if it has just ended.
 
-    Libraries are left out: their part grows when any other process that has them ends.
+    Without libraries: their part grows when any other process that uses them ends.
     """
     try:
         return _megabytes("smaps_rollup", "Pss_Anon", "Pss_Shmem", process=process)
@@ -193,7 +199,7 @@ def _own_part(process: int) -> float:
 
 
 def children(parent: int | None = None) -> list[int]:
-    """The processes that a process has started and that still run."""
+    """Running child processes."""
     parent, found = parent or os.getpid(), []
     for folder in Path("/proc").iterdir():
         if folder.name.isdecimal():
@@ -206,8 +212,8 @@ def children(parent: int | None = None) -> list[int]:
 
 
 def watch_training(scratch: Path, iterations: int) -> list[tuple[int, float]]:
-    """A small training with two workers: (iteration, megabytes of it and its workers together)."""
-    data, out = scratch / "pictures", scratch / "run"
+    """Runs a small training with two workers: (iteration, megabytes including the workers)."""
+    data, out = scratch / "images", scratch / "run"
     write_set(data, 200, 1400)
     command = [sys.executable, "-m", "engine.train", *TRAINING.split(), "--out", str(out)]
     command += ["--train-json", str(data / JSON), "--val-json", str(data / JSON)]
@@ -227,47 +233,48 @@ def watch_training(scratch: Path, iterations: int) -> list[tuple[int, float]]:
 
 
 def curve(values: list[float]) -> str:
-    """Values as a line of small bars, from nothing to their highest."""
+    """Draws values as a line of small bars, from zero to the maximum."""
     return "".join(BARS[round(value / max(values) * (len(BARS) - 1))] for value in values)
 
 
 def report(scratch: Path, thorough: bool) -> Iterator[Row]:
-    """COCO's training split, or a tenth of it with a tenth of what the bounds leave above a process
-    that has opened nothing; then whether a training grows. Thorough: both whole."""
+    """Opens a set of COCO's size, then checks whether a training grows.
+
+    The short form opens a tenth; its bounds are a tenth above an empty process.
+    """
     if not Path("/proc/self/smaps_rollup").exists():
-        yield Row("memory", "nothing", "it is counted by /proc of Linux, which is not here", False)
+        yield Row("memory", "nothing", "needs /proc of Linux", False)
         return
     yield from _report_opening(scratch, 1.0 if thorough else 0.1)
     yield _report_training(scratch, 500 if thorough else 200)
 
 
 def _report_opening(scratch: Path, share: float) -> Iterator[Row]:
-    pictures, objects = (round(share * number) for number in COCO_TRAIN)
-    path = write_set(scratch / "coco", pictures, objects)
+    images, objects = (round(share * number) for number in COCO_TRAIN)
+    path = write_set(scratch / "coco", images, objects)
     size = path.stat().st_size / MEGABYTE
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as alone:
-        found = alone.submit(measure, str(path), PICTURES_READ).result()
+    found = measured_alone(path, IMAGES_READ)
     slack = BOUNDS["fixed"] if share < 1 else 0.0
     bounds = {"seconds": share * BOUNDS["seconds"]}
     for key in ("peak", "after"):
         bounds[key] = found["before"] + share * (BOUNDS[key] - found["before"]) + slack
-    tried = f"{pictures} pictures, {objects} objects, {size:.0f} MB of json"
+    tried = f"{images} images, {objects} objects, {size:.0f} MB of json"
     numbers = ", ".join(
         f"{key} {found[key]:.0f} of {bounds[key]:.0f} MB" for key in ("peak", "after")
     )
     yield Row(
         "memory: opening a set",
         tried,
-        f"{found['seconds']:.1f} s of {bounds['seconds']:.0f} ({found['clock']:.0f} by the clock), "
+        f"{found['seconds']:.1f} s of {bounds['seconds']:.0f} ({found['clock']:.0f} wall), "
         f"{numbers}, {found['before']:.0f} before it",
         all(found[key] < bound for key, bound in bounds.items()),
     )
     grown = found["worker"] - found["worker at first"]
     yield Row(
         "memory: a loader worker",
-        f"{PICTURES_READ} pictures from all over {tried}",
-        f"{found['worker']:.0f} MB its own, {grown:.0f} more than at first; the process it shares "
-        f"the set with has {found['after']:.0f}",
+        f"{IMAGES_READ} images from all of {tried}",
+        f"{found['worker']:.0f} MB private, {grown:.0f} more than at first; the main process has "
+        f"{found['after']:.0f}",
         found["worker"] < BOUNDS["worker"] and grown < BOUNDS["grown"],
     )
 
@@ -276,7 +283,7 @@ def _report_training(scratch: Path, iterations: int) -> Row:
     samples = watch_training(scratch, iterations)
     tried = f"{iterations} iterations with 2 workers"
     if len(samples) < 8:
-        return Row("memory: a training", tried, "it ended too soon to be measured", False)
+        return Row("memory: a training", tried, "ended too soon to be measured", False)
     settled = [value for number, value in samples if number >= iterations // 5]
     half = len(settled) // 2
     early, late = np.median(settled[:half]), np.median(settled[half:])

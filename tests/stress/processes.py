@@ -1,9 +1,9 @@
-"""Entry: is a training the same computation, however its batches are split over processes?
+"""Entry: a training is the same computation, however its batches are split over processes.
 
-`compare` trains small models on 1 x 8, 2 x 4 and 1 x (4 + 4 accumulated) pictures a step, each in
-processes of its own, and tells how far apart their losses and first gradients lie. The entry is
-what these processes run: steps of a training as engine.train takes them, in another precision, and
-with batch norms that keep their statistics, because each would see its own process's pictures only.
+`compare` trains small models on 1 x 8, 2 x 4 and 1 x (4 + 4 accumulated) images a step, each in
+separate processes, and reports the differences of losses and first gradients. These processes run
+this entry: training steps of engine.train in a given precision, with frozen batch norm statistics,
+because each norm would see the images of its own process only.
 """
 
 import argparse
@@ -38,7 +38,7 @@ TRAINING = (
     "--device cpu --threads 1 --workers 0 --image-size 64 --canvas 64x64 64x128 --warmup 5 "
     "--copy-paste 0.3"
 )
-SPLITS = {  # of eight pictures: processes, and options of each
+SPLITS = {  # of eight images: number of processes, options of each
     "1 x 8": (1, "--batch-size 8 --accumulate 1"),
     "2 x 4": (2, "--batch-size 4 --accumulate 1"),
     "1 x (4 + 4)": (1, "--batch-size 4 --accumulate 2"),
@@ -64,7 +64,7 @@ class Difference(NamedTuple):
 
 
 def build(config, seed: int = 0, *, precision: str) -> zoo.Built:
-    """The standard model in another precision, its batch norms with the statistics they have."""
+    """Builds the standard model in another precision with frozen batch norms."""
     model, criterion, postprocess = options.build_model(config, seed)
     settle_norms(model)
     freeze_norms(model)
@@ -75,8 +75,9 @@ def build(config, seed: int = 0, *, precision: str) -> zoo.Built:
 
 @torch.no_grad()
 def settle_norms(model: nn.Module) -> None:
-    """Statistics for the batch norms, of blurred noise: with those that they start from the maps
-    fade from layer to layer, and little would be compared.
+    """Sets batch norm statistics from blurred noise.
+
+    With the initial ones the maps fade from layer to layer, and little would be compared.
     """
     for norm in model.modules():
         if isinstance(norm, nn.BatchNorm2d):
@@ -86,7 +87,7 @@ def settle_norms(model: nn.Module) -> None:
 
 
 def measure(argv: list[str], precision: str) -> dict:
-    """Train without a run folder; every loss of every step, and the gradients of the first one."""
+    """Trains without a run folder; returns all losses and the gradients of the first step."""
     opts = train.parse(argv)
     data = dist.local_first(lambda: train.open_data(opts), InputError)
     builder = partial(build, precision=precision)
@@ -104,7 +105,7 @@ def measure(argv: list[str], precision: str) -> dict:
 
 
 def of_losses(one: list[dict[str, float]], other: list[dict[str, float]]) -> float:
-    """The largest relative difference between two lists of named losses."""
+    """Returns the largest relative difference of two lists of named losses."""
     pairs = [
         (value, second[name])
         for first, second in zip(one, other, strict=True)
@@ -114,17 +115,17 @@ def of_losses(one: list[dict[str, float]], other: list[dict[str, float]]) -> flo
 
 
 def of_gradients(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
-    """The length of the difference of all gradients, relative to their length."""
+    """Returns the norm of the difference of all gradients, relative to their norm."""
     difference = sum((value - other[name]).square().sum().double() for name, value in one.items())
     length = sum(value.square().sum().double() for value in one.values())
     return (difference / length).sqrt().item()
 
 
 def in_processes(split: str, argv: list[str], precision: str, out: Path) -> dict:
-    """`measure` in fresh processes, as many as the split has.
+    """Runs `measure` in fresh processes, as many as the split has.
 
     Raises:
-        FailedRun: they failed, and have said why.
+        FailedRun: if they failed; they have printed why.
     """
     number, sizes = SPLITS[split]
     worker = ["-m", __spec__.name, precision, str(out), *argv, *sizes.split()]
@@ -132,15 +133,15 @@ def in_processes(split: str, argv: list[str], precision: str, out: Path) -> dict
         launch = ["-m", "engine.launch", "--standalone", "--nproc-per-node", str(number)]
         worker = [*launch, *worker]
     if subprocess.run([sys.executable, *worker], stdout=subprocess.DEVNULL).returncode:
-        raise FailedRun(f"the training of {split} failed, as said above")
+        raise FailedRun(f"the training of {split} failed, see above")
     return torch.load(out, weights_only=True)
 
 
 def compare(folder: Path, steps: dict[str, int] = STEPS) -> Iterator[Difference]:
-    """Each system, precision and split against the reference, on drawn pictures.
+    """Compares each system, precision and split with the reference, on drawn images.
 
     Args:
-        folder: where to write; the pictures and what was measured stay there.
+        folder: for the images and the measurements, which stay there.
         steps: for each precision.
     """
     data = folder / "organs"
@@ -157,7 +158,7 @@ def compare(folder: Path, steps: dict[str, int] = STEPS) -> Iterator[Difference]
 
 
 def report(scratch: Path, thorough: bool) -> Iterator[Row]:
-    """The rows of the stress table; few steps unless it may take long."""
+    """Yields the rows of the stress table; few steps unless thorough."""
     for found in compare(scratch, STEPS if thorough else {**STEPS, "float64": 5}):
         yield Row(
             f"{found.system}, {found.split} against {REFERENCE}, {found.precision}",
@@ -168,7 +169,7 @@ def report(scratch: Path, thorough: bool) -> Iterator[Row]:
 
 
 def difference(system: str, split: str, precision: str, measured: dict[str, dict]) -> Difference:
-    """How far one split is from the reference."""
+    """Returns the difference of one split from the reference."""
     one, other = measured[REFERENCE], measured[split]
     losses = of_losses(one["losses"], other["losses"])
     gradients = of_gradients(one["gradients"], other["gradients"])

@@ -1,4 +1,4 @@
-"""What the stress reports have in common: a row of their table."""
+"""Rows of the table that all stress reports share."""
 
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 class Row(NamedTuple):
-    """A trial: what was tested, how often or how large, what came out, and whether that is well."""
+    """A trial: subject, count or size, result, and whether it passed."""
 
     what: str
     tried: str
@@ -14,19 +14,19 @@ class Row(NamedTuple):
     passed: bool
 
 
-# (a folder of its own to write into, whether to take long) → the rows, as they become known
+# (scratch folder, whether to run the long form) -> rows
 Report = Callable[[Path, bool], Iterable[Row]]
 
 HEAD = ("what", "tried", "result", "command")
 
 
 def command(name: str, thorough: bool) -> str:
-    """The command that gives a report again."""
+    """Returns the command that repeats a report."""
     return f"bash sbin/stress.sh {name}" + (" --thorough" if thorough else "")
 
 
 def markdown(rows: Sequence[tuple[Row, str]]) -> str:
-    """Rows with their commands as a table; what failed says so in front of its result."""
+    """Formats rows and their commands as a table; failed rows start with FAILED."""
     cells = [HEAD, ["---"] * len(HEAD)]
     for row, how in rows:
         result = row.result if row.passed else f"FAILED: {row.result}"

@@ -1,4 +1,4 @@
-"""The short form of the kills, and that the harness sees what it is there to see."""
+"""The short form of the kills; the harness detects faults."""
 
 import json
 import shutil
@@ -17,7 +17,7 @@ from tests.stress import kills as stress_kills
 def test_two_kills(tmp_path):
     row = stress_kills.survive("MobileInst", tmp_path, kills=2)
     assert row.passed, row
-    assert row.tried.startswith("2 kills: ") and "2 went on identically" in row.result
+    assert row.tried.startswith("2 kills: ") and "2 resumed identically" in row.result
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def test_half_files_are_found(pair):
     for path in sorted(folder.iterdir()):
         content = path.read_bytes()
         path.write_bytes(content[: len(content) * 9 // 10])
-    (folder / "last.pt.tmp").write_bytes(b"half")  # that is what the name says
+    (folder / "last.pt.tmp").write_bytes(b"half")  # temporary
     found = {fault.split(":")[0] for fault in stress_kills.unreadable(folder)}
     assert {"best.pt", "last.pt", "options.json", "predictions.png"} <= found
     assert "log.jsonl" not in found  # its last line may be cut short
@@ -82,9 +82,9 @@ def test_processes_that_stay_are_found():
     assert process.wait(10) != 0 and stress_kills.outliving(process.pid) == []
 
 
-def test_a_life_that_ends_by_itself_is_no_kill(tmp_path):
-    data = pond.write(tmp_path / "pictures", train=4, val=2, progress=False)
+def test_a_process_that_ends_by_itself_is_no_kill(tmp_path):
+    data = pond.write(tmp_path / "images", train=4, val=2, progress=False)
     run = stress_kills.training("MobileInst", data, tmp_path / "run", 1)
     run.argv += ["--no-such-option"]
-    with pytest.raises(FailedRun, match="ended by itself, with 2"):
+    with pytest.raises(FailedRun, match="ended by itself, with exit code 2"):
         stress_kills.kill(run, stress_kills.in_a_step, 1, 0.5)

@@ -1,4 +1,4 @@
-"""The frame of the stress reports, and the short form of the one about memory."""
+"""The stress reports, and the short form of the one about memory."""
 
 import json
 import os
@@ -35,7 +35,7 @@ def test_reports_make_a_table_and_a_failure_is_exit_code_three(tmp_path, monkeyp
 
 
 def test_a_set_of_cocos_kind(tmp_path):
-    path = stress_memory.write_set(tmp_path, pictures=40, objects=2000)
+    path = stress_memory.write_set(tmp_path, images=40, objects=2000)
     content = json.loads(path.read_text())
     outlines = [one["segmentation"] for one in content["annotations"]]
     polygons = [part for one in outlines if isinstance(one, list) for part in one]
@@ -51,8 +51,8 @@ def test_a_set_of_cocos_kind(tmp_path):
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/smaps_rollup"), reason="counted by Linux")
 def test_what_is_measured(tmp_path):
-    path = stress_memory.write_set(tmp_path, pictures=40, objects=400)
-    found = stress_memory.measure(str(path), pictures=32, workers=1)
+    path = stress_memory.write_set(tmp_path, images=40, objects=400)
+    found = stress_memory.measured_alone(path, 32, workers=1)
     assert found["peak"] >= found["after"] > 50 and found["seconds"] > 0
     assert 1 < found["worker"] < 500 and found["worker"] >= found["worker at first"]
     assert stress_memory.curve([1.0, 2.0, 8.0]) == "▂▃█"
