@@ -1,7 +1,7 @@
 """COCO average precision of instance masks, through pycocotools, without a score threshold.
 
-Sets that carry void regions are scored twice: as COCO does, and after the predicted pixels inside
-void were removed, because a mask that is perfect on VOC may cover half of the void border.
+Sets with void are scored twice: as COCO does, and with predicted pixels inside void removed,
+because a mask that is perfect on VOC may cover half of the void border.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ from data import rle
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 AREAS = ("all", "small", "medium", "large")  # the order of COCOeval's area ranges
-FIELDS = ("image_id", "category_id", "segmentation", "score")  # what counts of a detection
+FIELDS = ("image_id", "category_id", "segmentation", "score")  # of a COCO result
 NOTHING = -1.0  # COCO's mark for "the ground truth holds nothing of this kind"
 
 
@@ -36,13 +36,14 @@ class ClassScore(NamedTuple):
 
 @dataclass(frozen=True)
 class Scores:
-    """What one evaluation found.
+    """Result of one evaluation.
 
-    metrics, void_removed and boxes hold the 12 COCO numbers under the keys of `METRICS`; 0..1, or
-    -1.0 where the ground truth has nothing of the kind. AR100 is the recall at `max_dets`, whatever
-    its value. void_removed and per_class_void_removed are None for sets without void.
-    best_threshold lies between two scores, so that `>` and `>=` keep the same predictions; it, f1,
-    precision and recall are None where no prediction hits an object.
+    Args:
+        metrics, void_removed, boxes: the 12 COCO numbers under the keys of `METRICS`: 0..1, or -1.0
+            if the ground truth has nothing of the kind. AR100 is the recall at `max_dets`. The
+            fields with void removed are None for sets without void.
+        best_threshold: lies between two scores, so that `>` and `>=` keep the same predictions.
+            None, as f1, precision and recall, if no prediction hits an object.
     """
 
     images: int
@@ -67,70 +68,65 @@ class Scores:
     @property
     def headline_per_class(self) -> list[ClassScore]:
         """The per-category table that belongs to `headline`."""
-        if self.per_class_void_removed is None:
-            return self.per_class
-        return self.per_class_void_removed
+        return self.per_class_void_removed or self.per_class
 
     def as_dict(self) -> dict:
         """Plain values only, ready for json."""
-        plain = asdict(self)
-        for key in ("per_class", "per_class_void_removed"):
-            rows = getattr(self, key)
-            plain[key] = None if rows is None else [row._asdict() for row in rows]
-        return plain
+        rows = {key: getattr(self, key) for key in ("per_class", "per_class_void_removed")}
+        return asdict(self) | {
+            key: value and [row._asdict() for row in value] for key, value in rows.items()
+        }
 
 
 def score(ground_truth: dict, detections: list[dict], *, max_dets: int = 100) -> Scores:
-    """Scores detections against a COCO ground truth.
+    """Scores detections against a COCO ground truth; changes neither.
 
-    ground_truth: images (id, height, width, optional void: RLE of the region that is neither object
-    nor background), categories (id, name), annotations (image_id, category_id, segmentation as RLE;
-    area, bbox and iscrowd as in COCO, taken from the mask where absent).
-    detections: dicts of image_id, category_id, segmentation (RLE at the size of the image), score.
-    The best `max_dets` of each picture and class count. Neither argument is changed.
-    Raises ValueError for a detection that names an unknown image or category, whose mask has
-    another size than its image, or whose score is not finite.
-
-    Detections may have `best`: those for which it is False are answers that count for AP and are
-    not shown in use, so the threshold is sought without them.
+    Args:
+        ground_truth: images (id, height, width, optional void: RLE of the region that is neither
+            object nor background), categories (id, name), annotations (image_id, category_id,
+            segmentation as RLE; area, bbox and iscrowd as in COCO, from the mask if missing).
+        detections: image_id, category_id, segmentation (RLE at the size of the image), score, and
+            optionally best: where it is False, the detection counts for AP, but is not displayed
+            and does not count for the threshold.
+        max_dets: how many detections per image and class count, the best ones.
+    Raises:
+        ValueError: if COCOeval would silently drop or misread a detection.
     """
-    if max_dets < 1:
-        raise ValueError(f"max_dets must be at least 1, not {max_dets}")
-    _check(ground_truth, detections)
+    check(ground_truth, detections)
     detections = [
         {"best": each.get("best", True), **{field: each[field] for field in FIELDS}}
         for each in detections
     ]
-    truths = _with_geometry(ground_truth["annotations"])
-    found = _with_geometry(detections)
-    plain = _evaluate(ground_truth, truths, found, "segm", max_dets)
-    boxes = _evaluate(ground_truth, truths, _as_boxes(found), "bbox", max_dets)
+    truths = with_geometry(ground_truth["annotations"])
+    found = with_geometry(detections)
+    plain = run_cocoeval(ground_truth, truths, found, "segm", max_dets)
+    # pycocotools takes the area of the box for box results.
+    boxed = [{**each, "area": each["bbox"][2] * each["bbox"][3]} for each in found]
+    boxes = run_cocoeval(ground_truth, truths, boxed, "bbox", max_dets)
     scored, removed = found, None
     if any(image.get("void") for image in ground_truth["images"]):
-        scored = _with_geometry(remove_void(ground_truth, detections))
-        removed = _evaluate(ground_truth, truths, scored, "segm", max_dets)
+        scored = with_geometry(remove_void(ground_truth, detections))
+        removed = run_cocoeval(ground_truth, truths, scored, "segm", max_dets)
     shown = [each for each in scored if each["best"]]
     return Scores(
         images=len(ground_truth["images"]),
         objects=sum(not truth["iscrowd"] for truth in truths),
         detections=len(detections),
         max_dets=max_dets,
-        metrics=_twelve(plain),
-        per_class=_per_class(plain, ground_truth, truths),
-        void_removed=None if removed is None else _twelve(removed),
-        per_class_void_removed=(
-            None if removed is None else _per_class(removed, ground_truth, truths)
-        ),
-        boxes=_twelve(boxes),
-        **_best_f1(_evaluate(ground_truth, truths, shown, "segm", max_dets)),
+        metrics=twelve_numbers(plain),
+        per_class=class_scores(plain, ground_truth, truths),
+        void_removed=removed and twelve_numbers(removed),
+        per_class_void_removed=removed and class_scores(removed, ground_truth, truths),
+        boxes=twelve_numbers(boxes),
+        **best_f1(run_cocoeval(ground_truth, truths, shown, "segm", max_dets)),
     )
 
 
 def remove_void(ground_truth: dict, detections: list[dict]) -> list[dict]:
-    """The detections with the pixels inside the void of their image taken out of the masks.
+    """Removes the pixels inside void from the masks of detections.
 
-    A mask that lay wholly inside void goes: void is neither object nor background, so nobody can
-    say whether something was found there. (Training treats such queries the same way.)
+    Detections wholly inside void are dropped: they are neither right nor wrong. Training treats
+    such queries the same way.
     """
     voids = {image["id"]: image["void"] for image in ground_truth["images"] if image.get("void")}
     of_image = defaultdict(list)
@@ -146,27 +142,21 @@ def remove_void(ground_truth: dict, detections: list[dict]) -> list[dict]:
     return [detection for detection in outside if detection is not None]
 
 
-def _check(ground_truth: dict, detections: list[dict]) -> None:
-    """Refuses what COCOeval would drop or misread without a word."""
+def check(ground_truth: dict, detections: list[dict]) -> None:
+    """Raises ValueError if COCOeval would silently drop or misread a detection."""
     sizes = {image["id"]: [image["height"], image["width"]] for image in ground_truth["images"]}
     categories = {category["id"] for category in ground_truth["categories"]}
-    for number, detection in enumerate(detections):
-        image_id, category_id = detection["image_id"], detection["category_id"]
-        if image_id not in sizes:
-            raise ValueError(f"detection {number} names the unknown image id {image_id}")
-        if category_id not in categories:
-            raise ValueError(f"detection {number} names the unknown category id {category_id}")
-        size = list(detection["segmentation"]["size"])
-        if size != sizes[image_id]:
+    for number, one in enumerate(detections):
+        size = list(one["segmentation"]["size"])
+        known = sizes.get(one["image_id"]) == size and one["category_id"] in categories
+        if not (known and math.isfinite(one["score"])):
             raise ValueError(
-                f"detection {number} has a mask of height and width {size}, "
-                f"but image {image_id} has {sizes[image_id]}"
+                f"detection {number} (image {one['image_id']}, category {one['category_id']}, "
+                f"size {size}, score {one['score']}) does not fit the ground truth"
             )
-        if not math.isfinite(detection["score"]):
-            raise ValueError(f"detection {number} has the score {detection['score']}")
 
 
-def _with_geometry(records: list[dict]) -> list[dict]:
+def with_geometry(records: list[dict]) -> list[dict]:
     """Copies with area, bbox and ids from 1 on: COCOeval reads a match with id 0 as no match."""
     masks = [record["segmentation"] for record in records]
     areas = rle.area(masks)
@@ -183,24 +173,19 @@ def _with_geometry(records: list[dict]) -> list[dict]:
     ]
 
 
-def _as_boxes(found: list[dict]) -> list[dict]:
-    """Detections whose area is that of the box, as pycocotools has it for box results."""
-    return [{**each, "area": each["bbox"][2] * each["bbox"][3]} for each in found]
-
-
-def _evaluate(
+def run_cocoeval(
     ground_truth: dict, truths: list[dict], found: list[dict], kind: str, max_dets: int
 ) -> COCOeval:
     """An accumulated COCOeval. The records are copied, as COCOeval writes into its own."""
     with contextlib.redirect_stdout(io.StringIO()):
-        evaluation = COCOeval(_coco(ground_truth, truths), _coco(ground_truth, found), kind)
+        evaluation = COCOeval(coco_of(ground_truth, truths), coco_of(ground_truth, found), kind)
         evaluation.params.maxDets = [1, min(10, max_dets), max_dets]
         evaluation.evaluate()
         evaluation.accumulate()
     return evaluation
 
 
-def _coco(ground_truth: dict, annotations: list[dict]) -> COCO:
+def coco_of(ground_truth: dict, annotations: list[dict]) -> COCO:
     coco = COCO()
     coco.dataset = {
         "images": ground_truth["images"],
@@ -211,29 +196,29 @@ def _coco(ground_truth: dict, annotations: list[dict]) -> COCO:
     return coco
 
 
-def _mean(values: np.ndarray) -> float:
+def mean_of_present(values: np.ndarray) -> float:
     """Mean over what exists; COCOeval marks the rest with -1."""
     present = values[values > NOTHING]
     return float(present.mean()) if present.size else NOTHING
 
 
-def _twelve(evaluation: COCOeval) -> dict[str, float]:
-    """The 12 COCO numbers; unlike COCOeval.summarize for every maxDets, and without printing."""
+def twelve_numbers(evaluation: COCOeval) -> dict[str, float]:
+    """The 12 COCO numbers. COCOeval.summarize prints, and fails for other values of maxDets."""
     precision = evaluation.eval["precision"]  # [T,R,K,A,M]: IoU, recall, class, area, maxDets
     recall = evaluation.eval["recall"]  # [T,K,A,M]
     at = {round(float(t), 2): i for i, t in enumerate(evaluation.params.iouThrs)}
     values = [
-        _mean(precision[:, :, :, 0, 2]),
-        _mean(precision[at[0.5], :, :, 0, 2]),
-        _mean(precision[at[0.75], :, :, 0, 2]),
-        *(_mean(precision[:, :, :, area, 2]) for area in range(1, len(AREAS))),
-        *(_mean(recall[:, :, 0, dets]) for dets in range(3)),
-        *(_mean(recall[:, :, area, 2]) for area in range(1, len(AREAS))),
+        mean_of_present(precision[:, :, :, 0, 2]),
+        mean_of_present(precision[at[0.5], :, :, 0, 2]),
+        mean_of_present(precision[at[0.75], :, :, 0, 2]),
+        *(mean_of_present(precision[:, :, :, area, 2]) for area in range(1, len(AREAS))),
+        *(mean_of_present(recall[:, :, 0, dets]) for dets in range(3)),
+        *(mean_of_present(recall[:, :, area, 2]) for area in range(1, len(AREAS))),
     ]
     return dict(zip(METRICS, values, strict=True))
 
 
-def _per_class(evaluation: COCOeval, ground_truth: dict, truths: list[dict]) -> list[ClassScore]:
+def class_scores(evaluation: COCOeval, ground_truth: dict, truths: list[dict]) -> list[ClassScore]:
     """One row per category, in the order of the ground truth's categories."""
     objects = defaultdict(int)
     for truth in truths:
@@ -243,17 +228,21 @@ def _per_class(evaluation: COCOeval, ground_truth: dict, truths: list[dict]) -> 
     rows = []
     for category in ground_truth["categories"]:
         k = column[category["id"]]
-        ap, ap50 = _mean(precision[:, :, k, 0, 2]), _mean(precision[0, :, k, 0, 2])
-        ar = _mean(recall[:, k, 0, 2])
+        ap, ap50 = (
+            mean_of_present(precision[:, :, k, 0, 2]),
+            mean_of_present(precision[0, :, k, 0, 2]),
+        )
+        ar = mean_of_present(recall[:, k, 0, 2])
         rows.append(ClassScore(category["name"], objects[category["id"]], ap, ap50, ar))
     return rows
 
 
-def _best_f1(evaluation: COCOeval) -> dict[str, float | None]:
+def best_f1(evaluation: COCOeval) -> dict[str, float | None]:
     """best_threshold with its f1, precision and recall, from COCOeval's own matches at IoU 0.5.
 
     Matches are made in the order of the scores, so those above a threshold do not change when the
-    ones below are dropped. Predictions on crowds count neither way. Of equal F1 the highest wins.
+    ones below are dropped. Predictions on crowds do not count. Of equal F1 the highest threshold
+    wins.
     """
     nothing = dict.fromkeys(("best_threshold", "f1", "precision", "recall"))
     images = len(evaluation.params.imgIds)
@@ -283,102 +272,3 @@ def _best_f1(evaluation: COCOeval) -> dict[str, float | None]:
         "precision": float(true[best] / kept[best]),
         "recall": float(true[best] / objects),
     }
-
-
-def _number(value: float) -> str:
-    return "-" if value == NOTHING else f"{value:.3f}"
-
-
-def _metric_rows(scores: Scores) -> list[list[str]]:
-    """Header and the 12 numbers; a column per scoring."""
-    columns = {"mask": scores.metrics, "box": scores.boxes}
-    if scores.void_removed is not None:
-        columns = {
-            "mask, void removed": scores.void_removed,
-            "mask, as COCO": scores.metrics,
-            "box": scores.boxes,
-        }
-    most = scores.max_dets
-    meaning = (
-        "IoU 0.50:0.95",
-        "IoU 0.50",
-        "IoU 0.75",
-        "small, below 32 x 32",
-        "medium",
-        "large, above 96 x 96",
-        "1 per picture",
-        f"{min(10, most)} per picture",
-        f"{most} per picture",
-        "small",
-        "medium",
-        "large",
-    )
-    rows = [["metric", "of", *columns]]
-    for key, what in zip(METRICS, meaning, strict=True):
-        name = f"AR{most}" if key == "AR100" else key
-        rows.append([name, what, *(_number(numbers[key]) for numbers in columns.values())])
-    return rows
-
-
-def _class_rows(scores: Scores) -> list[list[str]]:
-    rows = [["category", "objects", "AP", "AP50", "AR"]]
-    for name, objects, *numbers in scores.headline_per_class:
-        rows.append([name, str(objects), *map(_number, numbers)])
-    return rows
-
-
-def _count_line(scores: Scores) -> str:
-    return (
-        f"{scores.images} images, {scores.objects} objects, {scores.detections} predictions, "
-        f"at most {scores.max_dets} of a class per image"
-    )
-
-
-def _threshold_line(scores: Scores) -> str:
-    if scores.best_threshold is None:
-        return "no threshold: no prediction covers an object with IoU 0.5"
-    return (
-        f"best F1 at IoU 0.5: {scores.f1:.3f} at score threshold {scores.best_threshold:.3f} "
-        f"(precision {scores.precision:.3f}, recall {scores.recall:.3f})"
-    )
-
-
-def _aligned(rows: list[list[str]], left: int) -> list[str]:
-    """Columns of equal width: the first `left` flush left, the others flush right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(
-            text.ljust(width) if i < left else text.rjust(width)
-            for i, (text, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
-
-
-def _pipes(rows: list[list[str]], left: int) -> list[str]:
-    """A markdown table: the first `left` columns flush left, the others flush right."""
-    rule = [":---" if i < left else "---:" for i in range(len(rows[0]))]
-    escaped = [[text.replace("|", "\\|") for text in row] for row in rows]
-    return ["| " + " | ".join(row) + " |" for row in (escaped[0], rule, *escaped[1:])]
-
-
-def table(scores: Scores) -> str:
-    """The whole result as plain text for the terminal, values 0..1, `-` where nothing exists."""
-    blocks = (
-        [_count_line(scores)],
-        _aligned(_metric_rows(scores), left=2),
-        _aligned(_class_rows(scores), left=1),
-        [_threshold_line(scores)],
-    )
-    return "\n\n".join("\n".join(block) for block in blocks)
-
-
-def markdown(scores: Scores) -> str:
-    """The same as `table`, as markdown for summary.md."""
-    blocks = (
-        [_count_line(scores) + "."],
-        _pipes(_metric_rows(scores), left=2),
-        _pipes(_class_rows(scores), left=1),
-        [_threshold_line(scores)[:1].upper() + _threshold_line(scores)[1:] + "."],
-    )
-    return "\n\n".join("\n".join(block) for block in blocks) + "\n"

@@ -16,10 +16,11 @@ from data.errors import InputError
 from data.loaders import eval_loader
 from data.presets import EvalPreset
 from engine import checkpoint, dist, files, options, skipped
-from engine.coco_ap import FIELDS, Scores, score, table
+from engine.coco_ap import FIELDS, Scores, score
 from engine.log import info
 from engine.loop import run_inference
 from engine.report.metrics_block import MeanLoss, all_metrics, block
+from engine.report.tables import table
 from engine.run import newest_checkpoint
 
 

@@ -27,13 +27,14 @@ from engine import (
     skipped,
     visualize,
 )
-from engine.coco_ap import Scores, markdown, score, table
+from engine.coco_ap import Scores, score
 from engine.interrupt import GracefulStop, Interrupted
 from engine.log import info
 from engine.loop import NonFiniteError, Trainer
 from engine.optim import MovingAverage, Schedule, describe_groups, parameter_groups
 from engine.report import draw
 from engine.report.ceiling import ceiling
+from engine.report.tables import markdown, table
 from engine.run import choose
 
 SAVE_SECONDS = 60  # between two saves; what a kill may cost

@@ -12,6 +12,7 @@ from pycocotools.cocoeval import COCOeval
 from data import rle
 from engine import coco_ap
 from engine.coco_ap import METRICS, score
+from engine.report import tables
 
 HEIGHT, WIDTH = 160, 200
 
@@ -141,7 +142,7 @@ def coco_mini(shared):
     return ground_truth, sizes
 
 
-def test_real_coco_pictures(shared):
+def test_real_coco_images(shared):
     ground_truth, sizes = coco_mini(shared)
     generator = np.random.default_rng(0)
     found = []
@@ -222,11 +223,11 @@ def test_a_mask_over_half_the_void_is_perfect_only_without_void():
     assert scores.headline == scores.void_removed
     assert scores.headline_per_class[0].AP == 1.0
     assert scores.per_class[0].AP < 0.95
-    assert "void removed" in coco_ap.table(scores)
+    assert "void removed" in tables.table(scores)
     # Void text as json holds it gives the same.
     image["void"] = rle.to_json(image["void"])
     assert score(ground_truth, found).as_dict() == scores.as_dict()
-    # Of a mask wholly inside void nobody can say whether it is right.
+    # A mask wholly inside void is neither right nor wrong.
     undecided = score(ground_truth, [*found, detection(truth, half, 0.99)])
     assert undecided.detections == 3
     assert undecided.void_removed["AP"] == 1.0
@@ -234,7 +235,7 @@ def test_a_mask_over_half_the_void_is_perfect_only_without_void():
 
 
 def best_f1_by_brute_force(ground_truth, found):
-    """Every threshold, matched anew: in order of score, each takes its best free object."""
+    """Every threshold, matched from scratch: in order of score, each takes its best free object."""
     best = (-1.0, None, None, None)
     values = sorted({each["score"] for each in found})
     for low in values:
@@ -281,7 +282,7 @@ def test_best_threshold_against_brute_force(seed):
 
 
 def many_objects():
-    """150 little squares in one picture, all found."""
+    """150 little squares in one image, all found."""
     truths = []
     for i in range(150):
         mask = np.zeros((HEIGHT, WIDTH), bool)
@@ -303,7 +304,7 @@ def test_max_dets_lets_more_objects_count():
     assert few.metrics["AP"] < 0.7
     assert many.metrics["AP"] == many.metrics["AR100"] == many.metrics["APs"] == 1.0
     assert many.metrics["AR10"] == pytest.approx(10 / 150)
-    assert "AR300" in coco_ap.table(many)
+    assert "AR300" in tables.table(many)
     assert score(ground_truth, found, max_dets=5).metrics["AR10"] == pytest.approx(5 / 150)
 
 
@@ -324,13 +325,13 @@ def test_no_detections_and_no_objects():
         scores = score(empty, results)
         assert set(scores.metrics.values()) == {-1.0}
         assert scores.best_threshold is None
-    no_pictures = {**empty, "images": []}
-    assert set(score(no_pictures, []).metrics.values()) == {-1.0}
-    for text in (coco_ap.table(scores), coco_ap.markdown(scores), coco_ap.table(nothing)):
+    no_images = {**empty, "images": []}
+    assert set(score(no_images, []).metrics.values()) == {-1.0}
+    for text in (tables.table(scores), tables.markdown(scores), tables.table(nothing)):
         assert "AP50" in text
 
 
-def test_a_picture_without_detections_counts():
+def test_an_image_without_detections_counts():
     ground_truth, _ = random_set(6)
     found = perfect(ground_truth)
     first = found[0]["image_id"]
@@ -349,8 +350,8 @@ def test_inputs_are_left_alone():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"image_id": 12345}, "unknown image id 12345"),
-        ({"category_id": 4}, "unknown category id 4"),
+        ({"image_id": 12345}, "image 12345"),
+        ({"category_id": 4}, "category 4"),
         ({"score": float("nan")}, "score nan"),
         ({"segmentation": rle.encode(np.ones((1, 3, 4), bool))[0]}, r"\[3, 4\]"),
     ],
@@ -368,7 +369,7 @@ def test_result_is_plain_and_nothing_is_printed(capsys):
     assert again["metrics"] == scores.metrics
     assert again["per_class"][0]["name"] == "class 0"
     assert capsys.readouterr().out == ""
-    for text in (coco_ap.table(scores), coco_ap.markdown(scores)):
+    for text in (tables.table(scores), tables.markdown(scores)):
         assert f"{scores.metrics['AP']:.3f}" in text
         assert "class 17" in text
         assert f"{scores.f1:.3f}" in text
