@@ -7,7 +7,6 @@ import os
 import sys
 import traceback
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import NoReturn
 
@@ -82,35 +81,20 @@ def keyword(text: str) -> tuple[str, str]:
     return key, value
 
 
-READERS = {  # of texts, where the type itself is none
-    bool: {"true": True, "false": False}.__getitem__,
-    tuple: lambda text: tuple(map(int, text.split(","))),  # all that a config has hold numbers
-}
-
-
 def builder_keywords(name: str, pairs: list[tuple[str, str]]) -> dict:
     """KEY=VALUE pairs as values of the types the model's config has; whole numbers as 2,2,6.
 
     Raises:
-        InputError: no such keyword, or a value of another type or that no model has.
+        InputError: if there is no such keyword, or a value is not one it can have.
     """
-    known = asdict(zoo.config_for(name))
-    del known["num_classes"]  # follows from the data
-    values = {}
-    for key, text in pairs:
-        if key not in known:
-            raise InputError(f"--set {key}: {name} has no such keyword; it has {', '.join(known)}")
-        kind = type(known[key])
-        try:
-            values[key] = READERS.get(kind, kind)(text)
-        except (ValueError, KeyError):
-            wanted = f"a value of type {kind.__name__}, as {key}={known[key]}"
-            wanted = f"whole numbers, as {key}=2,2,6" if kind is tuple else wanted
-            raise InputError(f"--set {key}={text}: wants {wanted}") from None
+    config = zoo.config_for(name)
     try:
+        values = {key: config.parse(key, text) for key, text in pairs if key != "num_classes"}
         zoo.config_for(name, **values)
     except ValueError as error:
         raise InputError(f"--set: {error}; change the value") from error
+    if len(values) < len(dict(pairs)):
+        raise InputError("--set num_classes: it follows from the data; leave it out")
     return values
 
 

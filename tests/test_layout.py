@@ -22,7 +22,7 @@ FRAMEWORKS = (
 ).split()
 
 # What the folders of mobileinst may import, each only what stands below it.
-MOBILEINST = ("zoo", "systems", "backbones set_prediction weights", "layers")
+MOBILEINST = ("zoo", "systems", "segmenter backbones set_prediction weights", "layers config")
 
 
 def module_of(path):

@@ -45,15 +45,7 @@ def build(standard: Mask2FormerConfig, seed: int = 0) -> zoo.Built:
     if type(standard) is not Mask2FormerConfig or standard.backbone != "swin_tiny":
         raise InputError(f"the parts here are those of {MODEL}; choose it by --model")
     config = OwnConfig(**asdict(standard))
-    sizes = {
-        "embed_dim": config.embed_dim,
-        "depths": config.depths,
-        "num_heads": config.backbone_heads,
-    }
-    sizes = {
-        name: size for name, size in (sizes | {"window_size": config.window_size}).items() if size
-    }
-    backbone = OwnBackbone(**sizes, drop_path=config.drop_path)
+    backbone = OwnBackbone(**config.backbone_keywords())
     pixel_decoder = OwnPixelDecoder(
         backbone.channels,
         config.width,

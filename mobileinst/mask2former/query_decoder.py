@@ -12,7 +12,6 @@ import torch.nn.functional as F
 from torch import nn
 
 from mobileinst.layers.attention import attend
-from mobileinst.layers.conv import apply_kernels
 from mobileinst.layers.init import init_linear
 from mobileinst.layers.position import detr_position
 
@@ -73,11 +72,11 @@ class QueryDecoder(nn.Module):
         mask_features: torch.Tensor,
         queries: torch.Tensor | None = None,
     ) -> dict:
-        """Maps [B,in_channels,·,·] and mask features [B,D,h,w] -> outputs of the contract.
+        """Maps [B,in_channels,·,·] and mask features [B,D,h,w] -> dict of outputs.
 
-        class_logits [B,Q,K+1], mask_logits [B,Q,h,w], queries [B,Q,C] (normalised),
-        kernels [B,Q,D], pixel_features [B,D,h,w] (the mask features), and aux: while training, a
-        list with the same for the start values and after every layer but the last, else [].
+        class_logits [B,Q,K+1], queries [B,Q,C] (normalised), kernels [B,Q,D], and aux: while
+        training, a list with the same for the start values and after every layer but the last,
+        else [].
 
         `queries` [B,Q,C] stand in the place of the learned ones, such as those of another frame.
         """
@@ -94,9 +93,7 @@ class QueryDecoder(nn.Module):
             queries = ffn(self_attention(queries, positions))  # [B,Q,C]
             predictions.append(self.predict(queries))
         *aux, outputs = predictions if self.training else predictions[-1:]
-        for output in (*aux, outputs):
-            output["mask_logits"] = apply_kernels(output["kernels"], mask_features)
-        return outputs | {"pixel_features": mask_features, "aux": aux}
+        return outputs | {"aux": aux}
 
     def layers(self) -> Iterator[tuple[nn.Module, nn.Module, nn.Module]]:
         """The parts of each layer; published files name them kind by kind."""

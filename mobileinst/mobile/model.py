@@ -1,69 +1,75 @@
 """MobileInst (AAAI 2024): backbone, mask decoder, instance decoder, kernels · pixel features."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
-import torch
-from torch import nn
+from torch import Tensor, nn
 
-from mobileinst.layers.conv import apply_kernels
+from mobileinst.config import Config, within
 from mobileinst.layers.init import init_conv
-from mobileinst.layers.pixels import Normalise
 from mobileinst.mobile.instance_decoder import InstanceDecoder
 from mobileinst.mobile.mask_decoder import MaskDecoder
+from mobileinst.segmenter import Segmenter, require_fit
+from mobileinst.set_prediction.costs import DiceClassCost
+from mobileinst.set_prediction.criterion import Criterion
+from mobileinst.set_prediction.losses import (
+    FocalClassLoss,
+    MaskLoss,
+    ObjectnessLoss,
+    SemanticLoss,
+)
+from mobileinst.set_prediction.matcher import Matcher
+from mobileinst.set_prediction.postprocess import GridQuality, Postprocess, rank_by_objectness
 
-STRIDES = (8, 16, 32, 64)  # of the backbone maps that are used: X3, X4, X5 (local), X6 (global)
-SEMANTIC_PLACES = ("mask", "x3", "x4", "x5", "x6")  # maps with a semantic head, if there are any
+SEMANTIC_MAPS = ("mask", "x3", "x4", "x5", "x6")  # maps with a semantic head, if there are any
 
 
 @dataclass(frozen=True)
-class MobileInstConfig:
-    """Everything between a name and a built model; plain values, stored in checkpoints as they are.
+class MobileInstConfig(Config):
+    """The keywords of a MobileInst.
 
     width: D of the mask decoder. kernel_dim: channels of kernels and pixel features.
     query_width, num_heads, ffn_ratio, kv_stride, self_attention, guided: of the instance decoder.
-    semantic_weight: of a class loss for every cell, of each of five maps (`SEMANTIC_PLACES`); 0 as
+    semantic_weight: of a class loss for every cell, of each of five maps (`SEMANTIC_MAPS`); 0 as
     in the paper; above 0 heads for it are built, which only training uses.
-    drop_path, frozen_norms: of the backbone. frozen_stride: its layers up to this stride keep the
-    values they were given (0: none); both only make sense with pretrained weights.
     dice_power, class_power: of the matching cost. *_weight: of the loss terms, 2/2/2/1 as in the
-    paper (SparseInst's code has 2/5/2/1). mask_threshold, max_detections: of post-processing.
+    paper (SparseInst's code has 2/5/2/1).
     """
 
+    system = "mobileinst"
+
     backbone: str = "topformer_tiny"
-    num_classes: int = 80
-    width: int = 128
-    kernel_dim: int = 128
+    width: int = within(1, 8192, 128)
+    kernel_dim: int = within(1, 8192, 128)
     coordinates: bool = True
-    num_queries: int = 100
-    query_width: int = 128
-    num_heads: int = 8
-    ffn_ratio: int = 4
-    kv_stride: int = 64
+    num_queries: int = within(1, 100_000, 100)
+    query_width: int = within(1, 8192, 128)
+    num_heads: int = within(1, 512, 8)
+    ffn_ratio: int = within(1, 100, 4)
+    kv_stride: int = within(16, 64, 64)
     self_attention: bool = True
     guided: bool = False
-    semantic_weight: float = 0.0
-    drop_path: float = 0.1
-    frozen_norms: bool = False
-    frozen_stride: int = 0
-    dice_power: float = 0.8
-    class_power: float = 0.2
-    class_weight: float = 2.0
-    pixel_weight: float = 2.0
-    dice_weight: float = 2.0
-    objectness_weight: float = 1.0
-    mask_threshold: float = 0.45
-    max_detections: int = 100
+    semantic_weight: float = within(0, 1e6, 0.0)
+    dice_power: float = within(0, 100, 0.8)
+    class_power: float = within(0, 100, 0.2)
+    class_weight: float = within(0, 1e6, 2.0)
+    pixel_weight: float = within(0, 1e6, 2.0)
+    dice_weight: float = within(0, 1e6, 2.0)
+    objectness_weight: float = within(0, 1e6, 1.0)
+    mask_threshold: float = within(1e-6, 1 - 1e-6, 0.45)
 
 
-class MobileInst(nn.Module):
-    """RGB images in 0..1 and their padding -> the outputs of the contract in `data/batch.py`.
+class MobileInst(Segmenter):
+    """The local maps X3, X4, X5 and the global map X6 -> mask features; queries read both.
 
     Raises ValueError if the parts do not fit each other.
     """
 
+    strides = (8, 16, 32, 64)
     mask_stride = 8
-    class_layers = ("instance_decoder.heads.classes", "semantic_heads")  # one row per class
-    training_layers = ("semantic_heads",)  # a trained model is whole without them
+    class_layers = ("instance_decoder.heads.classes", "semantic_heads")
+    training_layers = ("semantic_heads",)
 
     def __init__(
         self,
@@ -72,28 +78,30 @@ class MobileInst(nn.Module):
         instance_decoder: InstanceDecoder,
         semantic_heads: nn.ModuleDict | None = None,
     ):
-        super().__init__()
-        check_parts(backbone, mask_decoder, instance_decoder)
-        self.backbone = backbone
+        super().__init__(backbone)
         self.mask_decoder = mask_decoder
         self.instance_decoder = instance_decoder
         self.semantic_heads = semantic_heads or nn.ModuleDict()
-        self.levels = [tuple(backbone.strides).index(stride) for stride in STRIDES]
-        self.normalise = Normalise(backbone.mean, backbone.std)
+        channels = self.used_channels(backbone)
+        given = "channels of the backbone at strides 8, 16, 32, 64"
+        require_fit(
+            {
+                given: (channels, mask_decoder.in_channels),
+                "channels of X6": (channels[-1], instance_decoder.global_channels),
+                "channels of the mask features": (
+                    mask_decoder.width,
+                    instance_decoder.mask_channels,
+                ),
+                "length of a kernel": (mask_decoder.kernel_dim, instance_decoder.kernel_dim),
+            }
+        )
 
-    def forward(self, images: torch.Tensor, padding: torch.Tensor | None = None) -> dict:
-        """images [B,3,H,W], padding bool [B,H,W] (None: nothing is padded) -> dict of outputs."""
-        return self.decode(self.encode(images, padding))
-
-    def encode(
-        self, images: torch.Tensor, padding: torch.Tensor | None = None
-    ) -> dict[str, torch.Tensor]:
-        """What depends on the picture alone: global_map [B,C6,·,·] at 1/64, mask_features [B,D,h,w]
-        and pixel_features [B,kernel_dim,h,w] at 1/8. A frame that borrows kernels needs no more.
-        While training with semantic heads, also semantic_logits_* [B,K,·,·] of each.
+    def encode(self, images: Tensor, padding: Tensor | None = None) -> dict[str, Tensor]:
+        """global_map [B,C6,·,·] at 1/64, mask_features [B,D,h,w] and pixel_features
+        [B,kernel_dim,h,w] at 1/8. A frame that borrows kernels needs no more. While training with
+        semantic heads, also semantic_logits_* [B,K,·,·] of each.
         """
-        maps = self.backbone(self.normalise(images, padding))
-        *local_maps, global_map = (maps[i] for i in self.levels)
+        *local_maps, global_map = self.backbone_maps(images, padding)
         mask_features, pixel_features = self.mask_decoder(local_maps, global_map)
         features = {
             "global_map": global_map,
@@ -101,25 +109,17 @@ class MobileInst(nn.Module):
             "pixel_features": pixel_features,
         }
         if self.training:
-            seen = dict(zip(SEMANTIC_PLACES, (mask_features, *local_maps, global_map)))
-            for place, head in self.semantic_heads.items():
-                features[f"semantic_logits_{place}"] = head(seen[place])
+            maps = dict(zip(SEMANTIC_MAPS, (mask_features, *local_maps, global_map)))
+            for name, head in self.semantic_heads.items():
+                features[f"semantic_logits_{name}"] = head(maps[name])
         return features
 
-    def decode(
-        self, features: dict[str, torch.Tensor], queries: torch.Tensor | None = None
-    ) -> dict:
-        """Features of `encode` -> outputs. `queries` [B,Q,C]: the `global_queries` in the outputs
-        of another frame, with which this frame's own global decoder is skipped.
-        """
-        pixel_features = features["pixel_features"]
+    def predict(self, features: Mapping[str, Tensor], queries: Tensor | None) -> dict[str, Any]:
+        """`queries`: the `global_queries` of another frame, which replace the global layer."""
         outputs = self.instance_decoder(
-            features["global_map"], features["mask_features"], pixel_features, queries
+            features["global_map"], features["mask_features"], features["pixel_features"], queries
         )
-        for output in (outputs, *outputs["aux"]):
-            output["mask_logits"] = apply_kernels(output["kernels"], pixel_features)
-        semantic = {key: value for key, value in features.items() if key.startswith("semantic")}
-        return outputs | semantic | {"pixel_features": pixel_features}
+        return outputs | {key: x for key, x in features.items() if key.startswith("semantic")}
 
 
 class SemanticHead(nn.Conv2d):
@@ -139,11 +139,12 @@ def build_mobileinst(
     mask_decoder: MaskDecoder | None = None,
     instance_decoder: InstanceDecoder | None = None,
 ) -> MobileInst:
-    """The model that `config` describes around a built backbone; parts handed in are used as is.
+    """The model that `config` describes around a built backbone, with the parts given.
 
-    Raises ValueError if the backbone lacks a stride or a part does not fit the others.
+    Raises:
+        ValueError: if the backbone lacks a stride or a part does not fit the others.
     """
-    channels = used_channels(backbone)
+    channels = MobileInst.used_channels(backbone)
     if mask_decoder is None:
         mask_decoder = MaskDecoder(channels, config.width, config.kernel_dim, config.coordinates)
     if instance_decoder is None:
@@ -163,36 +164,25 @@ def build_mobileinst(
     semantic_heads = None
     if config.semantic_weight:
         # On the backbone's own maps as well, our choice: from scratch, the loss on the mask
-        # features alone took twice as many pictures to fall as far.
-        widths = dict(zip(SEMANTIC_PLACES, (mask_decoder.width, *channels), strict=True))
+        # features alone took twice as many images to fall as far.
+        widths = zip(SEMANTIC_MAPS, (mask_decoder.width, *channels), strict=True)
         semantic_heads = nn.ModuleDict(
-            {place: SemanticHead(width, config.num_classes) for place, width in widths.items()}
+            {name: SemanticHead(width, config.num_classes) for name, width in widths}
         )
     return MobileInst(backbone, mask_decoder, instance_decoder, semantic_heads)
 
 
-def used_channels(backbone: nn.Module) -> tuple[int, ...]:
-    """Channels of the backbone's maps at strides 8, 16, 32 and 64; ValueError if one is missing."""
-    by_stride = dict(zip(backbone.strides, backbone.channels, strict=True))
-    if missing := [stride for stride in STRIDES if stride not in by_stride]:
-        raise ValueError(
-            f"{type(backbone).__name__} has maps at strides {tuple(backbone.strides)};"
-            f" MobileInst also needs {missing}"
-        )
-    return tuple(by_stride[stride] for stride in STRIDES)
-
-
-def check_parts(
-    backbone: nn.Module, mask_decoder: MaskDecoder, instance_decoder: InstanceDecoder
-) -> None:
-    """ValueError, with both numbers, at the first place where two parts do not fit."""
-    channels = used_channels(backbone)
-    pairs = {
-        "channels of the backbone at strides 8, 16, 32, 64": (channels, mask_decoder.in_channels),
-        "channels of X6": (channels[-1], instance_decoder.global_channels),
-        "channels of the mask features": (mask_decoder.width, instance_decoder.mask_channels),
-        "length of a kernel": (mask_decoder.kernel_dim, instance_decoder.kernel_dim),
-    }
-    for what, (given, expected) in pairs.items():
-        if given != expected:
-            raise ValueError(f"{what}: one part gives {given}, the next expects {expected}")
+def train_mobileinst(config: MobileInstConfig, model: MobileInst) -> tuple[Criterion, Postprocess]:
+    """Criterion and post-processing of a model."""
+    extra = [ObjectnessLoss(config.objectness_weight)]
+    if config.semantic_weight:
+        extra.append(SemanticLoss(config.semantic_weight))
+    criterion = Criterion(
+        Matcher(DiceClassCost(config.dice_power, config.class_power)),
+        FocalClassLoss(config.class_weight),
+        MaskLoss(config.pixel_weight, config.dice_weight),
+        extra,
+    )
+    return criterion, Postprocess(
+        rank_by_objectness, config.mask_threshold, config.max_detections, GridQuality()
+    )
