@@ -119,7 +119,7 @@ def test_an_entry_says_it_with_exit_code_2(honest, tmp_path, monkeypatch, capsys
     with pytest.raises(SystemExit) as left:
         options.run_entry(predict.main)
     said = capsys.readouterr().err.strip().splitlines()[-1]
-    assert left.value.code == 2 and "best.pt: describes a mobileinst model with a strange" in said
+    assert left.value.code == 2 and "best.pt: describes no mobileinst model: " in said
     assert not (tmp_path / "found").exists()
 
 

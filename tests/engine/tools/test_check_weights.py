@@ -92,7 +92,7 @@ def test_a_checkpoint_of_a_run(check, toy_run, keywords):
     assert why is None and "from the file: none; random start: class 0, class 1" in said
     said, why = check(path)
     assert f"{path}: MobileInst with TopFormer-T" in said
-    assert "the file's keywords, width=32 (128 here), kernel_dim=16 (128 here)" in why
+    assert "the file's keywords, " in why and "width=32 (128 here), kernel_dim=16" in why
     said, why = check(path, *keywords, "--set", "num_heads=3")
     assert "--set: no such model can be built" in why
 
