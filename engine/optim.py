@@ -8,29 +8,30 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from mobileinst.mask2former.query_decoder import StackedAttention
-
-DECAYED = (nn.Linear, nn.modules.conv._ConvNd, StackedAttention)
+NO_DECAY = (nn.Embedding, nn.LayerNorm)  # modules of torch; our own have an attribute
 
 
 def parameter_groups(
     model: nn.Module, lr: float, weight_decay: float, backbone_factor: float = 1.0
 ) -> list[dict]:
-    """AdamW groups by one rule: only the weights of linear, convolution and attention layers decay.
+    """AdamW groups by one rule: parameters of two or more dimensions decay.
 
-    Norms, biases, queries and other embeddings never do. The rule looks at modules, because a rule
-    on names misses batch norms called `bn`. The backbone learns at `backbone_factor` times `lr`.
+    Embeddings and norms do not, nor what a module lists in its attribute `no_weight_decay`. The backbone
+    learns at `backbone_factor` times `lr`.
 
     Returns:
         Groups with `params`, `weight_decay`, `lr`, `base_lr` and a `name` to print.
     """
     groups: dict[str, dict] = {}
     for path, module in model.named_modules():
-        for parameter in module.parameters(recurse=False):
+        excluded = getattr(module, "no_weight_decay", ())
+        for name, parameter in module.named_parameters(recurse=False):
             if not parameter.requires_grad:
                 continue
             place = "backbone" if path.split(".")[0] == "backbone" else "heads"
-            decays = isinstance(module, DECAYED) and parameter.ndim > 1
+            decays = (
+                parameter.ndim > 1 and name not in excluded and not isinstance(module, NO_DECAY)
+            )
             group = groups.setdefault(
                 f"{place}, {'decay' if decays else 'no decay'}",
                 {

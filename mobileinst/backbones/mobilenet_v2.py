@@ -2,18 +2,18 @@
 
 Published weights follow one of two conventions and lose accuracy under the other: the original's
 (RGB in -1..1, strided convolutions padded on the right and bottom only) and torchvision's
-(ImageNet mean and deviation, padding all round). They are two backbones here, told by the name.
+(ImageNet mean and deviation, padding all round). They are two backbones here, chosen by name.
 """
 
 from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 from torchvision.models.mobilenetv2 import InvertedResidual
 from torchvision.models.mobilenetv2 import MobileNetV2 as Classifier
+from torchvision.ops import StochasticDepth
 
-from mobileinst.layers.attention import DropPath
 from mobileinst.layers.conv import max_pool_ceil
 from mobileinst.layers.pixels import HALF, IMAGENET_MEAN, IMAGENET_STD
 
@@ -25,7 +25,7 @@ class MobileNetV2(nn.Module):
     """Normalised images [B,3,H,W] -> maps at strides 4, 8, 16, 32, and X6 at 64.
 
     The map at 32 is that of the last, 1280 wide convolution, where a classifier would begin; X6
-    is its maximum over 2 × 2 cells. Both are our choice, as the paper does not say what stands for
+    is its maximum over 2 × 2 cells. Both are our choice, as the paper does not state what replaces
     the transformer's map: these channels are what ImageNet taught about classes. A map at stride s
     has the grid ceil(H/s) × ceil(W/s). `channels` and `strides` describe the maps, `mean` and
     `std` what the weights want pixels in 0..1 to be normalised with.
@@ -52,10 +52,10 @@ class MobileNetV2(nn.Module):
         last = max((i for s, i in LAST_AT_STRIDE.items() if s <= stride), default=-1)
         return list(self.features[: last + 1])
 
-    def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
+    def forward(self, images: Tensor) -> list[Tensor]:
         maps, x = [], images
         for i, layer in enumerate(self.features):
-            x = layer(x)
+            x = layer(x)  # [B,C_i,H/s_i,W/s_i]
             if i in TAPS:
                 maps.append(x)
         return [*maps, max_pool_ceil(x, 2)]  # /4, /8, /16, /32 and /64
@@ -66,13 +66,13 @@ class OneSidedConv2d(nn.Conv2d):
     either side of an odd one: what the original's "same" padding comes to.
     """
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         height, width = x.shape[-2:]
         return super().forward(F.pad(x, (width % 2, 1, height % 2, 1)))
 
 
 def pad_on_one_side(layers: nn.Module) -> None:
-    """Put a `OneSidedConv2d` in the place of every convolution of stride 2."""
+    """Puts a `OneSidedConv2d` in the place of every convolution of stride 2."""
     for module in list(layers.modules()):
         for name, conv in module.named_children():
             if isinstance(conv, nn.Conv2d) and conv.stride == (2, 2):
@@ -83,11 +83,11 @@ def pad_on_one_side(layers: nn.Module) -> None:
 
 
 def drop_residuals(layers: nn.Module, drop_path: float) -> None:
-    """Append `DropPath` to every residual branch; the rate rises from 0 to `drop_path`."""
+    """Appends `StochasticDepth` to every residual branch; the rate rises from 0 to `drop_path`."""
     blocks = [m for m in layers if isinstance(m, InvertedResidual) and m.use_res_connect]
     rates = torch.linspace(0, drop_path, len(blocks), device="cpu").tolist()
     for block, rate in zip(blocks, rates, strict=True):
-        block.conv.append(DropPath(rate))
+        block.conv.append(StochasticDepth(rate, "row"))
 
 
 def mobilenet_v2(**overrides) -> MobileNetV2:

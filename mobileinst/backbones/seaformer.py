@@ -7,11 +7,10 @@ for segmentation returns fewer maps; here each stage gives one, as the decoders 
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
-from mobileinst.layers.attention import attend
 from mobileinst.layers.conv import ConvBN, InvertedResidual
-from mobileinst.layers.conv_transformer import Block, Transformer
+from mobileinst.layers.conv_transformer import Block, Transformer, attend_on_map
 from mobileinst.layers.pixels import IMAGENET_MEAN, IMAGENET_STD
 
 Rows = tuple[tuple[int, int, int, int], ...]  # (kernel, expansion, channels, stride)
@@ -53,7 +52,7 @@ class SeaFormer(nn.Module):
     stages: the rows of every stage. stem: channels of the stem. Each of the last stages is followed
     by a transformer, one for each of `key_dims` and `mlp_ratios`, of `depth` blocks; what it gives
     is the map of the stage and goes on to the next. Drop path rises from block to block to
-    `drop_path`, anew in each transformer. `channels` and `strides` describe the maps, `mean` and
+    `drop_path`, in each transformer from 0. `channels` and `strides` describe the maps, `mean` and
     `std` what the published weights want pixels in 0..1 to be normalised with; a map at stride s
     has the grid ceil(H/s) × ceil(W/s).
     """
@@ -97,10 +96,10 @@ class SeaFormer(nn.Module):
                 layers.append(self.get_submodule(f"trans{i - self.plain}"))
         return layers
 
-    def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
+    def forward(self, images: Tensor) -> list[Tensor]:
         x, maps = images, []
         for i in range(1, len(self.strides) + 1):
-            x = self.get_submodule(f"smb{i}")(x)
+            x = self.get_submodule(f"smb{i}")(x)  # [B,C_i,H/s_i,W/s_i]
             if i > self.plain:
                 x = self.get_submodule(f"trans{i - self.plain}")(x)
             maps.append(x)
@@ -111,7 +110,7 @@ class Stage(nn.Sequential):
     """The inverted residuals `layer1` .. `layerN`, behind the stem where images come in.
 
     width, stride: of what comes in; a stride of 1 means images, and `width` is then the stem's.
-    `strides` tells at which stride each layer works, the stem included.
+    `strides`: the stride at which each layer works, the stem included.
     """
 
     def __init__(self, width: int, stride: int, rows: Rows):
@@ -129,7 +128,7 @@ class Stage(nn.Sequential):
 
 
 class SeaAttention(nn.Module):
-    """Squeeze-enhanced axial attention: detail from convolutions, weighted by what the axes tell.
+    """Squeeze-enhanced axial attention: detail from convolutions, gated by the axes.
 
     Rows attend to rows by their means over the width, columns to columns by their means over the
     height; both are spread over the map again, added to the values, and become a gate in 0..1 on
@@ -155,27 +154,22 @@ class SeaAttention(nn.Module):
         self.proj_encode_column = nn.Sequential(nn.ReLU6(), ConvBN(values, values))
         self.proj = nn.Sequential(nn.ReLU6(), ConvBN(values, width))
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        q, k, v = self.to_q(x), self.to_k(x), self.to_v(x)
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.to_q(x), self.to_k(x), self.to_v(x)  # [B,·,h,w]
         detail = self.pwconv(self.act(self.dwconv(torch.cat((q, k, v), 1))))  # [B,C,h,w]
-        rows = self.attend_along(
-            self.pos_emb_rowq(q.mean(3)), self.pos_emb_rowk(k.mean(3)), v.mean(3)
-        )  # [B,·,h]
-        columns = self.attend_along(
-            self.pos_emb_columnq(q.mean(2)), self.pos_emb_columnk(k.mean(2)), v.mean(2)
-        )  # [B,·,w]
-        rows = self.proj_encode_row(rows[:, :, :, None])  # [B,·,h,1]
-        columns = self.proj_encode_column(columns[:, :, None])  # [B,·,1,w]
+        row_q, row_k = self.pos_emb_rowq(q.mean(3)), self.pos_emb_rowk(k.mean(3))  # [B,keys,h]
+        rows = attend_on_map(row_q, row_k, v.mean(3), self.num_heads, self.scale)  # [B,values,h]
+        column_q, column_k = self.pos_emb_columnq(q.mean(2)), self.pos_emb_columnk(k.mean(2))
+        columns = attend_on_map(column_q, column_k, v.mean(2), self.num_heads, self.scale)
+        rows = self.proj_encode_row(rows[:, :, :, None])  # [B,values,h,1]
+        columns = self.proj_encode_column(columns[:, :, None])  # [B,values,1,w]
         return F.hardsigmoid(self.proj(v + rows + columns)) * detail  # [B,C,h,w]
-
-    def attend_along(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-        """Attention over one axis in `num_heads` heads: [B,keys,n] twice, [B,values,n] -> as v."""
-        q, k, v = (x.unflatten(1, (self.num_heads, -1)).transpose(2, 3) for x in (q, k, v))
-        return attend(q, k, v, self.scale).transpose(2, 3).flatten(1, 2)
 
 
 class PositionEmbedding(nn.Module):
-    """[B,C,n] plus a learned code of 16 places, interpolated linearly to the n there are."""
+    """[B,C,n] plus a learned code of 16 positions, interpolated linearly to n."""
+
+    no_weight_decay = ("pos_embed",)
 
     def __init__(self, channels: int):
         super().__init__()
@@ -185,7 +179,7 @@ class PositionEmbedding(nn.Module):
     def reset_parameters(self) -> None:
         nn.init.normal_(self.pos_embed)  # as torch starts its embeddings
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         # As a map of one row: bilinear has a deterministic backward everywhere, linear has not.
         row, size = self.pos_embed[:, :, None], (1, x.shape[2])
         return x + F.interpolate(row, size, mode="bilinear", align_corners=False)[:, :, 0]

@@ -1,21 +1,22 @@
 """Swin Transformer (ICCV 2021): attention inside windows that shift from block to block.
 
-The form that Mask2Former uses: pictures of any size in, four maps out, each behind a LayerNorm of
+The form that Mask2Former uses: images of any size in, four maps out, each behind a LayerNorm of
 its own. Parameter names are those of the published checkpoints. Inside, maps are [B,h,w,C].
 """
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
+from torchvision.ops import StochasticDepth
 
-from mobileinst.layers.attention import DropPath, attend
+from mobileinst.layers.attention import attend, require_heads
 from mobileinst.layers.pixels import IMAGENET_MEAN, IMAGENET_STD
 
 
 class SwinTransformer(nn.Module):
     """Normalised images [B,3,H,W] -> four maps [B,C,h,w] at strides 4, 8, 16, 32.
 
-    A map at stride s has the grid ceil(H/s) × ceil(W/s); pictures may have any size. `channels` and
+    A map at stride s has the grid ceil(H/s) × ceil(W/s); images may have any size. `channels` and
     `strides` describe the maps, whose memory is in channels-last order; `mean` and `std` are what
     the published weights want pixels in 0..1 to be normalised with.
 
@@ -66,7 +67,7 @@ class SwinTransformer(nn.Module):
             layers += [*self.layers[i].blocks, self.get_submodule(f"norm{i}")]
         return layers
 
-    def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
+    def forward(self, images: Tensor) -> list[Tensor]:
         x = self.patch_embed(images)  # [B,H/4,W/4,C]
         maps = []
         for i, stage in enumerate(self.layers):
@@ -84,10 +85,10 @@ class PatchEmbed(nn.Module):
         self.proj = nn.Conv2d(3, width, 4, stride=4)
         self.norm = nn.LayerNorm(width)
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
+    def forward(self, images: Tensor) -> Tensor:
         height, width = images.shape[-2:]
-        x = self.proj(F.pad(images, (0, -width % 4, 0, -height % 4)))
-        return self.norm(x.permute(0, 2, 3, 1))
+        x = self.proj(F.pad(images, (0, -width % 4, 0, -height % 4)))  # [B,C,h,w]
+        return self.norm(x.permute(0, 2, 3, 1))  # [B,h,w,C]
 
 
 class Stage(nn.Module):
@@ -107,7 +108,7 @@ class Stage(nn.Module):
         )
         self.downsample = nn.Identity() if last else PatchMerging(width)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         mask = shift_mask(*x.shape[1:3], self.window_size, self.shift, x.device)
         for block in self.blocks:
             x = block(x, mask)
@@ -124,22 +125,22 @@ class Block(nn.Module):
         self.attn = WindowAttention(width, num_heads, window_size)
         self.norm2 = nn.LayerNorm(width)
         self.mlp = FeedForward(width, 4 * width)
-        self.drop_path = DropPath(rate)
+        self.drop_path = StochasticDepth(rate, "row")
 
-    def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """`mask` is that of `shift_mask`; only blocks with shifted windows use it."""
-        x = x + self.drop_path(self.attend_in_windows(self.norm1(x), mask))
+        x = x + self.drop_path(self.attend_in_windows(self.norm1(x), mask))  # [B,h,w,C]
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
-    def attend_in_windows(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    def attend_in_windows(self, x: Tensor, mask: Tensor) -> Tensor:
         """[B,h,w,C] -> [B,h,w,C]. Padded cells are zero, not hidden: the published rule."""
         height, width = x.shape[1:3]
         x = pad_to_multiple(x, self.window_size)  # [B,h',w',C]
         grid = x.shape[1:3]
         if self.shift:
             x = x.roll((-self.shift, -self.shift), (1, 2))
-        x = self.attn(to_windows(x, self.window_size), mask if self.shift else None)
-        x = from_windows(x, self.window_size, grid)
+        x = self.attn(to_windows(x, self.window_size), mask if self.shift else None)  # [B,n,N,C]
+        x = from_windows(x, self.window_size, grid)  # [B,h',w',C]
         if self.shift:
             x = x.roll((self.shift, self.shift), (1, 2))
         return x[:, :height, :width]
@@ -148,10 +149,11 @@ class Block(nn.Module):
 class WindowAttention(nn.Module):
     """Self-attention inside each window, with a learned bias per head and relative position."""
 
+    no_weight_decay = ("relative_position_bias_table",)
+
     def __init__(self, width: int, num_heads: int, window_size: int):
         super().__init__()
-        if width % num_heads:
-            raise ValueError(f"width {width} is not a multiple of {num_heads} heads")
+        require_heads(width, num_heads)
         self.num_heads = num_heads
         self.relative_position_bias_table = nn.Parameter(
             torch.empty((2 * window_size - 1) ** 2, num_heads)
@@ -159,14 +161,14 @@ class WindowAttention(nn.Module):
         self.register_buffer(
             "relative_position_index", relative_index(window_size), persistent=False
         )
-        self.qkv = Projection(width, 3 * width)
-        self.proj = Projection(width, width)
+        self.qkv = TruncatedLinear(width, 3 * width)
+        self.proj = TruncatedLinear(width, width)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
 
-    def forward(self, x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """n windows of N cells each, [B,n,N,C] -> [B,n,N,C]; `mask` [n,N,N] is added to logits."""
         qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, -1))  # [B,n,N,3,heads,d]
         q, k, v = qkv.permute(3, 0, 1, 4, 2, 5)  # [B,n,heads,N,d]
@@ -175,13 +177,13 @@ class WindowAttention(nn.Module):
             mixed = attend(q, k, v, q.shape[-1] ** -0.5, bias)
         else:
             mixed = attend_fused(q, k, v, bias)
-        return self.proj(mixed.transpose(2, 3).flatten(3))
+        return self.proj(mixed.transpose(2, 3).flatten(3))  # [B,n,N,C]
 
-    def bias(self) -> torch.Tensor:
+    def bias(self) -> Tensor:
         """The learned bias for all pairs of cells of a window: [heads,N,N].
 
-        Looked up as an embedding: the backward of plain indexing adds in whatever order the threads
-        of a CPU come along.
+        Looked up as an embedding: the backward of plain indexing adds in the order in which the
+        threads of a CPU arrive.
         """
         rows = F.embedding(self.relative_position_index, self.relative_position_bias_table)
         return rows.permute(2, 0, 1)
@@ -192,10 +194,10 @@ class FeedForward(nn.Module):
 
     def __init__(self, width: int, hidden: int):
         super().__init__()
-        self.fc1 = Projection(width, hidden)
-        self.fc2 = Projection(hidden, width)
+        self.fc1 = TruncatedLinear(width, hidden)
+        self.fc2 = TruncatedLinear(hidden, width)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         return self.fc2(F.gelu(self.fc1(x)))
 
 
@@ -205,15 +207,15 @@ class PatchMerging(nn.Module):
     def __init__(self, width: int):
         super().__init__()
         self.norm = nn.LayerNorm(4 * width)
-        self.reduction = Projection(4 * width, 2 * width, bias=False)
+        self.reduction = TruncatedLinear(4 * width, 2 * width, bias=False)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = pad_to_multiple(x, 2)
+    def forward(self, x: Tensor) -> Tensor:
+        x = pad_to_multiple(x, 2)  # even h and w
         corners = [x[:, row::2, column::2] for column in (0, 1) for row in (0, 1)]
-        return self.reduction(self.norm(torch.cat(corners, -1)))
+        return self.reduction(self.norm(torch.cat(corners, -1)))  # 4C -> 2C
 
 
-class Projection(nn.Linear):
+class TruncatedLinear(nn.Linear):
     """A linear layer with the paper's start: truncated normal of deviation 0.02, zero bias."""
 
     def reset_parameters(self) -> None:
@@ -222,9 +224,7 @@ class Projection(nn.Linear):
             nn.init.zeros_(self.bias)
 
 
-def attend_fused(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Tensor
-) -> torch.Tensor:
+def attend_fused(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
     """`attend` in one kernel: q, k, v [B,n,heads,N,d], bias [heads,N,N] or [n,heads,N,N]."""
     batch, windows, heads = q.shape[:3]
     bias = bias.expand(batch, windows, heads, -1, -1)
@@ -232,55 +232,46 @@ def attend_fused(
     return F.scaled_dot_product_attention(q, k, v, bias).unflatten(0, (batch, windows))
 
 
-def pad_to_multiple(x: torch.Tensor, size: int) -> torch.Tensor:
+def pad_to_multiple(x: Tensor, size: int) -> Tensor:
     """[B,h,w,C] with zeros at the right and bottom, up to multiples of `size`."""
     height, width = x.shape[1:3]
     return F.pad(x, (0, 0, 0, -width % size, 0, -height % size))
 
 
-def to_windows(x: torch.Tensor, window_size: int) -> torch.Tensor:
-    """[B,h,w,C] -> [B,n,N,C]: n windows of N = window_size² cells, both row by row."""
-    x = x.unflatten(2, (-1, window_size)).unflatten(
-        1, (-1, window_size)
-    )  # [B,rows,window,columns,window,C]
+def to_windows(x: Tensor, size: int) -> Tensor:
+    """[B,h,w,C] -> [B,n,N,C]: n windows of N = size² cells, both row by row."""
+    x = x.unflatten(2, (-1, size)).unflatten(1, (-1, size))  # [B,rows,size,columns,size,C]
     return x.transpose(2, 3).flatten(3, 4).flatten(1, 2)
 
 
-def from_windows(x: torch.Tensor, window_size: int, grid: tuple[int, int]) -> torch.Tensor:
+def from_windows(x: Tensor, size: int, grid: tuple[int, int]) -> Tensor:
     """The way back onto a grid (h, w): [B,n,N,C] -> [B,h,w,C]."""
-    x = x.unflatten(2, (window_size, window_size)).unflatten(
-        1, (grid[0] // window_size, grid[1] // window_size)
-    )
+    x = x.unflatten(2, (size, size)).unflatten(1, (grid[0] // size, grid[1] // size))
     return x.transpose(2, 3).flatten(3, 4).flatten(1, 2)
 
 
-def relative_index(window_size: int) -> torch.Tensor:
+def relative_index(size: int) -> Tensor:
     """Row of the bias table for every pair of cells of a window: int64 [N,N].
 
     The rows run over the offsets (dy, dx) of the first cell from the second, dy outside, each from
-    1 - window_size to window_size - 1.
+    1 - size to size - 1.
     """
-    y, x = (
-        torch.arange(window_size).repeat_interleave(window_size),
-        torch.arange(window_size).repeat(window_size),
-    )
-    dy, dx = y[:, None] - y + window_size - 1, x[:, None] - x + window_size - 1
-    return dy * (2 * window_size - 1) + dx
+    y, x = torch.arange(size).repeat_interleave(size), torch.arange(size).repeat(size)
+    dy, dx = y[:, None] - y + size - 1, x[:, None] - x + size - 1
+    return dy * (2 * size - 1) + dx
 
 
-def shift_mask(
-    height: int, width: int, window_size: int, shift: int, device: torch.device
-) -> torch.Tensor:
+def shift_mask(height: int, width: int, size: int, shift: int, device: torch.device) -> Tensor:
     """What keeps apart cells that only the rolling of a map h × w made neighbours: [n,N,N].
 
     The last `shift` rows and columns of a rolled map come from its other end. Logits between the
     two sides of such a seam get -100, the published value, all others 0.
     """
-    rows = torch.arange(height + -height % window_size, device=device)
-    columns = torch.arange(width + -width % window_size, device=device)
+    rows = torch.arange(height + -height % size, device=device)
+    columns = torch.arange(width + -width % size, device=device)
     below, right = rows >= len(rows) - shift, columns >= len(columns) - shift
     part = 2 * below[:, None] + right.int()  # [h',w']
-    part = to_windows(part[None, ..., None], window_size).flatten(2)[0]  # [n,N]
+    part = to_windows(part[None, ..., None], size).flatten(2)[0]  # [n,N]
     return -100.0 * (part[:, :, None] != part[:, None])
 
 
@@ -296,21 +287,11 @@ def swin_small(**overrides) -> SwinTransformer:
 
 def swin_base(**overrides) -> SwinTransformer:
     """86.88 M parameters, windows of 12."""
-    sizes = {
-        "embed_dim": 128,
-        "depths": (2, 2, 18, 2),
-        "num_heads": (4, 8, 16, 32),
-        "window_size": 12,
-    }
-    return SwinTransformer(**sizes | overrides)
+    sizes = {"embed_dim": 128, "num_heads": (4, 8, 16, 32), "window_size": 12}
+    return swin_small(**sizes | overrides)
 
 
 def swin_large(**overrides) -> SwinTransformer:
     """195.20 M parameters, windows of 12."""
-    sizes = {
-        "embed_dim": 192,
-        "depths": (2, 2, 18, 2),
-        "num_heads": (6, 12, 24, 48),
-        "window_size": 12,
-    }
-    return SwinTransformer(**sizes | overrides)
+    sizes = {"embed_dim": 192, "num_heads": (6, 12, 24, 48), "window_size": 12}
+    return swin_small(**sizes | overrides)

@@ -7,11 +7,10 @@ checkpoints have no weights for it.
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
-from mobileinst.layers.attention import attend
 from mobileinst.layers.conv import ConvBN, InvertedResidual
-from mobileinst.layers.conv_transformer import Block, Transformer
+from mobileinst.layers.conv_transformer import Block, Transformer, attend_on_map
 from mobileinst.layers.pixels import IMAGENET_MEAN, IMAGENET_STD
 
 # (kernel, expansion, channels, stride) of every inverted residual after the stem.
@@ -91,7 +90,7 @@ class TopFormer(nn.Module):
         coarse = [self.trans] if stride >= self.strides[-1] else []
         return self.tpm.layers_until(stride) + coarse
 
-    def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
+    def forward(self, images: Tensor) -> list[Tensor]:
         taps = self.tpm(images)  # /4, /8, /16, /32
         height, width = taps[-1].shape[-2:]
         tokens = [average_onto(tap, (height + 1) // 2, (width + 1) // 2) for tap in taps]
@@ -121,11 +120,10 @@ class TokenPyramid(nn.Module):
         pairs = zip(("stem", *self.names), strides, strict=True)
         return [self.get_submodule(name) for name, s in pairs if s <= stride]
 
-    def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
-        x = self.stem(images)
-        maps = []
+    def forward(self, images: Tensor) -> list[Tensor]:
+        x, maps = self.stem(images), []  # [B,16,H/2,W/2]
         for name in self.names:
-            x = self.get_submodule(name)(x)
+            x = self.get_submodule(name)(x)  # [B,C_i,H/s_i,W/s_i]
             maps.append(x)
         return [maps[i] for i in self.taps]
 
@@ -148,19 +146,13 @@ class Attention(nn.Module):
     def reset_parameters(self) -> None:
         nn.init.zeros_(self.proj[1].bn.weight)  # the block begins as its MLP alone
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        height, width = x.shape[-2:]
-        q, k, v = (
-            self._split(to(x)) for to in (self.to_q, self.to_k, self.to_v)
-        )  # [B,heads,h·w,·]
-        mixed = attend(q, k, v, scale=1.0).transpose(2, 3)  # [B,heads,·,h·w]
-        return self.proj(mixed.flatten(1, 2).unflatten(2, (height, width)))  # [B,C,h,w]
-
-    def _split(self, x: torch.Tensor) -> torch.Tensor:
-        return x.unflatten(1, (self.num_heads, -1)).flatten(3).transpose(2, 3)
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (to(x).flatten(2) for to in (self.to_q, self.to_k, self.to_v))  # [B,·,h·w]
+        mixed = attend_on_map(q, k, v, self.num_heads, scale=1.0)  # [B,·,h·w]
+        return self.proj(mixed.unflatten(2, x.shape[-2:]))  # [B,C,h,w]
 
 
-def average_onto(x: torch.Tensor, height: int, width: int) -> torch.Tensor:
+def average_onto(x: Tensor, height: int, width: int) -> Tensor:
     """Adaptive average pooling [B,C,H,W] -> [B,C,height,width], with a deterministic backward.
 
     Along an axis whose size divides, as on every canvas that is a multiple of 64, this is ordinary
@@ -177,7 +169,7 @@ def average_onto(x: torch.Tensor, height: int, width: int) -> torch.Tensor:
     return x
 
 
-def average_columns(x: torch.Tensor, bins: int) -> torch.Tensor:
+def average_columns(x: Tensor, bins: int) -> Tensor:
     """[..,n] -> [..,bins]: bin i averages the cells from floor(i·n/bins) to ceil((i+1)·n/bins)."""
     size = x.shape[-1]
     cell = torch.arange(size, device=x.device)[:, None]

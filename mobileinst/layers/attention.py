@@ -3,18 +3,19 @@
 from itertools import pairwise
 
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from mobileinst.layers.init import init_linear
 
 
 def attend(
-    queries: torch.Tensor,
-    keys: torch.Tensor,
-    values: torch.Tensor,
+    queries: Tensor,
+    keys: Tensor,
+    values: Tensor,
     scale: float,
-    bias: torch.Tensor | None = None,
-) -> torch.Tensor:
+    bias: Tensor | None = None,
+) -> Tensor:
     """softmax(scale · q kᵀ + bias) v over the last two dimensions.
 
     [...,N,d], [...,M,d], [...,M,e], bias [...,N,M] -> [...,N,e].
@@ -29,8 +30,22 @@ def attend(
     return logits.softmax(-1, dtype=precise).to(values.dtype) @ values  # [...,N,e]
 
 
+def attend_in_heads(
+    q: Tensor, k: Tensor, v: Tensor, num_heads: int, bias: Tensor | None = None
+) -> Tensor:
+    """`attend` in heads that share the channels: [B,N,C], [B,M,C] twice -> [B,N,C]."""
+    q, k, v = (x.unflatten(-1, (num_heads, -1)).transpose(1, 2) for x in (q, k, v))  # [B,heads,·,d]
+    return attend(q, k, v, q.shape[-1] ** -0.5, bias).transpose(1, 2).flatten(2)  # [B,N,C]
+
+
+def require_heads(width: int, num_heads: int) -> None:
+    """Raises ValueError unless the channels can be shared among the heads."""
+    if width % num_heads:
+        raise ValueError(f"width {width} is not a multiple of {num_heads} heads")
+
+
 class MultiHeadAttention(nn.Module):
-    """Attention of queries [B,N,C] to keys and values [B,M,C], `num_heads` heads; returns [B,N,C].
+    """Attention of queries [B,N,C] to keys and values [B,M,C] in heads; q, k, v in three matrices.
 
     The keys have no bias: it would add the same number to all logits of a query, which the softmax
     takes out again, so it could never receive a gradient.
@@ -38,8 +53,7 @@ class MultiHeadAttention(nn.Module):
 
     def __init__(self, width: int, num_heads: int):
         super().__init__()
-        if width % num_heads:
-            raise ValueError(f"width {width} is not a multiple of {num_heads} heads")
+        require_heads(width, num_heads)
         self.num_heads = num_heads
         self.to_q = nn.Linear(width, width)
         self.to_k = nn.Linear(width, width, bias=False)
@@ -52,21 +66,37 @@ class MultiHeadAttention(nn.Module):
             init_linear(linear)
 
     def forward(
-        self,
-        queries: torch.Tensor,
-        keys: torch.Tensor,
-        values: torch.Tensor,
-        bias: torch.Tensor | None = None,
-    ) -> torch.Tensor:
+        self, queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None = None
+    ) -> Tensor:
         """`bias` [B,1,N,M] is added to the logits of every head."""
-        q = self._split(self.to_q(queries))  # [B,heads,N,C/heads]
-        k = self._split(self.to_k(keys))  # [B,heads,M,C/heads]
-        v = self._split(self.to_v(values))  # [B,heads,M,C/heads]
-        mixed = attend(q, k, v, q.shape[-1] ** -0.5, bias)  # [B,heads,N,C/heads]
-        return self.proj(mixed.transpose(1, 2).flatten(2))  # [B,N,C]
+        q, k, v = self.to_q(queries), self.to_k(keys), self.to_v(values)  # [B,N,C], [B,M,C] twice
+        return self.proj(attend_in_heads(q, k, v, self.num_heads, bias))  # [B,N,C]
 
-    def _split(self, x: torch.Tensor) -> torch.Tensor:
-        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+
+class StackedAttention(nn.Module):
+    """The same with the parameters of `nn.MultiheadAttention`: q, k and v in one matrix."""
+
+    def __init__(self, width: int, num_heads: int):
+        super().__init__()
+        require_heads(width, num_heads)
+        self.num_heads = num_heads
+        self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))
+        self.in_proj_bias = nn.Parameter(torch.empty(3 * width))
+        self.out_proj = nn.Linear(width, width)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        nn.init.xavier_uniform_(self.in_proj_weight)
+        nn.init.zeros_(self.in_proj_bias)
+        init_linear(self.out_proj)
+
+    def forward(
+        self, queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None = None
+    ) -> Tensor:
+        """`bias` [B,1,N,M] is added to the logits of every head."""
+        parameters = zip(self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3))
+        q, k, v = map(F.linear, (queries, keys, values), *zip(*parameters))
+        return self.out_proj(attend_in_heads(q, k, v, self.num_heads, bias))  # [B,N,C]
 
 
 class MLP(nn.Sequential):
@@ -83,25 +113,3 @@ class MLP(nn.Sequential):
         for layer in self:
             if isinstance(layer, nn.Linear):
                 init_linear(layer)
-
-
-class DropPath(nn.Module):
-    """Drops a residual branch for whole samples with probability `rate` while training.
-
-    What stays is scaled by 1 / (1 - rate), so the expectation is that of evaluation.
-    """
-
-    def __init__(self, rate: float):
-        super().__init__()
-        if not 0 <= rate < 1:
-            raise ValueError(f"drop path rate {rate} is not in [0, 1)")
-        self.rate = rate
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if not self.training or self.rate == 0:
-            return x
-        keep = x.new_empty(x.shape[0], *[1] * (x.ndim - 1)).bernoulli_(1 - self.rate)
-        return x * (keep / (1 - self.rate))
-
-    def extra_repr(self) -> str:
-        return f"rate={self.rate:g}"

@@ -1,8 +1,7 @@
 """Convolution bricks, and the resizing between neighbouring grids of a pyramid."""
 
-import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from mobileinst.layers.init import init_conv
 
@@ -28,7 +27,7 @@ class ConvBN(nn.Module):
         init_conv(self.c)
         self.bn.reset_parameters()
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         return self.bn(self.c(x))
 
 
@@ -47,7 +46,7 @@ class InvertedResidual(nn.Module):
         self.conv = nn.Sequential(*steps, ConvBN(hidden, channels))
         self.residual = stride == 1 and in_channels == channels
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         return x + self.conv(x) if self.residual else self.conv(x)
 
 
@@ -56,17 +55,17 @@ def conv_bn_relu(in_channels: int, channels: int, kernel: int = 1) -> nn.Sequent
     return nn.Sequential(ConvBN(in_channels, channels, kernel), nn.ReLU(inplace=True))
 
 
-def upsample_like(x: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+def upsample_like(x: Tensor, other: Tensor) -> Tensor:
     """`x` resized bilinearly to the grid of `other`: its exact size, so odd sizes fit as well."""
     return F.interpolate(x, size=other.shape[-2:], mode="bilinear", align_corners=False)
 
 
-def max_pool_ceil(x: torch.Tensor, factor: int) -> torch.Tensor:
+def max_pool_ceil(x: Tensor, factor: int) -> Tensor:
     """Maximum over `factor` × `factor` cells, cut ones at the border too: h -> ceil(h/factor)."""
     return F.max_pool2d(x, factor, factor, ceil_mode=True) if factor > 1 else x
 
 
-def apply_kernels(kernels: torch.Tensor, pixel_features: torch.Tensor) -> torch.Tensor:
+def apply_kernels(kernels: Tensor, pixel_features: Tensor) -> Tensor:
     """Every kernel as a 1×1 convolution: [B,Q,D], [B,D,h,w] -> mask logits [B,Q,h,w]."""
     logits = kernels @ pixel_features.flatten(2)  # [B,Q,h·w]
     return logits.unflatten(2, pixel_features.shape[-2:])

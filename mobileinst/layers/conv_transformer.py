@@ -2,10 +2,10 @@
 
 from collections.abc import Iterable
 
-import torch
-from torch import nn
+from torch import Tensor, nn
+from torchvision.ops import StochasticDepth
 
-from mobileinst.layers.attention import DropPath
+from mobileinst.layers.attention import attend
 from mobileinst.layers.conv import ConvBN
 from mobileinst.layers.init import init_conv
 
@@ -17,9 +17,9 @@ class Transformer(nn.Module):
         super().__init__()
         self.transformer_blocks = nn.ModuleList(blocks)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         for block in self.transformer_blocks:
-            x = block(x)
+            x = block(x)  # [B,C,h,w]
         return x
 
 
@@ -33,10 +33,10 @@ class Block(nn.Module):
         super().__init__()
         self.attn = attn
         self.mlp = ConvMLP(width, mlp_ratio * width)
-        self.drop_path = DropPath(rate)
+        self.drop_path = StochasticDepth(rate, "row")
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = x + self.drop_path(self.attn(x))
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.drop_path(self.attn(x))  # [B,C,h,w]
         return x + self.drop_path(self.mlp(x))
 
 
@@ -54,5 +54,12 @@ class ConvMLP(nn.Module):
     def reset_parameters(self) -> None:
         init_conv(self.dwconv)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.fc2(self.act(self.dwconv(self.fc1(x))))
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.act(self.dwconv(self.fc1(x)))  # [B,hidden,h,w]
+        return self.fc2(x)  # [B,C,h,w]
+
+
+def attend_on_map(q: Tensor, k: Tensor, v: Tensor, num_heads: int, scale: float) -> Tensor:
+    """`attend` in heads over n cells, channels first: [B,keys,n] twice, [B,values,n] -> as v."""
+    q, k, v = (x.unflatten(1, (num_heads, -1)).transpose(2, 3) for x in (q, k, v))  # [B,heads,n,·]
+    return attend(q, k, v, scale).transpose(2, 3).flatten(1, 2)  # [B,values,n]

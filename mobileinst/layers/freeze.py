@@ -1,14 +1,13 @@
-"""Keeping parts of a pretrained network as they are."""
+"""Freezing parts of a pretrained network."""
 
 from torch import nn
-
-from mobileinst.layers.attention import DropPath
+from torchvision.ops import StochasticDepth
 
 
 class FrozenBatchNorm2d(nn.BatchNorm2d):
     """A BatchNorm whose statistics, scale and shift stay what was loaded, in training as well.
 
-    The batches of a small run say less about the statistics than the pretraining did. Entries of
+    The batches of a small run estimate the statistics worse than pretraining did. Entries of
     the state dict are those of `nn.BatchNorm2d`.
     """
 
@@ -22,7 +21,7 @@ class FrozenBatchNorm2d(nn.BatchNorm2d):
 
 
 def freeze_norms(module: nn.Module) -> None:
-    """Put a `FrozenBatchNorm2d` in the place of every BatchNorm below `module`."""
+    """Puts a `FrozenBatchNorm2d` in the place of every BatchNorm below `module`."""
     for parent in list(module.modules()):
         for name, child in list(parent.named_children()):
             if type(child) is nn.BatchNorm2d:
@@ -30,12 +29,12 @@ def freeze_norms(module: nn.Module) -> None:
 
 
 def freeze_layers(backbone: nn.Module, stride: int) -> None:
-    """Keep all that works at `stride` or a finer one. No gradient is computed for it, which for a
-    convolutional backbone is most of the work.
+    """Freezes all layers that work at `stride` or a finer one; no gradient is computed for them,
+    which for a convolutional backbone is most of the work.
     """
     for layer in backbone.layers_until(stride):
         freeze_norms(layer)
         layer.requires_grad_(False)
         for module in layer.modules():
-            if isinstance(module, DropPath):  # nothing learns here that it could help
-                module.rate = 0.0
+            if isinstance(module, StochasticDepth):  # nothing here learns
+                module.p = 0.0

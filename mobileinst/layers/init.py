@@ -10,11 +10,11 @@ from torch import nn
 
 
 def draw_parameters(model: nn.Module, seed: int) -> None:
-    """Draw every parameter of `model` anew, as a function of the seed and the module's path only.
+    """Draws every parameter of `model` as a function of the seed and the module's path only.
 
     Every module that has `reset_parameters` is called (or `_reset_parameters`, as torch's own
     attention has it), children before parents, so that a parent has the last word about its
-    children (a zero scale at the end of a residual branch, say). A module with neither keeps the
+    children (such as a zero scale at the end of a residual branch). A module with neither keeps the
     values it was built with.
     Call it before the model moves to a device or another memory format, which would draw the same
     numbers in another order. The numbers come from the CPU generator, whose state is the same

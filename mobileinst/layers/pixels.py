@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -22,7 +22,7 @@ class Normalise(nn.Module):
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
 
-    def forward(self, images: torch.Tensor, padding: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(self, images: Tensor, padding: Tensor | None = None) -> Tensor:
         """images [B,3,H,W] in 0..1, padding bool [B,H,W] -> [B,3,H,W]."""
         images = (images - self.mean) / self.std
         return images if padding is None else images.masked_fill(padding[:, None], 0.0)

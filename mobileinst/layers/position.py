@@ -3,18 +3,19 @@
 import math
 
 import torch
+from torch import Tensor
 
 # Our choice: the longest wave goes through half a period from border to border, the shortest
 # through 16 periods, about three cells of a 54-cell row, the finest that attention sees here.
 LOWEST, HIGHEST = math.pi / 2, 16 * math.pi
 
 
-def cell_centres(count: int, device: torch.device | str = "cpu") -> torch.Tensor:
+def cell_centres(count: int, device: torch.device | str = "cpu") -> Tensor:
     """Centres of `count` equal cells over -1..1: float32 [count]."""
     return (2 * torch.arange(count, device=device, dtype=torch.float32) + 1) / count - 1
 
 
-def coordinate_maps(height: int, width: int, device: torch.device | str = "cpu") -> torch.Tensor:
+def coordinate_maps(height: int, width: int, device: torch.device | str = "cpu") -> Tensor:
     """The x and the y of every cell centre, each over -1..1: float32 [1,2,height,width]."""
     x = cell_centres(width, device).expand(height, width)
     y = cell_centres(height, device)[:, None].expand(height, width)
@@ -23,7 +24,7 @@ def coordinate_maps(height: int, width: int, device: torch.device | str = "cpu")
 
 def sine_position(
     height: int, width: int, channels: int, device: torch.device | str = "cpu"
-) -> torch.Tensor:
+) -> Tensor:
     """Sine code of every cell, row by row: float32 [height·width, channels].
 
     A quarter of the channels each: sin y, cos y, sin x, cos x, over angular frequencies in a
@@ -41,11 +42,11 @@ def sine_position(
 
 def detr_position(
     height: int, width: int, channels: int, device: torch.device | str = "cpu"
-) -> torch.Tensor:
+) -> Tensor:
     """Sine code of every cell as DETR has it, row by row: float32 [height·width, channels].
 
-    The first half of the channels is for y, the second for x; in each, sines and cosines take turns
-    over wave lengths from one picture side to 10000 of them. Raises ValueError if 4 does not divide
+    The first half of the channels is for y, the second for x; in each, sines and cosines alternate
+    over wave lengths from one image side to 10000 of them. Raises ValueError if 4 does not divide
     `channels`.
     """
     if channels % 4:

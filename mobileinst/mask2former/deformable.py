@@ -6,7 +6,7 @@ of rows of a table: `F.embedding_bag`, which never writes the samples down.
 What the designs cost: one layer of width 256 with 8 heads, 3 levels and 4 points, batch 1, float32,
 one thread of a server CPU that keeps its memory; milliseconds of CPU time, forward + backward.
 
-    picture                                                384 × 384    640 × 640
+    image                                                  384 × 384    640 × 640
     grid_sample per level, samples stacked, then summed     77 + 161    222 + 494
     grid_sample per level, each summed at once              79 + 167    250 + 578
     four rows per sample gathered, then a product           39 + 124    139 + 373
@@ -23,6 +23,7 @@ from itertools import accumulate
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from mobileinst.layers.device import to_device
@@ -33,9 +34,7 @@ Sizes = list[tuple[int, int]]  # (height, width) of each level
 BORDER = 2
 
 
-def deformable_attention(
-    values: torch.Tensor, sizes: Sizes, places: torch.Tensor, weights: torch.Tensor
-) -> torch.Tensor:
+def deformable_attention(values: Tensor, sizes: Sizes, places: Tensor, weights: Tensor) -> Tensor:
     """Weighted sums of bilinear samples; beyond its border a level is zero.
 
     values [B,S,heads,d]: the cells of the levels of `sizes`, row by row, one level after another.
@@ -59,7 +58,7 @@ def deformable_attention(
     return sums.view(*weights.shape[:2], -1)
 
 
-def lay_out(values: torch.Tensor, sizes: Sizes) -> torch.Tensor:
+def lay_out(values: Tensor, sizes: Sizes) -> Tensor:
     """Levels below each other, zeros around each: [B,S,C] -> [B,rows,columns,C].
 
     On one canvas the way from a cell to the one below is the same at all levels.
@@ -72,16 +71,16 @@ def lay_out(values: torch.Tensor, sizes: Sizes) -> torch.Tensor:
     return torch.cat(levels, 1)
 
 
-def table_rows(cells: torch.Tensor, sizes: Sizes, canvas: torch.Tensor) -> torch.Tensor:
+def table_rows(cells: Tensor, sizes: Sizes, canvas: Tensor) -> Tensor:
     """Where each cell is in a table with a row per cell of the canvas and head.
 
     cells [B,N,2,heads,L,points], canvas [B,rows,columns,·] -> int32 [B,N,heads,L,points]. A place
-    farther out than the border, or that is no number, gets a row of the border.
+    farther out than the border, or that is not a number, gets a row of the border.
     """
     batch, _, _, *shape = cells.shape
     heads, (rows, columns) = shape[0], canvas.shape[1:3]
 
-    def integers(numbers: Iterable[int]) -> torch.Tensor:
+    def integers(numbers: Iterable[int]) -> Tensor:
         return to_device(torch.tensor([*numbers], dtype=torch.int32), cells.device)
 
     # Written out to full size: the loops over short dimensions would cost more than all the rest.
@@ -91,13 +90,11 @@ def table_rows(cells: torch.Tensor, sizes: Sizes, canvas: torch.Tensor) -> torch
     tops = accumulate((h + 2 * BORDER for h, _ in sizes[:-1]), initial=BORDER)
     origins = integers(top * columns + BORDER for top in tops)[:, None] * heads
     origins = (origins + integers(range(heads))[:, None, None]).expand(shape).contiguous()
-    pictures = integers(range(batch)).view(-1, 1, 1, 1, 1) * (rows * columns * heads)
-    return torch.add(origins + pictures, x.add(y, alpha=columns), alpha=heads)
+    images = integers(range(batch)).view(-1, 1, 1, 1, 1) * (rows * columns * heads)
+    return torch.add(origins + images, x.add(y, alpha=columns), alpha=heads)
 
 
-def sum_rows(
-    table: torch.Tensor, corners: torch.Tensor, steps: tuple[int, ...], weights: torch.Tensor
-) -> torch.Tensor:
+def sum_rows(table: Tensor, corners: Tensor, steps: tuple[int, ...], weights: Tensor) -> Tensor:
     """out[n] = sum of weights[n,s,k] · table[corners[n,k] + steps[s]] over s and k.
 
     table [R,d], corners int32 [n,k], weights [n,steps,k] -> [n,d].

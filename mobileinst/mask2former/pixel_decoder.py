@@ -8,7 +8,7 @@ import math
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from mobileinst.layers.conv import upsample_like
 from mobileinst.layers.device import to_device
@@ -63,7 +63,7 @@ class PixelDecoder(nn.Module):
         nn.init.kaiming_uniform_(self.mask_features.weight, a=1)
         nn.init.zeros_(self.mask_features.bias)
 
-    def forward(self, maps: list[torch.Tensor]) -> tuple[list[torch.Tensor], torch.Tensor]:
+    def forward(self, maps: list[Tensor]) -> tuple[list[Tensor], Tensor]:
         """Maps [B,C_i,h_i,w_i], finest first -> maps [B,width,h_i,w_i] at strides 32, 16, 8, and
         mask features [B,mask_dim,h,w] at stride 4.
 
@@ -77,10 +77,10 @@ class PixelDecoder(nn.Module):
         with torch.autocast(device if known else "cpu", enabled=False):
             finest, *coarse = (x.to(dtype, memory_format=torch.channels_last) for x in maps)
             coarse = zip(self.input_proj, reversed(coarse), strict=True)
-            maps = self.transformer([project(x) for project, x in coarse])
+            maps = self.transformer([project(x) for project, x in coarse])  # [B,width,h_i,w_i] each
             x = self.adapter_1(finest)  # [B,width,h,w]
             x = self.layer_1(x + upsample_like(maps[-1], x)).relu_()
-            return maps, self.mask_features(x)
+            return maps, self.mask_features(x)  # [B,mask_dim,h,w]
 
 
 def group_norm(width: int) -> nn.GroupNorm:
@@ -98,7 +98,7 @@ class ConvGN(nn.Conv2d):
     def reset_parameters(self) -> None:
         nn.init.kaiming_uniform_(self.weight, a=1)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         return self.norm(super().forward(x))
 
 
@@ -108,6 +108,8 @@ class DeformableEncoder(nn.Module):
     Maps [B,C,h_i,w_i] -> maps of the same shapes.
     """
 
+    no_weight_decay = ("level_embed",)
+
     def __init__(
         self, width: int, levels: int, num_layers: int, num_heads: int, points: int, ffn_width: int
     ):
@@ -116,29 +118,29 @@ class DeformableEncoder(nn.Module):
         stack = (
             EncoderLayer(width, levels, num_heads, points, ffn_width) for _ in range(num_layers)
         )
-        self.encoder = nn.ModuleDict({"layers": nn.ModuleList(stack)})  # as the names have it
+        self.encoder = nn.ModuleDict({"layers": nn.ModuleList(stack)})  # published names
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         nn.init.normal_(self.level_embed)
 
-    def forward(self, maps: list[torch.Tensor]) -> list[torch.Tensor]:
+    def forward(self, maps: list[Tensor]) -> list[Tensor]:
         sizes = [tuple(x.shape[-2:]) for x in maps]
         tokens = torch.cat([x.flatten(2).transpose(1, 2) for x in maps], 1)  # [B,N,C]
         positions = self.positions(sizes, tokens)  # [N,C]
-        centres = cell_centres(sizes, tokens)  # [N,2,L]
+        centres = reference_points(sizes, tokens)  # [N,2,L]
         for layer in self.encoder["layers"]:
-            tokens = layer(tokens, positions, centres, sizes)
+            tokens = layer(tokens, positions, centres, sizes)  # [B,N,C]
         levels = tokens.split([h * w for h, w in sizes], 1)
         return [x.unflatten(1, size).permute(0, 3, 1, 2) for x, size in zip(levels, sizes)]
 
-    def positions(self, sizes: Sizes, like: torch.Tensor) -> torch.Tensor:
-        """What the queries know of their place and level: [N,C]."""
+    def positions(self, sizes: Sizes, like: Tensor) -> Tensor:
+        """Codes of the cells' positions and levels: [N,C]."""
         codes = [detr_position(*size, like.shape[-1], device=like.device) for size in sizes]
         return torch.cat([code.to(like) + e for code, e in zip(codes, self.level_embed)])
 
 
-def cell_centres(sizes: Sizes, like: torch.Tensor) -> torch.Tensor:
+def reference_points(sizes: Sizes, like: Tensor) -> Tensor:
     """Where the centre of each cell of each level lies on every level: x and y [N,2,L].
 
     In cells of that level; its first cell has its centre at 0.
@@ -169,9 +171,7 @@ class EncoderLayer(nn.Module):
         nn.init.xavier_uniform_(self.linear1.weight)
         nn.init.xavier_uniform_(self.linear2.weight)
 
-    def forward(
-        self, tokens: torch.Tensor, positions: torch.Tensor, centres: torch.Tensor, sizes: Sizes
-    ) -> torch.Tensor:
+    def forward(self, tokens: Tensor, positions: Tensor, centres: Tensor, sizes: Sizes) -> Tensor:
         mixed = self.self_attn(tokens + positions, tokens, centres, sizes)
         tokens = self.norm1(tokens + mixed)  # [B,N,C]
         return self.norm2(tokens + self.linear2(self.linear1(tokens).relu_()))
@@ -209,9 +209,7 @@ class DeformableAttention(nn.Module):
         bias = self.sampling_offsets.bias.detach().view(*self.shape, 2)
         bias.copy_(rays[:, None, None] * steps)
 
-    def forward(
-        self, queries: torch.Tensor, tokens: torch.Tensor, centres: torch.Tensor, sizes: Sizes
-    ) -> torch.Tensor:
+    def forward(self, queries: Tensor, tokens: Tensor, centres: Tensor, sizes: Sizes) -> Tensor:
         """Queries and tokens [B,N,C], `centres` [N,2,L] of the queries' cells -> [B,N,C]."""
         num_heads, levels, points = self.shape
         values = self.value_proj(tokens).unflatten(2, (num_heads, -1))  # [B,N,heads,C/heads]
@@ -226,6 +224,6 @@ class DeformableAttention(nn.Module):
         return self.output_proj(deformable_attention(values, sizes, places, weights))
 
 
-def x_then_y(rows: torch.Tensor) -> torch.Tensor:
-    """Rows in turns for x and y -> those for x, then those for y."""
+def x_then_y(rows: Tensor) -> Tensor:
+    """Alternating rows for x and y -> those for x, then those for y."""
     return rows.unflatten(0, (-1, 2)).transpose(0, 1).flatten(0, 1)

@@ -1,6 +1,6 @@
 """The transformer decoder with masked attention (Mask2Former, CVPR 2022, section 3.2).
 
-Learned queries read the maps of the pixel decoder, coarse to fine and round again. Each looks only
+Learned queries read the maps of the pixel decoder, coarse to fine, repeatedly. Each looks only
 where its own last mask lies. Parameter names are those of the published checkpoints.
 """
 
@@ -9,10 +9,9 @@ from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
-from mobileinst.layers.attention import attend
-from mobileinst.layers.init import init_linear
+from mobileinst.layers.attention import StackedAttention
 from mobileinst.layers.position import detr_position
 
 
@@ -50,7 +49,7 @@ class QueryDecoder(nn.Module):
         self.query_embed = nn.Embedding(num_queries, width)
         self.level_embed = nn.Embedding(levels, width)
         self.input_proj = nn.ModuleList(
-            nn.Identity() if in_channels == width else Projection(in_channels, width)
+            nn.Identity() if in_channels == width else LevelProjection(in_channels, width)
             for _ in range(levels)
         )
         self.transformer_cross_attention_layers = nn.ModuleList(
@@ -68,9 +67,9 @@ class QueryDecoder(nn.Module):
 
     def forward(
         self,
-        maps: list[torch.Tensor],
-        mask_features: torch.Tensor,
-        queries: torch.Tensor | None = None,
+        maps: list[Tensor],
+        mask_features: Tensor,
+        queries: Tensor | None = None,
     ) -> dict:
         """Maps [B,in_channels,·,·] and mask features [B,D,h,w] -> dict of outputs.
 
@@ -96,21 +95,21 @@ class QueryDecoder(nn.Module):
         return outputs | {"aux": aux}
 
     def layers(self) -> Iterator[tuple[nn.Module, nn.Module, nn.Module]]:
-        """The parts of each layer; published files name them kind by kind."""
+        """The parts of each layer; published names group them by module."""
         return zip(
             self.transformer_cross_attention_layers,
             self.transformer_self_attention_layers,
             self.transformer_ffn_layers,
         )
 
-    def memory(self, level: int, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def memory(self, level: int, x: Tensor) -> tuple[Tensor, Tensor]:
         """One map [B,in_channels,h,w] as keys and values, both [B,M,C]; only keys get positions."""
         tokens = self.input_proj[level](x).flatten(2).transpose(1, 2)  # [B,M,C]
         tokens = tokens + self.level_embed.weight[level]
         positions = detr_position(*x.shape[-2:], tokens.shape[-1], device=x.device)
         return tokens + positions.to(tokens.dtype), tokens
 
-    def predict(self, queries: torch.Tensor) -> dict[str, torch.Tensor]:
+    def predict(self, queries: Tensor) -> dict[str, Tensor]:
         """The heads, shared by all layers."""
         queries = self.decoder_norm(queries)  # [B,Q,C]
         return {
@@ -120,7 +119,7 @@ class QueryDecoder(nn.Module):
         }
 
 
-def resize(mask_features: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
+def resize(mask_features: Tensor, grid: tuple[int, int]) -> Tensor:
     """Mask features [B,D,h,w] on the grid of a level, flattened: [B,D,M].
 
     A mask is linear in the mask features, so resizing these once gives the masks of all layers on
@@ -130,7 +129,7 @@ def resize(mask_features: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
 
 
 @torch.no_grad()
-def attention_bias(kernels: torch.Tensor, mask_features: torch.Tensor) -> torch.Tensor:
+def attention_bias(kernels: Tensor, mask_features: Tensor) -> Tensor:
     """Where a query may look: 0 inside its last mask, -inf outside; 0 everywhere if it is empty.
 
     kernels [B,Q,D], mask features on a level's grid [B,D,M] -> [B,1,Q,M], without gradient.
@@ -139,43 +138,6 @@ def attention_bias(kernels: torch.Tensor, mask_features: torch.Tensor) -> torch.
     hidden = logits < 0
     hidden = hidden & ~hidden.all(-1, keepdim=True)
     return torch.zeros_like(logits).masked_fill(hidden, -torch.inf)[:, None]
-
-
-class StackedAttention(nn.Module):
-    """Multi-head attention with the parameters of `nn.MultiheadAttention`: q, k, v in one matrix.
-
-    Queries [B,N,C], keys and values [B,M,C], bias [B,1,N,M] or none -> [B,N,C].
-    """
-
-    def __init__(self, width: int, num_heads: int):
-        super().__init__()
-        if width % num_heads:
-            raise ValueError(f"width {width} is not a multiple of {num_heads} heads")
-        self.num_heads = num_heads
-        self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))
-        self.in_proj_bias = nn.Parameter(torch.empty(3 * width))
-        self.out_proj = nn.Linear(width, width)
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        nn.init.xavier_uniform_(self.in_proj_weight)
-        nn.init.zeros_(self.in_proj_bias)
-        init_linear(self.out_proj)
-
-    def forward(
-        self,
-        queries: torch.Tensor,
-        keys: torch.Tensor,
-        values: torch.Tensor,
-        bias: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        parameters = zip(self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3))
-        q, k, v = (
-            F.linear(x, *own).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
-            for x, own in zip((queries, keys, values), parameters)
-        )  # [B,heads,N,C/heads], the others with M
-        mixed = attend(q, k, v, q.shape[-1] ** -0.5, bias)  # [B,heads,N,C/heads]
-        return self.out_proj(mixed.transpose(1, 2).flatten(2))  # [B,N,C]
 
 
 class CrossAttentionLayer(nn.Module):
@@ -188,12 +150,12 @@ class CrossAttentionLayer(nn.Module):
 
     def forward(
         self,
-        queries: torch.Tensor,
-        positions: torch.Tensor,
-        keys: torch.Tensor,
-        values: torch.Tensor,
-        bias: torch.Tensor,
-    ) -> torch.Tensor:
+        queries: Tensor,
+        positions: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        bias: Tensor,
+    ) -> Tensor:
         """[B,Q,C], [Q,C], [B,M,C], [B,M,C], [B,1,Q,M] -> [B,Q,C]."""
         return self.norm(queries + self.multihead_attn(queries + positions, keys, values, bias))
 
@@ -206,9 +168,9 @@ class SelfAttentionLayer(nn.Module):
         self.self_attn = StackedAttention(width, num_heads)
         self.norm = nn.LayerNorm(width)
 
-    def forward(self, queries: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    def forward(self, queries: Tensor, positions: Tensor) -> Tensor:
         """[B,Q,C], [Q,C] -> [B,Q,C]."""
-        look = queries + positions
+        look = queries + positions  # [B,Q,C]
         return self.norm(queries + self.self_attn(look, look, queries))
 
 
@@ -226,8 +188,9 @@ class FeedForwardLayer(nn.Module):
         for linear in (self.linear1, self.linear2):  # biases start as torch has them
             nn.init.xavier_uniform_(linear.weight)
 
-    def forward(self, queries: torch.Tensor) -> torch.Tensor:
-        return self.norm(queries + self.linear2(F.relu(self.linear1(queries))))
+    def forward(self, queries: Tensor) -> Tensor:
+        hidden = F.relu(self.linear1(queries))  # [B,Q,hidden]
+        return self.norm(queries + self.linear2(hidden))  # [B,Q,C]
 
 
 class MaskEmbed(nn.Module):
@@ -237,13 +200,13 @@ class MaskEmbed(nn.Module):
         super().__init__()
         self.layers = nn.ModuleList(nn.Linear(*pair) for pair in pairwise(widths))
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         for layer in self.layers[:-1]:
-            x = F.relu(layer(x))
-        return self.layers[-1](x)
+            x = F.relu(layer(x))  # [B,Q,C]
+        return self.layers[-1](x)  # [B,Q,D]
 
 
-class Projection(nn.Conv2d):
+class LevelProjection(nn.Conv2d):
     """A 1×1 convolution for maps of another width; Xavier-uniform, zero bias."""
 
     def __init__(self, in_channels: int, width: int):

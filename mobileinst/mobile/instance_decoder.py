@@ -1,13 +1,12 @@
 """The dual transformer instance decoder (MobileInst, Figure 3): queries read X_G, then X_L.
 
 Two decoder layers, one FFN and three heads are the paper's, and so is X_L, X_mask max-pooled to
-1/64. Norms, positions and self-attention are not told; what is taken here is our choice.
+1/64. Norms, positions and self-attention are not stated there and are our choice.
 """
 
 import math
 
-import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mobileinst.layers.attention import MLP, MultiHeadAttention
 from mobileinst.layers.conv import apply_kernels, max_pool_ceil
@@ -22,9 +21,9 @@ class InstanceDecoder(nn.Module):
 
     global_channels, mask_channels: channels of X6 and X_mask. kv_stride: stride of X_L, 64 as in
     the paper, or 32 or 16 for many small objects; X_G stays X6. ffn_ratio: hidden width of the FFN
-    over `width`. self_attention: queries look at each other after each look at the picture.
+    over `width`. self_attention: queries look at each other after each look at the image.
     guided: the local layer looks where a query's first mask lies. Our choice for small sets: plain
-    attention takes tens of thousands of steps to find the object whose class it is to tell.
+    attention takes tens of thousands of steps to find the object whose class it predicts.
     """
 
     def __init__(
@@ -61,10 +60,10 @@ class InstanceDecoder(nn.Module):
 
     def forward(
         self,
-        global_map: torch.Tensor,
-        mask_features: torch.Tensor,
-        pixel_features: torch.Tensor,
-        global_queries: torch.Tensor | None = None,
+        global_map: Tensor,
+        mask_features: Tensor,
+        pixel_features: Tensor,
+        global_queries: Tensor | None = None,
     ) -> dict:
         """X6 [B,C6,·,·] and X_mask [B,D,h,w] -> dict of the heads' outputs over all queries.
 
@@ -84,7 +83,7 @@ class InstanceDecoder(nn.Module):
         outputs = self.heads(queries) | {"global_queries": global_queries}
         return outputs | {"aux": [first] if self.training else []}
 
-    def guide(self, kernels: torch.Tensor, pixel_features: torch.Tensor) -> torch.Tensor:
+    def guide(self, kernels: Tensor, pixel_features: Tensor) -> Tensor:
         """Where each query should look: the log probability of its first mask, on the grid of X_L.
 
         [B,Q,D], [B,D,h,w] -> [B,1,Q,H/kv·W/kv], without gradient.
@@ -93,7 +92,7 @@ class InstanceDecoder(nn.Module):
         probs = max_pool_ceil(logits, self.pool).sigmoid().flatten(2)
         return probs.clamp(min=1e-3).log()[:, None]
 
-    def look_global(self, global_map: torch.Tensor) -> torch.Tensor:
+    def look_global(self, global_map: Tensor) -> Tensor:
         """The learned queries after the global layer: [B,Q,C]."""
         queries = self.query_features.weight.expand(global_map.shape[0], -1, -1)
         return self.global_layer(
@@ -104,8 +103,8 @@ class InstanceDecoder(nn.Module):
 class DecoderLayer(nn.Module):
     """Cross-attention to a memory, then self-attention, each on normalised queries with a residual.
 
-    Self-attention comes second, our choice: before the first look at the picture it would compute
-    the same numbers for every picture. Positions are added to queries and keys, never to values.
+    Self-attention comes second, our choice: before the first look at the image it would compute
+    the same numbers for every image. Positions are added to queries and keys, never to values.
     """
 
     def __init__(self, width: int, num_heads: int, self_attention: bool):
@@ -117,12 +116,12 @@ class DecoderLayer(nn.Module):
 
     def forward(
         self,
-        queries: torch.Tensor,
-        query_positions: torch.Tensor,
-        memory: torch.Tensor,
-        memory_positions: torch.Tensor,
-        guide: torch.Tensor | None = None,
-    ) -> torch.Tensor:
+        queries: Tensor,
+        query_positions: Tensor,
+        memory: Tensor,
+        memory_positions: Tensor,
+        guide: Tensor | None = None,
+    ) -> Tensor:
         """[B,Q,C], [Q,C], [B,M,C], [M,C], guide [B,1,Q,M] -> [B,Q,C]."""
         look = self.cross_norm(queries) + query_positions
         queries = queries + self.cross_attention(look, memory + memory_positions, memory, guide)
@@ -145,7 +144,7 @@ class Memory(nn.Module):
         self.proj = nn.Linear(channels, width)
         self.norm = nn.LayerNorm(width)
 
-    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         tokens = self.norm(self.proj(x.flatten(2).transpose(1, 2)))  # [B,h·w,C]
         positions = sine_position(*x.shape[-2:], tokens.shape[-1], device=x.device)
         return tokens, positions.to(tokens.dtype)
@@ -176,7 +175,7 @@ class InstanceHeads(nn.Module):
         # sigmoid would pass little gradient.
         nn.init.normal_(self.kernel[-1].weight, std=0.01)
 
-    def forward(self, queries: torch.Tensor) -> dict[str, torch.Tensor]:
+    def forward(self, queries: Tensor) -> dict[str, Tensor]:
         queries = self.norm(queries)  # [B,Q,C]
         return {
             "class_logits": self.classes(queries),  # [B,Q,K]

@@ -1,12 +1,12 @@
 """The semantic-enhanced mask decoder (MobileInst, Figure 3): X3, X4, X5 and X6 -> one map at 1/8.
 
 The passes, the six 3×3 convolutions and the two enhancers are the paper's. The paper does not
-say how maps reach a common width, what follows a convolution, or how maps are resized: 1×1
+state how maps reach a common width, what follows a convolution, or how maps are resized: 1×1
 convolution, BatchNorm + ReLU, bilinear up and maximum down are our choice, each explained below.
 """
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mobileinst.layers.conv import conv_bn_relu, max_pool_ceil, upsample_like
 from mobileinst.layers.init import init_conv
@@ -21,7 +21,7 @@ class MaskDecoder(nn.Module):
 
     coordinates: appends the x and y of every cell before the last convolution of level 3. Our
     choice, after SOLO and SparseInst: a kernel is a product with local features, which are alike
-    for two objects that look alike, so without the place it could not tell them apart.
+    for two objects that look alike, so without positions it could not separate them.
     """
 
     def __init__(
@@ -51,9 +51,7 @@ class MaskDecoder(nn.Module):
     def reset_parameters(self) -> None:
         init_conv(self.pixel_projection)
 
-    def forward(
-        self, local_maps: list[torch.Tensor], global_map: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(self, local_maps: list[Tensor], global_map: Tensor) -> tuple[Tensor, Tensor]:
         """Mask features X_mask [B,width,h,w] and pixel features [B,kernel_dim,h,w] at 1/8."""
         x3, x4, x5 = (enter(x) for enter, x in zip(self.local_inputs, local_maps, strict=True))
         semantic = self.global_input(global_map)  # [B,D,H/64,W/64]
@@ -76,14 +74,14 @@ class MaskDecoder(nn.Module):
         mask_features = q3 + upsample_like(r4, q3)  # [B,D,H/8,W/8]
         return mask_features, self.pixel_projection(mask_features)
 
-    def _append_coordinates(self, x: torch.Tensor) -> torch.Tensor:
+    def _append_coordinates(self, x: Tensor) -> Tensor:
         if not self.coordinates:
             return x
         maps = coordinate_maps(*x.shape[-2:], device=x.device).to(x.dtype)
         return torch.cat((x, maps.expand(x.shape[0], -1, -1, -1)), 1)  # [B,D+2,h,w]
 
 
-def enhance(local: torch.Tensor, semantic: torch.Tensor) -> torch.Tensor:
+def enhance(local: Tensor, semantic: Tensor) -> Tensor:
     """The semantic enhancer X_l ⊙ X_G + X_G, with X_G resized bilinearly to the grid of X_l."""
     semantic = upsample_like(semantic, local)
     return local * semantic + semantic

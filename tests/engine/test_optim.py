@@ -69,6 +69,8 @@ def test_mask2former_is_decayed_as_published():
 
 def test_the_rule_does_not_read_names():
     class Odd(nn.Module):
+        no_weight_decay = ("weight",)
+
         def __init__(self):
             super().__init__()
             self.weight = nn.Parameter(torch.ones(4, 4))  # a table, whatever it is called

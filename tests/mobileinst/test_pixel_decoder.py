@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mobileinst.layers.init import draw_parameters
-from mobileinst.mask2former.pixel_decoder import PixelDecoder, cell_centres
+from mobileinst.mask2former.pixel_decoder import PixelDecoder, reference_points
 
 CHANNELS = (6, 8, 10, 12)
 SWIN = {"tiny": (96, 192, 384, 768), "base": (128, 256, 512, 1024), "large": (192, 384, 768, 1536)}
@@ -109,7 +109,7 @@ def test_agrees_with_transformers(channels, width, layers, height, breadth):
 def test_centres_of_cells_on_every_level():
     """Cell by cell: the same place of the picture on a level h x w, whose first centre is at 0."""
     sizes = [(2, 3), (5, 4)]
-    got = cell_centres(sizes, torch.zeros(0, dtype=torch.float64))  # [N,2,L]
+    got = reference_points(sizes, torch.zeros(0, dtype=torch.float64))  # [N,2,L]
     cells = [(y, x, h, w) for h, w in sizes for y in range(h) for x in range(w)]
     assert got.shape == (len(cells), 2, 2)
     for (y, x, height, width), (on_x, on_y) in zip(cells, got.tolist(), strict=True):

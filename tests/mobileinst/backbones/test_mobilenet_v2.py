@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import nn
 from torchvision.models import mobilenet_v2 as torchvision_mobilenet_v2
+from torchvision.ops import StochasticDepth
 from torchvision.transforms.functional import pil_to_tensor
 
 from mobileinst import weights, zoo
@@ -15,7 +16,6 @@ from mobileinst.backbones.mobilenet_v2 import (
     mobilenet_v2,
     mobilenet_v2_torchvision,
 )
-from mobileinst.layers.attention import DropPath
 from mobileinst.layers.freeze import FrozenBatchNorm2d, freeze_layers
 
 
@@ -77,10 +77,10 @@ def test_the_two_conventions_differ_in_strided_convolutions_and_pixel_statistics
 
 
 def test_drop_path_rises_over_the_residual_blocks():
-    rates = [m.rate for m in mobilenet_v2(drop_path=0.9).modules() if isinstance(m, DropPath)]
+    rates = [m.p for m in mobilenet_v2(drop_path=0.9).modules() if isinstance(m, StochasticDepth)]
     assert len(rates) == 10 and rates[0] == 0 and rates[-1] == pytest.approx(0.9)
     assert rates == sorted(rates)
-    assert not any(isinstance(m, DropPath) for m in mobilenet_v2().modules())
+    assert not any(isinstance(m, StochasticDepth) for m in mobilenet_v2().modules())
 
 
 @pytest.mark.parametrize("name", ["mobileinst_mobilenet_v2", "mobileinst_topformer_tiny"])

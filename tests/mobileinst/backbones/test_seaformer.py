@@ -123,7 +123,7 @@ def test_positions_are_interpolated_between_the_centres_of_16_cells(count, rebui
 def test_drop_path_rates_rise_from_block_to_block_in_every_transformer():
     model = zoo.build_backbone("seaformer_large", drop_path=0.3)
     for transformer in (model.trans1, model.trans2, model.trans3):
-        rates = [block.drop_path.rate for block in transformer.transformer_blocks]
+        rates = [block.drop_path.p for block in transformer.transformer_blocks]
         assert rates == pytest.approx([0, 0.15, 0.3])
 
 

@@ -222,7 +222,7 @@ def test_agrees_with_plain_loops_at_any_size(undrawn, keywords, size):
 
 @pytest.mark.parametrize("height, width", [(10, 13), (8, 4), (3, 2)])
 def test_shift_mask_parts_what_only_the_rolling_brought_together(height, width):
-    mask = shift_mask(height, width, window_size=4, shift=2, device=torch.device("cpu"))
+    mask = shift_mask(height, width, size=4, shift=2, device=torch.device("cpu"))
     rows, columns = (torch.arange(math.ceil(side / 4) * 4) for side in (height, width))
     now = torch.cartesian_prod(rows, columns).view(1, len(rows), len(columns), 2)
     before = now.roll((-2, -2), (1, 2))  # where the cells of the rolled map lay
@@ -283,7 +283,7 @@ def test_every_parameter_receives_a_gradient():
 
 def test_drop_path_rates_rise_over_all_blocks():
     model = SwinTransformer(**SMALL, drop_path=0.35)
-    rates = [block.drop_path.rate for stage in model.layers for block in stage.blocks]
+    rates = [block.drop_path.p for stage in model.layers for block in stage.blocks]
     assert rates == pytest.approx([0.05 * i for i in range(8)])
 
 
