@@ -14,10 +14,10 @@ NO_DECAY = (nn.Embedding, nn.LayerNorm)  # modules of torch; our own have an att
 def parameter_groups(
     model: nn.Module, lr: float, weight_decay: float, backbone_factor: float = 1.0
 ) -> list[dict]:
-    """AdamW groups by one rule: parameters of two or more dimensions decay.
+    """AdamW groups by one rule: parameters of two or more dimensions decay, other than embeddings,
+    norms and those that a module lists in its attribute `no_weight_decay`.
 
-    Embeddings and norms do not, nor what a module lists in its attribute `no_weight_decay`. The backbone
-    learns at `backbone_factor` times `lr`.
+    The backbone learns at `backbone_factor` times `lr`.
 
     Returns:
         Groups with `params`, `weight_decay`, `lr`, `base_lr` and a `name` to print.
@@ -29,9 +29,8 @@ def parameter_groups(
             if not parameter.requires_grad:
                 continue
             place = "backbone" if path.split(".")[0] == "backbone" else "heads"
-            decays = (
-                parameter.ndim > 1 and name not in excluded and not isinstance(module, NO_DECAY)
-            )
+            decays = parameter.ndim > 1 and name not in excluded
+            decays = decays and not isinstance(module, NO_DECAY)
             group = groups.setdefault(
                 f"{place}, {'decay' if decays else 'no decay'}",
                 {
