@@ -57,12 +57,6 @@ class Report:
         return bool(self.fitting) and not (self.missing or self.other_shape)
 
     @property
-    def headline(self) -> str:
-        """One line: the file, its model, how much was loaded."""
-        rest = "" if self.whole else "; THE REST STARTS FROM RANDOM VALUES"
-        return f"{self.path} ({self.source}), {count(self.loaded)} of {self.target}{rest}"
-
-    @property
     def text(self) -> str:
         """A few aligned lines. In capitals what was not loaded and should have been."""
         found = f"'{self.container}'" if self.container else "at the top of the file"
@@ -95,7 +89,7 @@ class Report:
 
     def as_dict(self) -> dict:
         """The same as plain types."""
-        values = {"headline": self.headline} | asdict(self)
+        values = asdict(self)
         for key in ("loaded", "missing", "other_shape", "unexpected"):
             values[key] = summary(values[key])
         values["dropped"] = {why: summary(names) for why, names in self.dropped.items()}
