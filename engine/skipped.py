@@ -56,7 +56,7 @@ def report_skipped(lists: Iterable[BadRecords], place: str | Path | None = None)
     records = records_of(*lists)
     if not records:
         return
-    info(f"left out {len(records)} bad records (--skip-bad-records):")
+    info(f"left out {len(records)} bad records:")
     for record in records[:_SHOWN]:
         info(f"  {record['file']}, {record['record']}: {record['reason']}")
     if len(records) > _SHOWN:

@@ -414,39 +414,34 @@ def test_results_that_cannot_be_written(complain, toy_run, tmp_path):
     assert "sheet.docx: cannot be written" in said and "name a .png" in said
 
 
-def test_wrong_pictures_to_predict(complain, coco, toy_run, tmp_path):
+def test_wrong_images_to_predict(complain, coco, toy_run, tmp_path):
     argv = ["--checkpoint", toy_run / "best.pt", "--out", tmp_path / "found", *ON_CPU]
-    assert "gone.jpg: no such picture" in complain(predict.main, "gone.jpg", *argv)
+    assert "gone.jpg is missing" in complain(predict.main, "gone.jpg", *argv)
     (tmp_path / "list.txt").write_text("gone.png\n")
-    assert "gone.png: no such picture" in complain(predict.main, tmp_path / "list.txt", *argv)
+    assert "gone.png is missing" in complain(predict.main, tmp_path / "list.txt", *argv)
     (tmp_path / "empty").mkdir()
-    assert "empty: no pictures (.jpg" in complain(predict.main, tmp_path / "empty", *argv)
-    truncate(coco / "val" / "10.png")  # the first in the order of names
-    truncate(coco / "val" / "9.png")  # the last
-    said = complain(predict.main, coco / "val" / "9.png", coco / "val" / "8.png", *argv)
-    assert "9.png cannot be read as a picture" in said
-
-
-def test_a_broken_picture_to_predict_loses_no_other(coco, toy_run, tmp_path, monkeypatch, capsys):
+    assert "empty: no images (.jpg" in complain(predict.main, tmp_path / "empty", *argv)
     truncate(coco / "val" / "9.png")
+    assert "9.png cannot be read as a" in complain(predict.main, coco / "val" / "9.png", *argv)
+
+
+def test_prediction_goes_on_after_a_broken_image(coco, toy_run, tmp_path, monkeypatch, capsys):
+    for name in ("9.png", "10.png"):
+        truncate(coco / "val" / name)
     out = tmp_path / "found"
     argv = [coco / "val", "--checkpoint", toy_run / "best.pt", "--out", out, *ON_CPU]
-    code, lines = exit_of(predict.main, argv, monkeypatch, capsys)  # 10, 11, 8, 9
-    assert code == 2 and len(lines) == 1 and "9.png cannot be read as a picture" in lines[0]
-    assert f"; 3 of 4 pictures are done, before it, and kept in {out}" in lines[0]
-    assert "--skip-bad-records" in lines[0]
-    names = [
-        image["file_name"] for image in json.loads((out / "objects.json").read_text())["images"]
-    ]
-    assert names == ["10.png", "11.png", "8.png"] and len(list(out.glob("*_overlay.jpg"))) == 3
-    truncate(coco / "val" / "10.png")
-    argv[4] = tmp_path / "more"
-    predict.main([str(each) for each in ["gone.png", *argv, "--skip-bad-records"]])
-    assert len(list((tmp_path / "more").glob("*_overlay.jpg"))) == 2
-    skipped = json.loads((tmp_path / "more" / "skipped.json").read_text())
-    assert [Path(one["file"]).name for one in skipped] == ["gone.png", "10.png", "9.png"]
+    argv = ["gone.png", *argv]  # and 10, 11, 8, 9
+    code, lines = exit_of(predict.main, argv, monkeypatch, capsys)
+    assert code == 2 and "3 of 5 images cannot be read" in lines[-1]
+    assert "skipped.json" in lines[-1] and "--skip-bad-records" in lines[-1]
+    names = [each["file_name"] for each in json.loads((out / "objects.json").read_text())["images"]]
+    assert names == ["11.png", "8.png"] and len(list(out.glob("*_overlay.jpg"))) == 2
+    bad = json.loads((out / "skipped.json").read_text())
+    assert [Path(one["file"]).name for one in bad] == ["gone.png", "10.png", "9.png"]
+    argv[argv.index(out)] = tmp_path / "more"
+    predict.main([str(each) for each in [*argv, "--skip-bad-records"]])
     said = capsys.readouterr().out
-    assert "2 of 4 pictures" in said and "left out 3 bad records" in said and "9.png" in said
+    assert "2 of 5 images" in said and "left out 3 bad records" in said and "9.png" in said
 
 
 def test_a_broken_picture_in_the_middle_leaves_a_run_to_go_on_with(
