@@ -1,17 +1,16 @@
-"""A data set in COCO format: one json file and a folder of pictures.
+"""A data set as its annotations by index; masks are made when an item is asked for.
 
 The map category id <-> index <-> name lives here: indices follow the sorted ids, whatever their
 gaps, and everything that leaves for a file carries the original ids. Annotations stay as small as
-the file has them (polygons as float32, RLE as bytes; data/packed.py) and become masks only when an
-item is asked for. Two extensions to the format, written by
-data/readers/voc.py: an image record may hold
-"void", the RLE of the pixels that are neither object nor background, and the file "left_out", what
-could not be converted.
+the file has them (polygons as float32, RLE as bytes; data/packed.py). Two extensions to COCO:
+an image record may hold "void", the RLE of the pixels that are neither object nor background, and
+the file "left_out", what could not be converted.
 """
 
 from __future__ import annotations
 
 import copy
+import os
 import warnings
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,192 +20,15 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from data import rle
+from data import readers, rle
 from data.batch import Annotation
 from data.errors import BadRecords, InputError
 from data.images import read_rgb
-from data.packed import Bytes, ImageRecord, Images, Outlines
-from data.readers import coco, find
+from data.packed import Bytes, ImageRecord, Images, pack_polygons, unpack_polygons
+from data.readers import coco
+from data.readers.source import Source
 
 _NEARLY_ALL = 0.8  # share of crowds from which a set is taken for one of mislabelled brush masks
-
-
-class CocoDataset:
-    """Pictures with their annotations.
-
-    annotations: the json file, or its content as a dict (then `source` names it in messages).
-    images: the folder that file names are relative to; of several, the first that holds the first
-    picture. crowd_as_instances: take every crowd as one object. skip_bad: leave out records that
-    cannot be used, pictures without a file among them, and note them in `bad`; a bad annotation
-    leaves its picture and the other objects of it. Raises InputError for anything in the file that
-    cannot be used, before any picture is opened.
-    """
-
-    def __init__(
-        self,
-        annotations: str | Path | dict,
-        images: str | Path | Sequence[str | Path],
-        *,
-        name: str = "train",
-        crowd_as_instances: bool = False,
-        skip_bad: bool = False,
-    ) -> None:
-        self.name = name
-        self._source = f"the {name} annotations" if isinstance(annotations, dict) else annotations
-        self.bad = BadRecords(skip_bad)
-        content = coco.load(annotations, self._source)
-        self.bad.add(coco.left_out(content))
-        self.categories = coco.categories(content["categories"], self._source, self.bad)
-        records, void = coco.images(content["images"], self._source, self.bad)
-        self.folder = _folder(images, [record.file_name for record in records])
-        there = _there(self.folder, images, records, self._source, self.bad)
-        records, void = [records[i] for i in there], [void[i] for i in there]
-        self.images, self._void = Images(records), Bytes(void)
-        self._store = _Store(
-            coco.annotations(
-                content["annotations"], records, self.categories, self._source, self.bad
-            ),
-            len(records),
-        )
-        self._order = np.arange(len(self.images))
-        if crowd_as_instances:
-            self._store.crowd[:] = False
-        else:
-            _warn_about_crowds(self._store.crowd, self._source)
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    @property
-    def class_names(self) -> list[str]:
-        return [category.name for category in self.categories]
-
-    @property
-    def has_void(self) -> bool:
-        return any(self._void[int(i)] for i in self._order)
-
-    def path(self, index: int) -> Path:
-        """The file of a picture."""
-        return self.folder / self.images[index].file_name
-
-    def with_objects(self) -> list[int]:
-        """The pictures that have objects; crowds are none."""
-        crowds = (self._store.crowd[self._store.rows(int(i))] for i in self._order)
-        return [index for index, crowd in enumerate(crowds) if not crowd.all()]
-
-    def read(self, index: int) -> tuple[Image.Image, Annotation]:
-        """One picture (RGB, EXIF applied) with its annotation.
-
-        Raises InputError when the file cannot be read or its size is not that of the annotations;
-        `leave_out` is for whoever can go on without the picture.
-        """
-        record = self.images[index]
-        picture = read_rgb(self.path(index))
-        if picture.size != (record.width, record.height):
-            raise InputError(
-                f"{self.path(index)} is {picture.width} x {picture.height} (width x height, EXIF "
-                f"rotation applied) but {self._source} says {record.width} x {record.height} for "
-                f"image {record.id}: annotate the picture as displayed, or correct its size there"
-            )
-        return picture, self.annotation(index)
-
-    def leave_out(self, index: int, error: InputError) -> None:
-        """Notes a picture that `read` could not read, or raises its error if none may be so.
-
-        From then on it is no part of the `ground_truth` either.
-        """
-        id_ = self.images[index].id
-        self.bad.take(error, self.path(index), f"image {id_}", id_)
-
-    def annotation(self, index: int) -> Annotation:
-        """The annotation of one picture, without opening its file."""
-        record, position = self.images[index], int(self._order[index])
-        size = (record.height, record.width)
-        masks, labels, crowd = self._store.of_image(position, size)
-        ignored = [one for one, is_crowd in zip(masks, crowd, strict=True) if is_crowd]
-        ignored += self._void_region(position, size)
-        return Annotation(
-            labels=labels[~crowd].astype(np.int64),
-            rles=[one for one, is_crowd in zip(masks, crowd, strict=True) if not is_crowd],
-            ignore=rle.union(ignored, size) if ignored else None,
-            image_id=record.id,
-            orig_size=size,
-        )
-
-    def _void_region(self, position: int, size: tuple[int, int]) -> list[rle.Rle]:
-        counts = self._void[position]
-        return [{"size": list(size), "counts": counts}] if counts else []
-
-    def ground_truth(self, indices: Sequence[int] | None = None) -> dict[str, Any]:
-        """The set (or some of its pictures) as a COCO dict of RLEs, as pycocotools wants it.
-
-        Areas and boxes come from the masks. Annotation ids are numbered anew from 1, because
-        pycocotools takes an object with id 0 for a miss. Pictures with void carry "void". Those
-        that turned out to be unreadable are not in it.
-        """
-        images, annotations, unreadable = [], [], self.bad.image_ids
-        for index in range(len(self)) if indices is None else indices:
-            record, position = self.images[index], int(self._order[index])
-            if record.id in unreadable:
-                continue
-            images.append(record._asdict())
-            for region in self._void_region(position, (record.height, record.width)):
-                images[-1]["void"] = rle.to_json(region)
-            annotations += self._ground_truth_of(record, position, first_id=len(annotations) + 1)
-        if unreadable and not images:
-            raise InputError(f"none of the pictures in {self.folder} can be read: give others")
-        categories = [{"id": one.id, "name": one.name} for one in self.categories]
-        return {"images": images, "categories": categories, "annotations": annotations}
-
-    def _ground_truth_of(self, record: ImageRecord, position: int, first_id: int) -> list[dict]:
-        masks, labels, crowd = self._store.of_image(position, (record.height, record.width))
-        areas, boxes = rle.area(masks), rle.boxes(masks)
-        boxes[:, 2:] -= boxes[:, :2]
-        return [
-            {
-                "id": first_id + i,
-                "image_id": record.id,
-                "category_id": self.categories[labels[i]].id,
-                "segmentation": rle.to_json(masks[i]),
-                "area": int(areas[i]),
-                "bbox": boxes[i].tolist(),
-                "iscrowd": int(crowd[i]),
-            }
-            for i in range(len(masks))
-        ]
-
-    def subset(self, indices: Sequence[int]) -> CocoDataset:
-        """The set of these pictures in this order; annotations are shared, not copied."""
-        part = copy.copy(self)
-        part._order = self._order[np.asarray(indices, dtype=np.int64)]
-        part.images = self.images.take(np.asarray(indices, dtype=np.int64))
-        return part
-
-    def require_classes(self, names: Sequence[str]) -> None:
-        """Raises InputError unless these class names (a checkpoint's, say) are the set's."""
-        own, given = self.class_names, list(names)
-        if own == given:
-            return
-        only_own = [name for name in own if name not in given]
-        only_given = [name for name in given if name not in own]
-        raise InputError(
-            f"the class list does not fit {self._source}: {len(given)} classes were given and it "
-            f"has {len(own)} (only given: {_some(only_given)}; only there: {_some(only_own)}; the "
-            "order counts too): use the annotations the checkpoint was trained with, or train anew"
-        )
-
-    def summary(self) -> str:
-        """Pictures, objects, crowds, empty pictures, and objects per class, as a short text."""
-        rows = [self._store.rows(int(position)) for position in self._order]
-        labels = np.concatenate([self._store.labels[r][~self._store.crowd[r]] for r in rows])
-        crowds = sum(int(self._store.crowd[r].sum()) for r in rows)
-        empty = sum(r.start == r.stop for r in rows)
-        per_class = np.bincount(labels, minlength=len(self.categories))
-        counts = ", ".join(f"{c.name} {per_class[c.index]}" for c in self.categories)
-        return (
-            f"{self.name}: {len(self)} pictures ({empty} without objects), {len(labels)} objects, "
-            f"{crowds} crowds, {len(self.categories)} classes\n  {counts}"
-        )
 
 
 def open_datasets(
@@ -221,7 +43,7 @@ def open_datasets(
     skip_bad: bool = False,
     progress: bool = True,
 ) -> dict[str, CocoDataset]:
-    """Split -> set, from a folder or from json files (which win over the folder's own).
+    """Split -> data set, from a folder or from json files (which win over the folder's own).
 
     `images` names the image folder when it is not found by itself. `cache` is where converted
     annotations go. `skip_bad` leaves out what cannot be used, see CocoDataset.
@@ -229,78 +51,260 @@ def open_datasets(
     Raises:
         InputError: if nothing is recognised, a split is missing, or the categories differ.
     """
-    jsons = {"train": train_json, "val": val_json}
-    root = None if data is None else _existing_folder(Path(data))
-    places = {}
+    files = {"train": train_json, "val": val_json}
+    root = None if data is None else Path(data)
+    if root is not None and not root.is_dir():
+        raise InputError(f"{root} is no folder: give the folder of the data set with --data")
+    sources = {}
     for split in splits:
-        if jsons.get(split) is not None:
-            places[split] = find.beside(Path(jsons[split]), split, root)
+        if files.get(split) is not None:
+            sources[split] = coco.beside(Path(files[split]), split, root)
         elif root is not None:
-            places[split] = find.find(root, split, Path(cache), progress, skip_bad)
+            sources[split] = readers.find(root, split, Path(cache), progress, skip_bad)
         else:
             raise InputError(
                 f"no {split} annotations were named: give --{split}-json, or a folder with --data"
             )
-    sets = {}
-    for split, place in places.items():
-        folders = place.images if images is None else [Path(images)]
-        sets[split] = CocoDataset(
-            place.json,
-            folders,
+    datasets = {
+        split: CocoDataset(
+            source.path,
+            source.images if images is None else images,
             name=split,
             crowd_as_instances=crowd_as_instances,
             skip_bad=skip_bad,
         )
-    _require_one_class_list(sets, places)
-    return sets
-
-
-def _existing_folder(path: Path) -> Path:
-    if not path.is_dir():
-        raise InputError(f"{path} is no folder: give the folder of the data set with --data")
-    return path
-
-
-def _require_one_class_list(sets: dict[str, CocoDataset], places: dict[str, find.Place]) -> None:
-    if not sets:
-        return
-    first, *others = sets
-    for other in others:
-        if sets[first].categories != sets[other].categories:
+        for split, source in sources.items()
+    }
+    for split in splits[1:]:
+        if datasets[split].categories != datasets[splits[0]].categories:
             raise InputError(
-                f"{places[first].json} and {places[other].json} have different categories: "
+                f"{sources[splits[0]].path} and {sources[split].path} have different categories: "
                 "list the same ids and names in both, also those without objects"
             )
+    return datasets
+
+
+class CocoDataset:
+    """Images with their annotations.
+
+    Args:
+        annotations: the json file, or its content as a dict (`name` stands for it in messages).
+        images: the folder that file names are relative to; of several, the first that holds the
+            first image.
+        crowd_as_instances: take every crowd as one object.
+        skip_bad: leave out records that cannot be used, images without a file among them, and note
+            them in `bad`; a bad annotation leaves its image and the other objects of it.
+
+    Raises:
+        InputError: if the file holds anything that cannot be used. No image is opened for that.
+    """
+
+    def __init__(
+        self,
+        annotations: str | Path | dict,
+        images: str | Path | Sequence[str | Path],
+        *,
+        name: str = "train",
+        crowd_as_instances: bool = False,
+        skip_bad: bool = False,
+    ) -> None:
+        self.name, self.bad = name, BadRecords(skip_bad)
+        folders = [Path(one) for one in ([images] if isinstance(images, (str, Path)) else images)]
+        if isinstance(annotations, dict):
+            self._source, content = f"the {name} annotations", annotations
+        else:
+            self._source = Path(annotations)
+            content = coco.read(Source(self._source, name, folders), self.bad)
+        coco.require_lists(content, self._source)
+        self.bad.add(coco.left_out(content))
+        self.categories = coco.categories(content, self._source, self.bad)
+        records, void = coco.images(content, self._source, self.bad)
+        self.folder, there = self._locate(folders, records)
+        records, void = [records[i] for i in there], [void[i] for i in there]
+        self.images, self._void = Images(records), Bytes(void)
+        rows = coco.annotations(content, records, self.categories, self._source, self.bad)
+        self._store = _Store(rows, len(records))
+        self._order = np.arange(len(self.images))
+        if crowd_as_instances:
+            self._store.crowd[:] = False
+        elif len(self._store.crowd) and self._store.crowd.mean() >= _NEARLY_ALL:
+            warnings.warn(
+                f"{self._source}: {self._store.crowd.sum()} of {len(self._store.crowd)} objects "
+                "are marked iscrowd and will not be learned. Some tools mark every brush mask so; "
+                "if these are single objects, open the set with --crowd-as-instances.",
+                stacklevel=2,
+            )
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def class_names(self) -> list[str]:
+        return [category.name for category in self.categories]
+
+    def path(self, index: int) -> Path:
+        """The file of an image."""
+        return self.folder / self.images[index].file_name
+
+    def with_objects(self) -> list[int]:
+        """The images that have objects; crowds are none."""
+        crowds = (self._store.crowd[self._store.rows(int(i))] for i in self._order)
+        return [index for index, crowd in enumerate(crowds) if not crowd.all()]
+
+    def read(self, index: int) -> tuple[Image.Image, Annotation]:
+        """One image (RGB, EXIF applied) with its annotation.
+
+        Raises:
+            InputError: if the file cannot be read or its size is not that of the annotations; a
+                caller that can go on without the image passes it to `leave_out`.
+        """
+        record, path = self.images[index], self.path(index)
+        image = read_rgb(path)
+        if image.size != (record.width, record.height):
+            raise InputError(
+                f"{path} is {image.width} x {image.height} (width x height, EXIF rotation applied) "
+                f"but {self._source} has {record.width} x {record.height} for image {record.id}: "
+                "annotate the image as displayed, or correct its size there"
+            )
+        return image, self.annotation(index)
+
+    def leave_out(self, index: int, error: InputError) -> None:
+        """Notes an image that `read` could not read, or raises its error unless `skip_bad`.
+
+        From then on it is not part of the `ground_truth` either.
+        """
+        id_ = self.images[index].id
+        self.bad.take(error, self.path(index), f"image {id_}", id_)
+
+    def annotation(self, index: int) -> Annotation:
+        """The annotation of one image, without opening its file."""
+        record, position = self.images[index], int(self._order[index])
+        size = (record.height, record.width)
+        masks, labels, crowd = self._store.of_image(position, size)
+        ignored = [mask for mask, is_crowd in zip(masks, crowd, strict=True) if is_crowd]
+        ignored += self._void_region(position, size)
+        return Annotation(
+            labels=labels[~crowd].astype(np.int64),
+            rles=[mask for mask, is_crowd in zip(masks, crowd, strict=True) if not is_crowd],
+            ignore=rle.union(ignored, size) if ignored else None,
+            image_id=record.id,
+            orig_size=size,
+        )
+
+    def ground_truth(self, indices: Sequence[int] | None = None) -> dict[str, Any]:
+        """The set (or some of its images) as a COCO dict of RLEs for pycocotools.
+
+        Areas and boxes come from the masks. Annotation ids count from 1, because pycocotools takes
+        an object with id 0 for a miss. Images with void carry "void". Images that turned out to be
+        unreadable are not in it.
+        """
+        images, annotations, unreadable = [], [], self.bad.image_ids
+        for index in range(len(self)) if indices is None else indices:
+            record, position = self.images[index], int(self._order[index])
+            if record.id in unreadable:
+                continue
+            images.append(record._asdict())
+            size = (record.height, record.width)
+            for region in self._void_region(position, size):
+                images[-1]["void"] = rle.to_json(region)
+            masks, labels, crowd = self._store.of_image(position, size)
+            ids = [self.categories[label].id for label in labels]
+            annotations += rle.records(masks, ids, record.id, len(annotations) + 1, crowd)
+        if unreadable and not images:
+            raise InputError(f"none of the images in {self.folder} can be read: give others")
+        categories = [{"id": one.id, "name": one.name} for one in self.categories]
+        return {"images": images, "categories": categories, "annotations": annotations}
+
+    def subset(self, indices: Sequence[int]) -> CocoDataset:
+        """The set of these images in this order; annotations are shared, not copied."""
+        part = copy.copy(self)
+        part._order = self._order[np.asarray(indices, dtype=np.int64)]
+        part.images = self.images.take(np.asarray(indices, dtype=np.int64))
+        return part
+
+    def require_classes(self, names: Sequence[str]) -> None:
+        """Raises InputError unless the set has these class names, those of a checkpoint."""
+        own, given = self.class_names, list(names)
+        if own == given:
+            return
+        only_own = ", ".join([name for name in own if name not in given][:5]) or "none"
+        only_given = ", ".join([name for name in given if name not in own][:5]) or "none"
+        raise InputError(
+            f"the class list does not fit {self._source}: {len(given)} classes were given and it "
+            f"has {len(own)} (only given: {only_given}; only there: {only_own}; the order counts "
+            "too): use the annotations the checkpoint was trained with, or train again"
+        )
+
+    def summary(self) -> str:
+        """Images, objects, crowds, empty images, and objects per class, as a short text."""
+        rows = [self._store.rows(int(position)) for position in self._order]
+        labels = np.concatenate([self._store.labels[r][~self._store.crowd[r]] for r in rows])
+        crowds = sum(int(self._store.crowd[r].sum()) for r in rows)
+        empty = sum(r.start == r.stop for r in rows)
+        per_class = np.bincount(labels, minlength=len(self.categories))
+        counts = ", ".join(f"{c.name} {per_class[c.index]}" for c in self.categories)
+        return (
+            f"{self.name}: {len(self)} images ({empty} without objects), {len(labels)} objects, "
+            f"{crowds} crowds, {len(self.categories)} classes\n  {counts}"
+        )
+
+    def _locate(self, folders: list[Path], records: list[ImageRecord]) -> tuple[Path, list[int]]:
+        """The folder of the images, and the positions of those that have a file in it.
+
+        Of several folders the first that holds the first image, or else most of them.
+        """
+        names = [record.file_name for record in records]
+        holding = (folder for folder in folders if not _missing(folder, names[:1]))
+        folder = next(holding, None) or min(folders, key=lambda one: len(_missing(one, names)))
+        missing = _missing(folder, names)
+        looked = "" if len(folders) == 1 else f" (looked in {', '.join(map(str, folders))})"
+        without = [record for record in records if record.file_name in missing]
+        for record in without:
+            error = InputError(
+                f"{self._source}: {len(without)} of {len(records)} images are not in {folder}"
+                f"{looked}, the first is {record.file_name}: name the right folder with --images, "
+                "or add the images"
+            )
+            if len(without) == len(records):
+                raise error
+            self.bad.take(error, self._source, f"image {record.id}")
+        return folder, [i for i, name in enumerate(names) if name not in missing]
+
+    def _void_region(self, position: int, size: tuple[int, int]) -> list[rle.Rle]:
+        counts = self._void[position]
+        return [{"size": list(size), "counts": counts}] if counts else []
 
 
 class _Store:
-    """All annotations in flat arrays, sorted by picture: row a has labels[a] and crowd[a]."""
+    """All annotations in flat arrays, sorted by image: row a has labels[a] and crowd[a]."""
 
-    def __init__(self, rows: Iterable[coco.Row], pictures: int) -> None:
-        places, labels, crowd = array("q"), array("i"), array("b")
+    def __init__(self, rows: Iterable[coco.Row], num_images: int) -> None:
+        positions, labels, crowd, drawn = array("q"), array("i"), array("b"), array("b")
 
-        def outlines() -> Iterator[bytes | list[np.ndarray]]:
+        def outlines() -> Iterator[bytes]:
             for row in rows:
-                places.append(row.place)
+                positions.append(row.position)
                 labels.append(row.label)
                 crowd.append(row.crowd)
-                yield row.outline
+                drawn.append(isinstance(row.outline, list))
+                yield pack_polygons(row.outline) if drawn[-1] else row.outline
 
-        self._outlines = Outlines(outlines())  # in the order of the file
-        place_of = np.asarray(places)
-        self._order = np.argsort(place_of, kind="stable")
-        self._first = np.searchsorted(place_of[self._order], np.arange(pictures + 1))
+        self._outlines = Bytes(outlines())  # in the order of the file, as _drawn
+        self._drawn = np.asarray(drawn).astype(bool)
+        of_row = np.asarray(positions)
+        self._order = np.argsort(of_row, kind="stable")
+        self._first = np.searchsorted(of_row[self._order], np.arange(num_images + 1))
         self.labels = np.asarray(labels)[self._order]
         self.crowd = np.asarray(crowd).astype(bool)[self._order]
 
     def rows(self, position: int) -> slice:
-        """The rows of the picture at this position of the file."""
+        """The rows of the image at this position of the file."""
         return slice(int(self._first[position]), int(self._first[position + 1]))
 
     def of_image(
         self, position: int, size: tuple[int, int]
     ) -> tuple[list[rle.Rle], np.ndarray, np.ndarray]:
-        """Masks, labels and crowd flags of one picture.
+        """Masks, labels and crowd flags of one image.
 
         Outlines too thin to cover a pixel are left out: nothing could ever be matched to them.
         """
@@ -311,60 +315,26 @@ class _Store:
         return [masks[i] for i in seen], self.labels[kept], self.crowd[kept]
 
     def _mask(self, row: int, size: tuple[int, int]) -> rle.Rle:
-        outline = self._outlines[self._order[row]]
-        if isinstance(outline, bytes):
+        place = self._order[row]
+        outline = self._outlines[place]
+        if not self._drawn[place]:
             return {"size": list(size), "counts": outline}
         # Rounding brings back the decimals of the file, which float32 has moved by up to 0.0005
         # below 8192 pixels; otherwise ties on the pixel grid would fall to the other side.
-        parts = [np.round(part.astype(np.float64), 3) for part in outline]
+        parts = [np.round(part.astype(np.float64), 3) for part in unpack_polygons(outline)]
         return rle.from_polygons(parts, *size)
 
 
-def _folder(images: str | Path | Sequence[str | Path], names: list[str]) -> Path:
-    """Of several folders the first that holds the first picture, or else most of them."""
-    folders = _folders(images)
-    holding = (one for one in folders if not coco.missing(one, names[:1]))
-    return next(holding, None) or min(folders, key=lambda folder: len(coco.missing(folder, names)))
-
-
-def _folders(images: str | Path | Sequence[str | Path]) -> list[Path]:
-    return [Path(one) for one in ([images] if isinstance(images, (str, Path)) else images)]
-
-
-def _there(
-    folder: Path,
-    images: str | Path | Sequence[str | Path],
-    records: list[ImageRecord],
-    source: str | Path,
-    bad: BadRecords,
-) -> list[int]:
-    """The positions of the pictures that have a file."""
-    missing = coco.missing(folder, [record.file_name for record in records])
-    without = [record for record in records if record.file_name in missing]
-    tried = _folders(images)
-    looked = "" if len(tried) == 1 else f" (looked in {', '.join(map(str, tried))})"
-    for record in without:
-        told = InputError(
-            f"{source}: {len(without)} of {len(records)} pictures are not in {folder}{looked}, "
-            f"the first is {record.file_name}: name the right folder with --images, or add the "
-            "pictures"
-        )
-        if len(without) == len(records):
-            raise told
-        bad.take(told, source, f"image {record.id}")
-    return [i for i, record in enumerate(records) if record.file_name not in missing]
-
-
-def _warn_about_crowds(crowd: np.ndarray, source: str | Path) -> None:
-    if len(crowd) and crowd.mean() >= _NEARLY_ALL:
-        warnings.warn(
-            f"{source}: {int(crowd.sum())} of {len(crowd)} objects are marked iscrowd and will "
-            "not be learned. Some tools mark every brush mask so; if these are single objects, "
-            "open the set with --crowd-as-instances.",
-            stacklevel=3,
-        )
-
-
-def _some(names: list[str]) -> str:
-    shown = ", ".join(names[:5]) or "none"
-    return f"{shown}, ..." if len(names) > 5 else shown
+def _missing(folder: Path, names: Sequence[str]) -> set[str]:
+    """Names without a file. Each folder is listed once instead of asking for every file."""
+    listings: dict[str, set[str]] = {}
+    missing = set()
+    for name in names:
+        parent, base = os.path.split(name)
+        if parent not in listings:
+            place = folder / parent
+            # Unlike pathlib's, this question has an answer for names of any length.
+            listings[parent] = set(os.listdir(place)) if os.path.isdir(place) else set()
+        if base not in listings[parent]:
+            missing.add(name)
+    return missing

@@ -1,4 +1,4 @@
-"""The one error of this room, what the user handed in cannot be used, and the list of such records.
+"""The error for input that cannot be used, and the list of records that were left out.
 
 A set is opened either strictly, where the first bad record ends everything with its sentence, or
 so that bad records are left out and listed: `BadRecords.take` is where the two part.
@@ -13,11 +13,10 @@ _LONGEST = 1500  # characters of a sentence; what files hold may be of any lengt
 
 
 class InputError(ValueError):
-    """A mistake in the user's files or options, told in one sentence.
+    """A mistake in the user's files or options, in one sentence: what, where, how to fix it.
 
-    The sentence says what is wrong, in which file and record, and how to mend it. Whoever runs a
-    command prints it without a traceback and leaves with exit code 2. It often repeats names from
-    files of strangers: it stays one line, and sends no control characters to a terminal.
+    Commands print it without a traceback and leave with exit code 2. It often repeats names from
+    files that are not trusted: it stays one line, and sends no control characters to a terminal.
     """
 
     def __init__(self, sentence: object) -> None:
@@ -33,7 +32,7 @@ def printable(text: str) -> str:
 
 
 class BadRecord(NamedTuple):
-    """What was left out: file and record in it, why, and the image id where a picture is bad."""
+    """What was left out: file and record in it, why, and the image id where an image is bad."""
 
     file: str
     record: str
@@ -57,16 +56,16 @@ class BadRecords:
     def take(
         self, error: InputError, file: object, record: str, image_id: int | None = None
     ) -> None:
-        """Notes a bad record, or raises its error where none are to be left out."""
+        """Notes a bad record, or raises its error where none may be left out."""
         if not self.skip:
             raise InputError(f"{error}, or leave it out with --skip-bad-records") from None
         self.add([BadRecord(printable(str(file)), printable(record), str(error), image_id)])
 
     def add(self, records: Iterable[BadRecord]) -> None:
-        """Notes what was found elsewhere: by a loader worker, another process, an earlier run."""
+        """Notes records that were found by a loader worker, another process, or an earlier run."""
         self._found.update(dict.fromkeys(records))
 
     @property
     def image_ids(self) -> set[int]:
-        """The pictures of the set that turned out to be unreadable."""
+        """The images of the set that turned out to be unreadable."""
         return {one.image_id for one in self if one.image_id is not None}

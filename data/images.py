@@ -1,6 +1,6 @@
-"""Opening pictures: any common kind of file becomes 8-bit RGB, turned as its EXIF says, once.
+"""Opening images: any common file type becomes 8-bit RGB, turned as its EXIF says, once.
 
-Only kinds that are decoded in this process are opened, whatever a file calls itself: Pillow hands
+Only types that are decoded in this process are opened, whatever a file calls itself: Pillow hands
 PostScript, for one, to a program that runs it.
 """
 
@@ -18,21 +18,20 @@ from PIL import ExifTags, Image, ImageOps
 from data.errors import InputError
 
 Image.init()  # else Pillow does not know all of these yet
-KINDS = [
-    kind
-    for kind in ("JPEG", "MPO", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000")
-    if kind in Image.OPEN
+TYPES = [
+    name
+    for name in ("JPEG", "MPO", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000")
+    if name in Image.OPEN
 ]
 # Pillow's own bound, above which it suspects a file that is small packed and fills the memory.
 MOST_PIXELS = 89_478_485
-_TURNED = (5, 6, 7, 8)  # EXIF orientations that swap height and width
-_BOMBS = (Image.DecompressionBombWarning, Image.DecompressionBombError)
 
 
 def read_rgb(path: Path) -> Image.Image:
-    """The picture as RGB. Grey, palette, RGBA (alpha dropped), CMYK and 16-bit files are taken.
+    """The image as RGB: grey, palette, RGBA (alpha dropped), CMYK and 16-bit files are accepted.
 
-    Raises InputError when the file is missing, truncated, no picture, or larger than MOST_PIXELS.
+    Raises:
+        InputError: if the file is missing, truncated, no image, or larger than MOST_PIXELS.
     """
     with opened(path) as file:
         file.load()
@@ -40,43 +39,41 @@ def read_rgb(path: Path) -> Image.Image:
 
 
 def upright_size(path: Path) -> tuple[int, int]:
-    """(height, width) as displayed, from the file's header alone. Raises InputError."""
+    """(height, width) as displayed, from the file's header alone; raises as `read_rgb`."""
     with opened(path) as file:
         width, height = file.size
-        turned = file.getexif().get(ExifTags.Base.Orientation) in _TURNED
+        turned = file.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
     return (width, height) if turned else (height, width)
 
 
 @contextmanager
-def opened(path: Path, mend: str = "replace the file or drop its record") -> Iterator[Image.Image]:
-    """An open picture file; what goes wrong while it is used becomes an InputError with `mend`."""
-    if os.path.exists(path) and not os.path.isfile(
-        path
-    ):  # a pipe or a device would be read for ever
-        raise InputError(f"{path} cannot be read as a picture (it is no file): {mend}")
+def opened(path: Path, fix: str = "replace the file or drop its record") -> Iterator[Image.Image]:
+    """An open image file; what goes wrong while it is used becomes an InputError with `fix`."""
+    if os.path.exists(path) and not os.path.isfile(path):  # a pipe would be read for ever
+        raise InputError(f"{path} cannot be read as an image (it is no file): {fix}")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of odd EXIF and the like; bombs are refused
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path, formats=KINDS) as file:
+            with Image.open(path, formats=TYPES) as file:
                 yield file
-    except FileNotFoundError:
-        raise InputError(f"{path} is missing: put the picture there or drop its record") from None
-    except _BOMBS:
-        raise InputError(
-            f"{path} cannot be read as a picture (more than {MOST_PIXELS} pixels): "
-            "make it smaller or drop its record"
-        ) from None
     except InputError:
         raise
-    except Exception as reason:  # on bytes that are no picture, its readers raise nearly everything
-        raise InputError(f"{path} cannot be read as a picture ({reason}): {mend}") from None
+    except FileNotFoundError:
+        raise InputError(f"{path} is missing: add the file or drop its record") from None
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
+        raise InputError(
+            f"{path} cannot be read as an image (more than {MOST_PIXELS} pixels): "
+            "make it smaller or drop its record"
+        ) from None
+    except Exception as reason:  # on bytes that are no image, its readers raise nearly everything
+        raise InputError(f"{path} cannot be read as an image ({reason}): {fix}") from None
 
 
 def _to_8_bit(image: Image.Image) -> Image.Image:
-    """Deep grey pictures are stretched from their own darkest to brightest value.
+    """Deep grey images are stretched from their own darkest to brightest value.
 
-    Our choice, because cameras fill 10, 12 or 16 of the 16 bits and the file does not say which;
+    Our choice, because cameras fill 10, 12 or 16 of the 16 bits and the file does not name which;
     Pillow's own conversion would cut everything above 255.
     """
     if image.mode not in ("F", "I") and not image.mode.startswith("I;16"):

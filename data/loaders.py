@@ -1,14 +1,14 @@
-"""Which pictures come when. Everything follows from (seed, step), never from what ran before.
+"""Which images come when. Everything follows from (seed, step), never from what ran before.
 
 Training is counted in steps. The images form one endless stream: a permutation of the set for each
-epoch, drawn from (seed, epoch). Global step s takes the next batch_size x accumulate x world_size
+epoch, drawn from (seed, epoch). Global step s reads the next batch_size x accumulate x world_size
 images of it on one canvas drawn from (seed, step); each rank and micro-step reads its slice. So
 starting at any step, on any number of ranks and with any number of workers, gives the same batches.
 
-Where a set leaves out bad records, a picture that turns out to be unreadable gives its place in a
+Where a set leaves out bad records, an image that turns out to be unreadable gives its place in a
 training batch to the next one of the set that can be read, seen as the broken one would have been.
 Our choice: that too follows from (seed, step) and the files alone, and it keeps the size of every
-batch, where an empty picture would teach that there is nothing. Evaluation has the others only.
+batch, where an empty image would teach that there is nothing. Evaluation goes without it.
 """
 
 from __future__ import annotations
@@ -37,17 +37,17 @@ _ORDER, _CANVAS, _SAMPLE, _PASTE = 1, 2, 3, 4
 
 
 class Key(NamedTuple):
-    """One picture of one batch."""
+    """One image of one batch."""
 
     index: int
     epoch: int
     canvas: Size | None
 
 
-class Found(NamedTuple):
-    """What a worker hands over for a key or a batch: None where every picture was unreadable.
+class Loaded(NamedTuple):
+    """What a worker returns for a key or a batch: None where every image was unreadable.
 
-    Errors of worker processes arrive as a traceback inside a message; handing them over as values
+    Errors of worker processes arrive as a traceback inside a message; returning them as values
     keeps the one sentence that was written for the user. `bad` is what had to be left out.
     """
 
@@ -56,13 +56,24 @@ class Found(NamedTuple):
 
 
 class Batches:
-    """A loader's batches; a mistake in the user's files surfaces as the InputError it is.
+    """A loader's batches; an error in the user's files is raised as the InputError it is.
 
-    Pictures that are left out are noted in the `bad` of the set.
+    Images that are left out are noted in the `bad` of the set.
     """
 
-    def __init__(self, loader: DataLoader, dataset: CocoDataset) -> None:
-        self._loader, self._dataset = loader, dataset
+    def __init__(
+        self, samples: _Samples, sampler: TrainSampler | list[list[Key]], workers: int
+    ) -> None:
+        self._dataset = samples.dataset
+        self._loader = DataLoader(
+            samples,
+            batch_sampler=sampler,
+            num_workers=workers,
+            collate_fn=_collate,
+            generator=torch.Generator(),  # else it would draw from the generator of the training
+            worker_init_fn=_ignore_signals,
+            multiprocessing_context=_start_method() if workers else None,
+        )
 
     def __len__(self) -> int:
         return len(self._loader)
@@ -79,7 +90,7 @@ class Batches:
 def train_canvases(image_size: int) -> list[Size]:
     """A landscape, a portrait and a square canvas, sides multiples of 64.
 
-    Our choice: the first two are what evaluation pads its largest pictures to, so that positions
+    Our choice: the first two are what evaluation pads its largest images to, so that positions
     relative to the canvas mean the same there; the square has about their area.
     """
     preset = EvalPreset(image_size)
@@ -89,7 +100,7 @@ def train_canvases(image_size: int) -> list[Size]:
 
 
 def covering_canvas(dataset: CocoDataset, preset: EvalPreset) -> Size:
-    """The smallest canvas that holds every picture of the set as evaluation sees it."""
+    """The smallest canvas that holds every image of the set as evaluation sees it."""
     sizes = [preset.padded_size(record.height, record.width) for record in dataset.images]
     return max(h for h, _ in sizes), max(w for _, w in sizes)
 
@@ -110,19 +121,17 @@ def train_loader(
 ) -> Batches:
     """Micro-batches of the steps start_step .. stop_step - 1, `accumulate` for each step."""
     sampler = TrainSampler(
-        num_images=len(dataset),
-        batch_size=batch_size,
-        accumulate=accumulate,
-        seed=seed,
-        start_step=start_step,
-        stop_step=stop_step,
-        canvases=tuple(canvases),
-        rank=rank,
-        world_size=world_size,
+        len(dataset),
+        batch_size,
+        accumulate,
+        seed,
+        start_step,
+        stop_step,
+        tuple(canvases),
+        rank,
+        world_size,
     )
-    pastes = isinstance(preset, TrainPreset) and preset.copy_paste > 0
-    samples = (_PastedSamples if pastes else _Samples)(dataset, preset, seed)
-    return _batches(samples, sampler, workers)
+    return Batches(_TrainSamples(dataset, preset, seed), sampler, workers)
 
 
 def eval_loader(
@@ -135,9 +144,9 @@ def eval_loader(
     rank: int = 0,
     world_size: int = 1,
 ) -> Batches:
-    """Every picture (or those of `indices`) once; each batch holds one padded size only.
+    """Every image (or those of `indices`) once; each batch holds one padded size only.
 
-    Sizes come in the order of their first picture, pictures within a size in the order given. Of
+    Sizes come in the order of their first image, images within a size in the order given. Of
     `world_size` ranks each reads every `world_size`-th of the batches that a single one would read.
     """
     groups: dict[Size, list[Key]] = {}
@@ -150,7 +159,7 @@ def eval_loader(
         for keys in groups.values()
         for start in range(0, len(keys), batch_size)
     ]
-    return _batches(_OwnSamples(dataset, preset, seed=0), batches[rank::world_size], workers)
+    return Batches(_Samples(dataset, preset, seed=0), batches[rank::world_size], workers)
 
 
 @dataclass(frozen=True)
@@ -176,7 +185,7 @@ class TrainSampler:
                 yield self.keys(step, micro)
 
     def keys(self, step: int, micro: int) -> list[Key]:
-        """The pictures of one micro-step of this rank."""
+        """The images of one micro-step of this rank."""
         slot = (step * self.accumulate + micro) * self.world_size + self.rank
         first = slot * self.batch_size
         canvas = self.canvases[seeds.mix(self.seed, _CANVAS, step) % len(self.canvases)]
@@ -188,7 +197,7 @@ class TrainSampler:
 
 
 def first_images(num_images: int, seed: int, count: int) -> list[int]:
-    """The first `count` pictures of the order that training with `seed` goes through."""
+    """The first `count` images of the order that training with `seed` goes through."""
     return _permutation(num_images, seed, 0)[:count]
 
 
@@ -199,106 +208,87 @@ def _permutation(num_images: int, seed: int, epoch: int) -> list[int]:
 
 
 class _Samples(Dataset):
-    """Key -> sample, or the InputError that the picture's file caused."""
+    """Key -> sample, None, or the InputError that the image's file caused."""
 
     def __init__(self, dataset: CocoDataset, preset: TrainPreset | EvalPreset, seed: int) -> None:
-        self._dataset, self._preset, self._seed = dataset, preset, seed
+        self.dataset, self._preset, self._seed = dataset, preset, seed
 
-    @property
-    def dataset(self) -> CocoDataset:
-        return self._dataset
-
-    def __getitem__(self, key: Key) -> Found:
-        before = set(self._dataset.bad)
+    def __getitem__(self, key: Key) -> Loaded:
+        before = set(self.dataset.bad)
         try:
             item = self._sample(key)
         except InputError as error:
             item = error
-        return Found(item, [one for one in self._dataset.bad if one not in before])
-
-    def _sample(self, key: Key) -> Sample | None:
-        """The picture of the key, or of those after it the first that can be read."""
-        pictures = len(self._dataset)
-        for index in (*range(key.index, pictures), *range(key.index)):
-            generator = seeds.generator(self._seed, _SAMPLE, key.epoch, key.index)
-            sample = self._view(index, key.canvas, generator)
-            if sample is not None:
-                return sample
-        raise InputError(
-            f"none of the {pictures} pictures in {self._dataset.folder} can be read: see the list "
-            "of what was left out, and give others"
-        )
-
-    def _view(self, index: int, canvas: Size | None, generator: torch.Generator) -> Sample | None:
-        """The picture through its preset; None where it is left out."""
-        try:
-            picture, annotation = self._dataset.read(index)
-        except InputError as error:
-            self._dataset.leave_out(index, error)
-            return None
-        return self._preset(picture, annotation, canvas, generator)
-
-
-class _OwnSamples(_Samples):
-    """Each picture for itself, none in the place of another."""
+        return Loaded(item, [one for one in self.dataset.bad if one not in before])
 
     def _sample(self, key: Key) -> Sample | None:
         return self._view(key.index, key.canvas, seeds.generator(self._seed))
 
+    def _view(self, index: int, canvas: Size | None, generator: torch.Generator) -> Sample | None:
+        """The image through its preset; None where it is left out."""
+        try:
+            image, annotation = self.dataset.read(index)
+        except InputError as error:
+            self.dataset.leave_out(index, error)
+            return None
+        return self._preset(image, annotation, canvas, generator)
 
-class _PastedSamples(_Samples):
-    """The same samples, some of them with objects of a second picture pasted onto them.
 
-    The second one is drawn evenly from all other pictures that have objects; nothing is pasted if
-    it is left out. Every number for it comes from a generator of its own, so that the first one is
-    what it is without pasting.
+class _TrainSamples(_Samples):
+    """The image of a key, or the first readable one after it, some with pasted objects of a second.
+
+    The second one is drawn evenly from all other images that have objects; nothing is pasted if it
+    is left out. Every number for it comes from a generator of its own, so that the first one does
+    not depend on pasting.
     """
 
-    def __init__(self, dataset: CocoDataset, preset: TrainPreset, seed: int) -> None:
+    def __init__(self, dataset: CocoDataset, preset: TrainPreset | EvalPreset, seed: int) -> None:
         super().__init__(dataset, preset, seed)
-        self._sources = np.array(dataset.with_objects(), dtype=np.int64)
+        self._copy_paste = getattr(preset, "copy_paste", 0.0)
+        with_objects = dataset.with_objects() if self._copy_paste > 0 else []
+        self._sources = np.array(with_objects, dtype=np.int64)
 
     def _sample(self, key: Key) -> Sample:
-        target = super()._sample(key)
+        count = len(self.dataset)
+        for index in (*range(key.index, count), *range(key.index)):
+            generator = seeds.generator(self._seed, _SAMPLE, key.epoch, key.index)
+            sample = self._view(index, key.canvas, generator)
+            if sample is not None:
+                return self._pasted(sample, key)
+        raise InputError(
+            f"none of the {count} images in {self.dataset.folder} can be read: see the list of "
+            "what was left out, and give others"
+        )
+
+    def _pasted(self, target: Sample, key: Key) -> Sample:
+        others = self._sources[self._sources != key.index]
+        if not len(others):
+            return target
         generator = seeds.generator(self._seed, _PASTE, key.epoch, key.index)
         chance, draw = torch.rand(2, generator=generator, dtype=torch.float64).tolist()
-        others = self._sources[self._sources != key.index]
-        if chance >= self._preset.copy_paste or not len(others):
+        if chance >= self._copy_paste:
             return target
         source = self._view(int(others[int(draw * len(others))]), key.canvas, generator)
         return target if source is None else paste_some(target, source, generator)
 
 
-def _collate(found: list[Found]) -> Found:
-    bad = [record for one in found for record in one.bad]
-    errors = [one.item for one in found if isinstance(one.item, InputError)]
-    samples = [one.item for one in found if one.item is not None]
+def _collate(loaded: list[Loaded]) -> Loaded:
+    bad = [record for one in loaded for record in one.bad]
+    errors = [one.item for one in loaded if isinstance(one.item, InputError)]
+    samples = [one.item for one in loaded if one.item is not None]
     if errors:
-        return Found(errors[0], bad)
-    return Found(collate(samples) if samples else None, bad)
-
-
-def _batches(samples: _Samples, sampler: TrainSampler | list[list[Key]], workers: int) -> Batches:
-    loader = DataLoader(
-        samples,
-        batch_sampler=sampler,
-        num_workers=workers,
-        collate_fn=_collate,
-        generator=torch.Generator(),  # else it would draw from the generator of the training
-        worker_init_fn=_leave_signals_to_the_main_process,
-        multiprocessing_context=_start_method() if workers else None,
-    )
-    return Batches(loader, samples.dataset)
+        return Loaded(errors[0], bad)
+    return Loaded(collate(samples) if samples else None, bad)
 
 
 def _start_method() -> str | None:
-    """Forked workers share the set with the main process; started in another way, each would hold
-    a copy. Elsewhere than on Linux forking is not safe, or not there."""
+    """Forked workers share the set with the main process; with another start method each would
+    hold a copy. Outside Linux forking is not safe, or missing."""
     methods = multiprocessing.get_all_start_methods()
     return "fork" if sys.platform == "linux" and "fork" in methods else None
 
 
-def _leave_signals_to_the_main_process(worker: int) -> None:
+def _ignore_signals(worker: int) -> None:
     """Ctrl-C and a job's end reach every process; the main one decides when its workers end."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -1,6 +1,6 @@
-"""Recipes: what is drawn for a training picture, and how a picture is prepared for evaluation.
+"""Recipes: what is drawn for a training image, and how an image is prepared for evaluation.
 
-A preset is called with (picture, annotation, canvas, generator) and returns a `Sample`. Its sizes
+A preset is called with (image, annotation, canvas, generator) and returns a `Sample`. Its sizes
 follow from the record alone, so loaders can plan batches without opening a file.
 """
 
@@ -23,16 +23,16 @@ Size = tuple[int, int]
 class TrainPreset:
     """Scale jitter, crop, flip, colour.
 
-    scale: range of the drawn scale; at 1 the whole picture just fits into the canvas, below it is
+    scale: range of the drawn scale; at 1 the whole image just fits into the canvas, below it is
         smaller, above a part at a drawn place is seen (the idea of large-scale jitter, Ghiasi et
         al. 2021). Drawn evenly in the logarithm, so that halving is as likely as doubling. The
         default is our choice: evaluation, with its short side at the image size, shows a 4:3
-        picture at about 1.3 of the fit, which lies near the middle of the range.
-    flip: probability of a mirrored picture; brightness, contrast, saturation: the factor is drawn
+        image at about 1.3 of the fit, which lies near the middle of the range.
+    flip: probability of a mirrored image; brightness, contrast, saturation: the factor is drawn
         from 1 - x .. 1 + x; hue: drawn from -x .. x of the colour circle; grey: probability of a
-        picture without colour. The strengths are our choice, mild, as colour tells classes apart.
-    copy_paste: probability that objects of a second picture, seen through a view of its own, are
-        pasted onto a picture by `paste_some`. The loader draws it, as it has to read that picture.
+        image without colour. The strengths are our choice, mild, as colour tells classes apart.
+    copy_paste: probability that objects of a second image, seen through a view of its own, are
+        pasted onto an image by `paste_some`. The loader draws it, as it has to read that image.
     """
 
     scale: tuple[float, float] = (0.7, 2.0)
@@ -46,7 +46,7 @@ class TrainPreset:
 
     def __call__(
         self,
-        picture: Image.Image,
+        image: Image.Image,
         annotation: Annotation,
         canvas: Size,
         generator: torch.Generator,
@@ -54,7 +54,7 @@ class TrainPreset:
         # One draw for everything, so that changing one setting leaves the other numbers alone.
         draws = torch.rand(9, generator=generator, dtype=torch.float64).tolist()
         view = self._view(annotation.orig_size, canvas, draws[:4])
-        return transforms.apply(picture, annotation, view, canvas, self._colour(draws[4:]))
+        return transforms.apply(image, annotation, view, canvas, self._colour(draws[4:]))
 
     def _view(self, size: Size, canvas: Size, draws: list[float]) -> transforms.View:
         low, high = (math.log(bound) for bound in self.scale)
@@ -78,10 +78,10 @@ class TrainPreset:
 
 @dataclass(frozen=True)
 class EvalPreset:
-    """Short side `image_size`, long side at most `max_ratio` times that, the whole picture.
+    """Short side `image_size`, long side at most `max_ratio` times that, the whole image.
 
     Padded to the next `multiple` of each side, or to the canvas where one is given: `--overfit`
-    trains with this preset, on pictures that evaluation sees the same but for their padding.
+    trains with this preset, on images that evaluation sees the same but for their padding.
     """
 
     image_size: int = 320
@@ -90,7 +90,7 @@ class EvalPreset:
 
     def __call__(
         self,
-        picture: Image.Image,
+        image: Image.Image,
         annotation: Annotation,
         canvas: Size | None = None,
         generator: torch.Generator | None = None,
@@ -98,12 +98,12 @@ class EvalPreset:
         size = self.size(*annotation.orig_size)
         canvas = canvas or self.padded_size(*annotation.orig_size)
         if size[0] > canvas[0] or size[1] > canvas[1]:
-            raise ValueError(f"a picture of {size} does not fit into the canvas {canvas}")
+            raise ValueError(f"an image of {size} does not fit into the canvas {canvas}")
         view = transforms.fit_view(*annotation.orig_size, size)
-        return transforms.apply(picture, annotation, view, canvas)
+        return transforms.apply(image, annotation, view, canvas)
 
     def size(self, height: int, width: int) -> Size:
-        """(h, w) of a picture of this original size after resizing."""
+        """(h, w) of an image of this original size after resizing."""
         short, long = min(height, width), max(height, width)
         factor = min(self.image_size / short, self.image_size * self.max_ratio / long)
         return max(1, round(height * factor)), max(1, round(width * factor))
@@ -153,7 +153,7 @@ def _place(taken: np.ndarray, pixels: int, draw: float) -> int:
 
     Evenly drawn among the places where they lie wholly inside, or fill the side if they are longer
     than it. Our choice: what touches the border of its own view keeps touching that border, since
-    it may be cut off there, and a straight cut in the middle of a picture would give it away.
+    it may be cut off there, and a straight cut in the middle of an image would give it away.
     """
     low, high = (int(end) for end in np.flatnonzero(taken)[[0, -1]] + [0, 1])
     first, last = sorted((-low, pixels - high))

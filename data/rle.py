@@ -1,9 +1,9 @@
 """The only place where a mask changes form.
 
 Everything goes through pycocotools: polygons and both kinds of COCO run-length encoding come in,
-compressed run-length encoding ("RLE": {"size": [h, w], "counts": bytes}) is what the rest of the
-project passes around, and dense masks appear only where pixels are needed. What comes from a file
-is checked here in Python first, because the C code behind pycocotools trusts what it is given.
+compressed run-length encoding ("RLE": {"size": [h, w], "counts": bytes or text}) is what the rest
+of the project passes around, and dense masks appear only where pixels are needed. What comes from a
+file is checked here in Python first, because the C code behind pycocotools trusts its input.
 """
 
 from __future__ import annotations
@@ -20,13 +20,12 @@ from data.errors import InputError
 
 Rle = dict[str, Any]
 
-_CONTINUES = (
-    0x20  # a character of the counts string with this bit is followed by more of its number
-)
-_NEGATIVE = 0x10  # in the last character of a number: the number is below zero
 _FARTHEST = 10  # a coordinate may be this many times height + width; farther is a mistake
 _LONGEST = 2_000_000  # pixels along an outline; it takes 100 bytes each while it is drawn
+_CONTINUES = 0x20  # this bit of a character of the counts: the number goes on in the next one
+_NEGATIVE = 0x10  # this bit of the last character of a number: it is below zero
 _MOST_CHARACTERS = 7  # per number: 35 bits, more than any count of pixels that fits in 32 bits
+_NO_RLE = "the counts of its RLE are no compressed COCO RLE"
 
 
 def encode(masks: torch.Tensor | np.ndarray) -> list[Rle]:
@@ -37,29 +36,31 @@ def encode(masks: torch.Tensor | np.ndarray) -> list[Rle]:
         raise ValueError(f"masks must be [N,H,W], not {list(masks.shape)}")
     if len(masks) == 0:
         return []
-    columns_first = np.asfortranarray(masks.astype(np.uint8, copy=False).transpose(1, 2, 0))
-    return coco_mask.encode(columns_first)
+    return coco_mask.encode(
+        np.asfortranarray(masks.astype(np.uint8, copy=False).transpose(1, 2, 0))
+    )
 
 
 def decode(rles: Sequence[Rle], size: Sequence[int]) -> np.ndarray:
     """N RLEs of one size (h, w) -> boolean array [N,h,w], also for N = 0."""
-    height, width = size
     if len(rles) == 0:
-        return np.zeros((0, height, width), dtype=bool)
-    _same_size(rles, (height, width))
+        return np.zeros((0, *size), dtype=bool)
+    _require_size(rles, size)
     return coco_mask.decode(list(rles)).transpose(2, 0, 1).view(bool)
 
 
 def from_annotation(segmentation: Any, height: int, width: int) -> Rle:
-    """The `segmentation` of a COCO annotation -> one RLE of the picture's size.
+    """The `segmentation` of a COCO annotation -> one RLE of the image's size.
 
-    Polygons of several parts become one mask. Raises InputError with the reason where the value is
-    neither a list of polygons nor an RLE of this size; the caller adds file and record.
+    Polygons of several parts become one mask.
+
+    Raises:
+        InputError: if the value is neither a list of polygons nor an RLE of this size; the reason
+            alone, the caller adds file and record.
     """
     if isinstance(segmentation, dict):
         return _from_runs(segmentation, height, width)
-    polygons = polygons_of(segmentation, height, width)
-    return from_polygons(polygons, height, width)
+    return from_polygons(polygons_of(segmentation, height, width), height, width)
 
 
 def from_polygons(polygons: Sequence[np.ndarray], height: int, width: int) -> Rle:
@@ -69,11 +70,26 @@ def from_polygons(polygons: Sequence[np.ndarray], height: int, width: int) -> Rl
 
 
 def polygons_of(segmentation: Any, height: int, width: int) -> list[np.ndarray]:
-    """The polygons of an annotation as checked float arrays; InputError when they are none."""
+    """The polygons of an annotation as checked float arrays.
+
+    Raises:
+        InputError: if they are none; the reason alone.
+    """
+    if not isinstance(segmentation, (list, tuple)):
+        raise InputError(
+            f"its segmentation must be a list of polygons or an RLE, not {_kind(segmentation)}"
+        )
+    if len(segmentation) == 0:
+        raise InputError("its segmentation is empty")
+    if isinstance(segmentation[0], (int, float)):
+        raise InputError("its segmentation is one flat list where a list of polygons is needed")
     limit = _FARTHEST * (height + width)
-    polygons = [_polygon(points, limit) for points in _polygons(segmentation)]
-    if sum(map(_longest_possible, polygons)) > _LONGEST:  # rarely; spares the exact sum
-        length = sum(map(_length, polygons))
+    polygons = [_polygon(points, limit) for points in segmentation]
+    # The bound, corners times twice the farthest coordinate, spares most outlines the exact sum.
+    if sum(len(one) * float(np.abs(one).max()) for one in polygons) > _LONGEST:
+        corners = [one.reshape(-1, 2) for one in polygons]
+        steps = [np.abs(one - np.roll(one, 1, axis=0)).max(1) for one in corners]
+        length = sum(float(one.sum()) for one in steps)  # as the C code walks, pixel by pixel
         if length > _LONGEST:
             raise InputError(
                 f"its outline is {length:.3g} pixels long, and more than {_LONGEST:.0e} are a knot"
@@ -89,28 +105,14 @@ def _polygon(points: Any, limit: float) -> np.ndarray:
             f"a polygon needs an even number of at least 6 coordinates and has {len(points)}"
         )
     try:  # an array takes numbers only, where numpy would read them out of texts
-        numbers = array("d", points) if isinstance(points, (list, tuple)) else points
-        values = np.asarray(numbers)
+        values = np.asarray(array("d", points) if isinstance(points, (list, tuple)) else points)
     except (TypeError, OverflowError):
-        values = np.empty((0, 0))
-    if values.ndim != 1:
-        raise InputError("a polygon must be a flat list of numbers x, y, x, y, ...")
+        raise InputError("a polygon must be a flat list of numbers x, y, x, y, ...") from None
     if np.abs(values).max() <= limit:  # also false for NaN
         return values
     if not np.isfinite(values).all():
         raise InputError("a polygon has a coordinate that is not a finite number")
-    # The C code walks the outline pixel by pixel, and overflows.
-    raise InputError("a polygon has a coordinate far outside the picture")
-
-
-def _longest_possible(polygon: np.ndarray) -> float:
-    return len(polygon) * float(np.abs(polygon).max())  # corners times twice the farthest
-
-
-def _length(polygon: np.ndarray) -> float:
-    """The steps that the C code walks around a polygon, in pixels."""
-    corners = polygon.reshape(-1, 2)
-    return float(np.abs(corners - np.roll(corners, 1, axis=0)).max(1).sum())
+    raise InputError("a polygon has a coordinate far outside the image")  # the C code overflows
 
 
 def area(rles: Sequence[Rle]) -> np.ndarray:
@@ -132,7 +134,7 @@ def union(rles: Sequence[Rle], size: Sequence[int]) -> Rle:
     """All masks together; an empty mask of `size` (h, w) when there are none."""
     if len(rles) == 0:
         return encode(np.zeros((1, *size), dtype=bool))[0]
-    _same_size(rles, size)
+    _require_size(rles, size)
     return coco_mask.merge(list(rles))
 
 
@@ -140,7 +142,7 @@ def subtract(rles: Sequence[Rle], region: Rle) -> list[Rle]:
     """Each mask without the pixels of `region`."""
     if len(rles) == 0:
         return []
-    _same_size(rles, region["size"])
+    _require_size(rles, region["size"])
     outside = encode(~decode([region], region["size"]))[0]
     return [coco_mask.merge([one, outside], intersect=True) for one in rles]
 
@@ -150,7 +152,7 @@ def iou(a: Sequence[Rle], b: Sequence[Rle], crowd: Sequence[bool] | None = None)
     if len(a) == 0 or len(b) == 0:
         return np.zeros((len(a), len(b)))
     flags = [0] * len(b) if crowd is None else [int(flag) for flag in crowd]
-    _same_size([*a, *b], a[0]["size"])
+    _require_size([*a, *b], a[0]["size"])
     return np.asarray(coco_mask.iou(list(a), list(b), flags))
 
 
@@ -161,49 +163,71 @@ def to_json(rle: Rle) -> Rle:
     return {"size": [int(side) for side in rle["size"]], "counts": text}
 
 
-def from_json(rle: Rle) -> Rle:
-    """The inverse of `to_json`: counts as bytes. Trusts its input, unlike `from_annotation`."""
-    counts = rle["counts"]
-    raw = counts.encode("ascii") if isinstance(counts, str) else counts
-    return {"size": [int(side) for side in rle["size"]], "counts": raw}
+def records(
+    rles: Sequence[Rle],
+    category_ids: Sequence[int],
+    image_id: int,
+    first_id: int,
+    crowd: Sequence[bool] | None = None,
+) -> list[dict[str, Any]]:
+    """The COCO annotations of one image, ids from `first_id` on; areas and boxes of the masks."""
+    corners = boxes(rles)
+    corners[:, 2:] -= corners[:, :2]
+    return [
+        {
+            "id": first_id + i,
+            "image_id": image_id,
+            "category_id": int(category_ids[i]),
+            "segmentation": to_json(rles[i]),
+            "area": int(pixels),
+            "bbox": corners[i].tolist(),
+            "iscrowd": 0 if crowd is None else int(crowd[i]),
+        }
+        for i, pixels in enumerate(area(rles))
+    ]
 
 
 def _from_runs(segmentation: dict, height: int, width: int) -> Rle:
     size, counts = segmentation.get("size"), segmentation.get("counts")
     if not isinstance(size, (list, tuple)) or list(size) != [height, width]:
         raise InputError(
-            f"its RLE has the size {size} where the picture has [{height}, {width}] (height, width)"
+            f"its RLE has the size {size} where the image has [{height}, {width}] (height, width)"
         )
     if isinstance(counts, (list, array)):
-        plain = _plain_counts(counts)
-        _check_sum(plain, height, width)
-        return coco_mask.frPyObjects({"size": [height, width], "counts": plain}, height, width)
-    if isinstance(counts, (str, bytes)):
-        raw = _ascii(counts)
-        _check_sum(_compressed_counts(raw), height, width)
-        return {"size": [height, width], "counts": raw}
-    raise InputError(f"the counts of its RLE must be a list or a string, not {_kind(counts)}")
+        runs = list(counts)
+        if not all(type(count) is int and count >= 0 for count in runs):
+            raise InputError("the counts of its RLE must be whole numbers of at least 0")
+        total = sum(runs)
+    elif isinstance(counts, (str, bytes)):
+        try:
+            counts = counts.encode("ascii") if isinstance(counts, str) else counts
+        except UnicodeEncodeError:
+            raise InputError(_NO_RLE) from None
+        total = int(_runs_of(counts).sum())
+    else:
+        raise InputError(f"the counts of its RLE must be a list or a string, not {_kind(counts)}")
+    if total != height * width:
+        raise InputError(
+            f"its RLE covers {total} pixels where the image has {height * width} "
+            f"({width} x {height})"
+        )
+    if isinstance(counts, bytes):
+        return {"size": [height, width], "counts": counts}
+    return coco_mask.frPyObjects({"size": [height, width], "counts": runs}, height, width)
 
 
-def _plain_counts(counts: list | array) -> list[int]:
-    counts = counts.tolist() if isinstance(counts, array) else counts
-    if not all(type(count) is int and count >= 0 for count in counts):
-        raise InputError("the counts of its RLE must be whole numbers of at least 0")
-    return counts
-
-
-def _compressed_counts(raw: bytes) -> np.ndarray:
+def _runs_of(counts: bytes) -> np.ndarray:
     """The run lengths behind a compressed counts string, without the C decoder.
 
     Each character carries 5 bits, lowest first; from the fourth number on, what is written is the
     difference to the number two before (the format of the COCO tools).
     """
-    if not raw:
+    if not counts:
         raise InputError("the counts of its RLE are empty")
-    values = np.frombuffer(raw, dtype=np.uint8).astype(np.int64) - 48
+    values = np.frombuffer(counts, dtype=np.uint8).astype(np.int64) - 48
     last = (values & _CONTINUES) == 0
     if values.min() < 0 or values.max() > 63 or not last[-1]:
-        raise InputError("the counts of its RLE are no compressed COCO RLE")
+        raise InputError(_NO_RLE)
     ends = np.flatnonzero(last)
     starts = np.concatenate(([0], ends[:-1] + 1))
     lengths = ends - starts + 1
@@ -219,36 +243,7 @@ def _compressed_counts(raw: bytes) -> np.ndarray:
     return numbers
 
 
-def _check_sum(counts: Sequence[int] | np.ndarray, height: int, width: int) -> None:
-    # Python numbers cannot overflow; those of an array are below 2**35 each.
-    total = int(counts.sum()) if isinstance(counts, np.ndarray) else sum(counts)
-    if total != height * width:
-        raise InputError(
-            f"its RLE covers {total} pixels where the picture has {height * width} "
-            f"({width} x {height})"
-        )
-
-
-def _polygons(segmentation: Any) -> list:
-    if not isinstance(segmentation, (list, tuple)):
-        raise InputError(
-            f"its segmentation must be a list of polygons or an RLE, not {_kind(segmentation)}"
-        )
-    if len(segmentation) == 0:
-        raise InputError("its segmentation is empty")
-    if isinstance(segmentation[0], (int, float)):
-        raise InputError("its segmentation is one flat list where a list of polygons is needed")
-    return list(segmentation)
-
-
-def _ascii(counts: str | bytes) -> bytes:
-    try:
-        return counts.encode("ascii") if isinstance(counts, str) else bytes(counts)
-    except UnicodeEncodeError:
-        raise InputError("the counts of its RLE are no compressed COCO RLE") from None
-
-
-def _same_size(rles: Sequence[Rle], size: Sequence[int]) -> None:
+def _require_size(rles: Sequence[Rle], size: Sequence[int]) -> None:
     """The C code reads past its memory when sizes differ, so they are compared here."""
     expected = [int(side) for side in size]
     for one in rles:

@@ -1,6 +1,6 @@
-"""What happens to a picture and its masks, as functions; presets draw the numbers.
+"""What happens to an image and its masks, as functions; presets draw the numbers.
 
-Geometry is one `View`: which part of the source is seen, at which size, mirrored or not. Picture
+Geometry is one `View`: which part of the source is seen, at which size, mirrored or not. Image
 and masks are both resized from the source through the same window with the same filter, so they
 stay aligned, and nothing outside the window is ever computed. All of it runs in Pillow, whose
 results do not depend on the number of threads.
@@ -35,7 +35,7 @@ _LUMA = _YIQ[0]
 
 @dataclass(frozen=True)
 class View:
-    """A window on a picture.
+    """A window on an image.
 
     left, top, right, bottom: the window in whole source pixels; size: (h, w) of the result;
     flip: mirrored left to right.
@@ -61,19 +61,19 @@ class Colour:
 
 
 def fit_view(height: int, width: int, size: tuple[int, int]) -> View:
-    """The whole picture at `size` (h, w)."""
+    """The whole image at `size` (h, w)."""
     return View(0, 0, width, height, size)
 
 
 def apply(
-    picture: Image.Image,
+    image: Image.Image,
     annotation: Annotation,
     view: View,
     canvas: tuple[int, int],
     colour: Colour | None = None,
 ) -> Sample:
-    """Picture and annotation through the view -> a sample that is to be padded to `canvas`."""
-    image = view_picture(picture, view)
+    """Image and annotation through the view -> a sample that is to be padded to `canvas`."""
+    image = view_image(image, view)
     if colour is not None:
         image = recolour(image, colour)
     masks = view_masks(annotation.rles, annotation.orig_size, view)  # [N,h,w]
@@ -92,11 +92,11 @@ def apply(
     )
 
 
-def view_picture(picture: Image.Image, view: View) -> Image.Image:
-    """The window on the picture, resized with a triangle filter (antialiased when it shrinks)."""
+def view_image(image: Image.Image, view: View) -> Image.Image:
+    """The window on the image, resized with a triangle filter (antialiased when it shrinks)."""
     height, width = view.size
     window = (view.left, view.top, view.right, view.bottom)
-    seen = picture.resize((width, height), Image.Resampling.BILINEAR, box=window)
+    seen = image.resize((width, height), Image.Resampling.BILINEAR, box=window)
     return functional.horizontal_flip(seen) if view.flip else seen
 
 
@@ -114,12 +114,12 @@ def view_masks(rles: Sequence[rle.Rle], size: tuple[int, int], view: View) -> np
 
 
 def paste(target: Sample, source: Sample, chosen: np.ndarray, offset: tuple[int, int]) -> Sample:
-    """Objects of one picture in front of another (Ghiasi et al. 2021, "Simple Copy-Paste").
+    """Objects of one image in front of another (Ghiasi et al. 2021, "Simple Copy-Paste").
 
     chosen: bool [N], which objects of `source`; offset: (down, right) in pixels, where the upper
     left corner of `source` comes to lie in `target`. The result keeps the size and the id of
     `target`; what lands outside it is cut off. Pasted hard: the paper found that blending the
-    edges gains nothing, and so every pixel and its mask come from one picture alone.
+    edges gains nothing, and so every pixel and its mask come from one image alone.
 
     Void and crowds of `source` stay behind. Covered pixels are taken from the objects and from
     `ignore` of `target`; of objects that end up (nearly) hidden, what is left becomes `ignore`.

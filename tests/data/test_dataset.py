@@ -40,9 +40,9 @@ def test_indices_follow_the_sorted_ids(tiny_coco):
 def test_masks_are_those_of_the_file(tiny_coco):
     dataset = CocoDataset(tiny_coco.json, tiny_coco.images)
     for index, ids in enumerate([(0, 7), (8,), (), (20,), (21, 22), (30,)]):
-        picture, annotation = dataset.read(index)
+        image, annotation = dataset.read(index)
         record = dataset.images[index]
-        assert picture.mode == "RGB" and picture.size == (record.width, record.height)
+        assert image.mode == "RGB" and image.size == (record.width, record.height)
         assert annotation.orig_size == (record.height, record.width)
         assert annotation.labels.dtype == np.int64
         expected = [tiny_coco.masks[id_] for id_ in ids]
@@ -53,17 +53,15 @@ def test_masks_are_those_of_the_file(tiny_coco):
 
 def test_void_and_crowd_are_ignored_and_never_objects(tiny_coco):
     dataset = CocoDataset(tiny_coco.json, tiny_coco.images)
-    assert dataset.has_void
     void = rle.decode([dataset.annotation(0).ignore], (48, 64))[0]
     assert void[:3].all() and not void[3:].any()
     with_crowd = dataset.annotation(1)
     assert len(with_crowd.rles) == 1
     assert (rle.decode([with_crowd.ignore], (64, 48))[0] == tiny_coco.masks[9]).all()
     assert dataset.annotation(2).ignore is None
-    assert not dataset.subset([1, 2]).has_void
 
 
-def test_void_and_crowd_of_one_picture_are_joined(tiny_coco):
+def test_void_and_crowd_of_one_image_are_joined(tiny_coco):
     void = np.zeros((64, 48), dtype=bool)
     void[:, :2] = True
     region = rle.to_json(rle.encode(void[None])[0])
@@ -143,41 +141,41 @@ def test_coco_mini_gives_the_masks_of_pycocotools(shared, split, capsys):
             assert (ignore == np.any(crowds, axis=0)).all()
 
 
-# --- pictures -------------------------------------------------------------------------------------
+# --- images -------------------------------------------------------------------------------------
 
 
-def replaced(tiny, id_, picture, **keywords):
-    picture.save(tiny.images / f"{id_}.png", **keywords)
+def replaced(tiny, id_, image, **keywords):
+    image.save(tiny.images / f"{id_}.png", **keywords)
     return CocoDataset(tiny.json, tiny.images)
 
 
 @pytest.mark.parametrize("mode", ["L", "RGBA", "P", "1", "LA"])
-def test_pictures_of_every_mode_become_rgb(tiny_coco, mode):
+def test_images_of_every_mode_become_rgb(tiny_coco, mode):
     colours = Image.fromarray(np.full((40, 40, 3), 204, dtype=np.uint8))
-    picture, _ = replaced(tiny_coco, 5, colours.convert(mode)).read(2)
-    assert picture.mode == "RGB"
+    image, _ = replaced(tiny_coco, 5, colours.convert(mode)).read(2)
+    assert image.mode == "RGB"
     if mode != "1":
-        assert np.abs(np.asarray(picture).astype(int) - 204).max() <= 1
+        assert np.abs(np.asarray(image).astype(int) - 204).max() <= 1
 
 
-def test_cmyk_pictures_become_rgb(tiny_coco):
+def test_cmyk_images_become_rgb(tiny_coco):
     colours = Image.fromarray(np.full((40, 40, 3), 204, dtype=np.uint8)).convert("CMYK")
     colours.save(tiny_coco.images / "5.jpg")
     content = copy.deepcopy(tiny_coco.content)
     content["images"][2]["file_name"] = "5.jpg"
-    picture, _ = CocoDataset(content, tiny_coco.images).read(2)
-    assert np.abs(np.asarray(picture).astype(int) - 204).max() <= 3
+    image, _ = CocoDataset(content, tiny_coco.images).read(2)
+    assert np.abs(np.asarray(image).astype(int) - 204).max() <= 3
 
 
 def test_16_bit_grey_keeps_its_range(tiny_coco):
     ramp = np.linspace(100, 4000, 1600).reshape(40, 40).astype(np.uint16)
-    picture, _ = replaced(tiny_coco, 5, Image.fromarray(ramp)).read(2)
-    values = np.asarray(picture)[..., 0]
+    image, _ = replaced(tiny_coco, 5, Image.fromarray(ramp)).read(2)
+    values = np.asarray(image)[..., 0]
     assert values.min() == 0 and values.max() == 255 and len(np.unique(values)) == 256
 
 
-def turned_picture(tiny):
-    """A picture stored on its side, which EXIF turns upright, and how it is to be seen."""
+def turned_image(tiny):
+    """An image stored on its side, which EXIF turns upright, and how it is to be seen."""
     upright = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
     exif = Image.Exif()
     exif[0x0112] = 6  # turn by 90 degrees clockwise to see it upright
@@ -186,23 +184,23 @@ def turned_picture(tiny):
 
 
 def test_exif_rotation_is_applied_once(tiny_coco):
-    upright = turned_picture(tiny_coco)
-    picture, _ = CocoDataset(tiny_coco.json, tiny_coco.images).read(0)
-    assert (np.asarray(picture) == upright).all()
+    upright = turned_image(tiny_coco)
+    image, _ = CocoDataset(tiny_coco.json, tiny_coco.images).read(0)
+    assert (np.asarray(image) == upright).all()
 
 
-def test_annotations_of_the_unturned_picture_are_refused(tiny_coco):
-    turned_picture(tiny_coco)
+def test_annotations_of_the_unturned_image_are_refused(tiny_coco):
+    turned_image(tiny_coco)
 
     def swap(content):
         content["images"][0].update(width=48, height=64, void=None)
         content["annotations"] = content["annotations"][2:]
 
-    with pytest.raises(InputError, match=r"0.png is 64 x 48 .* says 48 x 64 for image 0"):
+    with pytest.raises(InputError, match=r"0.png is 64 x 48 .* has 48 x 64 for image 0"):
         opened(tiny_coco, swap).read(0)
 
 
-def test_a_truncated_picture_is_named(tiny_coco):
+def test_a_truncated_image_is_named(tiny_coco):
     noise = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
     path = tiny_coco.images / "5.jpg"
     Image.fromarray(noise).save(path)
@@ -213,19 +211,19 @@ def test_a_truncated_picture_is_named(tiny_coco):
         CocoDataset(content, tiny_coco.images).read(2)
 
 
-def test_a_picture_of_another_size_is_named(tiny_coco):
+def test_an_image_of_another_size_is_named(tiny_coco):
     dataset = replaced(tiny_coco, 5, Image.new("RGB", (50, 41)))
     with pytest.raises(InputError, match=r"5\.png is 50 x 41 .* 40 x 40 for image 5"):
         dataset.read(2)
 
 
-def test_missing_pictures_are_found_when_the_set_is_opened(tiny_coco):
+def test_missing_images_are_found_when_the_set_is_opened(tiny_coco):
     (tiny_coco.images / "11.png").unlink()
-    with pytest.raises(InputError, match=r"1 of 6 pictures .* the first is 11\.png"):
+    with pytest.raises(InputError, match=r"1 of 6 images .* the first is 11\.png"):
         CocoDataset(tiny_coco.json, tiny_coco.images)
 
 
-def test_pictures_may_lie_in_folders_below(tiny_coco):
+def test_images_may_lie_in_folders_below(tiny_coco):
     (tiny_coco.images / "below").mkdir()
     (tiny_coco.images / "5.png").rename(tiny_coco.images / "below" / "5.png")
     dataset = opened(tiny_coco, lambda c: c["images"][2].update(file_name="below/5.png"))
@@ -243,19 +241,22 @@ WRONG = {
     "text": (lambda c: c["annotations"][4].update(segmentation="M 1 2"), "20 .*not str"),
     "short polygon": (lambda c: c["annotations"][4].update(segmentation=[[1, 2, 3, 4]]), "20 .*6"),
     "other size": (lambda c: c["annotations"][4]["segmentation"].update(size=[9, 9]), "20 .*size"),
-    "image twice": (lambda c: c["images"][1].update(id=0), "image id 0 is used twice"),
-    "annotation twice": (lambda c: c["annotations"][1].update(id=0), "annotation id 0 .*twice"),
-    "category twice": (lambda c: c["categories"][0].update(id=3), "category id 3 .*twice"),
+    "image twice": (lambda c: c["images"][1].update(id=0), "image 0 has an id that is used twice"),
+    "annotation twice": (lambda c: c["annotations"][1].update(id=0), "annotation 0 has .*twice"),
+    "category twice": (lambda c: c["categories"][0].update(id=3), "category 3 has .*twice"),
     "no id": (lambda c: c["annotations"][4].pop("id"), "annotation number 5 .*None"),
-    "text as id": (lambda c: c["images"][1].update(id="2"), "an image has id '2'"),
+    "text as id": (
+        lambda c: c["images"][1].update(id="2"),
+        "image number 2 .*has id '2'",
+    ),
     "no width": (lambda c: c["images"][1].pop("width"), "image 2 has width None"),
     "no pixels": (lambda c: c["images"][1].update(width=0), "image 2 is 0 x 64"),
     "no name": (lambda c: c["images"][1].pop("file_name"), "image 2 has no file_name"),
     "no images": (lambda c: c.update(images=[], annotations=[]), "lists no images"),
     "no categories": (lambda c: c.update(categories=[], annotations=[]), "has no categories"),
     "no list": (lambda c: c.pop("annotations"), "'annotations' is not a list"),
-    "list of numbers": (lambda c: c.update(images=[1, 2]), "'images' is not a list of records"),
-    "wrong void": (lambda c: c["images"][0].update(void=[]), "void region of image 0 .*empty"),
+    "list of numbers": (lambda c: c.update(images=[1, 2]), "image number 1 .*is no record"),
+    "wrong void": (lambda c: c["images"][0].update(void=[]), "image 0 has a void region .*empty"),
 }
 
 
@@ -279,7 +280,7 @@ def test_a_file_that_is_no_coco_json(tiny_coco, text):
 
 
 def test_a_missing_json(tiny_coco):
-    with pytest.raises(InputError, match="none.json is missing"):
+    with pytest.raises(InputError, match="none.json cannot be read"):
         CocoDataset(tiny_coco.root / "none.json", tiny_coco.images)
 
 
@@ -303,8 +304,8 @@ def test_a_set_of_crowds_is_warned_about_and_can_be_used(tiny_coco):
     assert not any(a["iscrowd"] for a in objects.ground_truth()["annotations"])
 
 
-def test_pictures_that_have_objects(tiny_coco):
-    """Picture 5 has none; of picture 2 the one that is no crowd is taken away."""
+def test_images_that_have_objects(tiny_coco):
+    """Image 5 has none; of image 2 the one that is no crowd is taken away."""
     dataset = opened(tiny_coco)
     assert dataset.with_objects() == [0, 1, 3, 4, 5]
     assert dataset.subset([2, 4, 2, 1]).with_objects() == [1, 3]
@@ -323,8 +324,8 @@ def test_the_class_list_has_to_fit(tiny_coco):
 
 def test_the_summary_counts(tiny_coco):
     dataset = opened(tiny_coco)
-    head = "train: 6 pictures (1 without objects), 7 objects, 1 crowds, 4 classes"
+    head = "train: 6 images (1 without objects), 7 objects, 1 crowds, 4 classes"
     assert dataset.summary().splitlines()[0] == head
     assert "shrimp 3, fish 2, unused 0, crab 2" in dataset.summary()
-    assert "2 pictures" in dataset.subset([0, 1]).summary()
+    assert "2 images" in dataset.subset([0, 1]).summary()
     assert "0 objects" in dataset.subset([2]).summary()

@@ -1,4 +1,4 @@
-"""data/loaders.py: the order of pictures is a pure function of (seed, step)."""
+"""data/loaders.py: the order of images is a pure function of (seed, step)."""
 
 import numpy as np
 import pytest
@@ -61,7 +61,7 @@ def test_another_seed_is_another_order(dataset):
     assert ids[0] != ids[1] != ids[2]
 
 
-def test_the_same_picture_is_drawn_anew_each_epoch(dataset):
+def test_the_same_image_is_drawn_anew_each_epoch(dataset):
     found = {}
     for batch in batches(dataset, stop_step=6, canvases=[(64, 64)]):
         for image, id_ in zip(batch.images, batch.image_ids, strict=True):
@@ -72,17 +72,17 @@ def test_the_same_picture_is_drawn_anew_each_epoch(dataset):
 
 @settings(deadline=None, max_examples=60)
 @given(
-    pictures=st.integers(1, 30),
+    images=st.integers(1, 30),
     batch_size=st.integers(1, 5),
     accumulate=st.integers(1, 3),
     world_size=st.integers(1, 3),
     seed=st.integers(0, 99),
 )
-def test_each_epoch_sees_each_picture_once(pictures, batch_size, accumulate, world_size, seed):
+def test_each_epoch_sees_each_image_once(images, batch_size, accumulate, world_size, seed):
     per_step = batch_size * accumulate * world_size
     samplers = [
         loaders.TrainSampler(
-            pictures, batch_size, accumulate, seed, 0, 7, tuple(CANVASES), rank, world_size
+            images, batch_size, accumulate, seed, 0, 7, tuple(CANVASES), rank, world_size
         )
         for rank in range(world_size)
     ]
@@ -94,16 +94,16 @@ def test_each_epoch_sees_each_picture_once(pictures, batch_size, accumulate, wor
         keys = [key for one in lists for batch in one[micro] for key in batch]
         assert len(keys) == per_step and len({key.canvas for key in keys}) == 1
         seen += sorted((key.epoch, key.index) for key in keys)
-    whole = 7 * per_step // pictures
+    whole = 7 * per_step // images
     for epoch in range(whole):
-        assert sorted(i for e, i in seen if e == epoch) == list(range(pictures))
+        assert sorted(i for e, i in seen if e == epoch) == list(range(images))
     assert len(set(seen)) == len(seen)
 
 
 @pytest.mark.parametrize(
     "split", [{"batch_size": 4, "accumulate": 2}, {"batch_size": 2, "accumulate": 4}]
 )
-def test_a_step_holds_the_same_pictures_however_it_is_cut(split):
+def test_a_step_holds_the_same_images_however_it_is_cut(split):
     def step_of(step, world_size=1, **keywords):
         samplers = [
             loaders.TrainSampler(23, seed=1, start_step=0, stop_step=9, canvases=tuple(CANVASES),
@@ -128,7 +128,7 @@ def test_canvases_are_multiples_of_64_and_all_are_used(dataset):
     assert loaders.train_canvases(320) == [(320, 448), (448, 320), (384, 384)]
 
 
-def test_first_pictures_are_those_of_the_first_epoch(dataset):
+def test_first_images_are_those_of_the_first_epoch(dataset):
     first = loaders.first_images(len(dataset), seed=3, count=4)
     ids = [i for batch in batches(dataset, stop_step=2) for i in batch.image_ids]
     assert [dataset.images[i].id for i in first] == ids
@@ -152,7 +152,7 @@ def test_training_on_what_evaluation_sees(dataset):
 
 @pytest.mark.parametrize("batch_size", [1, 2, 16])
 @pytest.mark.parametrize("workers", [0, 2])
-def test_evaluation_sees_every_picture_once(dataset, batch_size, workers):
+def test_evaluation_sees_every_image_once(dataset, batch_size, workers):
     preset = EvalPreset(48)
     found = {}
     for batch in loaders.eval_loader(dataset, preset, batch_size=batch_size, workers=workers):
@@ -164,7 +164,7 @@ def test_evaluation_sees_every_picture_once(dataset, batch_size, workers):
     assert found == {r.id: (r.height, r.width) for r in dataset.images}
 
 
-def test_evaluation_of_some_pictures(dataset):
+def test_evaluation_of_some_images(dataset):
     some = loaders.eval_loader(dataset, EvalPreset(48), batch_size=1, indices=[4, 2])
     assert sorted(i for batch in some for i in batch.image_ids) == [5, 40]
     assert len(some) == 2
@@ -192,24 +192,24 @@ def test_objects_of_the_crowd_are_only_ignored(dataset):
 
 # --- copy-paste -----------------------------------------------------------------------------------
 
-ALWAYS = TrainPreset(copy_paste=1.0, scale=(0.5, 1.0))  # whole pictures: no object is cropped away
+ALWAYS = TrainPreset(copy_paste=1.0, scale=(0.5, 1.0))  # whole images: no object is cropped away
 NEVER = TrainPreset(scale=(0.5, 1.0))
 
 
-def pictures(batches_):
-    """(image with padding, number of objects) of one picture after another."""
+def images(batches_):
+    """(image with padding, number of objects) of one image after another."""
     return [pair for b in batches_ for pair in zip(b.images, b.counts, strict=True)]
 
 
 def watched(dataset, monkeypatch):
-    """The indices of the pictures that are read from now on."""
+    """The indices of the images that are read from now on."""
     reads, read = [], dataset.read
     monkeypatch.setattr(dataset, "read", lambda index: reads.append(index) or read(index))
     return reads
 
 
 @pytest.mark.parametrize("preset", [TrainPreset(), TrainPreset(copy_paste=1e-9)])
-def test_pictures_without_pasting_rest_on_these_seeds(dataset, preset):
+def test_images_without_pasting_rest_on_these_seeds(dataset, preset):
     """The use number 3 is written down: runs that are resumed draw the same samples as before."""
     index_of = {record.id: index for index, record in enumerate(dataset.images)}
     for position, batch in enumerate(batches(dataset, preset, batch_size=1, stop_step=12)):
@@ -220,10 +220,10 @@ def test_pictures_without_pasting_rest_on_these_seeds(dataset, preset):
 
 
 def test_pasting_changes_nothing_else(dataset):
-    """At one half, half of the pictures are those of never and the others those of always."""
+    """At one half, half of the images are those of never and the others those of always."""
     half = TrainPreset(copy_paste=0.5, scale=(0.5, 1.0))
     never, some, always = (
-        pictures(batches(dataset, preset, stop_step=100)) for preset in (NEVER, half, ALWAYS)
+        images(batches(dataset, preset, stop_step=100)) for preset in (NEVER, half, ALWAYS)
     )
     plain = sum(torch.equal(a[0], b[0]) for a, b in zip(never, some, strict=True))
     pasted = sum(torch.equal(a[0], b[0]) for a, b in zip(always, some, strict=True))
@@ -241,8 +241,8 @@ def test_workers_and_resuming_change_nothing_with_pasting(dataset):
     assert not torch.equal(alone[0].images, again[0].images)
 
 
-def test_pasted_objects_come_from_all_other_pictures_that_have_some(dataset, monkeypatch):
-    """Picture 2 has none."""
+def test_pasted_objects_come_from_all_other_images_that_have_some(dataset, monkeypatch):
+    """Image 2 has none."""
     reads = watched(dataset, monkeypatch)
     batches(dataset, ALWAYS, batch_size=1, stop_step=240)
     pairs = list(zip(reads[::2], reads[1::2], strict=True))
@@ -251,7 +251,7 @@ def test_pasted_objects_come_from_all_other_pictures_that_have_some(dataset, mon
     assert max(pairs.count(pair) for pair in expected) < 25  # 8 or 10 are expected
 
 
-def test_no_other_picture_with_objects(dataset, monkeypatch):
+def test_no_other_image_with_objects(dataset, monkeypatch):
     content = dataset.ground_truth()
     for annotation in content["annotations"]:
         annotation["iscrowd"] = 1
@@ -279,7 +279,7 @@ def test_pasted_batches_meet_the_contract(dataset):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_broken_second_picture_ends_in_one_sentence(dataset, tiny_coco, workers):
+def test_a_broken_second_image_ends_in_one_sentence(dataset, tiny_coco, workers):
     two = dataset.subset([0, 4])
     first = loaders.first_images(2, seed=3, count=1)[0]
     path = two.path(1 - first)
@@ -295,7 +295,7 @@ def test_a_broken_second_picture_ends_in_one_sentence(dataset, tiny_coco, worker
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_broken_picture_ends_in_one_sentence(dataset, tiny_coco, workers):
+def test_a_broken_image_ends_in_one_sentence(dataset, tiny_coco, workers):
     path = tiny_coco.images / "5.png"
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(InputError, match=r"5\.png cannot be read") as caught:

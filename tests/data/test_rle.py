@@ -38,7 +38,6 @@ def test_dense_masks_come_back_in_every_form(masks):
     assert rle.encode(torch.from_numpy(masks)) == rles
     for mask, one in zip(masks, rles, strict=True):
         text = rle.to_json(one)
-        assert rle.from_json(text) == one
         assert rle.from_annotation(text, *size) == one
         assert rle.from_annotation(one, *size) == one
         plain = {"size": list(size), "counts": plain_counts(mask)}

@@ -1,4 +1,4 @@
-"""data/transforms.py and data/presets.py: picture and masks stay together."""
+"""data/transforms.py and data/presets.py: image and masks stay together."""
 
 import numpy as np
 import pytest
@@ -35,7 +35,7 @@ def blobs(height, width, seed, count=3):
     return np.stack([owner == id_ for id_ in range(1, count + 1)])
 
 
-def picture_of(masks):
+def image_of(masks):
     """The first three masks as the three colours: 255 where the object is."""
     return Image.fromarray(np.moveaxis(masks[:3], 0, 2).astype(np.uint8) * 255)
 
@@ -45,13 +45,13 @@ SIZES = st.integers(4, 70)
 
 @settings(deadline=None, max_examples=80)
 @given(SIZES, SIZES, SIZES, SIZES, st.integers(0, 10**6), st.booleans())
-def test_masks_go_where_the_picture_goes(height, width, h, w, seed, flip):
+def test_masks_go_where_the_image_goes(height, width, h, w, seed, flip):
     masks = blobs(height, width, seed)
     rng = np.random.default_rng(seed + 1)
     left, right = sorted(rng.choice(width + 1, 2, replace=False).tolist())
     top, bottom = sorted(rng.choice(height + 1, 2, replace=False).tolist())
     view = View(left, top, right, bottom, (h, w), flip)
-    seen = np.asarray(transforms.view_picture(picture_of(masks), view))
+    seen = np.asarray(transforms.view_image(image_of(masks), view))
     moved = transforms.view_masks(rle.encode(masks), (height, width), view)
     grey = np.moveaxis(seen, 2, 0).astype(int)
     sure = np.abs(grey - 127.5) > 3  # next to one half the rounding of two passes may differ
@@ -90,8 +90,8 @@ def test_objects_emptied_by_the_crop_are_dropped():
     ignore = np.zeros((40, 60), dtype=bool)
     ignore[:4] = ignore[:, 50:] = True
     view = View(0, 0, 30, 40, (40, 30))
-    picture = Image.new("RGB", (60, 40))
-    sample = transforms.apply(picture, annotated(masks, ignore), view, (64, 64))
+    image = Image.new("RGB", (60, 40))
+    sample = transforms.apply(image, annotated(masks, ignore), view, (64, 64))
     assert sample.labels.tolist() == [0, 3]
     assert (sample.masks == masks[[0, 3], :, :30]).all()
     assert (sample.ignore == ignore[:, :30]).all()
@@ -99,11 +99,11 @@ def test_objects_emptied_by_the_crop_are_dropped():
     assert (sample.size, sample.orig_size, sample.canvas) == ((40, 30), (40, 60), (64, 64))
 
 
-def test_pictures_without_objects_are_ordinary():
+def test_images_without_objects_are_ordinary():
     nothing = annotated(np.zeros((0, 40, 60), dtype=bool))
-    picture = Image.new("RGB", (60, 40))
+    image = Image.new("RGB", (60, 40))
     for preset in (TrainPreset(), EvalPreset(64)):
-        sample = preset(picture, nothing, (128, 128), seeds.generator(0))
+        sample = preset(image, nothing, (128, 128), seeds.generator(0))
         assert sample.masks.shape == (0, *sample.size) and sample.labels.shape == (0,)
         assert not sample.ignore.any() and sample.ignore.shape == sample.size
 
@@ -132,7 +132,7 @@ def squares(size, *boxes):
 
 
 def random_sample(seed, first_label, disjoint):
-    """Up to three objects, empty ones too, some ignored pixels, and noise for a picture."""
+    """Up to three objects, empty ones too, some ignored pixels, and noise for an image."""
     rng = np.random.default_rng(seed)
     height, width = rng.integers(2, 15, 2)
     masks = blobs(height, width, seed, count=int(rng.integers(0, 4)) or 1)
@@ -371,10 +371,10 @@ def test_hue_turns_the_colour_circle_and_keeps_the_luma():
 
 @settings(deadline=None, max_examples=40)
 @given(SIZES, SIZES, st.integers(0, 10**6))
-def test_training_pictures_stay_together_in_any_canvas(height, width, seed):
+def test_training_images_stay_together_in_any_canvas(height, width, seed):
     masks = blobs(height, width, seed)
     preset = TrainPreset(scale=(0.3, 3.0), **PLAIN)
-    sample = preset(picture_of(masks), annotated(masks), (64, 128), seeds.generator(seed))
+    sample = preset(image_of(masks), annotated(masks), (64, 128), seeds.generator(seed))
     assert sample.size[0] <= 64 and sample.size[1] <= 128
     grey = sample.image.numpy().astype(int)
     for label, mask in zip(sample.labels, sample.masks, strict=True):
@@ -384,10 +384,10 @@ def test_training_pictures_stay_together_in_any_canvas(height, width, seed):
 
 def test_the_scale_is_relative_to_the_fit():
     masks = np.ones((1, 60, 90), dtype=bool)
-    picture = picture_of(np.repeat(masks, 3, axis=0))
+    image = image_of(np.repeat(masks, 3, axis=0))
     for scale, size in ((1.0, (128, 192)), (0.5, (64, 96)), (2.0, (192, 192))):
         preset = TrainPreset(scale=(scale, scale), **PLAIN)
-        sample = preset(picture, annotated(masks), (192, 192), seeds.generator(0))
+        sample = preset(image, annotated(masks), (192, 192), seeds.generator(0))
         assert sample.size == size
 
 
@@ -404,15 +404,15 @@ def test_the_same_generator_gives_the_same_sample(noise):
 def test_every_draw_is_used():
     """Flip, place and colour vary over the generators, in the whole of their range."""
     ramp = np.tile(np.linspace(0, 255, 200).astype(np.uint8)[None, :, None], (200, 1, 3))
-    picture, nothing = Image.fromarray(ramp), annotated(np.zeros((0, 200, 200), dtype=bool))
+    image, nothing = Image.fromarray(ramp), annotated(np.zeros((0, 200, 200), dtype=bool))
     preset = TrainPreset(scale=(2, 2), **PLAIN)
     flips, starts = [], []
     for seed in range(200):
-        row = preset(picture, nothing, (64, 64), seeds.generator(seed)).image[0, 0].int()
+        row = preset(image, nothing, (64, 64), seeds.generator(seed)).image[0, 0].int()
         flips.append(bool(row[0] > row[-1]))
         starts.append(int(row.min()))
     assert 70 < sum(flips) < 130
-    assert min(starts) < 10 and max(starts) > 117  # half of the picture is seen
+    assert min(starts) < 10 and max(starts) > 117  # half of the image is seen
 
 
 @pytest.mark.parametrize(
@@ -438,7 +438,7 @@ def test_the_paper_size_is_reached():
     assert EvalPreset(640).size(480, 853) == (486, 864)
 
 
-def test_a_picture_has_to_fit_into_the_canvas():
+def test_an_image_has_to_fit_into_the_canvas():
     masks = np.ones((1, 40, 60), dtype=bool)
     with pytest.raises(ValueError, match="does not fit"):
         EvalPreset(320)(Image.new("RGB", (60, 40)), annotated(masks), (64, 64))

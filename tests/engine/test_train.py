@@ -129,7 +129,7 @@ def test_results_against_pycocotools_by_hand(on_train, toy_coco):
 
     truth = COCO(str(toy_coco / "annotations" / "instances_train.json"))
     for annotation in truth.dataset["annotations"]:
-        annotation["area"] = int(rle.area([rle.from_json(annotation["segmentation"])])[0])
+        annotation["area"] = int(rle.area([annotation["segmentation"]])[0])
     evaluation = COCOeval(truth, truth.loadRes(on_train["detections"]), "segm")
     evaluation.evaluate()
     evaluation.accumulate()
@@ -188,7 +188,7 @@ def test_predictions_of_pictures_a_folder_and_a_list(toy_run, toy_coco, tmp_path
     for row, each in zip(rows, content["annotations"], strict=True):
         image = content["images"][each["image_id"] - 1]
         size = (image["height"], image["width"])
-        mask = rle.decode([rle.from_json(each["segmentation"])], size)[0]
+        mask = rle.decode([each["segmentation"]], size)[0]
         ys, xs = np.nonzero(mask)
         assert each["area"] == int(row["area"]) == len(xs) and each["score"] > 0.05
         assert (int(row["x0"]), int(row["y1"])) == (xs.min(), ys.max() + 1)
@@ -199,7 +199,7 @@ def test_predictions_of_pictures_a_folder_and_a_list(toy_run, toy_coco, tmp_path
     for each in sorted(
         first, key=lambda each: (each["area"], each["id"])
     ):  # the smallest is on top
-        mask = rle.decode([rle.from_json(each["segmentation"])], (64, 64))[0]
+        mask = rle.decode([each["segmentation"]], (64, 64))[0]
         expected[mask & (expected == 0)] = each["id"]
     assert (np.asarray(Image.open(out / "00001_0_instances.png")) == expected).all()
     assert expected.max() > 0

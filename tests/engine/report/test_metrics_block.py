@@ -93,7 +93,7 @@ def test_numbers_against_pycocotools(evaluated, toy_coco):
     content, _ = evaluated
     truth = COCO(str(toy_coco / "annotations" / "instances_train.json"))
     for annotation in truth.dataset["annotations"]:
-        annotation["area"] = int(rle.area([rle.from_json(annotation["segmentation"])])[0])
+        annotation["area"] = int(rle.area([annotation["segmentation"]])[0])
     evaluation = COCOeval(truth, truth.loadRes(content["detections"]), "segm")
     evaluation.evaluate()
     evaluation.accumulate()

@@ -10,7 +10,7 @@ from PIL import Image
 
 from data.dataset import open_datasets
 from data.errors import InputError
-from data.readers import voc
+from data.readers import voc, write_json
 
 
 def write_voc(root, names):
@@ -45,8 +45,8 @@ def test_voc_is_converted_once(voc_data, tmp_path, below, capsys):
     assert {split: len(one) for split, one in sets.items()} == {"train": 2, "val": 1}
     assert sets["train"].read(0)[1].labels.tolist() == [0]
     files = converted(cache)
-    said = capsys.readouterr().out
-    assert len(files) == 2 and all(str(file) in said for file in files)
+    printed = capsys.readouterr().out
+    assert len(files) == 2 and all(str(file) in printed for file in files)
     before = [file.stat().st_mtime_ns for file in files]
     open_datasets(voc_data, cache=cache)
     assert [file.stat().st_mtime_ns for file in converted(cache)] == before
@@ -79,6 +79,14 @@ def test_a_cache_that_cannot_be_written(voc_data, tmp_path):
         open_datasets(voc_data, cache=tmp_path / "cache")
 
 
+def test_json_is_written_whole_or_not_at_all(tmp_path):
+    with pytest.raises(TypeError):
+        write_json({"a": object()}, tmp_path / "a.json")
+    assert list(tmp_path.iterdir()) == []
+    write_json({"a": 1}, tmp_path / "a.json")
+    assert json.loads((tmp_path / "a.json").read_text()) == {"a": 1}
+
+
 def test_sbd_trains_beside_voc(voc_data, tmp_path):
     root = voc_data / "benchmark_RELEASE" / "dataset"
     (root / "img").mkdir(parents=True)
@@ -108,12 +116,12 @@ def test_coco_folders(tiny_coco, tmp_path):
 
 
 @pytest.mark.parametrize("folder", ["train2017", "images", "images/train", "images/train2017", "."])
-def test_coco_pictures_are_found(tiny_coco, folder):
+def test_coco_images_are_found(tiny_coco, folder):
     place = tiny_coco.root / folder
-    pictures = list(tiny_coco.images.iterdir())
+    images = list(tiny_coco.images.iterdir())
     place.mkdir(parents=True, exist_ok=True)
-    for picture in pictures:
-        picture.rename(place / picture.name)
+    for image in images:
+        image.rename(place / image.name)
     (tiny_coco.root / "val").unlink()
     tiny_coco.images.rmdir()
     tiny_coco.json.rename(tiny_coco.json.with_name("instances_train2017.json"))
@@ -121,7 +129,7 @@ def test_coco_pictures_are_found(tiny_coco, folder):
     assert dataset.read(1)[0].size == (48, 64)
 
 
-def test_pictures_of_a_voc_folder_beside(tiny_coco):
+def test_images_of_a_voc_folder_beside(tiny_coco):
     (tiny_coco.root / "val").unlink()
     place = tiny_coco.root.parent / "VOCdevkit" / "VOC2012" / "JPEGImages"
     place.parent.mkdir(parents=True)
@@ -149,13 +157,13 @@ def test_files_named_one_by_one(tiny_coco, tmp_path):
     assert open_datasets(train_json=tiny_coco.json, splits=("train",))["train"].read(0)
     with pytest.raises(InputError, match="no val annotations were named: give --val-json"):
         open_datasets(train_json=tiny_coco.json)
-    with pytest.raises(InputError, match=r"none\.json is missing"):
+    with pytest.raises(InputError, match=r"none\.json cannot be read \(No such file"):
         open_datasets(train_json=tmp_path / "none.json", splits=("train",))
-    with pytest.raises(InputError, match="6 of 6 pictures are not in .*--images"):
+    with pytest.raises(InputError, match="6 of 6 images are not in .*--images"):
         open_datasets(val_json=val, images=tiny_coco.json.parent, splits=("val",))
 
 
-def test_what_is_missing_is_said(tiny_coco, tmp_path):
+def test_what_is_missing_is_named(tiny_coco, tmp_path):
     with pytest.raises(InputError, match=r"none is no folder: .*--data"):
         open_datasets(tmp_path / "none")
     (tmp_path / "empty").mkdir()
