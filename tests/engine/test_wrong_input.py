@@ -99,19 +99,19 @@ def edit(path, change):
 VOC_FAULTS = {
     "half a folder": (
         lambda voc: shutil.rmtree(voc / "SegmentationObject"),
-        ["VOC2012 is no whole VOC folder", "SegmentationObject is missing", "unpack"],
+        ["VOC2012 is no whole VOC folder", "it lacks SegmentationObject", "unpack"],
     ),
     "no lists": (
         lambda voc: shutil.rmtree(voc / "ImageSets"),
-        ["VOC2012 is no whole VOC folder", "ImageSets/Segmentation is missing", "unpack"],
+        ["VOC2012 is no whole VOC folder", "it lacks ImageSets/Segmentation", "unpack"],
     ),
     "no train list": (
         lambda voc: (voc / "ImageSets/Segmentation/train.txt").unlink(),
-        ["Segmentation/train.txt is missing", "list one picture name per line"],
+        ["Segmentation/train.txt is missing", "list one image name per line"],
     ),
     "empty train list": (
         lambda voc: (voc / "ImageSets/Segmentation/train.txt").write_text("\n"),
-        ["Segmentation/train.txt is empty", "list one picture name per line"],
+        ["Segmentation/train.txt is empty", "list one image name per line"],
     ),
     "list names a missing picture": (
         lambda voc: (voc / "ImageSets/Segmentation/train.txt").write_text("a\ngone\n"),
@@ -119,15 +119,15 @@ VOC_FAULTS = {
     ),
     "truncated picture": (
         lambda voc: truncate(voc / "JPEGImages/b.jpg"),
-        ["JPEGImages/b.jpg cannot be read as a picture", "replace the file"],
+        ["JPEGImages/b.jpg cannot be read as an image", "replace the file"],
     ),
     "truncated map": (
         lambda voc: truncate(voc / "SegmentationClass/b.png"),
-        ["SegmentationClass/b.png cannot be read", "write it again"],
+        ["SegmentationClass/b.png cannot be read", "save it again"],
     ),
     "instance map of another size": (
         lambda voc: Image.new("P", (60, 48)).save(voc / "SegmentationObject/c.png"),
-        ["SegmentationObject/c.png is 60 x 48", "c.jpg is 64 x 48", "draw it at"],
+        ["SegmentationObject/c.png is 60 x 48", "c.jpg is 64 x 48", "save it at"],
     ),
     "class without a name": (
         lambda voc: (voc / "classes.txt").write_text("\n"),
@@ -171,7 +171,7 @@ COCO_FAULTS = {
     ),
     "picture is missing": (
         lambda c: first(c, "images").update(file_name="gone.png"),
-        ["instances_train.json: 1 of 8 pictures", "gone.png", "--images"],
+        ["instances_train.json: 1 of 8 images", "gone.png", "--images"],
     ),
     "picture of another size": (
         lambda c: first(c, "images").update(height=32) or c.update(annotations=[]),
@@ -320,7 +320,7 @@ def test_a_failing_start_does_not_throw_the_old_run_away(complain, coco, toy_run
     out = shutil.copytree(toy_run, tmp_path / "old")
     truncate(coco / "train" / "3.png")
     argv = [*TRAIN, "--batch-size", "8", "--data", coco, "--out", out, "--overwrite"]
-    assert "3.png cannot be read as a picture" in complain(train.main, *argv)
+    assert "3.png cannot be read as an image" in complain(train.main, *argv)
     assert checkpoint.load(out / "last.pt")["iteration"] == 48
 
 
@@ -337,7 +337,7 @@ def test_resuming_another_model_or_other_classes(complain, coco, toy_run, tmp_pa
         path = coco / "annotations" / f"instances_{split}.json"
         edit(path, lambda content: content["categories"].append({"id": 8, "name": "crab"}))
     said = complain(train.main, *argv)
-    assert "the class list does not fit" in said and "crab" in said and "train anew" in said
+    assert "the class list does not fit" in said and "crab" in said and "train again" in said
 
 
 CHANGED = "--overfit 4", "--seed 1", "--batch-size 2", "--colour 0", "--copy-paste 0.5"
@@ -386,7 +386,7 @@ def test_a_class_list_that_does_not_fit(complain, coco, toy_run, main):
     edit(coco / "annotations/instances_val.json", lambda c: c["categories"][0].update(name="ring"))
     said = complain(main, "--checkpoint", toy_run / "best.pt", "--data", coco, *IN_LINE)
     assert "the class list does not fit" in said and "instances_val.json" in said
-    assert "only given: disc; only there: ring" in said and "train anew" in said
+    assert "only given: disc; only there: ring" in said and "train again" in said
 
 
 @pytest.mark.parametrize("main", [evaluate.main, visualize.main])
@@ -402,7 +402,7 @@ def test_data_that_moved_away_since_the_training(complain, coco, toy_run, tmp_pa
 def test_a_broken_picture_of_the_split(complain, coco, toy_run, main):
     truncate(coco / "val" / "9.png")
     said = complain(main, "--checkpoint", toy_run / "best.pt", "--data", coco, *IN_LINE)
-    assert "val/9.png cannot be read as a picture" in said and "replace the file" in said
+    assert "val/9.png cannot be read as an image" in said and "replace the file" in said
 
 
 def test_results_that_cannot_be_written(complain, toy_run, tmp_path):
@@ -453,7 +453,7 @@ def test_a_broken_picture_in_the_middle_leaves_a_run_to_go_on_with(
     argv = [*TRAIN, "--iterations", "4", "--eval-every", "1", "--data", coco, "--out", "run"]
     argv += ["--workers", "1"]  # the sentence has to come through from another process
     code, lines = exit_of(train.main, argv, monkeypatch, capsys)
-    assert code == 2 and "val/9.png cannot be read as a picture" in lines[-1]
+    assert code == 2 and "val/9.png cannot be read as an image" in lines[-1]
     assert not [line for line in lines if "Traceback" in line]
     assert checkpoint.load(tmp_path / "run" / "last.pt")["iteration"] == 2
     assert not list((tmp_path / "run").glob("*.tmp"))
