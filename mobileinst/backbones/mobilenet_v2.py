@@ -6,6 +6,7 @@ Published weights follow one of two conventions and lose accuracy under the othe
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -90,12 +91,12 @@ def drop_residuals(layers: nn.Module, drop_path: float) -> None:
         block.conv.append(StochasticDepth(rate, "row"))
 
 
-def mobilenet_v2(**overrides) -> MobileNetV2:
+def mobilenet_v2(**overrides: Any) -> MobileNetV2:
     """2.22 M parameters, for weights of the original and what was converted from it."""
     return MobileNetV2(**{"one_sided": True, "mean": HALF, "std": HALF} | overrides)
 
 
-def mobilenet_v2_torchvision(**overrides) -> MobileNetV2:
+def mobilenet_v2_torchvision(**overrides: Any) -> MobileNetV2:
     """The same for the weights torchvision publishes."""
     convention = {"one_sided": False, "mean": IMAGENET_MEAN, "std": IMAGENET_STD}
     return MobileNetV2(**convention | overrides)

@@ -5,15 +5,15 @@ Parameter names are those of the published checkpoints (`smb*`, `trans*`). The o
 for segmentation returns fewer maps; here each stage gives one, as the decoders of MobileInst want.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mobileinst.layers.conv import ConvBN, InvertedResidual
+from mobileinst.layers.conv import ConvBN, Pyramid, Rows
 from mobileinst.layers.conv_transformer import Block, Transformer, attend_on_map
 from mobileinst.layers.pixels import IMAGENET_MEAN, IMAGENET_STD
-
-Rows = tuple[tuple[int, int, int, int], ...]  # (kernel, expansion, channels, stride)
 
 # The inverted residuals of the stages smb1 .. smb5; the stem comes before those of smb1.
 TINY = (
@@ -73,9 +73,9 @@ class SeaFormer(nn.Module):
         super().__init__()
         width, total_stride, sizes = stem, 1, []
         for i, rows in enumerate(stages, 1):
-            stage = Stage(width, total_stride, rows)
+            stage = Pyramid(width, total_stride, rows, stem="stem_block" if i == 1 else "")
             self.add_module(f"smb{i}", stage)
-            width, total_stride = rows[-1][2], stage.strides[-1]
+            width, total_stride = stage.sizes[-1]
             sizes.append((width, total_stride))
         self.channels, self.strides = zip(*sizes)
         self.plain = len(stages) - len(key_dims)  # stages without a transformer
@@ -90,8 +90,7 @@ class SeaFormer(nn.Module):
         """What works at this stride or a finer one, in order."""
         layers = []
         for i, total_stride in enumerate(self.strides, 1):
-            stage = self.get_submodule(f"smb{i}")
-            layers += [x for x, s in zip(stage, stage.strides, strict=True) if s <= stride]
+            layers += self.get_submodule(f"smb{i}").layers_until(stride)
             if i > self.plain and total_stride <= stride:
                 layers.append(self.get_submodule(f"trans{i - self.plain}"))
         return layers
@@ -104,27 +103,6 @@ class SeaFormer(nn.Module):
                 x = self.get_submodule(f"trans{i - self.plain}")(x)
             maps.append(x)
         return maps  # /4, /8, /16, /32, /64
-
-
-class Stage(nn.Sequential):
-    """The inverted residuals `layer1` .. `layerN`, behind the stem where images come in.
-
-    width, stride: of what comes in; a stride of 1 means images, and `width` is then the stem's.
-    `strides`: the stride at which each layer works, the stem included.
-    """
-
-    def __init__(self, width: int, stride: int, rows: Rows):
-        super().__init__()
-        self.strides = []
-        if stride == 1:
-            self.stem_block = nn.Sequential(ConvBN(3, width, 3, stride=2), nn.ReLU(inplace=True))
-            stride = 2
-            self.strides.append(stride)
-        for i, (kernel, expansion, channels, step) in enumerate(rows, 1):
-            layer = InvertedResidual(width, channels, kernel, expansion, step)
-            self.add_module(f"layer{i}", layer)
-            width, stride = channels, stride * step
-            self.strides.append(stride)
 
 
 class SeaAttention(nn.Module):
@@ -185,22 +163,22 @@ class PositionEmbedding(nn.Module):
         return x + F.interpolate(row, size, mode="bilinear", align_corners=False)[:, :, 0]
 
 
-def seaformer_tiny(**overrides) -> SeaFormer:
+def seaformer_tiny(**overrides: Any) -> SeaFormer:
     """1.62 M parameters, 0.47 G multiply-adds at 512 × 512."""
     return SeaFormer(**{"stages": TINY, "depth": 2, "num_heads": 4} | overrides)
 
 
-def seaformer_small(**overrides) -> SeaFormer:
+def seaformer_small(**overrides: Any) -> SeaFormer:
     """3.91 M parameters, 0.88 G multiply-adds at 512 × 512."""
     return SeaFormer(**{"stages": SMALL, "depth": 3, "num_heads": 6} | overrides)
 
 
-def seaformer_base(**overrides) -> SeaFormer:
+def seaformer_base(**overrides: Any) -> SeaFormer:
     """8.49 M parameters, 1.53 G multiply-adds at 512 × 512."""
     return SeaFormer(**{"stages": BASE, "depth": 4, "num_heads": 8} | overrides)
 
 
-def seaformer_large(**overrides) -> SeaFormer:
+def seaformer_large(**overrides: Any) -> SeaFormer:
     """13.73 M parameters, 5.91 G multiply-adds at 512 × 512; a third transformer, at 1/16."""
     sizes = {"stages": LARGE, "stem": 32, "depth": 3, "num_heads": 8}
     sizes |= {"key_dims": (16, 20, 24), "mlp_ratios": (2, 4, 6)}

@@ -4,6 +4,8 @@ The form that Mask2Former uses: images of any size in, four maps out, each behin
 its own. Parameter names are those of the published checkpoints. Inside, maps are [B,h,w,C].
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -50,7 +52,7 @@ class SwinTransformer(nn.Module):
         self.patch_embed = PatchEmbed(embed_dim)
         rates = torch.linspace(0, drop_path, sum(depths), device="cpu").split(depths)
         self.layers = nn.ModuleList(
-            Stage(
+            SwinStage(
                 self.channels[i], num_heads[i], window_size, rates[i].tolist(), last=i == stages[-1]
             )
             for i in stages
@@ -91,7 +93,7 @@ class PatchEmbed(nn.Module):
         return self.norm(x.permute(0, 2, 3, 1))  # [B,h,w,C]
 
 
-class Stage(nn.Module):
+class SwinStage(nn.Module):
     """Blocks on one grid [B,h,w,C]; every second one shifts its windows by half a window.
 
     `downsample` leads to the next stage. The caller applies it, after taking the map before it.
@@ -103,7 +105,7 @@ class Stage(nn.Module):
         super().__init__()
         self.window_size, self.shift = window_size, window_size // 2
         self.blocks = nn.ModuleList(
-            Block(width, num_heads, window_size, self.shift if i % 2 else 0, rate)
+            SwinBlock(width, num_heads, window_size, self.shift if i % 2 else 0, rate)
             for i, rate in enumerate(rates)
         )
         self.downsample = nn.Identity() if last else PatchMerging(width)
@@ -115,7 +117,7 @@ class Stage(nn.Module):
         return x
 
 
-class Block(nn.Module):
+class SwinBlock(nn.Module):
     """Window attention and feed-forward, each behind a LayerNorm and with a residual."""
 
     def __init__(self, width: int, num_heads: int, window_size: int, shift: int, rate: float):
@@ -275,23 +277,23 @@ def shift_mask(height: int, width: int, size: int, shift: int, device: torch.dev
     return -100.0 * (part[:, :, None] != part[:, None])
 
 
-def swin_tiny(**overrides) -> SwinTransformer:
+def swin_tiny(**overrides: Any) -> SwinTransformer:
     """27.52 M parameters, windows of 7."""
     return SwinTransformer(**overrides)
 
 
-def swin_small(**overrides) -> SwinTransformer:
+def swin_small(**overrides: Any) -> SwinTransformer:
     """48.84 M parameters, windows of 7."""
     return SwinTransformer(**{"depths": (2, 2, 18, 2)} | overrides)
 
 
-def swin_base(**overrides) -> SwinTransformer:
+def swin_base(**overrides: Any) -> SwinTransformer:
     """86.88 M parameters, windows of 12."""
     sizes = {"embed_dim": 128, "num_heads": (4, 8, 16, 32), "window_size": 12}
     return swin_small(**sizes | overrides)
 
 
-def swin_large(**overrides) -> SwinTransformer:
+def swin_large(**overrides: Any) -> SwinTransformer:
     """195.20 M parameters, windows of 12."""
     sizes = {"embed_dim": 192, "num_heads": (6, 12, 24, 48), "window_size": 12}
     return swin_small(**sizes | overrides)

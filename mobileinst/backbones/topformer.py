@@ -5,67 +5,46 @@ injection of the paper is left out: MobileInst's enhancers take its place, and I
 checkpoints have no weights for it.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mobileinst.layers.conv import ConvBN, InvertedResidual
+from mobileinst.layers.conv import ConvBN, Pyramid, Rows
 from mobileinst.layers.conv_transformer import Block, Transformer, attend_on_map
 from mobileinst.layers.pixels import IMAGENET_MEAN, IMAGENET_STD
 
-# (kernel, expansion, channels, stride) of every inverted residual after the stem.
+# Of every inverted residual after the stem.
 TINY = (
-    (3, 1, 16, 1),
-    (3, 4, 16, 2),
-    (3, 3, 16, 1),
-    (5, 3, 32, 2),
-    (5, 3, 32, 1),
-    (3, 3, 64, 2),
-    (3, 3, 64, 1),
-    (5, 6, 96, 2),
-    (5, 6, 96, 1),
-)
+    (3, 1, 16, 1), (3, 4, 16, 2), (3, 3, 16, 1), (5, 3, 32, 2), (5, 3, 32, 1),
+    (3, 3, 64, 2), (3, 3, 64, 1), (5, 6, 96, 2), (5, 6, 96, 1),
+)  # fmt: skip
 SMALL = (
-    (3, 1, 16, 1),
-    (3, 4, 24, 2),
-    (3, 3, 24, 1),
-    (5, 3, 48, 2),
-    (5, 3, 48, 1),
-    (3, 3, 96, 2),
-    (3, 3, 96, 1),
-    (5, 6, 128, 2),
-    (5, 6, 128, 1),
-    (3, 6, 128, 1),
-)
+    (3, 1, 16, 1), (3, 4, 24, 2), (3, 3, 24, 1), (5, 3, 48, 2), (5, 3, 48, 1),
+    (3, 3, 96, 2), (3, 3, 96, 1), (5, 6, 128, 2), (5, 6, 128, 1), (3, 6, 128, 1),
+)  # fmt: skip
 BASE = (
-    (3, 1, 16, 1),
-    (3, 4, 32, 2),
-    (3, 3, 32, 1),
-    (5, 3, 64, 2),
-    (5, 3, 64, 1),
-    (3, 3, 128, 2),
-    (3, 3, 128, 1),
-    (5, 6, 160, 2),
-    (5, 6, 160, 1),
-    (3, 6, 160, 1),
-)
+    (3, 1, 16, 1), (3, 4, 32, 2), (3, 3, 32, 1), (5, 3, 64, 2), (5, 3, 64, 1),
+    (3, 3, 128, 2), (3, 3, 128, 1), (5, 6, 160, 2), (5, 6, 160, 1), (3, 6, 160, 1),
+)  # fmt: skip
 
 
 class TopFormer(nn.Module):
     """Normalised images [B,3,H,W] -> the taps of the pyramid and X6, the transformer's map.
 
-    `layers` are rows (kernel, expansion, channels, stride); `taps` the indices of the rows whose
-    outputs are returned. X6 holds all taps, averaged onto half the grid of the last tap (rounded
-    up) and mixed by `depth` transformer blocks. `channels` and `strides` describe the returned
-    maps, `mean` and `std` what the published weights want pixels in 0..1 to be normalised with; a
-    map at stride s has the grid ceil(H/s) × ceil(W/s).
+    rows: of the pyramid. taps: indices of the rows whose outputs are returned. X6 holds all taps,
+    averaged onto half the grid of the last tap (rounded up) and mixed by `depth` transformer
+    blocks. `channels` and `strides` describe the returned maps, `mean` and `std` what the published
+    weights want pixels in 0..1 to be normalised with; a map at stride s has the grid
+    ceil(H/s) × ceil(W/s).
     """
 
     mean, std = IMAGENET_MEAN, IMAGENET_STD
 
     def __init__(
         self,
-        layers: tuple[tuple[int, int, int, int], ...] = TINY,
+        rows: Rows = TINY,
         taps: tuple[int, ...] = (2, 4, 6, 8),
         depth: int = 4,
         num_heads: int = 4,
@@ -75,11 +54,11 @@ class TopFormer(nn.Module):
         drop_path: float = 0.1,
     ):
         super().__init__()
-        self.tpm = TokenPyramid(layers, taps)
+        self.tpm = TokenPyramid(rows, taps)
         width = sum(self.tpm.channels)
         rates = torch.linspace(0, drop_path, depth, device="cpu").tolist()
         self.trans = Transformer(
-            Block(Attention(width, num_heads, key_dim, attn_ratio), width, mlp_ratio, rate)
+            Block(MapAttention(width, num_heads, key_dim, attn_ratio), width, mlp_ratio, rate)
             for rate in rates
         )
         self.channels = (*self.tpm.channels, width)
@@ -97,38 +76,23 @@ class TopFormer(nn.Module):
         return [*taps, self.trans(torch.cat(tokens, 1))]  # and /64
 
 
-class TokenPyramid(nn.Module):
-    """The stem and `layer1` .. `layerN`; returns the outputs of the layers in `taps`."""
+class TokenPyramid(Pyramid):
+    """Images -> the outputs of the rows in `taps`."""
 
-    def __init__(self, layers: tuple[tuple[int, int, int, int], ...], taps: tuple[int, ...]):
-        super().__init__()
-        self.stem = nn.Sequential(ConvBN(3, 16, 3, stride=2), nn.ReLU(inplace=True))
+    def __init__(self, rows: Rows, taps: tuple[int, ...]):
+        super().__init__(16, 1, rows, stem="stem")
         self.taps = taps
-        self.names = [f"layer{i}" for i in range(1, len(layers) + 1)]
-        width, total_stride, sizes = 16, 2, []
-        for name, (kernel, expansion, channels, stride) in zip(self.names, layers, strict=True):
-            self.add_module(name, InvertedResidual(width, channels, kernel, expansion, stride))
-            width, total_stride = channels, total_stride * stride
-            sizes.append((width, total_stride))
-        self.layer_strides = tuple(total for _, total in sizes)
-        self.channels = tuple(sizes[i][0] for i in taps)
-        self.strides = tuple(sizes[i][1] for i in taps)
-
-    def layers_until(self, stride: int) -> list[nn.Module]:
-        """The stem and the layers that work at this stride or a finer one."""
-        strides = (2, *self.layer_strides)
-        pairs = zip(("stem", *self.names), strides, strict=True)
-        return [self.get_submodule(name) for name, s in pairs if s <= stride]
+        self.channels, self.strides = zip(*(self.sizes[tap + 1] for tap in taps))
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        x, maps = self.stem(images), []  # [B,16,H/2,W/2]
-        for name in self.names:
-            x = self.get_submodule(name)(x)  # [B,C_i,H/s_i,W/s_i]
+        x, maps = images, []
+        for layer in self:
+            x = layer(x)  # [B,C_i,H/s_i,W/s_i]
             maps.append(x)
-        return [maps[i] for i in self.taps]
+        return [maps[tap + 1] for tap in self.taps]
 
 
-class Attention(nn.Module):
+class MapAttention(nn.Module):
     """Self-attention over the cells of a map, every projection a 1×1 convolution with BatchNorm.
 
     The logits are not scaled: the official code computes a scale and never uses it.
@@ -178,16 +142,16 @@ def average_columns(x: Tensor, bins: int) -> Tensor:
     return x @ inside.to(x.dtype) / inside.sum(0)
 
 
-def topformer_tiny(**overrides) -> TopFormer:
+def topformer_tiny(**overrides: Any) -> TopFormer:
     """1.29 M parameters, 0.42 G multiply-adds at 512 × 512."""
-    return TopFormer(**{"layers": TINY, "taps": (2, 4, 6, 8), "num_heads": 4} | overrides)
+    return TopFormer(**{"rows": TINY, "taps": (2, 4, 6, 8), "num_heads": 4} | overrides)
 
 
-def topformer_small(**overrides) -> TopFormer:
+def topformer_small(**overrides: Any) -> TopFormer:
     """2.81 M parameters, 0.77 G multiply-adds at 512 × 512."""
-    return TopFormer(**{"layers": SMALL, "taps": (2, 4, 6, 9), "num_heads": 6} | overrides)
+    return TopFormer(**{"rows": SMALL, "taps": (2, 4, 6, 9), "num_heads": 6} | overrides)
 
 
-def topformer_base(**overrides) -> TopFormer:
+def topformer_base(**overrides: Any) -> TopFormer:
     """4.68 M parameters, 1.20 G multiply-adds at 512 × 512."""
-    return TopFormer(**{"layers": BASE, "taps": (2, 4, 6, 9), "num_heads": 8} | overrides)
+    return TopFormer(**{"rows": BASE, "taps": (2, 4, 6, 9), "num_heads": 8} | overrides)

@@ -5,6 +5,8 @@ from torch import Tensor, nn
 
 from mobileinst.layers.init import init_conv
 
+Rows = tuple[tuple[int, int, int, int], ...]  # (kernel, expansion, channels, stride)
+
 
 class ConvBN(nn.Module):
     """Convolution without bias, then BatchNorm (eps 1e-5); no activation.
@@ -28,7 +30,7 @@ class ConvBN(nn.Module):
         self.bn.reset_parameters()
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.bn(self.c(x))
+        return self.bn(self.c(x))  # [B,C,ceil(H/stride),ceil(W/stride)]
 
 
 class InvertedResidual(nn.Module):
@@ -48,6 +50,32 @@ class InvertedResidual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.conv(x) if self.residual else self.conv(x)
+
+
+class Pyramid(nn.Sequential):
+    """Inverted residuals `layer1` .. `layerN`, after a stem of stride 2 if it has a name.
+
+    width, stride: of the input, or `width` of the stem. rows: of `InvertedResidual` each.
+    `sizes`: channels and stride of each layer's output, the stem included.
+    """
+
+    def __init__(self, width: int, stride: int, rows: Rows, stem: str = ""):
+        super().__init__()
+        self.sizes = []
+        if stem:
+            bricks = ConvBN(3, width, 3, stride=2), nn.ReLU(inplace=True)
+            self.add_module(stem, nn.Sequential(*bricks))
+            stride *= 2
+            self.sizes.append((width, stride))
+        for i, (kernel, expansion, channels, step) in enumerate(rows, 1):
+            layer = InvertedResidual(width, channels, kernel, expansion, step)
+            self.add_module(f"layer{i}", layer)
+            width, stride = channels, stride * step
+            self.sizes.append((width, stride))
+
+    def layers_until(self, stride: int) -> list[nn.Module]:
+        """The layers at this stride or a finer one."""
+        return [layer for layer, (_, s) in zip(self, self.sizes, strict=True) if s <= stride]
 
 
 def conv_bn_relu(in_channels: int, channels: int, kernel: int = 1) -> nn.Sequential:

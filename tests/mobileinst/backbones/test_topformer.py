@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from mobileinst.backbones.topformer import (
-    Attention,
+    MapAttention,
     TopFormer,
     average_onto,
     topformer_base,
@@ -120,7 +120,7 @@ def test_inverted_residual_against_a_plain_restatement(rebuild):
 @torch.no_grad()
 def test_transformer_block_against_a_plain_restatement(rebuild):
     heads, key, value = 2, 4, 8
-    module = rebuild(Block(Attention(12, heads, key, attn_ratio=2), 12, mlp_ratio=2, rate=0.3))
+    module = rebuild(Block(MapAttention(12, heads, key, attn_ratio=2), 12, mlp_ratio=2, rate=0.3))
     state, x = module.state_dict(), torch.randn(2, 12, 3, 5)
     q, k, v = (conv_bn(x, state, f"attn.to_{name}").flatten(2) for name in "qkv")
     mixed = []
