@@ -14,7 +14,7 @@ from mobileinst.set_prediction.costs import PointCost
 from mobileinst.set_prediction.criterion import Criterion
 from mobileinst.set_prediction.losses import CrossEntropyClassLoss, PointMaskLoss
 from mobileinst.set_prediction.matcher import Matcher
-from mobileinst.set_prediction.postprocess import FullQuality, Postprocess, rank_by_class
+from mobileinst.set_prediction.postprocess import Postprocess, rank_by_class
 
 STRIDES = (4, 8, 16, 32)  # of the backbone maps that are used
 
@@ -162,5 +162,5 @@ def train_mask2former(
         ),
     )
     return criterion, Postprocess(
-        rank_by_class, config.mask_threshold, config.max_detections, FullQuality()
+        rank_by_class, config.mask_threshold, config.max_detections, quality=None
     )

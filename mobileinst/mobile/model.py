@@ -20,7 +20,11 @@ from mobileinst.set_prediction.losses import (
     SemanticLoss,
 )
 from mobileinst.set_prediction.matcher import Matcher
-from mobileinst.set_prediction.postprocess import GridQuality, Postprocess, rank_by_objectness
+from mobileinst.set_prediction.postprocess import (
+    Postprocess,
+    grid_quality,
+    rank_by_objectness,
+)
 
 SEMANTIC_MAPS = ("mask", "x3", "x4", "x5", "x6")  # maps with a semantic head, if there are any
 
@@ -184,5 +188,5 @@ def train_mobileinst(config: MobileInstConfig, model: MobileInst) -> tuple[Crite
         extra,
     )
     return criterion, Postprocess(
-        rank_by_objectness, config.mask_threshold, config.max_detections, GridQuality()
+        rank_by_objectness, config.mask_threshold, config.max_detections, grid_quality
     )

@@ -1,7 +1,7 @@
 """Outputs -> scored, labelled masks at the original size of the images."""
 
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -82,40 +82,16 @@ def rank_by_class(outputs: dict) -> Ranking:
     return Ranking(probs[:, :classes].flatten(), pairs % classes, pairs // classes, found)
 
 
-class MaskQuality(Protocol):
-    """Mean probability inside a mask, 0 for an empty one. Scores are multiplied by both factors."""
+def grid_quality(mask_logits: Tensor, padded: Size, size: Size, cut: float) -> Tensor:
+    """Mean probability inside each mask at twice the grid of the logits: [Q,h,w] -> [Q].
 
-    def before(self, mask_logits: Tensor, padded: Size, size: Size, cut: float) -> Tensor:
-        """The factor that follows from all mask logits of an image: [Q,h,w] -> [Q]."""
-
-    def after(self, logits: Tensor, masks: Tensor) -> Tensor:
-        """The factor that follows from resized logits and bool masks: 2 × [m,h0,w0] -> [m]."""
-
-
-class GridQuality:
-    """At twice the logits' grid (SparseInst), so that only the best masks are resized."""
-
-    def before(self, mask_logits: Tensor, padded: Size, size: Size, cut: float) -> Tensor:
-        logits = F.interpolate(
-            mask_logits[None], scale_factor=2, mode="bilinear", align_corners=False
-        )[0]
-        rows = -(-logits.shape[1] * size[0] // padded[0])
-        columns = -(-logits.shape[2] * size[1] // padded[1])
-        logits = logits[:, :rows, :columns]
-        return mean_inside(logits, logits > cut)
-
-    def after(self, logits: Tensor, masks: Tensor) -> Tensor:
-        return logits.new_ones(len(logits))
-
-
-class FullQuality:
-    """At the original size of the image (Mask2Former)."""
-
-    def before(self, mask_logits: Tensor, padded: Size, size: Size, cut: float) -> Tensor:
-        return mask_logits.new_ones(len(mask_logits))
-
-    def after(self, logits: Tensor, masks: Tensor) -> Tensor:
-        return mean_inside(logits, masks)
+    So SparseInst has it: known before masks are resized, and only the best ones are.
+    """
+    logits = F.interpolate(mask_logits[None], scale_factor=2, mode="bilinear", align_corners=False)
+    rows = -(-logits.shape[2] * size[0] // padded[0])
+    columns = -(-logits.shape[3] * size[1] // padded[1])
+    logits = logits[0, :, :rows, :columns]  # [Q,rows,columns]
+    return mean_inside(logits, logits > cut)
 
 
 def mean_inside(logits: Tensor, masks: Tensor) -> Tensor:
@@ -152,7 +128,8 @@ class Postprocess:
         rank: outputs of one image -> its answers.
         mask_threshold: a pixel belongs to the mask above this probability.
         max_detections: answers per image, the best before masks are resized.
-        quality: factors of the scores; `GridQuality()` if not given.
+        quality: (mask logits of an image, padded, size, logit of the threshold) -> factor of the
+            scores [Q]; None: the mean probability inside the masks at the original size.
     """
 
     def __init__(
@@ -160,12 +137,12 @@ class Postprocess:
         rank: Callable[[dict], Ranking],
         mask_threshold: float = 0.45,
         max_detections: int = 100,
-        quality: MaskQuality | None = None,
+        quality: Callable[[Tensor, Size, Size, float], Tensor] | None = grid_quality,
     ):
         self.rank = rank
         self.cut = float(torch.logit(torch.tensor(mask_threshold, device="cpu")))
         self.max_detections = max_detections
-        self.quality = quality or GridQuality()
+        self.quality = quality
 
     @torch.no_grad()
     def __call__(
@@ -207,16 +184,17 @@ class Postprocess:
         """The result of one image, from its outputs without the batch axis."""
         padded, size, _ = sizes
         scores, labels, query_idx, found = self.rank(outputs)
-        sure = self.quality.before(outputs["mask_logits"], padded, size, self.cut)
-        scores = scores * sure[query_idx]
+        mask_logits = outputs["mask_logits"]  # [Q,h,w]
+        if self.quality:
+            scores = scores * self.quality(mask_logits, padded, size, self.cut)[query_idx]
         order = scores.argsort(descending=True, stable=True)
-        best = is_first(query_idx[order], len(sure)) & found[order]
-        if threshold is not None:  # the second factor of the quality is at most 1
+        best = is_first(query_idx[order], len(mask_logits)) & found[order]
+        if threshold is not None:  # the factor of `full_masks` is at most 1
             shown = best & (scores[order] > threshold)
             order, best = order[shown], best[shown]
         order, best = order[: self.max_detections], best[: self.max_detections]
         seen, place = query_idx[order].unique(return_inverse=True)  # each mask resized once
-        masks, boxes, sure = self.full_masks(outputs["mask_logits"][seen], sizes, encode)
+        masks, boxes, sure = self.full_masks(mask_logits[seen], sizes, encode)
         scores, labels = scores[order] * sure[place], labels[order]
         kept = boxes[place, 2] > 0
         if threshold is not None:
@@ -238,7 +216,7 @@ class Postprocess:
     ) -> tuple[list | Tensor, Tensor, Tensor]:
         """Resizes, thresholds and encodes in chunks.
 
-        [M,h,w] -> M masks, their boxes [M,4], and the second factor of their quality [M].
+        [M,h,w] -> M masks, their boxes [M,4], and factors of the scores [M].
         """
         padded, _, orig_size = sizes
         pixels = max(padded[0] * padded[1], orig_size[0] * orig_size[1])
@@ -247,7 +225,9 @@ class Postprocess:
             logits = upsample_masks(logits, *sizes)  # [m,h0,w0]
             dense = logits > self.cut
             boxes.append(boxes_from_masks(dense))
-            sure.append(self.quality.after(logits, dense))
+            sure.append(
+                logits.new_ones(len(logits)) if self.quality else mean_inside(logits, dense)
+            )
             masks += encode(dense) if encode else dense
         if not encode:
             masks = torch.stack(masks) if masks else mask_logits.new_zeros(0, *orig_size).bool()

@@ -6,10 +6,9 @@ import torchvision
 
 from mobileinst.set_prediction import postprocess as module
 from mobileinst.set_prediction.postprocess import (
-    FullQuality,
-    GridQuality,
     Postprocess,
     boxes_from_masks,
+    grid_quality,
     rank_by_class,
     rank_by_objectness,
     upsample_masks,
@@ -80,7 +79,7 @@ def test_every_answer_has_the_mask_of_its_query():
     [result] = Postprocess(rank_by_objectness, max_detections=11)(outputs, [SIZES])
     [coded] = Postprocess(rank_by_objectness, max_detections=11)(outputs, [SIZES], encode=list)
     cut = torch.logit(torch.tensor(0.45))
-    quality = GridQuality().before(outputs["mask_logits"][0], *SIZES[:2], cut)
+    quality = grid_quality(outputs["mask_logits"][0], *SIZES[:2], cut)
     scores, labels, query_idx, _ = rank_by_objectness(
         {k: v[0] for k, v in outputs.items() if v != []}
     )
@@ -165,7 +164,7 @@ def plain_mask2former(outputs, sizes, most):
 def test_ranking_by_class_agrees_with_a_plain_restatement(most, encode):
     outputs = make_outputs()
     outputs["mask_logits"][0, 4] = -3.0  # an empty mask
-    process = Postprocess(rank_by_class, 0.5, most, FullQuality())
+    process = Postprocess(rank_by_class, 0.5, most, None)
     [result] = process(outputs, [SIZES], encode=encode)
     expected = plain_mask2former(outputs, SIZES, most)
     assert len(result["masks"]) == len(result["scores"]) == len(expected)
@@ -190,7 +189,7 @@ def test_queries_without_an_object_are_kept_unless_a_threshold_is_asked_for():
     outputs = make_outputs(queries=3, classes=3)
     outputs["class_logits"] = torch.tensor([[[1.0, 0.0, 1.2], [3.0, 0.0, 0.0], [0.0, 0.9, 1.0]]])
     outputs["mask_logits"] = torch.full((1, 3, 8, 12), 2.0)
-    process = Postprocess(rank_by_class, 0.5, quality=FullQuality())
+    process = Postprocess(rank_by_class, 0.5, quality=None)
     [every] = process(outputs, [SIZES])
     assert len(every["scores"]) == 6 and every["best"].tolist() == [True] + 5 * [False]
     [result] = process(outputs, [SIZES], threshold=0.3)

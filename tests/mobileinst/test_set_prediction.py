@@ -68,8 +68,16 @@ def call(term, outputs, targets, matches, **counts):
     return term(outputs, [Target.of(target) for target in targets], matches, counts)
 
 
-def make_criterion():
+def grid_criterion(queries):
     return Criterion(Matcher(DiceClassCost()), FocalClassLoss(), MaskLoss(), (ObjectnessLoss(),))
+
+
+def point_criterion(queries):
+    terms = CrossEntropyClassLoss(queries), PointMaskLoss(points=40)
+    return Criterion(Matcher(PointCost(points=40)), *terms)
+
+
+both_criteria = pytest.mark.parametrize("make_criterion", [grid_criterion, point_criterion])
 
 
 def test_focal_loss_agrees_with_torchvision():
@@ -152,31 +160,64 @@ def test_a_nonfinite_cost_names_the_image():
         match([({"class_logits": torch.zeros(1, 3, 2)}, [Target.of(make_target([0], seed=12))])])
 
 
+@both_criteria
 @pytest.mark.parametrize("labels", [[[], []], [[1], []], [[0, 1, 2, 1, 0, 1, 2, 0], [3]]])
 @pytest.mark.parametrize("queries", [1, 5])
-def test_images_without_objects_and_more_objects_than_queries(labels, queries):
-    outputs = make_outputs(2, queries, 4)
+def test_images_without_objects_and_more_objects_than_queries(make_criterion, labels, queries):
+    outputs = make_outputs(2, queries, 5)
     targets = [make_target(one, seed) for seed, one in enumerate(labels)]
-    losses = make_criterion()(outputs, targets)
+    losses = make_criterion(queries)(outputs, targets)
+    assert {"class", "pixel", "dice", "class_aux0", "pixel_aux0", "dice_aux0"} <= losses.keys()
     assert all(torch.isfinite(value) for value in losses.values())
     sum(losses.values()).backward()
+    read = ["class_logits", "mask_logits"] + ["objectness"] * ("objectness" in losses)
     for layer in (outputs, *outputs["aux"]):
-        for key in ("class_logits", "objectness", "mask_logits"):
-            assert layer[key].grad is not None, key
+        assert all(layer[key].grad is not None for key in read)
 
 
-def test_losses_of_two_halves_add_up_to_the_whole():
-    outputs = make_outputs(4, 6, 3)
-    targets = [make_target(one, seed) for seed, one in enumerate([[0, 1], [], [2], [1, 1, 0]])]
-    criterion = make_criterion()
-    whole, counts = criterion(outputs, targets), criterion.counts(targets)
+@both_criteria
+def test_losses_of_two_halves_add_up_to_the_whole(make_criterion):
+    outputs = make_outputs(4, 3, 4)
+    layers = [
+        {key: x.double() for key, x in layer.items() if key != "aux"}
+        for layer in (outputs, *outputs["aux"])
+    ]
+    labels = [[0, 1], [], [2], [1, 1, 0, 2]]  # the last has more objects than there are queries
+    targets = [make_target(one, seed) for seed, one in enumerate(labels)]
+    criterion, halves = make_criterion(3), (slice(0, 2), slice(2, 4))
+    counts, parts = criterion.counts(targets), [criterion.counts(targets[half]) for half in halves]
+    assert counts == {name: parts[0][name] + parts[1][name] for name in counts}
+    expected = {"objects": 7, "images": 4}
+    if make_criterion is point_criterion:
+        expected |= {"matched": 6, "unmatched": 6}
+    assert counts == expected
     summed = {}
-    for part in (slice(0, 2), slice(2, 4)):
-        some = {key: outputs[key][part] for key in outputs if key != "aux"}
-        some["aux"] = [{key: value[part] for key, value in outputs["aux"][0].items()}]
-        for name, value in criterion(some, targets[part], counts).items():
+    for half in halves:
+        last, aux = ({key: x[half] for key, x in layer.items()} for layer in layers)
+        for name, value in criterion(last | {"aux": [aux]}, targets[half], counts).items():
             summed[name] = summed.get(name, 0) + value
-    torch.testing.assert_close(summed, whole)
+    whole = criterion(layers[0] | {"aux": layers[1:]}, targets)
+    assert all(value.dtype == torch.float64 for value in whole.values())
+    torch.testing.assert_close(summed, whole, rtol=1e-12, atol=0)
+
+
+@both_criteria
+def test_matches_can_be_handed_in(make_criterion):
+    outputs, targets = make_outputs(2, 3, 3), [make_target([0, 1], 1), make_target([], 2)]
+    criterion, own = make_criterion(3), [Target.of(target) for target in targets]
+    [matches] = criterion.matcher([({k: outputs[k] for k in outputs if k != "aux"}, own)])
+    swapped = [(query_idx.flip(0), target_idx) for query_idx, target_idx in matches]
+    losses = criterion(outputs, targets, matches=[matches, swapped])
+    others = criterion(outputs, targets, matches=[swapped, swapped])
+    assert losses["pixel"] == criterion(outputs, targets)["pixel"] != others["pixel"]
+    assert losses["pixel_aux0"] == others["pixel_aux0"]
+
+
+@both_criteria
+def test_a_target_may_leave_open_whether_pixels_are_ignored(make_criterion):
+    outputs, target, criterion = make_outputs(1, 3, 3), make_target([0, 1]), make_criterion(3)
+    known = criterion(outputs, [target | {"has_ignore": False}])
+    assert known == criterion(outputs, [target])
 
 
 def test_void_and_padding_change_no_mask_loss():
@@ -287,14 +328,6 @@ def test_every_parameter_receives_a_gradient_from_the_criterion(size, small_set)
     assert not missing
 
 
-def make_point_criterion(queries, points=40):
-    return Criterion(
-        Matcher(PointCost(points=points)),
-        CrossEntropyClassLoss(queries),
-        PointMaskLoss(points=points),
-    )
-
-
 def at_points(masks, points):
     """Every mask at every point, one by one, bilinear: [N,h,w], [P,2] -> [N,P]."""
     grid = 2 * points[None, None] - 1
@@ -399,7 +432,7 @@ def test_void_changes_no_loss_at_points():
     void[:, 40:56] = True
     target = make_target([0, 1], ignore=void)
     changed = {**target, "masks": target["masks"] ^ void}
-    criterion, outputs = make_point_criterion(3), make_outputs(1, 3, 3)
+    criterion, outputs = point_criterion(3), make_outputs(1, 3, 3)
     one = {key: outputs[key][0].detach() for key in ("class_logits", "mask_logits")}
     costs = [PointCost()(one, Target.of(each)) for each in (target, changed)]
     torch.testing.assert_close(*costs)
@@ -407,49 +440,6 @@ def test_void_changes_no_loss_at_points():
     torch.testing.assert_close(before, after)
     without = criterion(outputs, [make_target([0, 1])])
     assert without["pixel"].item() != before["pixel"].item()
-
-
-@pytest.mark.parametrize("labels", [[[], []], [[1], []], [[0, 1, 2, 1, 0, 1, 2, 0], [3]]])
-@pytest.mark.parametrize("queries", [1, 5])
-def test_point_losses_of_empty_images_and_of_more_objects_than_queries(labels, queries):
-    outputs = make_outputs(2, queries, 5)
-    targets = [make_target(one, seed) for seed, one in enumerate(labels)]
-    criterion = make_point_criterion(queries)
-    losses = criterion(outputs, targets)
-    assert set(losses) == {f"{a}{b}" for a in ("class", "pixel", "dice") for b in ("", "_aux0")}
-    assert all(torch.isfinite(value) for value in losses.values())
-    sum(losses.values()).backward()
-    for layer in (outputs, *outputs["aux"]):
-        for key in ("class_logits", "mask_logits"):
-            assert layer[key].grad is not None, key
-
-
-def halves(outputs):
-    for part in (slice(0, 2), slice(2, 4)):
-        some = {key: outputs[key][part] for key in outputs if key != "aux"}
-        yield part, some | {"aux": [{k: v[part] for k, v in outputs["aux"][0].items()}]}
-
-
-def test_point_losses_of_two_halves_add_up_to_the_whole():
-    outputs = make_outputs(4, 3, 4)
-    outputs = {key: value.double() for key, value in outputs.items() if key != "aux"} | {
-        "aux": [{key: value.double() for key, value in outputs["aux"][0].items()}]
-    }
-    labels = [[0, 1], [], [2], [1, 1, 0, 2]]  # the last has more objects than there are queries
-    targets = [make_target(one, seed) for seed, one in enumerate(labels)]
-    criterion = make_point_criterion(3)
-    whole, counts = criterion(outputs, targets), criterion.counts(targets)
-    parts = [criterion.counts(targets[part]) for part, _ in halves(outputs)]
-    assert counts == {name: parts[0][name] + parts[1][name] for name in counts}
-    assert {name: int(count) for name, count in counts.items()} == {
-        "objects": 7, "images": 4, "matched": 6, "unmatched": 6,
-    }  # fmt: skip
-    summed = {}
-    for part, some in halves(outputs):
-        for name, value in criterion(some, targets[part], counts).items():
-            summed[name] = summed.get(name, 0) + value
-    assert all(value.dtype == torch.float64 for value in whole.values())
-    torch.testing.assert_close(summed, whole, rtol=1e-12, atol=0)
 
 
 @pytest.mark.parametrize("change", [{"points": 20}, {"oversample": 2.0}, {"importance": 0.5}])
@@ -473,8 +463,8 @@ def test_points_can_be_handed_in():
             return torch.full(shape, 0.5)
 
     outputs, target = make_outputs(1, 3, 3), make_target([0, 1], seed=8)
-    losses = make_point_criterion(3)(outputs, [target], points=Centre())
-    other = make_point_criterion(3)(outputs, [target], points=SeededPoints(1, 1))
+    losses = point_criterion(3)(outputs, [target], points=Centre())
+    other = point_criterion(3)(outputs, [target], points=SeededPoints(1, 1))
     assert losses["pixel"].item() != other["pixel"].item()
     layers = ("", "_aux0")
     purposes = (("candidates", (2, 120, 2)), ("fresh", (2, 10, 2)))
@@ -482,19 +472,6 @@ def test_points_can_be_handed_in():
         *((layer, 8, "match", (40, 2)) for layer in layers),
         *((layer, 8, *purpose) for layer in layers for purpose in purposes),
     ]
-
-
-@pytest.mark.parametrize("make", [make_criterion, lambda: make_point_criterion(3)])
-def test_matches_can_be_handed_in(make):
-    outputs, targets = make_outputs(2, 3, 3), [make_target([0, 1], 1), make_target([], 2)]
-    criterion = make()
-    own = [Target.of(target) for target in targets]
-    one = {key: value for key, value in outputs.items() if key != "aux"}
-    matches = criterion.matcher([(one, own), (outputs["aux"][0], own)])
-    matches = [matches[0], [(query.flip(0), index) for query, index in matches[0]]]
-    losses = criterion(outputs, targets, matches=matches)
-    usual = criterion(outputs, targets)
-    assert losses["pixel"] == usual["pixel"] and losses["pixel_aux0"] != usual["pixel_aux0"]
 
 
 def test_zoo_refuses_unknown_names_and_keywords():
