@@ -74,27 +74,30 @@ def model_of(num_classes=3, name="mobileinst_topformer_tiny", seed=0, **keywords
 
 # Every documented container and prefix
 
+ARGS = argparse.Namespace(lr=0.1, sizes=[1, 2])
 CONTAINERS = {
-    "at the top": (lambda good, bad: good, ""),
-    "timm": (lambda good, bad: {"state_dict": bad, "state_dict_ema": good}, "state_dict_ema"),
-    "no average kept": (lambda good, bad: {"state_dict_ema": None, "state_dict": good}, None),
-    "mmcv": (lambda good, bad: {"meta": {"epoch": 3}, "state_dict": good}, "state_dict"),
-    "Swin's": (lambda good, bad: {"model": good, "epoch": 3}, "model"),
-    "average": (lambda good, bad: {"average": good}, "average"),
+    "at the top": ("", lambda good, bad: good),
+    "timm": (
+        "state_dict_ema",
+        lambda good, bad: {"args": ARGS, "state_dict": bad, "state_dict_ema": good},
+    ),
+    "no average": ("state_dict", lambda good, bad: {"state_dict_ema": None, "state_dict": good}),
+    "mmcv": ("state_dict", lambda good, bad: {"meta": {"epoch": 3}, "state_dict": good}),
+    "Swin's": ("model", lambda good, bad: {"model": good, "epoch": 3}),
+    "average": ("average", lambda good, bad: {"average": good}),
 }
 
 
 @pytest.mark.parametrize("kind", CONTAINERS)
 @pytest.mark.parametrize("whole", [False, True])
 def test_containers(save, backbone, tensors, kind, whole):
-    wrap, container = CONTAINERS[kind]
-    bad = {name: value + 1 for name, value in tensors.items()}
+    container, wrap = CONTAINERS[kind]
     module = model_of() if whole else backbone
     rest = {n: v for n, v in snapshot(module).items() if whole and not n.startswith("backbone.")}
+    bad = {name: value + 1 for name, value in tensors.items()}
     report = weights.load(module, save(wrap(tensors, bad)))
     assert same(getattr(module, "backbone", module).state_dict(), tensors)
-    assert report.container == (container if container is not None else "state_dict")
-    assert size_of(report) == (314, 1_293_888)
+    assert report.container == container and size_of(report) == (314, 1_293_888)
     assert report.whole and not report.unexpected and not report.warnings
     state = module.state_dict()
     assert all(torch.equal(state[name], value) for name, value in rest.items())
@@ -109,32 +112,24 @@ def test_prefixes(save, backbone, tensors, prefix):
     assert report.prefixes == (prefix,) and repr(prefix) in report.text
 
 
-def test_files_of_timm_hold_their_options(save, backbone, tensors):
-    content = {"args": argparse.Namespace(lr=0.1, sizes=[1, 2]), "state_dict": tensors}
-    weights.load(backbone, save(content))
-    assert same(backbone.state_dict(), tensors)
-
-
-def test_topformer_for_segmentation(save, reference, backbone):
-    """The official names, with the semantics injection and the head of an ADE20K file."""
-    theirs = values_for(reference("topformer_tiny")["shapes"])
-    content = {f"backbone.{name}": value for name, value in theirs.items()}
-    content["decode_head.conv_seg.weight"] = torch.ones(150, 128, 1, 1)
-    report = weights.load(backbone, save({"meta": {}, "state_dict": content, "optimizer": {}}))
+@pytest.mark.parametrize(
+    "name, source, size, head, dropped",
+    [
+        ("topformer_tiny", "TopFormer-T", (314, 1_293_888), "head.l.weight", {"SIM.*": 54}),
+        ("topformer_tiny", "TopFormer-T", (314, 1_293_888), "decode_head.x.bias", {"SIM.*": 54}),
+        ("seaformer_tiny", "SeaFormer-T", (426, 1_620_096), "linear.weight", {}),
+    ],
+)
+def test_official_names(save, reference, name, source, size, head, dropped):
+    theirs = values_for(reference(name)["shapes"])
+    report = weights.load(
+        backbone := zoo.build_backbone(name), save(theirs | {head: torch.ones(9)})
+    )
     assert same(backbone.state_dict(), {n: theirs[n] for n in backbone.state_dict()})
-    assert size_of(report) == (314, 1_293_888) and not report.unexpected
-    dropped = {reason.split(",")[0]: len(names) for reason, names in report.dropped.items()}
-    assert dropped == {"SIM.*": 54, "decode_head.*": 1}
-    assert "SIM.*, semantics injection" in report.text
-
-
-def test_topformer_for_classification(save, backbone, tensors):
-    head = {"head.bn.weight": torch.ones(208), "head.l.weight": torch.ones(1000, 208)}
-    report = weights.load(backbone, save({"state_dict_ema": tensors | head}))
-    assert [(len(names), why) for why, names in report.dropped.items()] == [
-        (2, "head.*, a classification head")
-    ]
-    assert report.whole and not report.warnings
+    assert size_of(report) == size and report.whole
+    assert report.source == source and not report.unexpected and not report.warnings
+    found = {reason.split(",")[0]: len(names) for reason, names in report.dropped.items()}
+    assert found == dropped | {f"{head.split('.')[0]}.*": 1}
 
 
 def test_half_precision_is_converted(save, backbone, tensors):
@@ -193,21 +188,6 @@ def test_torchvisions_mobilenet_wants_another_normalisation(save, name, warned):
         "classifier.*, a classification head": 2
     }
     assert ["use mobilenet_v2_torchvision" in each for each in report.warnings] == [True] * warned
-
-
-# SeaFormer
-
-
-def test_seaformer_for_classification(save, reference):
-    theirs = values_for(reference("seaformer_tiny")["shapes"])
-    head = {"linear.weight": torch.ones(1000, 160), "linear.bias": torch.ones(1000)}
-    content = {"epoch": 299, "args": argparse.Namespace(lr=1.0), "metric": 68.1}
-    content |= {"state_dict": {n: v + 1 for n, v in theirs.items()} | head}
-    backbone = zoo.build_backbone("seaformer_tiny")
-    report = weights.load(backbone, save(content | {"state_dict_ema": theirs | head}))
-    assert same(backbone.state_dict(), theirs)
-    assert size_of(report) == (426, 1_620_096)
-    assert report.source == "SeaFormer-T" and not report.unexpected
 
 
 # Swin
