@@ -126,12 +126,13 @@ def from_huggingface(folder: str | Path) -> nn.Module:
     or the hub holds: built from its config.json, loaded, in eval mode.
 
     Raises:
-        weights.LoadError: it is another architecture, or one that cannot be built here, or the
+        weights.LoadError: if it is another architecture, or one that cannot be built here, or the
             tensors are not exactly those of the model.
     """
     folder = Path(folder)
+    settings = weights.hub_settings(folder)
     try:
-        config = hub_config(weights.hub_settings(folder))
+        config = hub_config(settings)
     except ValueError as error:
         raise weights.LoadError(f"{folder}: {error}") from error
     try:
