@@ -33,7 +33,7 @@ from engine.log import info
 from engine.loop import NonFiniteError, Trainer
 from engine.optim import MovingAverage, Schedule, describe_groups, parameter_groups
 from engine.report import draw
-from engine.report.ceiling import ceiling
+from engine.report.mask_grid import mask_grid_scores
 from engine.report.tables import markdown, table
 from engine.run import choose
 
@@ -638,14 +638,14 @@ class Run:
             title=f"{self.folder.name}, {self.data.val.name}",
         )
         self.save_picture("predictions.png", sheet)
-        best_possible = self.mask_ceiling() if self.opts.overfit else None
-        self.write_summary(content, scores, best_possible)
+        of_grid = self.mask_grid_scores() if self.opts.overfit else None
+        self.write_summary(content, scores, of_grid)
         info(table(scores))
         info(f"predictions.png shows scores above {threshold:.3f} ({origin})")
-        if best_possible:
+        if of_grid:
             info(
-                f"ceiling of the mask grid (ground truth through it and back): "
-                f"AP {best_possible.headline['AP']:.3f}  AP50 {best_possible.headline['AP50']:.3f}"
+                f"ground truth through the mask grid and back: "
+                f"AP {of_grid.headline['AP']:.3f}  AP50 {of_grid.headline['AP50']:.3f}"
             )
         self.say_where()
 
@@ -659,14 +659,14 @@ class Run:
         shares = ", ".join(f"{name} {seconds / total:.0%}" for name, seconds in parts.items())
         return f"{pictures / total:.1f} pictures/s ({shares})"
 
-    def mask_ceiling(self) -> Scores:
+    def mask_grid_scores(self) -> Scores:
         preset = EvalPreset(self.opts.image_size)
         stride = self.trainer.model.mask_stride
-        return ceiling(
+        return mask_grid_scores(
             self.data.val, preset, self.postprocess, stride, max_dets=self.config.max_detections
         )
 
-    def write_summary(self, content: dict, scores: Scores, best_possible: Scores | None) -> None:
+    def write_summary(self, content: dict, scores: Scores, of_grid: Scores | None) -> None:
         lines = [
             f"# {self.folder.name}",
             "",
@@ -687,8 +687,11 @@ class Run:
             "",
             markdown(scores),
         ]
-        if best_possible:
-            lines += ["", f"Ceiling of the mask grid: AP {best_possible.headline['AP']:.3f}"]
+        if of_grid:
+            lines += [
+                "",
+                f"Ground truth through the mask grid and back: AP {of_grid.headline['AP']:.3f}",
+            ]
         with files.replacing(self.folder / "summary.md") as temporary:
             temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
 

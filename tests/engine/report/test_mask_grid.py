@@ -1,4 +1,4 @@
-"""The ceiling of the mask grid: 1 for a grid as fine as the picture, lower for coarser ones."""
+"""Ground truth through the mask grid and back: AP falls as the cells grow."""
 
 import numpy as np
 from PIL import Image
@@ -6,14 +6,14 @@ from PIL import Image
 from data import rle
 from data.dataset import CocoDataset
 from data.presets import EvalPreset
-from engine.report.ceiling import ceiling
+from engine.report.mask_grid import mask_grid_scores
 from mobileinst.set_prediction.postprocess import Postprocess, rank_by_objectness
 
 SIZE = (128, 160)
 
 
 def small_set(folder):
-    """Discs of many sizes with a border of void, and a picture without objects."""
+    """Discs of many sizes with a border of void, and an image without objects."""
     generator = np.random.default_rng(0)
     y, x = np.ogrid[: SIZE[0], : SIZE[1]]
     images, annotations = [], []
@@ -45,13 +45,13 @@ def small_set(folder):
     )
 
 
-def test_finer_grids_have_higher_ceilings(tmp_path):
+def test_finer_grids_have_higher_scores(tmp_path):
     dataset, preset = small_set(tmp_path), EvalPreset(128)
     way = Postprocess(rank_by_objectness)
-    found = {stride: ceiling(dataset, preset, way, stride) for stride in (1, 8, 32)}
+    found = {stride: mask_grid_scores(dataset, preset, way, stride) for stride in (1, 8, 32)}
     assert {scores.objects for scores in found.values()} == {9}
     assert found[1].headline["AP"] > 0.99
     assert 0.5 < found[8].headline["AP"] < found[1].headline["AP"]
     assert found[32].headline["AP"] < found[8].headline["AP"]
-    # More input pixels per picture: the same as a finer grid.
-    assert ceiling(dataset, EvalPreset(512), way).headline["AP"] > found[8].headline["AP"]
+    # more input pixels per image: the same as a finer grid.
+    assert mask_grid_scores(dataset, EvalPreset(512), way).headline["AP"] > found[8].headline["AP"]
