@@ -38,25 +38,27 @@ FORK = multiprocessing.get_context("fork")
 def in_processes(number: int, function: Callable) -> list:
     """What `function()` returns in each process, by rank; None for one that did not return.
 
-    The store takes a port that is free, as that of torchrun does.
+    The store takes a free port, as that of torchrun does. Its thread must not run during a fork:
+    it may hold a lock of the C library, which would then be locked in the child for ever.
     """
-    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     environment = {
         "WORLD_SIZE": str(number),
         "LOCAL_WORLD_SIZE": str(number),
         "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(store.port),
         "TORCHELASTIC_USE_AGENT_STORE": "True",
         "TORCHELASTIC_RESTART_COUNT": "0",
     }
     children = []
     for rank in range(number):
-        receive, send = FORK.Pipe(duplex=False)
+        ours, theirs = FORK.Pipe()
         own = environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-        child = FORK.Process(target=as_one_of_them, args=(function, own, send), daemon=True)
+        child = FORK.Process(target=run_rank, args=(function, own, theirs), daemon=True)
         child.start()
-        send.close()
-        children.append((child, receive))
+        theirs.close()
+        children.append((child, ours))
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    for _, pipe in children:
+        pipe.send(str(store.port))
     results = [received(pipe) for _, pipe in children]
     for child, _ in children:
         child.join(60)
@@ -64,13 +66,13 @@ def in_processes(number: int, function: Callable) -> list:
     return results
 
 
-def as_one_of_them(function: Callable, environment: dict[str, str], send) -> None:
-    os.environ.update(environment)
+def run_rank(function: Callable, environment: dict[str, str], pipe) -> None:
+    os.environ.update(environment, MASTER_PORT=pipe.recv())
     try:
         dist.init()
         result = function()
         dist.shutdown()
-        send.send_bytes(pickle.dumps(result))
+        pipe.send_bytes(pickle.dumps(result))
     except BaseException:
         traceback.print_exc()
     sys.stdout.flush()
@@ -82,7 +84,7 @@ def received(pipe) -> object:
     assert pipe.poll(180), "a process hangs"
     try:
         return pickle.loads(pipe.recv_bytes())
-    except EOFError:
+    except (EOFError, ConnectionResetError):
         return None
 
 
