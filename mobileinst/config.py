@@ -80,18 +80,13 @@ class Config:
             ValueError: if there is no such keyword, or the text is no value of its type.
         """
         keyword = cls.keyword(name)
+        kind = type(keyword.default)
         try:
-            if keyword.type is bool:
+            if kind is bool:
                 return {"true": True, "false": False}[text]
-            if is_tuple(keyword):
-                return tuple(map(int, text.split(",")))
-            return keyword.type(text)
+            return tuple(map(int, text.split(","))) if kind is tuple else kind(text)
         except (ValueError, KeyError):
             raise ValueError(f"{name} is {text}, and can be {allowed(keyword)}") from None
-
-
-def is_tuple(keyword: Field) -> bool:
-    return keyword.type == tuple[int, ...]
 
 
 def range_of(keyword: Field) -> tuple[float, float]:
@@ -102,21 +97,25 @@ def range_of(keyword: Field) -> tuple[float, float]:
 def require(keyword: Field, value: object) -> None:
     """Raises ValueError unless the value has the type of a keyword and is in its range."""
     least, most = range_of(keyword)
-    several = is_tuple(keyword) and isinstance(value, tuple) and len(value) < 20
-    for each in value if several else (value,):
-        accepted = (int,) if several else (int, float) if keyword.type is float else (keyword.type,)
-        if type(each) not in accepted or type(each) in (int, float) and not least <= each <= most:
-            what = reprlib.repr(value)
-            raise ValueError(f"{keyword.name} is {what}, and can be {allowed(keyword)}")
+    kind = type(keyword.default)
+    if kind is tuple:
+        fits = type(value) is tuple and len(value) < 20
+        fits = fits and all(type(each) is int and least <= each <= most for each in value)
+    else:
+        fits = type(value) is kind or kind is float and type(value) is int
+        fits = fits and (kind in (bool, str) or least <= value <= most)
+    if not fits:
+        what = reprlib.repr(value)
+        raise ValueError(f"{keyword.name} is {what}, and can be {allowed(keyword)}")
 
 
 def allowed(keyword: Field) -> str:
     """What a keyword can be, in words."""
     least, most = range_of(keyword)
-    if keyword.type is bool:
-        return "true or false"
-    if keyword.type is str:
-        return "a name"
-    if is_tuple(keyword):
-        return f"whole numbers from {least} to {most}, as 2,2,6"
-    return f"a {'whole ' if keyword.type is int else ''}number from {least:g} to {most:g}"
+    return {
+        bool: "true or false",
+        str: "a name",
+        int: f"a whole number from {least} to {most}",
+        float: f"a number from {least:g} to {most:g}",
+        tuple: f"whole numbers from {least} to {most}, as 2,2,6",
+    }[type(keyword.default)]

@@ -28,16 +28,15 @@ def sine_position(
     """Sine code of every cell, row by row: float32 [height·width, channels].
 
     A quarter of the channels each: sin y, cos y, sin x, cos x, over angular frequencies in a
-    geometric row, with x and y over -1..1. Raises ValueError if 4 does not divide `channels`.
+    geometric row, with x and y over -1..1.
+
+    Raises:
+        ValueError: if 4 does not divide `channels`.
     """
-    if channels % 4:
-        raise ValueError(f"a 2-D sine position needs a multiple of 4 channels, not {channels}")
+    require_quarters(channels)
     steps = torch.linspace(math.log(LOWEST), math.log(HIGHEST), channels // 4, device=device)
-    y = cell_centres(height, device)[:, None] * steps.exp()  # [h,C/4]
-    x = cell_centres(width, device)[:, None] * steps.exp()  # [w,C/4]
-    y = torch.cat((y.sin(), y.cos()), 1)[:, None].expand(height, width, -1)  # [h,w,C/2]
-    x = torch.cat((x.sin(), x.cos()), 1)[None].expand(height, width, -1)  # [h,w,C/2]
-    return torch.cat((y, x), 2).flatten(0, 1)  # [h·w,C]
+    angles = [cell_centres(n, device)[:, None] * steps.exp() for n in (height, width)]  # [n,C/4]
+    return over_grid(*(torch.cat((a.sin(), a.cos()), 1) for a in angles))
 
 
 def detr_position(
@@ -46,17 +45,28 @@ def detr_position(
     """Sine code of every cell as DETR has it, row by row: float32 [height·width, channels].
 
     The first half of the channels is for y, the second for x; in each, sines and cosines alternate
-    over wave lengths from one image side to 10000 of them. Raises ValueError if 4 does not divide
-    `channels`.
+    over wave lengths from one image side to 10000 of them.
+
+    Raises:
+        ValueError: if 4 does not divide `channels`.
     """
-    if channels % 4:
-        raise ValueError(f"a 2-D sine position needs a multiple of 4 channels, not {channels}")
+    require_quarters(channels)
     powers = torch.arange(channels // 4, device=device, dtype=torch.float32) / (channels // 4)
     halves = []
     for count in (height, width):
         steps = torch.arange(1, count + 1, device=device, dtype=torch.float32)
         angles = (2 * math.pi * steps / (count + 1e-6))[:, None] / 10000**powers  # [count,C/4]
         halves.append(torch.stack((angles.sin(), angles.cos()), 2).flatten(1))  # [count,C/2]
-    y, x = halves[0][:, None], halves[1][None]
-    parts = y.expand(height, width, -1), x.expand(height, width, -1)
-    return torch.cat(parts, 2).flatten(0, 1)  # [h·w,C]
+    return over_grid(*halves)
+
+
+def require_quarters(channels: int) -> None:
+    """Raises ValueError unless 4 divides the channels."""
+    if channels % 4:
+        raise ValueError(f"a 2-D sine position needs a multiple of 4 channels, not {channels}")
+
+
+def over_grid(y: Tensor, x: Tensor) -> Tensor:
+    """Codes of rows [h,C/2] and columns [w,C/2] -> of cells, row by row: [h·w,C]."""
+    parts = y[:, None].expand(-1, len(x), -1), x[None].expand(len(y), -1, -1)  # [h,w,C/2]
+    return torch.cat(parts, 2).flatten(0, 1)

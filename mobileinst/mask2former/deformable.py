@@ -7,19 +7,14 @@ What the designs cost: one layer of width 256 with 8 heads, 3 levels and 4 point
 one thread of a server CPU that keeps its memory; milliseconds of CPU time, forward + backward.
 
     image                                                  384 × 384    640 × 640
-    grid_sample per level, samples stacked, then summed     77 + 161    222 + 494
     grid_sample per level, each summed at once              79 + 167    250 + 578
-    four rows per sample gathered, then a product           39 + 124    139 + 373
     embedding_bag and its own gradient                      19 + 117     54 + 408
-    embedding_bag per corner, the table's gradient below    15 +  74     59 + 289
     embedding_bag, the table's gradient below (this one)    13 +  63     39 + 206
-    per corner, weights' gradient by sparse.sampled_addmm   15 +  42     57 + 176
-
-The last is not taken: it is a beta of torch, and Apple GPUs have no sparse matrices.
 """
 
 from collections.abc import Iterable
 from itertools import accumulate
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -45,7 +40,7 @@ def deformable_attention(values: Tensor, sizes: Sizes, places: Tensor, weights: 
     canvas = lay_out(values.flatten(2), sizes)  # [B,rows,columns,heads·d]
     cells = places.detach().floor()
     corners = table_rows(cells, sizes, canvas).flatten(0, 2).flatten(1)  # [B·N·heads,L·points]
-    # What is left of x and y, not a distance to a corner: it has a slope at whole numbers too.
+    # The fraction of x and y, not a distance to a corner: it has a slope at whole numbers too.
     x, y = (places - cells).unbind(2)  # [B,N,heads,L,points]
     lower = weights * y
     upper = weights - lower
@@ -117,14 +112,21 @@ class TableGradient(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, sums, table, corners, steps, weights):
+    def forward(
+        ctx: Any,
+        sums: Tensor,
+        table: Tensor,
+        corners: Tensor,
+        steps: tuple[int, ...],
+        weights: Tensor,
+    ) -> Tensor:
         ctx.save_for_backward(corners, weights)
         ctx.rows, ctx.steps = table.shape[0], steps
         return sums.view_as(sums)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         corners, weights = ctx.saved_tensors
         grad = grad.contiguous()
         rows, order = corners.flatten().sort(stable=True)
