@@ -171,7 +171,7 @@ def test_queries_have_no_order():
 
 
 @torch.no_grad()
-def test_every_picture_starts_near_the_class_prior():
+def test_every_image_starts_near_the_class_prior():
     outputs = build(width=128, num_heads=8, num_queries=50).eval()(*maps())
     assert outputs["class_logits"].sigmoid().mean().item() == pytest.approx(0.01, rel=0.2)
 

@@ -26,7 +26,7 @@ def build(**keywords) -> tuple:
     return zoo.build("mask2former_swin_tiny", 3, **TINY | keywords)
 
 
-def pictures(height, width, batch=2, seed=0):
+def draw_images(height, width, batch=2, seed=0):
     return torch.rand(batch, 3, height, width, generator=torch.Generator().manual_seed(seed))
 
 
@@ -50,7 +50,7 @@ def make_targets(*labels, size=(64, 96)):
 @torch.no_grad()
 def test_any_size(height, width, queries):
     model = build(num_queries=queries)[0].eval()
-    outputs = model(pictures(height, width), torch.zeros(2, height, width, dtype=torch.bool))
+    outputs = model(draw_images(height, width), torch.zeros(2, height, width, dtype=torch.bool))
     grid = (-(-height // model.mask_stride), -(-width // model.mask_stride))
     shapes = {key: tuple(value.shape) for key, value in outputs.items() if key != "aux"}
     assert shapes == {
@@ -64,7 +64,7 @@ def test_any_size(height, width, queries):
 
 
 def test_mask_logits_are_kernels_times_pixel_features():
-    outputs = build()[0].train()(pictures(64, 96))
+    outputs = build()[0].train()(draw_images(64, 96))
     assert len(outputs["aux"]) == 4
     for output in (outputs, *outputs["aux"]):
         want = torch.einsum("bqd,bdhw->bqhw", output["kernels"], outputs["pixel_features"])
@@ -74,7 +74,7 @@ def test_mask_logits_are_kernels_times_pixel_features():
 @torch.no_grad()
 def test_forward_is_encode_then_decode():
     model = build()[0].eval()
-    images, padding = pictures(64, 96), torch.zeros(2, 64, 96, dtype=torch.bool)
+    images, padding = draw_images(64, 96), torch.zeros(2, 64, 96, dtype=torch.bool)
     padding[1, :, 80:] = True
     whole, features = model(images, padding), model.encode(images, padding)
     parts = model.decode(features)
@@ -95,8 +95,8 @@ def test_it_exports():
             return {key: value for key, value in self.model(images).items() if key != "aux"}
 
     model = build()[0].eval()
-    exported = torch.export.export(Tensors(model), (pictures(64, 96, batch=1),)).module()
-    got, want = exported(pictures(64, 96, batch=1)), model(pictures(64, 96, batch=1))
+    exported = torch.export.export(Tensors(model), (draw_images(64, 96, batch=1),)).module()
+    got, want = exported(draw_images(64, 96, batch=1)), model(draw_images(64, 96, batch=1))
     for key in got:
         torch.testing.assert_close(got[key], want[key], atol=1e-5, rtol=1e-4)
 
@@ -105,7 +105,7 @@ def test_it_exports():
 @torch.no_grad()
 def test_what_lies_in_the_padding_is_never_seen(garbage):
     model = build()[0].eval()
-    images, padding = pictures(64, 96), torch.zeros(2, 64, 96, dtype=torch.bool)
+    images, padding = draw_images(64, 96), torch.zeros(2, 64, 96, dtype=torch.bool)
     padding[0, 50:] = padding[1, :, 70:] = True
     want = model(images, padding)
     got = model(images.masked_fill(padding[:, None], garbage), padding)
@@ -120,7 +120,7 @@ def test_every_parameter_receives_a_gradient_from_the_criterion(size):
     for name, parameter in model.named_parameters():
         if "sampling_offsets.weight" in name or "attention_weights.weight" in name:
             nn.init.normal_(parameter, std=0.02)  # they start at zero and hide what lies behind
-    losses = criterion(model(pictures(*size)), make_targets([0, 2], [1], size=size))
+    losses = criterion(model(draw_images(*size)), make_targets([0, 2], [1], size=size))
     sum(losses.values()).backward()
     zero = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()]
     assert zero == []
@@ -128,9 +128,9 @@ def test_every_parameter_receives_a_gradient_from_the_criterion(size):
 
 @pytest.mark.parametrize("labels", [([], []), ([], [1]), ([0, 1, 2, 0], [2, 2])])
 @pytest.mark.parametrize("queries", [1, 3])
-def test_every_parameter_is_in_the_graph_whatever_the_pictures_hold(labels, queries):
+def test_every_parameter_is_in_the_graph_whatever_the_images_hold(labels, queries):
     model, criterion, _ = build(num_queries=queries)
-    losses = criterion(model(pictures(64, 96)), make_targets(*labels))
+    losses = criterion(model(draw_images(64, 96)), make_targets(*labels))
     assert all(torch.isfinite(value) for value in losses.values())
     assert len(losses) == 3 * 5
     sum(losses.values()).backward()
@@ -139,7 +139,7 @@ def test_every_parameter_is_in_the_graph_whatever_the_pictures_hold(labels, quer
 
 def test_two_batches_of_two_are_one_of_four():
     """In double precision, normalised by counts known before: the same losses and gradients."""
-    images, targets = pictures(64, 96, batch=4).double(), make_targets([0, 1], [], [2], [1] * 9)
+    images, targets = draw_images(64, 96, batch=4).double(), make_targets([0, 1], [], [2], [1] * 9)
     gradients, totals = [], []
     for step in (4, 2):
         model, criterion, _ = build()
@@ -165,7 +165,7 @@ def test_the_same_seed_gives_the_same_bits():
     def step(seed):
         model, criterion, _ = build(seed=seed, drop_path=0.3)
         torch.manual_seed(1)
-        losses = criterion(model(pictures(64, 96)), make_targets([0], [1, 2]))
+        losses = criterion(model(draw_images(64, 96)), make_targets([0], [1, 2]))
         sum(losses.values()).backward()
         return losses | {name: p.grad for name, p in model.named_parameters()}
 
@@ -221,7 +221,7 @@ def test_keywords_without_parameters_change_the_outputs(change):
     def outputs(**keywords):
         model = build(**keywords)[0].train()
         torch.manual_seed(0)
-        return model(pictures(64, 96))["class_logits"]
+        return model(draw_images(64, 96))["class_logits"]
 
     assert not torch.allclose(outputs(), outputs(**change), atol=1e-6)
 
@@ -240,7 +240,7 @@ def test_keywords_without_parameters_change_the_outputs(change):
 )
 def test_each_setting_of_the_criterion_changes_the_loss(change):
     model, criterion, _ = build()
-    outputs, targets = model(pictures(64, 96)), make_targets([0, 2], [1])
+    outputs, targets = model(draw_images(64, 96)), make_targets([0, 2], [1])
     usual, other = criterion(outputs, targets), build(**change)[1](outputs, targets)
     assert sum(usual.values()).item() != sum(other.values()).item()
 
@@ -254,7 +254,7 @@ def test_the_weights_count_in_the_matching_as_well():
 @torch.no_grad()
 def test_each_setting_of_the_post_processing_changes_the_results():
     model, _, postprocess = build()
-    outputs, sizes = model.eval()(pictures(64, 96)), [((64, 96), (64, 96), (50, 70))] * 2
+    outputs, sizes = model.eval()(draw_images(64, 96)), [((64, 96), (64, 96), (50, 70))] * 2
     usual = postprocess(outputs, sizes)[0]
     assert len(build(max_detections=2)[2](outputs, sizes)[0]["scores"]) == 2
     other = build(mask_threshold=0.7)[2](outputs, sizes)[0]
@@ -340,7 +340,7 @@ def test_inherited_classes_give_the_same_numbers():
     model, criterion, postprocess = zoo.build(own, 3, seed=5, **parts)
     usual, usual_criterion, usual_postprocess = build(seed=5, backbone=None, query_decoder=None)
     assert model.query_decoder is parts["query_decoder"] and model.backbone is parts["backbone"]
-    images, targets = pictures(64, 96), make_targets([0], [1, 2])
+    images, targets = draw_images(64, 96), make_targets([0], [1, 2])
     got, want = model.train()(images), usual.train()(images)
     assert torch.equal(got["mask_logits"], want["mask_logits"])
     got_losses, want_losses = criterion(got, targets), usual_criterion(want, targets)
@@ -355,7 +355,7 @@ def test_a_backbone_with_more_maps_will_do():
         backbone="topformer_tiny", embed_dim=0, depths=(), backbone_heads=(), window_size=0
     )
     assert model.pixel_decoder.in_channels == (16, 32, 64, 96)
-    assert model.eval()(pictures(64, 64))["mask_logits"].shape == (2, 7, 16, 16)
+    assert model.eval()(draw_images(64, 64))["mask_logits"].shape == (2, 7, 16, 16)
 
 
 @pytest.mark.parametrize(
@@ -384,7 +384,7 @@ def test_parts_that_do_not_fit_are_refused(keywords, message):
         ({"backbone": "resnet"}, "no backbone is called 'resnet'"),
     ],
 )
-def test_what_cannot_be_built_is_told(keywords, message):
+def test_what_cannot_be_built_is_refused(keywords, message):
     with pytest.raises(ValueError, match=message):
         build(**keywords)
 

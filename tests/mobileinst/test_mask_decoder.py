@@ -120,7 +120,7 @@ def test_coordinates_run_from_border_to_border():
 
 @torch.no_grad()
 def test_only_with_coordinates_equal_objects_at_two_places_differ():
-    """A constant picture: away from the border every cell is the same unless it knows its place."""
+    """A constant image: without coordinates, all cells away from the border are the same."""
     local_maps = [
         torch.ones(1, c, 32 // s, 32 // s) for c, s in zip(CHANNELS[:3], (1, 2, 4), strict=True)
     ]

@@ -25,7 +25,7 @@ def build(**overrides) -> MobileInst:
     return model
 
 
-def pictures(height: int, width: int, batch: int = 2) -> torch.Tensor:
+def draw_images(height: int, width: int, batch: int = 2) -> torch.Tensor:
     return torch.rand(batch, 3, height, width, generator=torch.Generator().manual_seed(0))
 
 
@@ -40,7 +40,7 @@ def relative_error(got: torch.Tensor, want: torch.Tensor) -> float:
 @torch.no_grad()
 def test_any_size(height, width, queries, kv_stride):
     model = build(num_queries=queries, kv_stride=kv_stride, kernel_dim=5).eval()
-    outputs = model(pictures(height, width), torch.zeros(2, height, width, dtype=torch.bool))
+    outputs = model(draw_images(height, width), torch.zeros(2, height, width, dtype=torch.bool))
     grid = (-(-height // 8), -(-width // 8))
     shapes = {key: tuple(value.shape) for key, value in outputs.items() if key != "aux"}
     assert shapes == {
@@ -56,12 +56,12 @@ def test_any_size(height, width, queries, kv_stride):
 
 
 def test_width_864_has_14_cells_at_one_64th():
-    features = build().eval().encode(pictures(64, 864, batch=1))
+    features = build().eval().encode(draw_images(64, 864, batch=1))
     assert features["global_map"].shape[2:] == (1, 14)
 
 
 def test_mask_logits_are_kernels_times_pixel_features():
-    outputs = build()(pictures(128, 192))
+    outputs = build()(draw_images(128, 192))
     for output in (outputs, *outputs["aux"]):
         want = torch.einsum("bqd,bdhw->bqhw", output["kernels"], outputs["pixel_features"])
         assert torch.allclose(output["mask_logits"], want, atol=1e-5)
@@ -69,7 +69,7 @@ def test_mask_logits_are_kernels_times_pixel_features():
 
 def test_forward_is_encode_then_decode():
     model = build().eval()
-    images, padding = pictures(64, 128), torch.zeros(2, 64, 128, dtype=torch.bool)
+    images, padding = draw_images(64, 128), torch.zeros(2, 64, 128, dtype=torch.bool)
     padding[1, :, 100:] = True
     whole, parts = model(images, padding), model.decode(model.encode(images, padding))
     assert all(torch.equal(whole[key], parts[key]) for key in whole if key != "aux")
@@ -89,10 +89,10 @@ def test_semantic_logits_of_every_map_in_use_while_training_only():
 
 def test_auxiliary_outputs_while_training_only():
     model = build()
-    aux = model(pictures(128, 128))["aux"]
+    aux = model(draw_images(128, 128))["aux"]
     assert len(aux) == 1
     assert {"class_logits", "mask_logits", "objectness"} <= aux[0].keys()
-    assert model.eval()(pictures(128, 128))["aux"] == []
+    assert model.eval()(draw_images(128, 128))["aux"] == []
 
 
 @pytest.mark.parametrize("overrides", [{}, {"self_attention": False, "coordinates": False}])
@@ -100,7 +100,7 @@ def test_every_parameter_receives_a_gradient(overrides):
     model = build(drop_path=0.0, **overrides)
     for block in model.backbone.trans.transformer_blocks:
         nn.init.ones_(block.attn.proj[1].bn.weight)  # it starts at zero and hides what is behind it
-    outputs = model(pictures(128, 192))
+    outputs = model(draw_images(128, 192))
     terms = ("class_logits", "mask_logits", "objectness")
     loss = sum(o[key].square().mean() for o in (outputs, *outputs["aux"]) for key in terms)
     loss.backward()
@@ -120,7 +120,7 @@ def test_every_parameter_receives_a_gradient(overrides):
 @torch.no_grad()
 def test_what_lies_in_the_padding_is_never_seen(garbage):
     model = build().eval()
-    images = pictures(128, 192)
+    images = draw_images(128, 192)
     padding = torch.zeros(2, 128, 192, dtype=torch.bool)
     padding[0, 100:] = padding[1, :, 130:] = True
     dirty = images.masked_fill(padding[:, None], garbage)
@@ -130,7 +130,7 @@ def test_what_lies_in_the_padding_is_never_seen(garbage):
 
 def test_normalising_takes_out_the_statistics_and_zeroes_the_padding():
     model = build()
-    images, padding = pictures(8, 8), torch.zeros(2, 8, 8, dtype=torch.bool)
+    images, padding = draw_images(8, 8), torch.zeros(2, 8, 8, dtype=torch.bool)
     padding[:, 5:] = True
     got = model.normalise(images, padding)
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -142,9 +142,9 @@ def test_normalising_takes_out_the_statistics_and_zeroes_the_padding():
 
 
 @torch.no_grad()
-def test_a_picture_is_not_changed_by_its_neighbours_in_the_batch():
+def test_a_image_is_not_changed_by_its_neighbours_in_the_batch():
     model = build().eval()
-    images = pictures(96, 160, batch=3)
+    images = draw_images(96, 160, batch=3)
     whole = model(images)["mask_logits"]
     alone = torch.cat([model(image[None])["mask_logits"] for image in images])
     assert relative_error(alone, whole) < 1e-4
@@ -153,8 +153,8 @@ def test_a_picture_is_not_changed_by_its_neighbours_in_the_batch():
 @torch.no_grad()
 def test_the_memory_format_changes_nothing_but_speed():
     model = build().eval()
-    want = model(pictures(128, 192))
-    got = model.to(memory_format=torch.channels_last)(pictures(128, 192))
+    want = model(draw_images(128, 192))
+    got = model.to(memory_format=torch.channels_last)(draw_images(128, 192))
     assert relative_error(got["mask_logits"], want["mask_logits"]) < 1e-4
 
 
@@ -181,7 +181,7 @@ def test_each_keyword_changes_the_parameters(change):
 @pytest.mark.parametrize("change", [{"num_heads": 2}, {"kv_stride": 16}])
 @torch.no_grad()
 def test_keywords_without_parameters_change_the_outputs(change):
-    images = pictures(128, 192)
+    images = draw_images(128, 192)
     usual, other = build().eval()(images), build(**change).eval()(images)
     assert not torch.allclose(usual["class_logits"], other["class_logits"], atol=1e-6)
 
@@ -197,7 +197,7 @@ def test_parts_can_be_handed_in():
     mask_decoder = MaskDecoder(backbone.channels[1:], width=24, kernel_dim=10)
     model = build_mobileinst(CONFIG, backbone, mask_decoder=mask_decoder)
     assert model.mask_decoder is mask_decoder
-    assert model.eval()(pictures(64, 64))["kernels"].shape == (2, 7, 10)
+    assert model.eval()(draw_images(64, 64))["kernels"].shape == (2, 7, 10)
 
 
 @pytest.mark.parametrize(

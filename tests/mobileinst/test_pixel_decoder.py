@@ -107,7 +107,7 @@ def test_agrees_with_transformers(channels, width, layers, height, breadth):
 
 
 def test_centres_of_cells_on_every_level():
-    """Cell by cell: the same place of the picture on a level h x w, whose first centre is at 0."""
+    """Cell by cell: the same place of the image on a level h x w, whose first centre is at 0."""
     sizes = [(2, 3), (5, 4)]
     got = reference_points(sizes, torch.zeros(0, dtype=torch.float64))  # [N,2,L]
     cells = [(y, x, h, w) for h, w in sizes for y in range(h) for x in range(w)]

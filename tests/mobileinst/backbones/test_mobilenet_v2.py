@@ -121,14 +121,14 @@ def test_frozen_layers_get_no_gradient_and_keep_their_values(name, frozen, free)
         assert all(got for n, got in gradients.items() if n.startswith(prefix))
 
 
-def single_class_pictures(voc, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+def single_class_images(voc, count: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Pictures that show one class only, 128 × 128, and that class."""
     images, classes = [], []
     for path in sorted((voc / "SegmentationClass").glob("*.png")):
         present = set(np.unique(np.asarray(Image.open(path)))) - {0, 255}
         if len(present) == 1:
-            picture = Image.open(voc / "JPEGImages" / f"{path.stem}.jpg").resize((128, 128))
-            images.append(pil_to_tensor(picture) / 255)
+            image = Image.open(voc / "JPEGImages" / f"{path.stem}.jpg").resize((128, 128))
+            images.append(pil_to_tensor(image) / 255)
             classes.append(present.pop())
         if len(images) == count:
             break
@@ -136,7 +136,7 @@ def single_class_pictures(voc, count: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def nearest_neighbour_accuracy(model: nn.Module, images: torch.Tensor, classes) -> float:
-    """How often the picture with the most similar averaged features shows the same class."""
+    """How often the image with the most similar averaged features shows the same class."""
     maps = [model.backbone(model.normalise(part))[3].mean((2, 3)) for part in images.split(16)]
     features = F.normalize(torch.cat(maps))
     similarity = (features @ features.T).fill_diagonal_(-1)
@@ -148,7 +148,7 @@ def test_the_real_weights_know_classes(shared):
     """Loaded with the normalising and padding of its own, the published file sees what is alike;
     an untrained network, or values that came to the wrong places, would not."""
     file = shared / "datasets" / "weights" / "mobilenet_v2_imagenet_features_fp16.pth"
-    images, classes = single_class_pictures(shared / "datasets/VOC/VOCdevkit/VOC2012", 160)
+    images, classes = single_class_images(shared / "datasets/VOC/VOCdevkit/VOC2012", 160)
     model = zoo.build("mobileinst_mobilenet_v2", 20)[0].eval()
     untrained = nearest_neighbour_accuracy(model, images, classes)
     assert weights.load(model, file).whole

@@ -45,7 +45,7 @@ def undrawn(monkeypatch):
     monkeypatch.setattr(nn.init, "kaiming_uniform_", lambda tensor, **_: tensor)
 
 
-def pictures(*shape: int) -> torch.Tensor:
+def draw_images(*shape: int) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(0))
 
 
@@ -97,7 +97,7 @@ def test_agrees_with_torchvision_where_no_map_fits_into_one_window(undrawn, thei
     )
     assert not unexpected
     assert missing == [f"norm{i}.{kind}" for i in range(4) for kind in ("weight", "bias")]
-    images = pictures(1, 3, *size)
+    images = draw_images(1, 3, *size)
     maps = model(images)
     assert max(map(relative_error, maps, torchvision_maps(features, images))) < 1e-5
 
@@ -106,7 +106,7 @@ def test_agrees_with_torchvision_where_no_map_fits_into_one_window(undrawn, thei
 
 
 class Plain:
-    """The published rules in float64: loops over pictures, windows and the parts of cut windows.
+    """The published rules in float64: loops over images, windows and the parts of cut windows.
 
     Nothing is rolled or masked here. Shifted windows are cut at the border of the map, and the
     parts attend each to itself.
@@ -213,7 +213,7 @@ def window_parts(length: int, window: int, shift: int) -> list[range]:
 def test_agrees_with_plain_loops_at_any_size(undrawn, keywords, size):
     model = randomise(SwinTransformer(**keywords))
     plain = Plain(model, *(keywords[key] for key in ("depths", "num_heads", "window_size")))
-    images = pictures(2, 3, *size)
+    images = draw_images(2, 3, *size)
     wanted = [torch.stack(maps) for maps in zip(*(plain(each.double()) for each in images))]
     with torch.no_grad():
         assert max(map(relative_error, model(images), wanted)) < 1e-5
@@ -275,7 +275,7 @@ def test_grids_follow_the_ceil_rule(height, width):
 def test_every_parameter_receives_a_gradient():
     model = randomise(SwinTransformer(**SMALL, drop_path=0.1)).train()
     torch.manual_seed(0)
-    maps = model(pictures(2, 3, 65, 97))
+    maps = model(draw_images(2, 3, 65, 97))
     sum((x * torch.randn_like(x)).sum() for x in maps).backward()
     gradients = {name: value.grad for name, value in model.named_parameters()}
     assert all(g is not None and g.isfinite().all() and g.any() for g in gradients.values())
