@@ -193,10 +193,8 @@ def shrimp(rng: Generator, inks: Inks) -> list[Part]:
     rings = np.linspace(0.36, 0.97, 7)
     for t in (rings[:-2] + rings[1:-1]) / 2:
         angle = spine.direction(t) + np.pi / 2 - rng.uniform(0.1, 0.5)
-        foot = spine.at(t, -1.25 * belly(t))
-        parts.append(
-            Part(ellipse(foot, (0.055, 0.024), angle), mix(inks.base, inks.dark, 0.4), 0.3)
-        )
+        foot = ellipse(spine.at(t, -1.25 * belly(t)), (0.055, 0.024), angle)
+        parts.append(Part(foot, mix(inks.base, inks.dark, 0.4), 0.3))
     for spread in (-0.75, 0.75, -0.38, 0.38, 0.0):
         angle = spine.direction(1.0) + spread
         lobe = spine.at(0.97) + 0.09 * np.array([np.cos(angle), np.sin(angle)])
@@ -204,12 +202,9 @@ def shrimp(rng: Generator, inks: Inks) -> list[Part]:
         parts.append(Part(ellipse(lobe, (0.09, 0.024), angle), inks.light, 0.5, clear))
     for start, stop in list(pairwise(rings))[::-1]:
         plate = mix(inks.base, inks.light, rng.uniform(0.0, 0.35))
-        parts.append(
-            Part(spine.band(start - 0.03, stop + 0.006, back, belly, 0.02), inks.dark, 0.3)
-        )
-        parts.append(
-            Part(spine.band(start - 0.03, stop - 0.01, back, belly, 0.02), plate, 0.75, clear)
-        )
+        edge = spine.band(start - 0.03, stop + 0.006, back, belly, 0.02)
+        inner = spine.band(start - 0.03, stop - 0.01, back, belly, 0.02)
+        parts += [Part(edge, inks.dark, 0.3), Part(inner, plate, 0.75, clear)]
     shield = spine.band(0.0, 0.37, back, belly, 0.03)
     spike = np.array([spine.at(0.13, back(0.13)), spine.at(-0.13, 0.075), spine.at(0.0, 0.0)])
     parts.append(Part(spine.band(0.0, 0.38, back, belly, 0.03), inks.dark, 0.4))
@@ -225,26 +220,20 @@ def shrimp_organs(rng: Generator, spine: Spine, inks: Inks, stout: float) -> lis
     """The organs seen through the shell: a gut along the back, and three blobs in the carapace."""
     t = np.linspace(0.27, 0.94, 20)
     wave = 0.008 * np.sin(t * rng.uniform(15, 30))
-    gut = ribbon(
-        spine.at(t, stout * np.interp(t, (0.27, 0.45, 0.94), (0.02, 0.035, 0.0)) + wave), 0.036
-    )
-    outlines = {
-        "intestine": gut,
-        "hepatopancreas": blob(rng, spine.at(0.215, -0.012), (0.07, 0.047 * stout), 0.1),
-        "stomach": blob(rng, spine.at(0.115, 0.004), (0.04, 0.034 * stout), 0.0),
-        "heart": blob(rng, spine.at(0.31, 0.047 * stout), (0.036, 0.03 * stout), 0.2),
-    }
-    stains = {
-        "intestine": (0.2, 0.16, 0.1),
-        "hepatopancreas": (0.62, 0.33, 0.08),
-        "stomach": (0.3, 0.24, 0.08),
-        "heart": (0.75, 0.16, 0.16),
-    }
+    along = spine.at(t, stout * np.interp(t, (0.27, 0.45, 0.94), (0.02, 0.035, 0.0)) + wave)
+    gland = blob(rng, spine.at(0.215, -0.012), (0.07, 0.047 * stout), 0.1)
+    stomach = blob(rng, spine.at(0.115, 0.004), (0.04, 0.034 * stout), 0.0)
+    heart = blob(rng, spine.at(0.31, 0.047 * stout), (0.036, 0.03 * stout), 0.2)
     strength = rng.uniform(0.7, 0.88)
-    tints = {name: np.asarray(stain) * rng.uniform(0.8, 1.2, 3) for name, stain in stains.items()}
+    stained = (
+        ("intestine", ribbon(along, 0.036), (0.2, 0.16, 0.1)),
+        ("hepatopancreas", gland, (0.62, 0.33, 0.08)),
+        ("stomach", stomach, (0.3, 0.24, 0.08)),
+        ("heart", heart, (0.75, 0.16, 0.16)),
+    )
     return [
-        Part(outline, mix(inks.base, tints[name], strength), 0.85, organ=name)
-        for name, outline in outlines.items()
+        Part(outline, mix(inks.base, stain * rng.uniform(0.8, 1.2, 3), strength), 0.85, organ=name)
+        for name, outline, stain in stained
     ]
 
 
@@ -281,9 +270,8 @@ def fish(rng: Generator, inks: Inks) -> list[Part]:
     )
     flap = spine.at(np.array([0.3, 0.44, 0.47, 0.4]), deep * np.array([-0.1, 0.05, -0.2, -0.4]))
     parts += [Part(ribbon(gill, 0.016), edge, 0.5), Part(flap, fin, 0.95)]
-    parts.append(
-        Part(ribbon(spine.at(np.array([0.0, 0.05]), np.array([-0.02, -0.03])), 0.012), edge)
-    )
+    mouth = spine.at(np.array([0.0, 0.05]), np.array([-0.02, -0.03]))
+    parts.append(Part(ribbon(mouth, 0.012), edge))
     eye, size = spine.at(0.115, 0.28 * deep), rng.uniform(0.026, 0.036)
     parts.append(Part(ellipse(eye, (size, size)), np.array([0.93, 0.9, 0.8]), 0.9))
     parts.append(Part(ellipse(eye, (0.6 * size, 0.6 * size)), np.full(3, 0.05), 0.9))
@@ -300,13 +288,8 @@ def crab(rng: Generator, inks: Inks) -> list[Part]:
             down = np.array([0.0, 1.0])
             hip, knee = 0.36 * out, (0.82 + rng.uniform(-0.04, 0.04)) * out - 0.06 * down
             tip = knee + 0.24 * out + rng.uniform(0.14, 0.3) * down
-            parts.append(
-                Part(
-                    ribbon(curve(knee, (knee + tip) / 2 + 0.04 * out, tip), (0.085, 0.03)),
-                    joint,
-                    0.4,
-                )
-            )
+            shin = ribbon(curve(knee, (knee + tip) / 2 + 0.04 * out, tip), (0.085, 0.03))
+            parts.append(Part(shin, joint, 0.4))
             parts.append(Part(ribbon(np.linspace(hip, knee, 6), (0.12, 0.1)), limb, 0.6))
         parts += crab_claw(rng, inks, side)
     turn = np.linspace(0, 2 * np.pi, 60, endpoint=False)
@@ -341,10 +324,8 @@ def crab_claw(rng: Generator, inks: Inks, side: int) -> list[Part]:
         way = angle + bow * gape
         root = palm + 0.06 * size * np.array([np.cos(way), np.sin(way)])
         middle = root + 0.2 * size * np.array([np.cos(way), np.sin(way)])
-        finger = ribbon(
-            curve(root, middle, palm + (0.38 * size) * ahead + 0.25 * (middle - palm)) * mirror,
-            (0.14 * size, 0.03),
-        )
+        tip = palm + (0.38 * size) * ahead + 0.25 * (middle - palm)
+        finger = ribbon(curve(root, middle, tip) * mirror, (0.14 * size, 0.03))
         parts.append(Part(finger, inks.dark if bow > 0 else mix(inks.base, inks.dark, 0.6), 0.6))
     parts.append(Part(ellipse(palm, (0.16 * size, 0.12 * size), angle) * mirror, inks.base, 0.8))
     return parts
@@ -360,14 +341,12 @@ def starfish(rng: Generator, inks: Inks) -> list[Part]:
         tip = reach * (np.cos(lean) * ahead + np.sin(lean) * aside)
         line = curve((0, 0), 0.5 * reach * ahead, tip)
         for layer, grow, ink, height in ((rims, 0.05, inks.dark, 0.4), (arms, 0, inks.base, 0.8)):
-            layer.append(
-                Part(ribbon(line, wide * np.array([1.15, 0.85, 0.55, 0.3]) + grow), ink, height)
-            )
+            widths = wide * np.array([1.15, 0.85, 0.55, 0.3]) + grow
+            layer.append(Part(ribbon(line, widths), ink, height))
             layer.append(Part(ellipse(tip, (0.15 * wide + grow / 2,) * 2), ink, height))
         spots = [(spot, 0.032) for spot in line[2::2]]
-        spots += [
-            (line[i] + shift * wide * aside, 0.022) for i in (5, 8) for shift in (-0.22, 0.22)
-        ]
+        pairs = [(i, shift * wide * aside) for i in (5, 8) for shift in (-0.22, 0.22)]
+        spots += [(line[i] + shift, 0.022) for i, shift in pairs]
         knobs += [Part(ellipse(spot, (size, size)), inks.light, 1.0) for spot, size in spots]
     disc = Part(ellipse((0, 0), (0.62 * wide, 0.62 * wide)), inks.base, 0.8)
     return [*rims, *arms, disc, *knobs, Part(ellipse((0, 0), (0.06, 0.06)), inks.light, 1.0)]
@@ -394,15 +373,8 @@ def fan_shell(rng: Generator, inks: Inks) -> list[Part]:
         turn = np.linspace(left, right, 9)
         bump = 1 + 0.05 * np.sin(np.linspace(0, np.pi, 9))
         wedge = np.concatenate([hinge[None], rim(turn, bump)])
-        inner = np.concatenate(
-            [
-                hinge[None],
-                rim(
-                    np.linspace(0.75 * left + 0.25 * right, 0.25 * left + 0.75 * right, 9),
-                    0.99 * bump,
-                ),
-            ]
-        )
+        turn = np.linspace(0.75 * left + 0.25 * right, 0.25 * left + 0.75 * right, 9)
+        inner = np.concatenate([hinge[None], rim(turn, 0.99 * bump)])
         parts += [Part(wedge, inks.dark, 0.4), Part(inner, mix(inks.base, inks.light, 0.4), 0.9)]
     for share in rng.uniform(0.5, 0.92, 3):
         line = ribbon(rim(np.linspace(-open_, open_, 30), share), rng.uniform(0.02, 0.06))
@@ -426,19 +398,11 @@ def spiral_shell(rng: Generator, inks: Inks) -> list[Part]:
     angle = np.arctan2(end[1], end[0])
     ahead = end + 0.1 * np.array([-np.sin(angle), np.cos(angle)])
     parts.append(Part(ellipse(ahead, (0.34, 0.24), angle), inks.light, 0.9))
-    parts.append(
-        Part(ellipse(ahead + (ahead - end) * 0.3, (0.26, 0.16), angle), inks.dark * 0.6, 0.2)
-    )
-    return parts
+    mouth = ellipse(ahead + (ahead - end) * 0.3, (0.26, 0.16), angle)
+    return [*parts, Part(mouth, inks.dark * 0.6, 0.2)]
 
 
-DRAW: dict[str, Callable[[Generator, Inks], list[Part]]] = {
-    "shrimp": shrimp,
-    "fish": fish,
-    "crab": crab,
-    "starfish": starfish,
-    "shell": shell,
-}
+DRAW = {"shrimp": shrimp, "fish": fish, "crab": crab, "starfish": starfish, "shell": shell}
 
 
 # ------------------------------------------------------------------------------ rendering
@@ -474,12 +438,12 @@ def soft(outlines: list[np.ndarray], size: tuple[int, int]) -> np.ndarray:
 
 
 def lay(image: np.ndarray, colour: np.ndarray, opacity: np.ndarray) -> None:
-    """Lay a colour ([3] or [H,W,3]) over a picture with an opacity [H,W], in place."""
+    """Lays a colour ([3] or [H,W,3]) over an image with an opacity [H,W], in place."""
     image += np.clip(opacity, 0, 1)[..., None] * (colour - image)
 
 
 def expose(rng: Generator, image: np.ndarray) -> np.ndarray:
-    """A photograph, uint8 [H,W,3], of a picture, float32 0..1: lamp, colour cast, camera noise."""
+    """A photograph, uint8 [H,W,3], of an image, float32 0..1: lamp, colour cast, camera noise."""
     height, width = image.shape[:2]
     y, x = np.linspace(-1, 1, height)[:, None], np.linspace(-1, 1, width)
     slope = rng.uniform(-0.14, 0.14, 2)
@@ -494,7 +458,7 @@ def expose(rng: Generator, image: np.ndarray) -> np.ndarray:
 def fill(
     outlines: Sequence[np.ndarray], values: Sequence, mode: str, blank, size: tuple[int, int]
 ) -> Image.Image:
-    """Paint polygons one over the other on a canvas of SUPERSAMPLE times `size` (width, height)."""
+    """Paints polygons one over the other, on SUPERSAMPLE times `size` (width, height)."""
     canvas = Image.new(mode, (size[0] * SUPERSAMPLE, size[1] * SUPERSAMPLE), blank)
     pen = ImageDraw.Draw(canvas)
     for outline, value in zip(outlines, values, strict=True):
@@ -511,9 +475,8 @@ def pattern(rng: Generator, size: tuple[int, int], angle: float, length: float) 
         field = field - strength * (noise(rng, height, width, max(3.0, length / 16)) > 0.35)
     elif kind == 2:
         y, x = np.mgrid[:height, :width].astype(np.float32)
-        along = (
-            x * np.cos(angle) + y * np.sin(angle) + 0.05 * length * noise(rng, height, width, 20)
-        )
+        along = x * np.cos(angle) + y * np.sin(angle)
+        along = along + 0.05 * length * noise(rng, height, width, 20)
         field = field + strength * np.sin(along * (2 * np.pi * rng.uniform(5, 9) / length))
     return field
 
@@ -521,7 +484,7 @@ def pattern(rng: Generator, size: tuple[int, int], angle: float, length: float) 
 def render(
     rng: Generator, parts: list[Part], scale: float, angle: float, light: np.ndarray
 ) -> Sprite:
-    """Turn, scale, mirror (by chance) and shade an animal.
+    """Turns, scales, mirrors (by chance) and shades an animal.
 
     `scale` is in pixels per unit, `angle` in radians; `light` [2] is the way (x, y) the light goes.
     """

@@ -1,4 +1,4 @@
-"""What the two demo sets share: the objects of a drawn picture, and how a set is written.
+"""What the two demo sets share: the objects of a drawn image, and how a set is written.
 
 A set appears at once, when it is complete, and holds `demo.json`, the arguments it was drawn with.
 """
@@ -11,11 +11,13 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
+from tqdm import tqdm
 
 from data import rle
 from data.errors import InputError
@@ -39,60 +41,61 @@ class Item:
 
 @dataclass(frozen=True)
 class Scene:
-    """A picture, uint8 [H,W,3], and its objects: from back to front, a shrimp before its organs."""
+    """An image, uint8 [H,W,3], and its objects: from back to front, a shrimp before its organs."""
 
     image: np.ndarray
     items: tuple[Item, ...]
 
 
-def coco_annotations(
-    scene: Scene, ids: Mapping[str, int], image_id: int, first_id: int
-) -> list[dict]:
-    """COCO records of all objects of a scene, compressed RLE, ids from `first_id` on.
+def write_split(
+    split: str,
+    count: int,
+    seed: int,
+    draw_scene: Callable[[tuple[int, int, int]], Scene],
+    images: Path,
+    annotations: Path,
+    ids: Mapping[str, int],
+    quality: int,
+    progress: bool = True,
+) -> Iterator[tuple[str, Scene]]:
+    """Draws the scenes of a split, each from (seed, split, index), and yields names and scenes.
 
-    `ids` are those of the categories, by name.
+    `images` and `annotations` are the folders of the JPEG files and of the COCO json with
+    compressed RLE; `ids` are those of the categories, by name.
     """
-    codes = rle.encode(np.stack([item.mask for item in scene.items]))
-    areas, boxes = rle.area(codes).tolist(), rle.boxes(codes).tolist()
-    return [
-        {
-            "id": first_id + offset,
-            "image_id": image_id,
-            "category_id": ids[item.name],
-            "segmentation": rle.to_json(code),
-            "area": int(area),
-            "bbox": [left, top, right - left, bottom - top],
-            "iscrowd": 0,
-        }
-        for offset, (item, code, area, (left, top, right, bottom)) in enumerate(
-            zip(scene.items, codes, areas, boxes, strict=True)
-        )
-    ]
-
-
-def write_coco(
-    path: Path, images: list[dict], ids: Mapping[str, int], annotations: list[dict]
-) -> None:
-    """Write a COCO json; `ids` are those of the categories, by name."""
-    categories = [{"id": number, "name": name} for name, number in ids.items()]
-    coco = {"images": images, "categories": categories, "annotations": annotations}
-    path.write_text(json.dumps(coco))
+    content: dict[str, list[dict]] = {"images": []}
+    content["categories"] = [{"id": number, "name": name} for name, number in ids.items()]
+    content["annotations"] = records = []
+    for index in tqdm(range(count), desc=f"drawing {split}", disable=not progress):
+        scene = draw_scene((seed, SPLITS.index(split), index))
+        name = f"{split}_{index:05d}"
+        Image.fromarray(scene.image).save(images / f"{name}.jpg", quality=quality)
+        height, width = scene.image.shape[:2]
+        image = {"id": index + 1, "file_name": f"{name}.jpg", "width": width, "height": height}
+        content["images"].append(image)
+        masks = rle.encode(np.stack([item.mask for item in scene.items]))
+        labels = [ids[item.name] for item in scene.items]
+        records += rle.records(masks, labels, index + 1, len(records) + 1)
+        yield name, scene
+    (annotations / f"instances_{split}.json").write_text(json.dumps(content))
 
 
 def write_once(
     folder: Path, arguments: dict[str, int | str], write_all: Callable[[Path], None]
 ) -> Path:
-    """Let `write_all` fill `folder`, and return it; a finished set is used again.
+    """Lets `write_all` fill `folder`, and returns it; a finished set is used again.
 
     The set appears at once, when it is complete: it is drawn in a folder beside and then renamed.
-    Raises InputError for impossible numbers and for a folder that holds something else.
+
+    Raises:
+        InputError: if the numbers are impossible or the folder holds something else.
     """
     folder = Path(folder)
     train, val, seed = (arguments[key] for key in (*SPLITS, "seed"))
     if min(train, val) < 1 or seed < 0:
         raise InputError(
             f"The demo set cannot have train={train}, val={val}, seed={seed}; "
-            "ask for at least one picture per split and a seed of 0 or more."
+            "ask for at least one image per split and a seed of 0 or more."
         )
     if _holds(folder, arguments):
         return folder
@@ -132,13 +135,13 @@ def command_line(
 ) -> int:
     """`python -m module --out DIR ...` for a demo set; exit code 2 for a user's mistake.
 
-    `train` and `val` are the numbers of pictures where none are asked for.
+    `train` and `val` are the numbers of images by default.
     """
     parser = argparse.ArgumentParser(prog=f"python -m {module}", description="Draw a demo set.")
     parser.add_argument("--out", type=Path, required=True, help="folder for the set")
-    parser.add_argument("--train", type=int, default=train, help=f"pictures to train on ({train})")
-    parser.add_argument("--val", type=int, default=val, help=f"pictures to evaluate on ({val})")
-    parser.add_argument("--seed", type=int, default=0, help="another seed, other pictures (0)")
+    parser.add_argument("--train", type=int, default=train, help=f"images to train on ({train})")
+    parser.add_argument("--val", type=int, default=val, help=f"images to evaluate on ({val})")
+    parser.add_argument("--seed", type=int, default=0, help="another seed, other images (0)")
     options = parser.parse_args(arguments)
     try:
         print(write(options.out, options.train, options.val, options.seed))

@@ -1,6 +1,6 @@
 """What a shrimp lies on while it is photographed: a tray, a net, a palm, or the water it swims in.
 
-Every ground is a picture, float32 [H,W,3] in 0..1. Everything here is our own choice.
+Every ground is an image, float32 [H,W,3] in 0..1. Everything here is our own choice.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def draw_ground(rng: Generator, height: int, width: int) -> np.ndarray:
 
 
 def tray(rng: Generator, height: int, width: int) -> np.ndarray:
-    """Smooth plastic, scratched and wet; often its wall is in the picture."""
+    """Smooth plastic, scratched and wet; often its wall is in the image."""
     base = pick(rng, TRAYS)
     shade = 1 + 0.12 * noise(rng, height, width, 90) + 0.02 * noise(rng, height, width, 2)
     image = base * shade[..., None]
@@ -129,7 +129,7 @@ def add_drops(image: np.ndarray, drops: list[np.ndarray]) -> None:
 def scatter(
     rng: Generator, count: int, radii: tuple[float, float], height: int, width: int
 ) -> list[np.ndarray]:
-    """Uneven discs, in pixels, anywhere in the picture."""
+    """Uneven discs, in pixels, anywhere in the image."""
     discs = []
     for _ in range(count):
         radius = rng.uniform(*radii)
@@ -150,6 +150,6 @@ def along(angle: float, height: int, width: int) -> np.ndarray:
 
 
 def across(rng: Generator, height: int, width: int) -> np.ndarray:
-    """A slope [H,W] in a random direction: 0 in the middle of the picture, 1 a width away."""
+    """A slope [H,W] in a random direction: 0 in the middle of the image, 1 a width away."""
     place = along(rng.uniform(0, 2 * np.pi), height, width)
     return (place - place[height // 2, width // 2]) / width

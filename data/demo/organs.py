@@ -1,9 +1,9 @@
 """The demo set of nested masks: shrimps under a macro lens and the organs inside them, drawn.
 
-`python -m data.demo.organs --out DIR` writes COCO json with compressed RLE and the pictures. An
+`python -m data.demo.organs --out DIR` writes COCO json with compressed RLE and the images. An
 organ's pixels belong to its shrimp as well. The category `background` is declared and has no
-object, as some annotation tools export it. Every picture has its own generator, seeded by
-(seed, split, index): the same seed gives the same pictures, however many there are.
+object, as some annotation tools export it. Every image has its own generator, seeded by
+(seed, split, index): the same seed gives the same images, however many there are.
 """
 
 from __future__ import annotations
@@ -14,36 +14,26 @@ from pathlib import Path
 
 import numpy as np
 from numpy.random import Generator
-from PIL import Image
-from tqdm import tqdm
 
 from data.demo.animals import expose
-from data.demo.files import (
-    SPLITS,
-    Item,
-    Scene,
-    coco_annotations,
-    command_line,
-    write_coco,
-    write_once,
-)
+from data.demo.files import Item, Scene, command_line, write_once, write_split
 from data.demo.grounds import draw_ground
 from data.demo.shrimp import ORGANS, Shrimp, paint, shrimp
 
 COCO_IDS = {name: place for place, name in enumerate(("background", "shrimp", *ORGANS))}
 SIZE = (240, 320)  # height, width
 
-COUNTS = (0.56, 0.3, 0.14)  # how often a picture has one, two, three shrimps
+COUNTS = (0.56, 0.3, 0.14)  # how often an image has one, two, three shrimps
 LENGTHS = ((210, 320), (160, 230), (140, 180))  # of a body in pixels, by that number
-SEEN = 0.75  # so much of an animal lies in the picture ...
+SEEN = 0.75  # so much of an animal lies in the image ...
 FREE = 0.8  # ... and of that, so much is not covered by the others
-TRIES = 40  # places tried before a picture stays with fewer shrimps
+TRIES = 40  # places tried before an image stays with fewer shrimps
 ORGAN_PIXELS = 20  # an organ of which less is seen counts as hidden
-DRAWING = 1  # raise it whenever the same arguments begin to give other pictures
+DRAWING = 1  # raise it whenever the same arguments begin to give other images
 
 
 def draw_scene(seed: int | Sequence[int] | Generator) -> Scene:
-    """Draw one picture of 240 x 320 with one to three shrimps."""
+    """Draws one image of 240 x 320 with one to three shrimps."""
     rng = np.random.default_rng(seed)
     angle = rng.uniform(0, 2 * np.pi)
     light = np.array([np.cos(angle), np.sin(angle)])
@@ -63,7 +53,7 @@ def draw_scene(seed: int | Sequence[int] | Generator) -> Scene:
 
 
 def place_shrimps(rng: Generator) -> list[tuple[Shrimp, np.ndarray]]:
-    """The shrimps of a picture with their masks, from back to front; at least one."""
+    """The shrimps of an image with their masks, from back to front; at least one."""
     count = int(rng.choice(len(COUNTS), p=COUNTS)) + 1
     placed: list[tuple[Shrimp, np.ndarray]] = []
     tries = 0
@@ -95,34 +85,23 @@ def fits(animal: Shrimp, mask: np.ndarray, others: list[np.ndarray]) -> bool:
 # --------------------------------------------------------------------------------- writing
 
 
-def write_split(folder: Path, split: str, count: int, seed: int, progress: bool) -> None:
-    """Draw `count` pictures of a split, with their annotations."""
-    images, annotations = [], []
-    (folder / split).mkdir()
-    for index in tqdm(range(count), desc=f"drawing {split}", disable=not progress):
-        scene = draw_scene((seed, SPLITS.index(split), index))
-        name = f"{split}_{index:05d}.jpg"
-        Image.fromarray(scene.image).save(folder / split / name, quality=92)
-        height, width = scene.image.shape[:2]
-        images.append({"id": index + 1, "file_name": name, "width": width, "height": height})
-        annotations += coco_annotations(scene, COCO_IDS, index + 1, len(annotations) + 1)
-    path = folder / "annotations" / f"instances_{split}.json"
-    write_coco(path, images, COCO_IDS, annotations)
-
-
 def write(
     folder: Path, train: int = 160, val: int = 40, seed: int = 0, progress: bool = True
 ) -> Path:
-    """Draw the demo set into `folder` and return it; a finished set is used again.
+    """Draws the demo set into `folder` and returns it; a finished set is used again.
 
-    Raises InputError for impossible numbers and for a folder that holds something else.
+    Raises:
+        InputError: if the numbers are impossible or the folder holds something else.
     """
     arguments = {"set": "organs", "train": train, "val": val, "seed": seed, "drawing": DRAWING}
 
     def write_all(empty: Path) -> None:
         (empty / "annotations").mkdir()
-        for split in SPLITS:
-            write_split(empty, split, arguments[split], seed, progress)
+        for split, count in (("train", train), ("val", val)):
+            (empty / split).mkdir()
+            folders = (empty / split, empty / "annotations")
+            for _ in write_split(split, count, seed, draw_scene, *folders, COCO_IDS, 92, progress):
+                pass
 
     return write_once(folder, arguments, write_all)
 

@@ -1,8 +1,8 @@
 """The built-in demo set: shrimp-pond scenes drawn by code, one drawing written in two layouts.
 
 `python -m data.demo.pond --out DIR` writes the VOC2012 layout (whole animals, void borders) and
-COCO-RLE json (animals, and the organs inside the shrimps). Every picture has its own generator,
-seeded by (seed, split, index): the same seed gives the same pictures, however many there are.
+COCO-RLE json (animals, and the organs inside the shrimps). Every image has its own generator,
+seeded by (seed, split, index): the same seed gives the same images, however many there are.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import numpy as np
 from numpy.random import Generator
 from PIL import Image
 from scipy import ndimage
-from tqdm import tqdm
 
 from data.demo.animals import (
     DRAW,
@@ -32,40 +31,35 @@ from data.demo.animals import (
     smooth,
     unit_area,
 )
-from data.demo.files import (
-    SPLITS,
-    Item,
-    Scene,
-    coco_annotations,
-    command_line,
-    write_coco,
-    write_once,
-)
+from data.demo.files import Item, Scene, command_line, write_once, write_split
 
 ANIMALS = ("shrimp", "fish", "crab", "starfish", "shell")
 ORGANS = ("heart", "stomach", "hepatopancreas", "intestine")
 CATEGORIES = ANIMALS + ORGANS  # the VOC layout has the animals only
 COCO_IDS = {name: place for place, name in enumerate(CATEGORIES, start=1)}
 VOID = 255
-PICTURES = Path("VOCdevkit", "VOC2012", "JPEGImages")
+TONES = (  # of sand and mud
+    (0.76, 0.66, 0.48), (0.5, 0.44, 0.32), (0.36, 0.42, 0.36), (0.3, 0.45, 0.5), (0.6, 0.6, 0.56),
+)  # fmt: skip
+MAPS = ("SegmentationClass", "SegmentationObject")
 
 FREQUENCIES = (0.34, 0.18, 0.16, 0.16, 0.16)  # of ANIMALS: it is a shrimp pond
 SWIMMERS = ("shrimp", "fish")  # seen from the side, so roughly level; the others lie any way round
-COUNT = (2, 7)  # animals per picture
-AREA_MEDIAN, AREA_SPREAD = 0.085, 0.5  # log-normal, of an uncovered animal, as share of the picture
+COUNT = (2, 7)  # animals per image
+AREA_MEDIAN, AREA_SPREAD = 0.085, 0.5  # log-normal, of an uncovered animal, as share of the image
 AREA_DRAWN = (0.03, 0.3)
-AREA_LEFT = 0.013  # an animal keeps at least this share of the picture ...
+AREA_LEFT = 0.013  # an animal keeps at least this share of the image ...
 SHAPE_LEFT = 0.55  # ... and of its own shape, whatever covers it
 NEAR_ANOTHER = 0.35  # how often an animal is put next to one that is there, mostly overlapping it
 ORGAN_PIXELS = 10  # an organ of which less is seen counts as hidden
-DRAWING = 2  # raise it whenever the same arguments begin to give other pictures
+DRAWING = 2  # raise it whenever the same arguments begin to give other images
 
 
 # --------------------------------------------------------------------------------- drawing
 
 
 def draw_scene(seed: int | Sequence[int] | Generator, size: tuple[int, int] | None = None) -> Scene:
-    """Draw one picture of `size` (height, width); by default near 240 x 320, drawn as well."""
+    """Draws one image of `size` (height, width); by default near 240 x 320, drawn as well."""
     rng = np.random.default_rng(seed)
     height, width = size or (int(rng.integers(228, 257)), int(rng.integers(304, 341)))
     angle = rng.uniform(0, 2 * np.pi)
@@ -91,16 +85,8 @@ def draw_scene(seed: int | Sequence[int] | Generator, size: tuple[int, int] | No
 
 def draw_ground(rng: Generator, height: int, width: int, light: np.ndarray) -> np.ndarray:
     """Sand or mud with pebbles and weeds, float32 [H,W,3] in 0..1."""
-    tones = (
-        (0.76, 0.66, 0.48),
-        (0.5, 0.44, 0.32),
-        (0.36, 0.42, 0.36),
-        (0.3, 0.45, 0.5),
-        (0.6, 0.6, 0.56),
-    )
-    first, second = (
-        np.array(tones[i]) * rng.uniform(0.75, 1.1) for i in rng.integers(0, len(tones), 2)
-    )
+    chosen = rng.integers(0, len(TONES), 2)
+    first, second = (np.array(TONES[i]) * rng.uniform(0.75, 1.1) for i in chosen)
     waves = 0.5 + 0.5 * noise(rng, height, width, 110) + 0.2 * noise(rng, height, width, 30)
     grain = 1 + 0.09 * noise(rng, height, width, 10) + 0.1 * noise(rng, height, width, 2)
     image = first + (second - first) * np.clip(waves, 0, 1)[..., None]
@@ -132,7 +118,7 @@ def draw_weed(rng: Generator) -> Part:
 
 
 def draw_water(rng: Generator, image: np.ndarray) -> np.ndarray:
-    """Lay bubbles, haze, and what `expose` adds over the picture."""
+    """Lays bubbles, haze, and what `expose` adds over the image."""
     for _ in range(rng.integers(0, 9)):
         add_bubble(rng, image)
     haze = np.array([0.35, 0.48, 0.45], np.float32) * np.float32(rng.uniform(0.7, 1.3))
@@ -170,12 +156,12 @@ def place_animals(
     return placed
 
 
-def draw_animal(rng: Generator, name: str, picture: int, light: np.ndarray) -> Sprite:
-    """One animal in a random pose, its size in proportion to a `picture` of so many pixels."""
+def draw_animal(rng: Generator, name: str, pixels: int, light: np.ndarray) -> Sprite:
+    """One animal in a random pose, its size in proportion to an image of so many `pixels`."""
     parts = DRAW[name](rng, paint_inks(rng, name))
     share = np.clip(AREA_MEDIAN * np.exp(AREA_SPREAD * rng.normal()), *AREA_DRAWN)
     angle = rng.normal(0, 0.6) if name in SWIMMERS else rng.uniform(0, 2 * np.pi)
-    return render(rng, parts, np.sqrt(share * picture / unit_area(parts)), angle, light)
+    return render(rng, parts, np.sqrt(share * pixels / unit_area(parts)), angle, light)
 
 
 def find_corner(
@@ -217,7 +203,7 @@ def window(
 
 
 def on_canvas(mask: np.ndarray, corner: np.ndarray, height: int, width: int) -> np.ndarray:
-    """A patch's mask as a mask [H,W] of the picture."""
+    """A patch's mask as a mask [H,W] of the image."""
     full = np.zeros((height, width), bool)
     canvas, patch = window(mask.shape, corner, height, width)
     full[canvas] = mask[patch]
@@ -225,7 +211,7 @@ def on_canvas(mask: np.ndarray, corner: np.ndarray, height: int, width: int) -> 
 
 
 def paste(image: np.ndarray, sprite: Sprite, corner: np.ndarray, shadow: np.ndarray) -> None:
-    """Lay a sprite and its soft shadow, cast along `shadow` (x, y), on the picture, in place."""
+    """Lays a sprite and its soft shadow, cast along `shadow` (x, y), on the image, in place."""
     height, width = image.shape[:2]
     reach = 5
     dark = 0.4 * smooth(np.pad(sprite.alpha, 2 * reach), 2)
@@ -264,41 +250,25 @@ def voc_palette() -> list[int]:
     return palette.ravel().tolist()
 
 
-def write_split(folder: Path, split: str, count: int, seed: int, progress: bool) -> list[str]:
-    """Draw `count` pictures of a split into both layouts; returns their names."""
-    voc, palette = folder / PICTURES.parent, voc_palette()
-    images, annotations, names = [], [], []
-    for index in tqdm(range(count), desc=f"drawing {split}", disable=not progress):
-        scene = draw_scene((seed, SPLITS.index(split), index))
-        names.append(f"{split}_{index:05d}")
-        picture = f"{names[-1]}.jpg"
-        Image.fromarray(scene.image).save(folder / PICTURES / picture, quality=90)
-        for room, labels in zip(
-            ("SegmentationClass", "SegmentationObject"), voc_maps(scene), strict=True
-        ):
-            png = Image.fromarray(labels, mode="P")
-            png.putpalette(palette)
-            png.save(voc / room / f"{names[-1]}.png")
-        height, width = scene.image.shape[:2]
-        images.append({"id": index + 1, "file_name": picture, "width": width, "height": height})
-        annotations += coco_annotations(scene, COCO_IDS, index + 1, len(annotations) + 1)
-    path = folder / "coco" / "annotations" / f"instances_{split}.json"
-    write_coco(path, images, COCO_IDS, annotations)
-    return names
-
-
-def write_all(folder: Path, arguments: dict[str, int], progress: bool) -> None:
-    """Write the set, drawn with these arguments, into an empty folder."""
-    voc = folder / PICTURES.parent
+def write_all(folder: Path, counts: dict[str, int], seed: int, progress: bool) -> None:
+    """Writes the set in both layouts into an empty folder; `counts` of images by split."""
+    voc, coco = folder / "VOCdevkit" / "VOC2012", folder / "coco" / "annotations"
     lists = voc / "ImageSets" / "Segmentation"
-    rooms = ("JPEGImages", "SegmentationClass", "SegmentationObject")
-    for room in (*(voc / name for name in rooms), lists, folder / "coco" / "annotations"):
-        room.mkdir(parents=True)
-    names = {
-        split: write_split(folder, split, arguments[split], arguments["seed"], progress)
-        for split in SPLITS
-    }
-    names["trainval"] = [name for split in SPLITS for name in names[split]]
+    images, *maps = (voc / name for name in ("JPEGImages", *MAPS))
+    for place in (images, *maps, lists, coco):
+        place.mkdir(parents=True)
+    palette, names = voc_palette(), {"trainval": []}
+    for split, count in counts.items():
+        names[split] = []
+        for name, scene in write_split(
+            split, count, seed, draw_scene, images, coco, COCO_IDS, 90, progress
+        ):
+            for place, labels in zip(maps, voc_maps(scene), strict=True):
+                png = Image.fromarray(labels, mode="P")
+                png.putpalette(palette)
+                png.save(place / f"{name}.png")
+            names[split].append(name)
+        names["trainval"] += names[split]
     for split, chosen in names.items():
         (lists / f"{split}.txt").write_text("".join(f"{name}\n" for name in chosen))
     (voc / "classes.txt").write_text("".join(f"{name}\n" for name in ANIMALS))
@@ -307,12 +277,14 @@ def write_all(folder: Path, arguments: dict[str, int], progress: bool) -> None:
 def write(
     folder: Path, train: int = 240, val: int = 60, seed: int = 0, progress: bool = True
 ) -> Path:
-    """Draw the demo set into `folder` (both layouts) and return it; a finished set is used again.
+    """Draws the demo set into `folder` (both layouts) and returns it; a finished one is used again.
 
-    Raises InputError for impossible numbers and for a folder that holds something else.
+    Raises:
+        InputError: if the numbers are impossible or the folder holds something else.
     """
     arguments = {"train": train, "val": val, "seed": seed, "drawing": DRAWING}
-    return write_once(folder, arguments, lambda empty: write_all(empty, arguments, progress))
+    counts = {"train": train, "val": val}
+    return write_once(folder, arguments, lambda empty: write_all(empty, counts, seed, progress))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,6 +1,6 @@
 """A shrimp under a macro lens: clear flesh, the organs in it, the shell and its gleam on top.
 
-`Shrimp` is the shape alone, outlines in pixels of the picture; `paint` lays it over a picture, one
+`Shrimp` is the shape alone, outlines in pixels of the image; `paint` lays it over an image, one
 layer after the other, as light meets them. Everything here is our own choice; the places and the
 shapes of the organs follow the anatomy of a penaeid shrimp seen from the side.
 """
@@ -54,7 +54,7 @@ THIN = 0.25  # a smaller thickness of the flesh counts as rim
 
 @dataclass(frozen=True)
 class Shrimp:
-    """Outlines [P,2] of one animal in pixels of the picture, x right, y down.
+    """Outlines [P,2] of one animal in pixels of the image, x right, y down.
 
     The mask of the animal is `trunk`, `paddles` and the eye: `threads` (feelers, walking legs) are
     drawn but are too thin to be outlined by hand. `seams` are the rear edges of the shell's plates.
@@ -77,7 +77,7 @@ class Shrimp:
         return Shrimp(self.length, organs=organs, **lists)
 
     def mask(self, size: tuple[int, int]) -> np.ndarray:
-        """The animal's pixels, bool [H,W], in a picture of `size` (height, width)."""
+        """The animal's pixels, bool [H,W], in an image of `size` (height, width)."""
         return cover([*self.trunk, *self.paddles, self.organs["eye"]], size[::-1])
 
     def organ_masks(self, size: tuple[int, int]) -> dict[str, np.ndarray]:
@@ -197,7 +197,7 @@ def organs(rng: Generator, spine: Spine, stout: float) -> dict[str, np.ndarray]:
 
 
 def paint(rng: Generator, image: np.ndarray, animal: Shrimp, light: np.ndarray) -> None:
-    """Lay an animal over a picture, float32 [H,W,3] in 0..1, in place.
+    """Lays an animal over an image, float32 [H,W,3] in 0..1, in place.
 
     `light` [2] is the way (x, y) the light goes.
     """
@@ -209,14 +209,14 @@ def paint(rng: Generator, image: np.ndarray, animal: Shrimp, light: np.ndarray) 
     paint_limbs(rng, image, animal, flesh)
     paint_flesh(rng, image, trunk, thick, flesh)
     for name in ("intestine", "heart", "hepatopancreas", "stomach"):
-        paint_organ(rng, image, animal.organs[name], trunk, name, animal.length)
+        paint_organ(rng, image, animal, trunk, name)
     paint_shell(rng, image, animal, trunk, flesh)
     paint_light(rng, image, animal.length, trunk, thick, light)
     paint_eye(rng, image, animal)
 
 
 def at_work(animal: Shrimp, image: np.ndarray) -> tuple[Shrimp, np.ndarray]:
-    """The part of the picture, a view, that an animal and its shadow touch; the animal in it."""
+    """The part of the image, a view, that an animal and its shadow touch; the animal in it."""
     outlines = np.concatenate([*animal.trunk, *animal.paddles, *animal.threads])
     margin, limits = 0.1 * animal.length, image.shape[1::-1]
     low = np.clip(outlines.min(0) - margin, 0, np.subtract(limits, 1)).astype(int)
@@ -262,19 +262,13 @@ def paint_flesh(
 
 
 def paint_organ(
-    rng: Generator,
-    image: np.ndarray,
-    outline: np.ndarray,
-    trunk: np.ndarray,
-    name: str,
-    length: float,
+    rng: Generator, image: np.ndarray, animal: Shrimp, trunk: np.ndarray, name: str
 ) -> None:
     """An organ behind the shell: blurred at its edge, uneven inside."""
-    area = smooth(soft([outline], trunk.shape) * trunk, 1)
-    colour = tone(rng, *STAINS[name]) * (
-        1 + 0.3 * noise(rng, *area.shape, 0.03 * length)[..., None]
-    )
-    cloud = 1 + 0.25 * noise(rng, *area.shape, 0.06 * length)
+    area = smooth(soft([animal.organs[name]], trunk.shape) * trunk, 1)
+    colour = tone(rng, *STAINS[name])
+    colour = colour * (1 + 0.3 * noise(rng, *area.shape, 0.03 * animal.length)[..., None])
+    cloud = 1 + 0.25 * noise(rng, *area.shape, 0.06 * animal.length)
     lay(image, colour, rng.uniform(*COVER) * area * cloud)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 
 import numpy as np
@@ -16,25 +15,23 @@ from data.demo import organs
 from data.demo.files import Scene
 from data.demo.organs import ORGAN_PIXELS
 from data.demo.shrimp import ORGANS
-from data.errors import InputError
 
 TRAIN, VAL = 24, 3
 NAMES = ("shrimp", *ORGANS)
 
 
 @pytest.fixture(scope="module")
-def drawn(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Scene], float]:
-    """A small set as written, the scenes it was written from, and the processor's seconds."""
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Scene]]:
+    """A small set as written, and the scenes it was written from."""
     scenes = []
     draw_scene = organs.draw_scene
-    start = time.process_time()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
             organs, "draw_scene", lambda seed: scenes.append(draw_scene(seed)) or scenes[-1]
         )
         folder = tmp_path_factory.mktemp("set") / "organs"
         organs.write(folder, TRAIN, VAL, progress=False)
-    return folder, scenes, time.process_time() - start
+    return folder, scenes
 
 
 @pytest.fixture
@@ -45,10 +42,6 @@ def folder(drawn) -> Path:
 @pytest.fixture
 def scenes(drawn) -> list[Scene]:
     return drawn[1]
-
-
-def test_the_whole_set_is_drawn_in_a_minute(drawn):
-    assert drawn[2] / (TRAIN + VAL) * 200 < 60
 
 
 def test_organs_lie_inside_their_shrimp_and_not_over_one_another(scenes):
@@ -65,7 +58,7 @@ def test_organs_lie_inside_their_shrimp_and_not_over_one_another(scenes):
                 assert item.mask.sum() >= ORGAN_PIXELS
 
 
-def test_an_organ_has_the_place_that_its_name_tells(scenes):
+def test_organs_have_their_places(scenes):
     """From the eye to the tail: eye, stomach, hepatopancreas, heart, and then the intestine."""
     ordered, seen = 0, 0
     for scene in scenes:
@@ -128,32 +121,15 @@ def test_colours_do_not_give_the_class_away_but_organs_are_seen(scenes):
     assert all(np.median(values) > 10 for values in contrasts.values())  # of 255
 
 
-def test_the_same_seed_gives_the_same_files_however_many(folder, tmp_path):
-    fewer = organs.write(tmp_path / "fewer", 2, 1, progress=False)
-    pictures = sorted(fewer.rglob("*.jpg"))
-    assert len(pictures) == 3
-    for file in pictures:
-        assert file.read_bytes() == (folder / file.relative_to(fewer)).read_bytes(), file.name
-    for split, count in (("train", 2), ("val", 1)):
-        whole, part = (
-            json.loads((root / f"annotations/instances_{split}.json").read_text())
-            for root in (folder, fewer)
-        )
-        assert part["images"] == whole["images"][:count]
-        assert part["annotations"] == whole["annotations"][: len(part["annotations"])]
-    other = organs.draw_scene((1, 0, 0))
-    assert not np.array_equal(other.image, organs.draw_scene((0, 0, 0)).image)
-
-
-def test_the_folder_opens_as_it_is(folder, scenes, tmp_path):
+def test_the_folder_is_recognised(folder, scenes, tmp_path):
     sets = open_datasets(folder, cache=tmp_path, progress=False)
     assert (len(sets["train"]), len(sets["val"])) == (TRAIN, VAL)
     assert sets["train"].class_names == ["background", *NAMES]
     assert [category.id for category in sets["train"].categories] == list(range(len(NAMES) + 1))
     assert "background 0, shrimp" in sets["train"].summary()
     for index, scene in enumerate(scenes[:TRAIN]):
-        picture, truth = sets["train"].read(index)
-        assert np.abs(np.asarray(picture, float) - scene.image).mean() < 8
+        image, truth = sets["train"].read(index)
+        assert np.abs(np.asarray(image, float) - scene.image).mean() < 8
         assert [sets["train"].class_names[label] for label in truth.labels] == [
             item.name for item in scene.items
         ]
@@ -168,39 +144,3 @@ def test_json_records_agree_with_their_masks(folder):
         assert record["area"] == coco_mask.area(code)
         assert record["bbox"] == coco_mask.toBbox(code).tolist()
         assert record["category_id"] > 0
-
-
-def test_a_finished_set_is_used_again_and_nothing_else(folder, tmp_path):
-    before = (folder / "demo.json").stat().st_mtime_ns
-    assert organs.write(folder, TRAIN, VAL, progress=False) == folder
-    assert (folder / "demo.json").stat().st_mtime_ns == before
-    with pytest.raises(InputError, match="already holds"):
-        organs.write(folder, TRAIN, VAL, seed=1, progress=False)
-    with pytest.raises(InputError, match="at least one"):
-        organs.write(tmp_path / "none", 0, 1, progress=False)
-
-
-def test_the_other_demo_set_is_not_taken_for_this_one(folder, tmp_path):
-    arguments = json.loads((folder / "demo.json").read_text())
-    del arguments["set"]
-    (tmp_path / "demo.json").write_text(json.dumps(arguments))
-    with pytest.raises(InputError, match="already holds"):
-        organs.write(tmp_path, TRAIN, VAL, progress=False)
-
-
-def test_a_broken_off_set_leaves_nothing(tmp_path, monkeypatch):
-    def stop(*_):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(organs, "coco_annotations", stop)
-    with pytest.raises(KeyboardInterrupt):
-        organs.write(tmp_path / "set", 1, 1, progress=False)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_the_command_line(tmp_path, capsys):
-    out = tmp_path / "set"
-    assert organs.main(["--out", str(out), "--train", "1", "--val", "1"]) == 0
-    assert (out / "demo.json").is_file()
-    assert organs.main(["--out", str(out), "--train", "2", "--val", "1"]) == 2
-    assert capsys.readouterr().err.splitlines()[-1].startswith("error: ")

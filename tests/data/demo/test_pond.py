@@ -1,4 +1,4 @@
-"""The demo set: its difficulty is fixed here, and both layouts tell the same."""
+"""The demo set: its difficulty is fixed here, and both layouts hold the same."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from data.demo import pond
-from data.errors import InputError
+from data.demo.files import SPLITS, Item, Scene
 
 TRAIN, VAL = 24, 6
 
 
 @pytest.fixture(scope="module")
-def drawn(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[pond.Scene]]:
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Scene]]:
     """A small set as written, and the scenes it was written from."""
     scenes = []
     draw_scene = pond.draw_scene
@@ -30,23 +30,23 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[pond.Sce
 
 
 @pytest.fixture
-def folder(drawn: tuple[Path, list[pond.Scene]]) -> Path:
+def folder(drawn: tuple[Path, list[Scene]]) -> Path:
     return drawn[0]
 
 
 @pytest.fixture
-def scenes(drawn: tuple[Path, list[pond.Scene]]) -> list[pond.Scene]:
+def scenes(drawn: tuple[Path, list[Scene]]) -> list[Scene]:
     return drawn[1]
 
 
-def animals_of(scene: pond.Scene) -> list[pond.Item]:
+def animals_of(scene: Scene) -> list[Item]:
     return [item for item in scene.items if item.parent is None]
 
 
 def written(folder: Path) -> list[tuple[str, dict[str, list[dict]]]]:
-    """For every picture its name and its COCO records by kind (animals, organs)."""
-    pictures = []
-    for split in pond.SPLITS:
+    """For every image its name and its COCO records by kind (animals, organs)."""
+    found = []
+    for split in SPLITS:
         coco = json.loads((folder / f"coco/annotations/instances_{split}.json").read_text())
         for image in coco["images"]:
             records = [a for a in coco["annotations"] if a["image_id"] == image["id"]]
@@ -54,8 +54,8 @@ def written(folder: Path) -> list[tuple[str, dict[str, list[dict]]]]:
                 "animals": [a for a in records if a["category_id"] <= len(pond.ANIMALS)],
                 "organs": [a for a in records if a["category_id"] > len(pond.ANIMALS)],
             }
-            pictures.append((Path(image["file_name"]).stem, kinds))
-    return pictures
+            found.append((Path(image["file_name"]).stem, kinds))
+    return found
 
 
 def test_difficulty_stays_within_its_bounds(scenes):
@@ -116,21 +116,6 @@ def test_colours_do_not_give_the_class_away(scenes):
     assert min(overlaps) > 0.35
 
 
-def test_the_same_seed_gives_the_same_files_however_many(folder, tmp_path):
-    fewer = pond.write(tmp_path / "fewer", 3, 2, progress=False)
-    for file in sorted(fewer.rglob("*.jpg")) + sorted(fewer.rglob("*.png")):
-        assert file.read_bytes() == (folder / file.relative_to(fewer)).read_bytes(), file.name
-    other = pond.draw_scene((1, 0, 0), (240, 320))
-    assert not np.array_equal(other.image, pond.draw_scene((0, 0, 0), (240, 320)).image)
-
-
-def test_a_scene_has_the_asked_size():
-    scene = pond.draw_scene(5, (120, 161))
-    assert scene.image.shape == (120, 161, 3)
-    assert scene.image.dtype == np.uint8
-    assert all(item.mask.shape == (120, 161) for item in scene.items)
-
-
 def test_both_layouts_hold_the_same_masks(folder):
     voc = folder / "VOCdevkit" / "VOC2012"
     for name, kinds in written(folder):
@@ -174,7 +159,7 @@ def test_json_records_agree_with_their_masks(folder):
             assert max(inside) == 1  # with iscrowd, the share of the organ that the shrimp holds
 
 
-def test_lists_pictures_and_scenes_belong_together(folder, scenes):
+def test_lists_images_and_scenes_belong_together(folder, scenes):
     voc = folder / "VOCdevkit" / "VOC2012"
     lists = voc / "ImageSets" / "Segmentation"
     train, val, both = (
@@ -184,8 +169,8 @@ def test_lists_pictures_and_scenes_belong_together(folder, scenes):
     assert [name for name, _ in written(folder)] == both
     assert (voc / "classes.txt").read_text().split() == list(pond.ANIMALS)
     for name, scene in zip(both, scenes, strict=True):
-        picture = np.asarray(Image.open(voc / "JPEGImages" / f"{name}.jpg"), float)
-        assert np.abs(picture - scene.image).mean() < 8
+        image = np.asarray(Image.open(voc / "JPEGImages" / f"{name}.jpg"), float)
+        assert np.abs(image - scene.image).mean() < 8
 
 
 def test_the_palette_is_the_one_of_voc(folder):
@@ -193,34 +178,3 @@ def test_the_palette_is_the_one_of_voc(folder):
     palette = np.array(Image.open(png).getpalette()).reshape(-1, 3)
     known = {0: (0, 0, 0), 1: (128, 0, 0), 2: (0, 128, 0), 8: (64, 0, 0), 255: (224, 224, 192)}
     assert all(tuple(palette[index]) == colour for index, colour in known.items())
-
-
-def test_a_finished_set_is_used_again_and_nothing_else(folder, tmp_path):
-    before = (folder / "demo.json").stat().st_mtime_ns
-    assert pond.write(folder, TRAIN, VAL, progress=False) == folder
-    assert (folder / "demo.json").stat().st_mtime_ns == before
-    with pytest.raises(InputError, match="already holds"):
-        pond.write(folder, TRAIN, VAL, seed=1, progress=False)
-    (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(InputError, match="already holds"):
-        pond.write(tmp_path, 1, 1, progress=False)
-    with pytest.raises(InputError, match="at least one"):
-        pond.write(tmp_path / "none", 0, 1, progress=False)
-
-
-def test_a_broken_off_set_leaves_nothing(tmp_path, monkeypatch):
-    def stop(*_):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(pond, "coco_annotations", stop)
-    with pytest.raises(KeyboardInterrupt):
-        pond.write(tmp_path / "set", 1, 1, progress=False)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_the_command_line(tmp_path, capsys):
-    out = tmp_path / "set"
-    assert pond.main(["--out", str(out), "--train", "1", "--val", "1"]) == 0
-    assert (out / "demo.json").is_file()
-    assert pond.main(["--out", str(out), "--train", "2", "--val", "1"]) == 2
-    assert capsys.readouterr().err.splitlines()[-1].startswith("error: ")
