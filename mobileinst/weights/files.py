@@ -27,8 +27,8 @@ class WeightFile:
     """What a file holds.
 
     container: the key of the tensors in the file, "" at the top. tensors: by their names in the
-    file, or by ours if those are published names of Mask2Former. others: entries that are no
-    tensors. source: the model they belong to. meta: what the file says about itself. naming: who
+    file, or by ours if those are published names of Mask2Former. non_tensors: names of the other
+    entries. source: the model they belong to. meta: what the file says about itself. naming: who
     published the names that were translated, "" if none were. config, classes: of a checkpoint of
     ours, else None.
     """
@@ -36,7 +36,7 @@ class WeightFile:
     path: Path
     container: str
     tensors: dict[str, Tensor]
-    others: tuple[str, ...]
+    non_tensors: tuple[str, ...]
     source: str
     meta: dict
     naming: str = ""
@@ -106,7 +106,7 @@ def open_weights(path: str | Path) -> WeightFile:
         path=path,
         container=container,
         tensors=tensors,
-        others=tuple(str(name) for name in entries if not is_named(name, entries[name])),
+        non_tensors=tuple(str(name) for name in entries if not is_named(name, entries[name])),
         source=recognise(tensors),
         meta=meta if isinstance(meta, dict) else {},
         naming=naming,

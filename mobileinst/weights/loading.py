@@ -24,7 +24,7 @@ def load(
     """Loads a file of weights into a backbone, or into a model that has one as `.backbone`.
 
     Weights of a backbone go into the backbone. A checkpoint of ours fills a whole model; in layers
-    with a row per class, the rows of classes of the same name are taken over. Published files of
+    with a row per class, the rows of classes of the same name are copied. Published files of
     Mask2Former fill a whole model as well, except for layers with a row per class if their number
     of classes is another. All that belongs there comes from the file, or nothing is changed.
 
@@ -33,8 +33,8 @@ def load(
         path: the file, or what `open_weights` read from it.
         classes: names of the model's classes, needed for whole checkpoints of ours only.
         config: keywords the model was built with, to name those of a checkpoint that differ.
-        allow_partial: take what fits into the backbone, if anything does; of a whole checkpoint
-            that does not fit, take the backbone alone.
+        allow_partial: load what fits into the backbone, if anything does; of a whole checkpoint
+            that does not fit, load the backbone alone.
     Raises:
         LoadError: if the file cannot be read, does not fit, or holds values that are not finite.
     """
@@ -47,8 +47,8 @@ def load(
         for name, value in values.items():
             match.state[name].copy_(value)
     report.after = fingerprint({name: match.state[name] for name in names})[:12]
-    if file.others:
-        report.dropped["entries that are no tensors"] = dict.fromkeys(file.others, 0)
+    if file.non_tensors:
+        report.dropped["entries that are no tensors"] = dict.fromkeys(file.non_tensors, 0)
     report.conversion = conversion(match)
     report.random = left_random(module, match)
     report.warnings = tuple(warnings(file, module, match, other_keywords(file, config)))
@@ -94,7 +94,7 @@ def require_exact(file: WeightFile, model: nn.Module, num_classes: int) -> None:
     less. Copies nothing: the model may be on the device "meta".
 
     Raises:
-        LoadError: if it has others.
+        LoadError: if it has not.
     """
     match = require_match(file, model)
     wrong = ""
@@ -140,8 +140,8 @@ def left_random(module: nn.Module, match: Match) -> tuple[str, ...]:
     """The parts of the module that keep their start values."""
     names = (*match.report.missing, *match.report.other_shape)
     groups = dict.fromkeys(".".join(name.split(".")[:2]) for name in names)
-    others = [] if match.part is module else module.named_children()
-    outside = (name for name, child in others if child is not match.part and child.state_dict())
+    children = [] if match.part is module else module.named_children()
+    outside = (name for name, child in children if child is not match.part and child.state_dict())
     return (*outside, *match.absent, *match.redrawn, *groups)
 
 
@@ -182,7 +182,7 @@ def warnings(file: WeightFile, module: nn.Module, match: Match, keywords: str) -
         found.append("the file's BatchNorm statistics are those of an untrained network")
     is_model = match.part is module and hasattr(module, "backbone")
     if is_model and file.classes is None and not match.redrawn:
-        found.append("the file has no class names, its rows were taken for this model's classes")
+        found.append("the file has no class names, its rows count as this model's classes")
     return [*found, *convention_warnings(file, match)]
 
 

@@ -37,7 +37,7 @@ COUNTER = "num_batches_tracked"  # unused in batch norms with a momentum
 
 WRAPPERS = ("module.", "backbone.")  # what data parallel training and whole models put in front
 
-# Family: a tensor whose number of output channels tells the size, and the size by that number.
+# Family -> a tensor, and the size of the model by its number of output channels.
 FAMILIES = {
     "TopFormer": ("tpm.layer2.conv.4.c.weight", {16: "T", 24: "S", 32: "B"}),
     "SeaFormer": ("smb5.layer1.conv.4.c.weight", {160: "T", 192: "S", 256: "B", 320: "L"}),

@@ -22,8 +22,8 @@ class Report:
     loaded: tensors copied. missing, other_shape: tensors of the module that keep their values
     (`allow_partial`). unexpected: tensors of the file without a place. dropped: reason -> tensors
     left out on purpose. conversion: of dtypes, "" if none. before, after: fingerprints of the
-    loaded tensors. carried, new: classes whose rows came from the file, and classes whose rows
-    start from random values. random: parts that start from random values. warnings: sentences.
+    loaded tensors. carried, new: classes with rows from the file, and with rows of random
+    values. random: parts that start from random values. warnings: sentences.
     """
 
     path: str

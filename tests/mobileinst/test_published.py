@@ -156,7 +156,7 @@ def test_every_official_name_has_its_place(keys, pickled):
     assert (report.container, report.naming, report.prefixes) == ("model", "its authors", ())
     assert re.search(r"^found +'model', in the names of its authors$", report.text, re.M)
     assert re.search(r"^fingerprint +\w{12} -> \w{12}$", report.text, re.M)
-    assert "has no class names, its rows were taken" in report.warnings[0]
+    assert "has no class names, its rows count as" in report.warnings[0]
     assert json.loads(json.dumps(report.as_dict()))["naming"] == "its authors"
 
 

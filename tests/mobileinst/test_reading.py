@@ -80,7 +80,7 @@ def test_both_spellings_of_numpy(write):
 
 
 def test_what_python_2_wrote(write):
-    """Bytes are text of one byte a letter there; taken from the documented form of the orders."""
+    """Bytes are text of one byte a letter there. Written from the documented opcodes."""
     values = np.array([1.5, -2.0, 3.25], dtype="<f4").tobytes()
     data = (
         b"\x80\x02}q\x00U\x05modelq\x01}q\x02U\x01xq\x03cnumpy.core.multiarray\n_reconstruct\nq\x04"

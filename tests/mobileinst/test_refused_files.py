@@ -1,4 +1,4 @@
-"""One table: files that are broken, hostile or of something else -> what the refusal says."""
+"""One table: files that are broken, hostile or no weights -> the message of the refusal."""
 
 import os
 import pickle

@@ -305,7 +305,7 @@ def checkpoint_of(model, classes, **more):
 
 @pytest.fixture
 def trained_model():
-    """With a class layer whose rows are told apart by their values."""
+    """With a class layer whose rows are distinguished by their values."""
     model = model_of(3, seed=5, semantic_weight=1.0)
     model.load_state_dict(values_for(shapes_of(model), seed=5))
     return model

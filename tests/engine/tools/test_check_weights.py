@@ -1,4 +1,4 @@
-"""Whether a file of weights would load is told without training, and nothing is written."""
+"""Whether a file of weights would load, without training and without writing anything."""
 
 import json
 import pickle
@@ -142,7 +142,7 @@ def pickled(tmp_path):
 
 
 def test_the_authors_file_of_a_mask2former(check, pickled, authors):
-    path = pickled({"model": authors, "__author__": "somebody"})
+    path = pickled({"model": authors, "__author__": "name"})
     said, why = check(path, *M2F)
     assert why is None and f"{path}: Mask2Former with Swin" in said
     assert (
