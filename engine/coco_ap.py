@@ -77,6 +77,15 @@ class Scores:
             key: value and [row._asdict() for row in value] for key, value in rows.items()
         }
 
+    @classmethod
+    def from_dict(cls, plain: dict) -> "Scores":
+        """The scores of `as_dict`."""
+        rows = {
+            key: None if plain[key] is None else [ClassScore(**row) for row in plain[key]]
+            for key in ("per_class", "per_class_void_removed")
+        }
+        return cls(**{**plain, **rows})
+
 
 def score(ground_truth: dict, detections: list[dict], *, max_dets: int = 100) -> Scores:
     """Scores detections against a COCO ground truth; changes neither.

@@ -17,11 +17,12 @@ from data.loaders import eval_loader
 from data.presets import EvalPreset
 from engine import checkpoint, dist, files, options, skipped
 from engine.coco_ap import FIELDS, Scores, score
+from engine.files import newest_checkpoint
 from engine.log import info
 from engine.loop import run_inference
 from engine.report.metrics_block import MeanLoss, all_metrics, block
 from engine.report.tables import table
-from engine.run import newest_checkpoint
+from engine.values import device_for
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -177,7 +178,7 @@ def score_ground_truth(opts: argparse.Namespace) -> None:
 def score_checkpoint(opts: argparse.Namespace, builder: checkpoint.Builder) -> None:
     """Table and results json of what a checkpoint finds, and the block of metrics if asked for."""
     with dist.synced_errors(InputError):
-        device = dist.device_for(options.device_for(opts.device))
+        device = dist.device_for(device_for(opts.device))
         path = opts.checkpoint or newest_checkpoint(options.RUNS)
         content = checkpoint.load(path)
         data_of(opts, content["options"])

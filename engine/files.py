@@ -1,5 +1,6 @@
-"""Files and folders that are written whole or not at all."""
+"""Files and folders that are written whole or not at all; run folders and their locks."""
 
+import fcntl
 import json
 import os
 import shutil
@@ -130,3 +131,102 @@ def appearing(folder: Path) -> Iterator[Path]:
         ) from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def choose(out: Path | None, parent: Path, stem: str, resume: bool, overwrite: bool) -> Path:
+    """The folder of a run; nothing is written yet.
+
+    Args:
+        out: the folder asked for; None takes the next free `parent/stem-NNN`, or with `resume` the
+            newest one.
+        resume: continue in a folder that has a `last.pt`.
+        overwrite: a used run folder may be replaced.
+    Raises:
+        InputError: if the folder is in use, or there is nothing to resume.
+    """
+    if resume:
+        return folder_to_resume(out, parent, stem)
+    if out is None:
+        taken = sorted(parent.glob(f"{stem}-[0-9][0-9][0-9]"))
+        number = int(taken[-1].name[-3:]) + 1 if taken else 1
+        return parent / f"{stem}-{number:03d}"
+    if not is_free(out):
+        if not overwrite:
+            raise InputError(
+                f"{out}: the output folder is in use; go on with --resume, "
+                "replace it with --overwrite, or choose another --out"
+            )
+        if not (out / "options.json").exists():
+            raise InputError(
+                f"{out}: not a run folder, so --overwrite leaves it alone; choose another --out"
+            )
+    return out
+
+
+def folder_to_resume(out: Path | None, parent: Path, stem: str) -> Path:
+    """The folder asked for, or else the newest, that has a `last.pt`."""
+    candidates = sorted(parent.glob(f"{stem}-[0-9][0-9][0-9]")) if out is None else [out]
+    found = [folder for folder in candidates if (folder / "last.pt").exists()]
+    if not found:
+        fix = "start without --resume"
+        if any((folder / "best.pt").exists() for folder in candidates):
+            fix = "best.pt holds weights alone; start a new run from it with --pretrained"
+        raise InputError(f"{out or parent / (stem + '-NNN')}: no last.pt to resume from; {fix}")
+    links = [path.name for path in found[-1].iterdir() if path.is_symlink()]
+    if links:  # its logs are appended to, wherever they may lead
+        raise InputError(
+            f"{found[-1]}: {links[0]} is a link, and a run is not resumed into files elsewhere; "
+            "put the file itself there"
+        )
+    return found[-1]
+
+
+def newest_checkpoint(parent: Path) -> Path:
+    """The best checkpoint of the newest run.
+
+    Raises:
+        InputError: if there is none.
+    """
+    found = list(parent.glob("*/best.pt")) or list(parent.glob("*/last.pt"))
+    if not found:
+        raise InputError(f"{parent}: no run with a checkpoint; train one or give --checkpoint FILE")
+    return max(found, key=lambda path: path.stat().st_mtime)
+
+
+class FolderLock:
+    """One writer per run folder: an flock, which ends with the process and is never stale."""
+
+    held: set[int] = set()
+
+    def __init__(self) -> None:
+        self.handle: int | None = None
+
+    def acquire(self, folder: Path) -> None:
+        """Locks a folder instead of the one before.
+
+        Raises:
+            InputError: if another process holds the lock.
+        """
+        self.release()
+        self.handle = os.open(folder, os.O_RDONLY)
+        self.held.add(self.handle)
+        try:
+            fcntl.flock(self.handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self.release()
+            raise InputError(
+                f"{folder}: another process is training in this run folder; wait until it has "
+                "ended, or choose another --out"
+            ) from None
+        except OSError:  # a file system without locks
+            pass
+
+    def release(self) -> None:
+        if self.handle is not None:
+            os.close(self.handle)
+            self.held.discard(self.handle)
+            self.handle = None
+
+
+# Loader workers outlive a killed trainer for some seconds: they must not keep its lock.
+os.register_at_fork(after_in_child=lambda: [os.close(handle) for handle in FolderLock.held])

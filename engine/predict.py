@@ -20,9 +20,10 @@ from data.errors import BadRecords, InputError
 from data.images import read_rgb
 from data.presets import EvalPreset
 from engine import checkpoint, files, options, skipped
+from engine.files import newest_checkpoint
 from engine.log import info, progress
 from engine.report import draw
-from engine.run import newest_checkpoint
+from engine.values import device_for
 from mobileinst.set_prediction.postprocess import Postprocess
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
@@ -176,7 +177,7 @@ def main(argv: list[str], builder: checkpoint.Builder = options.build_model) -> 
     """
     opts = parse(argv)
     torch.set_num_threads(opts.threads)
-    device = options.device_for(opts.device)
+    device = device_for(opts.device)
     paths = images_of(opts.images)
     content = checkpoint.load(opts.checkpoint or newest_checkpoint(options.RUNS))
     threshold, origin = checkpoint.score_threshold(content["best"], opts.threshold)

@@ -1,66 +1,338 @@
-"""Run folders: one per training, never overwritten unless told."""
+"""A training and its folder: opened or resumed, with checkpoints and logs."""
 
+import os
+import platform
+import time
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from data.errors import InputError
-from engine import files
+import torch
+from PIL import Image
+
+from data.dataset import CocoDataset
+from data.errors import BadRecords, InputError
+from data.loaders import Batches, train_loader
+from data.presets import EvalPreset, TrainPreset
+from engine import checkpoint, dist, files, log, skipped
+from engine.coco_ap import Scores
+from engine.log import info
+from engine.loop import Trainer
+from engine.options import TrainOptions
+from engine.report import draw
+from engine.values import shown
+from mobileinst import weights, zoo
+from mobileinst.set_prediction.postprocess import Postprocess
+
+SAVE_SECONDS = 60  # between two saves: the most work that a kill can cost
 
 
-def choose(out: Path | None, parent: Path, stem: str, resume: bool, overwrite: bool) -> Path:
-    """The folder of a run; nothing is written yet.
+@dataclass
+class Data:
+    """The data sets of a run; an overfit run evaluates on its training images."""
+
+    train: CocoDataset
+    val: CocoDataset
+    preset: TrainPreset | EvalPreset
+    canvases: list[tuple[int, int]]
+
+    @property
+    def bad(self) -> list[BadRecords]:
+        return [self.train.bad, self.val.bad]
+
+
+@dataclass
+class Run:
+    """A training and its folder: opens, resumes, saves, keeps the best, logs.
 
     Args:
-        out: the folder asked for; None takes the next free `parent/stem-NNN`, or with `resume` the
-            newest one.
-        resume: continue in a folder that has a `last.pt`.
-        overwrite: a used run folder may be replaced.
-    Raises:
-        InputError: if the folder is in use, or there is nothing to resume.
+        derived: option values that follow from the data.
+        lock: held while the run is used; a run is a context manager that releases it.
+        best: highest AP so far, with its iteration and score threshold.
+        evaluated: iteration of the last finished evaluation.
+        saved: iteration of the last `last.pt`.
+        grid: AP and AP50 of the ground truth through the mask grid, of an overfit run.
     """
-    if resume:
-        return folder_to_resume(out, parent, stem)
-    if out is None:
-        taken = sorted(parent.glob(f"{stem}-[0-9][0-9][0-9]"))
-        number = int(taken[-1].name[-3:]) + 1 if taken else 1
-        return parent / f"{stem}-{number:03d}"
-    if not files.is_free(out):
-        if not overwrite:
-            raise InputError(
-                f"{out}: the output folder is in use; go on with --resume, "
-                "replace it with --overwrite, or choose another --out"
-            )
-        if not (out / "options.json").exists():
-            raise InputError(
-                f"{out}: not a run folder, so --overwrite leaves it alone; choose another --out"
-            )
-    return out
 
+    opts: TrainOptions
+    folder: Path
+    data: Data
+    trainer: Trainer
+    postprocess: Postprocess
+    config: zoo.Config
+    derived: dict[str, object]
+    lock: files.FolderLock
+    best: dict = field(default_factory=lambda: {"AP": -2.0, "iteration": 0, "threshold": None})
+    evaluated: int = 0
+    saved: int = 0
+    meter: log.Meter = field(default_factory=log.Meter)
+    grid: dict[str, float] = field(default_factory=dict)
 
-def folder_to_resume(out: Path | None, parent: Path, stem: str) -> Path:
-    """The folder asked for, or else the newest, that has a `last.pt`."""
-    candidates = sorted(parent.glob(f"{stem}-[0-9][0-9][0-9]")) if out is None else [out]
-    found = [folder for folder in candidates if (folder / "last.pt").exists()]
-    if not found:
-        fix = "start without --resume"
-        if any((folder / "best.pt").exists() for folder in candidates):
-            fix = "best.pt holds weights alone; start a new run from it with --pretrained"
-        raise InputError(f"{out or parent / (stem + '-NNN')}: no last.pt to resume from; {fix}")
-    links = [path.name for path in found[-1].iterdir() if path.is_symlink()]
-    if links:  # its logs are appended to, wherever they may lead
-        raise InputError(
-            f"{found[-1]}: {links[0]} is a link, and a run is not resumed into files elsewhere; "
-            "put the file itself there"
+    def __post_init__(self) -> None:
+        self.started, self.cpu_started = time.monotonic(), cpu_seconds()
+        self.next_save = self.started + SAVE_SECONDS
+        self.seconds_before = self.cpu_seconds_before = 0.0  # of the run until it was resumed
+        self.facts = {  # for the summary
+            "parameters": sum(p.numel() for p in self.trainer.model.parameters()),
+            "train": self.data.train.summary().splitlines()[0],
+            "val": self.data.val.summary().splitlines()[0],
+            "split": self.data.val.name,
+            "machine": f"{platform.machine()}, {self.opts.threads} threads, {self.trainer.device}",
+            "torch": str(torch.__version__),
+            "deterministic": torch.are_deterministic_algorithms_enabled(),
+        }
+
+    def __enter__(self) -> "Run":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.lock.release()
+
+    @property
+    def images_per_step(self) -> int:
+        """Images of one optimizer step, over all ranks."""
+        return self.opts.batch_size * self.opts.accumulate * dist.world_size()
+
+    @property
+    def seconds(self) -> float:
+        return self.seconds_before + time.monotonic() - self.started
+
+    @property
+    def cpu_seconds(self) -> float:
+        """CPU time of this rank, without loader processes that are still running."""
+        return self.cpu_seconds_before + cpu_seconds() - self.cpu_started
+
+    def epoch_of(self, iteration: int) -> float:
+        return iteration * self.images_per_step / len(self.data.train)
+
+    def is_due(self, every: float) -> bool:
+        """Whether the last step crossed a multiple of `every` epochs, or was the last one."""
+        now = self.trainer.iteration
+        if now == self.trainer.schedule.iterations or not every:
+            return now == self.trainer.schedule.iterations
+        return int(self.epoch_of(now) / every) > int(self.epoch_of(now - 1) / every)
+
+    def save_is_due(self) -> bool:
+        """Before evaluations, at the end, and otherwise as --save-every says, or the clock."""
+        if self.opts.save_every:
+            waited = self.trainer.iteration % self.opts.save_every == 0
+        else:
+            waited = time.monotonic() >= self.next_save
+        return waited or self.is_due(self.opts.eval_every)
+
+    def loader(self, workers: int) -> Batches:
+        """Training batches from the current iteration to the last."""
+        return train_loader(
+            self.data.train,
+            self.data.preset,
+            batch_size=self.opts.batch_size,
+            accumulate=self.opts.accumulate,
+            seed=self.opts.seed,
+            start_step=self.trainer.iteration,
+            stop_step=self.trainer.schedule.iterations,
+            canvases=self.data.canvases,
+            workers=workers,
+            rank=dist.rank(),
+            world_size=dist.world_size(),
         )
-    return found[-1]
+
+    def open(self, report: weights.Report | None) -> None:
+        """Makes the folder on rank 0. Called when everything is known to work.
+
+        Args:
+            report: on the weights that the run starts from.
+        """
+        batch = next(iter(self.loader(workers=0))).to("cpu")
+        image = draw.training_batch(batch.images, batch.targets, self.data.train.class_names)
+        files.make_folder(self.folder, replace=self.opts.overwrite)
+        self.lock.acquire(self.folder)
+        self.save()  # first: from here on a killed run can be resumed
+        self.write_options()
+        if report:
+            files.write_json(self.folder / "weights.json", report.as_dict())
+        self.save_image("train_batch.png", image)
+
+    def write_options(self) -> None:
+        content = self.opts.plain() | {"derived": self.derived, "origins": self.opts.origins}
+        files.write_json(self.folder / "options.json", content)
+
+    def save_image(self, name: str, image: Image.Image) -> None:
+        with files.replacing(self.folder / name) as temporary:
+            image.save(temporary, format="PNG")
+
+    def resume(self) -> None:
+        """Continues from `last.pt`, which every rank reads.
+
+        Raises:
+            InputError: if these options or this data describe another training.
+        """
+        path = self.folder / "last.pt"
+        content = checkpoint.load(path)
+        self.data.train.require_classes([entry["name"] for entry in content["classes"]])
+        same_average = (content["average"] is None) == (self.trainer.average is None)
+        if checkpoint.config_of(content) != self.config or not same_average:
+            raise InputError(
+                f"{path}: holds another model than these options describe; "
+                "resume with the options of options.json"
+            )
+        self.require_same_training(content)
+        self.keep_start(content["options"])
+        self.data.train.bad.add(skipped.read(self.folder))
+        try:
+            checkpoint.restore(self.trainer, content)
+            self.meter.restore(content["meter"])
+        except (KeyError, TypeError, AttributeError, RuntimeError, ValueError) as error:
+            raise InputError(
+                f"{path}: its state does not fit this training ({type(error).__name__}); "
+                f"start a new run with --pretrained {path}"
+            ) from error
+        self.saved, self.evaluated = self.trainer.iteration, content["evaluated"]
+        self.best = dict(content["best"])
+        self.seconds_before, self.cpu_seconds_before = content["seconds"], content["cpu_seconds"]
+        if dist.is_main_process():
+            for unfinished in self.folder.glob("*.tmp"):
+                unfinished.unlink()
+            log.truncate_after(self.folder, self.trainer.iteration, self.evaluated)
+            self.write_options()
+        for name, now in self.opts.plain().items():
+            before = content["options"].get(name)
+            if name not in ("resume", "out", "overwrite") and now != before:
+                info(f"resumed with --{name.replace('_', '-')} {shown(now)} (was {shown(before)})")
+        info(f"resumed at iteration {self.trainer.iteration} of {self.trainer.schedule.iterations}")
+
+    def require_same_training(self, content: dict) -> None:
+        """Length, rates, device and workers may change; what is learned may not.
+
+        The number of ranks may change if a step keeps its images: then only rounding, the images
+        that a BatchNorm sees together, and drop path differ.
+
+        Raises:
+            InputError: if these options describe another training than the folder's.
+        """
+        now, before, world_size = self.opts.plain(), content["options"], content["world_size"]
+        fixed = ["overfit", "seed", "image_size", "canvas", "scale", "flip", "colour", "copy_paste"]
+        if world_size == dist.world_size():
+            fixed = ["batch_size", "accumulate", *fixed]
+        else:
+            per_step = before["batch_size"] * before["accumulate"] * world_size
+            if self.images_per_step != per_step:
+                raise InputError(
+                    f"{self.folder}: was trained by {world_size} processes, {per_step} images a "
+                    f"step; for {dist.world_size()} give --batch-size and --accumulate that make "
+                    f"it {per_step} as well (they make it {self.images_per_step})"
+                )
+            info(
+                f"resumed by {dist.world_size()} instead of {world_size} processes, "
+                "same images a step"
+            )
+        for name in fixed:
+            if now[name] != before[name]:
+                raise InputError(
+                    f"{self.folder}: --{name.replace('_', '-')} was {shown(before[name])} in this "
+                    f"run and is {shown(now[name])} now; resume with the options of its "
+                    "options.json, or start a new run"
+                )
+        if content["num_images"] != len(self.data.train):
+            raise InputError(
+                f"{self.folder / 'last.pt'}: was trained on {content['num_images']} images and "
+                f"there are {len(self.data.train)} now; resume with the same data, or start a new "
+                "run"
+            )
+
+    def keep_start(self, before: dict) -> None:
+        """Takes over what the run started from; it is not loaded again.
+
+        Raises:
+            InputError: if the options name another file.
+        """
+        now = self.opts.plain()
+        for name in ("pretrained", "allow_partial"):
+            same = now[name] == before[name]
+            if name == "pretrained" and now[name] and before[name]:
+                same = Path(now[name]).resolve() == Path(before[name]).resolve()
+            if now[name] and not same:
+                raise InputError(
+                    f"{self.folder}: --{name.replace('_', '-')} {now[name]} did not start this run "
+                    f"({before[name] or 'nothing'} did); give what did, or start a new run"
+                )
+            setattr(self.opts, name, before[name])
+
+    def about(self) -> dict:
+        """What both checkpoints hold beside tensors."""
+        return {
+            **checkpoint.describe_model(self.config, self.data.train.categories),
+            "options": self.opts.plain(),
+            "world_size": dist.world_size(),
+            "best": self.best,
+            "num_images": len(self.data.train),
+            "seconds": self.seconds,
+            "cpu_seconds": self.cpu_seconds,
+            "about": self.facts,
+        }
+
+    def save(self) -> None:
+        """Writes `last.pt`, from which the run can be resumed, on rank 0.
+
+        Raises:
+            NonFiniteError: if a tensor of it is not finite; the file before is kept.
+            FailedRun: if the file cannot be written; the file before is kept.
+        """
+        if not dist.is_main_process():
+            return
+        began = time.monotonic()
+        checkpoint.require_finite(self.trainer)
+        skipped.write(self.folder, *self.data.bad)
+        resuming = {"evaluated": self.evaluated, "meter": self.meter.state()}
+        checkpoint.save(
+            self.folder / "last.pt", checkpoint.state_of(self.trainer) | self.about() | resuming
+        )
+        now = time.monotonic()
+        self.saved = self.trainer.iteration
+        self.next_save = now + max(SAVE_SECONDS, 50 * (now - began))  # 2 % of the time at most
+
+    def log_interval(self) -> None:
+        """Adds a row to `log.jsonl` on rank 0 and prints it; the next interval starts."""
+        values, seconds = self.meter.flush()
+        if not dist.is_main_process():
+            return
+        row = {
+            "iteration": self.trainer.iteration,
+            "epoch": round(self.epoch_of(self.trainer.iteration), 3),
+            "minutes": round(self.seconds / 60, 2),
+            "cpu_minutes": round(self.cpu_seconds / 60, 2),
+            "lr": max(group["lr"] for group in self.trainer.optimizer.param_groups),
+            **values,
+            **({"skipped": self.trainer.skipped} if self.trainer.skipped else {}),
+            "seconds": seconds,
+            "images_per_second": self.images_per_step / max(1e-9, sum(seconds.values())),
+        }
+        log.append_jsonl(self.folder / "log.jsonl", row)
+        terms = "  ".join(f"{name} {values[name]:.3f}" for name in values if "aux" not in name)
+        info(
+            f"epoch {row['epoch']:7.2f}  it {row['iteration']:6d}  lr {row['lr']:.2e}  {terms}  "
+            f"{row['images_per_second']:.1f} images/s"
+        )
+
+    def keep_best(self, scores: Scores) -> None:
+        """Adds a row to `metrics.csv`, and writes `best.pt` if the score is the highest so far."""
+        iteration, name, numbers = self.trainer.iteration, self.data.val.name, scores.headline
+        row = {"iteration": iteration, "epoch": round(self.epoch_of(iteration), 3)}
+        row |= {f"{name}/{key}": round(value, 5) for key, value in numbers.items()}
+        log.append_csv(self.folder / "metrics.csv", row)
+        info(
+            f"{name} at iteration {iteration}: mask AP {numbers['AP']:.3f}  "
+            f"AP50 {numbers['AP50']:.3f}  AR100 {numbers['AR100']:.3f}"
+        )
+        if numbers["AP"] <= self.best["AP"]:
+            return
+        threshold = scores.best_threshold
+        self.best = {"AP": numbers["AP"], "iteration": iteration, "threshold": threshold}
+        checkpoint.require_finite(self.trainer)
+        content = checkpoint.weights_of(self.trainer) | self.about()
+        checkpoint.save(
+            self.folder / "best.pt", content | {"scores": scores.as_dict(), "grid": self.grid}
+        )
 
 
-def newest_checkpoint(parent: Path) -> Path:
-    """The best checkpoint of the newest run.
-
-    Raises:
-        InputError: if there is none.
-    """
-    found = list(parent.glob("*/best.pt")) or list(parent.glob("*/last.pt"))
-    if not found:
-        raise InputError(f"{parent}: no run with a checkpoint; train one or give --checkpoint FILE")
-    return max(found, key=lambda path: path.stat().st_mtime)
+def cpu_seconds() -> float:
+    """CPU time of this process and of children that have ended."""
+    return sum(os.times()[:4])

@@ -9,9 +9,10 @@ from PIL import Image
 from data.dataset import CocoDataset
 from data.errors import InputError
 from engine import checkpoint, evaluate, files, options, skipped
+from engine.files import newest_checkpoint
 from engine.log import info
 from engine.report import draw
-from engine.run import newest_checkpoint
+from engine.values import device_for
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -106,7 +107,7 @@ def main(argv: list[str], builder: checkpoint.Builder = options.build_model) -> 
     """`builder` rebuilds the model: the one it was trained with, if that was not the zoo's."""
     opts = parse(argv)
     torch.set_num_threads(opts.threads)
-    device = options.device_for(opts.device)
+    device = device_for(opts.device)
     path = opts.checkpoint or newest_checkpoint(options.RUNS)
     content = checkpoint.load(path)
     dataset = evaluate.open_split(evaluate.data_of(opts, content["options"]), opts.split)

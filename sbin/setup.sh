@@ -70,6 +70,24 @@ use_python() {
   "$python" -m pip install --quiet "${arguments[@]}"
 }
 
+# has_data OPTION...: whether the options name a data set.
+has_data() {
+  local argument
+  for argument in "$@"; do
+    case $argument in --data | --data=* | --train-json | --train-json=*) return 0 ;; esac
+  done
+  return 1
+}
+
+# asks_for_help OPTION...: whether the options only ask what there is.
+asks_for_help() {
+  local argument
+  for argument in "$@"; do
+    case $argument in -h | --help) return 0 ;; esac
+  done
+  return 1
+}
+
 # start ENTRY OPTION...: the entry, in GPUS=N processes if more than one is asked for. It ends the
 # script, with the exit code of the entry.
 #
@@ -87,10 +105,8 @@ start() {
       exit 2
       ;;
   esac
-  local argument where=(--standalone)
-  for argument in "$@"; do
-    case $argument in -h | --help) exec "$python" -m "$entry" "$@" ;; esac
-  done
+  if asks_for_help "$@"; then exec "$python" -m "$entry" "$@"; fi
+  local where=(--standalone)
   if [ "${NNODES:-1}" != 1 ]; then
     if [ -z "${NODE_RANK:-}" ] || [ -z "${MASTER_ADDR:-}" ]; then
       echo "error: NNODES=$NNODES: give NODE_RANK and MASTER_ADDR as well" >&2

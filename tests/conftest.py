@@ -205,4 +205,4 @@ def tiny(toy_coco) -> list[str]:
 @pytest.fixture
 def no_finish(monkeypatch):
     """Runs end without the last evaluation and the pictures: a third of the time of a short one."""
-    monkeypatch.setattr(train.Run, "finish", lambda run: None)
+    monkeypatch.setattr(train, "finish", lambda run: None)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from torch.distributed import run as torchrun
 
-from engine import options, train
+from engine import train
 from engine.tools import benchmark, benchmark_peers, inspect_modules, reproduce
 
 ROOT = Path(__file__).parent.parent
@@ -53,12 +53,12 @@ def test_recipes_are_understood_and_later_values_win(tmp_path):
     voc = recipe(tmp_path, "train_voc.sh", "--data", "a folder", "--lr", "0.5")
     assert (voc.lr, voc.data, voc.canvas) == (0.5, Path("a folder"), None)
     longer = recipe(tmp_path, "train_voc.sh", "--data", "x", "--set", "num_queries=70")
-    assert dict(longer.set)["num_queries"] == "70" and dict(longer.set)["guided"] == "true"
+    assert longer.set["num_queries"] == 70 and longer.set["guided"] is True
     fixed = recipe(tmp_path, "train_voc.sh", "--data", "x", "--overfit", "8", "--epochs", "50")
     assert (fixed.overfit, fixed.epochs, fixed.iterations) == (8, 50.0, None)
     weights = recipe(tmp_path, "train_voc.sh", "--data", "x", "--pretrained", "y")
     assert (weights.pretrained, weights.backbone_factor) == (Path("y"), 0.1)
-    assert dict(weights.set)["frozen_norms"] == "true" and voc.backbone_factor == 1
+    assert weights.set["frozen_norms"] is True and voc.backbone_factor == 1
     coco = recipe(tmp_path, "train_coco.sh", "--data", "x")
     assert coco.iterations == 270_000 and coco.batch_size * coco.accumulate == 64
     assert recipe(tmp_path, "train_coco.sh", "--data", "x", "--epochs", "12").iterations is None
@@ -77,8 +77,8 @@ def test_mask2former_trains_on_the_organs_unless_data_is_named(tmp_path):
     assert (demo.model, demo.data) == ("mask2former_swin_tiny", Path("datasets/organs"))
     assert demo.canvas == [(192, 256)]
     own = recipe(tmp_path, script, "--data", "x", "--set", "num_queries=70")
-    assert (own.data, own.canvas, dict(own.set)["num_queries"]) == (Path("x"), None, "70")
-    assert options.builder_keywords(own.model, own.set)["depths"] == (2, 2, 2, 2)
+    assert (own.data, own.canvas, own.set["num_queries"]) == (Path("x"), None, 70)
+    assert own.set["depths"] == (2, 2, 2, 2)
     fixed = recipe(tmp_path, script, "--overfit", "8")
     assert (fixed.overfit, fixed.data, fixed.epochs) == (8, Path("datasets/organs"), None)
 
@@ -86,11 +86,11 @@ def test_mask2former_trains_on_the_organs_unless_data_is_named(tmp_path):
 def test_mask2former_from_weights_has_the_sizes_that_these_have(tmp_path):
     words = ["train_mask2former.sh", "--data", "x", "--pretrained", "y"]
     large = recipe(tmp_path, *words, "--model=mask2former_swin_small")
-    assert (large.model, large.set, large.amp) == ("mask2former_swin_small", [], "bf16")
+    assert (large.model, large.set, large.amp) == ("mask2former_swin_small", {}, "bf16")
     for model in (["--model", "mask2former_mobilenet_v2"], ["--model=mask2former_mobilenet_v2"]):
         small = recipe(tmp_path, *words, *model)
-        keywords = options.builder_keywords(small.model, small.set)
-        assert keywords["frozen_norms"] and keywords["width"] == 64 and "embed_dim" not in keywords
+        assert small.set["frozen_norms"] and small.set["width"] == 64
+        assert "embed_dim" not in small.set
 
 
 def test_reproducing_takes_the_options_of_a_training(tmp_path):
@@ -99,8 +99,8 @@ def test_reproducing_takes_the_options_of_a_training(tmp_path):
     assert train.parse(demo.training).data == Path("datasets/organs")
     words = "--data x --runs 5 --set num_queries=70 --epochs 1".split()
     own = train.parse(recipe(tmp_path, "reproduce.sh", *words, entry=reproduce).training)
-    assert (own.data, own.epochs, dict(own.set)["num_queries"]) == (Path("x"), 1.0, "70")
-    assert options.builder_keywords(own.model, own.set)["depths"] == (2, 2, 2, 2)
+    assert (own.data, own.epochs, own.set["num_queries"]) == (Path("x"), 1.0, 70)
+    assert own.set["depths"] == (2, 2, 2, 2)
 
 
 def test_inspecting_takes_a_model_and_sizes(tmp_path):

@@ -8,8 +8,8 @@ import numpy as np
 
 from data.errors import InputError
 from engine import log, options
+from engine.files import newest_checkpoint
 from engine.log import info
-from engine.run import newest_checkpoint
 
 
 def parse(argv: list[str]) -> argparse.Namespace:

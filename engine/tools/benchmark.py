@@ -16,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from engine import options
 from engine.log import StepTimer, info
+from engine.values import device_for
 from mobileinst import zoo
 
 # What is compared with the model as asked for, where it has the keywords.
@@ -191,7 +192,7 @@ def report_steps(measured: dict[str, list[dict[str, float]]], batch_size: int) -
 def main(argv: list[str]) -> None:
     opts = parse(argv)
     torch.set_num_threads(opts.threads)
-    device = options.device_for(opts.device)
+    device = device_for(opts.device)
     keywords = options.builder_keywords(opts.model, opts.set)
     info("\n".join(costs(opts.classes)))
     known = asdict(zoo.config_for(opts.model))

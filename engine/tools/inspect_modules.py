@@ -27,6 +27,7 @@ from engine import files, options
 from engine.determinism import reseed
 from engine.log import info
 from engine.tools.benchmark import multiply_adds_of_parts, parameters, synthetic_batch
+from engine.values import device_for
 
 STRIDES = tuple(2**power for power in range(8))
 
@@ -416,7 +417,7 @@ def as_json(part: Part) -> dict:
 def main(argv: list[str]) -> None:
     opts = parse(argv)
     torch.set_num_threads(opts.threads)
-    device = options.device_for(opts.device)
+    device = device_for(opts.device)
     parts = inspect_all(opts, device)
     info(
         f"{opts.model}: {opts.batch_size} pictures of {opts.image_size} x {opts.image_size}, "

@@ -16,11 +16,11 @@ from pathlib import Path
 
 from data.errors import InputError
 from engine import checkpoint, files, options, train
-from engine.files import FailedRun
+from engine.files import FailedRun, choose
 from engine.log import info
 from engine.report.metrics_block import TIMES, block
-from engine.run import choose
 from engine.tools import own_parts
+from engine.values import device_for
 
 NOISE = 0.05  # a model of no more test_map has hardly learned: little could have differed
 
@@ -43,7 +43,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     opts, rest = parser.parse_known_args(argv)
     opts.training = [*rest, "--seed", str(opts.seed)]
     understood = train.parse(opts.training)
-    options.device_for(understood.device)
+    device_for(understood.device)
     opts.model, opts.threads, opts.device = understood.model, understood.threads, understood.device
     return opts
 

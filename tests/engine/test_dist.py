@@ -234,7 +234,7 @@ def final_bits(monkeypatch) -> list[str]:
     """Of the weights and averages a process ends with; taken in the place of the last pictures."""
     seen = []
     monkeypatch.setattr(
-        train.Run, "finish", lambda run: seen.append(bits(checkpoint.state_of(run.trainer)))
+        train, "finish", lambda run: seen.append(bits(checkpoint.state_of(run.trainer)))
     )
     return seen
 
@@ -317,7 +317,7 @@ def test_a_killed_process_ends_the_job_and_a_relaunch_goes_on(tiny, tmp_path, fi
     assert bits(one) == bits(two) and one["world_size"] == 2
 
     more = [*argv, "--iterations", "5", "--out", str(tmp_path / "part"), "--resume"]
-    with pytest.raises(InputError, match="2 processes, 4 pictures a step; for 1 .* it 2"):
+    with pytest.raises(InputError, match="2 processes, 4 images a step; for 1 .* it 2"):
         train.main(more)
     assert train.main([*more, "--batch-size", "4"]) == 0
     content = checkpoint.load(tmp_path / "part" / "last.pt")

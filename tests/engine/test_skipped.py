@@ -9,8 +9,7 @@ import pytest
 
 from data.errors import InputError
 from engine import evaluate, files, predict, skipped, train, visualize
-from engine.files import FailedRun
-from engine.run import choose
+from engine.files import FailedRun, choose
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from data.errors import BadRecord, BadRecords
-from engine import checkpoint, files, log, options, skipped, train
+from engine import checkpoint, files, log, options, run, skipped, train
 from engine.files import FailedRun
 from engine.interrupt import Interrupted
 from engine.loop import Trainer
@@ -30,7 +30,7 @@ def whole(tiny, tmp_path_factory):
     """The same run, never stopped, without its last pictures."""
     out = tmp_path_factory.mktemp("whole") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train.Run, "finish", lambda run: None)
+        patch.setattr(train, "finish", lambda run: None)
         assert train.main([*tiny, *STEPS, "--out", str(out)]) == 0
     return out
 
@@ -69,7 +69,7 @@ def at_iteration(monkeypatch, owner, name, number, act):
 
 @pytest.mark.parametrize(
     "place, number, code",
-    [("predictions", signal.SIGTERM, 143), ("score", signal.SIGINT, 130)],
+    [("predict", signal.SIGTERM, 143), ("score", signal.SIGINT, 130)],
 )
 def test_a_stop_during_an_evaluation(
     argv, whole, tmp_path, monkeypatch, entry, no_finish, place, number, code
@@ -77,7 +77,7 @@ def test_a_stop_during_an_evaluation(
     """It is at once; the training is saved, and the resumed run evaluates to the same scores."""
     out = tmp_path / "run"
     with monkeypatch.context() as patch:
-        at_iteration(patch, train.Run, place, 1, lambda: signal.raise_signal(number))
+        at_iteration(patch, train, place, 1, lambda: signal.raise_signal(number))
         said = "stopped at iteration 2; the same command with --resume goes on"
         assert entry(argv) == (code, said)
     assert checkpoint.load(out / "last.pt")["iteration"] == 2
@@ -120,7 +120,7 @@ def test_a_stop_while_the_data_are_opened(argv, tmp_path, monkeypatch, entry):
 
 def test_a_stop_while_the_last_pictures_are_drawn(argv, tmp_path, monkeypatch, entry):
     with monkeypatch.context() as patch:
-        patch.setattr(train.Run, "finish", lambda run: signal.raise_signal(signal.SIGTERM))
+        patch.setattr(train, "finish", lambda run: signal.raise_signal(signal.SIGTERM))
         assert entry(argv)[0] == 143
     assert entry([*argv, "--resume"])[0] == 0
     assert (tmp_path / "run" / "summary.md").exists()
@@ -155,10 +155,10 @@ def test_saving_every_so_many_iterations_or_by_the_clock(argv, monkeypatch):
         assert train.main([*argv, "--eval-every", "0", "--overwrite", *others]) == 0
         return seen
 
-    monkeypatch.setattr(train.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(run.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(Trainer, "steps", steps)
     for name in ("finish", "evaluate"):
-        monkeypatch.setattr(train.Run, name, lambda run: setattr(run, "evaluated", 4))
+        monkeypatch.setattr(train, name, lambda run: setattr(run, "evaluated", 4))
     end = [4, 4]  # before the evaluation and after it
     assert saved("--save-every", "1") == [0, 1, 2, 3, *end]
     assert saved("--save-every", "3") == [0, 3, *end]
@@ -267,7 +267,9 @@ def test_bad_steps_are_counted_and_resumed_over(argv, tmp_path, monkeypatch, ent
     rows = log.read_jsonl(out / "log.jsonl")
     assert [row.get("skipped") for row in rows] == [None, 1, 2, 2]
     assert ["loss" in row for row in rows] == [True, False, False, True]
-    assert "- skipped: 2 steps with a bad loss or gradient" in (out / "summary.md").read_text()
+    assert (
+        "- skipped: 2 steps with a loss or gradient not finite" in (out / "summary.md").read_text()
+    )
     whole = tmp_path / "whole"
     assert entry([*argv, "--skip-bad-steps", "2", "--out", whole])[0] == 0
     assert fingerprint(out) == fingerprint(whole)

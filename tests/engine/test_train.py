@@ -20,7 +20,7 @@ from PIL import Image
 from data import rle
 from data.errors import InputError
 from engine import checkpoint, evaluate, predict, train, visualize
-from engine.run import newest_checkpoint
+from engine.files import newest_checkpoint
 from mobileinst import zoo
 from mobileinst.set_prediction.postprocess import Postprocess
 
@@ -47,7 +47,7 @@ def flat(value, path=""):
     return {k: v for key, one in items for k, v in flat(one, f"{path}/{key}").items()}
 
 
-def require_same_bits(first, second, but=("seconds", "options")):
+def require_same_bits(first, second, but=("seconds", "cpu_seconds", "options")):
     """Two checkpoints agree in everything but the times and the command line."""
     one, two = (
         flat({key: value for key, value in content.items() if key not in but})
@@ -75,7 +75,8 @@ def test_a_run_leaves_everything_it_promises(toy_run):
     assert log[-1]["loss"] < 0.5 * log[0]["loss"]
     assert {"class", "pixel", "dice", "objectness", "grad_norm", "lr", "seconds"} <= log[0].keys()
     summary = (toy_run / "summary.md").read_text()
-    assert "| AP50" in summary and "split overfit-4" in summary and "the mask grid" in summary
+    assert "| AP50" in summary and "split overfit-4" in summary
+    assert "recipe: none" in summary and "through the mask grid" in summary
 
 
 def test_scores_on_training_pictures_are_never_called_val(toy_run):
@@ -275,7 +276,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(
     for name in ("last.pt", "best.pt"):
         require_same_bits(checkpoint.load(out / name), checkpoint.load(uninterrupted / name))
     assert rows_of(out / "metrics.csv") == rows_of(uninterrupted / "metrics.csv")
-    times = ("seconds", "minutes", "pictures_per_second")
+    times = ("seconds", "minutes", "cpu_minutes", "images_per_second")
     whole = {row["iteration"]: row for row in log_of(uninterrupted)}
     found = {row["iteration"]: row for row in log_of(out)}
     assert found.keys() == whole.keys() == {2, 4}
@@ -355,8 +356,7 @@ def test_a_run_starts_from_the_weights_of_a_file(tiny, toy_run, tmp_path, monkey
     shutil.copy(toy_run / "best.pt", file)
     argv = [*tiny, "--iterations", "1", "--out", str(out)]
     with monkeypatch.context() as patch:
-        patch.setattr(train.Run, "train", lambda run, stop: True)
-        patch.setattr(train.Run, "finish", lambda run: None)
+        patch.setattr(train, "fit", lambda run: None)
         assert train.main([*argv, "--pretrained", str(file)]) == 0
     said = capsys.readouterr().out
     assert f"weights      {file}: MobileInst with TopFormer-T" in said
@@ -369,7 +369,7 @@ def test_a_run_starts_from_the_weights_of_a_file(tiny, toy_run, tmp_path, monkey
     assert train.main([*argv, "--resume"]) == 0
     assert (out / "weights.json").read_text() == report
     assert json.loads((out / "options.json").read_text())["pretrained"] == str(file)
-    assert json.loads(report)["headline"] in (out / "summary.md").read_text()
+    assert f"started from: {file}: MobileInst with TopFormer-T" in (out / "summary.md").read_text()
     assert "weights.json" in capsys.readouterr().out
 
 
@@ -433,13 +433,3 @@ def test_copy_paste_is_an_option_of_the_training_pictures(tiny, tmp_path, no_fin
     assert np.array_equal(without, never)
     always = first_batch("always", "--copy-paste", "1")
     assert always.shape != without.shape or not np.array_equal(always, without)
-
-
-def test_a_run_older_than_copy_paste_goes_on_without_it(tiny, tmp_path, no_finish):
-    argv = [*tiny, "--out", str(tmp_path / "run")]
-    assert train.main([*argv, "--iterations", "1"]) == 0
-    content = checkpoint.load(tmp_path / "run" / "last.pt")
-    del content["options"]["copy_paste"]
-    checkpoint.save(tmp_path / "run" / "last.pt", content)
-    assert train.main([*argv, "--iterations", "2", "--resume"]) == 0
-    assert checkpoint.load(tmp_path / "run" / "last.pt")["iteration"] == 2

@@ -205,16 +205,22 @@ def test_a_json_that_is_none(complain, coco):
 OPTIONS = {
     "no data": ([], ["no train annotations", "--train-json", "--data"]),
     "no such folder": (["--data", "nowhere"], ["nowhere is no folder", "--data"]),
-    "unknown keyword": (["--set", "wdith=64"], ["--set wdith", "has no such keyword", "width"]),
-    "keyword of the data": (["--set", "num_classes=4"], ["--set num_classes", "it has"]),
-    "keyword of another type": (["--set", "width=wide"], ["--set width=wide", "type int"]),
+    "unknown keyword": (
+        ["--set", "wdith=64"],
+        ["--set: mobileinst has no keyword 'wdith'", "width"],
+    ),
+    "keyword of the data": (["--set", "num_classes=4"], ["--set num_classes", "leave it out"]),
+    "keyword of another type": (
+        ["--set", "width=wide"],
+        ["--set: width is wide", "a whole number from 1"],
+    ),
     "keyword with other parts": (
         ["--model", "mask2former_swin_tiny", "--set", "depths=2,x"],
-        ["--set depths=2,x", "wants whole numbers, as depths=2,2,6"],
+        ["--set: depths is 2,x", "whole numbers from 1 to 100, as 2,2,6"],
     ),
     "keyword of a size that no model has": (
         ["--model", "mask2former_swin_tiny", "--set", "num_queries=0"],
-        ["--set: queries is 0", "change the value"],
+        ["--set: num_queries is 0", "change the value"],
     ),
     "keywords of different lengths": (
         ["--model", "mask2former_swin_tiny", "--set", "depths=2,2,2,2,2", "backbone_heads=1,2,4,8"],

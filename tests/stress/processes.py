@@ -21,7 +21,8 @@ from torch import nn
 from data.demo import organs
 from data.errors import InputError
 from engine import dist, options, train
-from engine.files import FailedRun
+from engine.files import FailedRun, FolderLock
+from engine.run import Run
 from mobileinst import zoo
 from mobileinst.layers.freeze import freeze_norms
 from tests.stress.rows import Row
@@ -91,14 +92,15 @@ def measure(argv: list[str], precision: str) -> dict:
     opts = train.parse(argv)
     data = dist.local_first(lambda: train.open_data(opts), InputError)
     builder = partial(build, precision=precision)
-    run = train.Run(opts, Path(), data, torch.device("cpu"), builder)
+    trainer, *others, _ = train.build(opts, data, torch.device("cpu"), builder)
+    run = Run(opts, Path(), data, trainer, *others, {}, FolderLock())
     measured = {"losses": [], "gradients": {}}
-    for losses, _ in run.trainer.steps(run.loader(workers=0)):
+    for losses, _ in trainer.steps(run.loader(workers=0)):
         measured["losses"].append(losses)
         if len(measured["losses"]) == 1:
             measured["gradients"] = {
                 name: parameter.grad.clone(memory_format=torch.contiguous_format)
-                for name, parameter in run.trainer.model.named_parameters()
+                for name, parameter in trainer.model.named_parameters()
                 if parameter.requires_grad
             }
     return measured

@@ -88,9 +88,7 @@ def test_identical_runs(reproduced):
     assert [row[:2] for row in rows if row[0] == "run-3"][-1] == ["run-3", "identical"]
     trainings = [train.parse(argv) for module, argv in started if module == "engine.train"]
     assert [opts.workers for opts in trainings] == [0, 0, 0, 2]
-    assert {(opts.seed, opts.lr, dict(opts.set)["width"]) for opts in trainings} == {
-        (42, 0.5, "64")
-    }
+    assert {(opts.seed, opts.lr, dict(opts.set)["width"]) for opts in trainings} == {(42, 0.5, 64)}
     assert any("no run with inherited parts" in line for line in lines)
     assert not any("equality says little" in line for line in lines)
 

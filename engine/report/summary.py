@@ -1,0 +1,133 @@
+"""Entry: a run folder -> its summary.md: what was trained, how long, and how good it is."""
+
+import argparse
+import json
+from pathlib import Path
+
+from data.errors import InputError
+from engine import checkpoint, files, log, options, skipped
+from engine.coco_ap import Scores
+from engine.files import newest_checkpoint
+from engine.log import info
+from engine.report.tables import markdown
+
+CONTENTS = {
+    "best.pt": "best weights, with their score threshold",
+    "last.pt": "to go on with --resume",
+    "options.json": "every option and its origin",
+    "metrics.csv": "one row per evaluation",
+    "log.jsonl": "losses, rates and times",
+    "weights.json": "what was loaded at the start",
+    skipped.NAME: "bad records that were left out",
+    "train_batch.png": "a batch as the model sees it",
+    "predictions.png": "image / ground truth / prediction",
+    "summary.md": "tables and facts",
+}
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    parser = options.parser("Write the summary.md of a run, at any time.")
+    parser.add_argument("run", type=Path, nargs="?", help="run folder; the newest if not given")
+    options.add_debug(parser)
+    return parser.parse_args(argv)
+
+
+def epochs_of(content: checkpoint.Fields) -> float:
+    """Passes over its training set that the weights of a checkpoint have seen."""
+    return content["iteration"] * images_per_step(content) / content["num_images"]
+
+
+def images_per_step(content: checkpoint.Fields) -> int:
+    opts = content["options"]
+    return opts["batch_size"] * opts["accumulate"] * content["world_size"]
+
+
+def speed(rows: list[dict], per_step: int) -> str:
+    """Images per second over the whole log, and the share of each part of a step."""
+    names = dict.fromkeys(name for row in rows for name in row["seconds"])
+    parts = {name: sum(row["seconds"].get(name, 0) for row in rows) for name in names}
+    total = sum(parts.values())
+    shares = ", ".join(f"{name} {seconds / total:.0%}" for name, seconds in parts.items())
+    return f"{len(rows) * per_step / total:.1f} images/s ({shares})"
+
+
+def facts(folder: Path, content: checkpoint.Fields) -> list[str]:
+    """One line per fact; `content` is that of the newest checkpoint."""
+    opts, about = content["options"], content["about"]
+    processes = f" in {content['world_size']} processes" if content["world_size"] > 1 else ""
+    lines = [
+        f"model: {opts['model']}, {about['parameters']:,} parameters",
+        f"recipe: {opts['recipe'] or 'none'}",
+        f"data: {opts['data'] or opts['train_json']}; {about['train']}; "
+        f"evaluated on {about['val']}",
+        f"length: {content['iteration']} iterations ({epochs_of(content):.1f} epochs), "
+        f"{content['seconds'] / 60:.1f} minutes, {content['cpu_seconds'] / 60:.1f} CPU minutes",
+        f"machine: {about['machine']}{processes}, torch {about['torch']}"
+        + (", the same bits each time" if about["deterministic"] else ""),
+    ]
+    if (folder / "log.jsonl").exists() and (rows := log.read_jsonl(folder / "log.jsonl")):
+        lines.append(f"speed: {speed(rows, images_per_step(content))}")
+    if (folder / "weights.json").exists():
+        report = json.loads((folder / "weights.json").read_text(encoding="utf-8"))
+        lines.append(f"started from: {report['path']}: {report['source']}")
+    if content.get("skipped"):
+        lines.append(f"skipped: {content['skipped']} steps with a loss or gradient not finite")
+    if records := skipped.read(folder):
+        lines.append(f"left out: {len(records)} bad records ({skipped.NAME})")
+    return lines
+
+
+def evaluations(rows: list[dict]) -> list[str]:
+    """The rows of metrics.csv as a table: iteration, epoch, AP, AP50."""
+    keys = [
+        name for name in rows[0] if name.rpartition("/")[2] in ("iteration", "epoch", "AP", "AP50")
+    ]
+    lines = [keys, ["---:"] * len(keys), *([row[key] for key in keys] for row in rows)]
+    return ["", *(f"| {' | '.join(line)} |" for line in lines)]
+
+
+def summary(folder: Path) -> str:
+    """The text of summary.md.
+
+    Raises:
+        InputError: if the folder has no checkpoint of a run.
+    """
+    found = [folder / name for name in ("last.pt", "best.pt") if (folder / name).exists()]
+    if not found:
+        raise InputError(f"{folder}: no run with a checkpoint; give a folder below {options.RUNS}/")
+    content = checkpoint.load(found[0])
+    lines = [f"# {folder.name}", "", *(f"- {line}" for line in facts(folder, content))]
+    if (folder / "best.pt").exists():
+        best = checkpoint.load(folder / "best.pt")
+        split = best["about"]["split"]
+        lines += [f"- best weights: iteration {best['iteration']}, split {split}", ""]
+        lines.append(markdown(Scores.from_dict(best["scores"])))
+        if best["grid"]:
+            limit = best["grid"]["AP"]
+            lines.append(f"Ground truth through the mask grid and back: AP {limit:.3f}")
+    if (folder / "metrics.csv").exists():
+        lines += evaluations(log.read_csv(folder / "metrics.csv"))
+    return "\n".join(lines) + "\n"
+
+
+def write(folder: Path) -> None:
+    """Writes summary.md of a run folder."""
+    with files.replacing(folder / "summary.md") as temporary:
+        temporary.write_text(summary(folder), encoding="utf-8")
+
+
+def contents(folder: Path) -> str:
+    """The files of a run folder, one line each."""
+    there = {name: what for name, what in CONTENTS.items() if (folder / name).exists()}
+    return "\n".join(f"  {name:<16}{what}" for name, what in there.items())
+
+
+def main(argv: list[str]) -> None:
+    opts = parse(argv)
+    folder = opts.run or newest_checkpoint(options.RUNS).parent
+    write(folder)
+    info(f"wrote {folder / 'summary.md'}")
+
+
+if __name__ == "__main__":
+    options.run_entry(main)

@@ -1,0 +1,160 @@
+"""Values of options, from a text or from a program; and what the machine offers."""
+
+import argparse
+import math
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from data.errors import InputError
+from engine import dist
+from mobileinst import zoo
+
+
+def number(kind: type, holds: Callable[[float], bool], wanted: str) -> Callable[[object], float]:
+    """A converter of texts and values to numbers for which `holds` is true."""
+
+    def convert(value: object) -> float:
+        try:
+            found = kind(str(value))
+        except ValueError:
+            found = math.nan
+        if not (math.isfinite(found) and holds(found)):
+            raise argparse.ArgumentTypeError(f"{value} is not {wanted}")
+        return found
+
+    return convert
+
+
+integer = number(int, lambda value: True, "a whole number")
+positive = number(int, lambda value: value > 0, "a whole number above zero")
+whole = number(int, lambda value: value >= 0, "a whole number, zero or above")
+positive_real = number(float, lambda value: value > 0, "a number above zero")
+real = number(float, lambda value: value >= 0, "a number, zero or above")
+fraction = number(float, lambda value: 0 <= value <= 1, "a number from 0 to 1")
+decay = number(float, lambda value: 0 <= value < 1, "a number from 0 to below 1")
+
+
+def flag(value: object) -> bool:
+    """True or False, for programs: a command line has flags without values."""
+    if not isinstance(value, bool):
+        raise argparse.ArgumentTypeError(f"{value} is neither True nor False")
+    return value
+
+
+def canvas(value: str | tuple[int, int]) -> tuple[int, int]:
+    """HEIGHTxWIDTH, both multiples of 64."""
+    try:
+        height, width = map(int, value.lower().split("x") if isinstance(value, str) else value)
+    except (ValueError, TypeError):
+        raise argparse.ArgumentTypeError(f"{value}: write HEIGHTxWIDTH, as 256x320") from None
+    if height <= 0 or width <= 0 or height % 64 or width % 64:
+        raise argparse.ArgumentTypeError(f"{value}: both sides must be multiples of 64")
+    return height, width
+
+
+def keyword(text: str) -> tuple[str, str]:
+    """KEY=VALUE for the model's config."""
+    key, separator, value = text.partition("=")
+    if not separator:
+        raise argparse.ArgumentTypeError(f"{text}: write KEY=VALUE, as width=64")
+    return key, value
+
+
+def shown(value: object) -> str:
+    """A value as it is written on a command line."""
+    if isinstance(value, (list, tuple)):
+        inner = "x" if value and isinstance(value[0], (list, tuple)) else None
+        return " ".join(inner.join(map(str, one)) if inner else str(one) for one in value)
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def checked(name: str, about: dict, value: object) -> object:
+    """A value as its option holds it.
+
+    Raises:
+        InputError: if the option has no such value.
+    """
+    flags, argument, convert = f"--{name.replace('_', '-')}", about["argument"], about["convert"]
+    if name == "set":
+        return dict(value)
+    choices, nargs = argument.get("choices"), argument.get("nargs")
+    try:
+        if nargs is None:
+            found = convert(value)
+        else:
+            found = [convert(one) for one in value]
+            if isinstance(nargs, int) and len(found) != nargs:
+                raise argparse.ArgumentTypeError(f"{value} are not {nargs} values")
+    except argparse.ArgumentTypeError as error:
+        raise InputError(f"{flags}: {error}") from None
+    if choices and found not in choices:
+        raise InputError(f"{flags}: '{found}' is not one of {', '.join(choices)}")
+    return found
+
+
+def builder_keywords(name: str, keywords: dict[str, object]) -> dict[str, object]:
+    """Keywords for a model's config; texts become values of the types that the config has.
+
+    Raises:
+        InputError: if there is no such keyword, or a value is not one it can have.
+    """
+    keywords = dict(keywords)
+    if "num_classes" in keywords:
+        raise InputError("--set num_classes: it follows from the data; leave it out")
+    config = zoo.config_for(name)
+    try:
+        values = {
+            key: config.parse(key, value) if isinstance(value, str) else value
+            for key, value in keywords.items()
+        }
+        zoo.config_for(name, **values)
+    except ValueError as error:
+        raise InputError(f"--set: {error}; change the value") from error
+    return values
+
+
+def cores() -> int:
+    """Cores that this process may use: of its affinity, and of its cgroup."""
+    if hasattr(os, "process_cpu_count"):  # Python 3.13
+        found = os.process_cpu_count()
+    else:
+        found = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return max(1, min(found or 1, int(quota) // int(period)))
+    except (OSError, ValueError):  # no cgroup, or no quota ("max")
+        return found or 1
+
+
+def default_threads() -> int:
+    # Half of the cores: small networks gain little from more, and when anything else needs a core
+    # (a loader worker does), threads that wait for one another lose far more than they gained.
+    return max(1, cores() // 2 // dist.local_world_size())
+
+
+def default_workers(wanted: int = 2) -> int:
+    """Loader processes of each training process, no more than it has cores."""
+    return min(wanted, max(1, cores() // dist.local_world_size()))
+
+
+def device_for(name: str | None) -> torch.device:
+    """The device asked for, or the best one.
+
+    Raises:
+        InputError: if the device is not on this machine.
+    """
+    there = {
+        "cuda": torch.cuda.device_count(),
+        "mps": int(torch.backends.mps.is_available()),
+        "cpu": 1,
+    }
+    if name is None:
+        return torch.device(next(kind for kind, number in there.items() if number))
+    kind, _, index = name.partition(":")
+    if not (index or "0").isdecimal() or int(index or 0) >= there.get(kind, 0):
+        found = [f"{each}:{i}" for each in there for i in range(there[each])]
+        raise InputError(f"--device {name}: not on this machine; there is {', '.join(found)}")
+    return torch.device(name)
