@@ -356,7 +356,6 @@ def test_an_index_leads_to_no_other_folder(shards, tmp_path, name):
 
 INDEX = {
     "no json": (lambda index: index.write_text("{"), "index.json: is no json"),
-    "a list": (lambda index: index.write_text("[]"), "holds no settings, but a list; get"),
     "empty": (lambda index: index.write_text("{}"), "index.json: has no weight_map from tensors"),
     "a file missing": (lambda index: next(index.parent.glob("*2.bin")).unlink(), "2.bin: no such"),
     "a file empty": (
@@ -383,10 +382,8 @@ def test_an_index_that_does_not_fit_is_refused(shards, tmp_path, kind):
 SETTINGS_THAT_DO_NOT_FIT = [
     ({"architectures": ["DetrForSegmentation"]}, "describes .*DetrForSegmentation.*; give"),
     ({"architectures": None, "model_type": "swin"}, "config.json describes 'swin'; give"),
-    ({"architectures": 5}, "config.json describes 5; give the folder of a Mask2Former"),
     ({"pre_norm": True}, "has pre_norm True, and only False can be built here"),
     ({"feature_size": 32}, "has feature_size 32, and only 64 can"),
-    ({"backbone": "resnet50"}, "has backbone 'resnet50', and only None can be built here"),
     (
         {"backbone_config": SWIN | {"model_type": "resnet"}},
         "has backbone_config.model_type 'resnet', and only 'swin' can",
@@ -422,9 +419,7 @@ TENSORS_THAT_DO_NOT_FIT = [
     ({HUB_NORM: ONES(3)}, "1 have another shape .*decoder_norm.weight is 3 there, 64 here"),
     ({HUB_NORM: torch.full((64,), torch.nan)}, "1 of its tensors hold values that are not finite"),
     ({"a.b": ONES(1), "c": ONES(1)}, r"2 tensors have no place .*\(a.b, c\)"),
-    ({HUB_KEYS: None}, r"1 are missing \(query_decoder.*2.self_attn.in_proj_weight"),
     ({HUB_KEYS: ONES(3, 5)}, r"1 are missing \(query_decoder.*2.self_attn.in_proj_weight"),
-    ({HUB_KEYS: torch.tensor(1.0)}, r"1 are missing \(query_decoder.*2.self_attn.in_proj_weight"),
     ({HUB_KEYS: ONES(64, 64).half()}, r"1 are missing \(query_decoder.*2.self_attn.in_proj_weig"),
 ]  # fmt: skip
 
@@ -445,12 +440,9 @@ def test_a_folder_that_does_not_fit_is_refused_in_one_sentence(folder, settings,
     "name, content, message",
     [
         ("config.json", None, "config.json: No such file or directory; give the folder"),
-        ("config.json", b"[]", "config.json: holds no settings, but a list; give the folder"),
         ("config.json", b"[" * 100_000, "config.json: is no json"),
         ("config.json", b"\xff\xfe{}", "config.json: is no json"),
-        ("config.json", b"{}", "config.json describes None; give the folder of a Mask2Former"),
         ("model.safetensors", None, "holds no model.safetensors, .* put one beside"),
-        ("model.safetensors", b"", "can be read safely, it is empty"),
     ],
 )
 def test_files_that_are_missing_or_broken_are_named(folder, name, content, message):
@@ -475,7 +467,6 @@ CLASS_BIAS = f"{PREDICTOR}.class_embed.bias"
             "1 have another shape .*query_feat.weight is 9x64 .*; build the",
         ),
         ({CLASS_BIAS: ONES(9)}, "have another shape .*class_embed.*there"),
-        ({CLASS_BIAS: torch.tensor(1.0)}, "have another shape .*class_embed.*there"),
         ({CLASS_BIAS: None}, r"1 are missing \(query_decoder.class_embed.bias\)"),
         ({f"{PREDICTOR}.static_query.weight": ONES(7, 64)}, "and another .* are both query_dec"),
     ],
