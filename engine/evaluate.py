@@ -1,4 +1,4 @@
-"""Entry: a checkpoint and a split → the table of AP."""
+"""Entry: a checkpoint and a split -> the table of AP."""
 
 import argparse
 import time
@@ -23,6 +23,7 @@ from engine.loop import run_inference
 from engine.report.metrics_block import MeanLoss, all_metrics, block
 from engine.report.tables import table
 from engine.values import device_for
+from mobileinst.set_prediction.postprocess import Postprocess
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -32,19 +33,19 @@ def parse(argv: list[str]) -> argparse.Namespace:
     options.add_image_size(parser)
     parser.add_argument("--batch-size", type=options.positive, default=8, help="cannot change AP")
     parser.add_argument(
-        "--max-detections", type=options.positive, help="per picture; the model's if not given"
+        "--max-detections", type=options.positive, help="per image; the model's if not given"
     )
     parser.add_argument("--out", type=Path, help="results json; beside the checkpoint if not given")
     what = parser.add_mutually_exclusive_group()
     what.add_argument(
         "--ground-truth-as-predictions",
         action="store_true",
-        help="score the ground truth itself; anything but AP 100 is a fault of the data",
+        help="score the ground truth itself; AP below 100 is a fault of the data",
     )
     what.add_argument(
         "--metrics-block",
         action="store_true",
-        help="also the loss and the speed, with all numbers as lines of the form key = value",
+        help="also print loss and speed, and all numbers as lines of the form key = value",
     )
     options.add_data(parser)
     options.add_device(parser)
@@ -54,7 +55,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
 
 def data_of(opts: argparse.Namespace, trained_with: dict) -> argparse.Namespace:
-    """Where the data lie: as asked for, else as in the training."""
+    """Completes the data options: where none are given, those of the training."""
     if not (opts.data or opts.train_json or opts.val_json):
         for name in ("data", "train_json", "val_json", "images"):
             if getattr(opts, name) is None and trained_with[name] is not None:
@@ -65,7 +66,7 @@ def data_of(opts: argparse.Namespace, trained_with: dict) -> argparse.Namespace:
 
 
 def open_split(opts: argparse.Namespace, split: str) -> CocoDataset:
-    """One split of the data the options name."""
+    """Opens one split of the data that the options name."""
     return open_datasets(
         data=opts.data,
         train_json=opts.train_json,
@@ -80,7 +81,7 @@ def open_split(opts: argparse.Namespace, split: str) -> CocoDataset:
 
 def predictions(
     model: nn.Module,
-    postprocess,
+    postprocess: Postprocess,
     dataset: CocoDataset,
     *,
     image_size: int,
@@ -90,7 +91,7 @@ def predictions(
     threshold: float | None = None,
     callback: Callable[[dict, Batch], None] | None = None,
 ) -> list[dict]:
-    """What a model finds in a whole set, in the COCO result format; see `run_inference`."""
+    """Predicts a whole data set; see `run_inference`."""
     loader = eval_loader(
         dataset,
         EvalPreset(image_size),
@@ -100,42 +101,29 @@ def predictions(
         world_size=dist.world_size(),
     )
     ids = [category.id for category in dataset.categories]
-    detections = run_inference(
-        model,
-        postprocess,
-        loader,
-        device,
-        ids,
-        threshold=threshold,
-        callback=callback,
-        title=dataset.name,
-    )
+    keywords = {"threshold": threshold, "callback": callback, "title": dataset.name}
+    detections = run_inference(model, postprocess, loader, device, ids, **keywords)
     skipped.gather(dataset.bad)
     return detections
 
 
 def ground_truth_as_predictions(ground_truth: dict) -> list[dict]:
-    """Every object that is no crowd, as a perfect detection."""
+    """All objects except crowds as perfect detections."""
     return [
-        {
-            "image_id": annotation["image_id"],
-            "category_id": annotation["category_id"],
-            "segmentation": annotation["segmentation"],
-            "score": 1.0,
-        }
+        {**annotation, "score": 1.0}
         for annotation in ground_truth["annotations"]
         if not annotation["iscrowd"]
     ]
 
 
 def most_objects(ground_truth: dict) -> int:
-    """The largest number of objects in one picture."""
+    """The largest number of objects in one image."""
     counts = Counter(annotation["image_id"] for annotation in ground_truth["annotations"])
     return max(counts.values(), default=0)
 
 
 def write_results(path: Path, detections: list[dict], scores: Scores, about: dict) -> None:
-    """Results as json: who, what and the numbers, then detections in the COCO result format."""
+    """Writes `about`, the scores, and the detections in the COCO result format."""
     listed = [
         {**{key: each[key] for key in FIELDS}, "segmentation": rle.to_json(each["segmentation"])}
         for each in detections
@@ -145,25 +133,25 @@ def write_results(path: Path, detections: list[dict], scores: Scores, about: dic
 
 
 def epochs_of(content: dict) -> float:
-    """Passes over its training set that the weights of a checkpoint have seen."""
+    """The number of epochs that the weights of a checkpoint were trained for."""
     opts = content["options"]
     per_step = opts["batch_size"] * opts["accumulate"] * content["world_size"]
     return content["iteration"] * per_step / content["num_images"]
 
 
 def main(argv: list[str], builder: checkpoint.Builder = options.build_model) -> None:
-    """`builder` rebuilds the model: the one it was trained with, if that was not the zoo's."""
+    """`builder` rebuilds the model; to be given if it was trained with parts not in the zoo."""
     with dist.synced_errors(InputError):
         opts = parse(argv)
     torch.set_num_threads(opts.threads)
     if not opts.ground_truth_as_predictions:
         score_checkpoint(opts, builder)
-    elif dist.is_main_process():  # nothing to share: no network runs
+    elif dist.is_main_process():  # no network runs, so there is nothing to share
         score_ground_truth(opts)
 
 
 def score_ground_truth(opts: argparse.Namespace) -> None:
-    """Table of the annotations against themselves: of the data named, or of a checkpoint's."""
+    """Prints the table of the ground truth scored against itself."""
     if not (opts.data or opts.train_json or opts.val_json):
         path = opts.checkpoint or newest_checkpoint(options.RUNS)
         data_of(opts, checkpoint.load(path)["options"])
@@ -176,7 +164,7 @@ def score_ground_truth(opts: argparse.Namespace) -> None:
 
 
 def score_checkpoint(opts: argparse.Namespace, builder: checkpoint.Builder) -> None:
-    """Table and results json of what a checkpoint finds, and the block of metrics if asked for."""
+    """Prints the table, and the block of metrics if wanted; writes the results json."""
     with dist.synced_errors(InputError):
         device = dist.device_for(device_for(opts.device))
         path = opts.checkpoint or newest_checkpoint(options.RUNS)
@@ -205,7 +193,7 @@ def score_checkpoint(opts: argparse.Namespace, builder: checkpoint.Builder) -> N
         loss.gather()
     if not dist.is_main_process():
         return
-    ground_truth = dataset.ground_truth()  # only now is it known which pictures are unreadable
+    ground_truth = dataset.ground_truth()  # unreadable images are known by now
     scores = score(ground_truth, detections, max_dets=limit)
     info(table(scores))
     about = {

@@ -1,4 +1,4 @@
-"""Entry: a checkpoint and a split → sheets of image / ground truth / prediction."""
+"""Entry: a checkpoint and a split -> a sheet of image / ground truth / prediction."""
 
 import argparse
 from pathlib import Path
@@ -16,16 +16,16 @@ from engine.values import device_for
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
-    parser = options.parser("Draw image / ground truth / prediction, a column for each picture.")
+    parser = options.parser("Draw image / ground truth / prediction, one column per image.")
     parser.add_argument("--checkpoint", type=Path, help="best.pt of the newest run if not given")
     parser.add_argument("--split", choices=("train", "val"), default="val")
-    parser.add_argument("--count", type=options.positive, default=8, help="pictures, spread evenly")
+    parser.add_argument("--count", type=options.positive, default=8, help="images, spread evenly")
     parser.add_argument("--columns", type=options.positive, default=4)
     parser.add_argument(
         "--threshold", type=float, help="score; the one with the best F1 on val if not given"
     )
     options.add_image_size(parser)
-    parser.add_argument("--out", type=Path, help="picture; beside the checkpoint if not given")
+    parser.add_argument("--out", type=Path, help="image file; beside the checkpoint if not given")
     options.add_data(parser)
     options.add_device(parser)
     options.add_workers(parser)
@@ -48,16 +48,16 @@ def prediction_grid(
     title: str,
     columns: int = 4,
 ) -> Image.Image:
-    """The sheet for some pictures of a set.
+    """Draws the images of a data set at `indices`.
 
     Args:
-        detections: in the COCO result format; those of other pictures are passed over.
+        detections: in the COCO result format; those of other images are not drawn.
         threshold: scores at or below it are not drawn.
     Raises:
-        InputError: a picture cannot be read, and is not to be left out; or none can.
+        InputError: if an image cannot be read and is not to be left out, or if none can be read.
     """
     index_of = {category.id: category.index for category in dataset.categories}
-    pictures = []
+    drawn = []
     for index in indices:
         try:
             image, truth = dataset.read(index)
@@ -69,8 +69,8 @@ def prediction_grid(
             for each in detections
             if each["image_id"] == truth.image_id and each["score"] > threshold
         ]
-        pictures.append(
-            draw.Picture(
+        drawn.append(
+            draw.Example(
                 image,
                 draw.Objects(truth.labels, truth.rles),
                 draw.Objects(
@@ -82,29 +82,29 @@ def prediction_grid(
                 dataset.images[index].file_name,
             )
         )
-    if not pictures:
-        raise InputError(f"none of the pictures in {dataset.folder} can be read: give others")
-    return draw.grid(
-        pictures, dataset.class_names, title=title, columns=columns, threshold=threshold
-    )
+    if not drawn:
+        raise InputError(f"none of the images in {dataset.folder} can be read: give others")
+    return draw.grid(drawn, dataset.class_names, title=title, columns=columns, threshold=threshold)
 
 
-def save_picture(picture: Image.Image, path: Path) -> None:
-    """Write a picture; its kind follows from the ending of its name.
+def save_image(image: Image.Image, path: Path) -> None:
+    """Writes an image; its format follows from the suffix.
 
     Raises:
-        InputError: an ending that names no kind of picture, or the file system does not allow it.
+        InputError: if the suffix is of no image format, or the file system does not allow it.
     """
     fix = "name a .png or .jpg"
     kind = Image.registered_extensions().get(path.suffix.lower())
     if kind is None:
-        raise InputError(f"{path}: cannot be written (no picture ends in '{path.suffix}'); {fix}")
+        raise InputError(
+            f"{path}: cannot be written (no image format ends in '{path.suffix}'); {fix}"
+        )
     with files.replacing(path, fix) as temporary:
-        picture.save(temporary, format=kind)
+        image.save(temporary, format=kind)
 
 
 def main(argv: list[str], builder: checkpoint.Builder = options.build_model) -> None:
-    """`builder` rebuilds the model: the one it was trained with, if that was not the zoo's."""
+    """`builder` rebuilds the model; to be given if it was trained with parts not in the zoo."""
     opts = parse(argv)
     torch.set_num_threads(opts.threads)
     device = device_for(opts.device)
@@ -134,9 +134,9 @@ def main(argv: list[str], builder: checkpoint.Builder = options.build_model) -> 
         columns=opts.columns,
     )
     out = opts.out or path.with_name(f"{path.stem}_{opts.split}.png")
-    save_picture(sheet, out)
+    save_image(sheet, out)
     info(
-        f"{len(shown)} pictures of the {opts.split} split, scores above {threshold:.3f} "
+        f"{len(shown)} images of the {opts.split} split, scores above {threshold:.3f} "
         f"({origin}): {out}"
     )
     skipped.report_skipped([dataset.bad])

@@ -1,16 +1,16 @@
-"""Pictures of what was annotated and what was found, drawn with PIL alone.
+"""Drawings of annotations and predictions, with PIL alone.
 
-`grid` is the sheet of `visualize`, `overlay` the picture of `predict`, and `training_batch` what
-the model sees while it trains.
+`grid` is the sheet of `visualize`, `overlay` the image of `predict`, and `training_batch` shows a
+batch as the model sees it.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from PIL import Image
 from scipy.optimize import linear_sum_assignment
+from torch import Tensor
 
 from data import rle
 from engine.report.paint import (
@@ -30,18 +30,18 @@ PAPER: Colour = (255, 255, 255)
 FAINT: Colour = (110, 116, 124)
 PADDING: Colour = (70, 90, 130)
 MATCH_IOU = 0.5  # the mask IoU from which a prediction counts as found, as in AP50
-_ROWS = ("image", "ground truth", "prediction")
-_SWATCH = (26, 16)
-_GAP = 6
-_MARGIN = 12
-_TEXT = 15
+ROWS = ("image", "ground truth", "prediction")
+SWATCH = (26, 16)
+GAP = 6
+MARGIN = 12
+TEXT = 15
 
-Masks = Sequence | np.ndarray | torch.Tensor
+Masks = Sequence[dict] | np.ndarray
 
 
 @dataclass
 class Objects:
-    """Objects of a picture: labels [N] (class indices), masks (N RLEs or bool [N,H,W]), scores."""
+    """Objects of an image: labels [N] (class indices), masks (N RLEs or bool [N,H,W]), scores."""
 
     labels: Sequence[int]
     masks: Masks
@@ -49,23 +49,24 @@ class Objects:
 
 
 @dataclass
-class Picture:
-    """One column of a grid.
+class Example:
+    """One image of a grid.
 
-    image: PIL image or uint8 [H,W,3]; truth and predictions: None where there is nothing to show,
-    masks at the size of the image; void: RLE or bool [H,W] of what is not scored (void, crowd).
+    Args:
+        truth, predictions: masks at the size of the image; None leaves the row out.
+        void: RLE of the pixels that are not scored (void, crowd).
     """
 
-    image: Image.Image | np.ndarray
+    image: Image.Image
     truth: Objects | None = None
     predictions: Objects | None = None
-    void: dict | np.ndarray | None = None
+    void: dict | None = None
     caption: str = ""
 
 
 @dataclass
-class _Shape:
-    """An object ready to be painted."""
+class Shape:
+    """An object with its label and colour."""
 
     mask: np.ndarray
     text: str
@@ -74,7 +75,7 @@ class _Shape:
 
 
 def grid(
-    pictures: Sequence[Picture],
+    examples: Sequence[Example],
     class_names: Sequence[str],
     *,
     title: str | None = None,
@@ -82,148 +83,124 @@ def grid(
     height: int = 240,
     threshold: float | None = None,
 ) -> Image.Image:
-    """Rows image / ground truth / prediction, a column per picture, `columns` side by side.
+    """Rows image / ground truth / prediction, one column per example, `columns` side by side.
 
     A prediction and the object it finds (same class, mask IoU of at least 0.5, void left out, best
-    pairs overall) have one colour in both rows; what has no partner is dashed, red for predictions
-    and white for missed objects. A row that no picture has anything for is left out. Labels that
-    find no free place are left out. Every prediction given is drawn: `threshold` is only named in
-    the legend. `height` is that of a picture in pixels.
+    pairs overall) have one colour in both rows; those without a partner are dashed, red for
+    predictions and white for missed objects. Rows that no example has are left out, and labels
+    without a free place. Every prediction is drawn: `threshold` is only named in the legend.
+    `height` is that of an image in pixels.
     """
-    if not pictures:
-        raise ValueError("a grid needs at least one picture")
-    shown = [column(picture, class_names, height) for picture in pictures]
-    rows = [name for name in _ROWS if any(name in drawn for drawn in shown)]
+    shown = [draw_rows(example, class_names, height) for example in examples]
+    rows = [name for name in ROWS if any(name in drawn for drawn in shown)]
     bands = [
-        _band(shown[i : i + columns], pictures[i : i + columns], rows)
+        band_of(shown[i : i + columns], examples[i : i + columns], rows)
         for i in range(0, len(shown), columns)
     ]
-    legend = _grid_legend(pictures, threshold)
-    return _sheet(bands, legend, title)
+    legend = grid_legend(examples, threshold)
+    return sheet_of(bands, legend, title)
 
 
 def overlay(
-    image: Image.Image | np.ndarray,
+    image: Image.Image,
     labels: Sequence[int],
     scores: Sequence[float] | None,
     masks: Masks,
     class_names: Sequence[str],
 ) -> Image.Image:
-    """The predictions over their picture, at its size, each in a colour of its own."""
-    image = _image(image)
-    shapes = _shapes(Objects(labels, masks, scores), class_names, palette)
+    """The predictions over their image, at its size, each in a colour of its own."""
+    shapes = shapes_of(Objects(labels, masks, scores), class_names)
     scale = min(max(min(image.size) / 480, 1.0), 4.0)
-    return _paint(image, image.size, shapes, scale=scale)
+    return paint(image, image.size, shapes, scale=scale)
 
 
 def training_batch(
-    images: torch.Tensor, targets: Sequence[dict], class_names: Sequence[str], *, width: int = 320
+    images: Tensor, targets: Sequence[dict], class_names: Sequence[str], *, width: int = 320
 ) -> Image.Image:
-    """A batch as the model sees it: targets, ignored regions hatched, padding shaded.
+    """A batch as the model sees it: targets, with ignored regions and padding hatched.
 
-    images float [B,3,H,W] in 0..1 with its targets (see data/batch.py); `width` is that of one
-    picture on the sheet, in pixels.
+    Args:
+        images: float [B,3,H,W] in 0..1, with its targets (see data/batch.py).
+        width: of one image on the sheet, in pixels.
     """
     canvas = images.shape[-2:]
     size = (width, max(round(width * canvas[0] / canvas[1]), 1))
     cells = [
-        _training_cell(image, target, class_names, size)
+        training_cell(image, target, class_names, size)
         for image, target in zip(images, targets, strict=True)
     ]
     columns = min(4, int(np.ceil(len(cells) ** 0.5)))
-    bands = [_row(cells[i : i + columns]) for i in range(0, len(cells), columns)]
+    bands = [side_by_side(cells[i : i + columns]) for i in range(0, len(cells), columns)]
     legend = [
-        (_swatch([palette(0), palette(1), palette(2)]), "targets, a colour each"),
-        (_hatched_swatch(VOID), "ignored (void or crowd)"),
-        (_hatched_swatch(PADDING), "padding"),
+        (swatch([palette(0), palette(1), palette(2)]), "targets, a colour each"),
+        (hatched_swatch(VOID), "ignored (void or crowd)"),
+        (hatched_swatch(PADDING), "padding"),
     ]
-    return _sheet(bands, legend, f"{len(cells)} pictures of {canvas[1]} x {canvas[0]}")
+    return sheet_of(bands, legend, f"{len(cells)} images of {canvas[1]} x {canvas[0]}")
 
 
 def match(truth: Objects, predictions: Objects, void: dict | None = None) -> dict[int, int]:
-    """Prediction index -> ground truth index: the pairs of one class with the largest sum of IoU.
+    """Prediction index -> ground truth index: pairs of one class with the largest sum of IoU.
 
-    Only pairs of IoU >= 0.5 count. Predicted pixels inside `void` (RLE) are left out before.
+    Only pairs of IoU >= 0.5 count. Predicted pixels inside `void` (RLE) are removed first.
     """
-    found = _rles(predictions.masks)
+    found = rles_of(predictions.masks)
     if void is not None:
         found = rle.subtract(found, void)
-    iou = rle.iou(found, _rles(truth.masks))  # [P,N]
-    same = np.equal.outer(_numbers(predictions.labels), _numbers(truth.labels))
+    iou = rle.iou(found, rles_of(truth.masks))  # [P,N]
+    same = np.equal.outer(np.asarray(predictions.labels), np.asarray(truth.labels))
     iou = np.where(same & (iou >= MATCH_IOU), iou, 0.0)
     rows, columns = linear_sum_assignment(iou, maximize=True)
     return {int(p): int(t) for p, t in zip(rows, columns, strict=True) if iou[p, t] > 0}
 
 
-def _numbers(values: Sequence) -> np.ndarray:
-    """A list, array or tensor of numbers as an array [N]."""
-    values = values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else values
-    return np.asarray(values).reshape(-1)
+def rles_of(masks: Masks) -> list[dict]:
+    return rle.encode(masks) if isinstance(masks, np.ndarray) else list(masks)
 
 
-def _rles(masks: Masks) -> list[dict]:
-    if isinstance(masks, (np.ndarray, torch.Tensor)):
-        return rle.encode(masks) if len(masks) else []
-    if len(masks) and not isinstance(masks[0], dict):
-        return rle.encode(np.stack([np.asarray(mask) for mask in masks]))
-    return list(masks)
-
-
-def _dense(masks: Masks) -> list[np.ndarray]:
-    """One bool array [H,W] per mask, from RLEs, arrays or tensors."""
-    return [
-        rle.decode([mask], mask["size"])[0] if isinstance(mask, dict) else np.asarray(mask, bool)
-        for mask in masks
-    ]
-
-
-def _image(image: Image.Image | np.ndarray) -> Image.Image:
-    image = image if isinstance(image, Image.Image) else Image.fromarray(np.asarray(image))
-    return image.convert("RGB")
-
-
-def _shapes(
+def shapes_of(
     objects: Objects,
     class_names: Sequence[str],
-    colour: Callable[[int], Colour],
-    dashed: Callable[[int], bool] = lambda index: False,
-) -> list[_Shape]:
-    """The objects as shapes; colour and dashes follow from the index of the object."""
-    scores = [None] * len(objects.labels) if objects.scores is None else _numbers(objects.scores)
-    return [
-        _Shape(
-            mask,
-            class_names[int(label)] + ("" if score is None else f" {score:.2f}"),
-            colour(index),
-            dashed(index),
-        )
-        for index, (label, mask, score) in enumerate(
-            zip(_numbers(objects.labels), _dense(objects.masks), scores, strict=True)
-        )
-    ]
+    partners: dict[int, int] | None = None,
+    lonely: Colour = MISSED,
+) -> list[Shape]:
+    """The objects as shapes.
+
+    Args:
+        partners: index of an object -> index of its colour. Objects without one are dashed, in the
+            colour `lonely`. None gives every object a colour of its own.
+    """
+    shapes = []
+    for index, (label, mask) in enumerate(zip(objects.labels, objects.masks, strict=True)):
+        if isinstance(mask, dict):
+            mask = rle.decode([mask], mask["size"])[0]
+        score = "" if objects.scores is None else f" {float(objects.scores[index]):.2f}"
+        dashed = partners is not None and index not in partners
+        colour = lonely if dashed else palette((partners or {}).get(index, index))
+        shapes.append(Shape(mask, class_names[int(label)] + score, colour, dashed))
+    return shapes
 
 
-def _paint(
+def paint(
     image: Image.Image,
     size: tuple[int, int],
-    shapes: Sequence[_Shape],
+    shapes: Sequence[Shape],
     *,
     void: np.ndarray | None = None,
     scale: float = 1.0,
 ) -> Image.Image:
-    """Shapes, and what is not scored, over an image."""
+    """Paints shapes over an image, and hatches `void`."""
     painting = Painting(image, size, scale)
     if void is not None:
         painting.hatch(void)
-    _add(painting, shapes)
+    add_shapes(painting, shapes)
     return painting.finish()
 
 
-def _add(painting: Painting, shapes: Sequence[_Shape]) -> None:
-    """Each pixel has the fill of the smallest shape there; every outline is drawn, small ones last.
+def add_shapes(painting: Painting, shapes: Sequence[Shape]) -> None:
+    """Fills each pixel for the smallest shape there and draws every outline, small ones last.
 
-    So an object and what lies inside it are both seen, each in its own colour, in whatever order
-    they come.
+    So an object and one inside it are both visible, whatever their order.
     """
     shapes = sorted(shapes, key=lambda shape: -int(shape.mask.sum()))
     filled = np.zeros((), bool)
@@ -235,45 +212,29 @@ def _add(painting: Painting, shapes: Sequence[_Shape]) -> None:
         painting.label(shape.mask, shape.text, shape.colour)
 
 
-def column(picture: Picture, class_names: Sequence[str], height: int) -> dict[str, Image.Image]:
-    """The drawn rows of one picture by name: image, and ground truth and prediction if given."""
-    image = _image(picture.image)
+def draw_rows(example: Example, class_names: Sequence[str], height: int) -> dict[str, Image.Image]:
+    """The rows of one example by name: image, and ground truth and prediction if given."""
+    image, truth, predictions = example.image, example.truth, example.predictions
     ratio = min(height / image.height, 2 * height / image.width)
     size = (max(round(image.width * ratio), 1), max(round(image.height * ratio), 1))
-    void = _dense([picture.void])[0] if picture.void is not None else None
+    void = None if example.void is None else rle.decode([example.void], example.void["size"])[0]
+    pairs = found = None
+    if truth is not None and predictions is not None:
+        pairs = match(truth, predictions, example.void)
+        found = {index: index for index in pairs.values()}
     drawn = {"image": Painting(image, size).finish()}
     scale = height / 200
-    pairs = {}
-    if picture.truth is not None and picture.predictions is not None:
-        pairs = match(
-            picture.truth, picture.predictions, void if void is None else _rles([void])[0]
-        )
-    found = set(pairs.values())
-    if picture.truth is not None:
-        alone = picture.predictions is None
-        shapes = _shapes(
-            picture.truth,
-            class_names,
-            lambda index: palette(index) if alone or index in found else MISSED,
-            lambda index: not alone and index not in found,
-        )
-        drawn["ground truth"] = _paint(image, size, shapes, void=void, scale=scale)
-    if picture.predictions is not None:
-        alone = picture.truth is None
-        shapes = _shapes(
-            picture.predictions,
-            class_names,
-            lambda index: (
-                palette(pairs.get(index, index)) if alone or index in pairs else UNMATCHED
-            ),
-            lambda index: not alone and index not in pairs,
-        )
-        drawn["prediction"] = _paint(image, size, shapes, scale=scale)
+    if truth is not None:
+        shapes = shapes_of(truth, class_names, found, MISSED)
+        drawn["ground truth"] = paint(image, size, shapes, void=void, scale=scale)
+    if predictions is not None:
+        shapes = shapes_of(predictions, class_names, pairs, UNMATCHED)
+        drawn["prediction"] = paint(image, size, shapes, scale=scale)
     return drawn
 
 
-def _training_cell(
-    image: torch.Tensor, target: dict, class_names: Sequence[str], size: tuple[int, int]
+def training_cell(
+    image: Tensor, target: dict, class_names: Sequence[str], size: tuple[int, int]
 ) -> Image.Image:
     pixels = (image.detach().cpu().clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
     height, width = (int(side) for side in target["size"])
@@ -282,69 +243,71 @@ def _training_cell(
     painting = Painting(Image.fromarray(pixels), size)
     painting.hatch(padding, PADDING, opacity=1.0)
     painting.hatch(target["ignore"].cpu().numpy())
-    shapes = _shapes(Objects(target["labels"], target["masks"].cpu().numpy()), class_names, palette)
-    _add(painting, shapes)
+    objects = Objects(target["labels"].tolist(), target["masks"].cpu().numpy())
+    add_shapes(painting, shapes_of(objects, class_names))
     return painting.finish()
 
 
-def _row(cells: Sequence[Image.Image]) -> Image.Image:
-    """Pictures side by side."""
-    width = sum(cell.width for cell in cells) + _GAP * (len(cells) - 1)
+def side_by_side(cells: Sequence[Image.Image]) -> Image.Image:
+    """Images side by side."""
+    width = sum(cell.width for cell in cells) + GAP * (len(cells) - 1)
     row = Image.new("RGB", (width, max(cell.height for cell in cells)), PAPER)
     left = 0
     for cell in cells:
         row.paste(cell, (left, (row.height - cell.height) // 2))
-        left += cell.width + _GAP
+        left += cell.width + GAP
     return row
 
 
-def _band(
-    columns: Sequence[dict[str, Image.Image]], pictures: Sequence[Picture], rows: Sequence[str]
+def band_of(
+    columns: Sequence[dict[str, Image.Image]], examples: Sequence[Example], rows: Sequence[str]
 ) -> Image.Image:
-    """The rows of some pictures, their names at the left and the captions below."""
+    """The rows of some examples, with names at the left and captions below."""
     blank = [Image.new("RGB", column["image"].size, (240, 241, 243)) for column in columns]
     drawn = [
-        _row([column.get(name, empty) for column, empty in zip(columns, blank, strict=True)])
+        side_by_side(
+            [column.get(name, empty) for column, empty in zip(columns, blank, strict=True)]
+        )
         for name in rows
     ]
-    caption = _caption_row(columns, pictures)
-    left = text_size("I", _TEXT)[1] + _GAP
-    height = sum(row.height + _GAP for row in drawn) + caption.height
+    caption = caption_row(columns, examples)
+    left = text_size("I", TEXT)[1] + GAP
+    height = sum(row.height + GAP for row in drawn) + caption.height
     band = Image.new("RGB", (left + drawn[0].width, height), PAPER)
     top = 0
     for name, row in zip(rows, drawn, strict=True):
-        side = _upright(name)
+        side = upright(name)
         band.paste(side, (0, top + (row.height - side.height) // 2))
         band.paste(row, (left, top))
-        top += row.height + _GAP
+        top += row.height + GAP
     band.paste(caption, (left, top))
     return band
 
 
-def _caption_row(
-    columns: Sequence[dict[str, Image.Image]], pictures: Sequence[Picture]
+def caption_row(
+    columns: Sequence[dict[str, Image.Image]], examples: Sequence[Example]
 ) -> Image.Image:
-    size = _TEXT - 2
-    height = text_size("I", size)[1] if any(picture.caption for picture in pictures) else 0
+    size = TEXT - 2
+    height = text_size("I", size)[1] if any(example.caption for example in examples) else 0
     cells = []
-    for column, picture in zip(columns, pictures, strict=True):
+    for column, example in zip(columns, examples, strict=True):
         cell = Image.new("RGB", (column["image"].width, max(height, 1)), PAPER)
-        text = shorten(picture.caption, size, cell.width)
+        text = shorten(example.caption, size, cell.width)
         write(cell, ((cell.width - text_size(text, size)[0]) // 2, 0), text, size, FAINT)
         cells.append(cell)
-    return _row(cells)
+    return side_by_side(cells)
 
 
-def _upright(text: str) -> Image.Image:
+def upright(text: str) -> Image.Image:
     """Text that reads from the bottom up."""
-    strip = Image.new("RGB", text_size(text, _TEXT), PAPER)
-    write(strip, (0, 0), text, _TEXT, INK)
+    strip = Image.new("RGB", text_size(text, TEXT), PAPER)
+    write(strip, (0, 0), text, TEXT, INK)
     return strip.transpose(Image.Transpose.ROTATE_90)
 
 
-def _swatch(colours: Sequence[Colour], *, dashed: bool = False) -> Image.Image:
-    """Little rectangles painted like objects."""
-    width, height = _SWATCH
+def swatch(colours: Sequence[Colour], *, dashed: bool = False) -> Image.Image:
+    """Small rectangles painted like objects."""
+    width, height = SWATCH
     painting = Painting(
         Image.new("RGB", (width * len(colours), height), (120, 126, 134)),
         (width * len(colours), height),
@@ -357,54 +320,54 @@ def _swatch(colours: Sequence[Colour], *, dashed: bool = False) -> Image.Image:
     return painting.finish()
 
 
-def _hatched_swatch(colour: Colour) -> Image.Image:
-    painting = Painting(Image.new("RGB", _SWATCH, (90, 96, 104)), _SWATCH)
-    painting.hatch(np.ones(_SWATCH[::-1], bool), colour)
+def hatched_swatch(colour: Colour) -> Image.Image:
+    painting = Painting(Image.new("RGB", SWATCH, (90, 96, 104)), SWATCH)
+    painting.hatch(np.ones(SWATCH[::-1], bool), colour)
     return painting.finish()
 
 
-def _grid_legend(
-    pictures: Sequence[Picture], threshold: float | None
+def grid_legend(
+    examples: Sequence[Example], threshold: float | None
 ) -> list[tuple[Image.Image | None, str]]:
-    """Swatches and what they mean; only what the pictures can show."""
+    """Swatches with their meaning, for what the examples contain."""
     several = [palette(0), palette(1), palette(2)]
     legend: list[tuple[Image.Image | None, str]] = []
-    if any(picture.truth is not None and picture.predictions is not None for picture in pictures):
+    if any(example.truth is not None and example.predictions is not None for example in examples):
         legend += [
-            (_swatch(several), "found: one colour in both rows (same class, mask IoU >= 0.5)"),
-            (_swatch([MISSED], dashed=True), "missed object"),
-            (_swatch([UNMATCHED], dashed=True), "prediction without object"),
+            (swatch(several), "found: one colour in both rows (same class, mask IoU >= 0.5)"),
+            (swatch([MISSED], dashed=True), "missed object"),
+            (swatch([UNMATCHED], dashed=True), "prediction without object"),
         ]
     else:
-        legend.append((_swatch(several), "objects, a colour each"))
-    if any(picture.void is not None for picture in pictures):
-        legend.append((_hatched_swatch(VOID), "void or crowd: not scored"))
-    if any(picture.predictions is not None for picture in pictures):
+        legend.append((swatch(several), "objects, a colour each"))
+    if any(example.void is not None for example in examples):
+        legend.append((hatched_swatch(VOID), "void or crowd: not scored"))
+    if any(example.predictions is not None for example in examples):
         shown = "" if threshold is None else f", shown from {threshold:.2f}"
         legend.append((None, f"number: score{shown}"))
     return legend
 
 
-def _legend_strip(legend: Sequence[tuple[Image.Image | None, str]], width: int) -> Image.Image:
+def legend_strip(legend: Sequence[tuple[Image.Image | None, str]], width: int) -> Image.Image:
     """The legend, wrapped to a width."""
-    size = _TEXT - 1
-    line_height = max(_SWATCH[1], text_size("I", size)[1]) + 6
+    size = TEXT - 1
+    line_height = max(SWATCH[1], text_size("I", size)[1]) + 6
     places, left, top = [], 0, 0
-    for swatch, text in legend:
-        sign = 0 if swatch is None else swatch.width + 6
-        needed = sign + text_size(text, size)[0]
+    for sign, text in legend:
+        indent = 0 if sign is None else sign.width + 6
+        needed = indent + text_size(text, size)[0]
         if left and left + needed > width:
             left, top = 0, top + line_height
-        places.append((left, top, sign))
+        places.append((left, top, indent))
         left += needed + 22
     strip = Image.new("RGB", (width, top + line_height), PAPER)
-    for (swatch, text), (left, top, sign) in zip(legend, places, strict=True):
-        if swatch is not None:
-            strip.paste(swatch, (left, top + (line_height - swatch.height) // 2))
-        text = shorten(text, size, width - left - sign)
+    for (sign, text), (left, top, indent) in zip(legend, places, strict=True):
+        if sign is not None:
+            strip.paste(sign, (left, top + (line_height - sign.height) // 2))
+        text = shorten(text, size, width - left - indent)
         write(
             strip,
-            (left + sign, top + (line_height - text_size(text, size)[1]) // 2),
+            (left + indent, top + (line_height - text_size(text, size)[1]) // 2),
             text,
             size,
             INK,
@@ -412,23 +375,23 @@ def _legend_strip(legend: Sequence[tuple[Image.Image | None, str]], width: int) 
     return strip
 
 
-def _sheet(
+def sheet_of(
     bands: Sequence[Image.Image],
     legend: Sequence[tuple[Image.Image | None, str]],
     title: str | None,
 ) -> Image.Image:
-    """Title, bands one below the other, legend."""
+    """Title, bands and legend, one below the other."""
     inner = max(max(band.width for band in bands), 300)
     parts = list(bands)
     if title:
-        head = Image.new("RGB", (inner, text_size("I", _TEXT + 3)[1] + 4), PAPER)
-        write(head, (0, 0), shorten(title, _TEXT + 3, inner), _TEXT + 3, INK)
+        head = Image.new("RGB", (inner, text_size("I", TEXT + 3)[1] + 4), PAPER)
+        write(head, (0, 0), shorten(title, TEXT + 3, inner), TEXT + 3, INK)
         parts.insert(0, head)
-    parts.append(_legend_strip(legend, inner))
-    height = sum(part.height for part in parts) + 2 * _GAP * (len(parts) - 1)
-    sheet = Image.new("RGB", (inner + 2 * _MARGIN, height + 2 * _MARGIN), PAPER)
-    top = _MARGIN
+    parts.append(legend_strip(legend, inner))
+    height = sum(part.height for part in parts) + 2 * GAP * (len(parts) - 1)
+    sheet = Image.new("RGB", (inner + 2 * MARGIN, height + 2 * MARGIN), PAPER)
+    top = MARGIN
     for part in parts:
-        sheet.paste(part, (_MARGIN, top))
-        top += part.height + 2 * _GAP
+        sheet.paste(part, (MARGIN, top))
+        top += part.height + 2 * GAP
     return sheet

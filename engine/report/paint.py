@@ -1,4 +1,4 @@
-"""Brushes for pictures of masks: colours, fills, outlines, hatches and labels, with PIL alone."""
+"""Painting masks over images: colours, fills, outlines, hatches and labels, with PIL alone."""
 
 import colorsys
 from collections.abc import Iterator
@@ -16,11 +16,11 @@ VOID: Colour = (222, 222, 222)
 INK: Colour = (32, 36, 42)
 PLATE = (18, 20, 24, 205)
 
-_MANY = 15  # objects in one picture
-_HIDDEN = 0.25  # a label covers at most this share of the box of another object
-_GOLDEN = 0.6180339887498949
+MANY = 15  # labels on one image, from which those larger than their object are left out
+HIDDEN = 0.25  # a label covers at most this share of the box of another object
+GOLDEN = 0.6180339887498949
 # The default font of PIL has no Chinese, Japanese or Korean; any of these has, where installed.
-_WIDE_FONTS = (
+WIDE_FONTS = (
     "NotoSansCJK-Regular.ttc",
     "wqy-microhei.ttc",
     "DroidSansFallbackFull.ttf",
@@ -37,7 +37,7 @@ def palette(index: int) -> Colour:
     Our choice: hues a golden ratio apart, so that any first n of them are spread evenly; three
     levels of lightness in turn, so that neighbours differ for eyes that see few hues as well.
     """
-    hue = 0.08 + 0.84 * ((0.47 + index * _GOLDEN) % 1)  # 0.92..1.08 is left to UNMATCHED
+    hue = 0.08 + 0.84 * ((0.47 + index * GOLDEN) % 1)  # 0.92..1.08 is left to UNMATCHED
     lightness = (0.58, 0.44, 0.72)[index % 3] + (0.14 if 0.6 < hue < 0.8 else 0)  # blue looks dark
     red, green, blue = colorsys.hls_to_rgb(hue, lightness, 0.95)
     return round(255 * red), round(255 * green), round(255 * blue)
@@ -45,9 +45,9 @@ def palette(index: int) -> Colour:
 
 @lru_cache(maxsize=64)
 def font(size: int, wide: bool = False) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
-    """PIL's own font; with wide, one that knows East Asian letters if the machine has any."""
+    """PIL's own font; if wide, one with East Asian letters if the machine has any."""
     if wide:
-        for name in _WIDE_FONTS:
+        for name in WIDE_FONTS:
             try:
                 return ImageFont.truetype(name, size)
             except OSError:
@@ -56,7 +56,7 @@ def font(size: int, wide: bool = False) -> ImageFont.ImageFont | ImageFont.FreeT
 
 
 def font_for(text: str, size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
-    """The font that can write this text."""
+    """A font that has the letters of this text."""
     return font(size, wide=any(ord(letter) > 0x2E7F for letter in text))
 
 
@@ -75,7 +75,7 @@ def write(image: Image.Image, at: tuple[int, int], text: str, size: int, colour:
 
 
 def shorten(text: str, size: int, width: int) -> str:
-    """The text, with its middle left out where it is wider than `width` pixels."""
+    """The text, without its middle if it is wider than `width` pixels."""
     if text_size(text, size)[0] <= width:
         return text
     for kept in range(len(text) - 1, 1, -1):
@@ -119,14 +119,14 @@ def contours(mask: np.ndarray) -> list[np.ndarray]:
     return loops
 
 
-def _smooth(loop: np.ndarray, reach: int = 3) -> np.ndarray:
+def smooth(loop: np.ndarray, reach: int = 3) -> np.ndarray:
     """A closed loop without the stairs of its pixels: the mean over 2 * reach + 1 neighbours."""
     if len(loop) < 4 * reach:
         return loop
     return sum(np.roll(loop, shift, axis=0) for shift in range(-reach, reach + 1)) / (2 * reach + 1)
 
 
-def _dashes(loop: np.ndarray, length: float) -> Iterator[np.ndarray]:
+def dashes(loop: np.ndarray, length: float) -> Iterator[np.ndarray]:
     """Every second piece of a loop, each about `length` long; short loops stay whole."""
     along = np.append(0, np.cumsum(np.hypot(*np.diff(loop, axis=0).T)))
     pieces = max(2 * round(along[-1] / (2 * length)), 2)
@@ -138,16 +138,16 @@ def _dashes(loop: np.ndarray, length: float) -> Iterator[np.ndarray]:
 
 
 class Painting:
-    """A picture of `size` (width, height) that masks of any size are painted over.
+    """An image of `size` (width, height) to paint masks of any resolution over.
 
-    Masks are bool arrays [H,W] that cover the same view as the image. Shapes are painted in the
-    order of the calls; labels are kept until `finish`, so that no shape covers them and none
-    covers another. `scale` multiplies the width of lines and the height of letters.
+    Masks are bool arrays [H,W] that cover the whole image. Shapes are painted in the order of the
+    calls; labels wait for `finish`, so that nothing covers them. `scale` multiplies the width of
+    lines and the height of letters.
     """
 
     def __init__(self, image: Image.Image, size: tuple[int, int], scale: float = 1.0) -> None:
         self.size, self.scale = size, scale
-        # Shapes are painted twice as large, then reduced: smooth edges. Large pictures need none.
+        # Shapes are painted twice as large and reduced, for smooth edges. Large images need none.
         self.fine = 2 if max(size) <= 1600 else 1
         self.fine_size = (size[0] * self.fine, size[1] * self.fine)
         self.image = image.convert("RGB").resize(self.fine_size, Image.Resampling.BICUBIC)
@@ -158,7 +158,7 @@ class Painting:
 
         A mask too thin for the grid keeps every cell that it touches.
         """
-        box = _box(mask)
+        box = box_of(mask)
         if box is None:
             return np.zeros((0, 0), bool), (0, 0)
         x, y = self.fine_size[0] / mask.shape[1], self.fine_size[1] / mask.shape[0]
@@ -176,15 +176,15 @@ class Painting:
         return (inside if inside.any() else covered > 0), (left, top)
 
     def fill(self, mask: np.ndarray, colour: Colour, opacity: float = 0.42) -> None:
-        """A translucent sheet of colour."""
+        """Fills a mask with translucent colour."""
         inside, corner = self._scaled(mask)
         self._paste(inside * opacity, corner, colour)
 
     def hatch(self, mask: np.ndarray, colour: Colour = VOID, opacity: float = 0.8) -> None:
-        """Slanted stripes, for what is neither object nor background.
+        """Fills a mask with slanted stripes, for pixels that are neither object nor background.
 
-        Between the stripes the colour is fainter but there: the thin void border of an object
-        would otherwise look like a dashed line.
+        Fainter colour between the stripes keeps the thin void border of an object from looking like
+        a dashed line.
         """
         inside, corner = self._scaled(mask)
         step = max(round(3.5 * self.fine * self.scale), 1)
@@ -202,21 +202,21 @@ class Painting:
     def outline(
         self, mask: np.ndarray, colour: Colour, *, dashed: bool = False, width: float = 1.5
     ) -> None:
-        """The border of a mask in colour, on a thin dark line that parts it from the picture."""
+        """Draws the border of a mask in colour, on a thin dark line."""
         inside, corner = self._scaled(mask)
         unit = self.fine * self.scale
-        loops = [_smooth(loop, reach=3 * self.fine // 2) + corner for loop in contours(inside)]
+        loops = [smooth(loop, reach=3 * self.fine // 2) + corner for loop in contours(inside)]
         pen = ImageDraw.Draw(self.image)
         for extra, shade in ((1.2, INK), (0, colour)):
             thick = max(round(unit * (width + extra)), 1)
             for loop in loops:
                 closed = np.concatenate([loop, loop[:1]])
-                for line in _dashes(closed, 6 * unit) if dashed and not extra else [closed]:
+                for line in dashes(closed, 6 * unit) if dashed and not extra else [closed]:
                     pen.line(list(map(tuple, line)), shade, thick, joint="curve")
 
     def label(self, mask: np.ndarray, text: str, colour: Colour) -> None:
-        """Notes a label for this mask; the first noted ones get their places first."""
-        box = _box(mask)
+        """Adds a label for this mask; the first labels get their places first."""
+        box = box_of(mask)
         if box is not None and text:
             x, y = self.size[0] / mask.shape[1], self.size[1] / mask.shape[0]
             left, top, right, bottom = box
@@ -224,10 +224,10 @@ class Painting:
             self.labels.append((text, colour, edges))
 
     def finish(self) -> Image.Image:
-        """The picture with its labels, none of which hides another object.
+        """The image with its labels, none of which hides another object.
 
-        A label that finds no place beside or on its object gets one farther away, with a line to
-        it, or is left out; among many, also one larger than its object, because there is no room.
+        A label without a place on or beside its object gets one farther away, with a line to it, or
+        is left out. Among many, labels larger than their objects are left out too.
         """
         image = self.image.resize(self.size, Image.Resampling.BOX)
         plates = Image.new("RGBA", self.size)
@@ -239,21 +239,21 @@ class Painting:
             text = shorten(text, text_height, self.size[0] - text_height - 4)
             width, height = text_size(text, text_height)
             plate = (width + text_height, height + 2)
-            if len(self.labels) > _MANY and plate[0] * plate[1] > _area(box):
+            if len(self.labels) > MANY and plate[0] * plate[1] > area_of(box):
                 continue
-            place = _free_place(box, plate, self.size, taken, others)
+            place = free_place(box, plate, self.size, taken, others)
             if text and place is not None:
                 taken.append(place)
                 placed.append((place, text, colour))
-                _line(plates, box, place, colour, max(round(self.scale), 1))
+                draw_line(plates, box, place, colour, max(round(self.scale), 1))
         for place, text, colour in placed:
-            _plate(plates, place, text, text_height, colour)
+            draw_plate(plates, place, text, text_height, colour)
         image.paste(plates, mask=plates.getchannel("A"))
         return image
 
 
-def _plate(image: Image.Image, place: Box, text: str, text_height: int, colour: Colour) -> None:
-    """A dark plate with a bar in the object's colour, and its text."""
+def draw_plate(image: Image.Image, place: Box, text: str, text_height: int, colour: Colour) -> None:
+    """Draws a dark plate with a bar in the object's colour, and its text."""
     left, top, right, bottom = place
     unit = text_height / 11
     pen = ImageDraw.Draw(image)
@@ -263,10 +263,10 @@ def _plate(image: Image.Image, place: Box, text: str, text_height: int, colour: 
     write(image, (round(left + 8 * unit), top + 1), text, text_height, (255, 255, 255))
 
 
-def _line(image: Image.Image, box: Box, place: Box, colour: Colour, width: int) -> None:
-    """From the middle of an object to its plate, where the plate does not lie at the object."""
+def draw_line(image: Image.Image, box: Box, place: Box, colour: Colour, width: int) -> None:
+    """Draws a line from the middle of an object to its plate, unless they touch."""
     left, top, right, bottom = place
-    if _overlap((left - 2, top - 2, right + 2, bottom + 2), box):
+    if overlap((left - 2, top - 2, right + 2, bottom + 2), box):
         return
     x, y = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
     line = (x, y, min(max(x, left), right - 1), min(max(y, top), bottom - 1))
@@ -275,7 +275,7 @@ def _line(image: Image.Image, box: Box, place: Box, colour: Colour, width: int) 
     pen.line(line, colour, width)
 
 
-def _box(mask: np.ndarray) -> Box | None:
+def box_of(mask: np.ndarray) -> Box | None:
     """The tightest box of a mask, None for an empty one."""
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     if not len(rows):
@@ -283,28 +283,28 @@ def _box(mask: np.ndarray) -> Box | None:
     return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
 
 
-def _free_place(
+def free_place(
     box: Box, plate: tuple[int, int], size: tuple[int, int], taken: list[Box], others: list[Box]
 ) -> Box | None:
-    """A place for a plate (width, height) of an object with this box, inside the picture.
+    """A place inside the image for a plate (width, height) of an object with this box.
 
-    It overlaps no plate of `taken`, and hides little of any object in `others`.
+    It overlaps no plate in `taken` and hides little of any object in `others`.
     """
     width, height = plate
     if width > size[0] or height > size[1]:
         return None
-    for x, y in [*_places(box, plate), *_far_places(box, plate)]:
+    for x, y in [*near_places(box, plate), *far_places(box, plate)]:
         if y + height < 0 or y > size[1]:
             continue
         x, y = min(max(x, 1), size[0] - width), min(max(y, 1), size[1] - height)
         place = (x, y, x + width, y + height)
-        hides = any(_shared(place, other) > _HIDDEN * _area(other) for other in others)
-        if not hides and not any(_overlap(place, other) for other in taken):
+        hides = any(shared_area(place, other) > HIDDEN * area_of(other) for other in others)
+        if not hides and not any(overlap(place, other) for other in taken):
             return place
     return None
 
 
-def _places(box: Box, plate: tuple[int, int]) -> list[tuple[int, int]]:
+def near_places(box: Box, plate: tuple[int, int]) -> list[tuple[int, int]]:
     """Left top corners for a plate, best first: on a large object, beside a small one."""
     (left, top, right, bottom), (width, height) = box, plate
     centre, middle = (left + right - width) // 2, (top + bottom - height) // 2
@@ -316,7 +316,7 @@ def _places(box: Box, plate: tuple[int, int]) -> list[tuple[int, int]]:
     return [above, *inside, below]
 
 
-def _far_places(box: Box, plate: tuple[int, int]) -> list[tuple[int, int]]:
+def far_places(box: Box, plate: tuple[int, int]) -> list[tuple[int, int]]:
     """Left top corners around an object, nearest first."""
     (left, top, right, bottom), (width, height) = box, plate
     places = []
@@ -328,15 +328,15 @@ def _far_places(box: Box, plate: tuple[int, int]) -> list[tuple[int, int]]:
     return places
 
 
-def _area(box: Box) -> int:
+def area_of(box: Box) -> int:
     return (box[2] - box[0]) * (box[3] - box[1])
 
 
-def _shared(a: Box, b: Box) -> int:
+def shared_area(a: Box, b: Box) -> int:
     """The area that two boxes have in common."""
     width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
     return max(width, 0) * max(height, 0)
 
 
-def _overlap(a: Box, b: Box) -> bool:
+def overlap(a: Box, b: Box) -> bool:
     return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]

@@ -171,7 +171,7 @@ def test_sheets_are_drawn_at_the_best_threshold(toy_run, tmp_path, capsys):
     argv = ["--checkpoint", str(toy_run / "best.pt"), "--split", "train", "--count", "3"]
     visualize.main([*argv, "--out", str(out), *IN_LINE])
     best = checkpoint.load(toy_run / "best.pt")["best"]["threshold"]
-    assert f"3 pictures of the train split, scores above {best:.3f}" in capsys.readouterr().out
+    assert f"3 images of the train split, scores above {best:.3f}" in capsys.readouterr().out
     assert np.asarray(Image.open(out)).std() > 10
 
 
