@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Where the time of a training step goes, what the models cost, and how much a choice is worth.
+# Costs of the models, parts of a training step, ratios between variants.
 #   bash sbin/benchmark.sh [--help]
 #   bash sbin/benchmark.sh --against transformers [--help]   Mask2Former beside that of transformers
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"

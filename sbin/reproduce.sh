@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Train the same small model again and again; are all metrics and weights the same, bit by bit?
-# Three runs without loader processes, one with two, one with parts inherited from the standard ones.
+# Repeat a training of a small model and compare all metrics and weights bit by bit: three runs
+# without loader processes, one with two, one with parts inherited from the standard ones.
 #
 #   bash sbin/reproduce.sh                    the demo set of shrimps and their organs
-#   bash sbin/reproduce.sh --data DIR [...]   a set of your own; what you add overrides the recipe
+#   bash sbin/reproduce.sh --data DIR [...]   your own data; added options override the recipe
 #   bash sbin/reproduce.sh --runs 5 --workers 4 --seed 7 --out DIR
-#   bash sbin/reproduce.sh --help             these options; all others are those of the training
+#   bash sbin/reproduce.sh --help             these options; all others go to the training
 # The recipe `reproduce` of engine/recipes.py is a small Mask2Former on a CPU; --device cuda shows
 # what a GPU does. Another model: python -m engine.tools.reproduce --model NAME ...
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"

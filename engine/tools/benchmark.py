@@ -1,6 +1,6 @@
-"""Entry: what the models cost, where a training step's time goes, and what a choice is worth.
+"""Entry: costs of the models, parts of a training step, and ratios between variants.
 
-Everything that is compared is measured in turn in one process, and reported as medians and ratios.
+Variants are measured alternately in one process and reported as medians and ratios.
 """
 
 import argparse
@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from engine import options
@@ -19,9 +19,9 @@ from engine.log import StepTimer, info
 from engine.values import device_for
 from mobileinst import zoo
 
-# What is compared with the model as asked for, where it has the keywords.
+# Variants compared with the model of the options, where it has the keywords.
 VARIANTS = {
-    "as asked": {},
+    "as given": {},
     "width=64": {"width": 64, "kernel_dim": 64},
     "width=128": {"width": 128, "kernel_dim": 128},
     "kv_stride=16": {"kv_stride": 16},
@@ -37,19 +37,19 @@ def parse(argv: list[str]) -> argparse.Namespace:
     options.add_config(parser)
     parser.add_argument("--image-size", type=options.positive, default=320)
     parser.add_argument("--batch-size", type=options.positive, default=8)
-    parser.add_argument("--classes", type=options.positive, default=20)
+    parser.add_argument("--num-classes", type=options.positive, default=20)
     parser.add_argument("--rounds", type=options.positive, default=5)
     options.add_device(parser)
     options.add_debug(parser)
     return parser.parse_args(argv)
 
 
-def multiply_adds(module: nn.Module, *inputs: torch.Tensor) -> int:
+def multiply_adds(module: nn.Module, *inputs: Tensor) -> int:
     """Multiply-adds of one forward in eval mode: matrix products and convolutions only."""
     return multiply_adds_of_parts(module, *inputs)[""]
 
 
-def multiply_adds_of_parts(module: nn.Module, *inputs: torch.Tensor) -> dict[str, int]:
+def multiply_adds_of_parts(module: nn.Module, *inputs: Tensor) -> dict[str, int]:
     """The same for every submodule that has any, by its path; the whole has the empty path.
 
     A copy on the meta device is counted: nothing is computed, and the module stays unchanged.
@@ -67,27 +67,24 @@ def parameters(module: nn.Module) -> int:
 
 
 def costs(classes: int) -> list[str]:
-    """A table of parameters and multiply-adds: backbones at 512 × 512, systems at 640 × 640."""
+    """Lists parameters and multiply-adds: backbones at 512 x 512, systems at 640 x 640."""
     rows = [f"{'':<30}{'parameters':>14}{'multiply-adds':>16}"]
-    for title, size, names, build in (
-        ("backbones, 512 x 512", 512, zoo.BACKBONES, zoo.build_backbone),
-        (
-            f"systems, {classes} classes, 640 x 640",
-            640,
-            zoo.names(),
-            lambda name: zoo.build(name, classes)[0],
-        ),
+    systems = {name: lambda name=name: zoo.build(name, classes)[0] for name in zoo.names()}
+    backbones = {name: lambda name=name: zoo.build_backbone(name) for name in zoo.BACKBONES}
+    for title, size, builders in (
+        ("backbones, 512 x 512", 512, backbones),
+        (f"systems, {classes} classes, 640 x 640", 640, systems),
     ):
         rows.append(title)
-        for name in names:
-            with torch.device("meta"):  # shapes are enough, nothing is drawn or computed
-                amount = multiply_adds(module := build(name), torch.zeros(1, 3, size, size)) / 1e9
+        for name, build in builders.items():
+            with torch.device("meta"):  # nothing is drawn or computed
+                amount = multiply_adds(module := build(), torch.zeros(1, 3, size, size)) / 1e9
             rows.append(f"  {name:<28}{parameters(module):>14,}{amount:>14.3f} G")
     return rows
 
 
 class Timed:
-    """A callable that adds up the seconds it takes."""
+    """A callable that adds up its seconds."""
 
     def __init__(self, call: Callable):
         self.call, self.seconds = call, 0.0
@@ -99,8 +96,10 @@ class Timed:
         return result
 
 
-def synthetic_batch(size: int, batch: int, classes: int, device: torch.device):
-    """Images and targets of three objects each, on an unpadded square canvas."""
+def synthetic_batch(
+    size: int, batch: int, classes: int, device: torch.device
+) -> tuple[Tensor, Tensor, list[dict]]:
+    """Returns images, padding and targets of three objects each, on an unpadded square canvas."""
     generator = torch.Generator().manual_seed(0)
     images = torch.rand(batch, 3, size, size, generator=generator)
     padding = torch.zeros(batch, size, size, dtype=torch.bool)
@@ -128,11 +127,11 @@ class Step:
 
     def __init__(self, name: str, keywords: dict, opts: argparse.Namespace, device: torch.device):
         self.device = device
-        self.model, self.criterion, _ = zoo.build(name, opts.classes, **keywords)
+        self.model, self.criterion, _ = zoo.build(name, opts.num_classes, **keywords)
         self.model.to(device, memory_format=torch.channels_last).train()
         self.criterion.matcher = Timed(self.criterion.matcher)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-4)
-        self.batch = synthetic_batch(opts.image_size, opts.batch_size, opts.classes, device)
+        self.batch = synthetic_batch(opts.image_size, opts.batch_size, opts.num_classes, device)
 
     def lap(self, watch: StepTimer, part: str) -> None:
         if self.device.type == "cuda":
@@ -140,7 +139,7 @@ class Step:
         watch.lap(part)
 
     def __call__(self) -> dict[str, float]:
-        """Seconds of each part of one step. Loading is not in it; a run's summary has it."""
+        """Returns the seconds of each part of one step, without loading."""
         images, padding, targets = self.batch
         self.optimizer.zero_grad(set_to_none=True)
         self.criterion.matcher.seconds, watch = 0.0, StepTimer()
@@ -157,12 +156,12 @@ class Step:
         return dict(watch.parts)
 
 
-def in_turn(
+def alternately(
     steps: dict[str, Callable[[], dict[str, float]]], rounds: int
 ) -> dict[str, list[dict[str, float]]]:
-    """Runs steps in turn, A B A B …, so that drift favours none; one round warms up.
+    """Runs steps alternately, A B A B, so that drift favours none; one round warms up.
 
-    A step tells the seconds of its parts.
+    A step returns the seconds of its parts.
     """
     measured = {name: [] for name in steps}
     for number in range(rounds + 1):
@@ -174,10 +173,10 @@ def in_turn(
 
 
 def report_steps(measured: dict[str, list[dict[str, float]]], batch_size: int) -> list[str]:
-    """Median step of each variant, its parts, and the ratio to the first one, pair by pair."""
+    """Formats the median step of each variant, its parts, and the paired ratio to the first one."""
     first = [sum(parts.values()) for parts in next(iter(measured.values()))]
     names = ("forward", "matching", "loss", "backward", "update")
-    rows = [f"{'':<24}{'pictures/s':>11}{'ratio':>7}" + "".join(f"{part:>10}" for part in names)]
+    rows = [f"{'':<24}{'images/s':>11}{'ratio':>7}" + "".join(f"{part:>10}" for part in names)]
     for name, runs in measured.items():
         totals = [sum(parts.values()) for parts in runs]
         ratio = statistics.median(total / base for total, base in zip(totals, first))
@@ -194,7 +193,7 @@ def main(argv: list[str]) -> None:
     torch.set_num_threads(opts.threads)
     device = device_for(opts.device)
     keywords = options.builder_keywords(opts.model, opts.set)
-    info("\n".join(costs(opts.classes)))
+    info("\n".join(costs(opts.num_classes)))
     known = asdict(zoo.config_for(opts.model))
     steps = {
         name: Step(opts.model, keywords | values, opts, device)
@@ -205,7 +204,7 @@ def main(argv: list[str]) -> None:
         f"\ntraining step of {opts.model}, {opts.image_size} x {opts.image_size}, batch "
         f"{opts.batch_size}, {opts.threads} threads, {device}; ratio of the time to the first row"
     )
-    info("\n".join(report_steps(in_turn(steps, opts.rounds), opts.batch_size)))
+    info("\n".join(report_steps(alternately(steps, opts.rounds), opts.batch_size)))
 
 
 if __name__ == "__main__":

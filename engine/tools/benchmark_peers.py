@@ -1,8 +1,8 @@
-"""Entry: our Mask2Former beside that of transformers: the same weights, in turn in one process.
+"""Entry: our Mask2Former beside that of transformers, with the same weights, in one process.
 
-Both see the same picture and targets, and have the clipping and the optimizer of our training. Else
-each is as its own users have it: ours keeps its memory channels last and normalises the picture
-itself, theirs is given a normalised one and chooses its kind of attention.
+Both get the same image and targets, and the clipping and the optimizer of our training. Otherwise
+each has its own defaults: ours is channels last and normalises the image itself, theirs gets a
+normalised image and chooses its attention.
 """
 
 import argparse
@@ -15,30 +15,30 @@ from importlib.metadata import version
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from data.errors import InputError
 from engine import options
 from engine.files import FailedRun
 from engine.log import info
-from engine.tools.benchmark import in_turn, synthetic_batch
+from engine.tools.benchmark import alternately, synthetic_batch
 from mobileinst import zoo
 from mobileinst.mask2former.published import hub_config
 
-# mask2former_swin_tiny in the words of transformers, where those are not the defaults there.
+# mask2former_swin_tiny for transformers, where its defaults differ.
 SWIN = {"embed_dim": 96, "depths": [2, 2, 6, 2], "num_heads": [3, 6, 12, 24], "window_size": 7}
 OTHERS: dict[str, int] = {}
 CLASSES = 80
 
-# Largest difference of two logits. Rounding alone is far smaller; but where it moves a cell across
-# the border of what a query may look at, all that follows changes a little.
+# Largest difference of two logits. Rounding alone is far smaller, but it may move a cell across the
+# border of an attention mask, which changes all that follows a little.
 TOLERANCE = 1e-3
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
     parser = options.parser(
         "Times of mask2former_swin_tiny and of another library's model with the same weights; on "
-        "the CPU, one picture at a time."
+        "the CPU, one image at a time."
     )
     parser.add_argument("--against", choices=("transformers",), required=True)
     parser.add_argument("--image-size", type=options.positive, default=640, help="of the forward")
@@ -52,12 +52,12 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
 
 def their_model() -> nn.Module:
-    """The model of transformers, with start values of its own.
+    """Builds the model of transformers with its own start values.
 
     Raises:
-        InputError: transformers is not installed.
+        InputError: if transformers is not installed.
     """
-    try:  # of requirements-dev.txt, and only needed here
+    try:  # of requirements-dev.txt, only needed here
         from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation, SwinConfig
         from transformers.utils.logging import disable_progress_bar
     except ImportError as error:
@@ -74,7 +74,7 @@ def their_model() -> nn.Module:
 
 
 def our_model(theirs: nn.Module) -> tuple[nn.Module, nn.Module]:
-    """Ours, with the weights of theirs, read from files that theirs writes; and its criterion."""
+    """Returns our model with the weights of theirs, and its criterion."""
     with tempfile.TemporaryDirectory() as folder:
         theirs.save_pretrained(folder)
         ours = zoo.from_huggingface(folder)
@@ -84,47 +84,47 @@ def our_model(theirs: nn.Module) -> tuple[nn.Module, nn.Module]:
 
 
 class Pair:
-    """Both models, and what is measured of them: for each, a call without arguments."""
+    """Both models; each measurement is a call without arguments."""
 
     def __init__(self) -> None:
         self.theirs = their_model()
         self.ours, self.criterion = our_model(self.theirs)
 
-    def batch(self, size: int) -> tuple[torch.Tensor, torch.Tensor, list[dict]]:
-        """One picture size × size of three objects: as it is, normalised, and its targets."""
+    def batch(self, size: int) -> tuple[Tensor, Tensor, list[dict]]:
+        """Returns an image size x size of three objects, raw and normalised, and its targets."""
         images, _, targets = synthetic_batch(size, 1, CLASSES, torch.device("cpu"))
         return images, self.ours.normalise(images), targets
 
-    def forwards(self, size: int) -> dict[str, Callable[[], list[torch.Tensor]]]:
-        """What computes class logits and mask logits in eval mode."""
+    def forwards(self, size: int) -> dict[str, Callable[[], list[Tensor]]]:
+        """Returns calls that compute class logits and mask logits in eval mode."""
         images, normalised, _ = self.batch(size)
         self.ours.eval()
         self.theirs.eval()
 
         @torch.inference_mode()
-        def ours() -> list[torch.Tensor]:
+        def ours() -> list[Tensor]:
             outputs = self.ours(images)
             return [outputs["class_logits"], outputs["mask_logits"]]
 
         @torch.inference_mode()
-        def theirs() -> list[torch.Tensor]:
+        def theirs() -> list[Tensor]:
             outputs = self.theirs(pixel_values=normalised)
             return [outputs.class_queries_logits, outputs.masks_queries_logits]
 
         return {"ours": ours, "theirs": theirs}
 
     def training_steps(self, size: int) -> dict[str, Callable[[], float]]:
-        """What changes the weights once, and returns the loss."""
+        """Returns calls that take one training step and return the loss."""
         images, normalised, targets = self.batch(size)
         self.ours.train()
         self.theirs.train()
         masks = [target["masks"].float() for target in targets]
         labels = [target["labels"] for target in targets]
 
-        def ours() -> torch.Tensor:
+        def ours() -> Tensor:
             return sum(self.criterion(self.ours(images), targets).values())
 
-        def theirs() -> torch.Tensor:
+        def theirs() -> Tensor:
             return self.theirs(normalised, mask_labels=masks, class_labels=labels).loss
 
         return {
@@ -133,10 +133,8 @@ class Pair:
         }
 
 
-def training_step(
-    model: nn.Module, forward_and_loss: Callable[[], torch.Tensor]
-) -> Callable[[], float]:
-    """Forward and loss, then backward, clipping, AdamW; returns the loss."""
+def training_step(model: nn.Module, forward_and_loss: Callable[[], Tensor]) -> Callable[[], float]:
+    """Returns a step: forward, loss, backward, clipping, AdamW; it returns the loss."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
 
     def step() -> float:
@@ -150,8 +148,8 @@ def training_step(
     return step
 
 
-def differences(forwards: dict[str, Callable[[], list[torch.Tensor]]]) -> list[float]:
-    """The largest difference of the class logits, and that of the mask logits.
+def differences(forwards: dict[str, Callable[[], list[Tensor]]]) -> list[float]:
+    """Returns the largest difference of the class logits and of the mask logits.
 
     Raises:
         FailedRun: it is too large: the two do not compute the same, so their times say nothing.
@@ -168,21 +166,21 @@ def differences(forwards: dict[str, Callable[[], list[torch.Tensor]]]) -> list[f
 
 
 def timed(call: Callable) -> Callable[[], dict[str, float]]:
-    """The call, telling the seconds it takes: by the clock, and of all its threads together."""
+    """Wraps a call to return its wall and CPU seconds."""
 
     def run() -> dict[str, float]:
-        clock, cpu = time.perf_counter(), time.process_time()
+        wall, cpu = time.perf_counter(), time.process_time()
         call()
-        return {"clock": time.perf_counter() - clock, "cpu": time.process_time() - cpu}
+        return {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu}
 
     return run
 
 
 def row(title: str, threads: int, measured: dict[str, list[dict[str, float]]]) -> str:
-    """Median seconds of both, and medians of ours / theirs, which are taken round by round."""
+    """Formats median seconds of both and median ratios ours / theirs, taken round by round."""
     ours, theirs = measured["ours"], measured["theirs"]
-    numbers = [statistics.median(run["clock"] for run in runs) for runs in (ours, theirs)]
-    for kind in ("clock", "cpu"):
+    numbers = [statistics.median(run["wall"] for run in runs) for runs in (ours, theirs)]
+    for kind in ("wall", "cpu"):
         numbers.append(statistics.median(a[kind] / b[kind] for a, b in zip(ours, theirs)))
     return f"{title:<28}{threads:>7}" + "".join(f"{number:>12.3f}" for number in numbers)
 
@@ -196,7 +194,7 @@ def main(argv: list[str]) -> None:
         f"mask2former_swin_tiny beside {opts.against} {version(opts.against)}, the same weights; "
         f"torch {torch.__version__}, CPU, float32, batch 1\n"
         f"largest difference at {size}: {classes:.1e} (class logits), {masks:.1e} (mask logits)\n"
-        f"medians of {opts.rounds} rounds, in turn; the ratios are ours / theirs, round by round\n"
+        f"medians of {opts.rounds} alternating rounds; ratios: ours / theirs by round\n"
     )
     heads = ("ours, s", "theirs, s", "time", "CPU time")
     info(f"{'':<28}{'threads':>7}" + "".join(f"{head:>12}" for head in heads))
@@ -207,7 +205,7 @@ def main(argv: list[str]) -> None:
         calls = {whose: timed(call) for whose, call in build(size).items()}
         for threads in opts.threads:
             torch.set_num_threads(threads)
-            info(row(f"{name}, {size} x {size}", threads, in_turn(calls, opts.rounds)))
+            info(row(f"{name}, {size} x {size}", threads, alternately(calls, opts.rounds)))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Entry: what each part of a model receives and returns, and what it costs.
 
-The parts are the model's own modules, found by walking through it, so any model of the zoo will do.
-Start values, pictures and targets are drawn from fixed seeds: the values are the same every time.
+The parts are the model's own modules, so any model of the zoo can be inspected. Start values,
+images and targets are drawn from fixed seeds: the values are the same every time.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from data.batch import Batch
 from data.errors import InputError
@@ -39,10 +39,13 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--batch-size", type=options.positive, default=2)
     parser.add_argument("--num-classes", type=options.positive, default=20)
     parser.add_argument(
-        "--depth", type=options.positive, default=2, help="1: the model's parts; 2: theirs as well"
+        "--depth",
+        type=options.positive,
+        default=2,
+        help="1: the model's parts; 2: also their parts",
     )
     parser.add_argument("--rounds", type=options.positive, default=3, help="for the median time")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the same as json")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write json")
     options.add_device(parser)
     options.add_debug(parser)
     return parser.parse_args(argv)
@@ -50,10 +53,10 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
 @dataclass(frozen=True)
 class Value:
-    """One tensor that passes, or one number (then `shape` is None).
+    """A tensor, or a number (then `shape` is None).
 
-    stride: of its grid, relative to the model's input, where it has one. least, most: the smallest
-    and the largest value; None if it is empty.
+    stride: of its grid, relative to the model's input. least, most: the smallest and the largest
+    value; None if it is empty.
     """
 
     name: str
@@ -67,28 +70,25 @@ class Value:
 
 @dataclass(frozen=True)
 class Part:
-    """What a part receives and returns in one forward, the last time if it is called repeatedly.
+    """What a part receives and returns in its last call of one forward.
 
-    depth: 0 for the model, the criterion and post-processing. multiply_adds: None where nobody
-    counts them. seconds: median over some forwards, all calls of one together.
+    depth: 0 for the model, the criterion and post-processing. multiply_adds: None where they are
+    not counted. seconds: median over some forwards, all calls of one forward together.
     """
 
     path: str
     kind: str
-    depth: int
-    calls: int
-    parameters: int
-    multiply_adds: int | None
     seconds: float
     receives: tuple[Value, ...]
     returns: tuple[Value, ...]
-
-
-# --------------------------------------------------------------------------------- values
+    depth: int = 0
+    calls: int = 1
+    parameters: int = 0
+    multiply_adds: int | None = None
 
 
 def leaves(name: str, content: Any) -> Iterator[tuple[str, Any]]:
-    """The tensors and numbers inside dicts, lists and tuples, each under the way to it."""
+    """Yields the tensors and numbers inside dicts, lists and tuples with their paths."""
     if isinstance(content, dict):
         for key, value in content.items():
             yield from leaves(f"{name}.{key}".lstrip("."), value)
@@ -100,14 +100,12 @@ def leaves(name: str, content: Any) -> Iterator[tuple[str, Any]]:
 
 
 def stride_of(grid: Sequence[int], size: int) -> int | None:
-    """The step at which a square input of side `size` gives such a grid, rounded up or down."""
-    for stride in STRIDES:
-        if set(grid) in ({-(-size // stride)}, {size // stride}):
-            return stride
-    return None
+    """The stride at which a square input of side `size` has this grid, rounded up or down."""
+    fits = (s for s in STRIDES if set(grid) in ({-(-size // s)}, {size // s}))
+    return next(fits, None)
 
 
-def geometry(tensor: torch.Tensor, size: int) -> tuple[int | None, int | None]:
+def geometry(tensor: Tensor, size: int) -> tuple[int | None, int | None]:
     """Stride and channels: maps [B,C,h,w] and [B,h,w,C], masks [·,h,w], vectors [·,C]."""
     shape = tuple(tensor.shape)
     if len(shape) == 4:
@@ -120,8 +118,8 @@ def geometry(tensor: torch.Tensor, size: int) -> tuple[int | None, int | None]:
     return None, shape[-1] if len(shape) > 1 else None
 
 
-def describe(name: str, content: torch.Tensor | float, size: int) -> Value:
-    """One leaf, as it is now: what is computed in place later does not show."""
+def describe(name: str, content: Tensor | float, size: int) -> Value:
+    """Describes a leaf before later operations in place can change it."""
     if not torch.is_tensor(content):
         return Value(name, None, type(content).__name__, None, None, content, content)
     limits = (None, None)
@@ -132,40 +130,30 @@ def describe(name: str, content: torch.Tensor | float, size: int) -> Value:
     return Value(name, tuple(content.shape), dtype, *geometry(content, size), *limits)
 
 
-def values(content: Any, size: int, name: str = "") -> tuple[Value, ...]:
-    return tuple(describe(path, leaf, size) for path, leaf in leaves(name, content))
-
-
-# --------------------------------------------------------------------------------- parts
+def values(content: Any, size: int) -> tuple[Value, ...]:
+    return tuple(describe(path, leaf, size) for path, leaf in leaves("", content))
 
 
 def find_parts(model: nn.Module, depth: int) -> dict[str, nn.Module]:
-    """Path -> module down to `depth`, the model itself first, under the empty path.
+    """Path -> module down to `depth`; the model itself is first and has the empty path.
 
-    Lists and dicts of modules are no parts; what they hold is.
+    Lists and dicts of modules are not parts, but their modules are.
     """
-    found = {"": model}
-
-    def walk(module: nn.Module, path: str, level: int) -> None:
-        for name, child in module.named_children():
-            place = f"{path}.{name}".lstrip(".")
-            container = type(child).forward is nn.Module.forward  # it cannot be called
-            if not container:
-                found[place] = child
-            if container or level < depth:
-                walk(child, place, level if container else level + 1)
-
-    walk(model, "", 1)
-    return found
+    parts = {"": model}
+    for path, module in model.named_modules():
+        container = type(module).forward is nn.Module.forward  # cannot be called
+        if path and not container and len(ancestors(path, parts)) <= depth:
+            parts[path] = module
+    return parts
 
 
 def ancestors(path: str, parts: dict[str, nn.Module]) -> list[str]:
-    """The parts that a part lies in, from the outermost on; it itself is the last."""
+    """The parts that contain a part, outermost first, and the part itself."""
     return [other for other in parts if f"{path}.".startswith(f"{other}." if other else "")]
 
 
 def in_order(parts: dict[str, nn.Module], called: Sequence[str]) -> list[str]:
-    """Paths by the order of their calls; what is never called comes last in what it lies in."""
+    """Sorts paths by the order of calls; a part that is never called is the last of its parent."""
     place = {path: number for number, path in enumerate(called)}
 
     def key(path: str) -> list[int]:
@@ -176,8 +164,7 @@ def in_order(parts: dict[str, nn.Module], called: Sequence[str]) -> list[str]:
 
 @contextmanager
 def watched(parts: dict[str, nn.Module], before: Callable, after: Callable) -> Iterator[None]:
-    """Hooks on every part: before(path, module, arguments, keywords), after(path, module,
-    arguments, output)."""
+    """Hooks: before(path, module, args, kwargs) and after(path, module, args, output)."""
     handles = []
     for path, part in parts.items():
         handles.append(part.register_forward_pre_hook(partial(before, path), with_kwargs=True))
@@ -190,7 +177,7 @@ def watched(parts: dict[str, nn.Module], before: Callable, after: Callable) -> I
 
 
 class Record:
-    """What parts receive and return during forwards; `calls` is in the order of the first ones."""
+    """What parts receive and return during a forward; `calls` is in the order of first calls."""
 
     def __init__(self, size: int):
         self.size = size
@@ -207,22 +194,8 @@ class Record:
         self.returns[path] = values(output, self.size)
 
 
-class Clock:
-    """Seconds that parts take during forwards, all calls together."""
-
-    def __init__(self) -> None:
-        self.started: dict[str, float] = {}
-        self.seconds: dict[str, float] = defaultdict(float)
-
-    def before(self, path: str, *_: Any) -> None:
-        self.started[path] = now()
-
-    def after(self, path: str, *_: Any) -> None:
-        self.seconds[path] += now() - self.started[path]
-
-
 def now() -> float:
-    """Seconds, once all that was asked of a GPU is done."""
+    """Seconds, after all work of a GPU is done."""
     if torch.cuda.is_initialized():
         torch.cuda.synchronize()
     return time.perf_counter()
@@ -231,21 +204,27 @@ def now() -> float:
 def median_seconds(
     parts: dict[str, nn.Module], forward: Callable[[], Any], rounds: int
 ) -> dict[str, float]:
-    """What each part takes of a forward; 0 for parts that are not called."""
-    clocks = [Clock() for _ in range(rounds)]
-    for clock in clocks:
-        with watched(parts, clock.before, clock.after):
+    """Median seconds of each part of a forward; 0 for parts that are not called."""
+    started: dict[str, float] = {}
+    measured: list[dict[str, float]] = []
+
+    def before(path: str, *_: Any) -> None:
+        started[path] = now()
+
+    def after(path: str, *_: Any) -> None:
+        measured[-1][path] += now() - started[path]
+
+    with watched(parts, before, after):
+        for _ in range(rounds):
+            measured.append(defaultdict(float))
             forward()
-    return {path: statistics.median(clock.seconds[path] for clock in clocks) for path in parts}
-
-
-# --------------------------------------------------------------------------------- inspection
+    return {path: statistics.median(seconds[path] for seconds in measured) for path in parts}
 
 
 def inspect_model(
-    model: nn.Module, images: torch.Tensor, padding: torch.Tensor, *, depth: int, rounds: int
+    model: nn.Module, images: Tensor, padding: Tensor, *, depth: int, rounds: int
 ) -> tuple[list[Part], dict]:
-    """Every part of a model in eval mode, in the order of the calls; and the outputs.
+    """Returns every part of a model in eval mode in the order of calls, and the outputs.
 
     Costs are those of the whole batch.
     """
@@ -276,30 +255,21 @@ def inspect_model(
 def inspect_call(
     path: str, call: Callable, given: dict[str, Any], *, size: int, rounds: int
 ) -> Part:
-    """What is called once, with named arguments, and is no part of the model."""
+    """Inspects the criterion or post-processing."""
     times = []
     for _ in range(rounds):
         start = now()
         returned = call(*given.values())
         times.append(now() - start)
-    return Part(
-        path=path,
-        kind=type(call).__name__,
-        depth=0,
-        calls=1,
-        parameters=0,
-        multiply_adds=None,
-        seconds=statistics.median(times),
-        receives=values(given, size),
-        returns=values(returned, size),
-    )
+    received, returned = values(given, size), values(returned, size)
+    return Part(path, type(call).__name__, statistics.median(times), received, returned)
 
 
-def training_outputs(model: nn.Module, images: torch.Tensor, padding: torch.Tensor) -> dict:
-    """What the criterion sees: with the auxiliary outputs, which the model has only then.
+def training_outputs(model: nn.Module, images: Tensor, padding: Tensor) -> dict:
+    """Returns the outputs of a training forward, which include the auxiliary ones.
 
     Raises:
-        InputError: the batch is too small for the batch norms.
+        InputError: if the batch is too small for the batch norms.
     """
     reseed(0)  # drop path
     try:
@@ -335,33 +305,24 @@ def inspect_all(opts: argparse.Namespace, device: torch.device) -> list[Part]:
     return rows
 
 
-# --------------------------------------------------------------------------------- the table
-
-
 def merged(listed: Sequence[Value]) -> list[Value]:
-    """The same entry of records in a list as one value, named with [*]; likewise mere numbers."""
+    """Joins the same entry of records in a list, named with [*], and the numbers of a list."""
     groups: dict[tuple, list[Value]] = defaultdict(list)
     for value in listed:
         index = r"\[\d+\]" if value.shape is None else r"\[\d+\](?=\.)"
         groups[re.sub(index, "[*]", value.name), value.shape, value.dtype].append(value)
-    return [
-        group[0] if len(group) == 1 else one_of_many(name, group)
-        for (name, *_), group in groups.items()
-    ]
-
-
-def one_of_many(name: str, group: list[Value]) -> Value:
-    known = [value for value in group if value.least is not None]
-    return replace(
-        group[0],
-        name=name,
-        least=min((value.least for value in known), default=None),
-        most=max((value.most for value in known), default=None),
-    )
+    found = []
+    for (name, *_), group in groups.items():
+        known = [value for value in group if value.least is not None]
+        least = min((value.least for value in known), default=None)
+        most = max((value.most for value in known), default=None)
+        name = group[0].name if len(group) == 1 else name
+        found.append(replace(group[0], name=name, least=least, most=most))
+    return found
 
 
 def title(part: Part) -> str:
-    """The line above a part's values."""
+    """The heading of a part."""
     facts = [f"{part.parameters:,} parameters"] if part.parameters else []
     if part.multiply_adds:
         facts.append(f"{part.multiply_adds / 1e6:,.1f} M multiply-adds")
@@ -371,11 +332,11 @@ def title(part: Part) -> str:
     return f"{part.path} ({part.kind})  " + ", ".join(facts)
 
 
-def cells(way: str, value: Value) -> list[str]:
-    """One value as the columns of the table."""
+def cells(direction: str, value: Value) -> list[str]:
+    """Formats a value as the columns of the table."""
     limits = {value.least: "", value.most: ""}  # one if they are equal
     return [
-        way,
+        direction,
         value.name,
         "" if value.shape is None else " x ".join(map(str, value.shape)) or "one number",
         value.dtype,
@@ -386,7 +347,7 @@ def cells(way: str, value: Value) -> list[str]:
 
 
 def table(parts: list[Part]) -> str:
-    """All parts, those inside others indented; columns of one width for all."""
+    """Formats all parts, indented by depth, with columns of equal width."""
     blocks = [
         [cells("receives", value) for value in merged(part.receives)]
         + [cells("returns", value) for value in merged(part.returns)]
@@ -405,7 +366,7 @@ def table(parts: list[Part]) -> str:
 
 
 def as_json(part: Part) -> dict:
-    """Plain values; what json has no number for becomes text."""
+    """Plain values; NaN and infinities become text."""
     plain = asdict(part)
     for value in (*plain["receives"], *plain["returns"]):
         for limit in ("least", "most"):
@@ -420,15 +381,14 @@ def main(argv: list[str]) -> None:
     device = device_for(opts.device)
     parts = inspect_all(opts, device)
     info(
-        f"{opts.model}: {opts.batch_size} pictures of {opts.image_size} x {opts.image_size}, "
+        f"{opts.model}: {opts.batch_size} images of {opts.image_size} x {opts.image_size}, "
         f"{opts.num_classes} classes, {opts.threads} threads, {device}"
     )
     info(table(parts))
     if opts.json:
-        about = {
-            name: getattr(opts, name) for name in ("model", "image_size", "batch_size", "threads")
-        }
-        about |= {"num_classes": opts.num_classes, "set": dict(opts.set), "device": str(device)}
+        names = ("model", "image_size", "batch_size", "threads", "num_classes")
+        about = {name: getattr(opts, name) for name in names}
+        about |= {"set": dict(opts.set), "device": str(device)}
         files.write_json(
             opts.json, about | {"parts": [as_json(part) for part in parts]}, "name another"
         )

@@ -1,11 +1,9 @@
-"""Example: train with parts of your own in the place of the standard ones.
+"""Example: train with your own parts instead of the standard ones.
 
-Takes the options of engine.train. Inherit, override what is to be different, and hand the parts to
-`zoo.build` under the names they have in the model. These override nothing, so they must lead to
-the same weights as the standard ones, to the last bit; engine.tools.reproduce holds them to it.
-Whoever
-has parts with other parameters calls evaluate.main, predict.main and visualize.main with `build`,
-too.
+Takes the options of engine.train. Inherit, override what differs, and pass the parts to `zoo.build`
+under their names in the model. These override nothing, so they must lead to the same weights as the
+standard ones, to the last bit; engine.tools.reproduce checks it. For parts with other parameters
+call evaluate.main, predict.main and visualize.main with `build`, too.
 """
 
 from dataclasses import asdict
@@ -22,11 +20,11 @@ MODEL = "mask2former_swin_tiny"  # whose parts these are
 
 
 class OwnConfig(Mask2FormerConfig):
-    """Every number that describes the model."""
+    """The config of the model."""
 
 
 class OwnBackbone(SwinTransformer):
-    """Normalised pictures -> maps at strides 4, 8, 16, 32."""
+    """Normalised images -> maps at strides 4, 8, 16, 32."""
 
 
 class OwnPixelDecoder(PixelDecoder):
@@ -38,9 +36,10 @@ class OwnQueryDecoder(QueryDecoder):
 
 
 def build(standard: Mask2FormerConfig, seed: int = 0) -> zoo.Built:
-    """Model, criterion and post-processing, of the sizes that the options ask for.
+    """Builds model, criterion and post-processing of the sizes in the options.
 
-    Raises InputError for another model than `MODEL`: it would get the parts of this one.
+    Raises:
+        InputError: for another model than `MODEL`.
     """
     if type(standard) is not Mask2FormerConfig or standard.backbone != "swin_tiny":
         raise InputError(f"the parts here are those of {MODEL}; choose it by --model")

@@ -1,9 +1,8 @@
-"""Entry: the same training again and again; are its numbers the same, to the last bit?
+"""Entry: repeats a training and compares metrics and weights to the last bit.
 
-Each training and its evaluation run in processes of their own. Then once more with loader
-processes, and once more with parts that are inherited from the standard ones
-(engine.tools.own_parts):
-neither may change a bit. Exit code 3 if anything does.
+Each training and its evaluation run in separate processes; one more run has loader processes, and
+one has parts inherited from the standard ones (engine.tools.own_parts). Exit code 3 if anything
+differs.
 """
 
 import argparse
@@ -22,11 +21,11 @@ from engine.report.metrics_block import TIMES, block
 from engine.tools import own_parts
 from engine.values import device_for
 
-NOISE = 0.05  # a model of no more test_map has hardly learned: little could have differed
+NOISE = 0.05  # with a lower test_map the model has hardly learned, and little could differ
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
-    """The options; in `training` those of the trainings, in `threads` and `device` two of them."""
+    """Returns the options; those of the trainings are in `training`."""
     parser = options.parser(
         "Train several times and compare all metrics and weights, bit by bit. Options that are not "
         "listed here go to engine.train."
@@ -34,7 +33,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--runs", type=options.positive, default=3, help="without loader processes")
     parser.add_argument("--seed", type=int, default=42)
     parser.add_argument(
-        "--workers", type=options.positive, default=2, help="loader processes of one run more"
+        "--workers", type=options.positive, default=2, help="loader processes of the additional run"
     )
     parser.add_argument(
         "--out", type=Path, help="folder of all runs; runs/reproduce-NNN if not given"
@@ -50,7 +49,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
 @dataclass(frozen=True)
 class Result:
-    """What one run led to: the metrics of its last weights, and what they are known by."""
+    """Result of a run: metrics and fingerprint of its last weights."""
 
     name: str
     workers: int
@@ -60,24 +59,24 @@ class Result:
 
 
 def start(module: str, argv: list[str], log: Path) -> None:
-    """Run an entry in a process of its own; what it says goes to the log.
+    """Runs an entry in a separate process with its output in a log.
 
     Raises:
-        InputError, FailedRun: it failed with exit code 2, or with another one. It has said why.
+        InputError: if it ended with exit code 2. FailedRun: with another one.
     """
     with open(log, "a", encoding="utf-8") as file:
         code = subprocess.run([sys.executable, "-m", module, *argv], stdout=file).returncode
     if code:
         kind = InputError if code == 2 else FailedRun
-        raise kind(f"{module} ended with exit code {code}, as said above; see also {log}")
+        raise kind(f"{module} ended with exit code {code}, see above and {log}")
 
 
 def run_once(
     opts: argparse.Namespace, name: str, workers: int = 0, module: str = "engine.train"
 ) -> Result:
-    """Train, evaluate the last weights, and say what came out."""
+    """Trains, evaluates the last weights and prints their metrics."""
     folder, log = opts.out / name, opts.out / f"{name}.log"
-    info(f"{name}: training; what it says goes to {log}")
+    info(f"{name}: training; its output is in {log}")
     began = time.monotonic()
     in_process = ["--workers", str(workers)]
     start(module, [*opts.training, *in_process, "--out", str(folder)], log)
@@ -92,14 +91,14 @@ def run_once(
 
 
 def differences(result: Result, first: Result) -> list[str]:
-    """What is not the same to the last bit; run times apart."""
+    """Lists what differs in any bit, run times excluded."""
     names = sorted((result.metrics.keys() | first.metrics.keys()) - set(TIMES))
     differing = [name for name in names if result.metrics.get(name) != first.metrics.get(name)]
     return differing + (["the weights"] if result.weights != first.weights else [])
 
 
 def table(results: list[Result]) -> str:
-    """One row for each run, compared with the first."""
+    """Formats a row for each run, compared with the first."""
     rows = [f"{'run':<12}{'metrics':<12}{'weights':<12}{'sha-256':<20}{'workers':>7}{'seconds':>9}"]
     for number, result in enumerate(results):
         differing = differences(result, results[0])
@@ -122,16 +121,14 @@ def main(argv: list[str]) -> int:
     if opts.model == own_parts.MODEL:
         results.append(run_once(opts, "own-parts", module="engine.tools.own_parts"))
     else:
-        info(
-            f"no run with inherited parts: engine.tools.own_parts has those of {own_parts.MODEL}\n"
-        )
+        info(f"no run with inherited parts: engine.tools.own_parts needs {own_parts.MODEL}\n")
     info(table(results))
     differing = {result.name: differences(result, results[0]) for result in results[1:]}
     for name, what in differing.items():
         if what:
             info(f"{name} differs from {results[0].name} in {', '.join(what)}")
     if results[0].metrics["test_map"] <= NOISE:
-        info(f"test_map is not above {NOISE}: equality says little, train for longer (--epochs)")
+        info(f"test_map is not above {NOISE}: equality means little, train longer (--epochs)")
     identical = not any(differing.values())
     files.write_json(
         opts.out / "reproduce.json",

@@ -19,7 +19,7 @@ def test_a_step_is_split_into_its_parts(capsys, monkeypatch):
     argv = "--device cpu --threads 1 --image-size 64 --batch-size 2 --rounds 1 --set query_width=32"
     benchmark.main(argv.split())
     printed = capsys.readouterr().out
-    assert "pictures/s" in printed and "matching" in printed and "self_attention=false" in printed
+    assert "images/s" in printed and "matching" in printed and "self_attention=false" in printed
 
 
 def test_a_model_is_compared_with_variants_that_it_has(capsys, monkeypatch):

@@ -90,7 +90,7 @@ def test_identical_runs(reproduced):
     assert [opts.workers for opts in trainings] == [0, 0, 0, 2]
     assert {(opts.seed, opts.lr, dict(opts.set)["width"]) for opts in trainings} == {(42, 0.5, 64)}
     assert any("no run with inherited parts" in line for line in lines)
-    assert not any("equality says little" in line for line in lines)
+    assert not any("equality means little" in line for line in lines)
 
 
 def test_numbers_of_runs_seed_and_workers(reproduced):
@@ -116,7 +116,7 @@ def test_a_metric_that_differs_in_its_last_bit(reproduced):
 
 def test_models_that_learned_nothing_are_told(reproduced):
     code, lines, _, _ = reproduced(lambda name, content, metrics: metrics.update(test_map=0.05))
-    assert code == 0 and lines[-2].startswith("test_map is not above 0.05: equality says little")
+    assert code == 0 and lines[-2].startswith("test_map is not above 0.05: equality means little")
 
 
 def test_a_metric_that_is_missing(reproduced):
