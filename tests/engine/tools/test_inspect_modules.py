@@ -134,7 +134,7 @@ def test_json_and_table_say_the_same(parts, tmp_path, capsys):
 def test_depth_goes_further_down(parts):
     model = zoo.build("mobileinst_topformer_tiny", 5)[0]
     one, three = find_parts(model, 1), find_parts(model, 3)
-    assert list(one) == ["", "backbone", "mask_decoder", "instance_decoder", "normalise"]
+    assert set(one) == {"", "backbone", "mask_decoder", "instance_decoder", "normalise"}
     assert "backbone.tpm.stem" in three and "mask_decoder.top_down.0" in three
     assert "mask_decoder.top_down" not in three  # a list
     order = in_order(dict.fromkeys(["", "a", "a.b", "a.c", "d", "e"]), ["", "d", "a", "a.c"])
