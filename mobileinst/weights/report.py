@@ -87,9 +87,15 @@ class Report:
             body.append(f"STARTS FROM RANDOM VALUES: {random}")
         return "\n".join(body)
 
+    @property
+    def headline(self) -> str:
+        """One line: the file, its origin, how much was loaded."""
+        rest = "" if self.whole else "; THE REST STARTS FROM RANDOM VALUES"
+        return f"{self.path} ({self.source}), {count(self.loaded)} of {self.target}{rest}"
+
     def as_dict(self) -> dict:
         """The same as plain types."""
-        values = asdict(self)
+        values = {"headline": self.headline} | asdict(self)
         for key in ("loaded", "missing", "other_shape", "unexpected"):
             values[key] = summary(values[key])
         values["dropped"] = {why: summary(names) for why, names in self.dropped.items()}
