@@ -1,6 +1,6 @@
 """A data set as its annotations by index; masks are made when an item is asked for.
 
-The map category id <-> index <-> name lives here: indices follow the sorted ids, whatever their
+The map category id <-> index <-> name is kept here: indices follow the sorted ids, whatever their
 gaps, and everything that leaves for a file carries the original ids. Annotations stay as small as
 the file has them (polygons as float32, RLE as bytes; data/packed.py). Two extensions to COCO:
 an image record may hold "void", the RLE of the pixels that are neither object nor background, and
@@ -28,7 +28,7 @@ from data.packed import Bytes, ImageRecord, Images, pack_polygons, unpack_polygo
 from data.readers import coco
 from data.readers.source import Source
 
-_NEARLY_ALL = 0.8  # share of crowds from which a set is taken for one of mislabelled brush masks
+_NEARLY_ALL = 0.8  # share of crowds from which they look like mislabelled brush masks
 
 
 def open_datasets(
@@ -91,7 +91,7 @@ class CocoDataset:
         annotations: the json file, or its content as a dict (`name` stands for it in messages).
         images: the folder that file names are relative to; of several, the first that holds the
             first image.
-        crowd_as_instances: take every crowd as one object.
+        crowd_as_instances: use every crowd as one object.
         skip_bad: leave out records that cannot be used, images without a file among them, and note
             them in `bad`; a bad annotation leaves its image and the other objects of it.
 
@@ -174,7 +174,7 @@ class CocoDataset:
         From then on it is not part of the `ground_truth` either.
         """
         id_ = self.images[index].id
-        self.bad.take(error, self.path(index), f"image {id_}", id_)
+        self.bad.note(error, self.path(index), f"image {id_}", id_)
 
     def annotation(self, index: int) -> Annotation:
         """The annotation of one image, without opening its file."""
@@ -194,9 +194,9 @@ class CocoDataset:
     def ground_truth(self, indices: Sequence[int] | None = None) -> dict[str, Any]:
         """The set (or some of its images) as a COCO dict of RLEs for pycocotools.
 
-        Areas and boxes come from the masks. Annotation ids count from 1, because pycocotools takes
-        an object with id 0 for a miss. Images with void carry "void". Images that turned out to be
-        unreadable are not in it.
+        Areas and boxes come from the masks. Annotation ids count from 1, because pycocotools
+        counts an object with id 0 as a miss. Images with void carry "void". Images that turned out
+        to be unreadable are not in it.
         """
         images, annotations, unreadable = [], [], self.bad.image_ids
         for index in range(len(self)) if indices is None else indices:
@@ -267,7 +267,7 @@ class CocoDataset:
             )
             if len(without) == len(records):
                 raise error
-            self.bad.take(error, self._source, f"image {record.id}")
+            self.bad.note(error, self._source, f"image {record.id}")
         return folder, [i for i, name in enumerate(names) if name not in missing]
 
     def _void_region(self, position: int, size: tuple[int, int]) -> list[rle.Rle]:

@@ -1,7 +1,7 @@
 """The error for input that cannot be used, and the list of records that were left out.
 
 A set is opened either strictly, where the first bad record ends everything with its sentence, or
-so that bad records are left out and listed: `BadRecords.take` is where the two part.
+so that bad records are left out and listed: `BadRecords.note` is where the two part.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class BadRecords:
     def __iter__(self) -> Iterator[BadRecord]:
         return iter(self._found)
 
-    def take(
+    def note(
         self, error: InputError, file: object, record: str, image_id: int | None = None
     ) -> None:
         """Notes a bad record, or raises its error where none may be left out."""

@@ -1,4 +1,4 @@
-"""Opening images: any common file type becomes 8-bit RGB, turned as its EXIF says, once.
+"""Opening images: any common file type becomes 8-bit RGB, turned as its EXIF demands, once.
 
 Only types that are decoded in this process are opened, whatever a file calls itself: Pillow hands
 PostScript, for one, to a program that runs it.

@@ -289,6 +289,6 @@ def _start_method() -> str | None:
 
 
 def _ignore_signals(worker: int) -> None:
-    """Ctrl-C and a job's end reach every process; the main one decides when its workers end."""
+    """Ctrl-C and a job's end reach every process; the main process ends its workers."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

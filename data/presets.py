@@ -97,8 +97,6 @@ class EvalPreset:
     ) -> Sample:
         size = self.size(*annotation.orig_size)
         canvas = canvas or self.padded_size(*annotation.orig_size)
-        if size[0] > canvas[0] or size[1] > canvas[1]:
-            raise ValueError(f"an image of {size} does not fit into the canvas {canvas}")
         view = transforms.fit_view(*annotation.orig_size, size)
         return transforms.apply(image, annotation, view, canvas)
 
@@ -118,7 +116,7 @@ def paste_some(target: Sample, source: Sample, generator: torch.Generator) -> Sa
     """Pastes each object of `source` with probability one half, but at least one, onto `target`.
 
     What lies inside another object comes with it. All move as one group to a drawn place, so that
-    they keep covering each other as they did. A `source` without objects leaves `target` as it is.
+    they keep covering each other as they did. A `source` without objects leaves `target` unchanged.
     Objects have pixels, as in every sample that `transforms.apply` gives.
     """
     if not len(source.masks):
@@ -148,18 +146,18 @@ def outermost(masks: np.ndarray) -> np.ndarray:
     return np.where(inside, area[None], np.where(np.eye(len(area)), 1, 0)).argmax(1)
 
 
-def _place(taken: np.ndarray, pixels: int, draw: float) -> int:
-    """One side: how far objects that take up these pixels move on a target of so many.
+def _place(covered: np.ndarray, pixels: int, draw: float) -> int:
+    """One side: how far objects that cover these pixels move on a target of so many `pixels`.
 
     Evenly drawn among the places where they lie wholly inside, or fill the side if they are longer
     than it. Our choice: what touches the border of its own view keeps touching that border, since
     it may be cut off there, and a straight cut in the middle of an image would give it away.
     """
-    low, high = (int(end) for end in np.flatnonzero(taken)[[0, -1]] + [0, 1])
+    low, high = (int(end) for end in np.flatnonzero(covered)[[0, -1]] + [0, 1])
     first, last = sorted((-low, pixels - high))
     if low == 0:
         return 0
-    if high == len(taken):
+    if high == len(covered):
         return pixels - high
     return first + int(draw * (last - first + 1))
 

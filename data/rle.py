@@ -21,7 +21,7 @@ from data.errors import InputError
 Rle = dict[str, Any]
 
 _FARTHEST = 10  # a coordinate may be this many times height + width; farther is a mistake
-_LONGEST = 2_000_000  # pixels along an outline; it takes 100 bytes each while it is drawn
+_LONGEST = 2_000_000  # pixels along an outline; drawing needs 100 bytes for each
 _CONTINUES = 0x20  # this bit of a character of the counts: the number goes on in the next one
 _NEGATIVE = 0x10  # this bit of the last character of a number: it is below zero
 _MOST_CHARACTERS = 7  # per number: 35 bits, more than any count of pixels that fits in 32 bits
@@ -32,8 +32,6 @@ def encode(masks: torch.Tensor | np.ndarray) -> list[Rle]:
     """Dense boolean masks [N,H,W] -> N RLEs (an empty list for N = 0)."""
     if isinstance(masks, torch.Tensor):
         masks = masks.detach().cpu().numpy()
-    if masks.ndim != 3:
-        raise ValueError(f"masks must be [N,H,W], not {list(masks.shape)}")
     if len(masks) == 0:
         return []
     return coco_mask.encode(
@@ -104,15 +102,13 @@ def _polygon(points: Any, limit: float) -> np.ndarray:
         raise InputError(
             f"a polygon needs an even number of at least 6 coordinates and has {len(points)}"
         )
-    try:  # an array takes numbers only, where numpy would read them out of texts
+    try:  # an array accepts numbers only, where numpy would read them out of texts
         values = np.asarray(array("d", points) if isinstance(points, (list, tuple)) else points)
     except (TypeError, OverflowError):
         raise InputError("a polygon must be a flat list of numbers x, y, x, y, ...") from None
-    if np.abs(values).max() <= limit:  # also false for NaN
-        return values
-    if not np.isfinite(values).all():
-        raise InputError("a polygon has a coordinate that is not a finite number")
-    raise InputError("a polygon has a coordinate far outside the image")  # the C code overflows
+    if not np.abs(values).max() <= limit:  # also for NaN; the C code overflows
+        raise InputError("a polygon has a coordinate that is not finite or far outside the image")
+    return values
 
 
 def area(rles: Sequence[Rle]) -> np.ndarray:
@@ -222,24 +218,25 @@ def _runs_of(counts: bytes) -> np.ndarray:
     Each character carries 5 bits, lowest first; from the fourth number on, what is written is the
     difference to the number two before (the format of the COCO tools).
     """
-    if not counts:
-        raise InputError("the counts of its RLE are empty")
     values = np.frombuffer(counts, dtype=np.uint8).astype(np.int64) - 48
     last = (values & _CONTINUES) == 0
-    if values.min() < 0 or values.max() > 63 or not last[-1]:
-        raise InputError(_NO_RLE)
     ends = np.flatnonzero(last)
     starts = np.concatenate(([0], ends[:-1] + 1))
     lengths = ends - starts + 1
-    if lengths.max() > _MOST_CHARACTERS:
-        raise InputError("the counts of its RLE hold a number that is too large")
+    if (
+        not (counts and last[-1])
+        or values.min() < 0
+        or values.max() > 63
+        or lengths.max() > _MOST_CHARACTERS
+    ):
+        raise InputError(_NO_RLE)
     place = np.arange(len(values)) - np.repeat(starts, lengths)
     numbers = np.add.reduceat((values & 0x1F) << (5 * place), starts)
     numbers -= np.where(values[ends] & _NEGATIVE, 1 << (5 * lengths), 0)
     numbers[1::2] = np.cumsum(numbers[1::2])
     numbers[2::2] = np.cumsum(numbers[2::2])
     if numbers.min() < 0:
-        raise InputError("the counts of its RLE hold a run below zero")
+        raise InputError(_NO_RLE)
     return numbers
 
 

@@ -20,8 +20,8 @@ from torchvision.transforms.v2 import functional
 from data import rle
 from data.batch import Annotation, Sample
 
-# Our choice: objects left with fewer pixels than this by crop and scale are dropped. They say
-# nothing about their class, and at stride 8 such a mask has no cell of its own.
+# Our choice: objects left with fewer pixels than this by crop and scale are dropped. They show
+# nothing of their class, and at stride 8 such a mask has no cell of its own.
 SMALLEST_OBJECT = 4
 
 # Our choice: an object of which pasted ones leave less than this part visible is no target any
@@ -72,7 +72,7 @@ def apply(
     canvas: tuple[int, int],
     colour: Colour | None = None,
 ) -> Sample:
-    """Image and annotation through the view -> a sample that is to be padded to `canvas`."""
+    """Image and annotation through the view -> a sample to be padded to `canvas`."""
     image = view_image(image, view)
     if colour is not None:
         image = recolour(image, colour)
@@ -107,7 +107,7 @@ def view_masks(rles: Sequence[rle.Rle], size: tuple[int, int], view: View) -> np
     """
     seen = np.zeros((len(rles), *view.size), dtype=bool)
     for i, patch in enumerate(_patch(box, view) for box in rle.boxes(rles)):
-        if patch is not None:  # one after another: together they could take any amount of memory
+        if patch is not None:  # one after another: together they could need any amount of memory
             mask = rle.decode([rles[i]], size)[0]  # [H,W]
             seen[i][patch] = _resize_patch(mask, *patch, view)
     return seen[:, :, ::-1] if view.flip else seen
@@ -121,7 +121,7 @@ def paste(target: Sample, source: Sample, chosen: np.ndarray, offset: tuple[int,
     `target`; what lands outside it is cut off. Pasted hard: the paper found that blending the
     edges gains nothing, and so every pixel and its mask come from one image alone.
 
-    Void and crowds of `source` stay behind. Covered pixels are taken from the objects and from
+    Void and crowds of `source` stay behind. Covered pixels are removed from the objects and
     `ignore` of `target`; of objects that end up (nearly) hidden, what is left becomes `ignore`.
     """
     pieces = source.masks[chosen] & ~source.ignore  # [M,h,w] of source
@@ -200,7 +200,7 @@ def _reach(low: float, high: float, start: int, stop: int, pixels: int) -> slice
 
 def _resize_patch(mask: np.ndarray, rows: slice, columns: slice, view: View) -> np.ndarray:
     """One mask [H,W] -> the given rows and columns of its resized view."""
-    # Decoded masks lie in memory column by column: turned, Pillow takes them without a copy.
+    # Decoded masks lie in memory column by column: turned, Pillow reads them without a copy.
     turned = Image.fromarray(mask.T.view(np.uint8) * np.uint8(255))
     top, bottom = _source(rows, view.top, view.bottom, view.size[0])
     left, right = _source(columns, view.left, view.right, view.size[1])

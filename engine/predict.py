@@ -195,7 +195,7 @@ def main(argv: list[str], builder: checkpoint.Builder = options.build_model) -> 
             try:
                 write_image(path, number, folder, tables, find)
             except InputError as error:
-                bad.take(error, path, f"image {number}")
+                bad.note(error, path, f"image {number}")
         if not tables.images:
             raise InputError(next(iter(bad)).reason)
         tables.write(folder)

@@ -44,7 +44,10 @@ TONES = (  # of sand and mud
 MAPS = ("SegmentationClass", "SegmentationObject")
 
 FREQUENCIES = (0.34, 0.18, 0.16, 0.16, 0.16)  # of ANIMALS: it is a shrimp pond
-SWIMMERS = ("shrimp", "fish")  # seen from the side, so roughly level; the others lie any way round
+SWIMMERS = (
+    "shrimp",
+    "fish",
+)  # seen from the side, so roughly level; other animals lie any way round
 COUNT = (2, 7)  # animals per image
 AREA_MEDIAN, AREA_SPREAD = 0.085, 0.5  # log-normal, of an uncovered animal, as share of the image
 AREA_DRAWN = (0.03, 0.3)

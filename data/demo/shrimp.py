@@ -35,7 +35,7 @@ from data.demo.animals import (
 
 ORGANS = ("eye", "stomach", "hepatopancreas", "heart", "intestine")
 
-# Hue (0..1), saturation and value that a drawing takes one of, anew for each animal. The organs lie
+# Hue (0..1), saturation and value from which each animal draws its own. The organs lie
 # in flesh, food and blood: their colours overlap, and place and shape tell them apart.
 FLESH = ((0.02, 0.14), (0.05, 0.35), (0.5, 0.95))
 STAINS = {

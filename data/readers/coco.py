@@ -77,7 +77,7 @@ def read(source: Source, bad: BadRecords, progress: bool = False) -> dict[str, A
             raise InputError(f"{path} is no file: give the path of a COCO json file")
         raw = path.read_bytes()
         text = raw.decode(json.detect_encoding(raw))
-        del raw  # before the records take its place
+        del raw  # before the records need its memory
         return json.loads(text, object_pairs_hook=_slim)
     except InputError:
         raise
@@ -219,7 +219,7 @@ def _checked(
             if id_ in seen:
                 raise InputError("has an id that is used twice: number them apart")
         except InputError as reason:
-            bad.take(InputError(f"{source}: {what} {reason}"), source, f"number {number} of {key}")
+            bad.note(InputError(f"{source}: {what} {reason}"), source, f"number {number} of {key}")
             continue
         seen.add(id_)
         yield found

@@ -62,7 +62,7 @@ def content_of_maps(
         try:
             found = read(name)
         except InputError as error:
-            bad.take(error, folder / f"{name}.jpg", f"image {name}")
+            bad.note(error, folder / f"{name}.jpg", f"image {name}")
             continue
         height, width = found.void.shape
         image = {"id": len(images) + 1, "file_name": f"{name}.jpg"}
@@ -91,7 +91,7 @@ def lines_of(path: Path, advice: str) -> list[str]:
     """The lines of a text file that are not blank.
 
     Raises:
-        InputError: if it is missing, empty or no UTF-8 text; `advice` says how to fix it.
+        InputError: if it is missing, empty or no UTF-8 text; `advice` is the fix.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")

@@ -105,7 +105,7 @@ def test_the_next_image_takes_the_place_of_a_broken_one(tiny_coco, preset):
     for workers in (1, 2):
         fresh = opened(tiny_coco)
         assert_same(alone, batches(fresh, preset, workers=workers))
-        assert fresh.bad.image_ids == {5, 11}  # as the workers told
+        assert fresh.bad.image_ids == {5, 11}  # as the workers reported
     assert_same(alone[5:], batches(opened(tiny_coco), preset, start_step=5))
 
 
@@ -150,18 +150,18 @@ def test_what_a_conversion_leaves_out_is_known_later(tmp_path):
         )["train"]
         assert [record.file_name for record in dataset.images] == ["a.jpg", "c.jpg"]
         assert [one.record for one in dataset.bad] == ["image b"]
-    with pytest.raises(InputError, match="b.png"):  # a strict start does not take that conversion
+    with pytest.raises(InputError, match="b.png"):  # a strict start does not use that conversion
         open_datasets(root, splits=("train",), cache=tmp_path / "cache", progress=False)
 
 
 def test_records_are_listed_once_and_in_order():
     bad = BadRecords(skip=True)
     for record in ("b", "a", "b"):
-        bad.take(InputError("why"), "file", record)
+        bad.note(InputError("why"), "file", record)
     bad.add([BadRecord("file", "a", "why"), BadRecord("file", "c", "why", 3)])
     assert [one.record for one in bad] == ["b", "a", "c"] and bad.image_ids == {3}
     with pytest.raises(InputError, match="^why, or leave it out with --skip-bad-records$"):
-        BadRecords().take(InputError("why"), "file", "a")
+        BadRecords().note(InputError("why"), "file", "a")
 
 
 # --- flat storage ---------------------------------------------------------------------------------

@@ -220,7 +220,7 @@ def test_images_without_pasting_rest_on_these_seeds(dataset, preset):
 
 
 def test_pasting_changes_nothing_else(dataset):
-    """At one half, half of the images are those of never and the others those of always."""
+    """At one half, half of the images are those of never, half those of always."""
     half = TrainPreset(copy_paste=0.5, scale=(0.5, 1.0))
     never, some, always = (
         images(batches(dataset, preset, stop_step=100)) for preset in (NEVER, half, ALWAYS)

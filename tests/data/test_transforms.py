@@ -438,12 +438,6 @@ def test_the_paper_size_is_reached():
     assert EvalPreset(640).size(480, 853) == (486, 864)
 
 
-def test_an_image_has_to_fit_into_the_canvas():
-    masks = np.ones((1, 40, 60), dtype=bool)
-    with pytest.raises(ValueError, match="does not fit"):
-        EvalPreset(320)(Image.new("RGB", (60, 40)), annotated(masks), (64, 64))
-
-
 def test_what_lies_inside_an_object_is_pasted_with_it():
     masks = np.zeros((4, 12, 16), dtype=bool)
     masks[0, 4:6, 4:6] = True  # inside 2, which is inside 1

@@ -62,7 +62,7 @@ def test_long_lists_are_cut_and_name_the_file(tmp_path, capsys):
 
     bad = BadRecords(skip=True)
     for number in range(30):
-        bad.take(InputError(f"reason {number}"), "set.json", f"annotation {number}")
+        bad.note(InputError(f"reason {number}"), "set.json", f"annotation {number}")
     skipped.write(tmp_path, bad)
     skipped.report_skipped([bad, bad], tmp_path / skipped.NAME)
     lines = capsys.readouterr().out.splitlines()
