@@ -55,6 +55,13 @@ class Loaded(NamedTuple):
     bad: list[BadRecord]
 
 
+class QuietLoader(DataLoader):
+    """Does not warn of more workers than cores: their number is the user's choice."""
+
+    def check_worker_number_rationality(self) -> None:
+        pass
+
+
 class Batches:
     """A loader's batches; an error in the user's files is raised as the InputError it is.
 
@@ -65,7 +72,7 @@ class Batches:
         self, samples: _Samples, sampler: TrainSampler | list[list[Key]], workers: int
     ) -> None:
         self._dataset = samples.dataset
-        self._loader = DataLoader(
+        self._loader = QuietLoader(
             samples,
             batch_sampler=sampler,
             num_workers=workers,

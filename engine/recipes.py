@@ -4,40 +4,27 @@ A recipe holds option values; its `set` holds keywords of the model. What it doe
 default of `engine.options.TrainOptions`; what the user gives overrides it, keyword by keyword.
 """
 
+# fmt: off
+
 # MobileInst for small sets. The model's default is the paper's decoder: 128 wide, keys at stride
 # 64, a plain local decoder, no semantic term. These are our settings: narrower, finer keys, the
 # local decoder guided by the first masks, and a class for every cell as an auxiliary loss.
 SMALL_MOBILEINST = {
-    "width": 64,
-    "kernel_dim": 64,
-    "kv_stride": 16,
-    "guided": True,
-    "semantic_weight": 1.0,
+    "width": 64, "kernel_dim": 64, "kv_stride": 16, "guided": True, "semantic_weight": 1.0,
     "drop_path": 0.0,
 }
 
 # Mask2Former for a CPU: the published sizes (47 million parameters and more) want weights to start
 # from and a GPU. 30 objects per image are enough for the demo set, which has up to 18.
 SMALL_MASK2FORMER = {
-    "width": 64,
-    "mask_dim": 64,
-    "num_heads": 4,
-    "num_encoder_layers": 2,
-    "encoder_ffn_width": 256,
-    "num_queries": 30,
-    "num_layers": 3,
-    "ffn_width": 256,
-    "train_points": 1024,
-    "drop_path": 0.0,
+    "width": 64, "mask_dim": 64, "num_heads": 4, "num_encoder_layers": 2, "encoder_ffn_width": 256,
+    "num_queries": 30, "num_layers": 3, "ffn_width": 256, "train_points": 1024, "drop_path": 0.0,
 }
 
 # A narrow Swin of four short stages, where no weights for a backbone are at hand; `swin` holds
 # keywords for models with a Swin backbone alone.
 NARROW_SWIN = {
-    "embed_dim": 32,
-    "depths": (2, 2, 2, 2),
-    "backbone_heads": (1, 2, 4, 8),
-    "window_size": 4,
+    "embed_dim": 32, "depths": (2, 2, 2, 2), "backbone_heads": (1, 2, 4, 8), "window_size": 4,
 }
 
 MASK2FORMER = {"model": "mask2former_swin_tiny", "warmup": 100}
@@ -46,54 +33,28 @@ RECIPES: dict[str, dict[str, object]] = {
     # The built-in demo set: 240 images of 320 x 240, seen at 171 x 128; minutes on two CPU cores.
     # Known result: val AP 0.222, AP50 0.535.
     "demo": {
-        "warmup": 100,
-        "image_size": 128,
-        "canvas": [(128, 192)],
-        "scale": (0.8, 1.4),
-        "batch_size": 8,
-        "epochs": 50,
-        "eval_every": 25,
-        "lr": 2e-3,
-        "average": 0.998,
+        "warmup": 100, "image_size": 128, "canvas": [(128, 192)], "scale": (0.8, 1.4),
+        "batch_size": 8, "epochs": 50, "eval_every": 25, "lr": 2e-3, "average": 0.998,
         "set": SMALL_MOBILEINST | {"num_queries": 25},
     },
     # Hundreds to thousands of images from random values: small images (171 x 128), small batches
     # and many epochs buy more steps for the same time. Known result: VOC, val AP 0.098, AP50 0.191.
     "small": {
-        "warmup": 100,
-        "image_size": 128,
-        "scale": (0.7, 1.8),
-        "copy_paste": 0.25,
-        "batch_size": 4,
-        "epochs": 110,
-        "eval_every": 10,
-        "lr": 1.4e-3,
-        "average": 0.999,
+        "warmup": 100, "image_size": 128, "scale": (0.7, 1.8), "copy_paste": 0.25, "batch_size": 4,
+        "epochs": 110, "eval_every": 10, "lr": 1.4e-3, "average": 0.999,
         "set": SMALL_MOBILEINST | {"num_queries": 50},
     },
     # The same from a pretrained backbone, at 341 x 256: its norms and finest layers are frozen, the
     # rest of it learns slowly. Known result: VOC, MobileNetV2, val AP 0.321, AP50 0.522.
     "small-pretrained": {
-        "warmup": 100,
-        "image_size": 256,
-        "scale": (0.7, 1.8),
-        "copy_paste": 0.25,
-        "batch_size": 8,
-        "epochs": 24,
-        "eval_every": 4,
-        "lr": 1e-3,
-        "backbone_factor": 0.1,
-        "average": 0.998,
+        "warmup": 100, "image_size": 256, "scale": (0.7, 1.8), "copy_paste": 0.25, "batch_size": 8,
+        "epochs": 24, "eval_every": 4, "lr": 1e-3, "backbone_factor": 0.1, "average": 0.998,
         "set": SMALL_MOBILEINST | {"num_queries": 50, "frozen_norms": True, "frozen_stride": 4},
     },
     # Self-test: a few images, until they are overfit. The semantic term, which helps to recognise
     # classes in new images, only takes time. Known result: 8 images of VOC at 512, AP 0.986.
     "overfit": {
-        "warmup": 100,
-        "batch_size": 4,
-        "iterations": 240,
-        "eval_every": 60,
-        "lr": 1e-3,
+        "warmup": 100, "batch_size": 4, "iterations": 240, "eval_every": 60, "lr": 1e-3,
         "average": 0.998,
         "set": SMALL_MOBILEINST | {"num_queries": 50, "semantic_weight": 0.0},
     },
@@ -103,116 +64,61 @@ RECIPES: dict[str, dict[str, object]] = {
     # which the paper is read as following. Batch size and accumulation are those of one process:
     # on a larger card --batch-size 64 --accumulate 1 is the same computation up to BatchNorm.
     "coco": {
-        "model": "mobileinst_topformer_base",
-        "image_size": 640,
+        "model": "mobileinst_topformer_base", "image_size": 640,
         "canvas": [
             *((448, 640), (512, 704), (576, 768), (640, 896)),
             *((640, 448), (704, 512), (768, 576), (896, 640)),
         ],
-        "scale": (0.7, 2.0),
-        "colour": 0.0,
-        "batch_size": 8,
-        "accumulate": 8,
-        "iterations": 270_000,
-        "schedule": "multistep",
-        "drops": (210_000, 250_000),
-        "warmup": 1000,
-        "lr": 5e-5,
-        "backbone_factor": 0.5,
-        "clip": 0.0,
-        "average": 0.9998,
-        "log_every": 50,
-        "workers": 8,
+        "scale": (0.7, 2.0), "colour": 0.0, "batch_size": 8, "accumulate": 8, "iterations": 270_000,
+        "schedule": "multistep", "drops": (210_000, 250_000), "warmup": 1000, "lr": 5e-5,
+        "backbone_factor": 0.5, "clip": 0.0, "average": 0.9998, "log_every": 50, "workers": 8,
         "set": {"num_queries": 100, "kv_stride": 64, "pixel_weight": 5.0},
     },
     # The demo set of shrimps and their organs: 160 images of 320 x 240, seen at 256 x 192, organs
     # of ten pixels among them. Known result: val AP 0.354, AP50 0.711.
     "mask2former-demo": {
-        **MASK2FORMER,
-        "image_size": 192,
-        "canvas": [(192, 256)],
-        "scale": (0.8, 1.4),
-        "batch_size": 2,
-        "epochs": 50,
-        "eval_every": 10,
-        "lr": 1e-3,
-        "average": 0.998,
+        **MASK2FORMER, "image_size": 192, "canvas": [(192, 256)], "scale": (0.8, 1.4),
+        "batch_size": 2, "epochs": 50, "eval_every": 10, "lr": 1e-3, "average": 0.998,
         "set": SMALL_MASK2FORMER,
         "swin": NARROW_SWIN,
     },
     # Hundreds of images, seen at about 341 x 256, from random values.
     "mask2former-small": {
-        **MASK2FORMER,
-        "image_size": 256,
-        "scale": (0.7, 1.8),
-        "batch_size": 4,
-        "epochs": 100,
-        "eval_every": 10,
-        "lr": 1e-3,
-        "average": 0.998,
+        **MASK2FORMER, "image_size": 256, "scale": (0.7, 1.8), "batch_size": 4, "epochs": 100,
+        "eval_every": 10, "lr": 1e-3, "average": 0.998,
         "set": SMALL_MASK2FORMER,
         "swin": NARROW_SWIN,
     },
     # A small pretrained backbone: its norms and finest layers are frozen, the rest of it learns
     # slowly. Known result: Penn-Fudan, MobileNetV2, val AP 0.555, AP50 0.885.
     "mask2former-small-pretrained": {
-        **MASK2FORMER,
-        "image_size": 256,
-        "scale": (0.7, 1.8),
-        "copy_paste": 0.25,
-        "batch_size": 4,
-        "epochs": 50,
-        "eval_every": 5,
-        "lr": 1e-3,
-        "backbone_factor": 0.1,
-        "average": 0.998,
+        **MASK2FORMER, "image_size": 256, "scale": (0.7, 1.8), "copy_paste": 0.25, "batch_size": 4,
+        "epochs": 50, "eval_every": 5, "lr": 1e-3, "backbone_factor": 0.1, "average": 0.998,
         "set": SMALL_MASK2FORMER | {"frozen_norms": True, "frozen_stride": 4},
     },
     # The whole network at its published size, fine-tuned on a GPU.
     "mask2former-pretrained": {
-        **MASK2FORMER,
-        "image_size": 512,
-        "scale": (0.5, 1.8),
-        "amp": "bf16",
-        "batch_size": 8,
-        "epochs": 50,
-        "eval_every": 5,
-        "lr": 1e-4,
-        "backbone_factor": 0.1,
-        "average": 0.999,
+        **MASK2FORMER, "image_size": 512, "scale": (0.5, 1.8), "amp": "bf16", "batch_size": 8,
+        "epochs": 50, "eval_every": 5, "lr": 1e-4, "backbone_factor": 0.1, "average": 0.999,
     },
     # Self-test, as `overfit`. Known result: 4 images of Penn-Fudan, AP 0.963, AP50 1.000.
     "mask2former-overfit": {
-        **MASK2FORMER,
-        "image_size": 192,
-        "batch_size": 4,
-        "iterations": 300,
-        "eval_every": 75,
-        "lr": 1e-3,
-        "average": 0.998,
+        **MASK2FORMER, "image_size": 192, "batch_size": 4, "iterations": 300, "eval_every": 75,
+        "lr": 1e-3, "average": 0.998,
         "set": SMALL_MASK2FORMER,
         "swin": NARROW_SWIN,
     },
     # For engine.tools.reproduce: a few minutes on one CPU core, after which a model finds something
     # (mask AP 0.07 or so). Bits are the same on a CPU with a fixed number of threads.
     "reproduce": {
-        **MASK2FORMER,
-        "device": "cpu",
-        "threads": 1,
-        "image_size": 128,
-        "canvas": [(128, 192)],
-        "scale": (0.8, 1.4),
-        "batch_size": 2,
-        "epochs": 10,
-        "eval_every": 0,
-        "lr": 1e-3,
-        "warmup": 40,
-        "average": 0.98,
+        **MASK2FORMER, "device": "cpu", "threads": 1, "image_size": 128, "canvas": [(128, 192)],
+        "scale": (0.8, 1.4), "batch_size": 2, "epochs": 10, "eval_every": 0, "lr": 1e-3,
+        "warmup": 40, "average": 0.98,
         "set": SMALL_MASK2FORMER | {"drop_path": 0.1},
         "swin": NARROW_SWIN,
     },
 }
-
+# fmt: on
 
 # What a recipe becomes with --overfit or --pretrained.
 OVERFIT = {

@@ -9,7 +9,7 @@ from engine import dist, files
 from engine.log import info
 
 NAME = "skipped.json"
-_SHOWN = 20
+MOST_SHOWN = 20
 
 
 def records_of(*lists: BadRecords) -> list[dict]:
@@ -18,17 +18,17 @@ def records_of(*lists: BadRecords) -> list[dict]:
 
 
 def gather(*lists: BadRecords) -> None:
-    """Collective: the main process takes in what the others have left out."""
+    """Adds what other ranks have left out to the lists of rank 0. Collective."""
     for bad in lists:
         for found in dist.gather_interleaved([list(bad)]):
             bad.add(found)
 
 
 def write(folder: Path, *lists: BadRecords) -> None:
-    """Into skipped.json of a run folder; nothing where nothing was left out.
+    """Writes skipped.json of a run folder if anything was left out.
 
     Raises:
-        FailedRun: the file system does not allow it; the file is as it was.
+        FailedRun: if the file system does not allow it; the file before is kept.
     """
     records = records_of(*lists)
     if records:
@@ -36,28 +36,30 @@ def write(folder: Path, *lists: BadRecords) -> None:
 
 
 def read(folder: Path) -> list[BadRecord]:
-    """What a run has left out before it was interrupted; an unreadable list is begun anew."""
+    """What a run has left out so far; none if the list is missing or not one of ours."""
     try:
         found = json.loads((folder / NAME).read_text(encoding="utf-8"))
         records = [BadRecord(**record) for record in found]
-        texts = [text for record in records for text in record[:3]]
-        ids = [record.image_id for record in records]
-        if not all(isinstance(text, str) and text.isprintable() for text in texts):
-            raise TypeError("a text of none of ours")
-        if not all(id_ is None or type(id_) is int for id_ in ids):
-            raise TypeError("an id of none of ours")
-        return records
     except (OSError, ValueError, TypeError):
         return []
+    fine = all(
+        all(isinstance(text, str) and text.isprintable() for text in record[:3])
+        and (record.image_id is None or type(record.image_id) is int)
+        for record in records
+    )
+    return records if fine else []
 
 
 def report_skipped(lists: Iterable[BadRecords], place: str | Path | None = None) -> None:
-    """List what was left out: where, which, why. `place`: the file that has all of them."""
+    """Prints what was left out and why; `place` is the file that lists all of it."""
     records = records_of(*lists)
     if not records:
         return
     info(f"left out {len(records)} bad records:")
-    for record in records[:_SHOWN]:
+    for record in records[:MOST_SHOWN]:
         info(f"  {record['file']}, {record['record']}: {record['reason']}")
-    if len(records) > _SHOWN:
-        info(f"  and {len(records) - _SHOWN} more" + (f", all of them in {place}" if place else ""))
+    if len(records) > MOST_SHOWN:
+        info(
+            f"  and {len(records) - MOST_SHOWN} more"
+            + (f", all of them in {place}" if place else "")
+        )
