@@ -1,10 +1,9 @@
-"""Entry: torchrun, with one sentence and the right exit code at its end.
+"""Entry: torchrun, ending with one sentence and the right exit code.
 
     python -m engine.launch --standalone --nproc-per-node 2 -m engine.train [its options]
 
-Takes the options of torchrun. When a process fails, torchrun ends the others, reports at length and
-exits with 1 whatever happened. Here the reports are left out, what the failed process said remains
-the last word, or is added where it could say nothing, and its exit code is the code of the job.
+Takes the options of torchrun. When a rank fails, torchrun ends the job, prints long reports and
+exits with 1. Here the message and the exit code are those of the rank that failed first.
 """
 
 import logging
@@ -16,28 +15,28 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, P
 
 from engine import dist
 
-REPORTED_CODES = (2, 3, 130, 143)  # exit codes of processes that told why
-RESUME = "the last checkpoint is whole: the same command with --resume goes on from it"
+REPORTED_CODES = (2, 3, 130, 143)  # exit codes of ranks that printed the reason themselves
+RESUME = "the last checkpoint is complete: the same command with --resume continues from it"
 
 
 def first_failure(failures: dict[int, ProcessFailure]) -> tuple[int, ProcessFailure]:
-    """Rank and failure of the process that was the cause, and not a consequence."""
+    """Rank and failure of the first rank that did not just lose another one."""
     causes = [rank for rank in failures if failures[rank].exitcode != dist.EXIT_RANK_LOST]
     rank = min(causes or failures, key=lambda rank: failures[rank].timestamp)
     return rank, failures[rank]
 
 
 def ending(rank: int, failure: ProcessFailure) -> tuple[int, str]:
-    """Exit code of the job, and what is left to say of the process that failed."""
+    """Exit code of the job, and a message if the failed rank printed none."""
     code = failure.exitcode
     if code in REPORTED_CODES:
         return code, ""
     if code == dist.EXIT_RANK_LOST:
-        return code, f"error: a process on another machine ended first, and says why; {RESUME}"
+        return code, f"error: a rank on another machine failed first, see its output; {RESUME}"
     if code > 0:
-        return code, f"error: process {rank} failed, as said above (exit code {code}); {RESUME}"
+        return code, f"error: rank {rank} failed, see above (exit code {code}); {RESUME}"
     why = ", as the system does when memory runs out" if -code == 9 else ""
-    return 128 - code, f"error: process {rank} was killed ({failure.signal_name()}{why}); {RESUME}"
+    return 128 - code, f"error: rank {rank} was killed ({failure.signal_name()}{why}); {RESUME}"
 
 
 def main(argv: list[str]) -> int:
@@ -46,7 +45,7 @@ def main(argv: list[str]) -> int:
         torchrun.run(torchrun.parse_args(argv))
     except ChildFailedError as error:
         code, sentence = ending(*first_failure(error.failures))
-    except SignalException as error:  # it was passed on, and the processes saved and left
+    except SignalException as error:  # passed on to the ranks, which have saved and ended
         code, sentence = 128 + error.sigval, ""
     else:
         return 0

@@ -1,1 +1,1 @@
-"""Pictures, tables and curves of runs."""
+"""Drawings, tables, curves and summaries of runs."""

@@ -1,7 +1,6 @@
-"""Entry: run folders → one picture with their losses and validation AP over time."""
+"""Entry: run folders -> a figure of their losses and validation AP over time."""
 
 import argparse
-import csv
 from pathlib import Path
 
 import numpy as np
@@ -15,26 +14,23 @@ from engine.log import info
 def parse(argv: list[str]) -> argparse.Namespace:
     parser = options.parser("Draw the loss and the validation AP of runs over time.")
     parser.add_argument("runs", type=Path, nargs="*", help="run folders; the newest if not given")
-    parser.add_argument("--out", type=Path, default=Path("curves.png"), help="picture to write")
+    parser.add_argument("--out", type=Path, default=Path("curves.png"), help="image file to write")
     options.add_debug(parser)
     return parser.parse_args(argv)
 
 
 def read_run(folder: Path) -> dict[str, np.ndarray]:
-    """Minutes, loss, and minutes, AP, AP50 of the evaluations, each as an array.
+    """Reads minutes, loss, and minutes (`evaluated`), AP, AP50 of the evaluations as arrays.
 
     Raises:
-        InputError: the folder is no run, or has no evaluation yet.
+        InputError: if the folder is no run or has no evaluation yet.
     """
     if not (folder / "metrics.csv").is_file() or not (folder / "log.jsonl").is_file():
-        raise InputError(f"{folder}: no run that has been evaluated; give folders below runs/")
+        raise InputError(f"{folder}: no run with an evaluation; give folders below runs/")
     rows = log.read_jsonl(folder / "log.jsonl")
-    with open(folder / "metrics.csv", newline="", encoding="utf-8") as file:
-        evaluations = list(csv.DictReader(file))
+    evaluations = log.read_csv(folder / "metrics.csv")
     columns = {name.rsplit("/", 1)[-1]: name for name in evaluations[0]}
-    if "minutes" not in rows[0]:
-        raise InputError(f"{folder}: an older version logged no minutes; draw newer runs")
-    rows = [row for row in rows if "loss" in row]  # all steps of the others were skipped
+    rows = [row for row in rows if "loss" in row]  # in the others all steps were skipped
     minutes = np.array([row["minutes"] for row in rows])
     evaluated = np.array([float(row["iteration"]) for row in evaluations])
     return {
@@ -56,8 +52,8 @@ def smooth(values: np.ndarray, width: int = 15) -> np.ndarray:
 
 
 def draw_curves(curves: dict[str, dict[str, np.ndarray]], out: Path) -> None:
-    """The picture: losses on the left, AP (solid) and AP50 (dashed) on the right."""
-    from matplotlib.figure import Figure  # of requirements-dev.txt, and only needed here
+    """Draws losses on the left, AP (solid) and AP50 (dashed) on the right."""
+    from matplotlib.figure import Figure  # from requirements-dev.txt, used only here
 
     figure = Figure(figsize=(10, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2)
@@ -78,10 +74,9 @@ def draw_curves(curves: dict[str, dict[str, np.ndarray]], out: Path) -> None:
 def main(argv: list[str]) -> None:
     opts = parse(argv)
     folders = opts.runs or [newest_checkpoint(options.RUNS).parent]
-    apart = len({folder.name for folder in folders}) == len(folders)
-    draw_curves(
-        {folder.name if apart else str(folder): read_run(folder) for folder in folders}, opts.out
-    )
+    distinct = len({folder.name for folder in folders}) == len(folders)
+    names = [folder.name if distinct else str(folder) for folder in folders]
+    draw_curves(dict(zip(names, map(read_run, folders))), opts.out)
     info(f"wrote {opts.out}")
 
 

@@ -1,11 +1,10 @@
 """The block of test metrics: one `key = value` line per number, under fixed names.
 
 The names are those that the Trainer of `transformers` prints with torchmetrics' mean average
-precision, so that two runs can be laid side by side. The numbers are ours, and differ where that
-set-up scores the resized pictures that the network saw: here masks are compared, and called small,
-medium or large, at the size of the pictures' files. A set where something is to be found and
-nothing was has the AP 0, as COCO has it (torchmetrics: -1). Regions that are void count as COCO
-counts them, as background.
+precision, so that two runs can be compared line by line. That set-up scores images at the size of
+the network's input; here masks are compared, and called small, medium or large, at the size of the
+image files. A set with objects of which none was found has AP 0, as in COCO (torchmetrics: -1).
+Void counts as background, as in COCO.
 """
 
 from datetime import timedelta
@@ -33,36 +32,32 @@ OVERALL = {
     "mar_medium": "ARm",
     "mar_large": "ARl",
 }
-# What no two runs share.
+# These differ in every run.
 TIMES = ("test_runtime", "test_samples_per_second", "test_steps_per_second")
 
 
 class MeanLoss:
-    """The criterion's loss of a set: of each picture on its own, averaged over the pictures.
+    """Mean over the images of the criterion's loss of each image.
 
-    Taken in eval mode, where a model has no auxiliary outputs: it is the loss of the last output,
-    without what only training adds. Pictures by themselves, because then neither the batch size nor
-    the order changes the value.
+    One image at a time, so that neither the batch size nor the order changes the value. In eval
+    mode a model has no auxiliary outputs, so only the loss of the last output counts.
     """
 
     def __init__(self, criterion: nn.Module):
         self.criterion = criterion
-        self.losses: list[list[float]] = []  # batch by batch, picture by picture
+        self.losses: list[list[float]] = []  # by batch, by image
 
     def __call__(self, outputs: dict, batch: Batch) -> None:
-        """Take in one batch."""
+        """Adds the losses of a batch."""
         self.losses.append([])
+        tensors = {key: value for key, value in outputs.items() if torch.is_tensor(value)}
         for index, target in enumerate(batch.targets):
-            one = {
-                key: value[index : index + 1]
-                for key, value in outputs.items()
-                if torch.is_tensor(value)
-            }
+            one = {key: value[index : index + 1] for key, value in tensors.items()}
             losses = self.criterion({**one, "aux": []}, [target])
             self.losses[-1].append(sum(losses.values()).item())
 
     def gather(self) -> None:
-        """Take in what the other processes saw, as if this one had seen it all."""
+        """Collective: collects the losses of all ranks on rank 0."""
         self.losses = dist.gather_interleaved(self.losses)
 
     @property
@@ -70,20 +65,20 @@ class MeanLoss:
         return len(self.losses)
 
     @property
-    def pictures(self) -> int:
+    def images(self) -> int:
         return sum(map(len, self.losses))
 
     @property
     def mean(self) -> float:
-        return sum(chain.from_iterable(self.losses)) / max(1, self.pictures)
+        return sum(chain.from_iterable(self.losses)) / max(1, self.images)
 
 
 def all_metrics(scores: Scores, loss: MeanLoss, seconds: float, epoch: float) -> dict[str, float]:
-    """All numbers of the block by name, unrounded; -1.0 for what the ground truth has not.
+    """All numbers of the block by name, unrounded; -1.0 where the ground truth has none.
 
     Args:
-        seconds: of the whole evaluation.
-        epoch: passes over the training set that the weights have seen.
+        seconds: duration of the whole evaluation.
+        epoch: number of epochs that the weights were trained for.
     """
     metrics = {f"test_{name}": scores.metrics[key] for name, key in OVERALL.items()}
     for name, row in zip(class_names(scores.per_class), scores.per_class):
@@ -92,13 +87,13 @@ def all_metrics(scores: Scores, loss: MeanLoss, seconds: float, epoch: float) ->
         "epoch": epoch,
         "test_loss": loss.mean,
         "test_runtime": seconds,
-        "test_samples_per_second": loss.pictures / seconds,
+        "test_samples_per_second": loss.images / seconds,
         "test_steps_per_second": loss.batches / seconds,
     }
 
 
 def class_names(rows: list[ClassScore]) -> list[str]:
-    """The names of classes as they end a key; one that would make a key twice gets `_class`."""
+    """Names of classes as suffixes of keys, with `_class` added where a key exists already."""
     taken = {name.removeprefix("map_") for name in OVERALL}
     names = []
     for row in rows:
@@ -113,11 +108,11 @@ def class_names(rows: list[ClassScore]) -> list[str]:
 def block(metrics: dict[str, float]) -> str:
     """The metrics as text, sorted by name, values with four digits."""
     width = max(map(len, metrics))
-    lines = [f"  {key:<{width}} = {_shown(key, metrics[key])}" for key in sorted(metrics)]
+    lines = [f"  {key:<{width}} = {shown(key, metrics[key])}" for key in sorted(metrics)]
     return "\n".join([TITLE, *lines])
 
 
-def _shown(key: str, value: float) -> str:
+def shown(key: str, value: float) -> str:
     if key == "test_runtime":
         return f"{timedelta(seconds=int(value))}.{int(value * 100) % 100:02d}"
     return str(round(value, 4))

@@ -1,4 +1,4 @@
-"""Several processes are one training: same losses, same bits after a kill, same AP, one sentence.
+"""Several ranks are one training: same losses, same bits after a kill, same AP, one message.
 
 The processes are real and connected by gloo; most are forks of the test, because those are cheap.
 """
@@ -88,8 +88,8 @@ def received(pipe) -> object:
         return None
 
 
-def test_what_processes_tell_each_other():
-    def tell():
+def test_collectives():
+    def run():
         rank, norm = dist.rank(), nn.BatchNorm2d(2)
         norm.running_mean += rank
         dist.average_batchnorm_stats(norm)
@@ -99,26 +99,26 @@ def test_what_processes_tell_each_other():
             "maximum": dist.max_over_ranks(5 * rank),
             "total": dist.sum_over_ranks({"a": rank + 0.5, "b": torch.tensor(float(rank))}),
             "in order": dist.ordered_all_reduce(values).tolist(),
-            "in turns": dist.gather_interleaved(list(range(10))[rank::3]),
-            "from main": dist.broadcast_from_main(os.getpid),
+            "interleaved": dist.gather_interleaved(list(range(10))[rank::3]),
+            "broadcast": dist.broadcast_from_main(os.getpid),
             "statistics": norm.running_mean.tolist() + norm.running_var.tolist(),
         }
 
-    found = in_processes(3, tell)
+    found = in_processes(3, run)
     assert [each["rank"] for each in found] == [(0, 3, True), (1, 3, False), (2, 3, False)]
-    assert found[0]["in turns"] == list(range(10)) and found[1]["in turns"] == [1, 4, 7]
+    assert found[0]["interleaved"] == list(range(10)) and found[1]["interleaved"] == [1, 4, 7]
     for each in found:
         assert each["maximum"] == 10 and each["total"] == {"a": 4.5, "b": torch.tensor(3.0)}
         assert each["in order"] == [0.0] * 7  # (1e16 + 1) - 1e16; any other order gives 1
         assert each["statistics"] == [1.0, 1.0, 1.0, 1.0]
-    assert len({each["from main"] for each in found}) == 1 != os.getpid()
+    assert len({each["broadcast"] for each in found}) == 1 != os.getpid()
 
 
-def test_an_error_of_one_is_raised_by_all_and_said_by_one():
+def test_an_error_of_one_rank_is_raised_by_all_and_reported_by_one():
     def items():
         yield "first"
         if dist.rank() == 2:
-            raise InputError("a picture of the last one")
+            raise InputError("an image of the last rank")
         yield "second"
 
     def fail():
@@ -146,7 +146,7 @@ def test_an_error_of_one_is_raised_by_all_and_said_by_one():
 
 @pytest.fixture(scope="module")
 def half_empty(toy_coco, tmp_path_factory) -> list[str]:
-    """Options for the toy set, without objects in what the second of two processes sees first."""
+    """Options for the toy set, without objects in the first batch of the second of two ranks."""
     content = json.loads((toy_coco / "annotations" / "instances_train.json").read_text())
     sizes = {"batch_size": 4, "accumulate": 1, "seed": 0, "start_step": 0, "stop_step": 1}
     sampler = TrainSampler(8, **sizes, canvases=((64, 64),), rank=1, world_size=2)
@@ -161,10 +161,10 @@ def half_empty(toy_coco, tmp_path_factory) -> list[str]:
 
 @pytest.mark.parametrize("system", SYSTEMS)
 @pytest.mark.parametrize("precision, steps", [("float64", 4), ("float32", 1)])
-def test_however_a_batch_is_split_it_is_the_same_step(half_empty, system, precision, steps):
-    """Losses of all steps and gradients of the first, on a process without objects as well.
+def test_a_step_does_not_depend_on_how_its_batch_is_split(half_empty, system, precision, steps):
+    """Losses of all steps and gradients of the first, with a rank that has no objects.
 
-    `bash sbin/stress.sh` has fifty steps of it, in processes that torchrun starts.
+    `bash sbin/stress.sh` runs fifty steps, in processes that torchrun starts.
     """
     argv = [*TRAINING.split(), "--iterations", str(steps), *SYSTEMS[system].split(), *half_empty]
 
@@ -209,7 +209,7 @@ SMALL = {  # one model for each backbone and each pair of decoders, as small as 
 
 @pytest.mark.parametrize("name", SMALL)
 def test_every_parameter_has_a_gradient_without_any_object(name):
-    """DistributedDataParallel waits for all of them, on every process."""
+    """DistributedDataParallel waits for all of them on every rank."""
     model, criterion, _ = zoo.build(name, num_classes=2, **SMALL[name])
     nothing = {
         "labels": torch.zeros(0, dtype=torch.int64),
@@ -225,13 +225,13 @@ def test_every_parameter_has_a_gradient_without_any_object(name):
 
 bits = checkpoint.fingerprint
 
-# Drop path, augmentation, several canvases, batch norms that learn, an average: all are in play.
+# With drop path, augmentation, several canvases, trained batch norms and an average.
 STEPS = "--iterations 4 --batch-size 2 --average 0.9 --eval-every 1 --copy-paste 0.3".split()
 
 
 @pytest.fixture
 def final_bits(monkeypatch) -> list[str]:
-    """Of the weights and averages a process ends with; taken in the place of the last pictures."""
+    """Fingerprint of the final weights and averages, taken instead of the final evaluation."""
     seen = []
     monkeypatch.setattr(
         train, "finish", lambda run: seen.append(bits(checkpoint.state_of(run.trainer)))
@@ -239,10 +239,10 @@ def final_bits(monkeypatch) -> list[str]:
     return seen
 
 
-def test_three_stop_together_and_go_on_as_if_nothing_had_been(
+def test_three_ranks_stop_together_and_resume_with_the_same_bits(
     tiny, tmp_path, monkeypatch, final_bits
 ):
-    """One of them is asked to. A plain all-reduce would not give the same bits to three."""
+    """One of them gets the signal. With three, a plain all-reduce would give other bits."""
 
     def run(name, *more):
         argv = [*tiny, *STEPS, "--out", str(tmp_path / name), *more]
@@ -264,7 +264,7 @@ def test_three_stop_together_and_go_on_as_if_nothing_had_been(
 
 
 def at_step(patch, iteration: int, rank: int, act: Callable) -> None:
-    """One process does something at the start of a step."""
+    """Lets one rank do something at the start of a step."""
     step = train.Trainer.step
 
     def acting(trainer, *args):
@@ -291,7 +291,7 @@ options.run_entry(train.main)
 """
 
 
-def test_a_killed_process_ends_the_job_and_a_relaunch_goes_on(tiny, tmp_path, final_bits):
+def test_a_killed_rank_ends_the_job_and_a_relaunch_resumes(tiny, tmp_path, final_bits):
     (tmp_path / "killed.py").write_text(KILLED)
     argv = [*tiny, *STEPS]
     ended = subprocess.run(
@@ -304,7 +304,7 @@ def test_a_killed_process_ends_the_job_and_a_relaunch_goes_on(tiny, tmp_path, fi
     )
     assert ended.returncode == 137, ended.stderr
     last = ended.stderr.splitlines()[-1]
-    assert last.startswith("error: process 1 was killed (SIGKILL, as") and "--resume" in last
+    assert last.startswith("error: rank 1 was killed (SIGKILL, as") and "--resume" in last
     assert "Traceback" not in ended.stderr and "ChildFailedError" not in ended.stderr
     assert checkpoint.load(tmp_path / "part" / "last.pt")["iteration"] == 2
 
@@ -325,7 +325,7 @@ def test_a_killed_process_ends_the_job_and_a_relaunch_goes_on(tiny, tmp_path, fi
 
 
 def ends(argv: list[str]) -> list[tuple[int, str]]:
-    """Exit code and complaints of the entry in each of two processes."""
+    """Exit code and error output of the entry on each of two ranks."""
 
     def run():
         said, sys.argv = io.StringIO(), ["train", *argv]
@@ -336,9 +336,7 @@ def ends(argv: list[str]) -> list[tuple[int, str]]:
     return in_processes(2, run)
 
 
-def test_one_sentence_for_an_error_of_all_of_the_second_or_without_it(
-    tiny, toy_coco, tmp_path, monkeypatch
-):
+def test_one_message_for_an_error_of_all_ranks_or_of_one(tiny, toy_coco, tmp_path, monkeypatch):
     (code, said), other = ends([*tiny, "--batch-size", "0"])
     assert code == 2 and said.count("\n") == 1 and "--batch-size: 0" in said
     assert other == (2, "")
@@ -358,22 +356,22 @@ def test_one_sentence_for_an_error_of_all_of_the_second_or_without_it(
     assert other is None
 
 
-def test_a_broken_picture_of_the_second_is_named_once(toy_coco, tiny, tmp_path, monkeypatch):
+def test_a_broken_image_of_one_rank_is_named_once(toy_coco, tiny, tmp_path, monkeypatch):
     sizes = {"batch_size": 4, "accumulate": 1, "seed": 0, "start_step": 0, "stop_step": 1}
     index = TrainSampler(8, **sizes, canvases=((64, 64),), rank=1, world_size=2).keys(0, 0)[0].index
     content = json.loads((toy_coco / "annotations" / "instances_train.json").read_text())
-    picture = Path(content["images"][index]["file_name"])
+    image = Path(content["images"][index]["file_name"])
     for path in (toy_coco / "train").iterdir():
         data = path.read_bytes()
-        (tmp_path / path.name).write_bytes(data[:40] if path.name == picture.name else data)
+        (tmp_path / path.name).write_bytes(data[:40] if path.name == image.name else data)
     labels = toy_coco / "annotations" / "instances_train.json"
     argv = [*tiny[: tiny.index("--data")], "--train-json", str(labels), "--val-json", str(labels)]
     argv += ["--images", str(tmp_path), "--iterations", "2", "--out", str(tmp_path / "run")]
     (code, said), other = ends(argv)
-    assert code == 2 and said.count("\n") == 1 and f"{picture} cannot be read" in said
+    assert code == 2 and said.count("\n") == 1 and f"{image} cannot be read" in said
     assert other == (2, "")
 
-    with monkeypatch.context() as patch:  # left out instead, and listed though the run is stopped
+    with monkeypatch.context() as patch:  # left out instead, and listed although the run is stopped
         at_step(patch, 0, 1, lambda trainer: signal.raise_signal(signal.SIGTERM))
         assert [code for code, _ in ends([*argv, "--skip-bad-records", "--overwrite"])] == [
             143,
@@ -383,8 +381,8 @@ def test_a_broken_picture_of_the_second_is_named_once(toy_coco, tiny, tmp_path, 
     assert one["image_id"] == content["images"][index]["id"]
 
 
-def test_a_bad_step_of_one_is_left_out_by_all(tiny, tmp_path, monkeypatch, final_bits):
-    """The first of two batches of the step has been taken in by then, or both of them."""
+def test_a_bad_step_of_one_rank_is_skipped_by_all(tiny, tmp_path, monkeypatch, final_bits):
+    """In the first or the second micro-batch of the step."""
     losses = train.Trainer.finite_losses
     seen = []
 
@@ -404,8 +402,8 @@ def test_a_bad_step_of_one_is_left_out_by_all(tiny, tmp_path, monkeypatch, final
     assert (content["iteration"], content["skipped"]) == (4, 2)
 
 
-def test_shared_evaluation_finds_the_same_in_the_same_order(toy_run, tmp_path):
-    """Three processes, five batches of at most three: every score and every bit of every mask."""
+def test_evaluation_by_several_ranks_gives_the_same_results(toy_run, tmp_path):
+    """Three ranks, five batches of at most three: every score and every bit of every mask."""
 
     def found(name):
         argv = ["--checkpoint", str(toy_run / "best.pt"), "--split", "train", "--batch-size", "3"]
@@ -422,7 +420,7 @@ def test_shared_evaluation_finds_the_same_in_the_same_order(toy_run, tmp_path):
     assert shared["metrics"]["test_loss"] == single["metrics"]["test_loss"] > 0
 
 
-def test_norms_see_all_processes_on_cuda_unless_they_are_frozen(monkeypatch):
+def test_norms_are_synchronised_on_cuda_unless_they_are_frozen(monkeypatch):
     def model():
         return nn.Sequential(nn.BatchNorm2d(3), FrozenBatchNorm2d(nn.BatchNorm2d(3)), nn.Flatten())
 
@@ -439,7 +437,7 @@ def test_norms_see_all_processes_on_cuda_unless_they_are_frozen(monkeypatch):
     assert kinds("cpu") == plain
 
 
-def test_each_process_has_a_gpu_of_its_own(monkeypatch):
+def test_each_rank_has_its_own_gpu(monkeypatch):
     cpu, cuda, second = map(torch.device, ("cpu", "cuda", "cuda:1"))
     assert dist.device_for(second) == second and dist.device_for(cuda) == cuda
     monkeypatch.setattr(dist, "world_size", lambda: 2)
@@ -459,19 +457,19 @@ def failure(exitcode: int, timestamp: int = 5) -> SimpleNamespace:
     return SimpleNamespace(exitcode=exitcode, timestamp=timestamp, signal_name=lambda: "SIGKILL")
 
 
-def test_the_cause_is_told_and_not_what_followed_from_it():
+def test_the_first_failure_is_reported_and_not_its_consequences():
     failures = {0: failure(dist.EXIT_RANK_LOST, 4), 1: failure(-9), 2: failure(-15, 6)}
     code, said = launch.ending(*launch.first_failure(failures))
-    assert code == 137 and said.startswith("error: process 1 was killed (SIGKILL")
+    assert code == 137 and said.startswith("error: rank 1 was killed (SIGKILL")
     for code in (2, 3, 130, 143):
         assert launch.ending(*launch.first_failure({0: failure(code)})) == (code, "")
     code, said = launch.ending(*launch.first_failure({3: failure(1)}))
-    assert code == 1 and "process 3 failed, as said above" in said and "--resume" in said
+    assert code == 1 and "rank 3 failed, see above" in said and "--resume" in said
     code, said = launch.ending(*launch.first_failure({0: failure(dist.EXIT_RANK_LOST)}))
     assert code == dist.EXIT_RANK_LOST and "on another machine" in said
 
 
-def test_a_job_that_was_asked_to_stop_ends_with_the_code_of_the_signal(monkeypatch):
+def test_a_stopped_job_ends_with_the_code_of_the_signal(monkeypatch):
     def stopped(options):
         assert (options.nproc_per_node, options.training_script) == ("2", "engine.train")
         raise SignalException("asked", signal.SIGTERM)

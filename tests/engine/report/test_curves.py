@@ -1,4 +1,4 @@
-"""The curves of runs: what is read from a run folder, and the picture."""
+"""The curves of runs: what is read from a run folder, and the figure."""
 
 import csv
 
@@ -30,7 +30,7 @@ def test_smoothing_is_a_mean_that_keeps_constants_and_ends():
     assert smoothed[0] == pytest.approx(noisy[:3].mean())
 
 
-def test_draws_several_runs_into_one_picture(toy_run, tmp_path):
+def test_draws_several_runs_into_one_figure(toy_run, tmp_path):
     pytest.importorskip("matplotlib")
     out = tmp_path / "deep" / "curves.png"
     curves.main([str(toy_run), str(toy_run), "--out", str(out)])
@@ -38,6 +38,6 @@ def test_draws_several_runs_into_one_picture(toy_run, tmp_path):
     assert pixels.shape[0] > 200 and len(np.unique(pixels.reshape(-1, 3), axis=0)) > 20
 
 
-def test_a_folder_that_is_no_run_is_told(tmp_path):
-    with pytest.raises(InputError, match="no run that has been evaluated"):
+def test_a_folder_that_is_no_run_is_refused(tmp_path):
+    with pytest.raises(InputError, match="no run with an evaluation"):
         curves.read_run(tmp_path)

@@ -55,7 +55,7 @@ def test_long_runs_and_short_ones():
 
 @pytest.fixture(scope="module")
 def evaluated(toy_run, tmp_path_factory):
-    """What `--metrics-block` says and writes: the checkpoint learned some training pictures."""
+    """Results and output of `--metrics-block`; the checkpoint overfits some training images."""
     out = tmp_path_factory.mktemp("evaluated") / "results.json"
     argv = ["--checkpoint", str(toy_run / "last.pt"), "--split", "train", "--out", str(out)]
     argv += "--metrics-block --device cpu --threads 1 --workers 0".split()
@@ -72,12 +72,12 @@ def test_a_checkpoint_has_every_key_and_each_declared_class(evaluated):
     absent = {"test_map_unused", "test_mar_100_unused"}
     assert metrics.keys() == FIXED | classes | absent
     assert all(metrics[key] == -1.0 for key in absent)
-    assert metrics["test_map_large"] == -1.0  # the pictures are smaller than that
-    assert metrics["test_map_50"] > 0.05 and metrics["epoch"] == 48.0  # batches of all 4 pictures
+    assert metrics["test_map_large"] == -1.0  # the images are smaller than that
+    assert metrics["test_map_50"] > 0.05 and metrics["epoch"] == 48.0  # batches of all 4 images
     assert metrics["test_samples_per_second"] * metrics["test_runtime"] == pytest.approx(8)
 
 
-def test_what_is_said_is_what_is_written(evaluated):
+def test_what_is_printed_is_what_is_written(evaluated):
     content, said = evaluated
     lines = said[said.index("***** test metrics *****") :].split("\n\n")[0].splitlines()[1:]
     assert len({line.index(" = ") for line in lines}) == 1
@@ -104,7 +104,7 @@ def test_numbers_against_pycocotools(evaluated, toy_coco):
     assert ours == pytest.approx(evaluation.stats.tolist())
 
 
-def test_loss_of_each_picture_on_its_own(evaluated, toy_run, toy_coco):
+def test_loss_of_each_image_on_its_own(evaluated, toy_run, toy_coco):
     model, criterion, _ = checkpoint.build(checkpoint.load(toy_run / "last.pt"))
     dataset = open_datasets(toy_coco)["train"]
     losses = []
@@ -137,6 +137,6 @@ def test_nothing_found_is_zero_and_nothing_there_is_minus_one():
     assert missed["test_map_background"] == missed["test_map_large"] == -1.0
 
 
-def test_no_class_takes_the_place_of_another_number():
+def test_no_class_overwrites_another_number():
     rows = [ClassScore(name, 1, 0.5, 0.5, 0.5) for name in ("small", "50", "fish", "fish")]
     assert class_names(rows) == ["small_class", "50_class", "fish", "fish_class"]
