@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from pycocotools import mask as coco_mask
+from torch import Tensor
 
 from data.errors import InputError
 
@@ -28,9 +28,9 @@ _MOST_CHARACTERS = 7  # per number: 35 bits, more than any count of pixels that 
 _NO_RLE = "the counts of its RLE are no compressed COCO RLE"
 
 
-def encode(masks: torch.Tensor | np.ndarray) -> list[Rle]:
+def encode(masks: Tensor | np.ndarray) -> list[Rle]:
     """Dense boolean masks [N,H,W] -> N RLEs (an empty list for N = 0)."""
-    if isinstance(masks, torch.Tensor):
+    if isinstance(masks, Tensor):
         masks = masks.detach().cpu().numpy()
     if len(masks) == 0:
         return []
