@@ -1,14 +1,19 @@
 """Training on CUDA: near the CPU in every precision, resumed, and the same bits every time."""
 
 import json
+import signal
 
 import pytest
 import torch
 
 from data.demo import pond
-from engine import train
+from engine import checkpoint, train
+from engine.tools import reproduce
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+pytestmark = [
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+    pytest.mark.usefixtures("no_finish"),
+]
 
 DEVICE = "cuda"
 SYSTEMS = {
@@ -25,7 +30,7 @@ SYSTEMS = {
 }
 COMMON = (
     "--image-size 64 --canvas 64x64 64x128 --batch-size 4 --iterations 200 --warmup 20 "
-    "--average 0 --eval-every 0 --log-every 20 --workers 0 --threads 1"
+    "--average 0 --eval-every 0 --log-every 20 --threads 1"
 )
 
 
@@ -35,20 +40,25 @@ def demo(tmp_path_factory):
     return pond.write(tmp_path_factory.mktemp("pond"), train=32, val=4, progress=False)
 
 
-@pytest.fixture(autouse=True)
-def no_finish(monkeypatch):
-    monkeypatch.setattr(train.Run, "finish", lambda run: None)
-
-
 @pytest.fixture(scope="module")
 def run(demo, tmp_path_factory):
-    """A function: system, device, options -> folder of a finished run."""
+    """A function: system, device, options -> folder of the run."""
     root = tmp_path_factory.mktemp("runs")
 
-    def run(system, device, *more, name=""):
+    def run(system, device, *more, name="", code=0):
         out = root / (name or "-".join((system, device, *more)))
-        options = [*COMMON.split(), "--device", device, "--data", str(demo), "--out", str(out)]
-        assert train.main([*SYSTEMS[system].split(), *options, *more]) == 0
+        options = [
+            *COMMON.split(),
+            "--workers",
+            "0",
+            "--device",
+            device,
+            "--data",
+            str(demo),
+            "--out",
+            str(out),
+        ]
+        assert train.main([*SYSTEMS[system].split(), *options, *more]) == code
         return out
 
     return run
@@ -76,4 +86,31 @@ def cpu_loss(run):
 @pytest.mark.parametrize("amp", ["off", "bf16", "fp16"])
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_training_ends_near_the_loss_of_the_cpu(run, cpu_loss, system, amp):
-    assert last_loss(run(system, DEVICE, "--amp", amp)) == pytest.approx(cpu_loss(system), rel=0.1)
+    assert last_loss(run(system, DEVICE, "--amp", amp)) == pytest.approx(cpu_loss(system), rel=0.05)
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_a_resumed_run_has_the_bits_of_an_uninterrupted_one(run, monkeypatch, system):
+    options = ["--deterministic", "--amp", "bf16", "--iterations", "40"]
+    whole = checkpoint.load(run(system, DEVICE, *options, name=f"{system}-whole") / "last.pt")
+    step = train.Trainer.step
+
+    def interrupted(trainer, *args):
+        values = step(trainer, *args)
+        if trainer.iteration == 15:
+            signal.raise_signal(signal.SIGTERM)
+        return values
+
+    name = f"{system}-stopped"
+    with monkeypatch.context() as patch:
+        patch.setattr(train.Trainer, "step", interrupted)
+        run(system, DEVICE, *options, name=name, code=143)
+    resumed = checkpoint.load(run(system, DEVICE, *options, "--resume", name=name) / "last.pt")
+    assert resumed["iteration"] == whole["iteration"] == 40
+    assert checkpoint.fingerprint(resumed) == checkpoint.fingerprint(whole)
+
+
+def test_reproduce_finds_identical_bits(demo, tmp_path):
+    options = [*SYSTEMS["mask2former"].split(), *COMMON.split(), "--data", str(demo)]
+    own = ["--runs", "2", "--device", DEVICE, "--deterministic", "--out", str(tmp_path / "runs")]
+    assert reproduce.main([*options, *own]) == 0

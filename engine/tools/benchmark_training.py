@@ -1,0 +1,91 @@
+"""Entry: images per second, memory, and the share of the time that a training waits for data.
+
+Each recipe trains in a process of its own, on the same data. Its first steps are not counted.
+"""
+
+import argparse
+import multiprocessing
+import resource
+import tempfile
+from concurrent.futures import ProcessPoolExecutor
+
+import torch
+
+from engine import options, train
+from engine.files import FailedRun
+from engine.log import info
+from mobileinst import zoo
+
+FIRST = 10  # steps that are not counted: loader processes start, kernels are chosen
+
+# What is added to a recipe: a GPU of 11 GB holds 8 images of 640 x 640.
+ADDED = {"small": [], "coco": ["--batch-size", "8", "--accumulate", "1"]}
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    parser = options.parser(
+        "Train a few steps of each recipe; measure speed, memory and waiting for data. Options that "
+        "are not listed here go to engine.train."
+    )
+    parser.add_argument("--recipes", nargs="+", default=list(ADDED))
+    parser.add_argument("--steps", type=options.positive, default=50, help="that are counted")
+    parser.add_argument("--memory", type=float, default=11.0, help="GB of a GPU that may be used")
+    options.add_debug(parser)
+    opts, opts.training = parser.parse_known_args(argv)
+    return opts
+
+
+def measure(argv: list[str], steps: int, memory: float) -> dict[str, float]:
+    """Trains in this process, without evaluation.
+
+    Args:
+        argv: options of the training.
+        steps: steps that are counted.
+        memory: GB that may be allocated on a GPU.
+    Returns:
+        `images_per_second`, `gigabytes` (of the GPU; else of this process), `waiting` (share of
+        the time).
+    Raises:
+        FailedRun: if the memory is not enough.
+    """
+    opts = train.parse([*argv, "--iterations", str(FIRST + steps), "--eval-every", "0"])
+    with train.prepare(opts, zoo.build_from_config) as run:
+        device = run.trainer.device
+        if device.type == "cuda":
+            total = torch.cuda.get_device_properties(device).total_memory
+            torch.cuda.set_per_process_memory_fraction(min(1.0, memory * 1e9 / total), device)
+        try:
+            taken = [seconds for _, seconds in run.trainer.steps(run.loader(opts.workers))][FIRST:]
+        except torch.cuda.OutOfMemoryError as error:
+            raise FailedRun(f"more than {memory:g} GB are needed; lower --batch-size") from error
+        if device.type == "cuda":
+            used = torch.cuda.max_memory_reserved(device)
+        else:
+            used = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        everything = sum(sum(seconds.values()) for seconds in taken)
+        return {
+            "images_per_second": steps * run.images_per_step / everything,
+            "gigabytes": used / 1e9,
+            "waiting": sum(seconds["data"] for seconds in taken) / everything,
+        }
+
+
+def main(argv: list[str]) -> None:
+    opts = parse(argv)
+    info(f"{'recipe':<20}{'images/s':>10}{'GB':>8}{'waiting for data':>18}")
+    for name in opts.recipes:
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool,
+        ):
+            chosen = ["--recipe", name, *ADDED.get(name, []), "--out", f"{folder}/run"]
+            call = pool.submit(measure, [*chosen, *opts.training], opts.steps, opts.memory)
+            row = call.result()
+        info(
+            f"{name:<20}{row['images_per_second']:>10.1f}{row['gigabytes']:>8.2f}"
+            f"{row['waiting']:>18.1%}"
+        )
+
+
+if __name__ == "__main__":
+    options.run_entry(main)
