@@ -2,15 +2,24 @@
 # Costs of the models, parts of a training step, ratios between variants.
 #   bash sbin/benchmark.sh [--help]
 #   bash sbin/benchmark.sh --against transformers [--help]   Mask2Former beside that of transformers
+#   bash sbin/benchmark.sh --training [--help]   images per second, memory and waiting for data of the
+#     recipes `small` and `coco` (640, 8 images, 11 GB), on --data DIR or the built-in demo set
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 
-requirements=(requirements.txt) entry=engine.tools.benchmark
+requirements=(requirements.txt) entry=engine.tools.benchmark arguments=() data=()
 for argument in "$@"; do
   case $argument in
+    --training) entry=engine.tools.benchmark_training ;;
     --against | --against=*)
       requirements+=(requirements-dev.txt) entry=engine.tools.benchmark_peers
+      arguments+=("$argument")
       ;;
+    *) arguments+=("$argument") ;;
   esac
 done
 use_python "${requirements[@]}"
-exec "$python" -m $entry "$@"
+if [ $entry = engine.tools.benchmark_training ] && ! has_data "$@" && ! asks_for_help "$@"; then
+  data=(--data datasets/demo/VOCdevkit/VOC2012)
+  "$python" -m data.demo.pond --out datasets/demo
+fi
+exec "$python" -m $entry ${data[@]+"${data[@]}"} ${arguments[@]+"${arguments[@]}"}

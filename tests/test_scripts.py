@@ -9,7 +9,7 @@ import pytest
 from torch.distributed import run as torchrun
 
 from engine import train
-from engine.tools import benchmark, benchmark_peers, inspect_modules, reproduce
+from engine.tools import benchmark, benchmark_peers, benchmark_training, inspect_modules, reproduce
 
 ROOT = Path(__file__).parent.parent
 SCRIPTS = sorted(path.name for path in (ROOT / "sbin").glob("*.sh") if path.name != "setup.sh")
@@ -144,11 +144,14 @@ def test_a_number_of_processes_that_is_none(tmp_path):
     ]
 
 
-def test_the_benchmark_compares_variants_or_peers(tmp_path):
+def test_the_benchmark_measures_variants_peers_or_trainings(tmp_path):
     assert recipe(tmp_path, "benchmark.sh", "--rounds", "3", entry=benchmark).rounds == 3
     words = "--rounds 3 --against transformers --threads 1 4"
     peers = recipe(tmp_path, "benchmark.sh", *words.split(), entry=benchmark_peers)
     assert (peers.against, peers.rounds, peers.threads) == ("transformers", 3, [1, 4])
+    words = "--training --data x --recipes coco --lr 1"
+    measured = recipe(tmp_path, "benchmark.sh", *words.split(), entry=benchmark_training)
+    assert measured.recipes == ["coco"] and measured.training == ["--data", "x", "--lr", "1"]
 
 
 @pytest.mark.parametrize(

@@ -72,7 +72,7 @@ def measure(argv: list[str], steps: int, memory: float) -> dict[str, float]:
 
 def main(argv: list[str]) -> None:
     opts = parse(argv)
-    info(f"{'recipe':<20}{'images/s':>10}{'GB':>8}{'waiting for data':>18}")
+    rows = [f"{'recipe':<20}{'images/s':>10}{'GB':>8}{'waiting for data':>18}"]
     for name in opts.recipes:
         with (
             tempfile.TemporaryDirectory() as folder,
@@ -81,10 +81,9 @@ def main(argv: list[str]) -> None:
             chosen = ["--recipe", name, *ADDED.get(name, []), "--out", f"{folder}/run"]
             call = pool.submit(measure, [*chosen, *opts.training], opts.steps, opts.memory)
             row = call.result()
-        info(
-            f"{name:<20}{row['images_per_second']:>10.1f}{row['gigabytes']:>8.2f}"
-            f"{row['waiting']:>18.1%}"
-        )
+        speed, memory, waiting = row["images_per_second"], row["gigabytes"], row["waiting"]
+        rows.append(f"{name:<20}{speed:>10.1f}{memory:>8.2f}{waiting:>18.1%}")
+    info("\n".join(rows))
 
 
 if __name__ == "__main__":
