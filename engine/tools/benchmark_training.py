@@ -24,7 +24,7 @@ ADDED = {"small": [], "coco": ["--batch-size", "8", "--accumulate", "1"]}
 
 def parse(argv: list[str]) -> argparse.Namespace:
     parser = options.parser(
-        "Train a few steps of each recipe; measure speed, memory and waiting for data. Options that "
+        "Train a few steps of each recipe; measure speed, memory, waiting for data. Options that "
         "are not listed here go to engine.train."
     )
     parser.add_argument("--recipes", nargs="+", default=list(ADDED))
