@@ -14,9 +14,9 @@ from mobileinst.backbones import mobilenet_v2, seaformer, swin, topformer
 from mobileinst.config import Config
 from mobileinst.layers.freeze import freeze_layers, freeze_norms
 from mobileinst.layers.init import draw_parameters
-from mobileinst.mask2former.model import Mask2FormerConfig, build_mask2former, train_mask2former
+from mobileinst.mask2former.model import Mask2FormerConfig, build_mask2former, mask2former_training
 from mobileinst.mask2former.published import hub_config
-from mobileinst.mobile.model import MobileInstConfig, build_mobileinst, train_mobileinst
+from mobileinst.mobile.model import MobileInstConfig, build_mobileinst, mobileinst_training
 from mobileinst.segmenter import Segmenter
 from mobileinst.set_prediction.criterion import Criterion
 from mobileinst.set_prediction.postprocess import Postprocess
@@ -28,17 +28,17 @@ class System(NamedTuple):
     """How the models of one paper are built.
 
     config: class of their configs. build: (config, backbone, **parts) -> model.
-    train: (config, model) -> criterion and post-processing.
+    training: (config, model) -> criterion and post-processing.
     """
 
     config: type[Config]
     build: Callable[..., Segmenter]
-    train: Callable[..., tuple[Criterion, Postprocess]]
+    training: Callable[..., tuple[Criterion, Postprocess]]
 
 
 SYSTEMS = {
-    "mobileinst": System(MobileInstConfig, build_mobileinst, train_mobileinst),
-    "mask2former": System(Mask2FormerConfig, build_mask2former, train_mask2former),
+    "mobileinst": System(MobileInstConfig, build_mobileinst, mobileinst_training),
+    "mask2former": System(Mask2FormerConfig, build_mask2former, mask2former_training),
 }
 
 BACKBONES = {
@@ -136,7 +136,7 @@ def from_huggingface(folder: str | Path) -> nn.Module:
     except ValueError as error:
         raise weights.LoadError(f"{folder}: {error}") from error
     try:
-        with torch.device("meta"):  # shapes alone: a config may ask for more than there is memory
+        with torch.device("meta"):  # shapes alone: the sizes may exceed the memory
             sketch, *_ = build_from_config(config)
     except (ValueError, TypeError) as error:
         raise weights.LoadError(
@@ -200,4 +200,4 @@ def build_from_config(config: Config, *, seed: int = 0, **parts: nn.Module) -> B
         freeze_layers(backbone, config.frozen_stride)
     model = system.build(config, backbone, **parts)
     draw_parameters(model, seed)
-    return model, *system.train(config, model)
+    return model, *system.training(config, model)

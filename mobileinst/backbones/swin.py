@@ -29,8 +29,9 @@ class SwinTransformer(nn.Module):
         window_size: side of a window in cells.
         drop_path: rate of the last block; the rates rise linearly from 0 at the first.
 
-    Raises ValueError if `depths` and `num_heads` are of different lengths, or a stage has channels
-    that its heads do not divide.
+    Raises:
+        ValueError: if `depths` and `num_heads` are of different lengths, or a stage has channels
+            that its heads do not divide.
     """
 
     mean, std = IMAGENET_MEAN, IMAGENET_STD

@@ -1,1 +1,1 @@
-"""Bricks used by more than one room; no brick knows a system."""
+"""Modules that backbones and systems share."""

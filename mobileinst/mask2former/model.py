@@ -71,7 +71,8 @@ class Mask2FormerConfig(Config):
 class Mask2Former(Segmenter):
     """Queries read the maps of the pixel decoder where their own masks lie.
 
-    Raises ValueError if the parts do not fit each other.
+    Raises:
+        ValueError: if the parts do not fit each other.
     """
 
     strides = STRIDES
@@ -143,7 +144,7 @@ def build_mask2former(
     return Mask2Former(backbone, pixel_decoder, query_decoder)
 
 
-def train_mask2former(
+def mask2former_training(
     config: Mask2FormerConfig, model: Mask2Former
 ) -> tuple[Criterion, Postprocess]:
     """Criterion and post-processing of a model."""

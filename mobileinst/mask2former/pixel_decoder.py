@@ -21,8 +21,10 @@ class PixelDecoder(nn.Module):
 
     `in_channels` are those of the four maps. `width`, `mask_dim`: channels of the three maps, at
     `strides`, and of the mask features. `num_layers`, `num_heads`, `points` (per head and level)
-    and `ffn_width` are of the encoder. Raises ValueError if `width` is not a multiple of 4 and of
-    `num_heads`.
+    and `ffn_width` are of the encoder.
+
+    Raises:
+        ValueError: if `width` is not a multiple of 4 and of `num_heads`.
     """
 
     strides = (32, 16, 8)

@@ -22,12 +22,11 @@ class QueryDecoder(nn.Module):
         in_channels: of the maps; they are projected where that is not `width`.
         mask_dim: channels of the mask features, and the length of a kernel.
         num_classes: K; the class logits have one more, the last, for "no object".
-        num_queries: how many there are.
         width: channels of a query.
         num_heads: of every attention.
         ffn_width: hidden channels of the feed-forward parts.
         num_layers: each is masked attention to one level, self-attention, feed-forward.
-        levels: how many maps there are; layer i reads map i mod `levels`.
+        levels: number of maps; layer i reads map i mod `levels`.
     """
 
     def __init__(

@@ -154,7 +154,7 @@ class InstanceHeads(nn.Module):
     """Final norm and the three heads, shared by the last and the auxiliary output.
 
     Class and objectness are linear. The kernel head has three layers, our choice after
-    Mask2Former: a kernel lives in the space of the pixel features and not of the queries, and the
+    Mask2Former: a kernel is in the space of the pixel features and not of the queries, and the
     step between them costs next to nothing over a hundred queries.
     """
 

@@ -67,7 +67,8 @@ class MobileInstConfig(Config):
 class MobileInst(Segmenter):
     """The local maps X3, X4, X5 and the global map X6 -> mask features; queries read both.
 
-    Raises ValueError if the parts do not fit each other.
+    Raises:
+        ValueError: if the parts do not fit each other.
     """
 
     strides = (8, 16, 32, 64)
@@ -176,7 +177,9 @@ def build_mobileinst(
     return MobileInst(backbone, mask_decoder, instance_decoder, semantic_heads)
 
 
-def train_mobileinst(config: MobileInstConfig, model: MobileInst) -> tuple[Criterion, Postprocess]:
+def mobileinst_training(
+    config: MobileInstConfig, model: MobileInst
+) -> tuple[Criterion, Postprocess]:
     """Criterion and post-processing of a model."""
     extra = [ObjectnessLoss(config.objectness_weight)]
     if config.semantic_weight:
