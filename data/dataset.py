@@ -124,7 +124,6 @@ class CocoDataset:
         self.images, self._void = Images(records), Bytes(void)
         rows = coco.annotations(content, records, self.categories, self._source, self.bad)
         self._store = _Store(rows, len(records))
-        self._order = np.arange(len(self.images))
         if crowd_as_instances:
             self._store.crowd[:] = False
         elif len(self._store.crowd) and self._store.crowd.mean() >= _NEARLY_ALL:
@@ -148,7 +147,7 @@ class CocoDataset:
 
     def with_objects(self) -> list[int]:
         """The images that have objects; crowds are none."""
-        crowds = (self._store.crowd[self._store.rows(int(i))] for i in self._order)
+        crowds = (self._store.crowd[self._store.rows(i)] for i in self.images.positions)
         return [index for index, crowd in enumerate(crowds) if not crowd.all()]
 
     def read(self, index: int) -> tuple[Image.Image, Annotation]:
@@ -178,7 +177,7 @@ class CocoDataset:
 
     def annotation(self, index: int) -> Annotation:
         """The annotation of one image, without opening its file."""
-        record, position = self.images[index], int(self._order[index])
+        record, position = self.images[index], self.images.positions[index]
         size = (record.height, record.width)
         masks, labels, crowd = self._store.of_image(position, size)
         ignored = [mask for mask, is_crowd in zip(masks, crowd, strict=True) if is_crowd]
@@ -200,7 +199,7 @@ class CocoDataset:
         """
         images, annotations, unreadable = [], [], self.bad.image_ids
         for index in range(len(self)) if indices is None else indices:
-            record, position = self.images[index], int(self._order[index])
+            record, position = self.images[index], self.images.positions[index]
             if record.id in unreadable:
                 continue
             images.append(record._asdict())
@@ -218,7 +217,6 @@ class CocoDataset:
     def subset(self, indices: Sequence[int]) -> CocoDataset:
         """The set of these images in this order; annotations are shared, not copied."""
         part = copy.copy(self)
-        part._order = self._order[np.asarray(indices, dtype=np.int64)]
         part.images = self.images.take(np.asarray(indices, dtype=np.int64))
         return part
 
@@ -237,7 +235,7 @@ class CocoDataset:
 
     def summary(self) -> str:
         """Images, objects, crowds, empty images, and objects per class, as a short text."""
-        rows = [self._store.rows(int(position)) for position in self._order]
+        rows = [self._store.rows(position) for position in self.images.positions]
         labels = np.concatenate([self._store.labels[r][~self._store.crowd[r]] for r in rows])
         crowds = sum(int(self._store.crowd[r].sum()) for r in rows)
         empty = sum(r.start == r.stop for r in rows)

@@ -50,13 +50,13 @@ class Images(Sequence[ImageRecord]):
         self._ids = np.array([one.id for one in records], dtype=np.int64)
         self._sizes = np.array([one[2:] for one in records], dtype=np.int32).reshape(-1, 2)
         self._names = Bytes(one.file_name.encode("utf-8", "surrogatepass") for one in records)
-        self._order = np.arange(len(records))
+        self.positions = np.arange(len(records))  # in the file
 
     def __len__(self) -> int:
-        return len(self._order)
+        return len(self.positions)
 
     def __getitem__(self, index: int) -> ImageRecord:
-        place = int(self._order[index])
+        place = int(self.positions[index])
         name = self._names[place].decode("utf-8", "surrogatepass")
         return ImageRecord(int(self._ids[place]), name, *self._sizes[place].tolist())
 
@@ -66,7 +66,7 @@ class Images(Sequence[ImageRecord]):
     def take(self, indices: np.ndarray) -> Images:
         """Some of them, in this order; the buffers are shared."""
         part = copy.copy(self)
-        part._order = self._order[indices]
+        part.positions = self.positions[indices]
         return part
 
 

@@ -32,10 +32,10 @@ def find(root: Path, split: str, cache: Path, progress: bool, skip_bad: bool) ->
     """
     for reader in READERS:
         source = reader.find(root, split)
+        if source is not None and reader is not coco:
+            return _converted(reader, source, cache, progress, skip_bad)
         if source is not None:
-            return (
-                source if reader is coco else _converted(reader, source, cache, progress, skip_bad)
-            )
+            return source
     raise InputError(
         f"{root} holds no data set that is known here, looked for "
         f"{', '.join(reader.LAYOUT for reader in READERS)}: give a folder of one of these layouts, "

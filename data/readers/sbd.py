@@ -48,8 +48,6 @@ def read(source: Source, bad: BadRecords, progress: bool = False) -> dict[str, A
 
 def _objects(folder: Path, name: str) -> Objects:
     path = folder / "inst" / f"{name}.mat"
-    if not path.is_file():
-        raise InputError(f"{path} is missing: {_AGAIN}")
     try:
         if path.stat().st_size > _LARGEST:
             raise ValueError(f"more than {_LARGEST} bytes")

@@ -60,7 +60,10 @@ def test_broken_files_are_named(sbd_root):
     Image.new("RGB", (41, 30)).save(sbd_root / "img" / "a.jpg")
     with pytest.raises(InputError, match=r"a\.mat is 40 x 30 .* a\.jpg is 41 x 30"):
         read(sbd_root)
-    for text, words in (("z", r"z\.mat is missing"), ("", r"train\.txt is empty")):
+    for text, words in (
+        ("z", r"z\.mat cannot be read as SBD \(FileNotFound"),
+        ("", r"train\.txt is empty"),
+    ):
         (sbd_root / "train.txt").write_text(text)
         with pytest.raises(InputError, match=words):
             read(sbd_root)
