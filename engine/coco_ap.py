@@ -9,7 +9,6 @@ import io
 import math
 from collections import defaultdict
 from dataclasses import asdict, dataclass
-from typing import NamedTuple
 
 import numpy as np
 from pycocotools import mask as coco_mask
@@ -24,7 +23,8 @@ FIELDS = ("image_id", "category_id", "segmentation", "score")  # of a COCO resul
 NOTHING = -1.0  # COCO's mark for "the ground truth holds nothing of this kind"
 
 
-class ClassScore(NamedTuple):
+@dataclass(frozen=True)
+class ClassScore:
     """One row of the per-category table; crowds are not counted as objects."""
 
     name: str
@@ -72,10 +72,7 @@ class Scores:
 
     def as_dict(self) -> dict:
         """Plain values only, ready for json."""
-        rows = {key: getattr(self, key) for key in ("per_class", "per_class_void_removed")}
-        return asdict(self) | {
-            key: value and [row._asdict() for row in value] for key, value in rows.items()
-        }
+        return asdict(self)
 
     @classmethod
     def from_dict(cls, plain: dict) -> "Scores":
@@ -137,17 +134,16 @@ def remove_void(ground_truth: dict, detections: list[dict]) -> list[dict]:
     Detections wholly inside void are dropped: they are neither right nor wrong. Training treats
     such queries the same way.
     """
-    voids = {image["id"]: image["void"] for image in ground_truth["images"] if image.get("void")}
     of_image = defaultdict(list)
     for position, detection in enumerate(detections):
         of_image[detection["image_id"]].append(position)
     outside: list[dict | None] = list(detections)
-    for image_id, void in voids.items():
-        positions = of_image[image_id]
-        masks = rle.subtract([detections[i]["segmentation"] for i in positions], void)
-        areas = rle.area(masks)
-        for i, mask, area in zip(positions, masks, areas, strict=True):
-            outside[i] = {**detections[i], "segmentation": mask} if area else None
+    for image in ground_truth["images"]:
+        if image.get("void"):
+            positions = of_image[image["id"]]
+            masks = rle.subtract([detections[i]["segmentation"] for i in positions], image["void"])
+            for i, mask, area in zip(positions, masks, rle.area(masks), strict=True):
+                outside[i] = {**detections[i], "segmentation": mask} if area else None
     return [detection for detection in outside if detection is not None]
 
 

@@ -1,5 +1,7 @@
 """Scores as tables: plain text for the terminal, markdown for summary.md."""
 
+from dataclasses import astuple
+
 from engine.coco_ap import METRICS, NOTHING, Scores
 
 Rows = list[list[str]]
@@ -61,7 +63,7 @@ def metric_rows(scores: Scores) -> Rows:
 
 def class_rows(scores: Scores) -> Rows:
     rows = [["category", "objects", "AP", "AP50", "AR"]]
-    for name, objects, *values in scores.headline_per_class:
+    for name, objects, *values in map(astuple, scores.headline_per_class):
         rows.append([name, str(objects), *map(number, values)])
     return rows
 
