@@ -6,6 +6,7 @@ where its own last mask lies. Parameter names are those of the published checkpo
 
 from collections.abc import Iterator
 from itertools import pairwise
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -69,7 +70,7 @@ class QueryDecoder(nn.Module):
         maps: list[Tensor],
         mask_features: Tensor,
         queries: Tensor | None = None,
-    ) -> dict:
+    ) -> dict[str, Any]:
         """Maps [B,in_channels,·,·] and mask features [B,D,h,w] -> dict of outputs.
 
         class_logits [B,Q,K+1], queries [B,Q,C] (normalised), kernels [B,Q,D], and aux: while

@@ -5,6 +5,7 @@ Two decoder layers, one FFN and three heads are the paper's, and so is X_L, X_ma
 """
 
 import math
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -64,7 +65,7 @@ class InstanceDecoder(nn.Module):
         mask_features: Tensor,
         pixel_features: Tensor,
         global_queries: Tensor | None = None,
-    ) -> dict:
+    ) -> dict[str, Any]:
         """X6 [B,C6,·,·] and X_mask [B,D,h,w] -> dict of the heads' outputs over all queries.
 
         class_logits [B,Q,K], objectness [B,Q,1], kernels [B,Q,D], queries [B,Q,C] (normalised),
