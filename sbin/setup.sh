@@ -9,8 +9,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # Threads that wait for one another spin for a moment and then sleep: spinning on takes the cores
 # from loader workers and from whatever else runs; sleeping at once halves the speed of small nets.
 export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-PASSIVE}" GOMP_SPINCOUNT="${GOMP_SPINCOUNT:-100000}"
-# Memory that a step gives back is kept for the next one: taken from the system anew, each large map
-# costs a page fault per 4 kB, a tenth to a fifth of the time of a step (glibc; others ignore it).
+# Memory freed by a step is kept for the next one: memory fresh from the system costs a page fault per
+# 4 kB, a tenth to a fifth of the time of a step (glibc; others ignore it).
 export MALLOC_MMAP_THRESHOLD_="${MALLOC_MMAP_THRESHOLD_:-4294967296}"
 export MALLOC_TRIM_THRESHOLD_="${MALLOC_TRIM_THRESHOLD_:-17179869184}"
 export PIP_DISABLE_PIP_VERSION_CHECK=1

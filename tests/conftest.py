@@ -1,4 +1,4 @@
-"""What tests of every room share."""
+"""Fixtures of all tests."""
 
 import json
 from pathlib import Path
@@ -40,7 +40,7 @@ class TinyCoco(NamedTuple):
 
 @pytest.fixture
 def tiny_coco(tmp_path) -> TinyCoco:
-    """Six pictures: a hole and a split object, a crowd, void, one without objects, one grey.
+    """Six images: a hole and a split object, a crowd, void, one without objects, one grey.
 
     Category ids 0, 3, 90 are listed out of order, 7 is unused; image ids start at 0 with gaps; all
     three kinds of segmentation occur. The same file serves as train and val.
@@ -141,10 +141,10 @@ SIZES = [(64, 64), (48, 64), (64, 80), (64, 64), (80, 64), (56, 64), (64, 64), (
 
 
 def scene(number: int) -> tuple[np.ndarray, list[tuple[int, np.ndarray]]]:
-    """A picture uint8 [H,W,3] and its objects (category id, mask); every seventh has none."""
+    """An image uint8 [H,W,3] and its objects (category id, mask); every seventh has none."""
     rng = np.random.default_rng(number)
     height, width = SIZES[number % len(SIZES)]
-    picture = rng.integers(90, 130, (height, width, 3), dtype=np.uint8)
+    image = rng.integers(90, 130, (height, width, 3), dtype=np.uint8)
     rows, columns = np.mgrid[:height, :width]
     objects = []
     for place in range(0 if number % 7 == 6 else 2):
@@ -153,24 +153,24 @@ def scene(number: int) -> tuple[np.ndarray, list[tuple[int, np.ndarray]]]:
         centre = rng.integers(16, height - 16), (place + 0.5) * width / 2
         far = np.abs(rows - centre[0]), np.abs(columns - centre[1])
         mask = np.hypot(*far) < radius if category == 90 else np.maximum(*far) < radius
-        picture[mask] = COLOURS[category]
+        image[mask] = COLOURS[category]
         objects.append((category, mask))
-    return picture, objects
+    return image, objects
 
 
 @pytest.fixture(scope="session")
 def toy_coco(tmp_path_factory) -> Path:
-    """COCO layout: eight pictures to train on, four others to validate on. Not to be changed."""
+    """COCO layout: eight images to train on, four others to validate on. Not to be changed."""
     root = tmp_path_factory.mktemp("toy_coco")
     (root / "annotations").mkdir()
     for split, numbers in (("train", range(8)), ("val", range(8, 12))):
         (root / split).mkdir()
         images, annotations = [], []
         for number in numbers:
-            picture, objects = scene(number)
+            image, objects = scene(number)
             name = f"{number}.png"
-            Image.fromarray(picture).save(root / split / name)
-            height, width = picture.shape[:2]
+            Image.fromarray(image).save(root / split / name)
+            height, width = image.shape[:2]
             record = {"id": 3 * number, "file_name": name, "width": width, "height": height}
             images.append(record)
             for category, mask in objects:
@@ -187,7 +187,7 @@ def toy_coco(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def toy_run(toy_coco, tmp_path_factory) -> Path:
-    """The folder of a run that has learned four pictures by heart. Not to be changed."""
+    """The folder of a run that has overfitted four images. Not to be changed."""
     out = tmp_path_factory.mktemp("toy_run") / "run"
     length = "--iterations 48 --eval-every 24 --log-every 12 --overfit 4 --lr 1.1e-2 --average 0.5"
     # TINY ends in the keywords of --set: one more follows.
@@ -204,5 +204,5 @@ def tiny(toy_coco) -> list[str]:
 
 @pytest.fixture
 def no_finish(monkeypatch):
-    """Runs end without the last evaluation and the pictures: a third of the time of a short one."""
+    """Runs end without the last evaluation and its images: a third of the time of a short run."""
     monkeypatch.setattr(train, "finish", lambda run: None)

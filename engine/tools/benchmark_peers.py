@@ -152,7 +152,7 @@ def differences(forwards: dict[str, Callable[[], list[Tensor]]]) -> list[float]:
     """Returns the largest difference of the class logits and of the mask logits.
 
     Raises:
-        FailedRun: it is too large: the two do not compute the same, so their times say nothing.
+        FailedRun: if it is too large: the two do not compute the same.
     """
     pairs = zip(*(forward() for forward in forwards.values()))
     found = [(ours - theirs).abs().max().item() for ours, theirs in pairs]

@@ -29,8 +29,10 @@ def test_reports_make_a_table_and_a_failure_is_exit_code_three(tmp_path, monkeyp
     assert json.loads(out.read_text())[0]["passed"] and os.listdir(tmp_path) == ["rows.json"]
     with pytest.raises(FailedRun, match="1 of 2 trials failed: x"):
         stress.main([])
-    said = capsys.readouterr().out
-    assert "| x | 1 | FAILED: no | `bash sbin/stress.sh bad` |" in said and "9 resumed" in said
+    printed = capsys.readouterr().out
+    assert (
+        "| x | 1 | FAILED: no | `bash sbin/stress.sh bad` |" in printed and "9 resumed" in printed
+    )
     assert markdown([]).count("\n") == 1
 
 

@@ -27,7 +27,7 @@ def parts():
 
 @pytest.fixture(scope="module")
 def by_hand():
-    """The same model and pictures, and its modules called one after another."""
+    """The same model and images, its modules called one by one."""
     keywords = options.builder_keywords("mobileinst_topformer_tiny", map(options.keyword, SET))
     model, criterion, postprocess = zoo.build("mobileinst_topformer_tiny", 5, **keywords)
     images, padding, targets = benchmark.synthetic_batch(SIZE, 2, 5, torch.device("cpu"))

@@ -1,4 +1,4 @@
-"""Runs are told identical where they are, and exit code 3 is given for a single bit."""
+"""Identical runs are reported as such; a single different bit gives exit code 3."""
 
 import json
 import math
@@ -66,7 +66,7 @@ def reproduced(tmp_path, monkeypatch, capsys):
         monkeypatch.setattr(reproduce, "start", started)
         out = tmp_path / "out"
         shutil.rmtree(out, ignore_errors=True)
-        code = reproduce.main(["--out", str(out), "--data", "pictures", *argv])
+        code = reproduce.main(["--out", str(out), "--data", "images", *argv])
         content = json.loads((out / "reproduce.json").read_text())
         return code, capsys.readouterr().out.splitlines(), content, started.started
 
@@ -191,9 +191,11 @@ def test_workers_and_inherited_parts_change_no_bit(in_process, toy_coco, tmp_pat
     argv += "--device cpu --threads 1 --image-size 64 --canvas 64x64 --batch-size 4 --warmup 0 "
     argv += f"--model {own_parts.MODEL} --set {LITTLE}"
     assert reproduce.main(argv.split()) == 0
-    said = capsys.readouterr().out
-    assert "backbone: SwinTransformer, pixel_decoder: PixelDecoder, query_decoder: Query" in said
-    assert "backbone: OwnBackbone, pixel_decoder: OwnPixelDecoder, query_decoder: OwnQuery" in said
+    printed = capsys.readouterr().out
+    assert "backbone: SwinTransformer, pixel_decoder: PixelDecoder, query_decoder: Query" in printed
+    assert (
+        "backbone: OwnBackbone, pixel_decoder: OwnPixelDecoder, query_decoder: OwnQuery" in printed
+    )
     content = json.loads((tmp_path / "out" / "reproduce.json").read_text())
     assert [run["name"] for run in content["runs"]] == ["run-1", "workers", "own-parts"]
     trained = checkpoint.load(tmp_path / "out" / "run-1" / "last.pt")
@@ -244,7 +246,7 @@ def test_a_part_with_a_parameter_of_its_own_goes_all_the_way(tiny, toy_coco, tmp
     given = ["--checkpoint", str(out / "last.pt"), "--device", "cpu", "--threads", "1"]
     evaluate.main([*given, "--workers", "0"], with_scale)
     visualize.main([*given, "--workers", "0", "--count", "1"], with_scale)
-    picture = str(toy_coco / "val" / "8.png")
-    predict.main([picture, *given, "--out", str(tmp_path / "found")], with_scale)
+    image = str(toy_coco / "val" / "8.png")
+    predict.main([image, *given, "--out", str(tmp_path / "found")], with_scale)
     with pytest.raises(InputError, match="parts of your own"):
         evaluate.main([*given, "--workers", "0"])
