@@ -114,6 +114,18 @@ def total_iterations(opts: TrainOptions, images: int) -> int:
     return max(1, round(opts.epochs * images / per_step))
 
 
+def derived_options(opts: TrainOptions, data: Data) -> dict[str, object]:
+    """Values that follow from the data, by name."""
+    derived = {"classes": len(data.train.categories)}
+    if opts.overfit or not opts.canvas:
+        derived["canvas"] = data.canvases
+    if opts.iterations is None:
+        derived["iterations"] = total_iterations(opts, len(data.train))
+    if opts.overfit:
+        derived |= dict.fromkeys(("scale", "flip", "colour", "copy_paste"), "off")
+    return derived
+
+
 def build(
     opts: TrainOptions, data: Data, device: torch.device, builder: checkpoint.Builder
 ) -> tuple[Trainer, Postprocess, zoo.Config, weights.Report | None]:
@@ -202,11 +214,7 @@ def prepare(opts: TrainOptions, builder: checkpoint.Builder) -> Run:
             if opts.pretrained and not opts.resume:
                 pretrained.dry_run(opts, opts.pretrained, builder=builder)
         data = dist.local_first(lambda: open_data(opts), InputError)
-        derived = {"classes": len(data.train.categories)}
-        derived["canvas"] = ["x".join(map(str, canvas)) for canvas in data.canvases]
-        derived["iterations"] = total_iterations(opts, len(data.train))
-        if opts.overfit:
-            derived |= dict.fromkeys(("scale", "flip", "colour", "copy_paste"), "off")
+        derived = derived_options(opts, data)
         info(opts.describe(derived))
         info(data.train.summary())
         if data.val is not data.train:
