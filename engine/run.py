@@ -107,8 +107,8 @@ class Run:
     def is_due(self, every: float) -> bool:
         """Whether the last step crossed a multiple of `every` epochs, or was the last one."""
         now = self.trainer.iteration
-        if now == self.trainer.schedule.iterations or not every:
-            return now == self.trainer.schedule.iterations
+        if now >= self.trainer.schedule.iterations or not every:
+            return now >= self.trainer.schedule.iterations
         return int(self.epoch_of(now) / every) > int(self.epoch_of(now - 1) / every)
 
     def save_is_due(self) -> bool:
