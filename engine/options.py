@@ -194,6 +194,8 @@ class TrainOptions:
 
     def __init__(self, **given: object) -> None:
         declared = {each.name: each for each in fields(self)}
+        if unknown := given.keys() - declared.keys():
+            raise TypeError(f"no option is called {min(unknown)}; there are {', '.join(declared)}")
         given = {
             name: checked(name, declared[name].metadata, value)
             for name, value in given.items()
