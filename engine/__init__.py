@@ -1,1 +1,1 @@
-"""Time: options, loop, checkpoints, metrics, pictures. The only room that knows both others."""
+"""Training, evaluation and use: the only package that imports both `data` and `mobileinst`."""

@@ -1,9 +1,10 @@
 """Reproducible numbers: random streams by seed, and deterministic kernels."""
 
 import os
-import zlib
 
 import torch
+
+from mobileinst.layers.seeds import named_seed
 
 
 def set_up(wanted: bool | None, device: torch.device, threads: int) -> bool:
@@ -40,4 +41,4 @@ def set_up(wanted: bool | None, device: torch.device, threads: int) -> bool:
 
 def reseed(*parts: int | str) -> None:
     """Seeds torch's global generators from any parts; only drop path and dropout read them."""
-    torch.manual_seed(zlib.crc32("/".join(map(str, parts)).encode()))
+    torch.manual_seed(named_seed(*parts))

@@ -3,10 +3,11 @@ values depend on what else the model holds or on the order in which it was built
 """
 
 import math
-import zlib
 
 import torch
 from torch import nn
+
+from mobileinst.layers.seeds import named_seed
 
 
 def draw_parameters(model: nn.Module, seed: int) -> None:
@@ -25,7 +26,7 @@ def draw_parameters(model: nn.Module, seed: int) -> None:
         for path, module in reversed(modules):  # named_modules lists parents first
             reset = getattr(module, "reset_parameters", None)
             if reset := reset or getattr(module, "_reset_parameters", None):
-                torch.default_generator.manual_seed(zlib.crc32(f"{seed}/{path}".encode()))
+                torch.default_generator.manual_seed(named_seed(seed, path))
                 reset()
 
 

@@ -3,12 +3,13 @@
 A point is (x, y) over 0..1 of the padded image, so the same points serve grids of any size.
 """
 
-import zlib
 from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from mobileinst.layers.seeds import named_seed
 
 
 class SeededPoints:
@@ -28,8 +29,8 @@ class SeededPoints:
             layer: name of the output that is supervised, "" for the last one.
             purpose: use of the points; those for two purposes are independent.
         """
-        name = f"{self.seed}/{self.step}/{layer}/{image_id}/{purpose}"
-        generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
+        seed = named_seed(self.seed, self.step, layer, image_id, purpose)
+        generator = torch.Generator().manual_seed(seed)
         return torch.rand(shape, generator=generator)
 
 
