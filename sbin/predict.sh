@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Find objects in pictures of your own: overlays, instance-id PNGs, a COCO json, a table.
+# Segment your own images: overlays, instance-id PNGs, a COCO json, a table.
 #   bash sbin/predict.sh PICTURE_OR_FOLDER... [--checkpoint FILE] [--out DIR] [--help]
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 use_python requirements.txt

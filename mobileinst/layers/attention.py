@@ -1,4 +1,4 @@
-"""Attention and the bricks that stand beside it in a transformer block."""
+"""Attention and the other modules of a transformer block."""
 
 from itertools import pairwise
 

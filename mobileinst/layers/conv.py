@@ -1,4 +1,4 @@
-"""Convolution bricks, and the resizing between neighbouring grids of a pyramid."""
+"""Convolution modules, and resizing between the grids of a pyramid."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -63,8 +63,8 @@ class Pyramid(nn.Sequential):
         super().__init__()
         self.sizes = []
         if stem:
-            bricks = ConvBN(3, width, 3, stride=2), nn.ReLU(inplace=True)
-            self.add_module(stem, nn.Sequential(*bricks))
+            stage = ConvBN(3, width, 3, stride=2), nn.ReLU(inplace=True)
+            self.add_module(stem, nn.Sequential(*stage))
             stride *= 2
             self.sizes.append((width, stride))
         for i, (kernel, expansion, channels, step) in enumerate(rows, 1):
