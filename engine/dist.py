@@ -243,7 +243,7 @@ def ordered_all_reduce(values: Tensor) -> Tensor:
         share, *others = shares.chunk(world_size())
         for other in others:
             share = share + other
-        torch_dist.all_gather_into_tensor(flat, share)
+        torch_dist.all_gather(list(flat.chunk(world_size())), share)
     return flat[: values.numel()].view_as(values)
 
 

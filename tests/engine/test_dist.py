@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import traceback
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -90,6 +91,7 @@ def received(pipe) -> object:
 
 def test_collectives():
     def run():
+        warnings.simplefilter("error")  # those of torch would reach the user
         rank, norm = dist.rank(), nn.BatchNorm2d(2)
         norm.running_mean += rank
         dist.average_batchnorm_stats(norm)
