@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from data.errors import InputError
 from engine import files
-from engine.loop import NonFiniteError, Trainer, first_of
+from engine.log import first_of
+from engine.loop import NonFiniteError, Trainer
 from mobileinst import weights, zoo
 from mobileinst.set_prediction.criterion import Criterion
 from mobileinst.set_prediction.postprocess import Postprocess

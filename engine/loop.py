@@ -16,7 +16,7 @@ from data.errors import InputError
 from engine import dist
 from engine.determinism import reseed
 from engine.files import FailedRun
-from engine.log import StepTimer, info, progress
+from engine.log import StepTimer, first_of, info, progress
 from engine.optim import MovingAverage, Schedule
 from mobileinst.set_prediction.points import SeededPoints
 
@@ -34,8 +34,7 @@ class Trainer:
         clip: largest gradient norm; 0 is off.
         amp: dtype of the forward pass; None is float32.
         skip_bad_steps: how many steps of the run may be skipped because they are not finite.
-        iteration: finished optimizer steps, skipped ones included. With the seed it determines
-            every random number.
+        iteration: finished steps, skipped ones included; with the seed it fixes random numbers.
     """
 
     model: nn.Module
@@ -178,12 +177,6 @@ def image_ids(batch: Batch) -> list[int]:
     return [target["image_id"] for target in batch.targets]
 
 
-def first_of(names: list[str], shown: int = 3) -> str:
-    """The first names, and how many more there are."""
-    more = [f"{len(names) - shown} more"] if len(names) > shown else []
-    return ", ".join([*names[:shown], *more])
-
-
 @torch.inference_mode()
 def run_inference(
     model: nn.Module,
@@ -198,8 +191,7 @@ def run_inference(
 ) -> list[dict]:
     """Predicts a whole data set: COCO results, RLE at the original size.
 
-    Every rank predicts its share of the batches (`[rank::world_size]`); rank 0 gets all results, in
-    the order of a single process.
+    Every rank predicts the batches `[rank::world_size]`; rank 0 gets all results, in order.
 
     Args:
         model: put into eval mode, or a copy of it if it requires gradients.
