@@ -27,16 +27,16 @@ def started(tmp_path, script, *arguments, **environment):
     """
     stand_in = tmp_path / "bin" / "python"
     stand_in.parent.mkdir(exist_ok=True)
-    stand_in.write_text('#!/bin/sh\n[ "$1" = - ] || printf "%s\\n" "$@" > "$TOLD"\n')
+    stand_in.write_text('#!/bin/sh\n[ "$1" = - ] || printf "%s\\n" "$@" > "$WORDS"\n')
     stand_in.chmod(0o755)
-    told = tmp_path / "told"
+    path = tmp_path / "words"
     ended = subprocess.run(
         ["bash", str(ROOT / "sbin" / script), *arguments],
-        env={**os.environ, "VIRTUAL_ENV": str(tmp_path), "TOLD": str(told), **environment},
+        env={**os.environ, "VIRTUAL_ENV": str(tmp_path), "WORDS": str(path), **environment},
         stderr=subprocess.PIPE,
         text=True,
     )
-    words = told.read_text().splitlines() if told.exists() else []
+    words = path.read_text().splitlines() if path.exists() else []
     return words, ended.returncode, ended.stderr
 
 

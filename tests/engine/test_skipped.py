@@ -14,11 +14,11 @@ from engine.files import FailedRun, choose
 
 @pytest.fixture
 def coco(toy_coco, tmp_path):
-    """The toy set with a bad annotation and a broken picture in each split."""
+    """The toy set with a bad annotation and a broken image in each split."""
     root = shutil.copytree(toy_coco, tmp_path / "pond")
     for split, number in (("train", 3), ("val", 9)):
-        picture = root / split / f"{number}.png"
-        picture.write_bytes(picture.read_bytes()[:60])
+        image = root / split / f"{number}.png"
+        image.write_bytes(image.read_bytes()[:60])
         path = root / "annotations" / f"instances_{split}.json"
         content = json.loads(path.read_text())
         content["annotations"][0]["segmentation"] = [[1, 2, 3]]
@@ -40,11 +40,11 @@ def test_a_training_goes_on_without_and_lists_them(coco, tiny, tmp_path, capsys,
     said = capsys.readouterr().out
     assert "left out 4 bad records" in said and "9.png" in said and "annotation 1 " in said
     (coco / "train" / "3.png").write_bytes((coco / "train" / "0.png").read_bytes())
-    assert train.main([*argv, "--iterations", "3", "--resume"]) == 0  # mended, but it was left out
+    assert train.main([*argv, "--iterations", "3", "--resume"]) == 0  # it stays left out
     assert "image 9" in skipped_in(out / "skipped.json")
 
 
-def test_evaluation_and_pictures_leave_them_out(coco, toy_run, tmp_path, capsys):
+def test_evaluation_and_images_leave_them_out(coco, toy_run, tmp_path, capsys):
     argv = ["--data", str(coco), "--checkpoint", str(toy_run / "best.pt"), "--skip-bad-records"]
     argv += "--device cpu --threads 1 --workers 0".split()
     evaluate.main([*argv, "--out", str(tmp_path / "results.json")])
@@ -79,7 +79,7 @@ def test_long_lists_are_cut_and_name_the_file(tmp_path, capsys):
     assert not capsys.readouterr().out
 
 
-# --- links in folders from strangers --------------------------------------------------------------
+# --- links in downloaded folders --------------------------------------------------------------
 
 
 def test_results_beside_a_checkpoint_are_not_written_through_links(toy_run, tmp_path):
@@ -136,7 +136,7 @@ def _umask():
     return mask
 
 
-def test_names_of_pictures_lead_nowhere(toy_coco, toy_run, tmp_path):
+def test_names_of_images_lead_nowhere(toy_coco, toy_run, tmp_path):
     """Odd, long and climbing names: every result lies in the one new folder."""
     data = (toy_coco / "val" / "8.png").read_bytes()
     folder = tmp_path / "in"

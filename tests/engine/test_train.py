@@ -1,4 +1,4 @@
-"""The whole way through on toy pictures: train, stop, resume, evaluate, draw, predict."""
+"""The whole way through on toy images: train, stop, resume, evaluate, draw, predict."""
 
 import csv
 import itertools
@@ -67,8 +67,8 @@ def test_a_run_leaves_everything_it_promises(toy_run):
         *("train_batch.png", "predictions.png", "summary.md"),
     }
     for name in ("train_batch.png", "predictions.png"):
-        picture = np.asarray(Image.open(toy_run / name))
-        assert picture.std() > 10 and len(np.unique(picture.reshape(-1, 3), axis=0)) > 500
+        image = np.asarray(Image.open(toy_run / name))
+        assert image.std() > 10 and len(np.unique(image.reshape(-1, 3), axis=0)) > 500
     assert json.loads((toy_run / "options.json").read_text())["lr"] == 1.1e-2
     log = log_of(toy_run)
     assert [row["iteration"] for row in log] == [12, 24, 36, 48]
@@ -79,7 +79,7 @@ def test_a_run_leaves_everything_it_promises(toy_run):
     assert "recipe: none" in summary and "through the mask grid" in summary
 
 
-def test_scores_on_training_pictures_are_never_called_val(toy_run):
+def test_scores_on_training_images_are_never_called_val(toy_run):
     rows = rows_of(toy_run / "metrics.csv")
     assert [row["iteration"] for row in rows] == ["24", "48"]
     assert {key.split("/")[0] for key in rows[0]} == {"iteration", "epoch", "overfit-4"}
@@ -175,11 +175,11 @@ def test_sheets_are_drawn_at_the_best_threshold(toy_run, tmp_path, capsys):
     assert np.asarray(Image.open(out)).std() > 10
 
 
-def test_predictions_of_pictures_a_folder_and_a_list(toy_run, toy_coco, tmp_path):
+def test_predictions_of_images_a_folder_and_a_list(toy_run, toy_coco, tmp_path):
     (tmp_path / "list.txt").write_text(f"{toy_coco}/train/0.png\n{toy_coco}/train/1.png\n")
     out = tmp_path / "found"
-    pictures = [tmp_path / "list.txt", toy_coco / "val", toy_coco / "train" / "2.png"]
-    argv = [*map(str, pictures), "--checkpoint", str(toy_run / "best.pt"), "--threshold", "0.05"]
+    images = [tmp_path / "list.txt", toy_coco / "val", toy_coco / "train" / "2.png"]
+    argv = [*map(str, images), "--checkpoint", str(toy_run / "best.pt"), "--threshold", "0.05"]
     predict.main([*argv, "--out", str(out), *ON_CPU])
     content = json.loads((out / "objects.json").read_text())
     names = ["0.png", "1.png", "10.png", "11.png", "8.png", "9.png", "2.png"]
@@ -229,9 +229,9 @@ def test_without_anything_found_a_stopgap_threshold_is_named(tiny, toy_coco, tmp
     visualize.main(["--checkpoint", str(out / "best.pt"), *IN_LINE])
     assert "above 0.300 (a default" in capsys.readouterr().out
     assert (out / "best_val.png").exists()
-    picture = str(toy_coco / "val" / "8.png")
+    image = str(toy_coco / "val" / "8.png")
     where = str(tmp_path / "found")
-    predict.main([picture, "--checkpoint", str(out / "best.pt"), "--out", where, *ON_CPU])
+    predict.main([image, "--checkpoint", str(out / "best.pt"), "--out", where, *ON_CPU])
     assert "above 0.300 (a default" in capsys.readouterr().out
 
 
@@ -423,7 +423,7 @@ def test_more_than_a_hundred_objects_are_scored_when_the_model_may_find_them(
     assert limits == [300]
 
 
-def test_copy_paste_is_an_option_of_the_training_pictures(tiny, tmp_path, no_finish):
+def test_copy_paste_is_an_option_of_the_training_images(tiny, tmp_path, no_finish):
     def first_batch(name, *options):
         out = tmp_path / name
         assert train.main([*tiny, "--iterations", "1", "--out", str(out), *options]) == 0

@@ -65,7 +65,7 @@ def coco(toy_coco, tmp_path):
 
 @pytest.fixture
 def voc(tmp_path):
-    """Four pictures in VOC layout, three to train on."""
+    """Four images in VOC layout, three to train on."""
     root = tmp_path / "VOCdevkit" / "VOC2012"
     lists = root / "ImageSets" / "Segmentation"
     for part in ("JPEGImages", "SegmentationClass", "SegmentationObject"):
@@ -73,8 +73,8 @@ def voc(tmp_path):
     lists.mkdir(parents=True)
     rng = np.random.default_rng(0)
     for name in ("a", "b", "c", "d"):
-        picture = Image.fromarray(rng.integers(0, 256, (48, 64, 3), dtype=np.uint8))
-        picture.save(root / "JPEGImages" / f"{name}.jpg")
+        image = Image.fromarray(rng.integers(0, 256, (48, 64, 3), dtype=np.uint8))
+        image.save(root / "JPEGImages" / f"{name}.jpg")
         indices = np.zeros((48, 64), np.uint8)
         indices[8:40, 8:40] = 1
         for part in ("SegmentationClass", "SegmentationObject"):
@@ -275,7 +275,7 @@ CHANGED = "--overfit 4", "--seed 1", "--batch-size 2", "--colour 0", "--copy-pas
 
 @pytest.mark.parametrize("changed", [each.split() for each in CHANGED])
 def test_resuming_another_training(complain, tiny, toy_coco, tmp_path, no_finish, changed):
-    """A self-test, above all: its score on training pictures would pass for one on val."""
+    """A self-test, above all: its score on training images would pass for one on val."""
     out = tmp_path / "run"
     argv = [*tiny, "--data", str(toy_coco), "--out", str(out)]
     assert train.main([*argv, "--iterations", "1"]) == 0
@@ -329,7 +329,7 @@ def test_data_that_moved_away_since_the_training(complain, coco, toy_run, tmp_pa
 
 
 @pytest.mark.parametrize("main", [evaluate.main, visualize.main])
-def test_a_broken_picture_of_the_split(complain, coco, toy_run, main):
+def test_a_broken_image_of_the_split(complain, coco, toy_run, main):
     truncate(coco / "val" / "9.png")
     said = complain(main, "--checkpoint", toy_run / "best.pt", "--data", coco, *IN_LINE)
     assert "val/9.png cannot be read as an image" in said and "replace the file" in said
@@ -374,7 +374,7 @@ def test_prediction_goes_on_after_a_broken_image(coco, toy_run, tmp_path, monkey
     assert "2 of 5 images" in said and "left out 3 bad records" in said and "9.png" in said
 
 
-def test_a_broken_picture_in_the_middle_leaves_a_run_to_go_on_with(
+def test_a_broken_image_in_the_middle_leaves_a_run_to_go_on_with(
     coco, tmp_path, monkeypatch, capsys, no_finish
 ):
     monkeypatch.chdir(tmp_path)
