@@ -2,7 +2,7 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
 import torch
@@ -35,6 +35,7 @@ SWIN_NEW = ("norm0.", "norm1.", "norm2.", "norm3.")  # output norms, which no cl
 RECOMPUTED = ("relative_position_index", "attn_mask")  # buffers that follow from the sizes
 COUNTER = "num_batches_tracked"  # unused in batch norms with a momentum
 
+WRAPPER = ("module.",)  # what data parallel training puts in front of names
 WRAPPERS = ("module.", "backbone.")  # what data parallel training and whole models put in front
 
 # Family -> a tensor, and the size of the model by its number of output channels.
@@ -45,8 +46,9 @@ FAMILIES = {
 }
 SWIN = "layers.0.blocks.0.attn.qkv.weight"
 SWIN_SIZES = {(96, 6): "T", (96, 18): "S", (128, 18): "B", (192, 18): "L"}  # width, blocks
-# Torchvision's names: pattern, and what the authors write instead.
-SWIN_NAMES = (
+# Published names: patterns and what they become, applied in this order. Torchvision's Swin: stage s
+# is features[2s + 1], the merging after it features[2s + 2]; the tensors are the same.
+TORCHVISION_SWIN = (
     (r"^features\.0\.0\.", "patch_embed.proj."),
     (r"^features\.0\.2\.", "patch_embed.norm."),
     (r"^(features\.\d\.\d+\.mlp)\.0\.", r"\1.fc1."),
@@ -54,82 +56,52 @@ SWIN_NAMES = (
     (r"^features\.([1357])\.", lambda found: f"layers.{int(found[1]) // 2}.blocks."),
     (r"^features\.([246])\.", lambda found: f"layers.{int(found[1]) // 2 - 1}.downsample."),
 )
-
-# Mask2Former has two sets of published names, the hub's and the authors'. How they alone begin.
-HUB = ("model.pixel_level_module.", "model.transformer_module.")
-AUTHORS = "sem_seg_head."
-WRAPPER = ("module.",)  # what data parallel training puts in front of names
-
-# How a hub's name begins there and here; the first that fits. `encoder.swin` is what newer versions
-# of transformers name it in memory.
-HUB_STARTS = {
-    "model.pixel_level_module.encoder.swin.layernorm.": "backbone.norm.",
-    "model.pixel_level_module.encoder.swin.embeddings.": "backbone.patch_embed.",
-    "model.pixel_level_module.encoder.swin.encoder.": "backbone.",
-    "model.pixel_level_module.encoder.layernorm.": "backbone.norm.",
-    "model.pixel_level_module.encoder.embeddings.": "backbone.patch_embed.",
-    "model.pixel_level_module.encoder.encoder.": "backbone.",
-    "model.pixel_level_module.encoder.hidden_states_norms.": "backbone.",
-    "model.pixel_level_module.decoder.encoder.": "pixel_decoder.transformer.encoder.",
-    "model.pixel_level_module.decoder.level_embed": "pixel_decoder.transformer.level_embed",
-    "model.pixel_level_module.decoder.": "pixel_decoder.",
-    "model.transformer_module.decoder.mask_predictor.": "query_decoder.",
-    "model.transformer_module.decoder.layernorm.": "query_decoder.decoder_norm.",
-    "model.transformer_module.decoder.": "query_decoder.",
-    "model.transformer_module.": "query_decoder.",
-    "class_predictor.": "query_decoder.class_embed.",
-}
-# What is named differently in each part; the first that fits. |q|, |k| or |v| marks a third of a
-# matrix here.
-HUB_NAMES = {
-    "backbone": {
-        r"patch_embeddings\.projection": "proj",
-        r"stage1": "norm0",
-        r"stage2": "norm1",
-        r"stage3": "norm2",
-        r"stage4": "norm3",
-        r"layernorm_before": "norm1",
-        r"layernorm_after": "norm2",
-        r"attention\.self\.(q|k|v)(uery|ey|alue)": r"attn.qkv|\1|",
-        r"attention\.(q|k|v)_proj": r"attn.qkv|\1|",
-        r"attention\.(self|relative_position_bias)": "attn",
-        r"attention\.(output\.dense|o_proj)": "attn.proj",
-        r"intermediate\.dense": "mlp.fc1",
-        r"output\.dense": "mlp.fc2",
-    },
-    "pixel_decoder": {
-        r"input_projections": "input_proj",
-        r"self_attn_layer_norm": "norm1",
-        r"final_layer_norm": "norm2",
-        r"fc1": "linear1",
-        r"fc2": "linear2",
-        r"(adapter_1|layer_1)\.0": r"\1",
-        r"(adapter_1|layer_1)\.1": r"\1.norm",
-        r"mask_projection": "mask_features",
-    },
-    "query_decoder": {
-        r"queries_embedder": "query_embed",
-        r"queries_features": "query_feat",
-        r"mask_embedder\.(\d+)\.0": r"mask_embed.layers.\1",
-        r"layers\.(\d+)\.self_attn\.(q|k|v)_proj\.": (
-            r"transformer_self_attention_layers.\1.self_attn.in_proj_|\2|"
-        ),
-        r"layers\.(\d+)\.self_attn\.": r"transformer_self_attention_layers.\1.self_attn.",
-        r"layers\.(\d+)\.self_attn_layer_norm": r"transformer_self_attention_layers.\1.norm",
-        r"layers\.(\d+)\.cross_attn\.": r"transformer_cross_attention_layers.\1.multihead_attn.",
-        r"layers\.(\d+)\.cross_attn_layer_norm": r"transformer_cross_attention_layers.\1.norm",
-        r"layers\.(\d+)\.fc1": r"transformer_ffn_layers.\1.linear1",
-        r"layers\.(\d+)\.fc2": r"transformer_ffn_layers.\1.linear2",
-        r"layers\.(\d+)\.final_layer_norm": r"transformer_ffn_layers.\1.norm",
-    },
-}
-# The authors' names; the first pattern that fits. Their older files call the start values
-# `static_query` and leave out `pixel_decoder.`.
-AUTHORS_NAMES = {
-    r"sem_seg_head\.predictor\.static_query\.": "query_decoder.query_feat.",
-    r"sem_seg_head\.predictor\.": "query_decoder.",
-    r"sem_seg_head\.(pixel_decoder\.)?": "pixel_decoder.",
-}
+# Mask2Former of its authors, whose older files say `static_query` and leave out `pixel_decoder.`.
+AUTHORS = (
+    (r"^sem_seg_head\.predictor\.static_query\.", "query_decoder.query_feat."),
+    (r"^sem_seg_head\.predictor\.", "query_decoder."),
+    (r"^sem_seg_head\.(pixel_decoder\.)?", "pixel_decoder."),
+)
+# Mask2Former of the hub, and as newer versions of transformers name it in memory (`swin`, `*_proj`
+# in the backbone). |q|, |k| or |v| marks a third of a matrix here.
+LAYER = r"^query_decoder\.layers\.(\d+)\."
+HUB_STARTS = ("model.pixel_level_module.", "model.transformer_module.")
+HUB = (
+    (r"^model\.pixel_level_module\.encoder\.(swin\.)?(encoder\.)?", "backbone."),
+    (r"^model\.pixel_level_module\.decoder\.", "pixel_decoder."),
+    (r"^model\.transformer_module\.(decoder\.)?(mask_predictor\.)?", "query_decoder."),
+    (r"^class_predictor\.", "query_decoder.class_embed."),
+    (r"^backbone\.layernorm\.", "backbone.norm."),
+    (r"^backbone\.embeddings\.", "backbone.patch_embed."),
+    (r"^backbone\.patch_embed\.patch_embeddings\.projection", "backbone.patch_embed.proj"),
+    (r"^backbone\.hidden_states_norms\.stage(\d)", lambda m: f"backbone.norm{int(m[1]) - 1}"),
+    (r"^(backbone\..*)layernorm_before", r"\1norm1"),
+    (r"^(backbone\..*)layernorm_after", r"\1norm2"),
+    (r"^(backbone\..*)attention\.self\.([qkv])(uery|ey|alue)", r"\1attn.qkv|\2|"),
+    (r"^(backbone\..*)attention\.([qkv])_proj", r"\1attn.qkv|\2|"),
+    (r"^(backbone\..*)attention\.(self|relative_position_bias)", r"\1attn"),
+    (r"^(backbone\..*)attention\.(output\.dense|o_proj)", r"\1attn.proj"),
+    (r"^(backbone\..*)intermediate\.dense", r"\1mlp.fc1"),
+    (r"^(backbone\..*)output\.dense", r"\1mlp.fc2"),
+    (r"^pixel_decoder\.(encoder|level_embed)", r"pixel_decoder.transformer.\1"),
+    (r"^pixel_decoder\.input_projections", "pixel_decoder.input_proj"),
+    (r"^pixel_decoder\.mask_projection", "pixel_decoder.mask_features"),
+    (r"^pixel_decoder\.(adapter_1|layer_1)\.0", r"pixel_decoder.\1"),
+    (r"^pixel_decoder\.(adapter_1|layer_1)\.1", r"pixel_decoder.\1.norm"),
+    (r"^(pixel_decoder\..*)self_attn_layer_norm", r"\1norm1"),
+    (r"^(pixel_decoder\..*)final_layer_norm", r"\1norm2"),
+    (r"^query_decoder\.queries_embedder", "query_decoder.query_embed"),
+    (r"^query_decoder\.queries_features", "query_decoder.query_feat"),
+    (r"^query_decoder\.layernorm", "query_decoder.decoder_norm"),
+    (r"^query_decoder\.mask_embedder\.(\d+)\.0", r"query_decoder.mask_embed.layers.\1"),
+    (LAYER + "(self|cross)_attn", r"query_decoder.transformer_\2_attention_layers.\1.attn"),
+    (LAYER + "(?=fc|final)", r"query_decoder.transformer_ffn_layers.\1."),
+    (r"^(query_decoder\..*)\.(attn|final)_layer_norm", r"\1.norm"),
+    (r"(self_attention_layers\.\d+)\.attn\.", r"\1.self_attn."),
+    (r"(cross_attention_layers\.\d+)\.attn\.", r"\1.multihead_attn."),
+    (r"^(query_decoder\..*self_attn)\.([qkv])_proj\.", r"\1.in_proj_|\2|"),
+    (r"^((?:pixel|query)_decoder\..*)\.fc([12])\.", r"\1.linear\2."),
+)
 
 
 def beginning(name: str, prefixes: tuple[str, ...]) -> str:
@@ -155,7 +127,7 @@ def recognise_backbone(tensors: Mapping[str, Tensor]) -> str:
         return "Mask2Former in the names of Hugging Face"
     for family, (telling, sizes) in FAMILIES.items():
         if telling in tensors:
-            width = size_of(tensors[telling], 0)
+            width = (*tensors[telling].shape, 0)[0]
             size = sizes.get(width, f"of another size ({width} channels in {telling})")
             return f"{family}-{size}" if len(size) == 1 else f"{family} {size}".rstrip()
     if SWIN in tensors:
@@ -165,16 +137,12 @@ def recognise_backbone(tensors: Mapping[str, Tensor]) -> str:
 
 def recognise_swin(tensors: Mapping[str, Tensor]) -> str:
     """The size by width and depth, and the window by the table of relative positions."""
-    width = size_of(tensors[SWIN], 1)
+    width = (*tensors[SWIN].shape, 0, 0)[1]
     blocks = sum(bool(re.fullmatch(r"layers\.2\.blocks\.\d+\.norm1\.weight", n)) for n in tensors)
     size = SWIN_SIZES.get((width, blocks), f" of another size ({width} wide, {blocks} blocks)")
     table = tensors.get(SWIN.replace("qkv.weight", "relative_position_bias_table"))
-    window = 0 if table is None else (round(size_of(table, 0) ** 0.5) + 1) // 2
+    window = 0 if table is None else (round(len(table) ** 0.5) + 1) // 2
     return f"Swin{'-' if len(size) == 1 else ''}{size}, window {window or 'unknown'}"
-
-
-def size_of(tensor: Tensor, dimension: int) -> int:
-    return tensor.shape[dimension] if tensor.ndim > dimension else 0
 
 
 def expectations(names: Mapping) -> tuple[dict[str, str], tuple[str, ...]]:
@@ -188,23 +156,19 @@ def expectations(names: Mapping) -> tuple[dict[str, str], tuple[str, ...]]:
 
 
 def torchvision_swin_names(state: Mapping[str, T]) -> dict[str, T]:
-    """Renames torchvision's Swin to the official names, and leaves anything else unchanged.
-
-    Stage s is features[2s + 1], the merging after it features[2s + 2]; the tensors are the same.
-    """
-    if "features.1.0.attn.qkv.weight" not in state:
-        return dict(state)
-    return {official_swin_name(name): value for name, value in state.items()}
+    """Renames torchvision's Swin to the official names, and leaves anything else unchanged."""
+    is_swin = "features.1.0.attn.qkv.weight" in state
+    return {renamed(name, TORCHVISION_SWIN) if is_swin else name: v for name, v in state.items()}
 
 
-def official_swin_name(name: str) -> str:
-    for pattern, replacement in SWIN_NAMES:
-        name = re.sub(pattern, replacement, name)
+def renamed(name: str, patterns: Sequence[tuple]) -> str:
+    for pattern, new in patterns:
+        name = re.sub(pattern, new, name)
     return name
 
 
 def in_our_names(tensors: Mapping[str, Tensor]) -> tuple[str, dict[str, Tensor]]:
-    """Renames tensors with published names; a prefix `module.` stays.
+    """Renames tensors with published names of Mask2Former; a prefix `module.` stays.
 
     Returns:
         Who published the names, "" if it is unknown, and the tensors by our names.
@@ -212,49 +176,17 @@ def in_our_names(tensors: Mapping[str, Tensor]) -> tuple[str, dict[str, Tensor]]
         ValueError: if two tensors would have one name; the caller adds the file.
     """
     plain = [name.removeprefix(beginning(name, WRAPPER)) for name in tensors]
-    if any(name.startswith(HUB) for name in plain):
-        return "Hugging Face", stacked(rename(tensors, hub_name))
-    if any(name.startswith(AUTHORS) for name in plain):
-        return "its authors", rename(tensors, official_name)
-    return "", dict(tensors)
-
-
-def rename(tensors: Mapping[str, T], new_name: Callable[[str], str]) -> dict[str, T]:
-    """Renames tensors.
-
-    Raises:
-        ValueError: if two would have the same name.
-    """
-    renamed: dict[str, T] = {}
+    is_hub = any(name.startswith(HUB_STARTS) for name in plain)
+    if not is_hub and not any(name.startswith("sem_seg_head.") for name in plain):
+        return "", dict(tensors)
+    ours: dict[str, Tensor] = {}
     for name, value in tensors.items():
         start = beginning(name, WRAPPER)
-        ours = start + new_name(name[len(start) :])
-        if ours in renamed:
-            raise ValueError(f"{name} and another of its tensors are both {ours} here")
-        renamed[ours] = value
-    return renamed
-
-
-def official_name(name: str) -> str:
-    """Translates an authors' name."""
-    for pattern, ours in AUTHORS_NAMES.items():
-        name, found = re.subn(rf"^{pattern}", ours, name)
-        if found:
-            break
-    return name
-
-
-def hub_name(name: str) -> str:
-    """Translates a hub's name, with |q|, |k| or |v| in it where the tensor is a third of ours."""
-    for start, ours in HUB_STARTS.items():
-        if name.startswith(start):
-            part, _, rest = (ours + name[len(start) :]).partition(".")
-            for pattern, new in HUB_NAMES[part].items():
-                rest, found = re.subn(rf"\b{pattern}", new, rest, count=1)
-                if found:
-                    break
-            return f"{part}.{rest}"
-    return name
+        new = start + renamed(name[len(start) :], HUB if is_hub else AUTHORS)
+        if new in ours:
+            raise ValueError(f"{name} and another of its tensors are both {new} here")
+        ours[new] = value
+    return "Hugging Face" if is_hub else "its authors", stacked(ours)
 
 
 def stacked(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
