@@ -225,7 +225,7 @@ def field_gone(rng: Generator, made: Made) -> Spoilt:
 def field_wrong(rng: Generator, made: Made) -> Spoilt:
     _, record, names = any_record(rng, made)
     record[pick(rng, list(record))] = pick(rng, WRONG)
-    return Spoilt((*names, "are not in", "used twice"))
+    return Spoilt((*names, "images are not in", "used twice"))
 
 
 def list_wrong(rng: Generator, made: Made) -> Spoilt:
@@ -430,7 +430,7 @@ def paths(rng: Generator, made: Made) -> Spoilt:
         made.files[f"train/{image['file_name']}"] = data
         return Spoilt((), refused=False)
     image["file_name"] = pick(rng, NAMES_THAT_LEAD_AWAY)
-    return Spoilt(("image 0", "are not in", "cannot be read"), refused=True)
+    return Spoilt(("image 0", "images are not in", "cannot be read"), refused=True)
 
 
 def links(rng: Generator, made: Made) -> Spoilt:
@@ -507,7 +507,7 @@ def sbd_file(rng: Generator, made: Made) -> Spoilt:
         made.files[name] = mat_bytes(pick(rng, things), pick(rng, ([9], [], [0], [99], "x", [1.5])))
     else:
         made.files["train.txt"] = pick(rng, (b"a\n../b\n", b"/etc/hostname\n", b"a\ngone\n", b"\n"))
-    return Spoilt(("b.mat", "b.jpg", "gone.mat", "train.txt", "inst holds no"))
+    return Spoilt(("b.mat", "b.jpg", "gone.mat", "train.txt", "inst holds no image"))
 
 
 Spoil = Callable[[Generator, Made], Spoilt]
