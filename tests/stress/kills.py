@@ -45,7 +45,8 @@ SYSTEMS = {
         "encoder_ffn_width=32 num_queries=6 num_layers=2 ffn_width=32 train_points=128"
     ),
 }
-TIMES = ("seconds", "minutes", "images_per_second")  # fields of a log row that differ between runs
+# Fields of a log row that differ between runs.
+TIMES = ("seconds", "minutes", "cpu_minutes", "images_per_second")
 TIMEOUT = 600.0  # seconds until the harness fails
 
 
