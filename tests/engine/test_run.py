@@ -109,4 +109,4 @@ def test_backward_is_at_most_four_calls_below_main(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.Tensor, "backward", noted)
     monkeypatch.setattr(train, "finish", lambda run: None)
     assert train.main([*tiny, "--iterations", "1", "--out", str(tmp_path / "run")]) == 0
-    assert frames[0][frames[0].index("main") + 1 :] == ["fit", "steps", "step", "noted"]
+    assert frames[0][-5:] == ["main", "fit", "steps", "step", "noted"]

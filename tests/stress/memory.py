@@ -23,6 +23,7 @@ from data.dataset import open_datasets
 from data.loaders import train_loader
 from data.presets import TrainPreset
 from engine import log
+from tests.stress.data import plain
 from tests.stress.rows import Row
 
 COCO_TRAIN = (118_287, 860_001)  # images, objects of instances_train2017.json
@@ -56,13 +57,13 @@ def write_set(folder: Path, images: int, objects: int, seed: int = 0) -> Path:
     """
     rng = np.random.default_rng(seed)
     (folder / "annotations").mkdir(parents=True)
-    _write_images(folder / "train", images)
+    write_images(folder / "train", images)
     pool = max(2, min(POOL, objects // 40))
-    outlines = [_outlines(rng, size, pool) for size in SIZES]
+    outlines = [outlines_of(rng, size, pool) for size in SIZES]
     path = folder / JSON
     with open(path, "w", encoding="utf-8") as file:
-        file.write('{"categories": ' + json.dumps(_categories()) + ',\n"images": [\n')
-        file.write(",\n".join(json.dumps(_image(number)) for number in range(images)))
+        file.write('{"categories": ' + json.dumps(categories()) + ',\n"images": [\n')
+        file.write(",\n".join(json.dumps(image_record(number)) for number in range(images)))
         file.write('],\n"annotations": [\n')
         for start in range(0, objects, 10_000):
             numbers = range(start, min(start + 10_000, objects))
@@ -81,11 +82,11 @@ def write_set(folder: Path, images: int, objects: int, seed: int = 0) -> Path:
     return path
 
 
-def _categories() -> list[dict]:
+def categories() -> list[dict]:
     return [{"id": number + 1, "name": f"class {number + 1}"} for number in range(CATEGORIES)]
 
 
-def _image(number: int) -> dict:
+def image_record(number: int) -> dict:
     height, width = SIZES[number % len(SIZES)]
     return {
         "license": 3,
@@ -99,7 +100,7 @@ def _image(number: int) -> dict:
     }
 
 
-def _write_images(folder: Path, count: int) -> None:
+def write_images(folder: Path, count: int) -> None:
     folder.mkdir()
     rng = np.random.default_rng(0)
     for number, (height, width) in enumerate(SIZES):
@@ -110,14 +111,14 @@ def _write_images(folder: Path, count: int) -> None:
         (folder / f"{number:012d}.jpg").symlink_to(f"source{number % len(SIZES)}.jpg")
 
 
-def _outlines(rng: np.random.Generator, size: tuple[int, int], pool: int) -> list[str]:
+def outlines_of(rng: np.random.Generator, size: tuple[int, int], pool: int) -> list[str]:
     """8 * pool outlines as json: a pool of RLE, half of them compressed, then polygons."""
-    runs = [_runs(rng, size, compressed=number % 2 == 0) for number in range(pool)]
-    polygons = [_polygons(rng, size) for _ in range(7 * pool)]
+    runs = [draw_rle(rng, size, compressed=number % 2 == 0) for number in range(pool)]
+    polygons = [draw_polygons(rng, size) for _ in range(7 * pool)]
     return [json.dumps(outline) for outline in runs + polygons]
 
 
-def _runs(rng: np.random.Generator, size: tuple[int, int], compressed: bool) -> dict:
+def draw_rle(rng: np.random.Generator, size: tuple[int, int], compressed: bool) -> dict:
     """Some discs as one region: a few hundred runs."""
     rows, columns = np.mgrid[: size[0], : size[1]]
     mask = np.zeros(size, dtype=bool)
@@ -126,12 +127,10 @@ def _runs(rng: np.random.Generator, size: tuple[int, int], compressed: bool) -> 
         mask |= np.hypot(rows - centre[0], columns - centre[1]) < radius
     if compressed:
         return rle.to_json(rle.encode(mask[None])[0])
-    flat = np.concatenate(([0], mask.T.ravel().astype(np.int8)))
-    changes = np.concatenate((np.flatnonzero(np.diff(flat)), [mask.size]))
-    return {"size": list(size), "counts": np.diff(changes, prepend=0).tolist()}
+    return plain(mask)
 
 
-def _polygons(rng: np.random.Generator, size: tuple[int, int]) -> list[list[float]]:
+def draw_polygons(rng: np.random.Generator, size: tuple[int, int]) -> list[list[float]]:
     """One object: mostly one polygon, 20 corners on average, many with few and some with many."""
     parts = []
     for _ in range(1 + (rng.random() < 0.1)):
@@ -150,11 +149,11 @@ def measure(json_file: str, images: int, workers: int) -> dict[str, float]:
     Returns megabytes, CPU seconds (`seconds`) and wall seconds (`clock`). Call it in a fresh
     process: the peak is that of the whole process.
     """
-    found = {"before": _megabytes("status", "VmRSS")}
+    found = {"before": megabytes("status", "VmRSS")}
     began, clock = time.process_time(), time.monotonic()
     dataset = open_datasets(train_json=json_file, splits=("train",), progress=False)["train"]
     found |= {"seconds": time.process_time() - began, "clock": time.monotonic() - clock}
-    found |= {"peak": _megabytes("status", "VmHWM"), "after": _megabytes("status", "VmRSS")}
+    found |= {"peak": megabytes("status", "VmHWM"), "after": megabytes("status", "VmRSS")}
     batches = train_loader(
         dataset, TrainPreset(), batch_size=8, stop_step=images // 8, canvases=[(128, 128)],
         workers=workers,
@@ -162,7 +161,7 @@ def measure(json_file: str, images: int, workers: int) -> dict[str, float]:
     private = []
     for number, _ in enumerate(batches):
         if number % 10 == 0:  # not after the last batch: the workers have ended
-            private.append(max(map(_private, children()), default=0.0))
+            private.append(max(map(private_memory, children()), default=0.0))
     return found | {"worker at first": private[0], "worker": max(private)}
 
 
@@ -172,28 +171,28 @@ def measured_alone(json_file: Path, images: int, workers: int = 2) -> dict[str, 
         return alone.submit(measure, str(json_file), images, workers).result()
 
 
-def _megabytes(file: str, *names: str, process: int | str = "self") -> float:
+def megabytes(file: str, *names: str, process: int | str = "self") -> float:
     """Sums fields of a file in /proc/PROCESS."""
     lines = Path(f"/proc/{process}/{file}").read_text().splitlines()
     values = {line.split(":")[0]: line.split()[1] for line in lines if line.endswith("kB")}
     return sum(int(values[name]) for name in names) * 1024 / MEGABYTE
 
 
-def _private(process: int) -> float:
+def private_memory(process: int) -> float:
     """Private memory of a process; 0 if it has just ended."""
     try:
-        return _megabytes("smaps_rollup", "Private_Clean", "Private_Dirty", process=process)
+        return megabytes("smaps_rollup", "Private_Clean", "Private_Dirty", process=process)
     except OSError:
         return 0.0
 
 
-def _own_part(process: int) -> float:
+def proportional_memory(process: int) -> float:
     """Memory of a process, shared pages in proportion; 0 if it has just ended.
 
     Without libraries: their part grows when any other process that uses them ends.
     """
     try:
-        return _megabytes("smaps_rollup", "Pss_Anon", "Pss_Shmem", process=process)
+        return megabytes("smaps_rollup", "Pss_Anon", "Pss_Shmem", process=process)
     except OSError:
         return 0.0
 
@@ -225,7 +224,7 @@ def watch_training(scratch: Path, iterations: int) -> list[tuple[int, float]]:
             rows = log.read_jsonl(out / "log.jsonl") if (out / "log.jsonl").exists() else []
             if rows and (not samples or rows[-1]["iteration"] > samples[-1][0]):
                 family = [process.pid, *children(process.pid)]
-                samples.append((rows[-1]["iteration"], sum(map(_own_part, family))))
+                samples.append((rows[-1]["iteration"], sum(map(proportional_memory, family))))
             time.sleep(0.2)
     finally:
         process.kill()
@@ -245,11 +244,11 @@ def report(scratch: Path, thorough: bool) -> Iterator[Row]:
     if not Path("/proc/self/smaps_rollup").exists():
         yield Row("memory", "nothing", "needs /proc of Linux", False)
         return
-    yield from _report_opening(scratch, 1.0 if thorough else 0.1)
-    yield _report_training(scratch, 500 if thorough else 200)
+    yield from report_opening(scratch, 1.0 if thorough else 0.1)
+    yield report_training(scratch, 500 if thorough else 200)
 
 
-def _report_opening(scratch: Path, share: float) -> Iterator[Row]:
+def report_opening(scratch: Path, share: float) -> Iterator[Row]:
     images, objects = (round(share * number) for number in COCO_TRAIN)
     path = write_set(scratch / "coco", images, objects)
     size = path.stat().st_size / MEGABYTE
@@ -279,7 +278,7 @@ def _report_opening(scratch: Path, share: float) -> Iterator[Row]:
     )
 
 
-def _report_training(scratch: Path, iterations: int) -> Row:
+def report_training(scratch: Path, iterations: int) -> Row:
     samples = watch_training(scratch, iterations)
     tried = f"{iterations} iterations with 2 workers"
     if len(samples) < 8:
