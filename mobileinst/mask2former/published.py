@@ -43,12 +43,9 @@ SETTINGS_OF_SWIN = {
     "drop_path_rate": "drop_path",
 }
 SWIN = {  # the defaults
-    "embed_dim": 96,
-    "depths": [2, 2, 6, 2],
-    "num_heads": [3, 6, 12, 24],
-    "window_size": 7,
+    "embed_dim": 96, "depths": [2, 2, 6, 2], "num_heads": [3, 6, 12, 24], "window_size": 7,
     "drop_path_rate": 0.1,
-}
+}  # fmt: skip
 NO_BACKBONE = {"depths": [2, 2, 18, 2], "drop_path_rate": 0.3}  # if there is no backbone_config
 
 

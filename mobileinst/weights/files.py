@@ -1,15 +1,15 @@
 """From a file to named tensors: the container opened, names translated, prefixes removed."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from mobileinst.weights.names import beginning, in_our_names, recognise, torchvision_swin_names
 from mobileinst.weights.reading import FIX, LoadError, read, read_json
-from mobileinst.weights.report import shorten
 
 FORMAT = "mobileinst checkpoint 1"
 CONTAINERS = ("state_dict_ema", "state_dict", "model", "average")  # in order of preference
@@ -88,14 +88,12 @@ def open_weights(path: str | Path) -> WeightFile:
         raise LoadError(f"{path}: holds a {type(content).__name__}, no named tensors; {FIX}")
     is_ours = content.get("format") == FORMAT
     keys = OUR_CONTAINERS if is_ours else CONTAINERS
-    found = [key for key in keys if isinstance(content.get(key), Mapping)]
-    filled = [key for key in found if content[key]]
-    container = (*filled, *found, "")[0]
+    filled = (key for key in keys if content.get(key) and isinstance(content[key], Mapping))
+    container = next(filled, "")
     entries = content[container] if container else content
-    tensors = {name: value.detach() for name, value in entries.items() if is_named(name, value)}
+    tensors = {str(name): v.detach() for name, v in entries.items() if torch.is_tensor(v)}
     if not tensors:
-        where = f" under '{container}'" if container else ""
-        raise LoadError(f"{path}: holds no named tensors{where}; {FIX}")
+        raise LoadError(f"{path}: holds no named tensors; {FIX}")
     try:
         naming, tensors = in_our_names(tensors)
     except ValueError as error:
@@ -106,7 +104,7 @@ def open_weights(path: str | Path) -> WeightFile:
         path=path,
         container=container,
         tensors=tensors,
-        non_tensors=tuple(str(name) for name in entries if not is_named(name, entries[name])),
+        non_tensors=tuple(str(name) for name, v in entries.items() if not torch.is_tensor(v)),
         source=recognise(tensors),
         meta=meta if isinstance(meta, dict) else {},
         naming=naming,
@@ -115,20 +113,13 @@ def open_weights(path: str | Path) -> WeightFile:
     )
 
 
-def is_named(name: object, value: object) -> bool:
-    """Whether an entry is a named tensor with values: dense, not quantised, not on "meta"."""
-    dense = torch.is_tensor(value) and value.layout == torch.strided
-    return isinstance(name, str) and dense and not (value.is_quantized or value.is_meta)
-
-
 def describe_ours(path: Path, content: Mapping) -> tuple[dict, tuple[str, ...]]:
     """The builder's keywords and the class names, in the order of their rows."""
     try:
         classes = sorted(content["classes"], key=lambda entry: entry["index"])
         names = tuple(entry["name"] for entry in classes)
         config = dict(content["config"])
-        texts = [*names, *config, *(each for each in config.values() if isinstance(each, str))]
-        if not all(isinstance(text, str) and text.isprintable() for text in texts):
+        if not all(map(str.isprintable, [*names, *config, *map(str, config.values())])):
             raise ValueError("a text of several lines")
         return config, names
     except (KeyError, TypeError, ValueError) as error:
@@ -142,38 +133,21 @@ def read_shards(index: Path) -> dict[str, object]:
     """Reads all files that an index names; they lie beside it.
 
     Raises:
-        LoadError: if the index or a file cannot be read, or a file lacks one of its tensors.
+        LoadError: if the index or a file cannot be read.
     """
     fix = "get the index of the model again"
     places = read_json(index, fix).get("weight_map")
     if not isinstance(places, dict) or not places:
         raise LoadError(f"{index}: has no weight_map from tensors to files; {fix}")
     for name in places.values():
-        if not is_file_name(name):
+        if not (isinstance(name, str) and re.fullmatch(r"[\w.-]*\w", name)):
             raise LoadError(
                 f"{index}: names {ascii(name)[:60]} as a file of weights, which is no name of a "
                 f"file beside it; {fix}"
             )
     fix = f"put all files that {index.name} names beside it"
-    everything = {}
-    for shard in sorted(set(places.values())):
-        content = read(index.parent / shard, fix)
-        if not isinstance(content, Mapping):
-            raise LoadError(f"{index.parent / shard}: holds no named tensors; {fix}")
-        lost = [name for name, place in places.items() if place == shard and name not in content]
-        if lost:
-            raise LoadError(
-                f"{index}: {len(lost)} of {len(places)} tensors are not in the file that it names "
-                f"for them, {shard} ({shorten(lost, 3)}); get all files of one model"
-            )
-        everything |= {name: v for name, v in content.items() if places.get(name, shard) == shard}
-    return everything
-
-
-def is_file_name(name: object) -> bool:
-    """Whether it is the name of a file, without folders, on any operating system."""
-    plain = isinstance(name, str) and name not in ("", "..")
-    return plain and name == Path(name).name == PureWindowsPath(name).name
+    shards = [read(index.parent / name, fix) for name in sorted(set(places.values()))]
+    return {name: value for shard in shards for name, value in shard.items()}
 
 
 def hub_settings(folder: Path) -> dict:
@@ -182,9 +156,8 @@ def hub_settings(folder: Path) -> dict:
     Raises:
         LoadError: if there is none, or it cannot be read.
     """
-    return read_json(
-        folder / "config.json", "give the folder of a model as save_pretrained wrote it"
-    )
+    fix = "give the folder of a model as save_pretrained wrote it"
+    return read_json(folder / "config.json", fix)
 
 
 def hub_weights(folder: Path) -> WeightFile:

@@ -1,6 +1,7 @@
 """Loads a file into a module: compares everything before it copies anything."""
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -97,19 +98,14 @@ def require_exact(file: WeightFile, model: nn.Module, num_classes: int) -> None:
         LoadError: if it has not.
     """
     match = require_match(file, model)
-    wrong = ""
     if match.redrawn:
-        wrong = (
-            f"config.json lists {num_classes} classes under id2label and "
-            f"{', '.join(match.redrawn)} has {file.rows_per_class(match.redrawn)} rows"
-        )
+        rows = file.rows_per_class(match.redrawn)
+        wrong = f"lists {num_classes} classes and {', '.join(match.redrawn)} has {rows} rows"
     elif extra := match.report.unexpected:
-        wrong = (
-            f"{len(extra)} tensors have no place in the model that config.json describes "
-            f"({shorten(extra, 3)})"
-        )
-    if wrong:
-        raise LoadError(f"{file.path}: {wrong}; get both files of one model")
+        wrong = f"has no place for {len(extra)} of its tensors ({shorten(extra, 3)})"
+    else:
+        return
+    raise LoadError(f"{file.path}: config.json {wrong}; get both files of one model")
 
 
 def convert(file: WeightFile, match: Match) -> dict[str, Tensor]:
@@ -130,9 +126,9 @@ def convert(file: WeightFile, match: Match) -> dict[str, Tensor]:
 
 def conversion(match: Match) -> str:
     """How many tensors changed their dtype, by pairs of dtypes; "" if none did."""
-    pairs = [(match.given[name].dtype, match.state[name].dtype) for name in match.report.loaded]
-    changed = sorted({pair for pair in pairs if pair[0] != pair[1]}, key=str)
-    texts = (f"{pairs.count(pair)} tensors from {pair[0]} to {pair[1]}" for pair in changed)
+    names = match.report.loaded
+    pairs = Counter((match.given[name].dtype, match.state[name].dtype) for name in names)
+    texts = (f"{n} tensors from {old} to {new}" for (old, new), n in pairs.items() if old != new)
     return ", ".join(texts).replace("torch.", "")
 
 
@@ -142,7 +138,7 @@ def left_random(module: nn.Module, match: Match) -> tuple[str, ...]:
     groups = dict.fromkeys(".".join(name.split(".")[:2]) for name in names)
     children = [] if match.part is module else module.named_children()
     outside = (name for name, child in children if child is not match.part and child.state_dict())
-    return (*outside, *match.absent, *match.redrawn, *groups)
+    return (*outside, *match.report.random, *groups)
 
 
 def other_keywords(file: WeightFile, config: Mapping | None) -> str:
@@ -171,43 +167,31 @@ def fix_for(file: WeightFile, match: Match, keywords: str) -> str:
     return f"{act}, or allow a partial load of what fits"
 
 
-def warnings(file: WeightFile, module: nn.Module, match: Match, keywords: str) -> list[str]:
+def warnings(file: WeightFile, module: nn.Module, match: Match, keywords: str) -> Iterator[str]:
     """Why weights that fit may work badly all the same."""
-    found = []
+    given, report = match.given, match.report
     if keywords:
-        found.append(f"the checkpoint's model was built with {keywords}")
-    if extra := match.report.unexpected:
-        found.append(f"{len(extra)} tensors of the file have no place here ({shorten(extra, 3)})")
-    if has_start_statistics(match):
-        found.append("the file's BatchNorm statistics are those of an untrained network")
+        yield f"the checkpoint's model was built with {keywords}"
+    if extra := report.unexpected:
+        yield f"{len(extra)} tensors of the file have no place here ({shorten(extra, 3)})"
+    starts = {"running_mean": 0.0, "running_var": 1.0}
+    ends = [(name, name.rpartition(".")[2]) for name in report.loaded]
+    norms = [(given[name] == starts[end]).all() for name, end in ends if end in starts]
+    if norms and all(norms):
+        yield "the file's BatchNorm statistics are those of an untrained network"
     is_model = match.part is module and hasattr(module, "backbone")
     if is_model and file.classes is None and not match.redrawn:
-        found.append("the file has no class names, its rows count as this model's classes")
-    return [*found, *convention_warnings(file, match)]
-
-
-def has_start_statistics(match: Match) -> bool:
-    """Whether every norm of the file still has mean 0 and variance 1."""
-    starts = {"running_mean": 0.0, "running_var": 1.0}
-    norms = [(name, name.rpartition(".")[2]) for name in match.report.loaded]
-    values = [(match.given[name], starts[end]) for name, end in norms if end in starts]
-    return bool(values) and all((value == start).all() for value, start in values)
-
-
-def convention_warnings(file: WeightFile, match: Match) -> list[str]:
-    """MobileNetV2 is published in two conventions with the same names and shapes."""
-    mean = getattr(match.part, "mean", None)
-    if mean is None or not match.report.target.startswith("MobileNetV2"):
-        return []
-    is_original_here = tuple(map(float, mean)) == HALF
-    if is_original_here and any(name.startswith("classifier.") for name in match.given):
-        return [
-            "a file of torchvision, which needs ImageNet's mean and deviation and padding on all "
-            "sides: use mobilenet_v2_torchvision"
-        ]
-    if not is_original_here and "127.5" in str(file.meta.get("input", "")):
-        return [
-            "a file in the original's convention, which needs pixels in -1..1 and padding on one "
-            "side: use mobilenet_v2"
-        ]
-    return []
+        yield "the file has no class names, its rows count as this model's classes"
+    # MobileNetV2 is published in two conventions with the same names and shapes.
+    if report.target.startswith("MobileNetV2"):
+        is_original_here = tuple(map(float, getattr(match.part, "mean", ()))) == HALF
+        if is_original_here and any(name.startswith("classifier.") for name in given):
+            yield (
+                "a file of torchvision, which needs ImageNet's mean and deviation and padding on "
+                "all sides: use mobilenet_v2_torchvision"
+            )
+        if not is_original_here and "127.5" in str(file.meta.get("input", "")):
+            yield (
+                "a file in the original's convention, which needs pixels in -1..1 and padding on "
+                "one side: use mobilenet_v2"
+            )

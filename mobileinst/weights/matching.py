@@ -8,10 +8,11 @@ from torch import Tensor, nn
 from mobileinst.weights.files import WeightFile
 from mobileinst.weights.names import (
     COUNTER,
+    DROPPED,
     PUBLISHED_DROPPED,
     RECOMPUTED,
+    SWIN_NEW,
     WRAPPERS,
-    expectations,
     recognise,
 )
 from mobileinst.weights.reading import LoadError
@@ -23,15 +24,14 @@ class Match:
     """A module, or its backbone, and the tensors for it.
 
     part, state: the module and its tensors. given: the tensors of the file, without prefixes.
-    report: which of them fit. absent: optional parts of the module that the file does not have.
-    redrawn: class layers that the file has for another number of classes.
+    report: which of them fit. redrawn: class layers that are in the file for another number of
+    classes.
     """
 
     part: nn.Module
     state: dict[str, Tensor]
     given: dict[str, Tensor]
     report: Report
-    absent: tuple[str, ...] = ()
     redrawn: tuple[str, ...] = ()
 
     @classmethod
@@ -54,28 +54,19 @@ def find_match(
     file: WeightFile, module: nn.Module, classes: Sequence[str] | None, allow_partial: bool
 ) -> Match:
     """Compares the file with the module or, if it holds no more, with the module's backbone."""
-    is_whole_model = holds_whole_model(file, module)
+    state = module.state_dict() if hasattr(module, "backbone") else {}
+    outside = {name for name in state if not name.startswith("backbone.")}
+    is_whole_model = bool(outside) and (
+        file.config is not None or not outside.isdisjoint(file.without("module.")[1])
+    )
     if is_whole_model:
         match = match_model(file, module, classes)
         if match.report.complete or not allow_partial:
             return match
-    match = match_backbone(file, getattr(module, "backbone", module))
+    backbone = getattr(module, "backbone", module)
+    match = compare(Match.of(file, backbone, WRAPPERS), DROPPED, SWIN_NEW)
     match.report.whole = match.report.complete and not is_whole_model
     return match
-
-
-def match_backbone(file: WeightFile, backbone: nn.Module) -> Match:
-    """Compares a file with a backbone."""
-    match = Match.of(file, backbone, WRAPPERS)
-    return compare(match, *expectations(match.given))
-
-
-def holds_whole_model(file: WeightFile, module: nn.Module) -> bool:
-    """Whether a file holds all of a model and not only its backbone."""
-    if not hasattr(module, "backbone"):
-        return False
-    outside = {name for name in module.state_dict() if not name.startswith("backbone.")}
-    return file.config is not None or not outside.isdisjoint(file.without("module.")[1])
 
 
 def match_model(file: WeightFile, model: nn.Module, classes: Sequence[str] | None) -> Match:
@@ -109,42 +100,43 @@ def sort_rows(file: WeightFile, match: Match, classes: Sequence[str] | None) -> 
         )
     match.report.carried = tuple(name for name in classes if name in file.classes)
     match.report.new = tuple(name for name in classes if name not in file.classes)
-    layers = tuple(f"{name}." for name in getattr(match.part, "class_layers", ()))
     more = getattr(match.part, "more_rows", ())
     there, here = (*file.classes, *more), (*classes, *more)
-    for name, own in match.state.items():
-        if name.startswith(layers) and name in match.given:
-            given = match.given[name]
-            for rows, names, owner in ((given, there, "the file"), (own, here, "the model")):
-                if rows.shape[:1] != (len(names),):
-                    raise LoadError(
-                        f"{file.path}: {name} of {owner} is {describe(rows)}, and there are "
-                        f"{len(names)} class names ({shorten(names, 4)}); give a name for each row"
-                    )
-            if same_kind(given[:0], own[:0]):
-                merged = own.detach().to("cpu", copy=True)
-                for row, label in enumerate(here):
-                    if label in there:
-                        merged[row] = given[there.index(label)]
-                match.given[name] = merged
+    for name, own in class_tensors(match).items():
+        given = match.given.get(name)
+        if given is None or not same_kind(given[:0], own[:0]):
+            continue
+        if len(given) != len(there) or len(own) != len(here):
+            raise LoadError(
+                f"{file.path}: {name} is {describe(given)} there and {describe(own)} here, for "
+                f"{len(there)} and {len(here)} class names; give a name for each row"
+            )
+        merged = own.detach().to("cpu", copy=True)
+        for row, label in enumerate(here):
+            if label in there:
+                merged[row] = given[there.index(label)]
+        match.given[name] = merged
+
+
+def class_tensors(match: Match) -> dict[str, Tensor]:
+    """The module's tensors with one row per class."""
+    starts = tuple(f"{layer}." for layer in getattr(match.part, "class_layers", ()))
+    return {name: value for name, value in match.state.items() if name.startswith(starts)}
 
 
 def leave_rows(match: Match, classes: Sequence[str] | None) -> None:
     """Excludes the model's class layers from the comparison if the file has all of them, for
     another number of classes.
     """
-    layers = getattr(match.part, "class_layers", ())
-    starts = tuple(f"{layer}." for layer in layers)
-    own = {name: value for name, value in match.state.items() if name.startswith(starts)}
+    own = class_tensors(match)
     given = {name: match.given[name] for name in own if name in match.given}
     rows, here = ({value.shape[:1] for value in each.values()} for each in (given, own))
-    if len(given) < len(own) or len(rows) != 1 or () in rows or rows == here:
-        return
-    if all(same_kind(given[name][:0], own[name][:0]) for name in own):
+    fits = all(given[name].shape[1:] == own[name].shape[1:] for name in given)
+    if len(given) == len(own) and fits and len(rows) == 1 and rows != here:
+        match.redrawn, match.report.new = match.part.class_layers, tuple(classes or ())
         number = rows.pop()[0] - len(getattr(match.part, "more_rows", ()))
-        reason = f"{', '.join(layers)}, with rows for {number} classes"
+        reason = f"{', '.join(match.redrawn)}, with rows for {number} classes"
         match.report.dropped[reason] = sizes(given, given)
-        match.redrawn, match.report.new = layers, tuple(classes or ())
 
 
 def compare(match: Match, drop: Mapping[str, str], optional: tuple[str, ...]) -> Match:
@@ -154,29 +146,27 @@ def compare(match: Match, drop: Mapping[str, str], optional: tuple[str, ...]) ->
         drop: how names begin that may be in the file alone -> why they are left out.
         optional: how names begin that may be in the module alone, if none of them is in the file.
     """
-    report = match.report
-    match.state = {name: v for name, v in match.state.items() if not name.endswith(RECOMPUTED)}
-    absent = tuple(
-        start
-        for start in optional
-        if any(name.startswith(start) for name in match.state)
-        and not any(name.startswith(start) for name in match.given)
-    )
-    match.absent = tuple(start.rstrip(".") for start in absent)
-    redrawn = tuple(f"{layer}." for layer in match.redrawn)
-    for name, own in match.state.items():
-        if name.startswith(redrawn):
+    report, given = match.report, match.given
+    state = {name: v for name, v in match.state.items() if not name.endswith(RECOMPUTED)}
+    match.state = state
+    absent = () if any(name.startswith(optional) for name in given) else optional
+    starts = {start.rstrip("."): any(name.startswith(start) for name in state) for start in absent}
+    report.random = (*(start for start in starts if starts[start]), *match.redrawn)
+    skipped = (*absent, *(f"{layer}." for layer in match.redrawn))
+    for name, own in state.items():
+        fits = name in given and same_kind(given[name], own)
+        if name.startswith(skipped) or not fits and name.endswith(COUNTER):
             continue
-        if name in match.given and same_kind(match.given[name], own):
-            report.loaded.update(sizes([name], match.state))
-        elif not name.endswith(COUNTER) and not name.startswith(absent):
-            group = report.other_shape if name in match.given else report.missing
-            group.update(sizes([name], match.state))
-    for name in (name for name in match.given if name not in match.state):
-        if reason := why_left_out(name, drop):
-            report.dropped.setdefault(reason, {}).update(sizes([name], match.given))
+        unfit = report.other_shape if name in given else report.missing
+        (report.loaded if fits else unfit).update(sizes([name], state))
+    for name in (name for name in given if name not in state):
+        found = [f"{start}*, {why}" for start, why in drop.items() if name.startswith(start)]
+        if name.endswith(RECOMPUTED):
+            found = ["buffers that follow from the sizes"]
+        if found:
+            report.dropped.setdefault(found[0], {}).update(sizes([name], given))
         elif not name.endswith(COUNTER):
-            report.unexpected.update(sizes([name], match.given))
+            report.unexpected.update(sizes([name], given))
     return match
 
 
@@ -184,11 +174,3 @@ def same_kind(given: Tensor, own: Tensor) -> bool:
     """Whether two tensors have the same shape, and both integers or both real numbers."""
     kinds = [(t.is_floating_point(), t.is_complex()) for t in (given, own)]
     return given.shape == own.shape and kinds[0] == kinds[1]
-
-
-def why_left_out(name: str, drop: Mapping[str, str]) -> str | None:
-    """The reason for leaving out a tensor of the file on purpose, if there is one."""
-    if name.endswith(RECOMPUTED):
-        return "buffers that follow from the sizes"
-    reasons = (f"{start}*, {why}" for start, why in drop.items() if name.startswith(start))
-    return next(reasons, None)

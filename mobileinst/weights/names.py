@@ -10,7 +10,14 @@ from torch import Tensor
 
 T = TypeVar("T")
 
+# The parts of a whole model beside its backbone; the second one is in no other model.
+SYSTEMS = {
+    "MobileInst": ("mask_decoder.", "instance_decoder.", "semantic_heads."),
+    "Mask2Former": ("pixel_decoder.", "query_decoder."),
+}
 # Tensors that are left out on purpose, by how their names begin, unless the module has them too.
+LOSS = "class weights of the loss"
+NORM = "the norm before a classifier; here each output has one of its own"
 DROPPED = {
     "head.": "a classification head",
     "linear.": "a classification head",
@@ -18,19 +25,11 @@ DROPPED = {
     "decode_head.": "a segmentation head",
     "auxiliary_head.": "a segmentation head",
     "SIM.": "semantics injection, which MobileInst does without",
-}
-# The parts of a whole model beside its backbone; the second one is in no other model.
-SYSTEMS = {
-    "MobileInst": ("mask_decoder.", "instance_decoder.", "semantic_heads."),
-    "Mask2Former": ("pixel_decoder.", "query_decoder."),
-}
-LOSS_DROPPED = {"criterion.": "class weights of the loss"}
-DROPPED |= LOSS_DROPPED
-DROPPED |= {part: "the decoder of a whole model" for parts in SYSTEMS.values() for part in parts}
-SWIN_DROPPED = {"norm.": "the norm before a classifier; here each output has one of its own"}
+    "criterion.": LOSS,
+    "norm.": NORM,
+} | {part: "the decoder of a whole model" for parts in SYSTEMS.values() for part in parts}
 # The same for whole models of Mask2Former as they are published.
-PUBLISHED_DROPPED = {f"backbone.{name}": why for name, why in SWIN_DROPPED.items()}
-PUBLISHED_DROPPED |= LOSS_DROPPED
+PUBLISHED_DROPPED = {"backbone.norm.": NORM, "criterion.": LOSS}
 SWIN_NEW = ("norm0.", "norm1.", "norm2.", "norm3.")  # output norms, which no classifier has
 RECOMPUTED = ("relative_position_index", "attn_mask")  # buffers that follow from the sizes
 COUNTER = "num_batches_tracked"  # unused in batch norms with a momentum
@@ -143,16 +142,6 @@ def recognise_swin(tensors: Mapping[str, Tensor]) -> str:
     table = tensors.get(SWIN.replace("qkv.weight", "relative_position_bias_table"))
     window = 0 if table is None else (round(len(table) ** 0.5) + 1) // 2
     return f"Swin{'-' if len(size) == 1 else ''}{size}, window {window or 'unknown'}"
-
-
-def expectations(names: Mapping) -> tuple[dict[str, str], tuple[str, ...]]:
-    """How names begin that only the file of a backbone has, with the reason; and how those begin
-    that only the backbone has.
-    """
-    if SWIN not in names:
-        return DROPPED, ()
-    has_norms = any(name.startswith(SWIN_NEW) for name in names)
-    return DROPPED | SWIN_DROPPED, () if has_norms else SWIN_NEW
 
 
 def torchvision_swin_names(state: Mapping[str, T]) -> dict[str, T]:

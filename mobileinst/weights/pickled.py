@@ -29,7 +29,7 @@ def is_pickle(head: bytes) -> bool:
 
 
 def read_pickle(path: Path) -> object:
-    """Reads a pickle of protocol 2 to 5; arrays in dicts become tensors.
+    """Reads a pickle of protocol 2 to 5; arrays become tensors, down to dicts inside a dict.
 
     Raises:
         PickleRefused: if it asks for more than arrays of numbers and plain types.
@@ -115,8 +115,8 @@ STAND_INS = {
 }
 
 
-def with_tensors(value: object) -> object:
-    """Replaces arrays by tensors, in dicts in dicts as well."""
-    if isinstance(value, dict):
-        return {key: with_tensors(one) for key, one in value.items()}
+def with_tensors(value: object, depth: int = 2) -> object:
+    """Replaces arrays by tensors, in dicts up to `depth` deep."""
+    if isinstance(value, dict) and depth:
+        return {key: with_tensors(one, depth - 1) for key, one in value.items()}
     return value.tensor if isinstance(value, Array) else value

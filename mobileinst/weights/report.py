@@ -64,9 +64,7 @@ class Report:
         found += f", without {' and '.join(map(repr, self.prefixes))}" if self.prefixes else ""
         part = "NOT ALL" if self.missing or self.other_shape else "all"
         pairs = ((self.missing, "missing in the file"), (self.other_shape, "of another shape"))
-        carried, new, random = (
-            shorten(each, 8) or "none" for each in (self.carried, self.new, self.random)
-        )
+        carried, new = (shorten(names, 8) or "none" for names in (self.carried, self.new))
         same = " (the model held these values already)" if self.before == self.after else ""
         lines = [
             ("weights", f"{self.path}: {self.source}"),
@@ -79,12 +77,11 @@ class Report:
         ]
         if self.carried or self.new:
             lines.append(("classes", f"from the file: {carried}; random start: {new}"))
-        lines += [("WARNING", each) for each in self.warnings]
-        if self.random and self.whole:
-            lines.append(("random start", random))
         body = [f"{label:<13}{what}" for label, what in lines if what]
-        if self.random and not self.whole:
-            body.append(f"STARTS FROM RANDOM VALUES: {random}")
+        body += [f"WARNING      {each}" for each in self.warnings]
+        if self.random:
+            start = "random start " if self.whole else "STARTS FROM RANDOM VALUES: "
+            body.append(start + shorten(self.random, 8))
         return "\n".join(body)
 
     @property

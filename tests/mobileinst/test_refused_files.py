@@ -173,10 +173,6 @@ OTHER_WEIGHTS = {
     "list": (lambda good: list(good.values()), "holds a list, no named"),
     "tensor": (lambda good: torch.ones(3), "holds a Tensor, no named"),
     "no tensors": (lambda good: {"lr": 0.1}, "no named tensors; give"),
-    "nothing inside": (
-        lambda good: {"state_dict": {}, "x": torch.ones(1)},
-        "no named tensors under 'state_dict'; give",
-    ),
     "prefix": (
         lambda good: {f"encoder.{n}": v for n, v in good.items()},
         "names that are not known here .*0 of 263 tensors fit, .*without the 'encoder.'",

@@ -431,8 +431,8 @@ def test_keywords_without_a_shape_are_reported(save, trained_model):
     "classes, listed, message",
     [
         (None, ["a", "b", "c"], r"classes \(a, b, c\) are matched by name; give the names"),
-        (["a", "b"], ["a", "b", "c"], "of the model is 3x16, and there are 2 class names"),
-        (["a", "b", "c"], ["a", "b"], "of the file is 3x16, and there are 2 class names"),
+        (["a", "b"], ["a", "b", "c"], "is 3x16 there and 3x16 here, for 3 and 2 class names"),
+        (["a", "b", "c"], ["a", "b"], "is 3x16 there and 3x16 here, for 2 and 3 class names"),
     ],
 )
 def test_class_names_that_do_not_match_the_rows(save, trained_model, classes, listed, message):
