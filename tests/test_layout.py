@@ -1,4 +1,4 @@
-"""The rooms and their one-way doors, read from the imports; and the six packages."""
+"""Imports go one way between the packages, and only six packages are needed."""
 
 import ast
 import functools
@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-ROOMS = ("mobileinst", "data", "engine")
-FILES = [path for room in ROOMS for path in sorted((ROOT / room).rglob("*.py"))]
+OWN = ("mobileinst", "data", "engine")
+FILES = [path for package in OWN for path in sorted((ROOT / package).rglob("*.py"))]
 PACKAGES = {"torch", "torchvision", "numpy", "pycocotools", "scipy", "tqdm"}
 EXTRAS = {  # of requirements-dev.txt, imported where used
     "engine.report.curves": {"matplotlib"},
@@ -51,16 +51,16 @@ def imports_of(path):
     return frozenset(found)
 
 
-def inside(path, room):
-    """The second parts of the names that a file imports from a room."""
+def inside(path, package):
+    """The second parts of the names that a file imports from a package."""
     names = [name.split(".") for name in imports_of(path)]
-    return {parts[1] for parts in names if parts[0] == room and len(parts) > 1}
+    return {parts[1] for parts in names if parts[0] == package and len(parts) > 1}
 
 
-@pytest.mark.parametrize("room", ["mobileinst", "data"])
-def test_networks_and_data_know_neither_each_other_nor_the_engine(room):
-    others = set(ROOMS) - {room}
-    for path in (ROOT / room).rglob("*.py"):
+@pytest.mark.parametrize("package", ["mobileinst", "data"])
+def test_networks_and_data_know_neither_each_other_nor_the_engine(package):
+    others = set(OWN) - {package}
+    for path in (ROOT / package).rglob("*.py"):
         assert not {name.split(".")[0] for name in imports_of(path)} & others, path
 
 
@@ -103,7 +103,7 @@ def test_no_import_goes_in_a_circle():
 
 @pytest.mark.parametrize("path", FILES, ids=module_of)
 def test_only_the_six_packages(path):
-    known = PACKAGES | {"PIL"} | set(ROOMS) | set(sys.stdlib_module_names)  # PIL: torchvision's
+    known = PACKAGES | {"PIL"} | set(OWN) | set(sys.stdlib_module_names)  # PIL: torchvision's
     known |= EXTRAS.get(module_of(path), set())
     assert {name.split(".")[0] for name in imports_of(path)} <= known
 

@@ -94,7 +94,7 @@ NO_CHECKPOINTS = {
     "module": lambda path: torch.save(torch.nn.Linear(2, 2), path),
     "cut off": lambda path: path.write_bytes(good_bytes(path)[:-2000]),
     "pickle": lambda path: path.write_bytes(pickle.dumps({"x": {1}})),
-    "picture": lambda path: path.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(100)),
+    "image": lambda path: path.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(100)),
     "folder": lambda path: path.mkdir(),
     "missing": lambda path: None,
 }

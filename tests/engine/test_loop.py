@@ -75,7 +75,7 @@ def same(first, second):
 
 
 def exact(trainer):
-    """In float64 and with norms that keep their statistics: pictures do not see each other."""
+    """In float64 and with norms that keep their statistics: images do not see each other."""
     trainer.model.double().train()
     for module in trainer.model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
@@ -162,7 +162,7 @@ def train_batches(dataset, **sizes):
 
 
 class Spoilt(PlainCriterion):
-    """Not finite in one of its terms as soon as a certain picture comes."""
+    """Not finite in one of its terms as soon as a certain image comes."""
 
     def __init__(self, image_id):
         super().__init__()
@@ -286,10 +286,10 @@ def test_a_bad_gradient_names_its_parameters_pictures_and_rate(dataset):
     batches = micro_batches(dataset, 2, accumulate=2)
     with pytest.raises(NonFiniteError) as error:
         trainer.step(batches, StepTimer())
-    pictures = [str(target["image_id"]) for batch in batches for target in batch.targets]
+    images = [str(target["image_id"]) for batch in batches for target in batch.targets]
     said = str(error.value)
     assert "of instance_decoder.query_features.weight;" in said and "backbone" not in said
-    assert f"images: {', '.join(pictures)}; learning rate 0.25" in said
+    assert f"images: {', '.join(images)}; learning rate 0.25" in said
 
 
 def test_only_the_bad_terms_are_named(dataset):
@@ -393,7 +393,7 @@ def test_a_signal_ends_an_evaluation_at_once():
     with GracefulStop() as stop:
         with stop.immediate():
             pass
-        signal.raise_signal(signal.SIGINT)  # outside it is a wish again
+        signal.raise_signal(signal.SIGINT)  # outside it is deferred again
         assert stop.signal == signal.SIGINT
 
 

@@ -27,7 +27,7 @@ IN_LINE = ["--workers", "0", "--device", "cpu", "--threads", "1"]
 
 @pytest.fixture(scope="module")
 def run(toy_coco, tmp_path_factory):
-    """A run that has looked at four pictures for a while."""
+    """A run that has looked at four images for a while."""
     out = tmp_path_factory.mktemp("mask2former") / "run"
     length = "--iterations 60 --eval-every 0 --log-every 20 --overfit 4".split()
     assert train.main([*OPTIONS, *length, "--data", str(toy_coco), "--out", str(out)]) == 0
@@ -106,7 +106,7 @@ def test_the_points_of_a_step_follow_from_the_seed_and_the_step():
         "mask2former_swin_tiny", 2, depths=(1, 1, 1, 1), backbone_heads=(1, 2, 2, 4), **small
     )[0]
 
-    class Pictures:
+    class Images:
         images = torch.rand(1, 3, 64, 64)
         padding = torch.zeros(1, 64, 64, dtype=torch.bool)
         targets = []
@@ -124,7 +124,7 @@ def test_the_points_of_a_step_follow_from_the_seed_and_the_step():
         )
         torch.rand(seed + len(seen))
         for _ in range(2):
-            trainer.step([Pictures()], StepTimer())
+            trainer.step([Images()], StepTimer())
     one, two, again, also, other, _ = seen
     assert torch.equal(one, again) and torch.equal(two, also)
     assert not torch.equal(one, two) and not torch.equal(one, other)

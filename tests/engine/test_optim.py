@@ -136,12 +136,12 @@ def test_schedules_are_those_of_torch(schedule, build):
     assert [schedule.factor(i) for i in range(50)] == pytest.approx(expected, abs=1e-9)
 
 
-@pytest.mark.parametrize("pictures", [3, 40, 5000])
+@pytest.mark.parametrize("images", [3, 40, 5000])
 @pytest.mark.parametrize("kind", ["cosine", "multistep", "poly"])
-def test_the_warm_up_ends_at_its_iteration_whatever_the_length_of_an_epoch(pictures, kind):
+def test_the_warm_up_ends_at_its_iteration_whatever_the_length_of_an_epoch(images, kind):
     opts = train.parse(["--epochs", "3000", "--batch-size", "4", "--accumulate", "2"])
-    total = train.total_iterations(opts, pictures)
-    assert total == 3000 * pictures / 8
+    total = train.total_iterations(opts, images)
+    assert total == 3000 * images / 8
     schedule = Schedule(total, warmup=100, kind=kind)
     factors = [schedule.factor(i) for i in range(101)]
     assert factors == pytest.approx([(i + 1) / 101 for i in range(101)])

@@ -27,7 +27,7 @@ def fingerprint(folder, name="last.pt"):
 
 @pytest.fixture(scope="module")
 def whole(tiny, tmp_path_factory):
-    """The same run, never stopped, without its last pictures."""
+    """The same run, never stopped, without its last images."""
     out = tmp_path_factory.mktemp("whole") / "run"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(train, "finish", lambda run: None)

@@ -1,4 +1,4 @@
-"""Pictures: one colour per matched object, and nothing that breaks a sheet."""
+"""Images: one colour per matched object, and nothing that breaks a sheet."""
 
 import numpy as np
 import pytest

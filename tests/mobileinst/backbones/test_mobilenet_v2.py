@@ -122,7 +122,7 @@ def test_frozen_layers_get_no_gradient_and_keep_their_values(name, frozen, free)
 
 
 def single_class_images(voc, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Pictures that show one class only, 128 × 128, and that class."""
+    """Images that show one class only, 128 × 128, and that class."""
     images, classes = [], []
     for path in sorted((voc / "SegmentationClass").glob("*.png")):
         present = set(np.unique(np.asarray(Image.open(path)))) - {0, 255}
