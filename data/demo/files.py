@@ -23,7 +23,7 @@ from data import rle
 from data.errors import InputError
 
 SPLITS = ("train", "val")
-_MARK = "demo.json"
+MARK = "demo.json"
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def write_once(
             f"The demo set cannot have train={train}, val={val}, seed={seed}; "
             "ask for at least one image per split and a seed of 0 or more."
         )
-    if _holds(folder, arguments):
+    if holds(folder, arguments):
         return folder
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(
@@ -108,20 +108,20 @@ def write_once(
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
         write_all(temporary)
-        (temporary / _MARK).write_text(json.dumps(arguments) + "\n")
+        (temporary / MARK).write_text(json.dumps(arguments) + "\n")
         temporary.chmod(0o755)  # mkdtemp keeps others out
         os.replace(temporary, folder)
     except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        if not (isinstance(error, OSError) and _holds(folder, arguments)):  # a second writer won
+        if not (isinstance(error, OSError) and holds(folder, arguments)):  # a second writer won
             raise
     return folder
 
 
-def _holds(folder: Path, arguments: dict[str, int | str]) -> bool:
+def holds(folder: Path, arguments: dict[str, int | str]) -> bool:
     """Whether `folder` is a finished set drawn with these arguments."""
     try:
-        return json.loads((folder / _MARK).read_text()) == arguments
+        return json.loads((folder / MARK).read_text()) == arguments
     except (OSError, ValueError):
         return False
 
