@@ -28,7 +28,7 @@ from data.packed import Bytes, ImageRecord, Images, pack_polygons, unpack_polygo
 from data.readers import coco
 from data.readers.source import Source
 
-_NEARLY_ALL = 0.8  # share of crowds from which they look like mislabelled brush masks
+NEARLY_ALL = 0.8  # share of crowds from which they look like mislabelled brush masks
 
 
 def open_datasets(
@@ -123,10 +123,10 @@ class CocoDataset:
         records, void = [records[i] for i in there], [void[i] for i in there]
         self.images, self._void = Images(records), Bytes(void)
         rows = coco.annotations(content, records, self.categories, self._source, self.bad)
-        self._store = _Store(rows, len(records))
+        self._store = Store(rows, len(records))
         if crowd_as_instances:
             self._store.crowd[:] = False
-        elif len(self._store.crowd) and self._store.crowd.mean() >= _NEARLY_ALL:
+        elif len(self._store.crowd) and self._store.crowd.mean() >= NEARLY_ALL:
             warnings.warn(
                 f"{self._source}: {self._store.crowd.sum()} of {len(self._store.crowd)} objects "
                 "are marked iscrowd and will not be learned. Some tools mark every brush mask so; "
@@ -252,9 +252,9 @@ class CocoDataset:
         Of several folders the first that holds the first image, or else most of them.
         """
         names = [record.file_name for record in records]
-        holding = (folder for folder in folders if not _missing(folder, names[:1]))
-        folder = next(holding, None) or min(folders, key=lambda one: len(_missing(one, names)))
-        missing = _missing(folder, names)
+        holding = (folder for folder in folders if not missing_files(folder, names[:1]))
+        folder = next(holding, None) or min(folders, key=lambda one: len(missing_files(one, names)))
+        missing = missing_files(folder, names)
         looked = "" if len(folders) == 1 else f" (looked in {', '.join(map(str, folders))})"
         without = [record for record in records if record.file_name in missing]
         for record in without:
@@ -273,7 +273,7 @@ class CocoDataset:
         return [{"size": list(size), "counts": counts}] if counts else []
 
 
-class _Store:
+class Store:
     """All annotations in flat arrays, sorted by image: row a has labels[a] and crowd[a]."""
 
     def __init__(self, rows: Iterable[coco.Row], num_images: int) -> None:
@@ -323,7 +323,7 @@ class _Store:
         return rle.from_polygons(parts, *size)
 
 
-def _missing(folder: Path, names: Sequence[str]) -> set[str]:
+def missing_files(folder: Path, names: Sequence[str]) -> set[str]:
     """Names without a file. Each folder is listed once instead of asking for every file."""
     listings: dict[str, set[str]] = {}
     missing = set()

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-_LONGEST = 1500  # characters of a sentence; what files hold may be of any length
+LONGEST = 1500  # characters of a sentence; what files hold may be of any length
 
 
 class InputError(ValueError):
@@ -25,8 +25,8 @@ class InputError(ValueError):
 
 def printable(text: str) -> str:
     """The text as one line; control characters are written out, what is very long is cut."""
-    if len(text) > _LONGEST:
-        half = _LONGEST // 2
+    if len(text) > LONGEST:
+        half = LONGEST // 2
         text = f"{text[:half]} [...] {text[-half:]}"
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 

@@ -35,7 +35,7 @@ def read_rgb(path: Path) -> Image.Image:
     """
     with opened(path) as file:
         file.load()
-        return _to_8_bit(ImageOps.exif_transpose(file)).convert("RGB")
+        return to_8_bit(ImageOps.exif_transpose(file)).convert("RGB")
 
 
 def upright_size(path: Path) -> tuple[int, int]:
@@ -70,7 +70,7 @@ def opened(path: Path, fix: str = "replace the file or drop its record") -> Iter
         raise InputError(f"{path} cannot be read as an image ({reason}): {fix}") from None
 
 
-def _to_8_bit(image: Image.Image) -> Image.Image:
+def to_8_bit(image: Image.Image) -> Image.Image:
     """Deep grey images are stretched from their own darkest to brightest value.
 
     Our choice, because cameras fill 10, 12 or 16 of the 16 bits and the file does not name which;

@@ -69,17 +69,17 @@ class Batches:
     """
 
     def __init__(
-        self, samples: _Samples, sampler: TrainSampler | list[list[Key]], workers: int
+        self, samples: Samples, sampler: TrainSampler | list[list[Key]], workers: int
     ) -> None:
         self._dataset = samples.dataset
         self._loader = QuietLoader(
             samples,
             batch_sampler=sampler,
             num_workers=workers,
-            collate_fn=_collate,
+            collate_fn=collate_packed,
             generator=torch.Generator(),  # else it would draw from the generator of the training
-            worker_init_fn=_ignore_signals,
-            multiprocessing_context=_start_method() if workers else None,
+            worker_init_fn=ignore_signals,
+            multiprocessing_context=start_method() if workers else None,
         )
 
     def __len__(self) -> int:
@@ -138,7 +138,7 @@ def train_loader(
         rank,
         world_size,
     )
-    return Batches(_TrainSamples(dataset, preset, seed), sampler, workers)
+    return Batches(TrainSamples(dataset, preset, seed), sampler, workers)
 
 
 def eval_loader(
@@ -166,7 +166,7 @@ def eval_loader(
         for keys in groups.values()
         for start in range(0, len(keys), batch_size)
     ]
-    return Batches(_Samples(dataset, preset, seed=0), batches[rank::world_size], workers)
+    return Batches(Samples(dataset, preset, seed=0), batches[rank::world_size], workers)
 
 
 @dataclass(frozen=True)
@@ -199,22 +199,22 @@ class TrainSampler:
         keys = []
         for position in range(first, first + self.batch_size):
             epoch, place = divmod(position, self.num_images)
-            keys.append(Key(_permutation(self.num_images, self.seed, epoch)[place], epoch, canvas))
+            keys.append(Key(permutation(self.num_images, self.seed, epoch)[place], epoch, canvas))
         return keys
 
 
 def first_images(num_images: int, seed: int, count: int) -> list[int]:
     """The first `count` images of the order that training with `seed` goes through."""
-    return _permutation(num_images, seed, 0)[:count]
+    return permutation(num_images, seed, 0)[:count]
 
 
 @functools.lru_cache(maxsize=4)
-def _permutation(num_images: int, seed: int, epoch: int) -> list[int]:
+def permutation(num_images: int, seed: int, epoch: int) -> list[int]:
     generator = seeds.generator(seed, _ORDER, epoch)
     return torch.randperm(num_images, generator=generator).tolist()
 
 
-class _Samples(Dataset):
+class Samples(Dataset):
     """Key -> sample, None, or the InputError that the image's file caused."""
 
     def __init__(self, dataset: CocoDataset, preset: TrainPreset | EvalPreset, seed: int) -> None:
@@ -241,7 +241,7 @@ class _Samples(Dataset):
         return self._preset(image, annotation, canvas, generator)
 
 
-class _TrainSamples(_Samples):
+class TrainSamples(Samples):
     """The image of a key, or the first readable one after it, some with pasted objects of a second.
 
     The second one is drawn evenly from all other images that have objects; nothing is pasted if it
@@ -279,7 +279,7 @@ class _TrainSamples(_Samples):
         return target if source is None else paste_some(target, source, generator)
 
 
-def _collate(loaded: list[Loaded]) -> Loaded:
+def collate_packed(loaded: list[Loaded]) -> Loaded:
     bad = [record for one in loaded for record in one.bad]
     errors = [one.item for one in loaded if isinstance(one.item, InputError)]
     samples = [one.item for one in loaded if one.item is not None]
@@ -288,14 +288,14 @@ def _collate(loaded: list[Loaded]) -> Loaded:
     return Loaded(collate(samples) if samples else None, bad)
 
 
-def _start_method() -> str | None:
+def start_method() -> str | None:
     """Forked workers share the set with the main process; with another start method each would
     hold a copy. Outside Linux forking is not safe, or missing."""
     methods = multiprocessing.get_all_start_methods()
     return "fork" if sys.platform == "linux" and "fork" in methods else None
 
 
-def _ignore_signals(worker: int) -> None:
+def ignore_signals(worker: int) -> None:
     """Ctrl-C and a job's end reach every process; the main process ends its workers."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-_END = np.float32(np.nan).tobytes()  # of a polygon
+END = np.float32(np.nan).tobytes()  # of a polygon
 
 
 class ImageRecord(NamedTuple):
@@ -72,7 +72,7 @@ class Images(Sequence[ImageRecord]):
 
 def pack_polygons(polygons: Sequence[np.ndarray]) -> bytes:
     """Polygons, each x, y, x, y, ..., as float32 in one byte string."""
-    return _END.join(part.astype(np.float32).tobytes() for part in polygons)
+    return END.join(part.astype(np.float32).tobytes() for part in polygons)
 
 
 def unpack_polygons(packed: bytes) -> list[np.ndarray]:

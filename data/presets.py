@@ -60,8 +60,8 @@ class TrainPreset:
         low, high = (math.log(bound) for bound in self.scale)
         fit = min(canvas[0] / size[0], canvas[1] / size[1])
         factor = fit * math.exp(low + draws[0] * (high - low))
-        top, bottom, height = _window(size[0], canvas[0], factor, draws[1])
-        left, right, width = _window(size[1], canvas[1], factor, draws[2])
+        top, bottom, height = window(size[0], canvas[0], factor, draws[1])
+        left, right, width = window(size[1], canvas[1], factor, draws[2])
         flip = draws[3] < self.flip
         return transforms.View(left, top, right, bottom, (height, width), flip)
 
@@ -128,8 +128,8 @@ def paste_some(target: Sample, source: Sample, generator: torch.Generator) -> Sa
     chosen = draws <= max(0.5, draws.min())  # [N]
     together = source.masks[chosen].any(0)  # [h,w]
     offset = (
-        _place(together.any(1), target.size[0], down),
-        _place(together.any(0), target.size[1], right),
+        place(together.any(1), target.size[0], down),
+        place(together.any(0), target.size[1], right),
     )
     return transforms.paste(target, source, chosen, offset)
 
@@ -146,7 +146,7 @@ def outermost(masks: np.ndarray) -> np.ndarray:
     return np.where(inside, area[None], np.where(np.eye(len(area)), 1, 0)).argmax(1)
 
 
-def _place(covered: np.ndarray, pixels: int, draw: float) -> int:
+def place(covered: np.ndarray, pixels: int, draw: float) -> int:
     """One side: how far objects that cover these pixels move on a target of so many `pixels`.
 
     Evenly drawn among the places where they lie wholly inside, or fill the side if they are longer
@@ -162,7 +162,7 @@ def _place(covered: np.ndarray, pixels: int, draw: float) -> int:
     return first + int(draw * (last - first + 1))
 
 
-def _window(pixels: int, canvas: int, factor: float, draw: float) -> tuple[int, int, int]:
+def window(pixels: int, canvas: int, factor: float, draw: float) -> tuple[int, int, int]:
     """One side: where the window starts and ends in the source, and its pixels in the result."""
     whole = max(1, round(pixels * factor))
     if whole <= canvas:

@@ -20,12 +20,12 @@ from data.errors import InputError
 
 Rle = dict[str, Any]
 
-_FARTHEST = 10  # a coordinate may be this many times height + width; farther is a mistake
-_LONGEST = 2_000_000  # pixels along an outline; drawing needs 100 bytes for each
-_CONTINUES = 0x20  # this bit of a character of the counts: the number goes on in the next one
-_NEGATIVE = 0x10  # this bit of the last character of a number: it is below zero
-_MOST_CHARACTERS = 7  # per number: 35 bits, more than any count of pixels that fits in 32 bits
-_NO_RLE = "the counts of its RLE are no compressed COCO RLE"
+FARTHEST = 10  # a coordinate may be this many times height + width; farther is a mistake
+LONGEST = 2_000_000  # pixels along an outline; drawing needs 100 bytes for each
+CONTINUES = 0x20  # this bit of a character of the counts: the number goes on in the next one
+NEGATIVE = 0x10  # this bit of the last character of a number: it is below zero
+MOST_CHARACTERS = 7  # per number: 35 bits, more than any count of pixels that fits in 32 bits
+NO_RLE = "the counts of its RLE are no compressed COCO RLE"
 
 
 def encode(masks: Tensor | np.ndarray) -> list[Rle]:
@@ -43,7 +43,7 @@ def decode(rles: Sequence[Rle], size: Sequence[int]) -> np.ndarray:
     """N RLEs of one size (h, w) -> boolean array [N,h,w], also for N = 0."""
     if len(rles) == 0:
         return np.zeros((0, *size), dtype=bool)
-    _require_size(rles, size)
+    require_size(rles, size)
     return coco_mask.decode(list(rles)).transpose(2, 0, 1).view(bool)
 
 
@@ -57,7 +57,7 @@ def from_annotation(segmentation: Any, height: int, width: int) -> Rle:
             alone, the caller adds file and record.
     """
     if isinstance(segmentation, dict):
-        return _from_runs(segmentation, height, width)
+        return from_runs(segmentation, height, width)
     return from_polygons(polygons_of(segmentation, height, width), height, width)
 
 
@@ -75,29 +75,29 @@ def polygons_of(segmentation: Any, height: int, width: int) -> list[np.ndarray]:
     """
     if not isinstance(segmentation, (list, tuple)):
         raise InputError(
-            f"its segmentation must be a list of polygons or an RLE, not {_kind(segmentation)}"
+            f"its segmentation must be a list of polygons or an RLE, not {kind(segmentation)}"
         )
     if len(segmentation) == 0:
         raise InputError("its segmentation is empty")
     if isinstance(segmentation[0], (int, float)):
         raise InputError("its segmentation is one flat list where a list of polygons is needed")
-    limit = _FARTHEST * (height + width)
-    polygons = [_polygon(points, limit) for points in segmentation]
+    limit = FARTHEST * (height + width)
+    polygons = [polygon(points, limit) for points in segmentation]
     # The bound, corners times twice the farthest coordinate, spares most outlines the exact sum.
-    if sum(len(one) * float(np.abs(one).max()) for one in polygons) > _LONGEST:
+    if sum(len(one) * float(np.abs(one).max()) for one in polygons) > LONGEST:
         corners = [one.reshape(-1, 2) for one in polygons]
         steps = [np.abs(one - np.roll(one, 1, axis=0)).max(1) for one in corners]
         length = sum(float(one.sum()) for one in steps)  # as the C code walks, pixel by pixel
-        if length > _LONGEST:
+        if length > LONGEST:
             raise InputError(
-                f"its outline is {length:.3g} pixels long, and more than {_LONGEST:.0e} are a knot"
+                f"its outline is {length:.3g} pixels long, and more than {LONGEST:.0e} are a knot"
             )
     return polygons
 
 
-def _polygon(points: Any, limit: float) -> np.ndarray:
+def polygon(points: Any, limit: float) -> np.ndarray:
     if not isinstance(points, (list, tuple, array, np.ndarray)):
-        raise InputError(f"a polygon must be a list of numbers, not {_kind(points)}")
+        raise InputError(f"a polygon must be a list of numbers, not {kind(points)}")
     if len(points) < 6 or len(points) % 2:
         raise InputError(
             f"a polygon needs an even number of at least 6 coordinates and has {len(points)}"
@@ -130,7 +130,7 @@ def union(rles: Sequence[Rle], size: Sequence[int]) -> Rle:
     """All masks together; an empty mask of `size` (h, w) when there are none."""
     if len(rles) == 0:
         return encode(np.zeros((1, *size), dtype=bool))[0]
-    _require_size(rles, size)
+    require_size(rles, size)
     return coco_mask.merge(list(rles))
 
 
@@ -138,7 +138,7 @@ def subtract(rles: Sequence[Rle], region: Rle) -> list[Rle]:
     """Each mask without the pixels of `region`."""
     if len(rles) == 0:
         return []
-    _require_size(rles, region["size"])
+    require_size(rles, region["size"])
     outside = encode(~decode([region], region["size"]))[0]
     return [coco_mask.merge([one, outside], intersect=True) for one in rles]
 
@@ -148,7 +148,7 @@ def iou(a: Sequence[Rle], b: Sequence[Rle], crowd: Sequence[bool] | None = None)
     if len(a) == 0 or len(b) == 0:
         return np.zeros((len(a), len(b)))
     flags = [0] * len(b) if crowd is None else [int(flag) for flag in crowd]
-    _require_size([*a, *b], a[0]["size"])
+    require_size([*a, *b], a[0]["size"])
     return np.asarray(coco_mask.iou(list(a), list(b), flags))
 
 
@@ -183,7 +183,7 @@ def records(
     ]
 
 
-def _from_runs(segmentation: dict, height: int, width: int) -> Rle:
+def from_runs(segmentation: dict, height: int, width: int) -> Rle:
     size, counts = segmentation.get("size"), segmentation.get("counts")
     if not isinstance(size, (list, tuple)) or list(size) != [height, width]:
         raise InputError(
@@ -198,10 +198,10 @@ def _from_runs(segmentation: dict, height: int, width: int) -> Rle:
         try:
             counts = counts.encode("ascii") if isinstance(counts, str) else counts
         except UnicodeEncodeError:
-            raise InputError(_NO_RLE) from None
-        total = int(_runs_of(counts).sum())
+            raise InputError(NO_RLE) from None
+        total = int(runs_of(counts).sum())
     else:
-        raise InputError(f"the counts of its RLE must be a list or a string, not {_kind(counts)}")
+        raise InputError(f"the counts of its RLE must be a list or a string, not {kind(counts)}")
     if total != height * width:
         raise InputError(
             f"its RLE covers {total} pixels where the image has {height * width} "
@@ -212,14 +212,14 @@ def _from_runs(segmentation: dict, height: int, width: int) -> Rle:
     return coco_mask.frPyObjects({"size": [height, width], "counts": runs}, height, width)
 
 
-def _runs_of(counts: bytes) -> np.ndarray:
+def runs_of(counts: bytes) -> np.ndarray:
     """The run lengths behind a compressed counts string, without the C decoder.
 
     Each character carries 5 bits, lowest first; from the fourth number on, what is written is the
     difference to the number two before (the format of the COCO tools).
     """
     values = np.frombuffer(counts, dtype=np.uint8).astype(np.int64) - 48
-    last = (values & _CONTINUES) == 0
+    last = (values & CONTINUES) == 0
     ends = np.flatnonzero(last)
     starts = np.concatenate(([0], ends[:-1] + 1))
     lengths = ends - starts + 1
@@ -227,20 +227,20 @@ def _runs_of(counts: bytes) -> np.ndarray:
         not (counts and last[-1])
         or values.min() < 0
         or values.max() > 63
-        or lengths.max() > _MOST_CHARACTERS
+        or lengths.max() > MOST_CHARACTERS
     ):
-        raise InputError(_NO_RLE)
+        raise InputError(NO_RLE)
     place = np.arange(len(values)) - np.repeat(starts, lengths)
     numbers = np.add.reduceat((values & 0x1F) << (5 * place), starts)
-    numbers -= np.where(values[ends] & _NEGATIVE, 1 << (5 * lengths), 0)
+    numbers -= np.where(values[ends] & NEGATIVE, 1 << (5 * lengths), 0)
     numbers[1::2] = np.cumsum(numbers[1::2])
     numbers[2::2] = np.cumsum(numbers[2::2])
     if numbers.min() < 0:
-        raise InputError(_NO_RLE)
+        raise InputError(NO_RLE)
     return numbers
 
 
-def _require_size(rles: Sequence[Rle], size: Sequence[int]) -> None:
+def require_size(rles: Sequence[Rle], size: Sequence[int]) -> None:
     """The C code reads past its memory when sizes differ, so they are compared here."""
     expected = [int(side) for side in size]
     for one in rles:
@@ -248,5 +248,5 @@ def _require_size(rles: Sequence[Rle], size: Sequence[int]) -> None:
             raise ValueError(f"RLE of size {list(one['size'])} where {expected} is needed")
 
 
-def _kind(value: Any) -> str:
+def kind(value: Any) -> str:
     return "null" if value is None else type(value).__name__

@@ -29,8 +29,8 @@ SMALLEST_OBJECT = 4
 LEAST_VISIBLE = 0.1
 
 # RGB -> luma and two chroma axes (NTSC), the space in which hue is an angle.
-_YIQ = np.array([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
-_LUMA = _YIQ[0]
+YIQ = np.array([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
+LUMA = YIQ[0]
 
 
 @dataclass(frozen=True)
@@ -106,10 +106,10 @@ def view_masks(rles: Sequence[rle.Rle], size: tuple[int, int], view: View) -> np
     A pixel belongs to the object when more than half of what the filter sees does.
     """
     seen = np.zeros((len(rles), *view.size), dtype=bool)
-    for i, patch in enumerate(_patch(box, view) for box in rle.boxes(rles)):
+    for i, patch in enumerate(patch_of(box, view) for box in rle.boxes(rles)):
         if patch is not None:  # one after another: together they could need any amount of memory
             mask = rle.decode([rles[i]], size)[0]  # [H,W]
-            seen[i][patch] = _resize_patch(mask, *patch, view)
+            seen[i][patch] = resize_patch(mask, *patch, view)
     return seen[:, :, ::-1] if view.flip else seen
 
 
@@ -125,7 +125,7 @@ def paste(target: Sample, source: Sample, chosen: np.ndarray, offset: tuple[int,
     `ignore` of `target`; of objects that end up (nearly) hidden, what is left becomes `ignore`.
     """
     pieces = source.masks[chosen] & ~source.ignore  # [M,h,w] of source
-    pieces = _shift(pieces, offset, target.size)  # [M,h,w] of target from here on
+    pieces = shift(pieces, offset, target.size)  # [M,h,w] of target from here on
     landed = np.count_nonzero(pieces, axis=(1, 2)) >= SMALLEST_OBJECT
     pieces = pieces[landed]
     covered = pieces.any(0)  # [h,w]
@@ -134,7 +134,7 @@ def paste(target: Sample, source: Sample, chosen: np.ndarray, offset: tuple[int,
     left = np.count_nonzero(masks & ~target.ignore, axis=(1, 2))
     kept = (left >= SMALLEST_OBJECT) & (left >= LEAST_VISIBLE * before)
     hidden = masks[~kept].any(0) & ~masks[kept].any(0)
-    moved = torch.from_numpy(_shift(source.image.numpy(), offset, target.size))  # [3,h,w]
+    moved = torch.from_numpy(shift(source.image.numpy(), offset, target.size))  # [3,h,w]
     return replace(
         target,
         image=torch.where(torch.from_numpy(covered), moved, target.image),
@@ -151,46 +151,46 @@ def recolour(image: Image.Image, colour: Colour) -> Image.Image:
     part alone is the usual one; hue is a turn around the grey axis that keeps the luma.
     """
     saturation = 0.0 if colour.grey else colour.saturation
-    mixed = saturation * np.eye(3) + (1 - saturation) * np.tile(_LUMA, (3, 1))
-    matrix = colour.brightness * colour.contrast * _hue_turn(colour.hue) @ mixed
-    mean = _LUMA @ np.array(image.resize((1, 1), Image.Resampling.BOX).getpixel((0, 0)))
+    mixed = saturation * np.eye(3) + (1 - saturation) * np.tile(LUMA, (3, 1))
+    matrix = colour.brightness * colour.contrast * hue_turn(colour.hue) @ mixed
+    mean = LUMA @ np.array(image.resize((1, 1), Image.Resampling.BOX).getpixel((0, 0)))
     offset = np.full((3, 1), (1 - colour.contrast) * colour.brightness * mean)
     return image.convert("RGB", tuple(np.hstack([matrix, offset]).ravel().tolist()))
 
 
-def _shift(planes: np.ndarray, offset: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
+def shift(planes: np.ndarray, offset: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
     """[...,h,w] moved down and right onto planes of `size`; zero where nothing comes to lie."""
     moved = np.zeros((*planes.shape[:-2], *size), dtype=planes.dtype)
-    to_rows, rows = _overlap(offset[0], planes.shape[-2], size[0])
-    to_columns, columns = _overlap(offset[1], planes.shape[-1], size[1])
+    to_rows, rows = overlap(offset[0], planes.shape[-2], size[0])
+    to_columns, columns = overlap(offset[1], planes.shape[-1], size[1])
     moved[..., to_rows, to_columns] = planes[..., rows, columns]
     return moved
 
 
-def _overlap(offset: int, source: int, target: int) -> tuple[slice, slice]:
+def overlap(offset: int, source: int, target: int) -> tuple[slice, slice]:
     """One side: the pixels of the target that the moved source covers, and which they are in it."""
     start = max(0, offset)
     stop = max(start, min(target, source + offset))
     return slice(start, stop), slice(start - offset, stop - offset)
 
 
-def _hue_turn(part: float) -> np.ndarray:
+def hue_turn(part: float) -> np.ndarray:
     """The map of RGB colours that turns their chroma by this part of the circle."""
     cos, sin = math.cos(2 * math.pi * part), math.sin(2 * math.pi * part)
     turn = np.array([[1, 0, 0], [0, cos, sin], [0, -sin, cos]])
-    return np.linalg.inv(_YIQ) @ turn @ _YIQ
+    return np.linalg.inv(YIQ) @ turn @ YIQ
 
 
-def _patch(box: np.ndarray, view: View) -> tuple[slice, slice] | None:
+def patch_of(box: np.ndarray, view: View) -> tuple[slice, slice] | None:
     """The rows and columns of the result that a mask with this source box can reach."""
-    columns = _reach(box[0], box[2], view.left, view.right, view.size[1])
-    rows = _reach(box[1], box[3], view.top, view.bottom, view.size[0])
+    columns = reach(box[0], box[2], view.left, view.right, view.size[1])
+    rows = reach(box[1], box[3], view.top, view.bottom, view.size[0])
     if columns.start >= columns.stop or rows.start >= rows.stop:
         return None
     return rows, columns
 
 
-def _reach(low: float, high: float, start: int, stop: int, pixels: int) -> slice:
+def reach(low: float, high: float, start: int, stop: int, pixels: int) -> slice:
     scale = pixels / (stop - start)
     margin = max(1.0, scale)  # half the width of the filter, in pixels of the result
     first = math.floor((low - start) * scale - margin)
@@ -198,12 +198,12 @@ def _reach(low: float, high: float, start: int, stop: int, pixels: int) -> slice
     return slice(max(0, first), min(pixels, last))
 
 
-def _resize_patch(mask: np.ndarray, rows: slice, columns: slice, view: View) -> np.ndarray:
+def resize_patch(mask: np.ndarray, rows: slice, columns: slice, view: View) -> np.ndarray:
     """One mask [H,W] -> the given rows and columns of its resized view."""
     # Decoded masks lie in memory column by column: turned, Pillow reads them without a copy.
     turned = Image.fromarray(mask.T.view(np.uint8) * np.uint8(255))
-    top, bottom = _source(rows, view.top, view.bottom, view.size[0])
-    left, right = _source(columns, view.left, view.right, view.size[1])
+    top, bottom = source_range(rows, view.top, view.bottom, view.size[0])
+    left, right = source_range(columns, view.left, view.right, view.size[1])
     resized = turned.resize(
         (rows.stop - rows.start, columns.stop - columns.start),
         Image.Resampling.BILINEAR,
@@ -212,7 +212,7 @@ def _resize_patch(mask: np.ndarray, rows: slice, columns: slice, view: View) -> 
     return np.asarray(resized).T > 127
 
 
-def _source(pixels: slice, start: int, stop: int, count: int) -> tuple[float, float]:
+def source_range(pixels: slice, start: int, stop: int, count: int) -> tuple[float, float]:
     """The stretch of source pixels behind a stretch of result pixels."""
     step = (stop - start) / count
     return start + pixels.start * step, min(start + pixels.stop * step, float(stop))

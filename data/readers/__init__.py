@@ -33,7 +33,7 @@ def find(root: Path, split: str, cache: Path, progress: bool, skip_bad: bool) ->
     for reader in READERS:
         source = reader.find(root, split)
         if source is not None and reader is not coco:
-            return _converted(reader, source, cache, progress, skip_bad)
+            return converted(reader, source, cache, progress, skip_bad)
         if source is not None:
             return source
     raise InputError(
@@ -43,9 +43,9 @@ def find(root: Path, split: str, cache: Path, progress: bool, skip_bad: bool) ->
     )
 
 
-def _converted(reader: Any, source: Source, cache: Path, progress: bool, skip_bad: bool) -> Source:
+def converted(reader: Any, source: Source, cache: Path, progress: bool, skip_bad: bool) -> Source:
     name = "-".join(source.path.resolve().parts[-2:]).strip("/").replace(" ", "_")
-    target = cache / f"{name}-{_fingerprint(source, skip_bad)}" / f"instances_{source.split}.json"
+    target = cache / f"{name}-{fingerprint(source, skip_bad)}" / f"instances_{source.split}.json"
     if not target.is_file():
         bad = BadRecords(skip_bad)
         content = reader.read(source, bad, progress)
@@ -57,7 +57,7 @@ def _converted(reader: Any, source: Source, cache: Path, progress: bool, skip_ba
     return replace(source, path=target)
 
 
-def _fingerprint(source: Source, skip_bad: bool) -> str:
+def fingerprint(source: Source, skip_bad: bool) -> str:
     """Eight hex digits that change with the folder, the list of names, and any of the files."""
     mark = zlib.crc32(repr((str(source.path.resolve()), source.names, skip_bad)).encode())
     for file in source.files:

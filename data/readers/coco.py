@@ -25,14 +25,14 @@ from data.readers.source import Source
 LAYOUT = "annotations/instances_train.json, train/_annotations.coco.json"
 LISTS = {"images": "image", "categories": "category", "annotations": "annotation"}
 
-_KEPT = {
+KEPT = {
     *LISTS, "left_out", "id", "name", "file_name", "width", "height", "void",
     "image_id", "category_id", "iscrowd", "segmentation", "size", "counts",
     *BadRecord._fields,
 }  # fmt: skip
-_LONGEST_NAME = 1000  # characters of a path or of a class name
-_OUTSIDE = re.compile(r"\0|(^|[/\\])\.\.([/\\]|$)|^[/\\]|^[A-Za-z]:")  # on any system
-_SPLIT_FOLDERS = {"train": ("train", "train2017"), "val": ("val", "val2017", "valid")}
+LONGEST_NAME = 1000  # characters of a path or of a class name
+OUTSIDE = re.compile(r"\0|(^|[/\\])\.\.([/\\]|$)|^[/\\]|^[A-Za-z]:")  # on any system
+SPLIT_FOLDERS = {"train": ("train", "train2017"), "val": ("val", "val2017", "valid")}
 
 
 class Category(NamedTuple):
@@ -54,7 +54,7 @@ class Row(NamedTuple):
 
 def find(root: Path, split: str) -> Source | None:
     """annotations/instances_*.json, or _annotations.coco.json beside the images (Roboflow)."""
-    folders = _SPLIT_FOLDERS.get(split, (split,))
+    folders = SPLIT_FOLDERS.get(split, (split,))
     names = [f"annotations/instances_{folder}.json" for folder in folders]
     names += [f"{folder}/_annotations.coco.json" for folder in folders]
     for name in names:
@@ -78,7 +78,7 @@ def read(source: Source, bad: BadRecords, progress: bool = False) -> dict[str, A
         raw = path.read_bytes()
         text = raw.decode(json.detect_encoding(raw))
         del raw  # before the records need its memory
-        return json.loads(text, object_pairs_hook=_slim)
+        return json.loads(text, object_pairs_hook=slim)
     except InputError:
         raise
     except OSError as reason:
@@ -93,7 +93,7 @@ def beside(file: Path, split: str, root: Path | None = None) -> Source:
     """An annotation file with the folders in which its images are looked for, in this order."""
     bases = [base for base in (root, file.parent.parent, file.parent) if base is not None]
     above = [base.resolve().parent for base in bases]  # the demo set keeps its images there
-    folders = _SPLIT_FOLDERS.get(split, (split,))
+    folders = SPLIT_FOLDERS.get(split, (split,))
     likely = [file.parent] if file.name == "_annotations.coco.json" else []
     likely += [base / folder for base in bases for folder in (*folders, "images")]
     likely += [base / "images" / folder for base in bases for folder in folders] + bases
@@ -126,11 +126,11 @@ def categories(content: dict, source: str | Path, bad: BadRecords) -> list[Categ
     def check(record: dict) -> tuple[int, str]:
         name = record.get("name", record["id"])
         text = str(name) if isinstance(name, (str, int)) else ""
-        if not 0 < len(text) <= _LONGEST_NAME or any(ord(character) < 32 for character in text):
+        if not 0 < len(text) <= LONGEST_NAME or any(ord(character) < 32 for character in text):
             raise InputError(f"has the name {name!r}: it must be a short text of one line")
         return record["id"], text
 
-    named = sorted(_checked(content, "categories", check, source, bad))
+    named = sorted(checked(content, "categories", check, source, bad))
     if not named:
         raise InputError(f"{source} has no categories: list at least one with id and name")
     return [Category(index, id_, name) for index, (id_, name) in enumerate(named)]
@@ -142,7 +142,7 @@ def images(
     """The images, and of each the counts of its void region (empty where there is none)."""
 
     def check(record: dict) -> tuple[ImageRecord, bytes]:
-        width, height = _whole(record, "width"), _whole(record, "height")
+        width, height = whole(record, "width"), whole(record, "height")
         if width < 1 or height < 1:
             raise InputError(f"is {width} x {height} pixels: correct its size")
         if width * height > MOST_PIXELS:
@@ -155,9 +155,9 @@ def images(
                 raise InputError(
                     f"has a void region that cannot be used, {reason}: give it an RLE or remove it"
                 ) from None
-        return ImageRecord(record["id"], _file_name(record), width, height), void
+        return ImageRecord(record["id"], file_name(record), width, height), void
 
-    found = list(_checked(content, "images", check, source, bad))
+    found = list(checked(content, "images", check, source, bad))
     if not found:
         raise InputError(f"{source} lists no images: give a file with at least one")
     return [image for image, _ in found], [void for _, void in found]
@@ -175,8 +175,8 @@ def annotations(
     index_of = {category.id: category.index for category in classes}
 
     def check(record: dict) -> Row:
-        position = _lookup(record, "image_id", position_of, "images")
-        label = _lookup(record, "category_id", index_of, "categories")
+        position = lookup(record, "image_id", position_of, "images")
+        label = lookup(record, "category_id", index_of, "categories")
         crowd = record.get("iscrowd") or 0
         if crowd not in (0, 1):
             raise InputError(f"has iscrowd {crowd!r}: it must be 0 or 1")
@@ -193,10 +193,10 @@ def annotations(
             ) from None
         return Row(position, label, bool(crowd), outline)
 
-    return _checked(content, "annotations", check, source, bad)
+    return checked(content, "annotations", check, source, bad)
 
 
-def _checked(
+def checked(
     content: dict,
     key: str,
     check: Callable[[dict], Any],
@@ -213,7 +213,7 @@ def _checked(
         try:
             if not isinstance(record, dict):
                 raise InputError(f"is no record: write an object with an id into {key!r}")
-            id_ = _whole(record, "id")
+            id_ = whole(record, "id")
             what = f"{LISTS[key]} {id_}"
             found = check(record)
             if id_ in seen:
@@ -225,14 +225,14 @@ def _checked(
         yield found
 
 
-def _whole(record: dict, key: str) -> int:
+def whole(record: dict, key: str) -> int:
     value = record.get(key)
     if type(value) is not int or not -(1 << 63) <= value < 1 << 63:
         raise InputError(f"has {key} {value!r}: it must be a whole number of at most 64 bits")
     return value
 
 
-def _lookup(record: dict, key: str, known: dict[int, int], listed: str) -> int:
+def lookup(record: dict, key: str, known: dict[int, int], listed: str) -> int:
     value = record.get(key)
     if not isinstance(value, int) or value not in known:
         raise InputError(
@@ -242,31 +242,31 @@ def _lookup(record: dict, key: str, known: dict[int, int], listed: str) -> int:
     return known[value]
 
 
-def _file_name(record: dict) -> str:
+def file_name(record: dict) -> str:
     """A relative path that stays in its folder."""
     name = record.get("file_name")
     if not isinstance(name, str) or not name:
         reason = "has no file_name"
-    elif len(name) > _LONGEST_NAME:
+    elif len(name) > LONGEST_NAME:
         reason = f"has a file_name of {len(name)} characters"
-    elif _OUTSIDE.search(name):
+    elif OUTSIDE.search(name):
         reason = f"has the file_name {name!r}, which leads out of the image folder"
     else:
         return name
     raise InputError(f"{reason}: name its file relative to the folder of --images")
 
 
-def _slim(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def slim(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """A json object without what is never read, numbers packed."""
-    record = {key: value for key, value in pairs if key in _KEPT}
+    record = {key: value for key, value in pairs if key in KEPT}
     if isinstance(record.get("segmentation"), list):
-        record["segmentation"] = [_packed(part, "f") for part in record["segmentation"]]
+        record["segmentation"] = [packed(part, "f") for part in record["segmentation"]]
     if "counts" in record:
-        record["counts"] = _packed(record["counts"], "i")
+        record["counts"] = packed(record["counts"], "i")
     return record
 
 
-def _packed(numbers: Any, kind: str) -> Any:
+def packed(numbers: Any, kind: str) -> Any:
     """A list of numbers as an array; anything else unchanged, to be refused by name later."""
     try:
         return array(kind, numbers) if isinstance(numbers, list) else numbers

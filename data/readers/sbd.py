@@ -15,8 +15,8 @@ from data.readers.source import Objects, Source, content_of_maps, names_of, requ
 from data.readers.voc import CLASS_NAMES, find_root, list_of
 
 LAYOUT = "SBD (img, inst)"
-_AGAIN = "unpack the SBD archive again"
-_LARGEST = 1 << 20  # bytes; SBD's own are below a tenth, and what is packed may grow a lot
+AGAIN = "unpack the SBD archive again"
+LARGEST = 1 << 20  # bytes; SBD's own are below a tenth, and what is packed may grow a lot
 
 
 def find(root: Path, split: str) -> Source | None:
@@ -27,13 +27,13 @@ def find(root: Path, split: str) -> Source | None:
     if folder is None or (split == "val" and voc is not None):
         return None
     if voc is None:
-        names = names_of(folder / f"{split}.txt", f"{_AGAIN}, its lists included")
+        names = names_of(folder / f"{split}.txt", f"{AGAIN}, its lists included")
     else:
         left_out = set(list_of(voc, "val"))
         known = sorted(path.stem for path in (folder / "inst").glob("*.mat"))
         names = [name for name in known if name not in left_out]
     if not names:
-        raise InputError(f"{folder / 'inst'} holds no image to use: {_AGAIN}")
+        raise InputError(f"{folder / 'inst'} holds no image to use: {AGAIN}")
     files = [folder / "inst" / f"{name}.mat" for name in names]
     return Source(folder, split, [folder / "img"], names, files)
 
@@ -42,15 +42,15 @@ def read(source: Source, bad: BadRecords, progress: bool = False) -> dict[str, A
     """The split as COCO content; file names are relative to img."""
     shown = tqdm(source.names, "reading SBD", disable=not progress, leave=False)
     return content_of_maps(
-        shown, lambda name: _objects(source.path, name), source.images[0], CLASS_NAMES, bad
+        shown, lambda name: objects(source.path, name), source.images[0], CLASS_NAMES, bad
     )
 
 
-def _objects(folder: Path, name: str) -> Objects:
+def objects(folder: Path, name: str) -> Objects:
     path = folder / "inst" / f"{name}.mat"
     try:
-        if path.stat().st_size > _LARGEST:
-            raise ValueError(f"more than {_LARGEST} bytes")
+        if path.stat().st_size > LARGEST:
+            raise ValueError(f"more than {LARGEST} bytes")
         content = scipy.io.loadmat(str(path))["GTinst"][0, 0]
         indices = np.asarray(content["Segmentation"])
         classes = np.asarray(content["Categories"]).ravel().astype(np.int64)
@@ -58,7 +58,7 @@ def _objects(folder: Path, name: str) -> Objects:
             raise ValueError("its Segmentation holds no whole numbers")
     except Exception as reason:  # the reader of this old format raises nearly everything
         raise InputError(
-            f"{path} cannot be read as SBD ({type(reason).__name__}: {reason}): {_AGAIN}"
+            f"{path} cannot be read as SBD ({type(reason).__name__}: {reason}): {AGAIN}"
         ) from None
     size = upright_size(folder / "img" / f"{name}.jpg")
     require_size(path, indices.shape, f"{name}.jpg", size)
@@ -67,5 +67,5 @@ def _objects(folder: Path, name: str) -> Objects:
         numbers.max(initial=0) > len(classes)
         or not np.isin(classes[numbers - 1], np.arange(len(CLASS_NAMES)) + 1).all()
     ):
-        raise InputError(f"{path} has an object without a class: {_AGAIN}")
+        raise InputError(f"{path} has an object without a class: {AGAIN}")
     return Objects(classes[numbers - 1], numbers, indices, np.zeros(size, dtype=bool))

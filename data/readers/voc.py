@@ -30,10 +30,10 @@ CLASS_NAMES = (
 ).split()
 VOID = 255
 
-_FILES = (("JPEGImages", ".jpg"), ("SegmentationClass", ".png"), ("SegmentationObject", ".png"))
-_LISTS = "ImageSets/Segmentation"
-_FOLDERS = (*(folder for folder, _ in _FILES), _LISTS)
-_NAME_FILES = ("classes.txt", "labels.txt")
+FILES = (("JPEGImages", ".jpg"), ("SegmentationClass", ".png"), ("SegmentationObject", ".png"))
+LISTS = "ImageSets/Segmentation"
+FOLDERS = (*(folder for folder, _ in FILES), LISTS)
+NAME_FILES = ("classes.txt", "labels.txt")
 
 
 def find(root: Path, split: str) -> Source | None:
@@ -42,8 +42,8 @@ def find(root: Path, split: str) -> Source | None:
     if folder is None:
         return None
     names = list_of(folder, split)
-    files = [folder / part / f"{name}{suffix}" for part, suffix in _FILES for name in names]
-    files += [folder / name for name in _NAME_FILES]
+    files = [folder / part / f"{name}{suffix}" for part, suffix in FILES for name in names]
+    files += [folder / name for name in NAME_FILES]
     return Source(folder, split, [folder / "JPEGImages"], names, files)
 
 
@@ -52,7 +52,7 @@ def read(source: Source, bad: BadRecords, progress: bool = False) -> dict[str, A
     classes = class_names(source.path)
     shown = tqdm(source.names, f"reading VOC {source.split}", disable=not progress, leave=False)
     return content_of_maps(
-        shown, lambda name: _objects(source, name, len(classes)), source.images[0], classes, bad
+        shown, lambda name: objects(source, name, len(classes)), source.images[0], classes, bad
     )
 
 
@@ -63,12 +63,12 @@ def find_root(root: Path) -> Path | None:
         InputError: if only a part of one is there.
     """
     places = [root, root / "VOC2012", root / "VOCdevkit" / "VOC2012"]
-    missing = {place: [f for f in _FOLDERS if not (place / f).is_dir()] for place in places}
+    missing = {place: [f for f in FOLDERS if not (place / f).is_dir()] for place in places}
     folder = min(
         places,
         key=lambda place: (len(missing[place]), not (place.name == "VOC2012" and place.is_dir())),
     )
-    if len(missing[folder]) >= len(_FOLDERS) - 1 and folder.name != "VOC2012":
+    if len(missing[folder]) >= len(FOLDERS) - 1 and folder.name != "VOC2012":
         return None  # one folder called JPEGImages is no VOC yet
     if missing[folder]:
         raise InputError(
@@ -80,27 +80,27 @@ def find_root(root: Path) -> Path | None:
 
 def list_of(folder: Path, split: str) -> list[str]:
     """The names in ImageSets/Segmentation/<split>.txt."""
-    return names_of(folder / _LISTS / f"{split}.txt", "list one image name per line there")
+    return names_of(folder / LISTS / f"{split}.txt", "list one image name per line there")
 
 
 def class_names(folder: Path) -> list[str]:
     """Names of the classes 1, 2, ...: from classes.txt or labels.txt if there, else VOC's 20."""
-    for name in _NAME_FILES:
+    for name in NAME_FILES:
         if (folder / name).is_file():
             return lines_of(folder / name, "write one class name per line")
     return CLASS_NAMES
 
 
-def _objects(source: Source, name: str, class_count: int) -> Objects:
+def objects(source: Source, name: str, class_count: int) -> Objects:
     folder = source.path
-    image, *paths = (folder / part / f"{name}{suffix}" for part, suffix in _FILES)
+    image, *paths = (folder / part / f"{name}{suffix}" for part, suffix in FILES)
     for path in (image, *paths):
         if not path.is_file():
             raise InputError(
-                f"{folder / _LISTS / source.split}.txt lists {name} but {path} is missing: add the "
+                f"{folder / LISTS / source.split}.txt lists {name} but {path} is missing: add the "
                 "file or drop the name from the list"
             )
-    classes, indices = (_indices(path) for path in paths)  # [H,W]
+    classes, indices = (read_indices(path) for path in paths)  # [H,W]
     size = upright_size(image)
     for path, drawn in zip(paths, (classes, indices), strict=True):
         require_size(path, drawn.shape, f"{name}.jpg", size)
@@ -119,13 +119,13 @@ def _objects(source: Source, name: str, class_count: int) -> Objects:
     if labels.max(initial=0) > class_count:
         raise InputError(
             f"{paths[0]} uses class {labels.max()} but only {class_count} classes have names: "
-            f"write all names, one per line, into {folder / _NAME_FILES[0]}"
+            f"write all names, one per line, into {folder / NAME_FILES[0]}"
         )
     void = (classes == VOID) | (indices == VOID)
     return Objects(labels, numbers, np.where(void, 0, indices), void)
 
 
-def _indices(path: Path) -> np.ndarray:
+def read_indices(path: Path) -> np.ndarray:
     """A palette (or grey) PNG as indices, uint8 [H,W]."""
     with opened(path, "save it again") as file:
         mode, indices = file.mode, np.array(file)
