@@ -76,4 +76,4 @@ def test_the_steps_have_about_the_same_loss_and_lower_it(tiny):
     steps = benchmark_peers.Pair().training_steps(64)
     losses = {whose: [step() for _ in range(20)] for whose, step in steps.items()}
     assert losses["ours"][0] == pytest.approx(losses["theirs"][0], rel=0.05)
-    assert all(last < 0.9 * first for first, *_, last in losses.values())
+    assert all(last < 0.95 * first for first, *_, last in losses.values())
