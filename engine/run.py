@@ -186,7 +186,12 @@ class Run:
                 f"start a new run with --pretrained {path}"
             ) from error
         self.saved, self.evaluated = self.trainer.iteration, content["evaluated"]
-        self.best = dict(content["best"])
+        lost = content["best"]["iteration"] and not (self.folder / "best.pt").exists()
+        if not lost:
+            self.best = dict(content["best"])
+        else:  # the weights of that score are gone: the next evaluation is the best
+            info(f"{self.folder}: best.pt is missing, the next evaluation writes a new one")
+            self.evaluated = min(self.evaluated, self.trainer.iteration - 1)
         self.seconds_before, self.cpu_seconds_before = content["seconds"], content["cpu_seconds"]
         if dist.is_main_process():
             for unfinished in self.folder.glob("*.tmp"):

@@ -1,14 +1,17 @@
 """Entry: run folders -> a figure of their losses and validation AP over time."""
 
 import argparse
+import io
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from data.errors import InputError
 from engine import log, options
 from engine.files import newest_checkpoint
 from engine.log import info
+from engine.visualize import save_image
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -62,13 +65,14 @@ def draw_curves(curves: dict[str, dict[str, np.ndarray]], out: Path) -> None:
         left.plot(run["minutes"], smooth(run["loss"]), colour)
         right.plot(run["evaluated"], run["AP"], colour, marker=".", label=f"{name}, AP")
         right.plot(run["evaluated"], run["AP50"], colour, linestyle="--", label=f"{name}, AP50")
-    left.set(xlabel="minutes", ylabel="training loss", yscale="log")
-    right.set(xlabel="minutes", ylabel="validation", ylim=(0, None))
+    left.set(xlabel="minutes", ylabel="training loss (running mean)", yscale="log")
+    right.set(xlabel="minutes", ylabel="validation AP", ylim=(0, None))
     for axes in (left, right):
         axes.grid(alpha=0.3)
     right.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize=8)  # beside, over no curve
-    out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out, dpi=110)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, dpi=110, format="png")
+    save_image(Image.open(buffer).convert("RGB"), out)
 
 
 def main(argv: list[str]) -> None:

@@ -125,6 +125,8 @@ def contents(folder: Path) -> str:
 def main(argv: list[str]) -> None:
     opts = parse(argv)
     folder = opts.run or newest_checkpoint(options.RUNS).parent
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such run folder; give one below {options.RUNS}/")
     write(folder)
     info(f"wrote {folder / 'summary.md'}")
 

@@ -81,7 +81,7 @@ def count_line(scores: Scores) -> str:
 
 def threshold_line(scores: Scores) -> str:
     if scores.best_threshold is None:
-        return "no threshold: no prediction covers an object with IoU 0.5"
+        return "no threshold: no query's best answer covers an object with IoU 0.5"
     return (
         f"best F1 at IoU 0.5: {scores.f1:.3f} at score threshold {scores.best_threshold:.3f} "
         f"(precision {scores.precision:.3f}, recall {scores.recall:.3f})"

@@ -107,7 +107,7 @@ def synthetic_batch(
     for index in range(batch):
         masks = torch.zeros(3, size, size, dtype=torch.bool)
         for mask in masks:
-            y, x = torch.randint(0, size // 2, (2,), generator=generator).tolist()
+            y, x = torch.randint(0, max(1, size // 2), (2,), generator=generator).tolist()
             mask[y : y + size // 2, x : x + size // 3] = True
         targets.append(
             {
