@@ -56,7 +56,8 @@ class GracefulStop:
     def requested(self) -> bool:
         """Whether any rank received a signal. Collective, so that all ranks stop together."""
         number = dist.max_over_ranks(self.signal or 0)
-        self.signal = number or None
+        if number:  # else one that came during the exchange is kept for the next step
+            self.signal = number
         return bool(number)
 
     @contextmanager
