@@ -208,11 +208,13 @@ class TrainOptions:
         if {"epochs", "iterations"} <= given.keys():
             raise InputError("--epochs and --iterations are two lengths; give one of them")
         if {"epochs", "iterations"} & given.keys():
-            values = {
-                key: one for key, one in values.items() if key not in ("epochs", "iterations")
-            }
+            values = {k: v for k, v in values.items() if k not in ("epochs", "iterations")}
         for name, each in declared.items():
             setattr(self, name, given.get(name, values.get(name, each.default)))
+        if self.scale[0] > self.scale[1]:
+            raise InputError(f"--scale {shown(self.scale)}: give the smaller number first")
+        if "drops" in given and self.schedule != "multistep":
+            raise InputError(f"--drops: the schedule is {self.schedule}; add --schedule multistep")
         merged = {**values.get("set", {}), **given.get("set", {})}
         self.set = builder_keywords(self.model, merged)
         self.origins = {
