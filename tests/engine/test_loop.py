@@ -12,7 +12,7 @@ from torch import nn
 from data.dataset import CocoDataset
 from data.loaders import eval_loader, train_loader
 from data.presets import EvalPreset, TrainPreset
-from engine import checkpoint
+from engine import checkpoint, dist
 from engine.interrupt import GracefulStop, Interrupted
 from engine.log import StepTimer
 from engine.loop import NonFiniteError, Trainer, run_inference
@@ -418,6 +418,18 @@ def test_a_signal_is_a_wish_and_twice_an_order(number, code):
             signal.raise_signal(number)
         assert stopped.value.exit_code == code
     assert signal.getsignal(number) is before
+
+
+def test_a_signal_during_the_exchange_of_ranks_is_kept(monkeypatch):
+    def exchange(number):  # no rank had a signal when it began
+        signal.raise_signal(signal.SIGTERM)
+        return number
+
+    with GracefulStop() as stop:
+        monkeypatch.setattr(dist, "max_over_ranks", exchange)
+        assert not stop.requested()
+        monkeypatch.undo()
+        assert stop.requested() and stop.signal == signal.SIGTERM
 
 
 def test_inference_gives_original_ids_and_sizes(dataset):
