@@ -30,7 +30,7 @@ class TrainPreset:
         image at about 1.3 of the fit, which lies near the middle of the range.
     flip: probability of a mirrored image; brightness, contrast, saturation: the factor is drawn
         from 1 - x .. 1 + x; hue: drawn from -x .. x of the colour circle; grey: probability of a
-        image without colour. The strengths are our choice, mild, as colour tells classes apart.
+        image without colour. The strengths are our choice: mild, as classes differ in colour.
     copy_paste: probability that objects of a second image, seen through a view of its own, are
         pasted onto an image by `paste_some`. The loader draws it, as it has to read that image.
     """
