@@ -16,7 +16,7 @@ from engine import files
 from engine.log import first_of
 from engine.loop import NonFiniteError, Trainer
 from mobileinst import weights, zoo
-from mobileinst.set_prediction.criterion import Criterion
+from mobileinst.set_prediction.losses import Criterion
 from mobileinst.set_prediction.postprocess import Postprocess
 
 # (config, seed=0) -> model, criterion, postprocess; the zoo's, or one with other parts.

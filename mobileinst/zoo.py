@@ -18,7 +18,7 @@ from mobileinst.mask2former.model import Mask2FormerConfig, build_mask2former, m
 from mobileinst.mask2former.published import hub_config
 from mobileinst.mobile.model import MobileInstConfig, build_mobileinst, mobileinst_training
 from mobileinst.segmenter import Segmenter
-from mobileinst.set_prediction.criterion import Criterion
+from mobileinst.set_prediction.losses import Criterion
 from mobileinst.set_prediction.postprocess import Postprocess
 
 Built = tuple[Segmenter, Criterion, Postprocess]

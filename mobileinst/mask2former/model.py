@@ -10,10 +10,8 @@ from mobileinst.config import Config, within
 from mobileinst.mask2former.pixel_decoder import PixelDecoder
 from mobileinst.mask2former.query_decoder import QueryDecoder
 from mobileinst.segmenter import Segmenter, require_fit
-from mobileinst.set_prediction.costs import PointCost
-from mobileinst.set_prediction.criterion import Criterion
-from mobileinst.set_prediction.losses import CrossEntropyClassLoss, PointMaskLoss
-from mobileinst.set_prediction.matcher import Matcher
+from mobileinst.set_prediction.losses import Criterion, CrossEntropyClassLoss, PointMaskLoss
+from mobileinst.set_prediction.matcher import Matcher, PointCost
 from mobileinst.set_prediction.postprocess import Postprocess, rank_by_class
 
 STRIDES = (4, 8, 16, 32)  # of the backbone maps that are used

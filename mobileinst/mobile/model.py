@@ -11,15 +11,14 @@ from mobileinst.layers.init import init_conv
 from mobileinst.mobile.instance_decoder import InstanceDecoder
 from mobileinst.mobile.mask_decoder import MaskDecoder
 from mobileinst.segmenter import Segmenter, require_fit
-from mobileinst.set_prediction.costs import DiceClassCost
-from mobileinst.set_prediction.criterion import Criterion
 from mobileinst.set_prediction.losses import (
+    Criterion,
     FocalClassLoss,
     MaskLoss,
     ObjectnessLoss,
     SemanticLoss,
 )
-from mobileinst.set_prediction.matcher import Matcher
+from mobileinst.set_prediction.matcher import DiceClassCost, Matcher
 from mobileinst.set_prediction.postprocess import (
     Postprocess,
     grid_quality,

@@ -1,1 +1,1 @@
-"""Set prediction, shared by every system: costs, matching, losses, criterion, post-processing."""
+"""Set prediction, shared by every system: costs, matching, losses, post-processing."""

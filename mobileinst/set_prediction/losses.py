@@ -1,71 +1,99 @@
-"""Losses of set prediction: pure functions first, then the weighted terms a criterion is made of.
+"""The criterion, the loss terms it adds up, and the functions they are made of.
 
-A term is a callable (outputs, targets, matches, counts) -> {name: weighted scalar}. Every sum is
-divided by a count of the whole batch (all micro-batches, all ranks), which is known before the
-forward pass, so accumulating 4 × 4 images is the same computation as a batch of 16.
+Every sum is divided by a count of the whole batch (all micro-batches, all ranks), which is known
+before the forward pass, so accumulating 4 × 4 images is the same computation as a batch of 16.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from mobileinst.layers.device import to_device
-from mobileinst.set_prediction.matcher import Match
-from mobileinst.set_prediction.points import sample_points
+from mobileinst.set_prediction.matcher import Match, Matcher
+from mobileinst.set_prediction.points import SeededPoints, sample_points
 from mobileinst.set_prediction.targets import Target, stride_grid
 
-
-def focal_loss(logits: Tensor, targets: Tensor, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
-    """Sigmoid focal loss, element by element (Lin et al. 2017). Any shape; targets in 0..1."""
-    bce = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
-    prob = logits.sigmoid()
-    miss = prob * (1 - targets) + (1 - prob) * targets
-    balance = alpha * targets + (1 - alpha) * (1 - targets)
-    return balance * miss**gamma * bce
+Targets, Matches = list[Target], list[Match]  # of the B images
+Counts = Losses = dict[str, Tensor]  # scalars by name
+Term = Callable[[dict, Targets, Matches, Counts], Losses]
 
 
-def dice_loss(logits: Tensor, masks: Tensor, weights: Tensor) -> Tensor:
-    """1 − dice with squared denominators (SparseInst). [M,P], [M,P], [M,P] -> [M]."""
-    probs = logits.sigmoid()
-    overlap = (probs * masks * weights).sum(-1)
-    energy = ((probs.square() + masks.square()) * weights).sum(-1)
-    return 1 - 2 * overlap / (energy + 1e-4)
+class Criterion(nn.Module):
+    """Outputs and targets -> named, weighted loss terms.
+
+    Args:
+        matcher: pairs queries with objects, in each output by itself.
+        class_loss, mask_loss, extra: terms (outputs, targets, matches, counts) -> losses. One that
+            is divided by other counts than those of objects and images has a method `counts`.
+    """
+
+    def __init__(
+        self, matcher: Matcher, class_loss: Term, mask_loss: Term, extra: Sequence[Term] = ()
+    ):
+        super().__init__()
+        self.matcher = matcher
+        self.terms = (class_loss, mask_loss, *extra)
+
+    def counts(self, targets: list[dict]) -> Counts:
+        """The divisors of the terms, to be summed over micro-batches and ranks: on the CPU."""
+        numbers = {"objects": sum(len(t["labels"]) for t in targets), "images": len(targets)}
+        for term in self.terms:
+            numbers |= term.counts(targets) if hasattr(term, "counts") else {}
+        return {name: torch.tensor(float(number)) for name, number in numbers.items()}
+
+    def forward(
+        self,
+        outputs: dict,
+        targets: list[dict],
+        counts: Counts | None = None,
+        points: SeededPoints | None = None,
+        matches: list[Matches] | None = None,
+    ) -> Losses:
+        """Loss terms, already weighted: their sum is the loss.
+
+        Args:
+            outputs, targets: of the data contract; any target may be without objects.
+            counts: `counts(...)` of the whole batch, if these targets are only a part of it.
+            points: source of the random points; the default draws the same at every call.
+            matches: for the last output, then for each of `aux`; the default asks the matcher.
+        Returns:
+            {"class": …, "pixel": …, …} and the same with `_aux0`, `_aux1`, … for `aux`. Scalars, at
+            least float32 whatever the precision of the outputs.
+        Raises:
+            FloatingPointError: if a matching cost is not finite.
+        """
+        counts = counts or self.counts(targets)
+        counts = counts | {"objects": counts["objects"].clamp(min=1)}
+        layers = {"": outputs} | {f"_aux{i}": aux for i, aux in enumerate(outputs["aux"])}
+        layers = {key: in_float32(layer) for key, layer in layers.items()}
+        points = points or SeededPoints()
+        shared = [Target.of(target) for target in targets]
+        own = {key: [replace(t, points=points, layer=key) for t in shared] for key in layers}
+        losses = {}
+        with torch.autocast(outputs["class_logits"].device.type, enabled=False):
+            if matches is None:
+                matches = self.matcher((layers[key], own[key]) for key in layers)
+            for (key, layer), pairs in zip(layers.items(), matches, strict=True):
+                for term in self.terms:
+                    for name, value in term(layer, own[key], pairs, counts).items():
+                        losses[name + key] = value
+        return losses
 
 
-def smoothed_dice_loss(logits: Tensor, masks: Tensor, weights: Tensor) -> Tensor:
-    """1 − dice with plain denominators, one added to both parts (Mask2Former). 3 × [M,P] -> [M]."""
-    probs = logits.sigmoid() * weights
-    overlap = (probs * masks).sum(-1)
-    return 1 - (2 * overlap + 1) / (probs.sum(-1) + (masks * weights).sum(-1) + 1)
-
-
-def pixel_loss(logits: Tensor, masks: Tensor, weights: Tensor) -> Tensor:
-    """Binary cross-entropy, averaged over the valid pixels. [M,P], [M,P], [M,P] -> [M]."""
-    bce = F.binary_cross_entropy_with_logits(logits, masks, reduction="none")
-    return (bce * weights).sum(-1) / weights.sum(-1).clamp(min=1e-6)
-
-
-def matched(outputs: Tensor, matches: list[Match]) -> Tensor:
-    """Rows of the matched queries, image after image: [B,Q,...] -> [M,...]."""
-    return torch.cat([output[query_idx] for output, (query_idx, _) in zip(outputs, matches)])
-
-
-def matched_masks(
-    targets: list[Target], matches: list[Match], grid: tuple[int, int]
-) -> tuple[Tensor, Tensor]:
-    """Soft masks and valid shares of the matched objects, ordered as `matched`: 2 × [M,h,w]."""
-    masks, weights = [], []
-    for target, (_, target_idx) in zip(targets, matches):
-        soft, valid = target.soft_masks(grid)
-        masks.append(soft[target_idx])
-        weights.append(valid.expand(len(target_idx), *grid))
-    return torch.cat(masks), torch.cat(weights)
+def in_float32(outputs: dict) -> dict[str, Tensor]:
+    """One output, without `aux`, with half precision as float32; double stays."""
+    return {
+        key: x.to(torch.promote_types(x.dtype, torch.float32))
+        for key, x in outputs.items()
+        if key != "aux"
+    }
 
 
 def class_targets(
-    outputs: dict, targets: list[Target], matches: list[Match], no_object: int
+    outputs: dict, targets: Targets, matches: Matches, no_object: int
 ) -> tuple[Tensor, Tensor]:
     """The class of each query, and whether it has a class loss: int64 and bool [B,Q].
 
@@ -84,16 +112,14 @@ def class_targets(
 class FocalClassLoss:
     """Focal loss over all queries × classes; an unmatched query's target is all zero (SparseInst).
 
-    Unmatched queries inside ignored pixels have no loss (`class_targets`).
+    alpha, gamma: as in Lin et al. 2017.
     """
 
     weight: float = 2.0
     alpha: float = 0.25
     gamma: float = 2.0
 
-    def __call__(
-        self, outputs: dict, targets: list[Target], matches: list[Match], counts: dict[str, Tensor]
-    ) -> dict[str, Tensor]:
+    def __call__(self, outputs: dict, targets: Targets, matches: Matches, counts: Counts) -> Losses:
         logits = outputs["class_logits"]  # [B,Q,K]
         classes = torch.arange(logits.shape[2], device=logits.device)
         wanted, counted = class_targets(outputs, targets, matches, logits.shape[2])
@@ -107,8 +133,7 @@ class CrossEntropyClassLoss:
     """Softmax cross-entropy of all queries, with a class for no object (Mask2Former).
 
     Divided by the sum of the weights of all queries: 1 for a matched one, `no_object_weight` for
-    another. Unmatched queries inside ignored pixels have no loss (`class_targets`), but stay in the
-    sum of weights, which has to be known before the forward pass.
+    another. Those without a class loss stay in that sum, which must be known before the forward.
 
     num_queries: Q of the model; with it the numbers of objects determine those of matched queries.
     """
@@ -122,12 +147,8 @@ class CrossEntropyClassLoss:
         matched = sum(min(self.num_queries, len(target["labels"])) for target in targets)
         return {"matched": matched, "unmatched": self.num_queries * len(targets) - matched}
 
-    def __call__(
-        self, outputs: dict, targets: list[Target], matches: list[Match], counts: dict[str, Tensor]
-    ) -> dict[str, Tensor]:
+    def __call__(self, outputs: dict, targets: Targets, matches: Matches, counts: Counts) -> Losses:
         logits = outputs["class_logits"]  # [B,Q,K+1]
-        if logits.shape[1] != self.num_queries:
-            raise ValueError(f"a loss for {self.num_queries} queries was given {logits.shape[1]}")
         no_object = logits.shape[2] - 1
         wanted, counted = class_targets(outputs, targets, matches, no_object)  # [B,Q]
         weights = torch.where(wanted == no_object, self.no_object_weight, 1.0).to(logits) * counted
@@ -136,6 +157,23 @@ class CrossEntropyClassLoss:
         total = counts["matched"] + self.no_object_weight * counts["unmatched"]
         total = total.clamp(min=1e-6)  # zero without objects if no_object_weight is 0
         return {"class": self.weight * (loss * weights.flatten()).sum() / total}
+
+
+def matched(outputs: Tensor, matches: Matches) -> Tensor:
+    """Rows of the matched queries, image after image: [B,Q,...] -> [M,...]."""
+    return torch.cat([output[query_idx] for output, (query_idx, _) in zip(outputs, matches)])
+
+
+def matched_masks(
+    targets: Targets, matches: Matches, grid: tuple[int, int]
+) -> tuple[Tensor, Tensor]:
+    """Soft masks and valid shares of the matched objects, ordered as `matched`: 2 × [M,h,w]."""
+    masks, weights = [], []
+    for target, (_, target_idx) in zip(targets, matches):
+        soft, valid = target.soft_masks(grid)
+        masks.append(soft[target_idx])
+        weights.append(valid.expand(len(target_idx), *grid))
+    return torch.cat(masks), torch.cat(weights)
 
 
 @dataclass(frozen=True)
@@ -150,9 +188,7 @@ class MaskLoss:
     dice_weight: float = 2.0
     stride: int = 4
 
-    def __call__(
-        self, outputs: dict, targets: list[Target], matches: list[Match], counts: dict[str, Tensor]
-    ) -> dict[str, Tensor]:
+    def __call__(self, outputs: dict, targets: Targets, matches: Matches, counts: Counts) -> Losses:
         grid = stride_grid(tuple(targets[0].ignore.shape), self.stride)
         logits = matched(outputs["mask_logits"], matches)[:, None]  # [M,1,h,w]
         logits = F.interpolate(logits, size=grid, mode="bilinear", align_corners=False)
@@ -170,8 +206,7 @@ class PointMaskLoss:
 
     For each pair, of `oversample` × `points` random points the `importance` × `points` whose logits
     are nearest to zero are kept; other random points fill the rest. Each pair's value is divided by
-    the number of objects. Points beside ignored pixels have no weight (`Target.valid_points`), our
-    extension.
+    the number of objects. Points beside ignored pixels have no weight, our extension.
     """
 
     pixel_weight: float = 5.0
@@ -180,9 +215,7 @@ class PointMaskLoss:
     oversample: float = 3.0
     importance: float = 0.75
 
-    def __call__(
-        self, outputs: dict, targets: list[Target], matches: list[Match], counts: dict[str, Tensor]
-    ) -> dict[str, Tensor]:
+    def __call__(self, outputs: dict, targets: Targets, matches: Matches, counts: Counts) -> Losses:
         logits = matched(outputs["mask_logits"], matches)  # [M,h,w]
         points = self.choose_points(logits.detach(), targets, matches)  # [M,P,2]
         masks, weights = [], []
@@ -196,7 +229,7 @@ class PointMaskLoss:
             "dice": self.dice_weight * smoothed_dice_loss(*values).sum() / counts["objects"],
         }
 
-    def choose_points(self, logits: Tensor, targets: list[Target], matches: list[Match]) -> Tensor:
+    def choose_points(self, logits: Tensor, targets: Targets, matches: Matches) -> Tensor:
         """[M,h,w] -> [M,P,2]."""
 
         def draw(purpose: str, count: int) -> Tensor:
@@ -216,28 +249,22 @@ class PointMaskLoss:
 class ObjectnessLoss:
     """Cross-entropy of a matched query's objectness with the IoU of its mask (SparseInst).
 
-    The IoU is that of (probability ≥ 0.4) with (target > 0.5) on the grid of the logits, without
-    gradient. Unmatched queries have no objectness loss.
+    The IoU is that of (probability ≥ 0.4) with (target > 0.5) on the valid cells of the grid of the
+    logits, without gradient. Unmatched queries have no objectness loss.
     """
 
     weight: float = 1.0
 
-    def __call__(
-        self, outputs: dict, targets: list[Target], matches: list[Match], counts: dict[str, Tensor]
-    ) -> dict[str, Tensor]:
+    def __call__(self, outputs: dict, targets: Targets, matches: Matches, counts: Counts) -> Losses:
         scores = matched(outputs["objectness"], matches)[:, 0]  # [M]
         logits = matched(outputs["mask_logits"], matches).detach()  # [M,h,w]
         masks, weights = (x.to(logits) for x in matched_masks(targets, matches, logits.shape[-2:]))
-        iou = mask_iou(logits.sigmoid() >= 0.4, masks > 0.5, weights)  # [M]
+        predicted, wanted = logits.sigmoid() >= 0.4, masks > 0.5
+        overlap = ((predicted & wanted) * weights).sum((-2, -1))
+        union = ((predicted | wanted) * weights).sum((-2, -1))
+        iou = overlap / union.clamp(min=1e-6)  # [M]
         loss = F.binary_cross_entropy_with_logits(scores, iou, reduction="sum")
         return {"objectness": self.weight * loss / counts["objects"]}
-
-
-def mask_iou(predicted: Tensor, wanted: Tensor, weights: Tensor) -> Tensor:
-    """IoU of pairs of boolean masks with weighted cells: 3 × [M,h,w] -> [M]."""
-    overlap = ((predicted & wanted) * weights).sum((-2, -1))
-    union = ((predicted | wanted) * weights).sum((-2, -1))
-    return overlap / union.clamp(min=1e-6)
 
 
 @dataclass(frozen=True)
@@ -252,23 +279,50 @@ class SemanticLoss:
 
     weight: float = 1.0
 
-    def __call__(
-        self, outputs: dict, targets: list[Target], matches: list[Match], counts: dict[str, Tensor]
-    ) -> dict[str, Tensor]:
+    def __call__(self, outputs: dict, targets: Targets, matches: Matches, counts: Counts) -> Losses:
+        names = [name for name in outputs if name.startswith("semantic_logits")]
+        losses = {name: sum(map(self.of_image, outputs[name], targets)) for name in names}
         return {
-            name.replace("_logits", ""): self.weight
-            * sum(map(semantic_loss, logits, targets))
-            / counts["images"]
-            for name, logits in outputs.items()
-            if name.startswith("semantic_logits")
+            name.replace("_logits", ""): self.weight * loss / counts["images"]
+            for name, loss in losses.items()
         }
 
+    @staticmethod
+    def of_image(logits: Tensor, target: Target) -> Tensor:
+        """[K,h,w] -> []."""
+        grid = logits.shape[-2:]
+        masks, valid = (x.to(logits) for x in target.soft_masks(grid))  # [N,h,w], [h,w]
+        wanted = torch.zeros_like(logits)  # [K,h,w]
+        wanted.scatter_reduce_(0, target.labels[:, None, None].expand_as(masks), masks, "amax")
+        bce = F.binary_cross_entropy_with_logits(logits, wanted, reduction="none").sum(0)  # [h,w]
+        return (bce * valid).sum() / valid.sum().clamp(min=1e-6)
 
-def semantic_loss(logits: Tensor, target: Target) -> Tensor:
-    """Cross-entropy with the classes on each cell, averaged over the valid cells: [K,h,w] -> []."""
-    masks, valid = (x.to(logits) for x in target.soft_masks(logits.shape[-2:]))  # [N,h,w], [h,w]
-    wanted = torch.zeros_like(logits)  # [K,h,w]
-    index = target.labels[:, None, None].expand_as(masks)
-    wanted.scatter_reduce_(0, index, masks, "amax")
-    bce = F.binary_cross_entropy_with_logits(logits, wanted, reduction="none").sum(0)  # [h,w]
-    return (bce * valid).sum() / valid.sum().clamp(min=1e-6)
+
+def focal_loss(logits: Tensor, targets: Tensor, alpha: float, gamma: float) -> Tensor:
+    """Sigmoid focal loss, element by element. Any shape; targets in 0..1."""
+    bce = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+    prob = logits.sigmoid()
+    miss = prob * (1 - targets) + (1 - prob) * targets
+    balance = alpha * targets + (1 - alpha) * (1 - targets)
+    return balance * miss**gamma * bce
+
+
+def dice_loss(logits: Tensor, masks: Tensor, weights: Tensor) -> Tensor:
+    """1 − dice with squared denominators (SparseInst). 3 × [M,P] -> [M]."""
+    probs = logits.sigmoid()
+    overlap = (probs * masks * weights).sum(-1)
+    energy = ((probs.square() + masks.square()) * weights).sum(-1)
+    return 1 - 2 * overlap / (energy + 1e-4)
+
+
+def smoothed_dice_loss(logits: Tensor, masks: Tensor, weights: Tensor) -> Tensor:
+    """1 − dice with plain denominators, one added to both parts (Mask2Former). 3 × [M,P] -> [M]."""
+    probs = logits.sigmoid() * weights
+    overlap = (probs * masks).sum(-1)
+    return 1 - (2 * overlap + 1) / (probs.sum(-1) + (masks * weights).sum(-1) + 1)
+
+
+def pixel_loss(logits: Tensor, masks: Tensor, weights: Tensor) -> Tensor:
+    """Binary cross-entropy, averaged over the valid pixels. 3 × [M,P] -> [M]."""
+    bce = F.binary_cross_entropy_with_logits(logits, masks, reduction="none")
+    return (bce * weights).sum(-1) / weights.sum(-1).clamp(min=1e-6)

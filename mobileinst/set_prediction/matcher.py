@@ -1,24 +1,26 @@
-"""Bipartite matching of queries with objects (scipy's Hungarian method), image by image."""
+"""Pairwise costs of queries and objects, and their bipartite matching (scipy's Hungarian method).
+
+A cost is a callable: outputs of one image (no batch axis), its target -> [Q,N].
+"""
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from mobileinst.layers.device import to_device
+from mobileinst.set_prediction.points import sample_shared_points
 from mobileinst.set_prediction.targets import Target
 
-Match = tuple[Tensor, Tensor]
+Match = tuple[Tensor, Tensor]  # query_idx, target_idx
 
 
 class Matcher:
-    """Assigns each object of an image to one query, at the smallest total cost.
-
-    Args:
-        cost: (outputs of one image, target of the image) -> [Q,N]. Systems differ in it.
-    """
+    """Assigns each object of an image to one query, at the smallest total cost."""
 
     def __init__(self, cost: Callable[[dict, Target], Tensor]):
         self.cost = cost
@@ -28,8 +30,8 @@ class Matcher:
         """Matches every image of every output. The CPU waits for the device once.
 
         Args:
-            layers: of each output `class_logits` [B,Q,K], `mask_logits` [B,Q,h,w] and what else
-                the cost reads, and B targets; any of them may be without objects.
+            layers: of each output the tensors [B,...] that the cost reads, and B targets; any of
+                them may be without objects.
         Returns:
             For each output B pairs (query_idx, target_idx), int64, of min(Q, N) entries each: query
             `query_idx[k]` has the object `target_idx[k]`.
@@ -51,3 +53,76 @@ class Matcher:
         indices = to_device(torch.from_numpy(np.concatenate(pairs, 1)), costs[0].device)
         matches = list(zip(*(each.split([pair.shape[1] for pair in pairs]) for each in indices)))
         return [matches[i : i + len(targets)] for i in range(0, len(matches), len(targets))]
+
+
+@dataclass(frozen=True)
+class DiceClassCost:
+    """−dice^α · p(class)^β (SparseInst; the paper is read as following it).
+
+    Computed on the grid of the mask logits, stride 8 (our choice, because only the order of the
+    costs matters there; SparseInst upsamples all N logit maps to stride 4 first).
+    """
+
+    dice_power: float = 0.8
+    class_power: float = 0.2
+
+    def __call__(self, outputs: dict, target: Target) -> Tensor:
+        mask_logits = outputs["mask_logits"]  # [Q,h,w]
+        masks, valid = (x.to(mask_logits) for x in target.soft_masks(mask_logits.shape[-2:]))
+        dice = pairwise_dice(mask_logits.sigmoid().flatten(1), masks.flatten(1), valid.flatten())
+        class_prob = outputs["class_logits"].sigmoid()[:, target.labels]  # [Q,N]
+        return -(dice**self.dice_power) * class_prob**self.class_power
+
+
+@dataclass(frozen=True)
+class PointCost:
+    """−p(class), cross-entropy and dice of the masks at random points, weighted (Mask2Former).
+
+    All queries and objects of an image are compared at the same points. Points beside ignored
+    pixels have no weight, our extension.
+    """
+
+    class_weight: float = 2.0
+    pixel_weight: float = 5.0
+    dice_weight: float = 5.0
+    points: int = 12544
+
+    def __call__(self, outputs: dict, target: Target) -> Tensor:
+        mask_logits = outputs["mask_logits"]  # [Q,h,w]
+        drawn = to_device(target.draw("match", self.points), mask_logits.device)
+        points = drawn.to(mask_logits.dtype)  # [P,2]
+        logits = sample_shared_points(mask_logits, points)  # [Q,P]
+        masks = sample_shared_points(target.masks.to(points), points)  # [N,P]
+        weights = target.valid_points(points[None])[0]  # [P]
+        class_prob = outputs["class_logits"].softmax(-1)[:, target.labels]  # [Q,N]
+        return (
+            self.pixel_weight * pairwise_pixel_loss(logits, masks, weights)
+            + self.dice_weight * pairwise_smoothed_dice(logits.sigmoid(), masks, weights)
+            - self.class_weight * class_prob
+        )
+
+
+# Functions of every query with every object: [Q,P], [N,P] and weights [P] in 0..1 -> [Q,N].
+
+
+def pairwise_dice(probs: Tensor, masks: Tensor, weights: Tensor) -> Tensor:
+    """Dice score with squared denominators (SparseInst), in 0..1."""
+    overlap = (probs * weights) @ masks.T  # [Q,N]
+    energy = (probs.square() @ weights)[:, None] + (masks.square() @ weights)[None]
+    return 2 * overlap / (energy + 1e-4)
+
+
+def pairwise_smoothed_dice(probs: Tensor, masks: Tensor, weights: Tensor) -> Tensor:
+    """1 − dice with plain denominators, one added to both parts, in 0..1."""
+    overlap = (probs * weights) @ masks.T  # [Q,N]
+    size = (probs @ weights)[:, None] + (masks @ weights)[None]
+    return 1 - (2 * overlap + 1) / (size + 1)
+
+
+def pairwise_pixel_loss(logits: Tensor, masks: Tensor, weights: Tensor) -> Tensor:
+    """Binary cross-entropy, averaged over the valid points.
+
+    As softplus(x) − x · mask, it takes one product of matrices.
+    """
+    loss = (F.softplus(logits) @ weights)[:, None] - (logits * weights) @ masks.T  # [Q,N]
+    return loss / weights.sum().clamp(min=1e-6)

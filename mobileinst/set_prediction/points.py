@@ -4,6 +4,7 @@ A point is (x, y) over 0..1 of the padded image, so the same points serve grids 
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -12,34 +13,27 @@ from torch import Tensor
 from mobileinst.layers.seeds import named_seed
 
 
+@dataclass(frozen=True)
 class SeededPoints:
     """Uniform points as a function of (seed, step, layer, image, purpose) only.
 
     So neither the split of a batch, nor other random numbers, nor the device change a point. Any
-    object with this method can be handed to a criterion.
+    object with this method can be given to a criterion.
     """
 
-    def __init__(self, seed: int = 0, step: int = 0):
-        self.seed, self.step = seed, step
+    seed: int = 0
+    step: int = 0
 
     def draw(self, layer: str, image_id: int, purpose: str, shape: tuple[int, ...]) -> Tensor:
-        """Draws numbers in 0..1: float32 on the CPU.
-
-        Args:
-            layer: name of the output that is supervised, "" for the last one.
-            purpose: use of the points; those for two purposes are independent.
-        """
+        """Numbers in 0..1, float32 on the CPU; `layer` is "" for the last output."""
         seed = named_seed(self.seed, self.step, layer, image_id, purpose)
         generator = torch.Generator().manual_seed(seed)
         return torch.rand(shape, generator=generator)
 
 
-def sample_points(maps: Tensor, points: Tensor) -> Tensor:
-    """Samples each map at its own points, bilinear, zero beyond the border.
-
-    [M,h,w], [M,P,2] -> [M,P]. Gradients flow to the maps, not to the points.
-    """
-    return PointSampling.apply(maps, points)
+def sample_bilinear(maps: Tensor, points: Tensor) -> Tensor:
+    """[B,C,h,w], [B,·,P,2] -> [B,C,·,P]; zero beyond the border."""
+    return F.grid_sample(maps, 2 * points - 1, mode="bilinear", align_corners=False)
 
 
 def sample_shared_points(maps: Tensor, points: Tensor) -> Tensor:
@@ -48,10 +42,11 @@ def sample_shared_points(maps: Tensor, points: Tensor) -> Tensor:
 
 
 class PointSampling(torch.autograd.Function):
-    """`grid_sample` with another backward, because that of CUDA has no deterministic form.
+    """Samples each map at its own points: [M,h,w], [M,P,2] -> [M,P]. Points get no gradient.
 
-    `scatter_add` has one, under `torch.use_deterministic_algorithms`. Only the points are saved for
-    it: computing corners and shares again is cheaper than storing them for ten outputs.
+    `grid_sample` with another backward, because that of CUDA has no deterministic form;
+    `scatter_add` has one. Only the points are saved for it: computing corners and shares again is
+    cheaper than storing them for ten outputs.
     """
 
     @staticmethod
@@ -70,15 +65,13 @@ class PointSampling(torch.autograd.Function):
         return flat.unflatten(1, (height, width)), None
 
 
-def sample_bilinear(maps: Tensor, points: Tensor) -> Tensor:
-    """[B,C,h,w], [B,·,P,2] -> [B,C,·,P]."""
-    return F.grid_sample(maps, 2 * points - 1, mode="bilinear", align_corners=False)
+sample_points = PointSampling.apply
 
 
 def corners(points: Tensor, height: int, width: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yields index in the flattened grid and share of the four cells around each point.
+    """Index in the flattened grid and share of the four cells around each point: 4 × 2 × [...].
 
-    [...,2] -> 4 × 2 × [...]. The shares of cells beyond the border are zero.
+    The shares of cells beyond the border are zero.
     """
     x, y = points[..., 0] * width - 0.5, points[..., 1] * height - 0.5
     left, top = x.floor(), y.floor()

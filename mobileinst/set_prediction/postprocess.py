@@ -1,7 +1,6 @@
 """Outputs -> scored, labelled masks at the original size of the images."""
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -9,6 +8,8 @@ from torch import Tensor
 
 Size = tuple[int, int]  # height, width
 Sizes = tuple[Size, Size, Size]  # padded, before padding, original
+
+Encode = Callable[[Tensor], list]  # bool [m,h0,w0] -> m encoded masks
 
 CHUNK_PIXELS = 4_000_000  # mask pixels resized at a time: 16 MB of float32
 
@@ -18,40 +19,21 @@ def upsample_masks(mask_logits: Tensor, padded: Size, size: Size, orig_size: Siz
 
     [M,h,w] -> [M,h0,w0]. Logits are resized, never binary masks: thresholding afterwards gives
     smooth edges. Bilinear resizing is separable, so both resizings and the crop are one matrix for
-    the rows and one for the columns (equal to `interpolate` twice, on a CPU in about a tenth of the
-    time).
+    the rows and one for the columns: `interpolate` twice, on a CPU in about a tenth of the time.
     """
-    rows, columns = (
-        resize_matrix(*sides).to(mask_logits)
-        for sides in zip(mask_logits.shape[-2:], padded, size, orig_size)
-    )
+
+    def resize_matrix(cells: int, padded: int, size: int, orig_size: int) -> Tensor:
+        wide = F.interpolate(torch.eye(cells)[None], padded, mode="linear", align_corners=False)
+        wide = F.interpolate(wide[..., :size], orig_size, mode="linear", align_corners=False)
+        return wide[0].to(mask_logits)  # [cells,orig_size]
+
+    sides = zip(mask_logits.shape[-2:], padded, size, orig_size)
+    rows, columns = (resize_matrix(*side) for side in sides)
     return rows.T @ (mask_logits @ columns)  # [M,h0,w0]
 
 
-def resize_matrix(cells: int, padded: int, size: int, orig_size: int) -> Tensor:
-    """Resizing one side to `padded`, cropping to `size`, resizing again: [cells,orig_size].
-
-    Linear, align_corners False.
-    """
-    to_padded = F.interpolate(torch.eye(cells)[None], padded, mode="linear", align_corners=False)
-    cropped = to_padded[..., :size]
-    return F.interpolate(cropped, orig_size, mode="linear", align_corners=False)[0]
-
-
-class Ranking(NamedTuple):
-    """Answers of one image: a query with a class each; a query may have several.
-
-    scores, labels, query_idx: [M]. found: bool [M], False if the query predicts no object.
-    """
-
-    scores: Tensor
-    labels: Tensor
-    query_idx: Tensor
-    found: Tensor
-
-
-def rank_by_objectness(outputs: dict) -> Ranking:
-    """Every pair of a query and a class, scored sqrt(class · objectness) (the score: SparseInst).
+def rank_by_objectness(outputs: dict) -> tuple[Tensor, Tensor]:
+    """Scores sqrt(class · objectness) of each query and class [Q,K] (SparseInst), True [Q].
 
     SparseInst keeps only the best class of a query. Our choice is all of them, because AP measures
     the order of the answers of each class: for a network trained from scratch on a small set,
@@ -61,31 +43,24 @@ def rank_by_objectness(outputs: dict) -> Ranking:
     Args:
         outputs: `class_logits` [Q,K] and `objectness` [Q,1] of one image.
     """
-    class_prob = outputs["class_logits"].sigmoid()  # [Q,K]
-    scores = (class_prob * outputs["objectness"].sigmoid()).sqrt()
-    pairs = torch.arange(scores.numel(), device=scores.device)
-    classes = scores.shape[1]
-    found = torch.ones_like(pairs, dtype=torch.bool)
-    return Ranking(scores.flatten(), pairs % classes, pairs // classes, found)
+    scores = (outputs["class_logits"].sigmoid() * outputs["objectness"].sigmoid()).sqrt()
+    return scores, torch.ones_like(scores[:, 0], dtype=torch.bool)
 
 
-def rank_by_class(outputs: dict) -> Ranking:
-    """Every pair of a query and a class, scored by the softmax (Mask2Former).
+def rank_by_class(outputs: dict) -> tuple[Tensor, Tensor]:
+    """Softmax scores of each query and class [Q,K] (Mask2Former), and where it is an object [Q].
 
     Args:
         outputs: `class_logits` [Q,K+1] of one image, the last one for no object.
     """
     probs = outputs["class_logits"].softmax(-1)  # [Q,K+1]
-    classes = probs.shape[1] - 1
-    pairs = torch.arange(len(probs) * classes, device=probs.device)
-    found = probs.argmax(-1)[pairs // classes] < classes
-    return Ranking(probs[:, :classes].flatten(), pairs % classes, pairs // classes, found)
+    return probs[:, :-1], probs.argmax(-1) < probs.shape[1] - 1
 
 
 def grid_quality(mask_logits: Tensor, padded: Size, size: Size, cut: float) -> Tensor:
     """Mean probability inside each mask at twice the grid of the logits: [Q,h,w] -> [Q].
 
-    So SparseInst has it: known before masks are resized, and only the best ones are.
+    As in SparseInst: known before masks are resized, so only the best ones are.
     """
     logits = F.interpolate(mask_logits[None], scale_factor=2, mode="bilinear", align_corners=False)
     rows = -(-logits.shape[2] * size[0] // padded[0])
@@ -97,14 +72,6 @@ def grid_quality(mask_logits: Tensor, padded: Size, size: Size, cut: float) -> T
 def mean_inside(logits: Tensor, masks: Tensor) -> Tensor:
     """Mean probability inside bool masks, 0 for empty ones: 2 × [m,h,w] -> [m]."""
     return (logits.sigmoid() * masks).sum((1, 2)) / masks.sum((1, 2)).clamp(min=1)
-
-
-def is_first(query_idx: Tensor, num_queries: int) -> Tensor:
-    """Whether an entry is the first of its query: int64 [M] -> bool [M]."""
-    places = torch.arange(len(query_idx), device=query_idx.device)
-    first = torch.full((num_queries,), len(query_idx), device=query_idx.device)
-    first.scatter_reduce_(0, query_idx, places, "amin")
-    return first[query_idx] == places
 
 
 def boxes_from_masks(masks: Tensor) -> Tensor:
@@ -125,7 +92,8 @@ class Postprocess:
     """Ranks the answers of the queries, keeps the best, resizes their masks to the original size.
 
     Args:
-        rank: outputs of one image -> its answers.
+        rank: outputs of one image -> scores [Q,K] of each query with each class, and bool [Q],
+            False for a query that predicts no object.
         mask_threshold: a pixel belongs to the mask above this probability.
         max_detections: answers per image, the best before masks are resized.
         quality: (mask logits of an image, padded, size, logit of the threshold) -> factor of the
@@ -134,7 +102,7 @@ class Postprocess:
 
     def __init__(
         self,
-        rank: Callable[[dict], Ranking],
+        rank: Callable[[dict], tuple[Tensor, Tensor]],
         mask_threshold: float = 0.45,
         max_detections: int = 100,
         quality: Callable[[Tensor, Size, Size, float], Tensor] | None = grid_quality,
@@ -150,7 +118,7 @@ class Postprocess:
         outputs: dict,
         sizes: list[Sizes],
         threshold: float | None = None,
-        encode: Callable[[Tensor], list] | None = None,
+        encode: Encode | None = None,
     ) -> list[dict]:
         """Results of a batch.
 
@@ -159,43 +127,36 @@ class Postprocess:
             sizes: (padded, size before padding, original size) of each image.
             threshold: drops scores at or below it, queries that predict no object, and all but the
                 best answer of a query. None keeps all, for evaluation.
-            encode: bool [m,h0,w0] -> m encoded masks; called in chunks to bound memory.
+            encode: called in chunks to bound memory.
         Returns:
             B `results` of the contract, highest score first; masks are dense without `encode`.
             Empty masks are dropped.
         """
-        results = []
-        for index, image_sizes in enumerate(sizes):
-            one = {
-                key: value[index].float()
-                for key, value in outputs.items()
-                if key in ("class_logits", "mask_logits", "objectness")
-            }
-            results.append(self.of_image(one, image_sizes, threshold, encode))
-        return results
+        names = {"class_logits", "mask_logits", "objectness"} & outputs.keys()
+        return [
+            self.of_image({k: outputs[k][index].float() for k in names}, each, threshold, encode)
+            for index, each in enumerate(sizes)
+        ]
 
     def of_image(
-        self,
-        outputs: dict,
-        sizes: Sizes,
-        threshold: float | None,
-        encode: Callable[[Tensor], list] | None,
+        self, outputs: dict, sizes: Sizes, threshold: float | None, encode: Encode | None
     ) -> dict:
         """The result of one image, from its outputs without the batch axis."""
         padded, size, _ = sizes
-        scores, labels, query_idx, found = self.rank(outputs)
-        mask_logits = outputs["mask_logits"]  # [Q,h,w]
+        scores, found = self.rank(outputs)  # [Q,K], [Q]
+        mask_logits, classes = outputs["mask_logits"], scores.shape[1]  # [Q,h,w]
         if self.quality:
-            scores = scores * self.quality(mask_logits, padded, size, self.cut)[query_idx]
-        order = scores.argsort(descending=True, stable=True)
-        best = is_first(query_idx[order], len(mask_logits)) & found[order]
+            scores = scores * self.quality(mask_logits, padded, size, self.cut)[:, None]
+        order = scores.flatten().argsort(descending=True, stable=True)  # [Q·K]
+        best = torch.zeros_like(order, dtype=torch.bool)
+        best[order.argsort().view_as(scores).amin(1)] = found  # the first place of each query
         if threshold is not None:  # the factor of `full_masks` is at most 1
-            shown = best & (scores[order] > threshold)
+            shown = best & (scores.flatten()[order] > threshold)
             order, best = order[shown], best[shown]
         order, best = order[: self.max_detections], best[: self.max_detections]
-        seen, place = query_idx[order].unique(return_inverse=True)  # each mask resized once
+        seen, place = (order // classes).unique(return_inverse=True)  # each mask resized once
         masks, boxes, sure = self.full_masks(mask_logits[seen], sizes, encode)
-        scores, labels = scores[order] * sure[place], labels[order]
+        scores, labels = scores.flatten()[order] * sure[place], order % classes
         kept = boxes[place, 2] > 0
         if threshold is not None:
             kept &= scores > threshold
@@ -212,7 +173,7 @@ class Postprocess:
         }
 
     def full_masks(
-        self, mask_logits: Tensor, sizes: Sizes, encode: Callable[[Tensor], list] | None
+        self, mask_logits: Tensor, sizes: Sizes, encode: Encode | None
     ) -> tuple[list | Tensor, Tensor, Tensor]:
         """Resizes, thresholds and encodes in chunks.
 

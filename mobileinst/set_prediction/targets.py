@@ -11,11 +11,10 @@ from mobileinst.set_prediction.points import SeededPoints, sample_shared_points
 
 @dataclass(frozen=True)
 class Target:
-    """The target of one image.
+    """The target of one image: labels … has_ignore as in the data contract.
 
-    labels, masks, ignore, image_id, size, has_ignore: as in the data contract.
-    points: source of the random points. layer: name of the output that is supervised.
-    grids: results of `soft_masks`, which all outputs share.
+    points: source of the random points. layer: name of the output that is supervised, "" for the
+    last one. grids: results of `soft_masks`, which all outputs share.
     """
 
     labels: Tensor
@@ -31,22 +30,18 @@ class Target:
     @classmethod
     def of(cls, target: dict) -> "Target":
         names = ("labels", "masks", "ignore", "image_id", "size")
-        return cls(*(target[name] for name in names), target.get("has_ignore", True))
+        return cls(*(target[key] for key in names), target.get("has_ignore", True))
 
     def draw(self, purpose: str, *shape: int) -> Tensor:
         """Random points of this image and output: float32 [*shape,2] on the CPU."""
         return self.points.draw(self.layer, self.image_id, purpose, (*shape, 2))
 
     def soft_masks(self, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """Averages the masks over the cells of a grid (h, w).
+        """Masks averaged over a grid's cells [N,h,w], and the valid share of each cell [h,w].
 
         A cell's value is the share of its valid pixels that belong to the object, so a cell half
-        covered by void is not mistaken for half an object. Valid are pixels inside the image that
-        are not ignored. (Our choice, because it is exact; SparseInst samples the masks bilinearly
-        and has no void.)
-
-        Returns:
-            soft [N,h,w] in 0..1 and valid [h,w], the share of each cell's pixels that is valid.
+        covered by void is not half an object. Valid are pixels inside the image that are not
+        ignored. (Our choice, because it is exact; SparseInst samples bilinearly and has no void.)
         """
         if grid not in self.grids:
             valid = ~self.ignore  # [H,W]
@@ -60,10 +55,9 @@ class Target:
         return self.grids[grid]
 
     def valid_points(self, points: Tensor) -> Tensor:
-        """1 for points where a mask's value can be trusted, else 0: [M,P,2] -> [M,P].
+        """0 for points whose bilinear value has an ignored pixel, else 1: [M,P,2] -> [M,P].
 
-        A point counts unless one of the pixels of its bilinear value is ignored. Padding counts as
-        background, as it does in Mask2Former.
+        Padding counts as background, as in Mask2Former.
         """
         if not self.has_ignore:
             return points.new_ones(points.shape[:2])

@@ -80,15 +80,14 @@ def test_every_answer_has_the_mask_of_its_query():
     [coded] = Postprocess(rank_by_objectness, max_detections=11)(outputs, [SIZES], encode=list)
     cut = torch.logit(torch.tensor(0.45))
     quality = grid_quality(outputs["mask_logits"][0], *SIZES[:2], cut)
-    scores, labels, query_idx, _ = rank_by_objectness(
-        {k: v[0] for k, v in outputs.items() if v != []}
-    )
-    scores = scores * quality[query_idx]
+    scores, _ = rank_by_objectness({k: v[0] for k, v in outputs.items() if k != "aux"})
+    scores = (scores * quality[:, None]).flatten()
     whole = upsample_masks(outputs["mask_logits"][0], *SIZES) > cut
     for rank, pair in enumerate(scores.argsort(descending=True)[:11].tolist()):
-        assert result["scores"][rank] == scores[pair] and result["labels"][rank] == labels[pair]
-        assert torch.equal(result["masks"][rank], whole[query_idx[pair]])
-        assert torch.equal(coded["masks"][rank], whole[query_idx[pair]])
+        query, label = divmod(pair, 3)
+        assert result["scores"][rank] == scores[pair] and result["labels"][rank] == label
+        assert torch.equal(result["masks"][rank], whole[query])
+        assert torch.equal(coded["masks"][rank], whole[query])
     assert torch.equal(result["boxes"], boxes_from_masks(result["masks"]))
 
 
@@ -177,12 +176,9 @@ def test_ranking_by_class_agrees_with_a_plain_restatement(most, encode):
 
 def test_a_query_is_ranked_with_each_class():
     outputs = {"class_logits": torch.tensor([[2.0, 1.0, -3.0], [0.0, 0.0, 5.0]])}
-    ranking = rank_by_class(outputs)
-    assert ranking.query_idx.tolist() == [0, 0, 1, 1]
-    assert ranking.labels.tolist() == [0, 1, 0, 1]
-    assert ranking.found.tolist() == [True, True, False, False]
-    probs = outputs["class_logits"].softmax(-1)
-    torch.testing.assert_close(ranking.scores, probs[:, :2].flatten())
+    scores, found = rank_by_class(outputs)
+    assert found.tolist() == [True, False]
+    torch.testing.assert_close(scores, outputs["class_logits"].softmax(-1)[:, :2])
 
 
 def test_queries_without_an_object_are_kept_unless_a_threshold_is_asked_for():

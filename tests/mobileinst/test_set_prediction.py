@@ -12,9 +12,8 @@ from scipy.optimize import linear_sum_assignment
 
 from mobileinst import zoo
 from mobileinst.set_prediction import matcher
-from mobileinst.set_prediction.costs import DiceClassCost, PointCost
-from mobileinst.set_prediction.criterion import Criterion
 from mobileinst.set_prediction.losses import (
+    Criterion,
     CrossEntropyClassLoss,
     FocalClassLoss,
     MaskLoss,
@@ -23,9 +22,8 @@ from mobileinst.set_prediction.losses import (
     SemanticLoss,
     dice_loss,
     focal_loss,
-    mask_iou,
 )
-from mobileinst.set_prediction.matcher import Matcher
+from mobileinst.set_prediction.matcher import DiceClassCost, Matcher, PointCost
 from mobileinst.set_prediction.points import SeededPoints
 from mobileinst.set_prediction.targets import Target, stride_grid
 
@@ -83,7 +81,7 @@ both_criteria = pytest.mark.parametrize("make_criterion", [grid_criterion, point
 def test_focal_loss_agrees_with_torchvision():
     logits, wanted = torch.randn(4, 7, 3), (torch.rand(4, 7, 3) > 0.8).float()
     expected = torchvision.ops.sigmoid_focal_loss(logits, wanted, 0.25, 2.0)
-    torch.testing.assert_close(focal_loss(logits, wanted), expected)
+    torch.testing.assert_close(focal_loss(logits, wanted, 0.25, 2.0), expected)
 
 
 def test_dice_loss_of_perfect_and_disjoint_masks():
@@ -266,9 +264,7 @@ def test_objectness_learns_the_iou():
     grid = stride_grid(SIZE, 8)
     wanted = Target.of(target).soft_masks(grid)[0] > 0.5
     predicted = wanted.roll(1, -1)
-    iou = mask_iou(predicted, wanted, torch.ones(1, *grid)).item()
-    expected = (predicted & wanted).sum() / (predicted | wanted).sum()
-    assert iou == pytest.approx(expected.item())
+    iou = ((predicted & wanted).sum() / (predicted | wanted).sum()).item()
     scores = torch.zeros(1, 1, 1, requires_grad=True)
     outputs = {"objectness": scores, "mask_logits": torch.where(predicted, 9.0, -9.0)[None]}
     match = [(torch.tensor([0]), torch.tensor([0]))]
@@ -396,8 +392,6 @@ def test_class_cross_entropy_is_the_weighted_mean_of_torch():
     )
     loss = call(term, outputs, targets, matches, **term.counts(targets))["class"]
     assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
-    with pytest.raises(ValueError, match="5 queries was given 4"):
-        call(term, {**outputs, "class_logits": torch.zeros(2, 4, 4)}, targets, matches)
 
 
 def test_class_cross_entropy_where_no_query_counts():
