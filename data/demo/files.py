@@ -47,6 +47,25 @@ class Scene:
     items: tuple[Item, ...]
 
 
+def stack(
+    animals: Sequence[tuple[str, np.ndarray, dict[str, np.ndarray]]], least: int
+) -> tuple[Item, ...]:
+    """The objects of a scene: names, shapes and organs of animals, from back to front.
+
+    An organ of which fewer than `least` pixels are seen is left out.
+    """
+    items: list[Item] = []
+    for place, (name, shape, organs) in enumerate(animals):
+        above = [other for _, other, _ in animals[place + 1 :]]
+        free = ~np.any([np.zeros_like(shape), *above], axis=0)
+        parent = len(items)
+        items.append(Item(name, shape & free, shape))
+        for organ, whole in organs.items():
+            if (whole & free).sum() >= least:
+                items.append(Item(organ, whole & free, whole, parent))
+    return tuple(items)
+
+
 def write_split(
     split: str,
     count: int,
@@ -85,8 +104,6 @@ def write_once(
 ) -> Path:
     """Lets `write_all` fill `folder`, and returns it; a finished set is used again.
 
-    The set appears at once, when it is complete: it is drawn in a folder beside and then renamed.
-
     Raises:
         InputError: if the numbers are impossible or the folder holds something else.
     """
@@ -97,7 +114,14 @@ def write_once(
             f"The demo set cannot have train={train}, val={val}, seed={seed}; "
             "ask for at least one image per split and a seed of 0 or more."
         )
-    if holds(folder, arguments):
+
+    def is_finished() -> bool:
+        try:
+            return json.loads((folder / MARK).read_text()) == arguments
+        except (OSError, ValueError):
+            return False
+
+    if is_finished():
         return folder
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(
@@ -113,31 +137,23 @@ def write_once(
         os.replace(temporary, folder)
     except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        if not (isinstance(error, OSError) and holds(folder, arguments)):  # a second writer won
+        if not (isinstance(error, OSError) and is_finished()):  # a second writer won
             raise
     return folder
 
 
-def holds(folder: Path, arguments: dict[str, int | str]) -> bool:
-    """Whether `folder` is a finished set drawn with these arguments."""
-    try:
-        return json.loads((folder / MARK).read_text()) == arguments
-    except (OSError, ValueError):
-        return False
-
-
 def command_line(
-    arguments: Sequence[str] | None,
-    module: str,
     write: Callable[[Path, int, int, int], Path],
     train: int,
     val: int,
+    arguments: Sequence[str] | None = None,
 ) -> int:
-    """`python -m module --out DIR ...` for a demo set; exit code 2 for a user's mistake.
+    """`python -m data.demo.NAME --out DIR ...`; exit code 2 for a user's mistake.
 
     `train` and `val` are the numbers of images by default.
     """
-    parser = argparse.ArgumentParser(prog=f"python -m {module}", description="Draw a demo set.")
+    program = f"python -m data.demo.{Path(sys.argv[0]).stem}"
+    parser = argparse.ArgumentParser(prog=program, description="Draw a demo set.")
     parser.add_argument("--out", type=Path, required=True, help="folder for the set")
     parser.add_argument("--train", type=int, default=train, help=f"images to train on ({train})")
     parser.add_argument("--val", type=int, default=val, help=f"images to evaluate on ({val})")

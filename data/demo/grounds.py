@@ -5,12 +5,10 @@ Every ground is an image, float32 [H,W,3] in 0..1. Everything here is our own ch
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 from numpy.random import Generator
 
-from data.demo.animals import blob, curve, lay, mix, noise, ribbon, smooth, soft, tone
+from data.demo.drawing import blob, curve, lay, mix, noise, ribbon, smooth, soft, tone
 
 TRAYS = ((0.82, 0.83, 0.8), (0.55, 0.68, 0.78), (0.2, 0.22, 0.25), (0.3, 0.42, 0.36))
 SKINS = ((0.86, 0.66, 0.53), (0.74, 0.52, 0.4), (0.5, 0.33, 0.24), (0.9, 0.74, 0.64))
@@ -32,15 +30,13 @@ def tray(rng: Generator, height: int, width: int) -> np.ndarray:
     base = pick(rng, TRAYS)
     shade = 1 + 0.12 * noise(rng, height, width, 90) + 0.02 * noise(rng, height, width, 2)
     image = base * shade[..., None]
+    starts, ways = rng.uniform(0, (width, height), (6, 2)), rng.normal(0, 70, (6, 2))
     scratches = [
         ribbon(curve(start, start + way / 2 + rng.normal(0, 6, 2), start + way), 0.8)
-        for start, way in zip(
-            rng.uniform(0, (width, height), (6, 2)), rng.normal(0, 70, (6, 2)), strict=True
-        )
+        for start, way in zip(starts, ways)
     ]
     lay(image, mix(base, np.ones(3), 0.6), 0.35 * soft(scratches, (height, width)))
-    drops = scatter(rng, rng.integers(0, 12), (2, 8), height, width)
-    add_drops(image, drops)
+    add_drops(image, scatter(rng, rng.integers(0, 12), (2, 8), height, width))
     if rng.random() < 0.5:
         beyond = across(rng, height, width) - rng.uniform(0.28, 0.5)
         lay(image, base * rng.uniform(0.5, 0.8), 0.5 + 0.5 * np.tanh(45 * beyond))
@@ -100,7 +96,7 @@ def water(rng: Generator, height: int, width: int) -> np.ndarray:
     return image
 
 
-GROUNDS: tuple[Callable[[Generator, int, int], np.ndarray], ...] = (tray, net, palm, water)
+GROUNDS = (tray, net, palm, water)
 
 
 def scatter_crumbs(rng: Generator, image: np.ndarray) -> None:
@@ -115,8 +111,6 @@ def scatter_crumbs(rng: Generator, image: np.ndarray) -> None:
 def add_drops(image: np.ndarray, drops: list[np.ndarray]) -> None:
     """Drops or bubbles, in place: bright below, dark above, with a gleam."""
     size = image.shape[:2]
-    if not drops:
-        return
     area = soft(drops, size)
     rim = area - smooth(area, 1) * area
     lay(image, np.zeros(3), 0.35 * np.clip(rim, 0, 1))

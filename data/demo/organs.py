@@ -10,20 +10,21 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from numpy.random import Generator
 
-from data.demo.animals import expose
-from data.demo.files import Item, Scene, command_line, write_once, write_split
+from data.demo.drawing import expose
+from data.demo.files import SPLITS, Scene, command_line, stack, write_once, write_split
 from data.demo.grounds import draw_ground
 from data.demo.shrimp import ORGANS, Shrimp, paint, shrimp
 
 COCO_IDS = {name: place for place, name in enumerate(("background", "shrimp", *ORGANS))}
 SIZE = (240, 320)  # height, width
 
-COUNTS = (0.56, 0.3, 0.14)  # how often an image has one, two, three shrimps
+COUNTS = (0.56, 0.3, 0.14)  # shares of images with one, two, three shrimps
 LENGTHS = ((210, 320), (160, 230), (140, 180))  # of a body in pixels, by that number
 SEEN = 0.75  # so much of an animal lies in the image ...
 FREE = 0.8  # ... and of that, so much is not covered by other animals
@@ -41,36 +42,25 @@ def draw_scene(seed: int | Sequence[int] | Generator) -> Scene:
     animals = place_shrimps(rng)
     for animal, _ in animals:
         paint(rng, image, animal, light)
-    items: list[Item] = []
-    for place, (animal, shape) in enumerate(animals):
-        covered = np.any([np.zeros(SIZE, bool), *(mask for _, mask in animals[place + 1 :])], 0)
-        parent = len(items)
-        items.append(Item("shrimp", shape & ~covered, shape))
-        for name, organ in animal.organ_masks(SIZE).items():
-            if (organ & ~covered).sum() >= ORGAN_PIXELS:
-                items.append(Item(name, organ & ~covered, organ, parent))
-    return Scene(expose(rng, image), tuple(items))
+    shapes = [("shrimp", mask, animal.organ_masks(SIZE)) for animal, mask in animals]
+    return Scene(expose(rng, image), stack(shapes, ORGAN_PIXELS))
 
 
 def place_shrimps(rng: Generator) -> list[tuple[Shrimp, np.ndarray]]:
     """The shrimps of an image with their masks, from back to front; at least one."""
     count = int(rng.choice(len(COUNTS), p=COUNTS)) + 1
+    height, width = SIZE
     placed: list[tuple[Shrimp, np.ndarray]] = []
     tries = 0
     while not placed or (len(placed) < count and tries < TRIES):
         tries += 1
-        animal = shrimp_somewhere(rng, LENGTHS[count - 1])
+        centre = rng.uniform((0.2 * width, 0.2 * height), (0.8 * width, 0.8 * height))
+        length, angle = rng.uniform(*LENGTHS[count - 1]), rng.normal(0, 0.5)  # roughly level
+        animal = shrimp(rng, length, centre, angle)
         mask = animal.mask(SIZE)
         if fits(animal, mask, [other for _, other in placed]):
             placed.append((animal, mask))
     return placed
-
-
-def shrimp_somewhere(rng: Generator, lengths: tuple[float, float]) -> Shrimp:
-    """A shrimp of a random length, place and pose, roughly level."""
-    height, width = SIZE
-    centre = rng.uniform((0.2 * width, 0.2 * height), (0.8 * width, 0.8 * height))
-    return shrimp(rng, rng.uniform(*lengths), centre, rng.normal(0, 0.5))
 
 
 def fits(animal: Shrimp, mask: np.ndarray, others: list[np.ndarray]) -> bool:
@@ -82,22 +72,15 @@ def fits(animal: Shrimp, mask: np.ndarray, others: list[np.ndarray]) -> bool:
     return all((mask & other).sum() <= (1 - FREE) * other.sum() for other in others)
 
 
-# --------------------------------------------------------------------------------- writing
-
-
 def write(
     folder: Path, train: int = 160, val: int = 40, seed: int = 0, progress: bool = True
 ) -> Path:
-    """Draws the demo set into `folder` and returns it; a finished set is used again.
-
-    Raises:
-        InputError: if the numbers are impossible or the folder holds something else.
-    """
+    """Draws the demo set, see `write_once`."""
     arguments = {"set": "organs", "train": train, "val": val, "seed": seed, "drawing": DRAWING}
 
     def write_all(empty: Path) -> None:
         (empty / "annotations").mkdir()
-        for split, count in (("train", train), ("val", val)):
+        for split, count in zip(SPLITS, (train, val)):
             (empty / split).mkdir()
             folders = (empty / split, empty / "annotations")
             for _ in write_split(split, count, seed, draw_scene, *folders, COCO_IDS, 92, progress):
@@ -106,10 +89,7 @@ def write(
     return write_once(folder, arguments, write_all)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line; exit code 2 for a user's mistake."""
-    return command_line(arguments, "data.demo.organs", write, train=160, val=40)
-
+main = partial(command_line, write, 160, 40)
 
 if __name__ == "__main__":
     sys.exit(main())

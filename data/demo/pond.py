@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,21 +18,20 @@ from numpy.random import Generator
 from PIL import Image
 from scipy import ndimage
 
-from data.demo.animals import (
-    DRAW,
+from data.demo.animals import DRAW, paint_inks
+from data.demo.drawing import (
     Part,
     Sprite,
     blob,
     curve,
     expose,
     noise,
-    paint_inks,
     render,
     ribbon,
     smooth,
     unit_area,
 )
-from data.demo.files import Item, Scene, command_line, write_once, write_split
+from data.demo.files import SPLITS, Scene, command_line, stack, write_once, write_split
 
 ANIMALS = ("shrimp", "fish", "crab", "starfish", "shell")
 ORGANS = ("heart", "stomach", "hepatopancreas", "intestine")
@@ -41,13 +41,9 @@ VOID = 255
 TONES = (  # of sand and mud
     (0.76, 0.66, 0.48), (0.5, 0.44, 0.32), (0.36, 0.42, 0.36), (0.3, 0.45, 0.5), (0.6, 0.6, 0.56),
 )  # fmt: skip
-MAPS = ("SegmentationClass", "SegmentationObject")
 
 FREQUENCIES = (0.34, 0.18, 0.16, 0.16, 0.16)  # of ANIMALS: it is a shrimp pond
-SWIMMERS = (
-    "shrimp",
-    "fish",
-)  # seen from the side, so roughly level; other animals lie any way round
+SWIMMERS = ("shrimp", "fish")  # seen from the side, so roughly level; others at any angle
 COUNT = (2, 7)  # animals per image
 AREA_MEDIAN, AREA_SPREAD = 0.085, 0.5  # log-normal, of an uncovered animal, as share of the image
 AREA_DRAWN = (0.03, 0.3)
@@ -56,9 +52,6 @@ SHAPE_LEFT = 0.55  # ... and of its own shape, whatever covers it
 NEAR_ANOTHER = 0.35  # how often an animal is put next to one that is there, mostly overlapping it
 ORGAN_PIXELS = 10  # an organ of which less is seen counts as hidden
 DRAWING = 2  # raise it whenever the same arguments begin to give other images
-
-
-# --------------------------------------------------------------------------------- drawing
 
 
 def draw_scene(seed: int | Sequence[int] | Generator, size: tuple[int, int] | None = None) -> Scene:
@@ -72,18 +65,12 @@ def draw_scene(seed: int | Sequence[int] | Generator, size: tuple[int, int] | No
     for _, sprite, corner in placed:
         paste(image, sprite, corner, light)
     image = draw_water(rng, image)
-
-    shapes = [on_canvas(sprite.mask, corner, height, width) for _, sprite, corner in placed]
-    items: list[Item] = []
-    for place, (name, sprite, corner) in enumerate(placed):
-        covered = np.any([np.zeros((height, width), bool), *shapes[place + 1 :]], axis=0)
-        parent = len(items)
-        items.append(Item(name, shapes[place] & ~covered, shapes[place]))
-        for organ, mask in sprite.organs.items():
-            shape = on_canvas(mask, corner, height, width)
-            if (shape & ~covered).sum() >= ORGAN_PIXELS:
-                items.append(Item(organ, shape & ~covered, shape, parent))
-    return Scene(image, tuple(items))
+    animals = []
+    for name, sprite, corner in placed:
+        masks = {name: sprite.mask} | sprite.organs
+        masks = {key: on_canvas(mask, corner, height, width) for key, mask in masks.items()}
+        animals.append((name, masks.pop(name), masks))
+    return Scene(image, stack(animals, ORGAN_PIXELS))
 
 
 def draw_ground(rng: Generator, height: int, width: int, light: np.ndarray) -> np.ndarray:
@@ -121,23 +108,21 @@ def draw_weed(rng: Generator) -> Part:
 
 
 def draw_water(rng: Generator, image: np.ndarray) -> np.ndarray:
-    """Lays bubbles, haze, and what `expose` adds over the image."""
+    """Lays bubbles, haze, and what `expose` adds over the image.
+
+    A bubble is a bright ring with a gleam inside, too thin to count as covering anything.
+    """
     for _ in range(rng.integers(0, 9)):
-        add_bubble(rng, image)
+        radius, box = rng.uniform(2, 6), 10
+        row, column = (int(rng.integers(box, n - box)) for n in image.shape[:2])
+        y, x = np.mgrid[-box:box, -box:box].astype(np.float32)
+        gleam = np.exp(-((np.hypot(x, y) - radius) ** 2))
+        gleam += np.exp(-((x + radius / 3) ** 2) - (y + radius / 3) ** 2)
+        patch = image[row - box : row + box, column - box : column + box]
+        patch += 0.35 * gleam[..., None] * (1 - patch)
     haze = np.array([0.35, 0.48, 0.45], np.float32) * np.float32(rng.uniform(0.7, 1.3))
     image = image + np.float32(rng.uniform(0.0, 0.22)) * (haze - image)
     return expose(rng, image)
-
-
-def add_bubble(rng: Generator, image: np.ndarray) -> None:
-    """A bright ring with a gleam inside, in place; too thin to count as covering anything."""
-    radius, box = rng.uniform(2, 6), 10
-    row, column = (int(rng.integers(box, n - box)) for n in image.shape[:2])
-    y, x = np.mgrid[-box:box, -box:box].astype(np.float32)
-    gleam = np.exp(-((np.hypot(x, y) - radius) ** 2))
-    gleam += np.exp(-((x + radius / 3) ** 2) - (y + radius / 3) ** 2)
-    patch = image[row - box : row + box, column - box : column + box]
-    patch += 0.35 * gleam[..., None] * (1 - patch)
 
 
 def place_animals(
@@ -149,7 +134,11 @@ def place_animals(
     shapes: list[np.ndarray] = []
     for _ in range(3 * wanted):
         name = str(rng.choice(ANIMALS, p=FREQUENCIES))
-        sprite = draw_animal(rng, name, height * width, light)
+        parts = DRAW[name](rng, paint_inks(rng, name))
+        share = np.clip(AREA_MEDIAN * np.exp(AREA_SPREAD * rng.normal()), *AREA_DRAWN)
+        angle = rng.normal(0, 0.6) if name in SWIMMERS else rng.uniform(0, 2 * np.pi)
+        scale = np.sqrt(share * (height * width) / unit_area(parts))
+        sprite = render(rng, parts, scale, angle, light)
         corner = find_corner(rng, sprite, shapes, height, width)
         if corner is not None:
             placed.append((name, sprite, corner))
@@ -159,18 +148,10 @@ def place_animals(
     return placed
 
 
-def draw_animal(rng: Generator, name: str, pixels: int, light: np.ndarray) -> Sprite:
-    """One animal in a random pose, its size in proportion to an image of so many `pixels`."""
-    parts = DRAW[name](rng, paint_inks(rng, name))
-    share = np.clip(AREA_MEDIAN * np.exp(AREA_SPREAD * rng.normal()), *AREA_DRAWN)
-    angle = rng.normal(0, 0.6) if name in SWIMMERS else rng.uniform(0, 2 * np.pi)
-    return render(rng, parts, np.sqrt(share * pixels / unit_area(parts)), angle, light)
-
-
 def find_corner(
     rng: Generator, sprite: Sprite, shapes: list[np.ndarray], height: int, width: int
 ) -> np.ndarray | None:
-    """A place for the next animal on top of `shapes`, so that all of them stay recognisable."""
+    """A place for the next animal above `shapes`, so that enough of all of them is seen."""
     full, extent = sprite.mask.sum(), np.array(sprite.mask.shape)
     near = bool(shapes) and rng.random() < NEAR_ANOTHER
     for _ in range(12):
@@ -226,9 +207,6 @@ def paste(image: np.ndarray, sprite: Sprite, corner: np.ndarray, shadow: np.ndar
     under += alpha * (sprite.colour[patch] - under)
 
 
-# --------------------------------------------------------------------------------- writing
-
-
 def voc_maps(scene: Scene) -> tuple[np.ndarray, np.ndarray]:
     """SegmentationClass and SegmentationObject, uint8 [H,W]: 0 ground, 255 the border of an animal.
 
@@ -253,47 +231,38 @@ def voc_palette() -> list[int]:
     return palette.ravel().tolist()
 
 
-def write_all(folder: Path, counts: dict[str, int], seed: int, progress: bool) -> None:
-    """Writes the set in both layouts into an empty folder; `counts` of images by split."""
-    voc, coco = folder / "VOCdevkit" / "VOC2012", folder / "coco" / "annotations"
-    lists = voc / "ImageSets" / "Segmentation"
-    images, *maps = (voc / name for name in ("JPEGImages", *MAPS))
-    for place in (images, *maps, lists, coco):
-        place.mkdir(parents=True)
-    palette, names = voc_palette(), {"trainval": []}
-    for split, count in counts.items():
-        names[split] = []
-        for name, scene in write_split(
-            split, count, seed, draw_scene, images, coco, COCO_IDS, 90, progress
-        ):
-            for place, labels in zip(maps, voc_maps(scene), strict=True):
-                png = Image.fromarray(labels, mode="P")
-                png.putpalette(palette)
-                png.save(place / f"{name}.png")
-            names[split].append(name)
-        names["trainval"] += names[split]
-    for split, chosen in names.items():
-        (lists / f"{split}.txt").write_text("".join(f"{name}\n" for name in chosen))
-    (voc / "classes.txt").write_text("".join(f"{name}\n" for name in ANIMALS))
-
-
 def write(
     folder: Path, train: int = 240, val: int = 60, seed: int = 0, progress: bool = True
 ) -> Path:
-    """Draws the demo set into `folder` (both layouts) and returns it; a finished one is used again.
+    """Draws the demo set in both layouts, see `write_once`."""
 
-    Raises:
-        InputError: if the numbers are impossible or the folder holds something else.
-    """
+    def write_all(empty: Path) -> None:
+        voc, coco = empty / "VOCdevkit" / "VOC2012", empty / "coco" / "annotations"
+        names = ("JPEGImages", "SegmentationClass", "SegmentationObject", "ImageSets/Segmentation")
+        images, *maps, lists = (voc / name for name in names)
+        for place in (images, *maps, lists, coco):
+            place.mkdir(parents=True)
+        palette, drawn = voc_palette(), {"trainval": []}
+        for split, count in zip(SPLITS, (train, val)):
+            drawn[split] = []
+            for name, scene in write_split(
+                split, count, seed, draw_scene, images, coco, COCO_IDS, 90, progress
+            ):
+                for place, labels in zip(maps, voc_maps(scene), strict=True):
+                    png = Image.fromarray(labels, mode="P")
+                    png.putpalette(palette)
+                    png.save(place / f"{name}.png")
+                drawn[split].append(name)
+            drawn["trainval"] += drawn[split]
+        for split, names in drawn.items():
+            (lists / f"{split}.txt").write_text("".join(f"{name}\n" for name in names))
+        (voc / "classes.txt").write_text("".join(f"{name}\n" for name in ANIMALS))
+
     arguments = {"train": train, "val": val, "seed": seed, "drawing": DRAWING}
-    counts = {"train": train, "val": val}
-    return write_once(folder, arguments, lambda empty: write_all(empty, counts, seed, progress))
+    return write_once(folder, arguments, write_all)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line; exit code 2 for a user's mistake."""
-    return command_line(arguments, "data.demo.pond", write, train=240, val=60)
-
+main = partial(command_line, write, 240, 60)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,8 +1,7 @@
 """A shrimp under a macro lens: clear flesh, the organs in it, the shell and its gleam on top.
 
-`Shrimp` is the shape alone, outlines in pixels of the image; `paint` lays it over an image, one
-layer after the other, as light meets them. Everything here is our own choice; the places and the
-shapes of the organs follow the anatomy of a penaeid shrimp seen from the side.
+`Shrimp` is the shape alone, `paint` lays it over an image. Everything here is our own choice; the
+organs follow the anatomy of a penaeid shrimp seen from the side.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ import numpy as np
 from numpy.random import Generator
 from scipy import ndimage
 
-from data.demo.animals import (
+from data.demo.drawing import (
     SUPERSAMPLE,
     Spine,
     blob,
@@ -69,28 +68,23 @@ class Shrimp:
 
     def moved(self, by: np.ndarray) -> Shrimp:
         """The same animal `by` pixels (x, y) farther right and down."""
-        lists = {
-            name: [outline + by for outline in getattr(self, name)]
-            for name in ("trunk", "paddles", "threads", "seams")
-        }
+        names = ("trunk", "paddles", "threads", "seams")
+        lists = {name: [outline + by for outline in getattr(self, name)] for name in names}
         organs = {name: outline + by for name, outline in self.organs.items()}
         return Shrimp(self.length, organs=organs, **lists)
 
     def mask(self, size: tuple[int, int]) -> np.ndarray:
         """The animal's pixels, bool [H,W], in an image of `size` (height, width)."""
-        return cover([*self.trunk, *self.paddles, self.organs["eye"]], size[::-1])
+        return cover([*self.trunk, *self.paddles, self.organs["eye"]], size)
 
     def organ_masks(self, size: tuple[int, int]) -> dict[str, np.ndarray]:
         """The pixels of each organ, bool [H,W]; they lie inside the animal's, and on no other."""
         animal = self.mask(size)
         masks, free = {}, animal
         for name in ORGANS:
-            masks[name] = cover([self.organs[name]], size[::-1]) & free
+            masks[name] = cover([self.organs[name]], size) & free
             free = free & ~masks[name]
         return masks
-
-
-# ---------------------------------------------------------------------------------- shape
 
 
 def shrimp(rng: Generator, length: float, centre: np.ndarray, angle: float) -> Shrimp:
@@ -176,10 +170,10 @@ def organs(rng: Generator, spine: Spine, stout: float) -> dict[str, np.ndarray]:
     """The eye, three blobs in the carapace, and the gut along the back, under the names ORGANS."""
     shift = rng.normal(0, 0.007, (4, 2))
     swell = rng.uniform(0.85, 1.15, 4)
-    eye = spine.at(0.03 + shift[0, 0], stout * 0.04 + shift[0, 1])
-    stomach = spine.at(0.12 + shift[1, 0], stout * 0.018 + shift[1, 1])
-    gland = spine.at(0.225 + shift[2, 0], stout * -0.012 + shift[2, 1])
-    heart = spine.at(0.315 + shift[3, 0], stout * 0.05 + shift[3, 1])
+    places = ((0.03, 0.04), (0.12, 0.018), (0.225, -0.012), (0.315, 0.05))
+    eye, stomach, gland, heart = (
+        spine.at(t + along, stout * back + off) for (t, back), (along, off) in zip(places, shift)
+    )
     t = np.linspace(0.3, rng.uniform(0.86, 0.95), 24)
     wave = rng.uniform(0.002, 0.008) * np.sin(t * rng.uniform(12, 30) + rng.uniform(0, 6))
     height = stout * np.interp(t, (0.3, 0.45, 0.7, 0.95), (0.0, 0.042, 0.035, 0.0)) + wave
@@ -193,48 +187,48 @@ def organs(rng: Generator, spine: Spine, stout: float) -> dict[str, np.ndarray]:
     }
 
 
-# ------------------------------------------------------------------------------- painting
-
-
 def paint(rng: Generator, image: np.ndarray, animal: Shrimp, light: np.ndarray) -> None:
-    """Lays an animal over an image, float32 [H,W,3] in 0..1, in place.
+    """Lays an animal over an image, float32 [H,W,3] in 0..1, in place, as light meets its layers.
 
     `light` [2] is the way (x, y) the light goes.
     """
-    animal, image = at_work(animal, image)
-    size, flesh = image.shape[:2], tone(rng, *FLESH)
-    trunk = soft(animal.trunk, size)
-    thick = thickness(trunk, 0.085 * animal.length)
-    cast_shadow(image, np.maximum(trunk, soft(animal.paddles, size)), light, animal.length)
-    paint_limbs(rng, image, animal, flesh)
-    paint_flesh(rng, image, trunk, thick, flesh)
-    for name in ("intestine", "heart", "hepatopancreas", "stomach"):
-        paint_organ(rng, image, animal, trunk, name)
-    paint_shell(rng, image, animal, trunk, flesh)
-    paint_light(rng, image, animal.length, trunk, thick, light)
-    paint_eye(rng, image, animal)
-
-
-def at_work(animal: Shrimp, image: np.ndarray) -> tuple[Shrimp, np.ndarray]:
-    """The part of the image, a view, that an animal and its shadow touch; the animal in it."""
+    # Work on the part of the image, a view, that the animal and its shadow touch.
     outlines = np.concatenate([*animal.trunk, *animal.paddles, *animal.threads])
     margin, limits = 0.1 * animal.length, image.shape[1::-1]
     low = np.clip(outlines.min(0) - margin, 0, np.subtract(limits, 1)).astype(int)
     high = np.clip(outlines.max(0) + margin, low + 1, limits).astype(int)
-    return animal.moved(-low), image[low[1] : high[1], low[0] : high[0]]
+    animal, image = animal.moved(-low), image[low[1] : high[1], low[0] : high[0]]
 
-
-def thickness(trunk: np.ndarray, half: float) -> np.ndarray:
-    """How deep the flesh is, 0..1: a round body that is `half` pixels wide on each side."""
-    depth = np.minimum(ndimage.distance_transform_edt(trunk > 0.5) / half, 1)
-    return smooth(np.sqrt(1 - (1 - depth) ** 2).astype(np.float32), 1)
-
-
-def cast_shadow(image: np.ndarray, whole: np.ndarray, light: np.ndarray, length: float) -> None:
-    """A soft shadow beside the animal, faint because light goes through it."""
+    length, size, flesh = animal.length, image.shape[:2], tone(rng, *FLESH)
+    trunk = soft(animal.trunk, size)
+    # How deep the flesh is, 0..1: a round body.
+    depth = np.minimum(ndimage.distance_transform_edt(trunk > 0.5) / (0.085 * length), 1)
+    thick = smooth(np.sqrt(1 - (1 - depth) ** 2).astype(np.float32), 1)
+    # The shadow is faint, because light goes through the animal.
+    whole = np.maximum(trunk, soft(animal.paddles, size))
     reach = np.round(0.03 * length * light[::-1])
-    shadow = ndimage.shift(smooth(whole, 0.02 * length), reach, order=0)
-    image *= 1 - 0.35 * shadow[..., None]
+    image *= 1 - 0.35 * ndimage.shift(smooth(whole, 0.02 * length), reach, order=0)[..., None]
+    paint_limbs(rng, image, animal, flesh)
+    # What is behind shines through, blurred and tinted; thick flesh is milky.
+    behind = ndimage.uniform_filter(image, (7, 7, 0)) * mix(np.ones(3, np.float32), flesh, 0.5)
+    haze = rng.uniform(0.35, 0.85) * (0.45 + 0.55 * thick)
+    haze *= 1 + 0.15 * noise(rng, *size, 14)
+    lay(behind, flesh, haze)
+    lay(image, behind, trunk)
+    # Organs behind the shell: blurred at the edge, uneven inside.
+    for name in ("intestine", "heart", "hepatopancreas", "stomach"):
+        area = smooth(soft([animal.organs[name]], size) * trunk, 1)
+        colour = tone(rng, *STAINS[name])
+        colour = colour * (1 + 0.3 * noise(rng, *size, 0.03 * length)[..., None])
+        cloud = 1 + 0.25 * noise(rng, *size, 0.06 * length)
+        lay(image, colour, rng.uniform(*COVER) * area * cloud)
+    paint_shell(rng, image, animal, trunk, flesh)
+    paint_light(rng, image, length, trunk, thick, light)
+    # The eye is a dark ball with a gleam.
+    outline, radius = animal.organs["eye"], 0.008 * length
+    lay(image, tone(rng, (0.0, 0.15), (0.1, 0.6), (0.03, 0.3)), 0.95 * soft([outline], size))
+    spot = outline.mean(0) + rng.uniform(-0.012, 0.012, 2) * length
+    lay(image, np.ones(3, np.float32), 0.9 * soft([ellipse(spot, (radius, radius))], size))
 
 
 def paint_limbs(rng: Generator, image: np.ndarray, animal: Shrimp, flesh: np.ndarray) -> None:
@@ -243,33 +237,11 @@ def paint_limbs(rng: Generator, image: np.ndarray, animal: Shrimp, flesh: np.nda
     lay(image, dark, rng.uniform(0.4, 0.8) * soft(animal.threads, size))
     tip = tone(rng, (0.0, 0.14), (0.3, 0.8), (0.3, 0.8))
     inner = [0.82 * paddle + 0.18 * paddle.mean(0) for paddle in animal.paddles]
-    layers = [shape for pair in zip(animal.paddles, inner, strict=True) for shape in pair]
-    rims = fill(layers, [255, 128] * len(inner), "L", 0, size[::-1]).reduce(SUPERSAMPLE)
+    layers = [shape for pair in zip(animal.paddles, inner) for shape in pair]
+    rims = fill(layers, [255, 128] * len(inner), "L", 0, size).reduce(SUPERSAMPLE)
     rims = np.asarray(rims, np.float32) / 127.5  # 0 outside, 1 inside, 2 on a rim
     lay(image, mix(flesh, tip, 0.4), rng.uniform(0.4, 0.7) * np.minimum(rims, 1))
     lay(image, dark, 0.6 * np.maximum(rims - 1, 0))
-
-
-def paint_flesh(
-    rng: Generator, image: np.ndarray, trunk: np.ndarray, thick: np.ndarray, flesh: np.ndarray
-) -> None:
-    """What is behind shines through, blurred and tinted; thick flesh is milky."""
-    behind = ndimage.uniform_filter(image, (7, 7, 0)) * mix(np.ones(3, np.float32), flesh, 0.5)
-    haze = rng.uniform(0.35, 0.85) * (0.45 + 0.55 * thick)
-    haze *= 1 + 0.15 * noise(rng, *thick.shape, 14)
-    lay(behind, flesh, haze)
-    lay(image, behind, trunk)
-
-
-def paint_organ(
-    rng: Generator, image: np.ndarray, animal: Shrimp, trunk: np.ndarray, name: str
-) -> None:
-    """An organ behind the shell: blurred at its edge, uneven inside."""
-    area = smooth(soft([animal.organs[name]], trunk.shape) * trunk, 1)
-    colour = tone(rng, *STAINS[name])
-    colour = colour * (1 + 0.3 * noise(rng, *area.shape, 0.03 * animal.length)[..., None])
-    cloud = 1 + 0.25 * noise(rng, *area.shape, 0.06 * animal.length)
-    lay(image, colour, rng.uniform(*COVER) * area * cloud)
 
 
 def paint_shell(
@@ -285,12 +257,7 @@ def paint_shell(
 
 
 def paint_light(
-    rng: Generator,
-    image: np.ndarray,
-    length: float,
-    trunk: np.ndarray,
-    thick: np.ndarray,
-    light: np.ndarray,
+    rng: Generator, image: np.ndarray, length: float, trunk: np.ndarray, thick: np.ndarray, light
 ) -> None:
     """Shading, a bright rim, and the broken gleam of the lamp on a wet shell."""
     down, right = np.gradient(0.09 * length * smooth(thick, 0.015 * length))
@@ -301,12 +268,3 @@ def paint_light(
     broken = np.clip(0.4 + noise(rng, *trunk.shape, 0.08 * length), 0, 1)
     gleam = np.exp(-(((slope + 0.45) / 0.12) ** 2)) * broken
     lay(image, white, rng.uniform(0.3, 0.9) * gleam * trunk)
-
-
-def paint_eye(rng: Generator, image: np.ndarray, animal: Shrimp) -> None:
-    """A dark ball with a gleam."""
-    size, outline = image.shape[:2], animal.organs["eye"]
-    lay(image, tone(rng, (0.0, 0.15), (0.1, 0.6), (0.03, 0.3)), 0.95 * soft([outline], size))
-    spot = outline.mean(0) + rng.uniform(-0.012, 0.012, 2) * animal.length
-    radius = 0.008 * animal.length
-    lay(image, np.ones(3, np.float32), 0.9 * soft([ellipse(spot, (radius, radius))], size))
