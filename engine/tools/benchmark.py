@@ -6,8 +6,7 @@ Variants are measured alternately in one process and reported as medians and rat
 import argparse
 import copy
 import statistics
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 
 import torch
@@ -44,15 +43,11 @@ def parse(argv: list[str]) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def multiply_adds(module: nn.Module, *inputs: Tensor) -> int:
-    """Multiply-adds of one forward in eval mode: matrix products and convolutions only."""
-    return multiply_adds_of_parts(module, *inputs)[""]
+def multiply_adds(module: nn.Module, *inputs: Tensor) -> dict[str, int]:
+    """Multiply-adds of one forward in eval mode: matrix products and convolutions only.
 
-
-def multiply_adds_of_parts(module: nn.Module, *inputs: Tensor) -> dict[str, int]:
-    """The same for every submodule that has any, by its path; the whole has the empty path.
-
-    A copy on the meta device is counted: nothing is computed, and the module stays unchanged.
+    Of every submodule that has any, by its path; the whole has the empty path. A copy on the meta
+    device is counted: nothing is computed, and the module stays unchanged.
     """
     module = copy.deepcopy(module).to("meta").eval().requires_grad_(False)
     with FlopCounterMode(display=False) as counter:
@@ -67,39 +62,25 @@ def parameters(module: nn.Module) -> int:
 
 
 def costs(classes: int) -> list[str]:
-    """Lists parameters and multiply-adds: backbones at 512 x 512, systems at 640 x 640."""
+    """Parameters and multiply-adds: backbones at 512 x 512, systems at 640 x 640."""
     rows = [f"{'':<30}{'parameters':>14}{'multiply-adds':>16}"]
-    systems = {name: lambda name=name: zoo.build(name, classes)[0] for name in zoo.names()}
-    backbones = {name: lambda name=name: zoo.build_backbone(name) for name in zoo.BACKBONES}
-    for title, size, builders in (
-        ("backbones, 512 x 512", 512, backbones),
-        (f"systems, {classes} classes, 640 x 640", 640, systems),
+    for title, names, size, build in (
+        ("backbones", zoo.BACKBONES, 512, zoo.build_backbone),
+        (f"systems, {classes} classes", zoo.names(), 640, lambda name: zoo.build(name, classes)[0]),
     ):
-        rows.append(title)
-        for name, build in builders.items():
+        rows.append(f"{title}, {size} x {size}")
+        for name in names:
             with torch.device("meta"):  # nothing is drawn or computed
-                amount = multiply_adds(module := build(), torch.zeros(1, 3, size, size)) / 1e9
+                module = build(name)
+                amount = multiply_adds(module, torch.zeros(1, 3, size, size))[""] / 1e9
             rows.append(f"  {name:<28}{parameters(module):>14,}{amount:>14.3f} G")
     return rows
-
-
-class Timed:
-    """A callable that adds up its seconds."""
-
-    def __init__(self, call: Callable):
-        self.call, self.seconds = call, 0.0
-
-    def __call__(self, *inputs):
-        start = time.perf_counter()
-        result = self.call(*inputs)
-        self.seconds += time.perf_counter() - start
-        return result
 
 
 def synthetic_batch(
     size: int, batch: int, classes: int, device: torch.device
 ) -> tuple[Tensor, Tensor, list[dict]]:
-    """Returns images, padding and targets of three objects each, on an unpadded square canvas."""
+    """Images, padding and targets of three objects each, on an unpadded square canvas."""
     generator = torch.Generator().manual_seed(0)
     images = torch.rand(batch, 3, size, size, generator=generator)
     padding = torch.zeros(batch, size, size, dtype=torch.bool)
@@ -122,69 +103,68 @@ def synthetic_batch(
     return images.to(device), padding.to(device), targets
 
 
-class Step:
-    """A training step on a synthetic batch whose parts can be timed."""
+def training_step(
+    name: str, keywords: dict, opts: argparse.Namespace, device: torch.device
+) -> Callable[[], dict[str, float]]:
+    """A step on a synthetic batch, without loading, that returns the seconds of its parts."""
+    model, criterion, _ = zoo.build(name, opts.num_classes, **keywords)
+    model.to(device, memory_format=torch.channels_last).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+    size, batch_size = opts.image_size, opts.batch_size
+    images, padding, targets = synthetic_batch(size, batch_size, opts.num_classes, device)
+    timer, match = StepTimer(), criterion.matcher
 
-    def __init__(self, name: str, keywords: dict, opts: argparse.Namespace, device: torch.device):
-        self.device = device
-        self.model, self.criterion, _ = zoo.build(name, opts.num_classes, **keywords)
-        self.model.to(device, memory_format=torch.channels_last).train()
-        self.criterion.matcher = Timed(self.criterion.matcher)
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-4)
-        self.batch = synthetic_batch(opts.image_size, opts.batch_size, opts.num_classes, device)
-
-    def lap(self, watch: StepTimer, part: str) -> None:
-        if self.device.type == "cuda":
+    def lap(part: str) -> None:
+        if device.type == "cuda":
             torch.cuda.synchronize()
-        watch.lap(part)
+        timer.lap(part)
 
-    def __call__(self) -> dict[str, float]:
-        """Returns the seconds of each part of one step, without loading."""
-        images, padding, targets = self.batch
-        self.optimizer.zero_grad(set_to_none=True)
-        self.criterion.matcher.seconds, watch = 0.0, StepTimer()
-        outputs = self.model(images, padding)
-        self.lap(watch, "forward")
-        loss = sum(self.criterion(outputs, targets).values())
-        self.lap(watch, "loss")
-        watch.parts["matching"] += self.criterion.matcher.seconds
-        watch.parts["loss"] -= self.criterion.matcher.seconds
+    def timed_match(layers: Iterable) -> list:
+        lap("loss")
+        matches = match(layers)
+        lap("matching")
+        return matches
+
+    def step() -> dict[str, float]:
+        timer.__init__()
+        optimizer.zero_grad(set_to_none=True)
+        outputs = model(images, padding)
+        lap("forward")
+        loss = sum(criterion(outputs, targets).values())
+        lap("loss")
         loss.backward()
-        self.lap(watch, "backward")
-        self.optimizer.step()
-        self.lap(watch, "update")
-        return dict(watch.parts)
+        lap("backward")
+        optimizer.step()
+        lap("update")
+        return dict(timer.parts)
+
+    criterion.matcher = timed_match
+    return step
 
 
 def alternately(
     steps: dict[str, Callable[[], dict[str, float]]], rounds: int
 ) -> dict[str, list[dict[str, float]]]:
-    """Runs steps alternately, A B A B, so that drift favours none; one round warms up.
-
-    A step returns the seconds of its parts.
-    """
+    """Runs steps alternately, A B A B, so that drift favours none; one round warms up."""
     measured = {name: [] for name in steps}
-    for number in range(rounds + 1):
+    for _ in range(rounds + 1):
         for name, step in steps.items():
-            parts = step()
-            if number:
-                measured[name].append(parts)
-    return measured
+            measured[name].append(step())
+    return {name: runs[1:] for name, runs in measured.items()}
 
 
 def report_steps(measured: dict[str, list[dict[str, float]]], batch_size: int) -> list[str]:
-    """Formats the median step of each variant, its parts, and the paired ratio to the first one."""
+    """The median step of each variant, its parts, and the paired ratio to the first one."""
     first = [sum(parts.values()) for parts in next(iter(measured.values()))]
     names = ("forward", "matching", "loss", "backward", "update")
     rows = [f"{'':<24}{'images/s':>11}{'ratio':>7}" + "".join(f"{part:>10}" for part in names)]
     for name, runs in measured.items():
         totals = [sum(parts.values()) for parts in runs]
+        total = statistics.median(totals)
         ratio = statistics.median(total / base for total, base in zip(totals, first))
-        shares = [statistics.median(parts[part] for parts in runs) for part in names]
-        rows.append(
-            f"{name:<24}{batch_size / statistics.median(totals):>11.2f}{ratio:>7.2f}"
-            + "".join(f"{share / statistics.median(totals):>10.0%}" for share in shares)
-        )
+        shares = (statistics.median(parts[part] for parts in runs) / total for part in names)
+        row = f"{name:<24}{batch_size / total:>11.2f}{ratio:>7.2f}"
+        rows.append(row + "".join(f"{share:>10.0%}" for share in shares))
     return rows
 
 
@@ -196,7 +176,7 @@ def main(argv: list[str]) -> None:
     info("\n".join(costs(opts.num_classes)))
     known = asdict(zoo.config_for(opts.model))
     steps = {
-        name: Step(opts.model, keywords | values, opts, device)
+        name: training_step(opts.model, keywords | values, opts, device)
         for name, values in VARIANTS.items()
         if values.keys() <= known.keys()
     }

@@ -30,8 +30,8 @@ SWIN = {"embed_dim": 96, "depths": [2, 2, 6, 2], "num_heads": [3, 6, 12, 24], "w
 OTHERS: dict[str, int] = {}
 CLASSES = 80
 
-# Largest difference of two logits. Rounding alone is far smaller, but it may move a cell across the
-# border of an attention mask, which changes all that follows a little.
+# Largest difference of two logits. Rounding alone is far smaller, but it may flip a cell of an
+# attention mask, which changes all that follows a little.
 TOLERANCE = 1e-3
 
 
@@ -52,11 +52,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
 
 def their_model() -> nn.Module:
-    """Builds the model of transformers with its own start values.
-
-    Raises:
-        InputError: if transformers is not installed.
-    """
+    """The model of transformers; raises InputError if it is not installed."""
     try:  # of requirements-dev.txt, only needed here
         from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation, SwinConfig
         from transformers.utils.logging import disable_progress_bar
@@ -73,30 +69,24 @@ def their_model() -> nn.Module:
     return Mask2FormerForUniversalSegmentation(config)
 
 
-def our_model(theirs: nn.Module) -> tuple[nn.Module, nn.Module]:
-    """Returns our model with the weights of theirs, and its criterion."""
-    with tempfile.TemporaryDirectory() as folder:
-        theirs.save_pretrained(folder)
-        ours = zoo.from_huggingface(folder)
-        settings = json.loads(Path(folder, "config.json").read_text(encoding="utf-8"))
-    criterion = zoo.build_from_config(hub_config(settings))[1]
-    return ours.to(memory_format=torch.channels_last), criterion
-
-
 class Pair:
-    """Both models; each measurement is a call without arguments."""
+    """Both models with the same weights; each measurement is a call without arguments."""
 
     def __init__(self) -> None:
         self.theirs = their_model()
-        self.ours, self.criterion = our_model(self.theirs)
+        with tempfile.TemporaryDirectory() as folder:
+            self.theirs.save_pretrained(folder)
+            self.ours = zoo.from_huggingface(folder).to(memory_format=torch.channels_last)
+            settings = json.loads(Path(folder, "config.json").read_text(encoding="utf-8"))
+        self.criterion = zoo.build_from_config(hub_config(settings))[1]
 
     def batch(self, size: int) -> tuple[Tensor, Tensor, list[dict]]:
-        """Returns an image size x size of three objects, raw and normalised, and its targets."""
+        """An image size x size of three objects, raw and normalised, and its targets."""
         images, _, targets = synthetic_batch(size, 1, CLASSES, torch.device("cpu"))
         return images, self.ours.normalise(images), targets
 
     def forwards(self, size: int) -> dict[str, Callable[[], list[Tensor]]]:
-        """Returns calls that compute class logits and mask logits in eval mode."""
+        """Calls that compute class logits and mask logits in eval mode."""
         images, normalised, _ = self.batch(size)
         self.ours.eval()
         self.theirs.eval()
@@ -114,10 +104,8 @@ class Pair:
         return {"ours": ours, "theirs": theirs}
 
     def training_steps(self, size: int) -> dict[str, Callable[[], float]]:
-        """Returns calls that take one training step and return the loss."""
+        """Calls that take one training step and return the loss."""
         images, normalised, targets = self.batch(size)
-        self.ours.train()
-        self.theirs.train()
         masks = [target["masks"].float() for target in targets]
         labels = [target["labels"] for target in targets]
 
@@ -128,13 +116,13 @@ class Pair:
             return self.theirs(normalised, mask_labels=masks, class_labels=labels).loss
 
         return {
-            "ours": training_step(self.ours, ours),
-            "theirs": training_step(self.theirs, theirs),
+            "ours": training_step(self.ours.train(), ours),
+            "theirs": training_step(self.theirs.train(), theirs),
         }
 
 
 def training_step(model: nn.Module, forward_and_loss: Callable[[], Tensor]) -> Callable[[], float]:
-    """Returns a step: forward, loss, backward, clipping, AdamW; it returns the loss."""
+    """A step: forward, loss, backward, clipping, AdamW; it returns the loss."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
 
     def step() -> float:
@@ -149,20 +137,19 @@ def training_step(model: nn.Module, forward_and_loss: Callable[[], Tensor]) -> C
 
 
 def differences(forwards: dict[str, Callable[[], list[Tensor]]]) -> list[float]:
-    """Returns the largest difference of the class logits and of the mask logits.
+    """The largest differences of the class logits and of the mask logits.
 
     Raises:
-        FailedRun: if it is too large: the two do not compute the same.
+        FailedRun: if one is above `TOLERANCE`.
     """
     pairs = zip(*(forward() for forward in forwards.values()))
-    found = [(ours - theirs).abs().max().item() for ours, theirs in pairs]
-    if not all(difference < TOLERANCE for difference in found):
-        classes, masks = found
+    classes, masks = ((ours - theirs).abs().max().item() for ours, theirs in pairs)
+    if not (classes < TOLERANCE and masks < TOLERANCE):
         raise FailedRun(
             f"the logits of the two models differ by {classes:.1e} (classes) and {masks:.1e} "
             f"(masks), more than {TOLERANCE:g}: they do not compute the same"
         )
-    return found
+    return [classes, masks]
 
 
 def timed(call: Callable) -> Callable[[], dict[str, float]]:
@@ -174,15 +161,6 @@ def timed(call: Callable) -> Callable[[], dict[str, float]]:
         return {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu}
 
     return run
-
-
-def row(title: str, threads: int, measured: dict[str, list[dict[str, float]]]) -> str:
-    """Formats median seconds of both and median ratios ours / theirs, taken round by round."""
-    ours, theirs = measured["ours"], measured["theirs"]
-    numbers = [statistics.median(run["wall"] for run in runs) for runs in (ours, theirs)]
-    for kind in ("wall", "cpu"):
-        numbers.append(statistics.median(a[kind] / b[kind] for a, b in zip(ours, theirs)))
-    return f"{title:<28}{threads:>7}" + "".join(f"{number:>12.3f}" for number in numbers)
 
 
 def main(argv: list[str]) -> None:
@@ -205,7 +183,13 @@ def main(argv: list[str]) -> None:
         calls = {whose: timed(call) for whose, call in build(size).items()}
         for threads in opts.threads:
             torch.set_num_threads(threads)
-            info(row(f"{name}, {size} x {size}", threads, alternately(calls, opts.rounds)))
+            ours, theirs = alternately(calls, opts.rounds).values()
+            numbers = [statistics.median(run["wall"] for run in runs) for runs in (ours, theirs)]
+            for clock in ("wall", "cpu"):
+                ratios = (one[clock] / other[clock] for one, other in zip(ours, theirs))
+                numbers.append(statistics.median(ratios))
+            row = f"{name + f', {size} x {size}':<28}{threads:>7}"
+            info(row + "".join(f"{number:>12.3f}" for number in numbers))
 
 
 if __name__ == "__main__":

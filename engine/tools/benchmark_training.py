@@ -18,7 +18,7 @@ from mobileinst import zoo
 
 FIRST = 10  # steps that are not counted: loader processes start, kernels are chosen
 
-# What is added to a recipe: a GPU of 11 GB holds 8 images of 640 x 640.
+# Options added to a recipe: a GPU of 11 GB holds 8 images of 640 x 640.
 ADDED = {"small": [], "coco": ["--batch-size", "8", "--accumulate", "1"]}
 
 
@@ -35,18 +35,13 @@ def parse(argv: list[str]) -> argparse.Namespace:
     return opts
 
 
-def measure(argv: list[str], steps: int, memory: float) -> dict[str, float]:
+def measure(argv: list[str], steps: int, memory: float) -> tuple[float, float, float]:
     """Trains in this process, without evaluation.
 
-    Args:
-        argv: options of the training.
-        steps: steps that are counted.
-        memory: GB that may be allocated on a GPU.
     Returns:
-        `images_per_second`, `gigabytes` (of the GPU; else of this process), `waiting` (share of
-        the time).
+        images per second, GB used (of the GPU; else of this process), share of time spent waiting.
     Raises:
-        FailedRun: if the memory is not enough.
+        FailedRun: if `memory` GB of a GPU are not enough.
     """
     opts = train.parse([*argv, "--iterations", str(FIRST + steps), "--eval-every", "0"])
     with train.prepare(opts, zoo.build_from_config) as run:
@@ -63,11 +58,8 @@ def measure(argv: list[str], steps: int, memory: float) -> dict[str, float]:
         else:
             used = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         everything = sum(sum(seconds.values()) for seconds in taken)
-        return {
-            "images_per_second": steps * run.images_per_step / everything,
-            "gigabytes": used / 1e9,
-            "waiting": sum(seconds["data"] for seconds in taken) / everything,
-        }
+        waiting = sum(seconds["data"] for seconds in taken)
+        return steps * run.images_per_step / everything, used / 1e9, waiting / everything
 
 
 def main(argv: list[str]) -> None:
@@ -80,8 +72,7 @@ def main(argv: list[str]) -> None:
         ):
             chosen = ["--recipe", name, *ADDED.get(name, []), "--out", f"{folder}/run"]
             call = pool.submit(measure, [*chosen, *opts.training], opts.steps, opts.memory)
-            row = call.result()
-        speed, memory, waiting = row["images_per_second"], row["gigabytes"], row["waiting"]
+            speed, memory, waiting = call.result()
         rows.append(f"{name:<20}{speed:>10.1f}{memory:>8.2f}{waiting:>18.1%}")
     info("\n".join(rows))
 

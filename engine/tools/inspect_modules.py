@@ -1,7 +1,6 @@
 """Entry: what each part of a model receives and returns, and what it costs.
 
-The parts are the model's own modules, so any model of the zoo can be inspected. Start values,
-images and targets are drawn from fixed seeds: the values are the same every time.
+Parts are the model's own modules. Start values, images and targets come from fixed seeds.
 """
 
 import argparse
@@ -26,7 +25,7 @@ from data.errors import InputError
 from engine import files, options
 from engine.determinism import reseed
 from engine.log import info
-from engine.tools.benchmark import multiply_adds_of_parts, parameters, synthetic_batch
+from engine.tools.benchmark import multiply_adds, parameters, synthetic_batch
 from engine.values import device_for
 
 STRIDES = tuple(2**power for power in range(8))
@@ -38,12 +37,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--image-size", type=options.positive, default=320, help="both sides")
     parser.add_argument("--batch-size", type=options.positive, default=2)
     parser.add_argument("--num-classes", type=options.positive, default=20)
-    parser.add_argument(
-        "--depth",
-        type=options.positive,
-        default=2,
-        help="1: the model's parts; 2: also their parts",
-    )
+    depths = "1: the model's parts; 2: also their parts"
+    parser.add_argument("--depth", type=options.positive, default=2, help=depths)
     parser.add_argument("--rounds", type=options.positive, default=3, help="for the median time")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write json")
     options.add_device(parser)
@@ -55,7 +50,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
 class Value:
     """A tensor, or a number (then `shape` is None).
 
-    stride: of its grid, relative to the model's input. least, most: the smallest and the largest
+    stride: of its grid, relative to the input of the model. least, most: smallest and largest
     value; None if it is empty.
     """
 
@@ -73,7 +68,7 @@ class Part:
     """What a part receives and returns in its last call of one forward.
 
     depth: 0 for the model, the criterion and post-processing. multiply_adds: None where they are
-    not counted. seconds: median over some forwards, all calls of one forward together.
+    not counted. seconds: median over forwards, all calls of one forward together.
     """
 
     path: str
@@ -155,11 +150,9 @@ def ancestors(path: str, parts: dict[str, nn.Module]) -> list[str]:
 def in_order(parts: dict[str, nn.Module], called: Sequence[str]) -> list[str]:
     """Sorts paths by the order of calls; a part that is never called is the last of its parent."""
     place = {path: number for number, path in enumerate(called)}
-
-    def key(path: str) -> list[int]:
-        return [place.get(other, len(place)) for other in ancestors(path, parts)]
-
-    return sorted(parts, key=key)
+    return sorted(
+        parts, key=lambda path: [place.get(other, len(place)) for other in ancestors(path, parts)]
+    )
 
 
 @contextmanager
@@ -176,24 +169,6 @@ def watched(parts: dict[str, nn.Module], before: Callable, after: Callable) -> I
             handle.remove()
 
 
-class Record:
-    """What parts receive and return during a forward; `calls` is in the order of first calls."""
-
-    def __init__(self, size: int):
-        self.size = size
-        self.calls: Counter[str] = Counter()
-        self.receives: dict[str, tuple[Value, ...]] = {}
-        self.returns: dict[str, tuple[Value, ...]] = {}
-
-    def before(self, path: str, module: nn.Module, arguments: tuple, keywords: dict) -> None:
-        given = inspect.signature(module.forward).bind(*arguments, **keywords).arguments
-        self.calls[path] += 1
-        self.receives[path] = values(given, self.size)
-
-    def after(self, path: str, module: nn.Module, arguments: tuple, output: Any) -> None:
-        self.returns[path] = values(output, self.size)
-
-
 def now() -> float:
     """Seconds, after all work of a GPU is done."""
     if torch.cuda.is_initialized():
@@ -201,53 +176,54 @@ def now() -> float:
     return time.perf_counter()
 
 
-def median_seconds(
-    parts: dict[str, nn.Module], forward: Callable[[], Any], rounds: int
-) -> dict[str, float]:
-    """Median seconds of each part of a forward; 0 for parts that are not called."""
-    started: dict[str, float] = {}
-    measured: list[dict[str, float]] = []
-
-    def before(path: str, *_: Any) -> None:
-        started[path] = now()
-
-    def after(path: str, *_: Any) -> None:
-        measured[-1][path] += now() - started[path]
-
-    with watched(parts, before, after):
-        for _ in range(rounds):
-            measured.append(defaultdict(float))
-            forward()
-    return {path: statistics.median(seconds[path] for seconds in measured) for path in parts}
-
-
 def inspect_model(
     model: nn.Module, images: Tensor, padding: Tensor, *, depth: int, rounds: int
 ) -> tuple[list[Part], dict]:
-    """Returns every part of a model in eval mode in the order of calls, and the outputs.
+    """Every part of a model in eval mode in the order of calls, and the outputs.
 
     Costs are those of the whole batch.
     """
     size = images.shape[-1]
     parts = find_parts(model, depth)
-    amounts = multiply_adds_of_parts(model, images, padding)
-    record = Record(size)
-    with watched(parts, record.before, record.after):
+    amounts = multiply_adds(model, images, padding)
+    calls, received, returned = Counter(), {}, {}
+
+    def before(path: str, module: nn.Module, arguments: tuple, keywords: dict) -> None:
+        given = inspect.signature(module.forward).bind(*arguments, **keywords).arguments
+        calls[path] += 1
+        received[path] = values(given, size)
+
+    def after(path: str, module: nn.Module, arguments: tuple, output: Any) -> None:
+        returned[path] = values(output, size)
+
+    with watched(parts, before, after):
         outputs = model(images, padding)
-    seconds = median_seconds(parts, lambda: model(images, padding), rounds)
+    seconds = {path: [] for path in parts}
+
+    def start(path: str, *_: Any) -> None:
+        seconds[path][-1] -= now()
+
+    def stop(path: str, *_: Any) -> None:
+        seconds[path][-1] += now()
+
+    with watched(parts, start, stop):
+        for _ in range(rounds):
+            for measured in seconds.values():
+                measured.append(0.0)
+            model(images, padding)
     rows = [
         Part(
             path=path or "model",
             kind=type(parts[path]).__name__,
             depth=len(ancestors(path, parts)) - 1,
-            calls=record.calls[path],
+            calls=calls[path],
             parameters=parameters(parts[path]),
             multiply_adds=amounts.get(path, 0),
-            seconds=seconds[path],
-            receives=record.receives.get(path, ()),
-            returns=record.returns.get(path, ()),
+            seconds=statistics.median(seconds[path]),
+            receives=received.get(path, ()),
+            returns=returned.get(path, ()),
         )
-        for path in in_order(parts, list(record.calls))
+        for path in in_order(parts, list(calls))
     ]
     return rows, outputs
 
@@ -265,43 +241,33 @@ def inspect_call(
     return Part(path, type(call).__name__, statistics.median(times), received, returned)
 
 
-def training_outputs(model: nn.Module, images: Tensor, padding: Tensor) -> dict:
-    """Returns the outputs of a training forward, which include the auxiliary ones.
-
-    Raises:
-        InputError: if the batch is too small for the batch norms.
-    """
-    reseed(0)  # drop path
-    try:
-        return model.train()(images, padding)
-    except ValueError as error:
-        raise InputError(
-            f"no training forward ({error}); raise --batch-size or --image-size"
-        ) from error
-    finally:
-        model.eval()
-
-
 def inspect_all(opts: argparse.Namespace, device: torch.device) -> list[Part]:
-    """Returns the model, its parts, the criterion and post-processing.
+    """The model, its parts, the criterion and post-processing.
 
     As in evaluation, no parameter requires a gradient, which may change the low bits of a forward.
+
+    Raises:
+        InputError: if the batch is too small for the batch norms of a training forward.
     """
     config = options.model_config(opts, num_classes=opts.num_classes)
     model, criterion, postprocess = options.build_model(config)
     model.to(device).eval().requires_grad_(False)
-    size = opts.image_size
-    batch = Batch(*synthetic_batch(size, opts.batch_size, opts.num_classes, device))
-    rows, outputs = inspect_model(
-        model, batch.images, batch.padding, depth=opts.depth, rounds=opts.rounds
-    )
-    given = {
-        "outputs": training_outputs(model, batch.images, batch.padding),
-        "targets": batch.targets,
-    }
-    rows.append(inspect_call("criterion", criterion, given, size=size, rounds=opts.rounds))
+    limits = {"size": opts.image_size, "rounds": opts.rounds}
+    batch = Batch(*synthetic_batch(opts.image_size, opts.batch_size, opts.num_classes, device))
+    images, padding = batch.images, batch.padding
+    rows, outputs = inspect_model(model, images, padding, depth=opts.depth, rounds=opts.rounds)
+    reseed(0)  # drop path
+    try:
+        trained = model.train()(images, padding)  # with auxiliary outputs
+    except ValueError as error:
+        raise InputError(
+            f"no training forward ({error}); raise --batch-size or --image-size"
+        ) from error
+    model.eval()
+    given = {"outputs": trained, "targets": batch.targets}
+    rows.append(inspect_call("criterion", criterion, given, **limits))
     given = {"outputs": outputs, "sizes": batch.sizes()}
-    rows.append(inspect_call("postprocess", postprocess, given, size=size, rounds=opts.rounds))
+    rows.append(inspect_call("postprocess", postprocess, given, **limits))
     return rows
 
 
@@ -333,7 +299,7 @@ def title(part: Part) -> str:
 
 
 def cells(direction: str, value: Value) -> list[str]:
-    """Formats a value as the columns of the table."""
+    """The columns of the table."""
     limits = {value.least: "", value.most: ""}  # one if they are equal
     return [
         direction,
@@ -347,19 +313,18 @@ def cells(direction: str, value: Value) -> list[str]:
 
 
 def table(parts: list[Part]) -> str:
-    """Formats all parts, indented by depth, with columns of equal width."""
+    """All parts, indented by depth, with columns of equal width."""
     blocks = [
         [cells("receives", value) for value in merged(part.receives)]
         + [cells("returns", value) for value in merged(part.returns)]
         for part in parts
     ]
-    columns = zip(*(row for block in blocks for row in block))
-    widths = [max(map(len, column)) for column in columns]
+    widths = [max(map(len, column)) for column in zip(*(row for rows in blocks for row in rows))]
     lines = []
-    for part, block in zip(parts, blocks, strict=True):
+    for part, rows in zip(parts, blocks):
         indent = "  " * part.depth
         lines += ["", indent + title(part)]
-        for row in block:
+        for row in rows:
             line = "  ".join(text.ljust(width) for text, width in zip(row, widths))
             lines.append(f"{indent}  {line}".rstrip())
     return "\n".join(lines)
@@ -389,9 +354,8 @@ def main(argv: list[str]) -> None:
         names = ("model", "image_size", "batch_size", "threads", "num_classes")
         about = {name: getattr(opts, name) for name in names}
         about |= {"set": dict(opts.set), "device": str(device)}
-        files.write_json(
-            opts.json, about | {"parts": [as_json(part) for part in parts]}, "name another"
-        )
+        about["parts"] = [as_json(part) for part in parts]
+        files.write_json(opts.json, about, "name another")
         info(f"\nas json: {opts.json}")
 
 

@@ -1,9 +1,9 @@
 """Example: train with your own parts instead of the standard ones.
 
 Takes the options of engine.train. Inherit, override what differs, and pass the parts to `zoo.build`
-under their names in the model. These override nothing, so they must lead to the same weights as the
-standard ones, to the last bit; engine.tools.reproduce checks it. For parts with other parameters
-call evaluate.main, predict.main and visualize.main with `build`, too.
+under their names in the model. These override nothing: engine.tools.reproduce checks that they lead
+to the same weights, bit for bit. For parts with other parameters call evaluate.main, predict.main
+and visualize.main with `build`, too.
 """
 
 from dataclasses import asdict
@@ -36,11 +36,7 @@ class OwnQueryDecoder(QueryDecoder):
 
 
 def build(standard: Mask2FormerConfig, seed: int = 0) -> zoo.Built:
-    """Builds model, criterion and post-processing of the sizes in the options.
-
-    Raises:
-        InputError: for another model than `MODEL`.
-    """
+    """Model, criterion and post-processing; raises InputError for another model than `MODEL`."""
     if type(standard) is not Mask2FormerConfig or standard.backbone != "swin_tiny":
         raise InputError(f"the parts here are those of {MODEL}; choose it by --model")
     config = OwnConfig(**asdict(standard))
@@ -64,14 +60,8 @@ def build(standard: Mask2FormerConfig, seed: int = 0) -> zoo.Built:
         config.ffn_width,
         config.num_layers,
     )
-    return zoo.build(
-        config,
-        config.num_classes,
-        seed=seed,
-        backbone=backbone,
-        pixel_decoder=pixel_decoder,
-        query_decoder=query_decoder,
-    )
+    parts = {"backbone": backbone, "pixel_decoder": pixel_decoder, "query_decoder": query_decoder}
+    return zoo.build(config, config.num_classes, seed=seed, **parts)
 
 
 if __name__ == "__main__":

@@ -10,8 +10,8 @@ import json
 import subprocess
 import sys
 import time
-from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from data.errors import InputError
 from engine import checkpoint, files, options, train
@@ -25,19 +25,15 @@ NOISE = 0.05  # with a lower test_map the model has hardly learned, and little c
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
-    """Returns the options; those of the trainings are in `training`."""
     parser = options.parser(
         "Train several times and compare all metrics and weights, bit by bit. Options that are not "
         "listed here go to engine.train."
     )
     parser.add_argument("--runs", type=options.positive, default=3, help="without loader processes")
     parser.add_argument("--seed", type=int, default=42)
-    parser.add_argument(
-        "--workers", type=options.positive, default=2, help="loader processes of the additional run"
-    )
-    parser.add_argument(
-        "--out", type=Path, help="folder of all runs; runs/reproduce-NNN if not given"
-    )
+    workers, out = "loader processes of the additional run", "runs/reproduce-NNN if not given"
+    parser.add_argument("--workers", type=options.positive, default=2, help=workers)
+    parser.add_argument("--out", type=Path, help=f"folder of all runs; {out}")
     options.add_debug(parser)
     opts, rest = parser.parse_known_args(argv)
     opts.training = [*rest, "--seed", str(opts.seed)]
@@ -47,9 +43,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
     return opts
 
 
-@dataclass(frozen=True)
-class Result:
-    """Result of a run: metrics and fingerprint of its last weights."""
+class Result(NamedTuple):
+    """Result of a run; `weights` is the fingerprint of the last ones."""
 
     name: str
     workers: int
@@ -59,10 +54,11 @@ class Result:
 
 
 def start(module: str, argv: list[str], log: Path) -> None:
-    """Runs an entry in a separate process with its output in a log.
+    """Runs an entry in a process with its output in a log.
 
     Raises:
-        InputError: if it ended with exit code 2. FailedRun: with another one.
+        InputError: if it ended with exit code 2.
+        FailedRun: if it ended with another one than 0.
     """
     with open(log, "a", encoding="utf-8") as file:
         code = subprocess.run([sys.executable, "-m", module, *argv], stdout=file).returncode
@@ -97,21 +93,6 @@ def differences(result: Result, first: Result) -> list[str]:
     return differing + (["the weights"] if result.weights != first.weights else [])
 
 
-def table(results: list[Result]) -> str:
-    """Formats a row for each run, compared with the first."""
-    rows = [f"{'run':<12}{'metrics':<12}{'weights':<12}{'sha-256':<20}{'workers':>7}{'seconds':>9}"]
-    for number, result in enumerate(results):
-        differing = differences(result, results[0])
-        same = "identical" if number else "-"
-        weights = "DIFFER" if "the weights" in differing else same
-        metrics = "DIFFER" if set(differing) - {"the weights"} else same
-        rows.append(
-            f"{result.name:<12}{metrics:<12}{weights:<12}{result.weights[:16]:<20}"
-            f"{result.workers:>7}{result.seconds:>9.1f}"
-        )
-    return "\n".join(rows)
-
-
 def main(argv: list[str]) -> int:
     opts = parse(argv)
     opts.out = choose(opts.out, options.RUNS, "reproduce", resume=False, overwrite=False)
@@ -122,19 +103,25 @@ def main(argv: list[str]) -> int:
         results.append(run_once(opts, "own-parts", module="engine.tools.own_parts"))
     else:
         info(f"no run with inherited parts: engine.tools.own_parts needs {own_parts.MODEL}\n")
-    info(table(results))
-    differing = {result.name: differences(result, results[0]) for result in results[1:]}
+    info(f"{'run':<12}{'metrics':<12}{'weights':<12}{'sha-256':<20}{'workers':>7}{'seconds':>9}")
+    differing = {result.name: differences(result, results[0]) for result in results}
+    for result in results:
+        what, same = differing[result.name], "-" if result is results[0] else "identical"
+        metrics = "DIFFER" if {*what} - {"the weights"} else same
+        weights = "DIFFER" if "the weights" in what else same
+        info(
+            f"{result.name:<12}{metrics:<12}{weights:<12}{result.weights[:16]:<20}"
+            f"{result.workers:>7}{result.seconds:>9.1f}"
+        )
     for name, what in differing.items():
         if what:
             info(f"{name} differs from {results[0].name} in {', '.join(what)}")
     if results[0].metrics["test_map"] <= NOISE:
         info(f"test_map is not above {NOISE}: equality means little, train longer (--epochs)")
     identical = not any(differing.values())
-    files.write_json(
-        opts.out / "reproduce.json",
-        {"identical": identical, "training": opts.training}
-        | {"runs": [asdict(result) for result in results]},
-    )
+    content = {"identical": identical, "training": opts.training}
+    content["runs"] = [result._asdict() for result in results]
+    files.write_json(opts.out / "reproduce.json", content)
     info("identical to the last bit" if identical else "NOT identical")
     return 0 if identical else 3
 
