@@ -1,6 +1,8 @@
 """What the two demo sets share: the objects of a drawn image, and how a set is written.
 
-A set appears at once, when it is complete, and holds `demo.json`, the arguments it was drawn with.
+Every image has its own generator, seeded by (seed, split, index): the same seed gives the same
+images, however many there are. A set appears at once, when it is complete, and holds `demo.json`,
+the arguments it was drawn with.
 """
 
 from __future__ import annotations
@@ -75,17 +77,16 @@ def write_split(
     annotations: Path,
     ids: Mapping[str, int],
     quality: int,
-    progress: bool = True,
 ) -> Iterator[tuple[str, Scene]]:
-    """Draws the scenes of a split, each from (seed, split, index), and yields names and scenes.
+    """Draws the scenes of a split, and yields their names and scenes.
 
-    `images` and `annotations` are the folders of the JPEG files and of the COCO json with
-    compressed RLE; `ids` are those of the categories, by name.
+    Writes JPEG files into `images` and COCO json with compressed RLE into `annotations`; `ids` are
+    those of the categories, by name.
     """
     content: dict[str, list[dict]] = {"images": []}
     content["categories"] = [{"id": number, "name": name} for name, number in ids.items()]
     content["annotations"] = records = []
-    for index in tqdm(range(count), desc=f"drawing {split}", disable=not progress):
+    for index in tqdm(range(count), desc=f"drawing {split}", disable=None):
         scene = draw_scene((seed, SPLITS.index(split), index))
         name = f"{split}_{index:05d}"
         Image.fromarray(scene.image).save(images / f"{name}.jpg", quality=quality)

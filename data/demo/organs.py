@@ -2,8 +2,7 @@
 
 `python -m data.demo.organs --out DIR` writes COCO json with compressed RLE and the images. An
 organ's pixels belong to its shrimp as well. The category `background` is declared and has no
-object, as some annotation tools export it. Every image has its own generator, seeded by
-(seed, split, index): the same seed gives the same images, however many there are.
+object, as some annotation tools export it.
 """
 
 from __future__ import annotations
@@ -72,9 +71,7 @@ def fits(animal: Shrimp, mask: np.ndarray, others: list[np.ndarray]) -> bool:
     return all((mask & other).sum() <= (1 - FREE) * other.sum() for other in others)
 
 
-def write(
-    folder: Path, train: int = 160, val: int = 40, seed: int = 0, progress: bool = True
-) -> Path:
+def write(folder: Path, train: int = 160, val: int = 40, seed: int = 0) -> Path:
     """Draws the demo set, see `write_once`."""
     arguments = {"set": "organs", "train": train, "val": val, "seed": seed, "drawing": DRAWING}
 
@@ -83,7 +80,7 @@ def write(
         for split, count in zip(SPLITS, (train, val)):
             (empty / split).mkdir()
             folders = (empty / split, empty / "annotations")
-            for _ in write_split(split, count, seed, draw_scene, *folders, COCO_IDS, 92, progress):
+            for _ in write_split(split, count, seed, draw_scene, *folders, COCO_IDS, 92):
                 pass
 
     return write_once(folder, arguments, write_all)

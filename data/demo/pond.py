@@ -1,8 +1,7 @@
 """The built-in demo set: shrimp-pond scenes drawn by code, one drawing written in two layouts.
 
 `python -m data.demo.pond --out DIR` writes the VOC2012 layout (whole animals, void borders) and
-COCO-RLE json (animals, and the organs inside the shrimps). Every image has its own generator,
-seeded by (seed, split, index): the same seed gives the same images, however many there are.
+COCO-RLE json (animals, and the organs inside the shrimps).
 """
 
 from __future__ import annotations
@@ -231,9 +230,7 @@ def voc_palette() -> list[int]:
     return palette.ravel().tolist()
 
 
-def write(
-    folder: Path, train: int = 240, val: int = 60, seed: int = 0, progress: bool = True
-) -> Path:
+def write(folder: Path, train: int = 240, val: int = 60, seed: int = 0) -> Path:
     """Draws the demo set in both layouts, see `write_once`."""
 
     def write_all(empty: Path) -> None:
@@ -246,7 +243,7 @@ def write(
         for split, count in zip(SPLITS, (train, val)):
             drawn[split] = []
             for name, scene in write_split(
-                split, count, seed, draw_scene, images, coco, COCO_IDS, 90, progress
+                split, count, seed, draw_scene, images, coco, COCO_IDS, 90
             ):
                 for place, labels in zip(maps, voc_maps(scene), strict=True):
                     png = Image.fromarray(labels, mode="P")

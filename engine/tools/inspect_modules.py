@@ -10,8 +10,8 @@ import re
 import statistics
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -74,24 +74,12 @@ class Part:
     path: str
     kind: str
     seconds: float
-    receives: tuple[Value, ...]
-    returns: tuple[Value, ...]
+    receives: list[Value]
+    returns: list[Value]
     depth: int = 0
     calls: int = 1
     parameters: int = 0
     multiply_adds: int | None = None
-
-
-def leaves(name: str, content: Any) -> Iterator[tuple[str, Any]]:
-    """Yields the tensors and numbers inside dicts, lists and tuples with their paths."""
-    if isinstance(content, dict):
-        for key, value in content.items():
-            yield from leaves(f"{name}.{key}".lstrip("."), value)
-    elif isinstance(content, (list, tuple)):
-        for index, value in enumerate(content):
-            yield from leaves(f"{name}[{index}]", value)
-    elif torch.is_tensor(content) or isinstance(content, (int, float)):
-        yield name or "output", content
 
 
 def stride_of(grid: Sequence[int], size: int) -> int | None:
@@ -125,8 +113,17 @@ def describe(name: str, content: Tensor | float, size: int) -> Value:
     return Value(name, tuple(content.shape), dtype, *geometry(content, size), *limits)
 
 
-def values(content: Any, size: int) -> tuple[Value, ...]:
-    return tuple(describe(path, leaf, size) for path, leaf in leaves("", content))
+def values(content: Any, size: int, name: str = "") -> list[Value]:
+    """Describes the tensors and numbers inside dicts, lists and tuples, named by their paths."""
+    if isinstance(content, dict):
+        inside = [(f"{name}.{key}".lstrip("."), x) for key, x in content.items()]
+    elif isinstance(content, (list, tuple)):
+        inside = [(f"{name}[{index}]", x) for index, x in enumerate(content)]
+    elif torch.is_tensor(content) or isinstance(content, (int, float)):
+        return [describe(name or "output", content, size)]
+    else:
+        return []
+    return [value for path, x in inside for value in values(x, size, path)]
 
 
 def find_parts(model: nn.Module, depth: int) -> dict[str, nn.Module]:
@@ -155,18 +152,14 @@ def in_order(parts: dict[str, nn.Module], called: Sequence[str]) -> list[str]:
     )
 
 
-@contextmanager
-def watched(parts: dict[str, nn.Module], before: Callable, after: Callable) -> Iterator[None]:
+def watched(parts: dict[str, nn.Module], before: Callable, after: Callable) -> ExitStack:
     """Hooks: before(path, module, args, kwargs) and after(path, module, args, output)."""
-    handles = []
+    hooks = ExitStack()
     for path, part in parts.items():
-        handles.append(part.register_forward_pre_hook(partial(before, path), with_kwargs=True))
-        handles.append(part.register_forward_hook(partial(after, path)))
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+        handle = part.register_forward_pre_hook(partial(before, path), with_kwargs=True)
+        hooks.enter_context(handle)
+        hooks.enter_context(part.register_forward_hook(partial(after, path)))
+    return hooks
 
 
 def now() -> float:
@@ -220,8 +213,8 @@ def inspect_model(
             parameters=parameters(parts[path]),
             multiply_adds=amounts.get(path, 0),
             seconds=statistics.median(seconds[path]),
-            receives=received.get(path, ()),
-            returns=returned.get(path, ()),
+            receives=received.get(path, []),
+            returns=returned.get(path, []),
         )
         for path in in_order(parts, list(calls))
     ]

@@ -57,7 +57,7 @@ class Matcher:
 
 @dataclass(frozen=True)
 class DiceClassCost:
-    """−dice^α · p(class)^β (SparseInst; the paper is read as following it).
+    """−dice^α · p(class)^β, dice with squared denominators (SparseInst; the paper follows it).
 
     Computed on the grid of the mask logits, stride 8 (our choice, because only the order of the
     costs matters there; SparseInst upsamples all N logit maps to stride 4 first).
@@ -69,7 +69,10 @@ class DiceClassCost:
     def __call__(self, outputs: dict, target: Target) -> Tensor:
         mask_logits = outputs["mask_logits"]  # [Q,h,w]
         masks, valid = (x.to(mask_logits) for x in target.soft_masks(mask_logits.shape[-2:]))
-        dice = pairwise_dice(mask_logits.sigmoid().flatten(1), masks.flatten(1), valid.flatten())
+        probs, masks, valid = mask_logits.sigmoid().flatten(1), masks.flatten(1), valid.flatten()
+        overlap = (probs * valid) @ masks.T  # [Q,N]
+        energy = (probs.square() @ valid)[:, None] + (masks.square() @ valid)[None]
+        dice = 2 * overlap / (energy + 1e-4)
         class_prob = outputs["class_logits"].sigmoid()[:, target.labels]  # [Q,N]
         return -(dice**self.dice_power) * class_prob**self.class_power
 
@@ -94,35 +97,12 @@ class PointCost:
         logits = sample_shared_points(mask_logits, points)  # [Q,P]
         masks = sample_shared_points(target.masks.to(points), points)  # [N,P]
         weights = target.valid_points(points[None])[0]  # [P]
+        # Cross-entropy as softplus(x) − x · mask, which takes one product of matrices.
+        pixel = (F.softplus(logits) @ weights)[:, None] - (logits * weights) @ masks.T  # [Q,N]
+        pixel = pixel / weights.sum().clamp(min=1e-6)
+        probs = logits.sigmoid()
+        overlap = (probs * weights) @ masks.T  # [Q,N]
+        size = (probs @ weights)[:, None] + (masks @ weights)[None]
+        dice = 1 - (2 * overlap + 1) / (size + 1)
         class_prob = outputs["class_logits"].softmax(-1)[:, target.labels]  # [Q,N]
-        return (
-            self.pixel_weight * pairwise_pixel_loss(logits, masks, weights)
-            + self.dice_weight * pairwise_smoothed_dice(logits.sigmoid(), masks, weights)
-            - self.class_weight * class_prob
-        )
-
-
-# Functions of every query with every object: [Q,P], [N,P] and weights [P] in 0..1 -> [Q,N].
-
-
-def pairwise_dice(probs: Tensor, masks: Tensor, weights: Tensor) -> Tensor:
-    """Dice score with squared denominators (SparseInst), in 0..1."""
-    overlap = (probs * weights) @ masks.T  # [Q,N]
-    energy = (probs.square() @ weights)[:, None] + (masks.square() @ weights)[None]
-    return 2 * overlap / (energy + 1e-4)
-
-
-def pairwise_smoothed_dice(probs: Tensor, masks: Tensor, weights: Tensor) -> Tensor:
-    """1 − dice with plain denominators, one added to both parts, in 0..1."""
-    overlap = (probs * weights) @ masks.T  # [Q,N]
-    size = (probs @ weights)[:, None] + (masks @ weights)[None]
-    return 1 - (2 * overlap + 1) / (size + 1)
-
-
-def pairwise_pixel_loss(logits: Tensor, masks: Tensor, weights: Tensor) -> Tensor:
-    """Binary cross-entropy, averaged over the valid points.
-
-    As softplus(x) − x · mask, it takes one product of matrices.
-    """
-    loss = (F.softplus(logits) @ weights)[:, None] - (logits * weights) @ masks.T  # [Q,N]
-    return loss / weights.sum().clamp(min=1e-6)
+        return self.pixel_weight * pixel + self.dice_weight * dice - self.class_weight * class_prob

@@ -37,7 +37,7 @@ COMMON = (
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory):
     """The drawn demo set, small."""
-    return pond.write(tmp_path_factory.mktemp("pond"), train=32, val=4, progress=False)
+    return pond.write(tmp_path_factory.mktemp("pond"), train=32, val=4)
 
 
 @pytest.fixture(scope="module")

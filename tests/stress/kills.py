@@ -280,7 +280,7 @@ def differences(run: Training, whole: Training) -> list[str]:
 def survive(system: str, scratch: Path, kills: int, seed: int = 0) -> Row:
     """Kills a training several times, lets it end, and compares it with an uninterrupted one."""
     rng = random.Random(seed)
-    data = pond.write(scratch / "images", train=IMAGES, val=3, progress=False)
+    data = pond.write(scratch / "images", train=IMAGES, val=3)
     iterations = EPOCH * (2 + kills)
     whole = training(system, data, scratch / f"{system}-whole", iterations)
     run = training(system, data, scratch / f"{system}-killed", iterations)

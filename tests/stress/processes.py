@@ -147,7 +147,7 @@ def compare(folder: Path, steps: dict[str, int] = STEPS) -> Iterator[Difference]
         steps: for each precision.
     """
     data = folder / "organs"
-    organs.write(data, train=20, val=2, progress=False)
+    organs.write(data, train=20, val=2)
     for system, model in SYSTEMS.items():
         for precision, number in steps.items():
             argv = f"{TRAINING} --iterations {number} {model}".split() + ["--data", str(data)]

@@ -83,7 +83,7 @@ def test_processes_that_stay_are_found():
 
 
 def test_a_process_that_ends_by_itself_is_no_kill(tmp_path):
-    data = pond.write(tmp_path / "images", train=4, val=2, progress=False)
+    data = pond.write(tmp_path / "images", train=4, val=2)
     run = stress_kills.training("MobileInst", data, tmp_path / "run", 1)
     run.argv += ["--no-such-option"]
     with pytest.raises(FailedRun, match="ended by itself, with exit code 2"):

@@ -16,11 +16,11 @@ def demo(request):
 
 @pytest.fixture(scope="module")
 def folder(demo, tmp_path_factory):
-    return demo.write(tmp_path_factory.mktemp("set") / "demo", 2, 2, progress=False)
+    return demo.write(tmp_path_factory.mktemp("set") / "demo", 2, 2)
 
 
 def test_the_same_seed_gives_the_same_files_however_many(demo, folder, tmp_path):
-    more = demo.write(tmp_path / "more", 3, 2, progress=False)
+    more = demo.write(tmp_path / "more", 3, 2)
     images = [*folder.rglob("*.jpg"), *folder.rglob("*.png")]
     assert len(images) in (4, 12)
     for file in images:
@@ -33,17 +33,17 @@ def test_the_same_seed_gives_the_same_files_however_many(demo, folder, tmp_path)
 
 def test_a_finished_set_is_used_again_and_nothing_else(demo, folder, tmp_path):
     before = (folder / "demo.json").stat().st_mtime_ns
-    assert demo.write(folder, 2, 2, progress=False) == folder
+    assert demo.write(folder, 2, 2) == folder
     assert (folder / "demo.json").stat().st_mtime_ns == before
     with pytest.raises(InputError, match="already holds"):
-        demo.write(folder, 2, 2, seed=1, progress=False)
+        demo.write(folder, 2, 2, seed=1)
     with pytest.raises(InputError, match="already holds"):
-        {pond: organs, organs: pond}[demo].write(folder, 2, 2, progress=False)
+        {pond: organs, organs: pond}[demo].write(folder, 2, 2)
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(InputError, match="already holds"):
-        demo.write(tmp_path, 1, 1, progress=False)
+        demo.write(tmp_path, 1, 1)
     with pytest.raises(InputError, match="at least one"):
-        demo.write(tmp_path / "none", 0, 1, progress=False)
+        demo.write(tmp_path / "none", 0, 1)
 
 
 def test_an_interrupted_set_leaves_nothing(demo, tmp_path, monkeypatch):
@@ -52,7 +52,7 @@ def test_an_interrupted_set_leaves_nothing(demo, tmp_path, monkeypatch):
 
     monkeypatch.setattr(demo, "draw_scene", stop)
     with pytest.raises(KeyboardInterrupt):
-        demo.write(tmp_path / "set", 1, 1, progress=False)
+        demo.write(tmp_path / "set", 1, 1)
     assert list(tmp_path.iterdir()) == []
 
 

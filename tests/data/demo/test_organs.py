@@ -30,7 +30,7 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Scene]]:
             organs, "draw_scene", lambda seed: scenes.append(draw_scene(seed)) or scenes[-1]
         )
         folder = tmp_path_factory.mktemp("set") / "organs"
-        organs.write(folder, TRAIN, VAL, progress=False)
+        organs.write(folder, TRAIN, VAL)
     return folder, scenes
 
 

@@ -25,7 +25,7 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Scene]]:
         patch.setattr(
             pond, "draw_scene", lambda seed: scenes.append(draw_scene(seed)) or scenes[-1]
         )
-        folder = pond.write(tmp_path_factory.mktemp("set") / "demo", TRAIN, VAL, progress=False)
+        folder = pond.write(tmp_path_factory.mktemp("set") / "demo", TRAIN, VAL)
     return folder, scenes
 
 
