@@ -1,6 +1,6 @@
 """The animals of the pond set, each a list of polygons in its own coordinates.
 
-Colours and patterns come from one source shared by the classes, so shape is what tells them apart.
+Colours and patterns come from one source shared by the classes, so only shape separates them.
 Everything here is our own choice.
 """
 

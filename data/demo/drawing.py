@@ -121,10 +121,10 @@ def mix(first: np.ndarray, second: Sequence[float], share: float) -> np.ndarray:
     return (1 - share) * first + share * np.asarray(second)
 
 
-def noise(rng: Generator, height: int, width: int, cell: float) -> np.ndarray:
-    """Smooth noise [height,width], about -1..1, with bumps of `cell` pixels."""
-    grid = rng.uniform(-1, 1, (int(height / cell) + 3, int(width / cell) + 3)).astype(np.float32)
-    return np.asarray(Image.fromarray(grid).resize((width, height), Image.Resampling.BICUBIC))
+def noise(rng: Generator, size: tuple[int, int], cell: float) -> np.ndarray:
+    """Smooth noise [H,W], about -1..1, with bumps of `cell` pixels."""
+    grid = rng.uniform(-1, 1, [int(side / cell) + 3 for side in size]).astype(np.float32)
+    return np.asarray(Image.fromarray(grid).resize(size[::-1], Image.Resampling.BICUBIC))
 
 
 def smooth(field: np.ndarray, radius: float) -> np.ndarray:
@@ -157,11 +157,11 @@ def lay(image: np.ndarray, colour: np.ndarray, opacity: np.ndarray) -> None:
 
 def expose(rng: Generator, image: np.ndarray) -> np.ndarray:
     """A photograph, uint8 [H,W,3], of an image, float32 0..1: lamp, colour cast, camera noise."""
-    height, width = image.shape[:2]
-    y, x = np.linspace(-1, 1, height)[:, None], np.linspace(-1, 1, width)
+    size = image.shape[:2]
+    y, x = np.linspace(-1, 1, size[0])[:, None], np.linspace(-1, 1, size[1])
     slope = rng.uniform(-0.14, 0.14, 2)
     lamp = 1 + slope[0] * x + slope[1] * y - rng.uniform(0, 0.1) * (x**2 + y**2)
-    ripples = 0.05 * noise(rng, height, width, 28)
+    ripples = 0.05 * noise(rng, size, 28)
     cast = rng.uniform(0.78, 1.16) * rng.uniform(0.93, 1.07, 3)
     image *= (lamp + ripples)[..., None].astype(np.float32) * cast.astype(np.float32)
     image += rng.uniform(0.004, 0.02) * rng.standard_normal(image.shape, np.float32)
@@ -182,13 +182,13 @@ def fill(
 def pattern(rng: Generator, size: tuple[int, int], angle: float, length: float) -> np.ndarray:
     """Brightness factors [h,w]: plain, spotted or striped, with a fine grain, in any class."""
     kind, strength = rng.integers(3), rng.uniform(0.1, 0.28)
-    field = 1 + 0.08 * noise(rng, *size, 2.5)
+    field = 1 + 0.08 * noise(rng, size, 2.5)
     if kind == 1:
-        field = field - strength * (noise(rng, *size, max(3.0, length / 16)) > 0.35)
+        field = field - strength * (noise(rng, size, max(3.0, length / 16)) > 0.35)
     elif kind == 2:
         y, x = np.mgrid[: size[0], : size[1]].astype(np.float32)
         along = x * np.cos(angle) + y * np.sin(angle)
-        along = along + 0.05 * length * noise(rng, *size, 20)
+        along = along + 0.05 * length * noise(rng, size, 20)
         field = field + strength * np.sin(along * (2 * np.pi * rng.uniform(5, 9) / length))
     return field
 

@@ -37,7 +37,7 @@ def draw_scene(seed: int | Sequence[int] | Generator) -> Scene:
     rng = np.random.default_rng(seed)
     angle = rng.uniform(0, 2 * np.pi)
     light = np.array([np.cos(angle), np.sin(angle)])
-    image = draw_ground(rng, *SIZE)
+    image = draw_ground(rng, SIZE)
     animals = place_shrimps(rng)
     for animal, _ in animals:
         paint(rng, image, animal, light)

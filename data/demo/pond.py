@@ -32,6 +32,9 @@ from data.demo.drawing import (
 )
 from data.demo.files import SPLITS, Scene, command_line, stack, write_once, write_split
 
+Size = tuple[int, int]  # height, width
+Window = tuple[slice, slice]
+
 ANIMALS = ("shrimp", "fish", "crab", "starfish", "shell")
 ORGANS = ("heart", "stomach", "hepatopancreas", "intestine")
 CATEGORIES = ANIMALS + ORGANS  # the VOC layout has the animals only
@@ -53,41 +56,40 @@ ORGAN_PIXELS = 10  # an organ of which less is seen counts as hidden
 DRAWING = 2  # raise it whenever the same arguments begin to give other images
 
 
-def draw_scene(seed: int | Sequence[int] | Generator, size: tuple[int, int] | None = None) -> Scene:
-    """Draws one image of `size` (height, width); by default near 240 x 320, drawn as well."""
+def draw_scene(seed: int | Sequence[int]) -> Scene:
+    """Draws one image of about 240 x 320."""
     rng = np.random.default_rng(seed)
-    height, width = size or (int(rng.integers(228, 257)), int(rng.integers(304, 341)))
+    size = int(rng.integers(228, 257)), int(rng.integers(304, 341))
     angle = rng.uniform(0, 2 * np.pi)
     light = np.array([np.cos(angle), np.sin(angle)])
-    image = draw_ground(rng, height, width, light)
-    placed = place_animals(rng, height, width, light)
+    image = draw_ground(rng, size, light)
+    placed = place_animals(rng, size, light)
     for _, sprite, corner in placed:
         paste(image, sprite, corner, light)
     image = draw_water(rng, image)
     animals = []
     for name, sprite, corner in placed:
         masks = {name: sprite.mask} | sprite.organs
-        masks = {key: on_canvas(mask, corner, height, width) for key, mask in masks.items()}
+        masks = {key: on_canvas(mask, corner, size) for key, mask in masks.items()}
         animals.append((name, masks.pop(name), masks))
     return Scene(image, stack(animals, ORGAN_PIXELS))
 
 
-def draw_ground(rng: Generator, height: int, width: int, light: np.ndarray) -> np.ndarray:
+def draw_ground(rng: Generator, size: Size, light: np.ndarray) -> np.ndarray:
     """Sand or mud with pebbles and weeds, float32 [H,W,3] in 0..1."""
     chosen = rng.integers(0, len(TONES), 2)
     first, second = (np.array(TONES[i]) * rng.uniform(0.75, 1.1) for i in chosen)
-    waves = 0.5 + 0.5 * noise(rng, height, width, 110) + 0.2 * noise(rng, height, width, 30)
-    grain = 1 + 0.09 * noise(rng, height, width, 10) + 0.1 * noise(rng, height, width, 2)
+    waves = 0.5 + 0.5 * noise(rng, size, 110) + 0.2 * noise(rng, size, 30)
+    grain = 1 + 0.09 * noise(rng, size, 10) + 0.1 * noise(rng, size, 2)
     image = first + (second - first) * np.clip(waves, 0, 1)[..., None]
     image *= grain[..., None]
     clutter = [draw_weed(rng) for _ in range(rng.integers(0, 9))]
     clutter += [draw_pebble(rng) for _ in range(rng.integers(5, 16))]
     spread = [
-        replace(part, outline=part.outline + rng.uniform((0, 0), (width, height)))
-        for part in clutter
+        replace(part, outline=part.outline + rng.uniform((0, 0), size[::-1])) for part in clutter
     ]
     sprite = render(rng, spread, 1.0, 0.0, light)
-    paste(image, sprite, (np.array([height, width]) - sprite.mask.shape) // 2, light)
+    paste(image, sprite, np.subtract(size, sprite.mask.shape) // 2, light)
     return image
 
 
@@ -125,7 +127,7 @@ def draw_water(rng: Generator, image: np.ndarray) -> np.ndarray:
 
 
 def place_animals(
-    rng: Generator, height: int, width: int, light: np.ndarray
+    rng: Generator, size: Size, light: np.ndarray
 ) -> list[tuple[str, Sprite, np.ndarray]]:
     """Name, sprite and upper left corner (row, column) of the animals, from back to front."""
     wanted = int(rng.integers(COUNT[0], COUNT[1] + 1))
@@ -136,22 +138,23 @@ def place_animals(
         parts = DRAW[name](rng, paint_inks(rng, name))
         share = np.clip(AREA_MEDIAN * np.exp(AREA_SPREAD * rng.normal()), *AREA_DRAWN)
         angle = rng.normal(0, 0.6) if name in SWIMMERS else rng.uniform(0, 2 * np.pi)
-        scale = np.sqrt(share * (height * width) / unit_area(parts))
+        scale = np.sqrt(share * np.prod(size) / unit_area(parts))
         sprite = render(rng, parts, scale, angle, light)
-        corner = find_corner(rng, sprite, shapes, height, width)
+        corner = find_corner(rng, sprite, shapes, size)
         if corner is not None:
             placed.append((name, sprite, corner))
-            shapes.append(on_canvas(sprite.mask, corner, height, width))
+            shapes.append(on_canvas(sprite.mask, corner, size))
         if len(placed) == wanted:
             break
     return placed
 
 
 def find_corner(
-    rng: Generator, sprite: Sprite, shapes: list[np.ndarray], height: int, width: int
+    rng: Generator, sprite: Sprite, shapes: list[np.ndarray], size: Size
 ) -> np.ndarray | None:
     """A place for the next animal above `shapes`, so that enough of all of them is seen."""
     full, extent = sprite.mask.sum(), np.array(sprite.mask.shape)
+    least = AREA_LEFT * size[0] * size[1]
     near = bool(shapes) and rng.random() < NEAR_ANOTHER
     for _ in range(12):
         if near:
@@ -160,48 +163,45 @@ def find_corner(
             way, reach = rng.uniform(0, 2 * np.pi), 0.42 * (np.sqrt(full) + np.sqrt(other.sum()))
             centre = centre + rng.uniform(0.8, 1.4) * reach * np.array([np.sin(way), np.cos(way)])
         else:
-            centre = rng.uniform(0, (height, width))
+            centre = rng.uniform(0, size)
         corner = (centre - extent / 2).astype(int)
-        shape = on_canvas(sprite.mask, corner, height, width)
+        shape = on_canvas(sprite.mask, corner, size)
         if shape.sum() < 0.85 * full:
             continue
         stack = [*shapes, shape]
         left = [(under & ~np.any(stack[i + 1 :], axis=0)).sum() for i, under in enumerate(shapes)]
-        bounds = [max(AREA_LEFT * height * width, SHAPE_LEFT * under.sum()) for under in shapes]
-        if shape.sum() > AREA_LEFT * height * width and all(np.greater_equal(left, bounds)):
+        bounds = [max(least, SHAPE_LEFT * under.sum()) for under in shapes]
+        if shape.sum() > least and all(np.greater_equal(left, bounds)):
             return corner
     return None
 
 
-def window(
-    shape: tuple[int, int], corner: np.ndarray, height: int, width: int
-) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
+def window(shape: Size, corner: np.ndarray, size: Size) -> tuple[Window, Window]:
     """Slices of the canvas and of a patch of `shape` that lie over one another."""
     canvas, patch = [], []
-    for start, length, limit in zip(corner.tolist(), shape, (height, width), strict=True):
+    for start, length, limit in zip(corner.tolist(), shape, size):
         first, last = max(start, 0), max(min(start + length, limit), max(start, 0))
         canvas.append(slice(first, last))
         patch.append(slice(first - start, last - start))
     return tuple(canvas), tuple(patch)
 
 
-def on_canvas(mask: np.ndarray, corner: np.ndarray, height: int, width: int) -> np.ndarray:
+def on_canvas(mask: np.ndarray, corner: np.ndarray, size: Size) -> np.ndarray:
     """A patch's mask as a mask [H,W] of the image."""
-    full = np.zeros((height, width), bool)
-    canvas, patch = window(mask.shape, corner, height, width)
+    full = np.zeros(size, bool)
+    canvas, patch = window(mask.shape, corner, size)
     full[canvas] = mask[patch]
     return full
 
 
 def paste(image: np.ndarray, sprite: Sprite, corner: np.ndarray, shadow: np.ndarray) -> None:
     """Lays a sprite and its soft shadow, cast along `shadow` (x, y), on the image, in place."""
-    height, width = image.shape[:2]
-    reach = 5
+    size, reach = image.shape[:2], 5
     dark = 0.4 * smooth(np.pad(sprite.alpha, 2 * reach), 2)
     moved = corner - 2 * reach + np.round(reach * shadow[::-1]).astype(int)
-    canvas, patch = window(dark.shape, moved, height, width)
+    canvas, patch = window(dark.shape, moved, size)
     image[canvas] *= 1 - dark[patch][..., None]
-    canvas, patch = window(sprite.mask.shape, corner, height, width)
+    canvas, patch = window(sprite.mask.shape, corner, size)
     under, alpha = image[canvas], sprite.alpha[patch][..., None]
     under += alpha * (sprite.colour[patch] - under)
 

@@ -35,7 +35,7 @@ from data.demo.drawing import (
 ORGANS = ("eye", "stomach", "hepatopancreas", "heart", "intestine")
 
 # Hue (0..1), saturation and value from which each animal draws its own. The organs lie
-# in flesh, food and blood: their colours overlap, and place and shape tell them apart.
+# in flesh, food and blood: their colours overlap, so place and shape separate them.
 FLESH = ((0.02, 0.14), (0.05, 0.35), (0.5, 0.95))
 STAINS = {
     "stomach": ((0.03, 0.2), (0.3, 0.8), (0.15, 0.5)),
@@ -212,15 +212,15 @@ def paint(rng: Generator, image: np.ndarray, animal: Shrimp, light: np.ndarray) 
     # What is behind shines through, blurred and tinted; thick flesh is milky.
     behind = ndimage.uniform_filter(image, (7, 7, 0)) * mix(np.ones(3, np.float32), flesh, 0.5)
     haze = rng.uniform(0.35, 0.85) * (0.45 + 0.55 * thick)
-    haze *= 1 + 0.15 * noise(rng, *size, 14)
+    haze *= 1 + 0.15 * noise(rng, size, 14)
     lay(behind, flesh, haze)
     lay(image, behind, trunk)
     # Organs behind the shell: blurred at the edge, uneven inside.
     for name in ("intestine", "heart", "hepatopancreas", "stomach"):
         area = smooth(soft([animal.organs[name]], size) * trunk, 1)
         colour = tone(rng, *STAINS[name])
-        colour = colour * (1 + 0.3 * noise(rng, *size, 0.03 * length)[..., None])
-        cloud = 1 + 0.25 * noise(rng, *size, 0.06 * length)
+        colour = colour * (1 + 0.3 * noise(rng, size, 0.03 * length)[..., None])
+        cloud = 1 + 0.25 * noise(rng, size, 0.06 * length)
         lay(image, colour, rng.uniform(*COVER) * area * cloud)
     paint_shell(rng, image, animal, trunk, flesh)
     paint_light(rng, image, length, trunk, thick, light)
@@ -250,8 +250,8 @@ def paint_shell(
     """The plates' edges, and specks of pigment, more of them in some places."""
     size = trunk.shape
     lay(image, flesh * 0.45, rng.uniform(0.25, 0.6) * soft(animal.seams, size))
-    dots = noise(rng, *size, rng.uniform(1.8, 3.0)) > rng.uniform(0.45, 0.8)
-    where = np.clip(0.6 + noise(rng, *size, 0.15 * animal.length), 0, 1)
+    dots = noise(rng, size, rng.uniform(1.8, 3.0)) > rng.uniform(0.45, 0.8)
+    where = np.clip(0.6 + noise(rng, size, 0.15 * animal.length), 0, 1)
     specks = smooth(dots.astype(np.float32), 1) * where * trunk
     lay(image, tone(rng, (-0.04, 0.1), (0.4, 0.9), (0.1, 0.45)), rng.uniform(0.2, 0.7) * specks)
 
@@ -265,6 +265,6 @@ def paint_light(
     image *= 1 - (0.25 * np.clip(slope, -1, 1) * trunk)[..., None]
     white = np.ones(3, np.float32)
     lay(image, white, rng.uniform(0.1, 0.35) * np.clip(1 - thick / THIN, 0, 1) * trunk)
-    broken = np.clip(0.4 + noise(rng, *trunk.shape, 0.08 * length), 0, 1)
+    broken = np.clip(0.4 + noise(rng, trunk.shape, 0.08 * length), 0, 1)
     gleam = np.exp(-(((slope + 0.45) / 0.12) ** 2)) * broken
     lay(image, white, rng.uniform(0.3, 0.9) * gleam * trunk)

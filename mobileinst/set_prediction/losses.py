@@ -25,7 +25,7 @@ class Criterion(nn.Module):
     """Outputs and targets -> named, weighted loss terms.
 
     Args:
-        matcher: pairs queries with objects, in each output by itself.
+        matcher: pairs queries with objects, in each output separately.
         class_loss, mask_loss, extra: terms (outputs, targets, matches, counts) -> losses. One that
             is divided by other counts than those of objects and images has a method `counts`.
     """

@@ -28,7 +28,7 @@ class WeightFile:
 
     container: the key of the tensors in the file, "" at the top. tensors: by their names in the
     file, or by ours if those are published names of Mask2Former. non_tensors: names of the other
-    entries. source: the model they belong to. meta: what the file says about itself. naming: who
+    entries. source: the model they belong to. meta: the file's own `meta`. naming: who
     published the names that were translated, "" if none were. config, classes: of a checkpoint of
     ours, else None.
     """

@@ -12,6 +12,7 @@ from mobileinst.weights.names import (
     PUBLISHED_DROPPED,
     RECOMPUTED,
     SWIN_NEW,
+    WRAPPER,
     WRAPPERS,
     recognise,
 )
@@ -36,7 +37,7 @@ class Match:
 
     @classmethod
     def of(cls, file: WeightFile, part: nn.Module, prefixes: tuple[str, ...]) -> "Match":
-        """A comparison yet to be made, with these prefixes removed from the names in the file."""
+        """What is compared, with these prefixes removed from the names in the file."""
         removed, given = file.without(*prefixes)
         state = part.state_dict()
         report = Report(
@@ -57,7 +58,7 @@ def find_match(
     state = module.state_dict() if hasattr(module, "backbone") else {}
     outside = {name for name in state if not name.startswith("backbone.")}
     is_whole_model = bool(outside) and (
-        file.config is not None or not outside.isdisjoint(file.without("module.")[1])
+        file.config is not None or not outside.isdisjoint(file.without(*WRAPPER)[1])
     )
     if is_whole_model:
         match = match_model(file, module, classes)
@@ -80,7 +81,7 @@ def match_model(file: WeightFile, model: nn.Module, classes: Sequence[str] | Non
         LoadError: if the file has class names and the model's are not given, or names and rows
             differ in number.
     """
-    match = Match.of(file, model, ("module.",))
+    match = Match.of(file, model, WRAPPER)
     if file.classes is not None:
         sort_rows(file, match, classes)
     elif file.naming:

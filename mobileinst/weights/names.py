@@ -35,7 +35,7 @@ RECOMPUTED = ("relative_position_index", "attn_mask")  # buffers that follow fro
 COUNTER = "num_batches_tracked"  # unused in batch norms with a momentum
 
 WRAPPER = ("module.",)  # what data parallel training puts in front of names
-WRAPPERS = ("module.", "backbone.")  # what data parallel training and whole models put in front
+WRAPPERS = (*WRAPPER, "backbone.")  # and what whole models put in front
 
 # Family -> a tensor, and the size of the model by its number of output channels.
 FAMILIES = {
@@ -55,7 +55,7 @@ TORCHVISION_SWIN = (
     (r"^features\.([1357])\.", lambda found: f"layers.{int(found[1]) // 2}.blocks."),
     (r"^features\.([246])\.", lambda found: f"layers.{int(found[1]) // 2 - 1}.downsample."),
 )
-# Mask2Former of its authors, whose older files say `static_query` and leave out `pixel_decoder.`.
+# Mask2Former of its authors; older files have `static_query` and leave out `pixel_decoder.`.
 AUTHORS = (
     (r"^sem_seg_head\.predictor\.static_query\.", "query_decoder.query_feat."),
     (r"^sem_seg_head\.predictor\.", "query_decoder."),

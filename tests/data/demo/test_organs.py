@@ -103,7 +103,7 @@ def test_some_shrimps_are_covered_in_part_or_cut_by_the_border(scenes):
 
 
 def test_colours_do_not_give_the_class_away_but_organs_are_seen(scenes):
-    """The hues of any two classes overlap; an organ yet differs from the flesh around it."""
+    """The hues of any two classes overlap; yet an organ differs from the flesh around it."""
     hues = {name: np.zeros(12) for name in NAMES}
     contrasts = {name: [] for name in ORGANS}
     for scene in scenes:

@@ -104,7 +104,7 @@ def test_animals_never_share_a_pixel(scenes):
 
 
 def test_colours_do_not_give_the_class_away(scenes):
-    """The hues of any two classes overlap, so a histogram of colours cannot tell them apart."""
+    """The hues of any two classes overlap, so a histogram of colours cannot separate them."""
     hues = {name: np.zeros(12) for name in pond.ANIMALS}
     for scene in scenes:
         hue = np.asarray(Image.fromarray(scene.image).convert("HSV"))[..., 0]

@@ -30,7 +30,7 @@ def tiny(monkeypatch):
     monkeypatch.setattr(benchmark_peers, "OTHERS", others)
 
 
-def test_without_transformers_it_is_told_what_to_install(monkeypatch):
+def test_without_transformers_the_error_names_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(InputError, match="cannot be imported.*requirements-dev.txt"):
         benchmark_peers.main(ARGV)

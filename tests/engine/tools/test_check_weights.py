@@ -46,24 +46,24 @@ def keywords(tiny):
 
 
 def test_a_file_that_loads(check, tiny_file):
-    said, why = check(tiny_file)
-    assert why is None and f"{tiny_file}: TopFormer-T" in said
-    assert "314 tensors, 1,293,888 parameters: all of TopFormer-T" in said
-    assert "random start mask_decoder, instance_decoder" in said
-    assert said.splitlines()[-1] == "loads into mobileinst_topformer_tiny"
+    printed, why = check(tiny_file)
+    assert why is None and f"{tiny_file}: TopFormer-T" in printed
+    assert "314 tensors, 1,293,888 parameters: all of TopFormer-T" in printed
+    assert "random start mask_decoder, instance_decoder" in printed
+    assert printed.splitlines()[-1] == "loads into mobileinst_topformer_tiny"
     report = json.loads(check(tiny_file, "--json")[0])
     assert report["loads"] and report["whole"] and report["container"] == "state_dict"
     assert report["prefixes"] == ["backbone."] and report["loaded"]["tensors"] == 314
 
 
 def test_a_file_of_another_model_is_named_first(check, tiny_file):
-    said, why = check(tiny_file, "--model", "mobileinst_topformer_small")
-    assert said == f"{tiny_file}: TopFormer-T, 314 tensors under 'state_dict'\n"
+    printed, why = check(tiny_file, "--model", "mobileinst_topformer_small")
+    assert printed == f"{tiny_file}: TopFormer-T, 314 tensors under 'state_dict'\n"
     assert "TopFormer-T, the model is TopFormer-S" in why
     answer = json.loads(check(tiny_file, "--model", "mobileinst_topformer_small", "--json")[0])
     assert answer["loads"] is False and answer["source"] == "TopFormer-T" and answer["why"] == why
-    said, why = check(tiny_file, "--model", "mobileinst_topformer_small", "--allow-partial")
-    assert why is None and "STARTS FROM RANDOM VALUES: mask_decoder, instance_decoder" in said
+    printed, why = check(tiny_file, "--model", "mobileinst_topformer_small", "--allow-partial")
+    assert why is None and "STARTS FROM RANDOM VALUES: mask_decoder, instance_decoder" in printed
 
 
 def test_exit_codes(tiny_file, monkeypatch, capsys):
@@ -78,30 +78,30 @@ def test_exit_codes(tiny_file, monkeypatch, capsys):
 
 def test_what_cannot_be_read(check, tmp_path):
     (tmp_path / "notes.txt").write_text("weights are in the other folder\n")
-    said, why = check(tmp_path / "notes.txt")
-    assert said == "" and why.startswith(f"{tmp_path}/notes.txt: not a checkpoint")
+    printed, why = check(tmp_path / "notes.txt")
+    assert printed == "" and why.startswith(f"{tmp_path}/notes.txt: not a checkpoint")
 
 
 def test_a_checkpoint_of_a_run(check, toy_run, keywords):
     path = toy_run / "best.pt"
-    said, why = check(path, *keywords)
-    assert why is None and "from the file: square, unused, disc; random start: none" in said
-    said, why = check(path, *keywords, "--classes", "disc", "ring")
-    assert why is None and "from the file: disc; random start: ring" in said
-    said, why = check(path, *keywords, "--num-classes", "2")
-    assert why is None and "from the file: none; random start: class 0, class 1" in said
-    said, why = check(path)
-    assert f"{path}: MobileInst with TopFormer-T" in said
+    printed, why = check(path, *keywords)
+    assert why is None and "from the file: square, unused, disc; random start: none" in printed
+    printed, why = check(path, *keywords, "--classes", "disc", "ring")
+    assert why is None and "from the file: disc; random start: ring" in printed
+    printed, why = check(path, *keywords, "--num-classes", "2")
+    assert why is None and "from the file: none; random start: class 0, class 1" in printed
+    printed, why = check(path)
+    assert f"{path}: MobileInst with TopFormer-T" in printed
     assert "the file's keywords, " in why and "width=32 (128 here), kernel_dim=16" in why
-    said, why = check(path, *keywords, "--set", "num_heads=3")
+    printed, why = check(path, *keywords, "--set", "num_heads=3")
     assert "--set: no such model can be built" in why
 
 
-def test_a_plain_state_dict_tells_its_number_of_classes(check, toy_run, keywords, tmp_path):
+def test_the_number_of_classes_follows_from_a_plain_state_dict(check, toy_run, keywords, tmp_path):
     content = checkpoint.load(toy_run / "best.pt")
     torch.save(content["model"], tmp_path / "state.pth")
-    said, why = check(tmp_path / "state.pth", *keywords)
-    assert why is None and "all of MobileInst with TopFormer-T" in said
+    printed, why = check(tmp_path / "state.pth", *keywords)
+    assert why is None and "all of MobileInst with TopFormer-T" in printed
 
 
 def test_the_model_asked_for_counts(check, tmp_path):
@@ -143,15 +143,16 @@ def pickled(tmp_path):
 
 def test_the_authors_file_of_a_mask2former(check, pickled, authors):
     path = pickled({"model": authors, "__author__": "name"})
-    said, why = check(path, *M2F)
-    assert why is None and f"{path}: Mask2Former with Swin" in said
+    printed, why = check(path, *M2F)
+    assert why is None and f"{path}: Mask2Former with Swin" in printed
     assert (
-        "found        'model', in the names of its authors" in said and "random start" not in said
+        "found        'model', in the names of its authors" in printed
+        and "random start" not in printed
     )
-    said, why = check(path, *M2F, "--classes", "shrimp", "organ")
-    assert why is None and "2 of query_decoder.class_embed, with rows for 80 classes" in said
-    assert "from the file: none; random start: shrimp, organ" in said
-    assert "random start query_decoder.class_embed\n" in said
+    printed, why = check(path, *M2F, "--classes", "shrimp", "organ")
+    assert why is None and "2 of query_decoder.class_embed, with rows for 80 classes" in printed
+    assert "from the file: none; random start: shrimp, organ" in printed
+    assert "random start query_decoder.class_embed\n" in printed
     report = json.loads(check(path, *M2F, "--num-classes", "7", "--json")[0])
     assert report["loads"] and report["naming"] == "its authors" and report["whole"]
 

@@ -114,7 +114,7 @@ def test_a_metric_that_differs_in_its_last_bit(reproduced):
     assert "run-2 differs from run-1 in test_map" in lines
 
 
-def test_models_that_learned_nothing_are_told(reproduced):
+def test_models_that_learned_nothing_are_reported(reproduced):
     code, lines, _, _ = reproduced(lambda name, content, metrics: metrics.update(test_map=0.05))
     assert code == 0 and lines[-2].startswith("test_map is not above 0.05: equality means little")
 
@@ -156,7 +156,7 @@ def test_the_fingerprint_is_of_the_weights_alone():
     assert checkpoint.fingerprint({**content, "average": None}) != known
 
 
-def test_options_that_nobody_understands(tmp_path):
+def test_unknown_options_are_refused(tmp_path):
     with pytest.raises(InputError, match="--epoches"):
         reproduce.main(["--out", str(tmp_path / "out"), "--epoches", "3"])
     with pytest.raises(InputError, match="cuda:99: not on this machine"):
