@@ -17,12 +17,10 @@ from PIL import ExifTags, Image, ImageOps
 
 from data.errors import InputError
 
-Image.init()  # else Pillow does not know all of these yet
-TYPES = [
-    name
-    for name in ("JPEG", "MPO", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000")
-    if name in Image.OPEN
-]
+# The image files of a folder: the one list of the library.
+SUFFIXES = tuple(".jpg .jpeg .png .webp .tif .tiff .bmp .gif .ppm .pgm .jp2".split())
+Image.init()  # fills Pillow's tables
+TYPES = sorted({Image.EXTENSION.get(suffix) for suffix in SUFFIXES} & Image.OPEN.keys())
 # Pillow's own bound, above which it suspects a file that is small packed and fills the memory.
 MOST_PIXELS = 89_478_485
 
@@ -49,7 +47,7 @@ def upright_size(path: Path) -> tuple[int, int]:
 @contextmanager
 def opened(path: Path, fix: str = "replace the file or drop its record") -> Iterator[Image.Image]:
     """An open image file; what goes wrong while it is used becomes an InputError with `fix`."""
-    if os.path.exists(path) and not os.path.isfile(path):  # a pipe would be read for ever
+    if os.path.exists(path) and not os.path.isfile(path):  # a pipe would be read forever
         raise InputError(f"{path} cannot be read as an image (it is no file): {fix}")
     try:
         with warnings.catch_warnings():

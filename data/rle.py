@@ -111,6 +111,11 @@ def polygon(points: Any, limit: float) -> np.ndarray:
     return values
 
 
+def from_index_map(indices: np.ndarray, numbers: Sequence[int]) -> list[Rle]:
+    """The mask of each of these numbers in a map [H,W]."""
+    return [encode((indices == number)[None])[0] for number in numbers]
+
+
 def area(rles: Sequence[Rle]) -> np.ndarray:
     """Pixels of each mask, int64 [N]."""
     # One by one: the length of a list goes through a uint8 there, so that 256 masks overflow it.

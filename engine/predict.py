@@ -17,7 +17,7 @@ from PIL import Image
 from data import rle
 from data.batch import Annotation, collate
 from data.errors import BadRecords, InputError
-from data.images import read_rgb
+from data.images import SUFFIXES, read_rgb
 from data.presets import EvalPreset
 from engine import checkpoint, files, options, skipped
 from engine.files import newest_checkpoint
@@ -26,7 +26,6 @@ from engine.report import draw
 from engine.values import device_for
 from mobileinst.set_prediction.postprocess import Postprocess
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 NAME_BYTES = 100  # of an image's name in the names of its results; file systems allow 255 in all
 COLUMNS = ("image", "object", "class", "score", "area", "x0", "y0", "x1", "y1", "cx", "cy")
 

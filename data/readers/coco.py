@@ -69,11 +69,11 @@ def find(root: Path, split: str) -> Source | None:
     return None
 
 
-def read(source: Source, bad: BadRecords, progress: bool = False) -> dict[str, Any]:
+def read(source: Source, bad: BadRecords) -> dict[str, Any]:
     """The content of the json file; its records are checked by the functions below."""
     path = source.path
     try:
-        if path.exists() and not path.is_file():  # a pipe or a device would be read for ever
+        if path.exists() and not path.is_file():  # a pipe or a device would be read forever
             raise InputError(f"{path} is no file: give the path of a COCO json file")
         raw = path.read_bytes()
         text = raw.decode(json.detect_encoding(raw))

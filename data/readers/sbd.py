@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 import scipy.io
-from tqdm import tqdm
 
+from data import rle
 from data.errors import BadRecords, InputError
 from data.images import upright_size
-from data.readers.source import Objects, Source, content_of_maps, names_of, require_size
+from data.readers.source import Objects, Source, coco_content, names_of, require_size
 from data.readers.voc import CLASS_NAMES, find_root, list_of
 
 LAYOUT = "SBD (img, inst)"
@@ -29,30 +29,26 @@ def find(root: Path, split: str) -> Source | None:
     if voc is None:
         names = names_of(folder / f"{split}.txt", f"{AGAIN}, its lists included")
     else:
-        left_out = set(list_of(voc, "val"))
-        known = sorted(path.stem for path in (folder / "inst").glob("*.mat"))
-        names = [name for name in known if name not in left_out]
+        known = {path.stem for path in (folder / "inst").glob("*.mat")}
+        names = sorted(known - set(list_of(voc, "val")))
     if not names:
         raise InputError(f"{folder / 'inst'} holds no image to use: {AGAIN}")
     files = [folder / "inst" / f"{name}.mat" for name in names]
     return Source(folder, split, [folder / "img"], names, files)
 
 
-def read(source: Source, bad: BadRecords, progress: bool = False) -> dict[str, Any]:
+def read(source: Source, bad: BadRecords) -> dict[str, Any]:
     """The split as COCO content; file names are relative to img."""
-    shown = tqdm(source.names, "reading SBD", disable=not progress, leave=False)
-    return content_of_maps(
-        shown, lambda name: objects(source.path, name), source.images[0], CLASS_NAMES, bad
-    )
+    return coco_content(source, lambda name: objects(source.path, name), CLASS_NAMES, bad)
 
 
 def objects(folder: Path, name: str) -> Objects:
-    path = folder / "inst" / f"{name}.mat"
+    path, image = folder / "inst" / f"{name}.mat", f"{name}.jpg"
     try:
         if path.stat().st_size > LARGEST:
             raise ValueError(f"more than {LARGEST} bytes")
         content = scipy.io.loadmat(str(path))["GTinst"][0, 0]
-        indices = np.asarray(content["Segmentation"])
+        indices = np.asarray(content["Segmentation"])  # [H,W]
         classes = np.asarray(content["Categories"]).ravel().astype(np.int64)
         if indices.dtype.kind not in "ui":
             raise ValueError("its Segmentation holds no whole numbers")
@@ -60,12 +56,12 @@ def objects(folder: Path, name: str) -> Objects:
         raise InputError(
             f"{path} cannot be read as SBD ({type(reason).__name__}: {reason}): {AGAIN}"
         ) from None
-    size = upright_size(folder / "img" / f"{name}.jpg")
-    require_size(path, indices.shape, f"{name}.jpg", size)
+    size = upright_size(folder / "img" / image)
+    require_size(path, indices.shape, image, size)
     numbers = np.unique(indices[indices > 0]).astype(np.int64)
-    if (
-        numbers.max(initial=0) > len(classes)
-        or not np.isin(classes[numbers - 1], np.arange(len(CLASS_NAMES)) + 1).all()
-    ):
+    if numbers.max(initial=0) > len(classes):
         raise InputError(f"{path} has an object without a class: {AGAIN}")
-    return Objects(classes[numbers - 1], numbers, indices, np.zeros(size, dtype=bool))
+    ids = classes[numbers - 1]
+    if not np.isin(ids, np.arange(len(CLASS_NAMES)) + 1).all():
+        raise InputError(f"{path} has an object without a class: {AGAIN}")
+    return Objects(image, size, ids, rle.from_index_map(indices, numbers))

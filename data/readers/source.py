@@ -1,20 +1,16 @@
-"""What the readers share: the place of a split's annotations, and COCO content from index maps."""
+"""What readers share: the place of a split's annotations, COCO content, lists of names."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import Any, NamedTuple
 
 from data import rle
 from data.errors import BadRecords, InputError
 
 
-@dataclass(frozen=True)
-class Source:
+class Source(NamedTuple):
     """The annotations of one split, as a reader found them.
 
     path: the annotation file, or the folder that holds the files.
@@ -26,59 +22,45 @@ class Source:
     path: Path
     split: str
     images: Sequence[Path]
-    names: Sequence[str] = ()
+    names: Iterable[str] = ()
     files: Sequence[Path] = ()
 
 
-@dataclass(frozen=True)
-class Objects:
-    """The objects of one image as an index map.
+class Objects(NamedTuple):
+    """One image (file name, (h, w)) with N category ids and masks, and its void region."""
 
-    classes  int64 [N]     category ids
-    numbers  int64 [N]     the value of each object in the map
-    indices  uint8 [H,W]   0 where there is no object
-    void     bool [H,W]    neither object nor background
-    """
-
-    classes: np.ndarray
-    numbers: np.ndarray
-    indices: np.ndarray
-    void: np.ndarray
+    file_name: str
+    size: tuple[int, int]
+    category_ids: Sequence[int]
+    rles: Sequence[rle.Rle]
+    void: rle.Rle | None = None
 
 
-def content_of_maps(
-    names: Iterable[str],
-    read: Callable[[str], Objects],
-    folder: Path,
-    class_names: Sequence[str],
-    bad: BadRecords,
+def coco_content(
+    source: Source, read: Callable[[str], Objects], class_names: Sequence[str], bad: BadRecords
 ) -> dict[str, Any]:
-    """Index maps -> COCO content with RLE; names `read` fails for go to `bad`.
+    """What `read` finds for each name -> COCO content; names it raises InputError for go to `bad`.
 
-    Images are JPEG files of `folder`. Class ids count from 1.
+    Category ids count from 1.
     """
     images, annotations = [], []
-    for name in names:
+    for name in source.names:
         try:
-            found = read(name)
+            file_name, (height, width), category_ids, rles, void = read(name)
         except InputError as error:
-            bad.note(error, folder / f"{name}.jpg", f"image {name}")
+            bad.note(error, source.path, f"image {name}")
             continue
-        height, width = found.void.shape
-        image = {"id": len(images) + 1, "file_name": f"{name}.jpg"}
-        image |= {"width": width, "height": height}
-        if found.void.any():
-            image["void"] = rle.to_json(rle.encode(found.void[None])[0])
-        masks = [rle.encode((found.indices == number)[None])[0] for number in found.numbers]
-        first = len(annotations) + 1
-        annotations += rle.records(masks, found.classes, image["id"], first)
+        image = {"id": len(images) + 1, "file_name": file_name, "width": width, "height": height}
+        if void is not None:
+            image["void"] = rle.to_json(void)
         images.append(image)
+        annotations += rle.records(rles, category_ids, image["id"], len(annotations) + 1)
     categories = [{"id": id_, "name": name} for id_, name in enumerate(class_names, start=1)]
     return {"images": images, "categories": categories, "annotations": annotations}
 
 
 def require_size(path: Path, shape: Sequence[int], image: str, size: Sequence[int]) -> None:
-    """Raises InputError unless the map of a file has the size (h, w) of its image."""
+    """Checks that the map of a file has the size (h, w) of its image, raises InputError."""
     if tuple(shape) != tuple(size):
         drawn, wanted = (" x ".join(str(side) for side in reversed(one)) for one in (shape, size))
         raise InputError(
@@ -106,12 +88,12 @@ def lines_of(path: Path, advice: str) -> list[str]:
 
 
 def names_of(path: Path, advice: str) -> list[str]:
-    """The first word of each line, the name of an image without folder and ending."""
+    """The first word of each line, the name of an image without folder and suffix."""
     names = [line.split()[0] for line in lines_of(path, advice)]
     for name in names:
         if name in (".", "..") or set(name) & set("/\\\0") or len(name) > 200:
             raise InputError(
                 f"{path} lists {name!r}, which is no name of an image: write names without folder "
-                "and ending"
+                "and suffix"
             )
     return names

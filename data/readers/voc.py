@@ -10,18 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
+from data import rle
 from data.errors import BadRecords, InputError
 from data.images import opened, upright_size
-from data.readers.source import (
-    Objects,
-    Source,
-    content_of_maps,
-    lines_of,
-    names_of,
-    require_size,
-)
+from data.readers.source import Objects, Source, coco_content, lines_of, names_of, require_size
 
 LAYOUT = "VOCdevkit/VOC2012 (JPEGImages, SegmentationClass, SegmentationObject, ImageSets)"
 CLASS_NAMES = (
@@ -47,13 +40,14 @@ def find(root: Path, split: str) -> Source | None:
     return Source(folder, split, [folder / "JPEGImages"], names, files)
 
 
-def read(source: Source, bad: BadRecords, progress: bool = False) -> dict[str, Any]:
-    """The split as COCO content; file names are relative to JPEGImages."""
-    classes = class_names(source.path)
-    shown = tqdm(source.names, f"reading VOC {source.split}", disable=not progress, leave=False)
-    return content_of_maps(
-        shown, lambda name: objects(source, name, len(classes)), source.images[0], classes, bad
-    )
+def read(source: Source, bad: BadRecords) -> dict[str, Any]:
+    """The split as COCO content, classes from classes.txt or labels.txt if there, else VOC's 20.
+
+    File names are relative to JPEGImages.
+    """
+    own = [source.path / name for name in NAME_FILES if (source.path / name).is_file()]
+    names = lines_of(own[0], "write one class name per line") if own else CLASS_NAMES
+    return coco_content(source, lambda name: objects(source, name, len(names)), names, bad)
 
 
 def find_root(root: Path) -> Path | None:
@@ -63,11 +57,12 @@ def find_root(root: Path) -> Path | None:
         InputError: if only a part of one is there.
     """
     places = [root, root / "VOC2012", root / "VOCdevkit" / "VOC2012"]
-    missing = {place: [f for f in FOLDERS if not (place / f).is_dir()] for place in places}
-    folder = min(
-        places,
-        key=lambda place: (len(missing[place]), not (place.name == "VOC2012" and place.is_dir())),
-    )
+    missing = {
+        place: [folder for folder in FOLDERS if not (place / folder).is_dir()]
+        for place in places
+        if place.is_dir()
+    }
+    folder = min(missing, key=lambda place: (len(missing[place]), place.name != "VOC2012"))
     if len(missing[folder]) >= len(FOLDERS) - 1 and folder.name != "VOC2012":
         return None  # one folder called JPEGImages is no VOC yet
     if missing[folder]:
@@ -83,15 +78,7 @@ def list_of(folder: Path, split: str) -> list[str]:
     return names_of(folder / LISTS / f"{split}.txt", "list one image name per line there")
 
 
-def class_names(folder: Path) -> list[str]:
-    """Names of the classes 1, 2, ...: from classes.txt or labels.txt if there, else VOC's 20."""
-    for name in NAME_FILES:
-        if (folder / name).is_file():
-            return lines_of(folder / name, "write one class name per line")
-    return CLASS_NAMES
-
-
-def objects(source: Source, name: str, class_count: int) -> Objects:
+def objects(source: Source, name: str, num_classes: int) -> Objects:
     folder = source.path
     image, *paths = (folder / part / f"{name}{suffix}" for part, suffix in FILES)
     for path in (image, *paths):
@@ -103,7 +90,7 @@ def objects(source: Source, name: str, class_count: int) -> Objects:
     classes, indices = (read_indices(path) for path in paths)  # [H,W]
     size = upright_size(image)
     for path, drawn in zip(paths, (classes, indices), strict=True):
-        require_size(path, drawn.shape, f"{name}.jpg", size)
+        require_size(path, drawn.shape, image.name, size)
     pairs = indices.astype(np.int32) * 256 + classes
     counts = np.bincount(pairs.ravel(), minlength=256 * 256).reshape(256, 256)
     counts = counts[1:VOID, :VOID]  # [object 1..254, class 0..254]: no void in either
@@ -115,14 +102,17 @@ def objects(source: Source, name: str, class_count: int) -> Objects:
             f"{paths[1]}: object {unnamed[0]} lies on background only in "
             f"SegmentationClass/{name}.png: paint its class there, or remove it here"
         )
-    labels = votes.argmax(1) + 1
-    if labels.max(initial=0) > class_count:
+    ids = votes.argmax(1) + 1
+    if ids.max(initial=0) > num_classes:
         raise InputError(
-            f"{paths[0]} uses class {labels.max()} but only {class_count} classes have names: "
+            f"{paths[0]} uses class {ids.max()} but only {num_classes} classes have names: "
             f"write all names, one per line, into {folder / NAME_FILES[0]}"
         )
     void = (classes == VOID) | (indices == VOID)
-    return Objects(labels, numbers, np.where(void, 0, indices), void)
+    region = rle.encode(void[None])[0] if void.any() else None
+    return Objects(
+        image.name, size, ids, rle.from_index_map(np.where(void, 0, indices), numbers), region
+    )
 
 
 def read_indices(path: Path) -> np.ndarray:
