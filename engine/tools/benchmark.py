@@ -31,15 +31,23 @@ VARIANTS = {
 }
 
 
-def parse(argv: list[str]) -> argparse.Namespace:
-    parser = options.parser("Costs of the models, parts of a training step, paired ratios.")
+def add_synthetic(parser: argparse.ArgumentParser, batch_size: int, rounds: int) -> None:
+    """Adds the options of a model, a synthetic batch for it, and the machine."""
     options.add_config(parser)
-    parser.add_argument("--image-size", type=options.positive, default=320)
-    parser.add_argument("--batch-size", type=options.positive, default=8)
-    parser.add_argument("--num-classes", type=options.positive, default=20)
-    parser.add_argument("--rounds", type=options.positive, default=5)
+    for name, default, about in (
+        ("image-size", 320, "both sides"),
+        ("batch-size", batch_size, "images"),
+        ("num-classes", 20, "classes of the model"),
+        ("rounds", rounds, "for the median time"),
+    ):
+        parser.add_argument(f"--{name}", type=options.positive, default=default, help=about)
     options.add_device(parser)
     options.add_debug(parser)
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    parser = options.parser("Costs of the models, parts of a training step, paired ratios.")
+    add_synthetic(parser, batch_size=8, rounds=5)
     return parser.parse_args(argv)
 
 

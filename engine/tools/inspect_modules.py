@@ -25,7 +25,7 @@ from data.errors import InputError
 from engine import files, options
 from engine.determinism import reseed
 from engine.log import info
-from engine.tools.benchmark import multiply_adds, parameters, synthetic_batch
+from engine.tools.benchmark import add_synthetic, multiply_adds, parameters, synthetic_batch
 from engine.values import device_for
 
 STRIDES = tuple(2**power for power in range(8))
@@ -33,16 +33,10 @@ STRIDES = tuple(2**power for power in range(8))
 
 def parse(argv: list[str]) -> argparse.Namespace:
     parser = options.parser("What each part of a model receives and returns, and what it costs.")
-    options.add_config(parser)
-    parser.add_argument("--image-size", type=options.positive, default=320, help="both sides")
-    parser.add_argument("--batch-size", type=options.positive, default=2)
-    parser.add_argument("--num-classes", type=options.positive, default=20)
+    add_synthetic(parser, batch_size=2, rounds=3)
     depths = "1: the model's parts; 2: also their parts"
     parser.add_argument("--depth", type=options.positive, default=2, help=depths)
-    parser.add_argument("--rounds", type=options.positive, default=3, help="for the median time")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write json")
-    options.add_device(parser)
-    options.add_debug(parser)
     return parser.parse_args(argv)
 
 
@@ -281,7 +275,6 @@ def merged(listed: Sequence[Value]) -> list[Value]:
 
 
 def title(part: Part) -> str:
-    """The heading of a part."""
     facts = [f"{part.parameters:,} parameters"] if part.parameters else []
     if part.multiply_adds:
         facts.append(f"{part.multiply_adds / 1e6:,.1f} M multiply-adds")
