@@ -3,7 +3,7 @@
 import argparse
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -23,11 +23,12 @@ from engine.loop import run_inference
 from engine.report.metrics_block import MeanLoss, all_metrics, block
 from engine.report.tables import table
 from engine.values import device_for
+from mobileinst import zoo
 from mobileinst.set_prediction.postprocess import Postprocess
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
-    parser = options.parser("Evaluate a checkpoint: the 12 COCO numbers and a per-category table.")
+    parser = options.Parser("Evaluate a checkpoint: the 12 COCO numbers and a per-category table.")
     parser.add_argument("--checkpoint", type=Path, help="best.pt of the newest run if not given")
     parser.add_argument("--split", choices=("train", "val"), default="val")
     options.add_image_size(parser)
@@ -48,9 +49,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
         help="also print loss and speed, and all numbers as lines of the form key = value",
     )
     options.add_data(parser)
-    options.add_device(parser)
-    options.add_workers(parser)
-    options.add_debug(parser)
+    options.add_device(parser, workers=True)
     return parser.parse_args(argv)
 
 
@@ -65,18 +64,20 @@ def data_of(opts: argparse.Namespace, trained_with: dict) -> argparse.Namespace:
     return opts
 
 
-def open_split(opts: argparse.Namespace, split: str) -> CocoDataset:
-    """Opens one split of the data that the options name."""
+def open_splits(
+    opts: argparse.Namespace | options.TrainOptions, splits: Sequence[str]
+) -> dict[str, CocoDataset]:
+    """Opens splits of the data that the options name, by name."""
     return open_datasets(
         data=opts.data,
         train_json=opts.train_json,
         val_json=opts.val_json,
         images=opts.images,
-        splits=(split,),
+        splits=splits,
         cache=options.DATASETS,
         crowd_as_instances=opts.crowd_as_instances,
         skip_bad=opts.skip_bad_records,
-    )[split]
+    )
 
 
 def predictions(
@@ -139,7 +140,7 @@ def epochs_of(content: dict) -> float:
     return content["iteration"] * per_step / content["num_images"]
 
 
-def main(argv: list[str], builder: checkpoint.Builder = options.build_model) -> None:
+def main(argv: list[str], builder: checkpoint.Builder = zoo.build_from_config) -> None:
     """`builder` rebuilds the model; to be given if it was trained with parts not in the zoo."""
     with dist.synced_errors(InputError):
         opts = parse(argv)
@@ -155,7 +156,7 @@ def score_ground_truth(opts: argparse.Namespace) -> None:
     if not (opts.data or opts.train_json or opts.val_json):
         path = opts.checkpoint or newest_checkpoint(options.RUNS)
         data_of(opts, checkpoint.load(path)["options"])
-    dataset = open_split(opts, opts.split)
+    dataset = open_splits(opts, (opts.split,))[opts.split]
     ground_truth = dataset.ground_truth()
     info(f"the ground truth as predictions, {dataset.summary()}")
     limit = opts.max_detections or max(100, most_objects(ground_truth))
@@ -170,7 +171,7 @@ def score_checkpoint(opts: argparse.Namespace, builder: checkpoint.Builder) -> N
         path = opts.checkpoint or newest_checkpoint(options.RUNS)
         content = checkpoint.load(path)
         data_of(opts, content["options"])
-    dataset = dist.local_first(lambda: open_split(opts, opts.split), InputError)
+    dataset = dist.local_first(lambda: open_splits(opts, (opts.split,))[opts.split], InputError)
     with dist.synced_errors(InputError):
         dataset.require_classes([entry["name"] for entry in content["classes"]])
         model, criterion, postprocess = checkpoint.build(content, builder)

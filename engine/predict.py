@@ -24,6 +24,7 @@ from engine.files import newest_checkpoint
 from engine.log import info, progress
 from engine.report import draw
 from engine.values import device_for
+from mobileinst import zoo
 from mobileinst.set_prediction.postprocess import Postprocess
 
 NAME_BYTES = 100  # of an image's name in the names of its results; file systems allow 255 in all
@@ -31,7 +32,7 @@ COLUMNS = ("image", "object", "class", "score", "area", "x0", "y0", "x1", "y1", 
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
-    parser = options.parser("Find objects in images.")
+    parser = options.Parser("Find objects in images.")
     parser.add_argument("images", type=Path, nargs="+", help="images, folders, or .txt lists")
     parser.add_argument("--checkpoint", type=Path, help="best.pt of the newest run if not given")
     parser.add_argument(
@@ -39,9 +40,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
     )
     options.add_image_size(parser)
     parser.add_argument("--out", type=Path, default=Path("predictions"), help="a new folder")
-    options.add_skip_bad(parser)
+    options.add_option(parser, "skip_bad_records")
     options.add_device(parser)
-    options.add_debug(parser)
     return parser.parse_args(argv)
 
 
@@ -166,7 +166,7 @@ def write_image(
     tables.add(number, path.name, size, result)
 
 
-def main(argv: list[str], builder: checkpoint.Builder = options.build_model) -> None:
+def main(argv: list[str], builder: checkpoint.Builder = zoo.build_from_config) -> None:
     """Goes on after images that cannot be read, and lists them at the end.
 
     Args:

@@ -1,4 +1,4 @@
-"""Named recipes: the numbers of a training. The scripts name one, `--recipe NAME` chooses another.
+"""Named recipes: the model and the numbers of a training.
 
 A recipe holds option values; its `set` holds keywords of the model. What it does not name keeps the
 default of `engine.options.TrainOptions`; what the user gives overrides it, keyword by keyword.
@@ -6,63 +6,59 @@ default of `engine.options.TrainOptions`; what the user gives overrides it, keyw
 
 # fmt: off
 
-# MobileInst for small sets. The model's default is the paper's decoder: 128 wide, keys at stride
-# 64, a plain local decoder, no semantic term. These are our settings: narrower, finer keys, the
+# MobileInst for small sets, our settings: narrower than the paper's decoder, keys at stride 16, a
 # local decoder guided by the first masks, and a class for every cell as an auxiliary loss.
+MOBILEINST = {"model": "mobileinst_topformer_tiny", "warmup": 100}
 SMALL_MOBILEINST = {
     "width": 64, "kernel_dim": 64, "kv_stride": 16, "guided": True, "semantic_weight": 1.0,
     "drop_path": 0.0,
 }
 
-# Mask2Former for a CPU: the published sizes (47 million parameters and more) want weights to start
-# from and a GPU. 30 objects per image are enough for the demo set, which has up to 18.
+# Mask2Former for a CPU: the published sizes, 47 million parameters and more, need pretrained
+# weights and a GPU. 30 queries are enough for the demo set, which has up to 18 objects per image.
+MASK2FORMER = {"model": "mask2former_swin_tiny", "warmup": 100}
 SMALL_MASK2FORMER = {
     "width": 64, "mask_dim": 64, "num_heads": 4, "num_encoder_layers": 2, "encoder_ffn_width": 256,
     "num_queries": 30, "num_layers": 3, "ffn_width": 256, "train_points": 1024, "drop_path": 0.0,
 }
-
-# A narrow Swin of four short stages, where no weights for a backbone are at hand; `swin` holds
-# keywords for models with a Swin backbone alone.
+# Where no pretrained backbone is at hand; left out for models with another backbone.
 NARROW_SWIN = {
     "embed_dim": 32, "depths": (2, 2, 2, 2), "backbone_heads": (1, 2, 4, 8), "window_size": 4,
 }
-
-MASK2FORMER = {"model": "mask2former_swin_tiny", "warmup": 100}
 
 RECIPES: dict[str, dict[str, object]] = {
     # The built-in demo set: 240 images of 320 x 240, seen at 171 x 128; minutes on two CPU cores.
     # Known result: val AP 0.222, AP50 0.535.
     "demo": {
-        "warmup": 100, "image_size": 128, "canvas": [(128, 192)], "scale": (0.8, 1.4),
+        **MOBILEINST, "image_size": 128, "canvas": [(128, 192)], "scale": (0.8, 1.4),
         "batch_size": 8, "epochs": 50, "eval_every": 25, "lr": 2e-3, "average": 0.998,
         "set": SMALL_MOBILEINST | {"num_queries": 25},
     },
-    # Hundreds to thousands of images from random values: small images (171 x 128), small batches
-    # and many epochs buy more steps for the same time. Known result: VOC, val AP 0.098, AP50 0.191.
+    # Hundreds to thousands of images, from random values: small images (171 x 128), small batches
+    # and many epochs give more steps in the same time. Known result: VOC, val AP 0.098, AP50 0.191.
     "small": {
-        "warmup": 100, "image_size": 128, "scale": (0.7, 1.8), "copy_paste": 0.25, "batch_size": 4,
+        **MOBILEINST, "image_size": 128, "scale": (0.7, 1.8), "copy_paste": 0.25, "batch_size": 4,
         "epochs": 110, "eval_every": 10, "lr": 1.4e-3, "average": 0.999,
         "set": SMALL_MOBILEINST | {"num_queries": 50},
     },
     # The same from a pretrained backbone, at 341 x 256: its norms and finest layers are frozen, the
     # rest of it learns slowly. Known result: VOC, MobileNetV2, val AP 0.321, AP50 0.522.
     "small-pretrained": {
-        "warmup": 100, "image_size": 256, "scale": (0.7, 1.8), "copy_paste": 0.25, "batch_size": 8,
+        **MOBILEINST, "image_size": 256, "scale": (0.7, 1.8), "copy_paste": 0.25, "batch_size": 8,
         "epochs": 24, "eval_every": 4, "lr": 1e-3, "backbone_factor": 0.1, "average": 0.998,
         "set": SMALL_MOBILEINST | {"num_queries": 50, "frozen_norms": True, "frozen_stride": 4},
     },
-    # Self-test: a few images, until they are overfit. The semantic term, which helps to recognise
-    # classes in new images, only takes time. Known result: 8 images of VOC at 512, AP 0.986.
+    # Self-test: a few images, until they are overfit. Without the semantic term, which helps on new
+    # images only. Known result: 8 images of VOC at 512, AP 0.986.
     "overfit": {
-        "warmup": 100, "batch_size": 4, "iterations": 240, "eval_every": 60, "lr": 1e-3,
+        **MOBILEINST, "batch_size": 4, "iterations": 240, "eval_every": 60, "lr": 1e-3,
         "average": 0.998,
         "set": SMALL_MOBILEINST | {"num_queries": 50, "semantic_weight": 0.0},
     },
-    # COCO: 64 images a step, 270,000 iterations (about 146 epochs of train2017). Not run whole
-    # here. The paper reports 31.2 mask AP on test-dev (TopFormer, 640; AAAI 2024); a third-party
-    # reproduction reached 27.2 on val2017. The numbers follow SparseInst's published training,
-    # which the paper is read as following. Batch size and accumulation are those of one process:
-    # on a larger card --batch-size 64 --accumulate 1 is the same computation up to BatchNorm.
+    # COCO: 64 images a step, about 146 epochs of train2017. Not run whole here. The paper reports
+    # 31.2 mask AP on test-dev (TopFormer, 640; AAAI 2024), a third-party reproduction 27.2 on
+    # val2017. The numbers are those of SparseInst's published training, which the paper seems to
+    # follow. On a larger GPU --batch-size 64 --accumulate 1 is the same up to BatchNorm.
     "coco": {
         "model": "mobileinst_topformer_base", "image_size": 640,
         "canvas": [
@@ -79,18 +75,15 @@ RECIPES: dict[str, dict[str, object]] = {
     "mask2former-demo": {
         **MASK2FORMER, "image_size": 192, "canvas": [(192, 256)], "scale": (0.8, 1.4),
         "batch_size": 2, "epochs": 50, "eval_every": 10, "lr": 1e-3, "average": 0.998,
-        "set": SMALL_MASK2FORMER,
-        "swin": NARROW_SWIN,
+        "set": SMALL_MASK2FORMER | NARROW_SWIN,
     },
     # Hundreds of images, seen at about 341 x 256, from random values.
     "mask2former-small": {
         **MASK2FORMER, "image_size": 256, "scale": (0.7, 1.8), "batch_size": 4, "epochs": 100,
         "eval_every": 10, "lr": 1e-3, "average": 0.998,
-        "set": SMALL_MASK2FORMER,
-        "swin": NARROW_SWIN,
+        "set": SMALL_MASK2FORMER | NARROW_SWIN,
     },
-    # A small pretrained backbone: its norms and finest layers are frozen, the rest of it learns
-    # slowly. Known result: Penn-Fudan, MobileNetV2, val AP 0.555, AP50 0.885.
+    # As `small-pretrained`. Known result: Penn-Fudan, MobileNetV2, val AP 0.555, AP50 0.885.
     "mask2former-small-pretrained": {
         **MASK2FORMER, "image_size": 256, "scale": (0.7, 1.8), "copy_paste": 0.25, "batch_size": 4,
         "epochs": 50, "eval_every": 5, "lr": 1e-3, "backbone_factor": 0.1, "average": 0.998,
@@ -105,52 +98,48 @@ RECIPES: dict[str, dict[str, object]] = {
     "mask2former-overfit": {
         **MASK2FORMER, "image_size": 192, "batch_size": 4, "iterations": 300, "eval_every": 75,
         "lr": 1e-3, "average": 0.998,
-        "set": SMALL_MASK2FORMER,
-        "swin": NARROW_SWIN,
+        "set": SMALL_MASK2FORMER | NARROW_SWIN,
     },
-    # For engine.tools.reproduce: a few minutes on one CPU core, after which a model finds something
-    # (mask AP 0.07 or so). Bits are the same on a CPU with a fixed number of threads.
+    # For engine.tools.reproduce: a few minutes on one CPU core, to a mask AP of about 0.07; the
+    # same bits need a fixed number of threads.
     "reproduce": {
         **MASK2FORMER, "device": "cpu", "threads": 1, "image_size": 128, "canvas": [(128, 192)],
         "scale": (0.8, 1.4), "batch_size": 2, "epochs": 10, "eval_every": 0, "lr": 1e-3,
         "warmup": 40, "average": 0.98,
-        "set": SMALL_MASK2FORMER | {"drop_path": 0.1},
-        "swin": NARROW_SWIN,
+        "set": SMALL_MASK2FORMER | NARROW_SWIN | {"drop_path": 0.1},
     },
 }
-# fmt: on
 
-# What a recipe becomes with --overfit or --pretrained.
+# The recipe that --overfit or --pretrained chooses instead.
 OVERFIT = {
-    "demo": "overfit",
-    "small": "overfit",
-    "mask2former-demo": "mask2former-overfit",
-    "mask2former-small": "mask2former-overfit",
+    "demo": "overfit", "mask2former-demo": "mask2former-overfit",
+    "small": "overfit", "mask2former-small": "mask2former-overfit",
 }
 PRETRAINED = {
     "small": "small-pretrained",
     "mask2former-demo": "mask2former-small-pretrained",
     "mask2former-small": "mask2former-small-pretrained",
 }
+# fmt: on
 
 
 def values_of(
     name: str, model: str | None = None, overfit: bool = False, pretrained: bool = False
 ) -> tuple[str, dict[str, object]]:
-    """Name and option values of the recipe that applies.
+    """Name and option values of a recipe, or of its variant.
 
     Args:
-        name: the recipe that was chosen.
         model: the user's choice, if any.
-        overfit, pretrained: whether these options are given; they choose its variant.
+        overfit, pretrained: whether these options are given; they choose the variant.
     """
-    model = model or str(RECIPES[name].get("model"))
+    has_swin = "_swin_" in (model or str(RECIPES[name]["model"]))
     if overfit:
         name = OVERFIT.get(name, name)
-    elif pretrained and name in PRETRAINED:
-        published = name.startswith("mask2former") and "_swin_" in model
-        name = "mask2former-pretrained" if published else PRETRAINED[name]
-    values = dict(RECIPES[name])
-    of_swin = values.pop("swin", {})
-    keywords = values.get("set", {}) | (of_swin if "_swin_" in model else {})
-    return name, values | {"set": keywords}
+    elif pretrained and has_swin and name in ("mask2former-demo", "mask2former-small"):
+        name = "mask2former-pretrained"
+    elif pretrained:
+        name = PRETRAINED.get(name, name)
+    keywords = dict(RECIPES[name].get("set", {}))
+    if not has_swin:
+        keywords = {key: value for key, value in keywords.items() if key not in NARROW_SWIN}
+    return name, RECIPES[name] | {"set": keywords}

@@ -5,9 +5,11 @@ import platform
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from PIL import Image
+from torch import nn
 
 from data.dataset import CocoDataset
 from data.errors import BadRecords, InputError
@@ -26,8 +28,7 @@ from mobileinst.set_prediction.postprocess import Postprocess
 SAVE_SECONDS = 60  # between two saves: the most work that a kill can cost
 
 
-@dataclass
-class Data:
+class Data(NamedTuple):
     """The data sets of a run; an overfit run evaluates on its training images."""
 
     train: CocoDataset
@@ -46,7 +47,7 @@ class Run:
 
     Args:
         derived: option values that follow from the data.
-        lock: held while the run is used; a run is a context manager that releases it.
+        lock: of the folder.
         best: highest AP so far, with its iteration and score threshold.
         evaluated: iteration of the last finished evaluation.
         saved: iteration of the last `last.pt`.
@@ -68,9 +69,9 @@ class Run:
     grid: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.started, self.cpu_started = time.monotonic(), cpu_seconds()
-        self.next_save = self.started + SAVE_SECONDS
-        self.seconds_before = self.cpu_seconds_before = 0.0  # of the run until it was resumed
+        now = time.monotonic()
+        self.started, self.cpu_started = now, cpu_seconds()  # earlier, for a resumed run
+        self.next_save = now + SAVE_SECONDS
         self.facts = {  # for the summary
             "parameters": sum(p.numel() for p in self.trainer.model.parameters()),
             "train": self.data.train.summary().splitlines()[0],
@@ -81,11 +82,10 @@ class Run:
             "deterministic": torch.are_deterministic_algorithms_enabled(),
         }
 
-    def __enter__(self) -> "Run":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.lock.release()
+    @property
+    def averaged_model(self) -> nn.Module:
+        """The model with averaged weights, if the run keeps an average."""
+        return self.trainer.average.model if self.trainer.average else self.trainer.model
 
     @property
     def images_per_step(self) -> int:
@@ -93,13 +93,10 @@ class Run:
         return self.opts.batch_size * self.opts.accumulate * dist.world_size()
 
     @property
-    def seconds(self) -> float:
-        return self.seconds_before + time.monotonic() - self.started
-
-    @property
-    def cpu_seconds(self) -> float:
-        """CPU time of this rank, without loader processes that are still running."""
-        return self.cpu_seconds_before + cpu_seconds() - self.cpu_started
+    def times(self) -> dict[str, float]:
+        """Wall and CPU time of the run; of this rank, without running loader processes."""
+        wall, cpu = time.monotonic() - self.started, cpu_seconds() - self.cpu_started
+        return {"seconds": wall, "cpu_seconds": cpu}
 
     def epoch_of(self, iteration: int) -> float:
         return iteration * self.images_per_step / len(self.data.train)
@@ -112,7 +109,7 @@ class Run:
         return int(self.epoch_of(now) / every) > int(self.epoch_of(now - 1) / every)
 
     def save_is_due(self) -> bool:
-        """Before evaluations, at the end, and otherwise as --save-every says, or the clock."""
+        """By --save-every or the clock, and before every evaluation."""
         if self.opts.save_every:
             waited = self.trainer.iteration % self.opts.save_every == 0
         else:
@@ -136,11 +133,7 @@ class Run:
         )
 
     def open(self, report: weights.Report | None) -> None:
-        """Makes the folder on rank 0. Called when everything is known to work.
-
-        Args:
-            report: on the weights that the run starts from.
-        """
+        """Makes the folder on rank 0. `report` is on the weights that the run starts from."""
         batch = next(iter(self.loader(workers=0))).to("cpu")
         image = draw.training_batch(batch.images, batch.targets, self.data.train.class_names)
         files.make_folder(self.folder, replace=self.opts.overwrite)
@@ -175,7 +168,6 @@ class Run:
                 "resume with the options of options.json"
             )
         self.require_same_training(content)
-        self.keep_start(content["options"])
         self.data.train.bad.add(skipped.read(self.folder))
         try:
             checkpoint.restore(self.trainer, content)
@@ -186,13 +178,14 @@ class Run:
                 f"start a new run with --pretrained {path}"
             ) from error
         self.saved, self.evaluated = self.trainer.iteration, content["evaluated"]
-        lost = content["best"]["iteration"] and not (self.folder / "best.pt").exists()
-        if not lost:
-            self.best = dict(content["best"])
-        else:  # the weights of that score are gone: the next evaluation is the best
+        if content["best"]["iteration"] and not (self.folder / "best.pt").exists():
+            # Without the weights of that score the next evaluation is the best.
             info(f"{self.folder}: best.pt is missing, the next evaluation writes a new one")
             self.evaluated = min(self.evaluated, self.trainer.iteration - 1)
-        self.seconds_before, self.cpu_seconds_before = content["seconds"], content["cpu_seconds"]
+        else:
+            self.best = dict(content["best"])
+        self.started -= content["seconds"]
+        self.cpu_started -= content["cpu_seconds"]
         if dist.is_main_process():
             for unfinished in self.folder.glob("*.tmp"):
                 unfinished.unlink()
@@ -205,13 +198,10 @@ class Run:
         info(f"resumed at iteration {self.trainer.iteration} of {self.trainer.schedule.iterations}")
 
     def require_same_training(self, content: dict) -> None:
-        """Length, rates, device and workers may change; what is learned may not.
+        """Checks that the options describe the training of the folder, raises InputError.
 
-        The number of ranks may change if a step keeps its images: then only rounding, the images
-        that a BatchNorm sees together, and drop path differ.
-
-        Raises:
-            InputError: if these options describe another training than the folder's.
+        Length, rates, device and workers may change. The number of ranks may if a step keeps its
+        images: then only rounding, the images that a BatchNorm sees together, and drop path differ.
         """
         now, before, world_size = self.opts.plain(), content["options"], content["world_size"]
         fixed = ["overfit", "seed", "image_size", "canvas", "scale", "flip", "colour", "copy_paste"]
@@ -236,30 +226,19 @@ class Run:
                     f"run and is {shown(now[name])} now; resume with the options of its "
                     "options.json, or start a new run"
                 )
-        if content["num_images"] != len(self.data.train):
+        images = content["num_images"]
+        if images != len(self.data.train):
             raise InputError(
-                f"{self.folder / 'last.pt'}: was trained on {content['num_images']} images and "
-                f"there are {len(self.data.train)} now; resume with the same data, or start a new "
-                "run"
+                f"{self.folder / 'last.pt'}: was trained on {images} images and there are "
+                f"{len(self.data.train)} now; resume with the same data, or start a new run"
             )
-
-    def keep_start(self, before: dict) -> None:
-        """Takes over what the run started from; it is not loaded again.
-
-        Raises:
-            InputError: if the options name another file.
-        """
-        now = self.opts.plain()
-        for name in ("pretrained", "allow_partial"):
-            same = now[name] == before[name]
-            if name == "pretrained" and now[name] and before[name]:
-                same = Path(now[name]).resolve() == Path(before[name]).resolve()
-            if now[name] and not same:
-                raise InputError(
-                    f"{self.folder}: --{name.replace('_', '-')} {now[name]} did not start this run "
-                    f"({before[name] or 'nothing'} did); give what did, or start a new run"
-                )
-            setattr(self.opts, name, before[name])
+        given, start = self.opts.pretrained, before["pretrained"]
+        if given and not (start and given.resolve() == Path(start).resolve()):
+            raise InputError(
+                f"{self.folder}: --pretrained {given} did not start this run "
+                f"({start or 'nothing'} did); give what did, or start a new run"
+            )
+        self.opts.pretrained, self.opts.allow_partial = start, before["allow_partial"]
 
     def about(self) -> dict:
         """What both checkpoints hold beside tensors."""
@@ -269,9 +248,8 @@ class Run:
             "world_size": dist.world_size(),
             "best": self.best,
             "num_images": len(self.data.train),
-            "seconds": self.seconds,
-            "cpu_seconds": self.cpu_seconds,
             "about": self.facts,
+            **self.times,
         }
 
     def save(self) -> None:
@@ -299,11 +277,12 @@ class Run:
         values, seconds = self.meter.flush()
         if not dist.is_main_process():
             return
+        times = self.times
         row = {
             "iteration": self.trainer.iteration,
             "epoch": round(self.epoch_of(self.trainer.iteration), 3),
-            "minutes": round(self.seconds / 60, 2),
-            "cpu_minutes": round(self.cpu_seconds / 60, 2),
+            "minutes": round(times["seconds"] / 60, 2),
+            "cpu_minutes": round(times["cpu_seconds"] / 60, 2),
             "lr": max(group["lr"] for group in self.trainer.optimizer.param_groups),
             **values,
             **({"skipped": self.trainer.skipped} if self.trainer.skipped else {}),

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from data.errors import BadRecord, BadRecords
+from data.errors import BadRecord, BadRecords, printable
 from engine import dist, files
 from engine.log import info
 
@@ -18,48 +18,36 @@ def records_of(*lists: BadRecords) -> list[dict]:
 
 
 def gather(*lists: BadRecords) -> None:
-    """Adds what other ranks have left out to the lists of rank 0. Collective."""
+    """Collective: adds what other ranks have left out to the lists of rank 0."""
     for bad in lists:
         for found in dist.gather_interleaved([list(bad)]):
             bad.add(found)
 
 
 def write(folder: Path, *lists: BadRecords) -> None:
-    """Writes skipped.json of a run folder if anything was left out.
-
-    Raises:
-        FailedRun: if the file system does not allow it; the file before is kept.
+    """Writes skipped.json of a run folder if anything was left out; raises FailedRun if it cannot,
+    and keeps the file before.
     """
-    records = records_of(*lists)
-    if records:
+    if records := records_of(*lists):
         files.write_json(folder / NAME, records)
 
 
 def read(folder: Path) -> list[BadRecord]:
-    """What a run has left out so far; none if the list is missing or not one of ours."""
+    """What a run has left out so far; nothing if the file is missing or not one of ours."""
     try:
-        found = json.loads((folder / NAME).read_text(encoding="utf-8"))
-        records = [BadRecord(**record) for record in found]
+        records = json.loads((folder / NAME).read_text(encoding="utf-8"))
+        return list(dict.fromkeys(BadRecord(**record) for record in records))
     except (OSError, ValueError, TypeError):
         return []
-    fine = all(
-        all(isinstance(text, str) and text.isprintable() for text in record[:3])
-        and (record.image_id is None or type(record.image_id) is int)
-        for record in records
-    )
-    return records if fine else []
 
 
-def report_skipped(lists: Iterable[BadRecords], place: str | Path | None = None) -> None:
+def report_skipped(lists: Iterable[BadRecords], place: Path | None = None) -> None:
     """Prints what was left out and why; `place` is the file that lists all of it."""
     records = records_of(*lists)
-    if not records:
-        return
-    info(f"left out {len(records)} bad records:")
+    if records:
+        info(f"left out {len(records)} bad records:")
     for record in records[:MOST_SHOWN]:
-        info(f"  {record['file']}, {record['record']}: {record['reason']}")
+        info(printable(f"  {record['file']}, {record['record']}: {record['reason']}"))
     if len(records) > MOST_SHOWN:
-        info(
-            f"  and {len(records) - MOST_SHOWN} more"
-            + (f", all of them in {place}" if place else "")
-        )
+        where = f", all of them in {place}" if place else ""
+        info(f"  and {len(records) - MOST_SHOWN} more{where}")

@@ -1,17 +1,19 @@
 """Entry: read the options, build everything, train, evaluate, draw."""
 
 import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 
-from data.dataset import CocoDataset, open_datasets
+from data.dataset import CocoDataset
 from data.errors import InputError
 from data.loaders import covering_canvas, first_images, train_canvases
 from data.presets import EvalPreset, TrainPreset
 from engine import checkpoint, determinism, dist, log, options, pretrained, skipped
 from engine.coco_ap import Scores, score
-from engine.evaluate import predictions
+from engine.evaluate import open_splits, predictions
 from engine.files import FolderLock, choose
 from engine.interrupt import GracefulStop, Interrupted
 from engine.log import info
@@ -22,7 +24,7 @@ from engine.report import summary
 from engine.report.mask_grid import mask_grid_scores
 from engine.report.tables import table
 from engine.run import Data, Run
-from engine.values import device_for
+from engine.values import device_for, keyword_errors
 from engine.visualize import prediction_grid, spread
 from mobileinst import weights, zoo
 from mobileinst.set_prediction.postprocess import Postprocess
@@ -67,19 +69,8 @@ def open_data(opts: TrainOptions) -> Data:
     Raises:
         InputError: if something is missing or wrong with them.
     """
-    sets = open_datasets(
-        data=opts.data,
-        train_json=opts.train_json,
-        val_json=opts.val_json,
-        images=opts.images,
-        splits=("train",) if opts.overfit else ("train", "val"),
-        cache=options.DATASETS,
-        crowd_as_instances=opts.crowd_as_instances,
-        skip_bad=opts.skip_bad_records,
-    )
+    sets = open_splits(opts, ("train",) if opts.overfit else ("train", "val"))
     train = sets["train"]
-    if not len(train):
-        raise InputError(f"{train.name}: the training set has no images")
     if opts.overfit:
         train = train.subset(first_images(len(train), opts.seed, opts.overfit))
         train.name = f"overfit-{len(train)}"  # never called val
@@ -135,17 +126,24 @@ def build(
         InputError: if there is no such model, or not from these weights or for these data.
     """
     config = options.model_config(opts, num_classes=len(data.train.categories))
-    try:
+    with keyword_errors():
         model, criterion, postprocess = builder(config, seed=opts.seed)
-    except ValueError as error:
-        reason = f"--set: no such model can be built, {error}; change the value"
-        raise error if isinstance(error, InputError) else InputError(reason) from error
     report = None
     if opts.pretrained and not opts.resume:  # a checkpoint has the weights it led to
         names = data.train.class_names
         report = pretrained.load(model, config, opts.pretrained, names, opts.allow_partial)
-    require_something_to_freeze(config, opts, report)
-    require_cells(model, opts.batch_size, data.canvases)
+    frozen = "frozen_norms" if config.frozen_norms else "frozen_stride"
+    if getattr(config, frozen) and not opts.resume and not (report and report.whole):
+        raise InputError(
+            f"--set {frozen}: would keep layers at random values forever; give weights for the "
+            "whole backbone with --pretrained, or leave it out"
+        )
+    has_norms = any(isinstance(part, torch.nn.BatchNorm2d) for part in model.modules())
+    if has_norms and opts.batch_size == 1 and (64, 64) in data.canvases:  # one value at stride 64
+        raise InputError(
+            "--batch-size 1: one image of 64x64 is too little for the batch norms; "
+            "raise it, or raise --image-size"
+        )
     model.to(device, memory_format=torch.channels_last)  # a quarter faster on a CPU
     dist.convert_sync_batchnorm(model, device)
     groups = parameter_groups(model, opts.lr, opts.weight_decay, opts.backbone_factor)
@@ -169,30 +167,10 @@ def build(
     return trainer, postprocess, config, report
 
 
-def require_something_to_freeze(
-    config: zoo.Config, opts: TrainOptions, report: weights.Report | None
-) -> None:
-    """Raises InputError if layers would be frozen at random values."""
-    frozen = [key for key in ("frozen_norms", "frozen_stride") if getattr(config, key, False)]
-    if frozen and not opts.resume and (report is None or not report.whole):
-        raise InputError(
-            f"--set {frozen[0]}: would keep layers at random values for ever; give weights for the "
-            "whole backbone with --pretrained, or leave it out"
-        )
-
-
-def require_cells(model: torch.nn.Module, batch_size: int, canvases: list[tuple[int, int]]) -> None:
-    """Raises InputError if a BatchNorm may see one value: a 64x64 canvas has one at stride 64."""
-    has_norms = any(isinstance(part, torch.nn.BatchNorm2d) for part in model.modules())
-    if has_norms and batch_size == 1 and (64, 64) in canvases:
-        raise InputError(
-            "--batch-size 1: one image of 64x64 is too little for the batch norms; "
-            "raise it, or raise --image-size"
-        )
-
-
-def prepare(opts: TrainOptions, builder: checkpoint.Builder) -> Run:
-    """Data, model and folder of a run that is ready to train, new or resumed.
+@contextmanager
+def prepare(opts: TrainOptions, builder: checkpoint.Builder) -> Iterator[Run]:
+    """Data, model and folder of a run that is ready to train, new or resumed. Its folder is locked
+    until the end of the block.
 
     Raises:
         InputError: on all ranks, if anything is wrong on any.
@@ -212,7 +190,7 @@ def prepare(opts: TrainOptions, builder: checkpoint.Builder) -> Run:
         folder = dist.broadcast_from_main(choose_and_lock, InputError)
         with dist.synced_errors(InputError):
             if opts.pretrained and not opts.resume:
-                pretrained.dry_run(opts, opts.pretrained, builder=builder)
+                pretrained.dry_run(opts, pretrained.open_file(opts.pretrained), builder=builder)
         data = dist.local_first(lambda: open_data(opts), InputError)
         derived = derived_options(opts, data)
         info(opts.describe(derived))
@@ -222,7 +200,11 @@ def prepare(opts: TrainOptions, builder: checkpoint.Builder) -> Run:
         with dist.synced_errors(InputError):
             trainer, postprocess, config, report = build(opts, data, device, builder)
             run = Run(opts, folder, data, trainer, postprocess, config, derived, lock)
-        describe_model(trainer.model, run)
+        processes = f" in {dist.world_size()} processes" if dist.world_size() > 1 else ""
+        info(f"{opts.model}: {run.facts['parameters']:,} parameters, on {device}{processes}")
+        parts = [(name, part) for name, part in trainer.model.named_children()]
+        parts = [(name, part) for name, part in parts if list(part.parameters())]
+        info(", ".join(f"{name}: {type(part).__name__}" for name, part in parts))
         if report:
             info(report.text)
         with dist.synced_errors(InputError):
@@ -230,18 +212,9 @@ def prepare(opts: TrainOptions, builder: checkpoint.Builder) -> Run:
                 run.resume()
             elif dist.is_main_process():
                 run.open(report)
-    except BaseException:
+        yield run
+    finally:
         lock.release()
-        raise
-    return run
-
-
-def describe_model(model: torch.nn.Module, run: Run) -> None:
-    processes = f" in {dist.world_size()} processes" if dist.world_size() > 1 else ""
-    size = run.facts["parameters"]
-    info(f"{run.opts.model}: {size:,} parameters, on {run.trainer.device}{processes}")
-    parts = [(name, part) for name, part in model.named_children() if list(part.parameters())]
-    info(", ".join(f"{name}: {type(part).__name__}" for name, part in parts))
 
 
 def fit(run: Run) -> None:
@@ -298,25 +271,24 @@ def evaluate_if_due(run: Run, stop: GracefulStop) -> None:
 
 def evaluate(run: Run) -> None:
     """Scores the averaged weights on the validation split; keeps them if they are the best."""
-    model = run.trainer.average.model if run.trainer.average else run.trainer.model
-    detections = predict(run, model, run.data.val)
+    detections = predict(run, run.data.val)
     skipped.gather(run.data.train.bad)
     run.evaluated = run.trainer.iteration
-    if dist.is_main_process():
-        limit = run.config.max_detections
-        scores = score(run.data.val.ground_truth(), detections, max_dets=limit)
-        if run.opts.overfit and not run.grid:
-            numbers = through_grid(run).headline
-            run.grid = {name: numbers[name] for name in ("AP", "AP50")}
-        run.keep_best(scores)
+    if not dist.is_main_process():
+        return
+    val, limit = run.data.val, run.config.max_detections
+    scores = score(val.ground_truth(), detections, max_dets=limit)
+    if run.opts.overfit and not run.grid:
+        preset, stride = EvalPreset(run.opts.image_size), run.trainer.model.mask_stride
+        grid = mask_grid_scores(val, preset, run.postprocess, stride, max_dets=limit)
+        run.grid = {name: grid.headline[name] for name in ("AP", "AP50")}
+    run.keep_best(scores)
 
 
-def predict(
-    run: Run, model: torch.nn.Module, dataset: CocoDataset, threshold: float | None = None
-) -> list[dict]:
-    """COCO results of a model; with a threshold, those that are shown to users."""
+def predict(run: Run, dataset: CocoDataset, threshold: float | None = None) -> list[dict]:
+    """COCO results of the averaged weights; with a threshold, those that are shown to users."""
     return predictions(
-        model,
+        run.averaged_model,
         run.postprocess,
         dataset,
         image_size=run.opts.image_size,
@@ -327,13 +299,6 @@ def predict(
     )
 
 
-def through_grid(run: Run) -> Scores:
-    """Scores of the ground truth through the mask grid of the model and back."""
-    preset, limit = EvalPreset(run.opts.image_size), run.config.max_detections
-    stride = run.trainer.model.mask_stride
-    return mask_grid_scores(run.data.val, preset, run.postprocess, stride, max_dets=limit)
-
-
 def finish(run: Run) -> None:
     """Draws the best weights' predictions, writes the summary, prints what comes next."""
     dist.barrier()  # until rank 0 has written best.pt
@@ -341,10 +306,9 @@ def finish(run: Run) -> None:
     with dist.synced_errors(InputError):
         content = checkpoint.load(path)
     threshold, origin = checkpoint.score_threshold(content["best"])
-    model = run.trainer.average.model if run.trainer.average else run.trainer.model
-    model.load_state_dict(content["model"])
+    run.averaged_model.load_state_dict(content["model"])
     shown = val.subset(spread(len(val), 8))
-    found = predict(run, model, shown, threshold)
+    found = predict(run, shown, threshold)
     if not dist.is_main_process():
         return
     title, indices = f"{run.folder.name}, {val.name}", list(range(len(shown)))

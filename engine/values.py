@@ -1,9 +1,10 @@
-"""Values of options, from a text or from a program; and what the machine offers."""
+"""Values of options, from a text or from a program; defaults that follow from the machine."""
 
 import argparse
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -71,28 +72,41 @@ def shown(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
+def is_unset(value: object) -> bool:
+    """Whether an option of this value does nothing; 0 is a value."""
+    return value is None or value is False or value in ([], ())
+
+
 def checked(name: str, about: dict, value: object) -> object:
     """A value as its option holds it.
 
     Raises:
         InputError: if the option has no such value.
     """
-    flags, argument, convert = f"--{name.replace('_', '-')}", about["argument"], about["convert"]
+    argument, convert = about["argument"], about["convert"]
     if name == "set":
         return dict(value)
     choices, nargs = argument.get("choices"), argument.get("nargs")
     try:
-        if nargs is None:
-            found = convert(value)
-        else:
-            found = [convert(one) for one in value]
-            if isinstance(nargs, int) and len(found) != nargs:
-                raise argparse.ArgumentTypeError(f"{value} are not {nargs} values")
+        found = [convert(one) for one in value] if nargs else convert(value)
+        if isinstance(nargs, int) and len(found) != nargs:
+            raise argparse.ArgumentTypeError(f"{value} are not {nargs} values")
+        if choices and found not in choices:
+            raise argparse.ArgumentTypeError(f"'{found}' is not one of {', '.join(choices)}")
     except argparse.ArgumentTypeError as error:
-        raise InputError(f"{flags}: {error}") from None
-    if choices and found not in choices:
-        raise InputError(f"{flags}: '{found}' is not one of {', '.join(choices)}")
+        raise InputError(f"--{name.replace('_', '-')}: {error}") from None
     return found
+
+
+@contextmanager
+def keyword_errors() -> Iterator[None]:
+    """Turns the ValueError of a config or a builder into an InputError that names --set."""
+    try:
+        yield
+    except InputError:
+        raise
+    except ValueError as error:
+        raise InputError(f"--set: {error}; change the value") from error
 
 
 def builder_keywords(name: str, keywords: dict[str, object]) -> dict[str, object]:
@@ -104,34 +118,28 @@ def builder_keywords(name: str, keywords: dict[str, object]) -> dict[str, object
     keywords = dict(keywords)
     if "num_classes" in keywords:
         raise InputError("--set num_classes: it follows from the data; leave it out")
-    config = zoo.config_for(name)
-    try:
-        values = {
-            key: config.parse(key, value) if isinstance(value, str) else value
-            for key, value in keywords.items()
-        }
-        zoo.config_for(name, **values)
-    except ValueError as error:
-        raise InputError(f"--set: {error}; change the value") from error
-    return values
+    with keyword_errors():
+        config = zoo.config_for(name)
+        for key, value in keywords.items():
+            keywords[key] = config.parse(key, value) if isinstance(value, str) else value
+        zoo.config_for(name, **keywords)
+    return keywords
 
 
 def cores() -> int:
     """Cores that this process may use: of its affinity, and of its cgroup."""
-    if hasattr(os, "process_cpu_count"):  # Python 3.13
-        found = os.process_cpu_count()
-    else:
-        found = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    found = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     try:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        return max(1, min(found or 1, int(quota) // int(period)))
+        return max(1, min(found, int(quota) // int(period)))
     except (OSError, ValueError):  # no cgroup, or no quota ("max")
-        return found or 1
+        return found
 
 
 def default_threads() -> int:
-    # Half of the cores: small networks gain little from more, and when anything else needs a core
-    # (a loader worker does), threads that wait for one another lose far more than they gained.
+    """Half of the cores: small networks gain little from more, and where a loader worker needs a
+    core, threads that wait for one another lose far more.
+    """
     return max(1, cores() // 2 // dist.local_world_size())
 
 
@@ -146,15 +154,13 @@ def device_for(name: str | None) -> torch.device:
     Raises:
         InputError: if the device is not on this machine.
     """
-    there = {
+    counts = {
         "cuda": torch.cuda.device_count(),
         "mps": int(torch.backends.mps.is_available()),
         "cpu": 1,
     }
-    if name is None:
-        return torch.device(next(kind for kind, number in there.items() if number))
-    kind, _, index = name.partition(":")
-    if not (index or "0").isdecimal() or int(index or 0) >= there.get(kind, 0):
-        found = [f"{each}:{i}" for each in there for i in range(there[each])]
+    found = [f"{kind}:{index}" for kind, count in counts.items() for index in range(count)]
+    name = name or found[0].partition(":")[0]
+    if (name if ":" in name else f"{name}:0") not in found:
         raise InputError(f"--device {name}: not on this machine; there is {', '.join(found)}")
     return torch.device(name)

@@ -13,10 +13,11 @@ from engine.files import newest_checkpoint
 from engine.log import info
 from engine.report import draw
 from engine.values import device_for
+from mobileinst import zoo
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
-    parser = options.parser("Draw image / ground truth / prediction, one column per image.")
+    parser = options.Parser("Draw image / ground truth / prediction, one column per image.")
     parser.add_argument("--checkpoint", type=Path, help="best.pt of the newest run if not given")
     parser.add_argument("--split", choices=("train", "val"), default="val")
     parser.add_argument("--count", type=options.positive, default=8, help="images, spread evenly")
@@ -27,9 +28,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     options.add_image_size(parser)
     parser.add_argument("--out", type=Path, help="image file; beside the checkpoint if not given")
     options.add_data(parser)
-    options.add_device(parser)
-    options.add_workers(parser)
-    options.add_debug(parser)
+    options.add_device(parser, workers=True)
     return parser.parse_args(argv)
 
 
@@ -103,14 +102,15 @@ def save_image(image: Image.Image, path: Path) -> None:
         image.save(temporary, format=kind)
 
 
-def main(argv: list[str], builder: checkpoint.Builder = options.build_model) -> None:
+def main(argv: list[str], builder: checkpoint.Builder = zoo.build_from_config) -> None:
     """`builder` rebuilds the model; to be given if it was trained with parts not in the zoo."""
     opts = parse(argv)
     torch.set_num_threads(opts.threads)
     device = device_for(opts.device)
     path = opts.checkpoint or newest_checkpoint(options.RUNS)
     content = checkpoint.load(path)
-    dataset = evaluate.open_split(evaluate.data_of(opts, content["options"]), opts.split)
+    evaluate.data_of(opts, content["options"])
+    dataset = evaluate.open_splits(opts, (opts.split,))[opts.split]
     dataset.require_classes([entry["name"] for entry in content["classes"]])
     threshold, origin = checkpoint.score_threshold(content["best"], opts.threshold)
     model, _, postprocess = checkpoint.build(content, builder)

@@ -15,10 +15,9 @@ from engine.visualize import save_image
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
-    parser = options.parser("Draw the loss and the validation AP of runs over time.")
+    parser = options.Parser("Draw the loss and the validation AP of runs over time.")
     parser.add_argument("runs", type=Path, nargs="*", help="run folders; the newest if not given")
     parser.add_argument("--out", type=Path, default=Path("curves.png"), help="image file to write")
-    options.add_debug(parser)
     return parser.parse_args(argv)
 
 

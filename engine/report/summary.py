@@ -26,9 +26,8 @@ CONTENTS = {
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
-    parser = options.parser("Write the summary.md of a run, at any time.")
+    parser = options.Parser("Write the summary.md of a run, at any time.")
     parser.add_argument("run", type=Path, nargs="?", help="run folder; the newest if not given")
-    options.add_debug(parser)
     return parser.parse_args(argv)
 
 

@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from engine import options
 from engine.log import StepTimer, info
-from engine.values import device_for
+from engine.values import builder_keywords, device_for
 from mobileinst import zoo
 
 # Variants compared with the model of the options, where it has the keywords.
@@ -42,11 +42,10 @@ def add_synthetic(parser: argparse.ArgumentParser, batch_size: int, rounds: int)
     ):
         parser.add_argument(f"--{name}", type=options.positive, default=default, help=about)
     options.add_device(parser)
-    options.add_debug(parser)
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
-    parser = options.parser("Costs of the models, parts of a training step, paired ratios.")
+    parser = options.Parser("Costs of the models, parts of a training step, paired ratios.")
     add_synthetic(parser, batch_size=8, rounds=5)
     return parser.parse_args(argv)
 
@@ -180,7 +179,7 @@ def main(argv: list[str]) -> None:
     opts = parse(argv)
     torch.set_num_threads(opts.threads)
     device = device_for(opts.device)
-    keywords = options.builder_keywords(opts.model, opts.set)
+    keywords = builder_keywords(opts.model, opts.set)
     info("\n".join(costs(opts.num_classes)))
     known = asdict(zoo.config_for(opts.model))
     steps = {

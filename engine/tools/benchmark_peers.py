@@ -36,7 +36,7 @@ TOLERANCE = 1e-3
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
-    parser = options.parser(
+    parser = options.Parser(
         "Times of mask2former_swin_tiny and of another library's model with the same weights; on "
         "the CPU, one image at a time."
     )
@@ -47,7 +47,6 @@ def parse(argv: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--threads", type=options.positive, nargs="+", default=[1, 2])
     parser.add_argument("--rounds", type=options.positive, default=5)
-    options.add_debug(parser)
     return parser.parse_args(argv)
 
 

@@ -23,14 +23,13 @@ ADDED = {"small": [], "coco": ["--batch-size", "8", "--accumulate", "1"]}
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
-    parser = options.parser(
+    parser = options.Parser(
         "Train a few steps of each recipe; measure speed, memory, waiting for data. Options that "
         "are not listed here go to engine.train."
     )
     parser.add_argument("--recipes", nargs="+", default=list(ADDED))
     parser.add_argument("--steps", type=options.positive, default=50, help="that are counted")
     parser.add_argument("--memory", type=float, default=11.0, help="GB of a GPU that may be used")
-    options.add_debug(parser)
     opts, opts.training = parser.parse_known_args(argv)
     return opts
 

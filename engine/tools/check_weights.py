@@ -10,9 +10,11 @@ from engine.log import info
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
-    parser = options.parser("Print what a file of weights is and whether it loads into a model.")
+    parser = options.Parser("Print what a file of weights is and whether it loads into a model.")
     parser.add_argument("file", type=Path, help="weights of a backbone, or a checkpoint")
-    names = options.add_model(parser).add_mutually_exclusive_group()
+    group = options.add_config(parser)
+    options.add_option(group, "allow_partial")
+    names = group.add_mutually_exclusive_group()
     names.add_argument(
         "--classes", nargs="+", metavar="NAME",
         help="class names of the model; those of the file if not given",
@@ -22,7 +24,6 @@ def parse(argv: list[str]) -> argparse.Namespace:
         help="how many classes the model has, where none has the name of one in the file",
     )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print json instead of lines")
-    options.add_debug(parser)
     return parser.parse_args(argv)
 
 
@@ -33,7 +34,7 @@ def main(argv: list[str]) -> None:
         classes = [f"class {number}" for number in range(opts.num_classes)]
     file = pretrained.open_file(opts.file)
     try:
-        report = pretrained.dry_run(opts, opts.file, classes)
+        report = pretrained.dry_run(opts, file, classes)
     except InputError as error:
         about = {"loads": False, "file": str(opts.file), "source": file.source, "why": str(error)}
         info(json.dumps(about, indent=1) if opts.json else file.text)

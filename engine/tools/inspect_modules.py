@@ -26,13 +26,14 @@ from engine import files, options
 from engine.determinism import reseed
 from engine.log import info
 from engine.tools.benchmark import add_synthetic, multiply_adds, parameters, synthetic_batch
-from engine.values import device_for
+from engine.values import device_for, keyword_errors
+from mobileinst import zoo
 
 STRIDES = tuple(2**power for power in range(8))
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
-    parser = options.parser("What each part of a model receives and returns, and what it costs.")
+    parser = options.Parser("What each part of a model receives and returns, and what it costs.")
     add_synthetic(parser, batch_size=2, rounds=3)
     depths = "1: the model's parts; 2: also their parts"
     parser.add_argument("--depth", type=options.positive, default=2, help=depths)
@@ -237,7 +238,8 @@ def inspect_all(opts: argparse.Namespace, device: torch.device) -> list[Part]:
         InputError: if the batch is too small for the batch norms of a training forward.
     """
     config = options.model_config(opts, num_classes=opts.num_classes)
-    model, criterion, postprocess = options.build_model(config)
+    with keyword_errors():
+        model, criterion, postprocess = zoo.build_from_config(config)
     model.to(device).eval().requires_grad_(False)
     limits = {"size": opts.image_size, "rounds": opts.rounds}
     batch = Batch(*synthetic_batch(opts.image_size, opts.batch_size, opts.num_classes, device))

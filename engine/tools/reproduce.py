@@ -25,7 +25,7 @@ NOISE = 0.05  # with a lower test_map the model has hardly learned, and little c
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
-    parser = options.parser(
+    parser = options.Parser(
         "Train several times and compare all metrics and weights, bit by bit. Options that are not "
         "listed here go to engine.train."
     )
@@ -34,7 +34,6 @@ def parse(argv: list[str]) -> argparse.Namespace:
     workers, out = "loader processes of the additional run", "runs/reproduce-NNN if not given"
     parser.add_argument("--workers", type=options.positive, default=2, help=workers)
     parser.add_argument("--out", type=Path, help=f"folder of all runs; {out}")
-    options.add_debug(parser)
     opts, rest = parser.parse_known_args(argv)
     opts.training = [*rest, "--seed", str(opts.seed)]
     understood = train.parse(opts.training)

@@ -15,12 +15,10 @@ MODEL = "mask2former_swin_tiny"
 
 def test_keywords_take_the_types_of_the_config():
     pairs = [("depths", "2,2,6,2"), ("frozen_norms", "true"), ("drop_path", "0"), ("width", "64")]
-    values = options.builder_keywords(MODEL, pairs)
-    assert values == {
-        "depths": (2, 2, 6, 2), "frozen_norms": True, "drop_path": 0.0, "width": 64
-    }  # fmt: skip
-    assert type(values["drop_path"]) is float
-    assert options.builder_keywords(MODEL, [("depths", "3")]) == {"depths": (3,)}
+    found = values.builder_keywords(MODEL, pairs)
+    expected = {"depths": (2, 2, 6, 2), "frozen_norms": True, "drop_path": 0.0, "width": 64}
+    assert found == expected and type(found["drop_path"]) is float
+    assert values.builder_keywords(MODEL, [("depths", "3")]) == {"depths": (3,)}
 
 
 @pytest.mark.parametrize(
@@ -40,7 +38,7 @@ def test_keywords_take_the_types_of_the_config():
 )
 def test_a_wrong_keyword_is_refused(key, text, message):
     with pytest.raises(InputError, match=f"--set.*{message}"):
-        options.builder_keywords(MODEL, [(key, text)])
+        values.builder_keywords(MODEL, [(key, text)])
 
 
 # --- options of a training: default < recipe < what the user gives --------------------------------
@@ -57,7 +55,7 @@ def test_values_of_a_recipe_and_of_the_user_with_their_origins():
     assert options.train_options(words, "") == opts
     lines = opts.describe({"iterations": 7}).splitlines()
     assert lines[0] == "user      data x, lr 0.5, num_queries=70"
-    assert lines[1].startswith("recipe    small: epochs 110, warmup 100, batch_size 4, average")
+    assert lines[1].startswith("recipe    small: model mobileinst_topformer_tiny, epochs 110")
     assert "data      iterations 7" in lines
 
 

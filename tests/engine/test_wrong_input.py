@@ -159,7 +159,7 @@ TRAINING = [
     ("coco", None, "--batch-size 1 --canvas 64x64", "--batch-size 1"),
     ("coco", None, "--resume",
      "runs/mobileinst_topformer_tiny-NNN: no last.pt|without --resume"),
-    *(("coco", None, f"--set {frozen}", "at random values for ever|--pretrained")
+    *(("coco", None, f"--set {frozen}", "at random values forever|--pretrained")
       for frozen in ("frozen_norms=true", "frozen_stride=4")),
     ("coco", None, "--set wdith=64", "--set: mobileinst has no keyword 'wdith'|width"),
     ("coco", None, "--set num_classes=4", "--set num_classes|leave it out"),

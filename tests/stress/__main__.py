@@ -29,7 +29,7 @@ REPORTS: dict[str, Report] = {
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
-    parser = options.parser("Test broken data, memory, kills and several processes.")
+    parser = options.Parser("Test broken data, memory, kills and several processes.")
     parser.add_argument(
         "reports", nargs="*", choices=[*REPORTS, []], metavar="REPORT",
         help=f"some of {', '.join(REPORTS)}; all of them if none is named",
@@ -37,7 +37,6 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--thorough", action="store_true", help="full sizes and counts; takes long")
     parser.add_argument("--scratch", type=Path, help="default: the system's temporary folder")
     parser.add_argument("--out", type=Path, help="also write the rows as json")
-    options.add_debug(parser)
     return parser.parse_args(argv)
 
 

@@ -66,7 +66,7 @@ class Difference(NamedTuple):
 
 def build(config, seed: int = 0, *, precision: str) -> zoo.Built:
     """Builds the standard model in another precision with frozen batch norms."""
-    model, criterion, postprocess = options.build_model(config, seed)
+    model, criterion, postprocess = zoo.build_from_config(config, seed=seed)
     settle_norms(model)
     freeze_norms(model)
     dtype = getattr(torch, precision)

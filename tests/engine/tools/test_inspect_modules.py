@@ -7,10 +7,10 @@ import torch
 from torch import nn
 
 from data.errors import InputError
-from engine import options
 from engine.determinism import reseed
 from engine.tools import benchmark, inspect_modules
 from engine.tools.inspect_modules import find_parts, geometry, in_order, merged, stride_of, values
+from engine.values import builder_keywords, keyword
 from mobileinst import zoo
 
 SIZE = 97  # odd: every map is rounded up
@@ -28,7 +28,7 @@ def parts():
 @pytest.fixture(scope="module")
 def by_hand():
     """The same model and images, its modules called one by one."""
-    keywords = options.builder_keywords("mobileinst_topformer_tiny", map(options.keyword, SET))
+    keywords = builder_keywords("mobileinst_topformer_tiny", map(keyword, SET))
     model, criterion, postprocess = zoo.build("mobileinst_topformer_tiny", 5, **keywords)
     images, padding, targets = benchmark.synthetic_batch(SIZE, 2, 5, torch.device("cpu"))
     model.eval().requires_grad_(False)  # as inspected: gradients may change low bits of a forward
