@@ -18,8 +18,8 @@ for argument in "$@"; do
   esac
 done
 use_python "${requirements[@]}"
-if [ $entry = engine.tools.benchmark_training ] && ! has_data "$@" && ! asks_for_help "$@"; then
+if [ $entry = engine.tools.benchmark_training ] && ! has_data "$@"; then
   data=(--data datasets/demo/VOCdevkit/VOC2012)
-  "$python" -m data.demo.pond --out datasets/demo
+  draw_demo_set pond datasets/demo "$@"
 fi
 exec "$python" -m $entry ${data[@]+"${data[@]}"} ${arguments[@]+"${arguments[@]}"}

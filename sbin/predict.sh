@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Segment your own images: overlays, instance-id PNGs, a COCO json, a table.
-#   bash sbin/predict.sh PICTURE_OR_FOLDER... [--checkpoint FILE] [--out DIR] [--help]
+#   bash sbin/predict.sh IMAGE_OR_FOLDER... [--checkpoint FILE] [--out DIR] [--help]
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 use_python requirements.txt
 exec "$python" -m engine.predict "$@"

@@ -14,6 +14,6 @@ use_python requirements.txt
 data=()
 if ! has_data "$@"; then
   data=(--data datasets/organs)
-  if ! asks_for_help "$@"; then "$python" -m data.demo.organs --out datasets/organs; fi
+  draw_demo_set organs datasets/organs "$@"
 fi
 exec "$python" -m engine.tools.reproduce --recipe reproduce ${data[@]+"${data[@]}"} "$@"

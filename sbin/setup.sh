@@ -1,16 +1,16 @@
 # Sourced by the other scripts: strict mode, the project's root, a Python that has what is needed.
 #
-# An active virtual environment that satisfies the requirements is used as it is; otherwise .venv is
-# made and filled, once. PYTHON names the interpreter that makes it (default: python3).
+# An active virtual environment that satisfies the requirements is used; otherwise .venv is made and
+# filled, once. PYTHON names the interpreter that makes it (default: python3).
 
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 # Threads that wait for one another spin for a moment and then sleep: spinning on takes the cores
-# from loader workers and from whatever else runs; sleeping at once halves the speed of small nets.
+# from loader workers; sleeping at once halves the speed of small networks.
 export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-PASSIVE}" GOMP_SPINCOUNT="${GOMP_SPINCOUNT:-100000}"
-# Memory freed by a step is kept for the next one: memory fresh from the system costs a page fault per
-# 4 kB, a tenth to a fifth of the time of a step (glibc; others ignore it).
+# Memory freed by a step is kept for the next one: page faults of fresh memory take a tenth to a
+# fifth of the time of a step (glibc; others ignore it).
 export MALLOC_MMAP_THRESHOLD_="${MALLOC_MMAP_THRESHOLD_:-4294967296}"
 export MALLOC_TRIM_THRESHOLD_="${MALLOC_TRIM_THRESHOLD_:-17179869184}"
 export PIP_DISABLE_PIP_VERSION_CHECK=1
@@ -71,42 +71,32 @@ use_python() {
 }
 
 # has_data OPTION...: whether the options name a data set.
-has_data() {
-  local argument
-  for argument in "$@"; do
-    case $argument in --data | --data=* | --train-json | --train-json=*) return 0 ;; esac
-  done
-  return 1
+has_data() { [[ " $* " =~ " --"(data|train-json)[=\ ] ]]; }
+
+# asks_for_help OPTION...: whether nothing is to be done but to list the options.
+asks_for_help() { [[ " $* " =~ " "(-h|--help)" " ]]; }
+
+# draw_demo_set NAME FOLDER OPTION...: draws the set of data/demo/NAME.py, unless for --help.
+draw_demo_set() {
+  if asks_for_help "$@"; then return; fi
+  echo "no --data DIR: using the built-in demo set in $2"
+  "$python" -m "data.demo.$1" --out "$2"
 }
 
-# asks_for_help OPTION...: whether the options only ask what there is.
-asks_for_help() {
-  local argument
-  for argument in "$@"; do
-    case $argument in -h | --help) return 0 ;; esac
-  done
-  return 1
-}
-
-# start ENTRY OPTION...: the entry, in GPUS=N processes if more than one is asked for. It ends the
-# script, with the exit code of the entry.
+# run_module MODULE OPTION...: `python -m MODULE OPTION...`, in GPUS=N processes if more than one is
+# asked for. It ends the script, with the exit code of the module.
 #
 # GPUS counts processes: one per GPU on CUDA, any number on a CPU, whose threads they divide.
 # --batch-size and --workers are those of each process. On several machines start the same script on
 # each, with NNODES machines, NODE_RANK 0 to NNODES - 1, and MASTER_ADDR and MASTER_PORT of machine
 # 0; GPUS is then the number per machine, and all of them need the run folder and the data.
-start() {
-  local entry=$1
-  shift
-  case ${GPUS:-1}:${NNODES:-1} in
-    1:1) exec "$python" -m "$entry" "$@" ;;
-    *[!0-9:]* | 0* | *:0*)
-      echo "error: GPUS=${GPUS:-1} NNODES=${NNODES:-1}: give whole numbers above zero" >&2
-      exit 2
-      ;;
-  esac
-  if asks_for_help "$@"; then exec "$python" -m "$entry" "$@"; fi
+run_module() {
   local where=(--standalone)
+  if [ "${GPUS:-1}:${NNODES:-1}" = 1:1 ] || asks_for_help "$@"; then exec "$python" -m "$@"; fi
+  if [[ ! "${GPUS:-1}:${NNODES:-1}" =~ ^[1-9][0-9]*:[1-9][0-9]*$ ]]; then
+    echo "error: GPUS=${GPUS:-1} NNODES=${NNODES:-1}: give whole numbers above zero" >&2
+    exit 2
+  fi
   if [ "${NNODES:-1}" != 1 ]; then
     if [ -z "${NODE_RANK:-}" ] || [ -z "${MASTER_ADDR:-}" ]; then
       echo "error: NNODES=$NNODES: give NODE_RANK and MASTER_ADDR as well" >&2
@@ -115,5 +105,5 @@ start() {
     where=(--nnodes "$NNODES" --node-rank "$NODE_RANK")
     where+=(--master-addr "$MASTER_ADDR" --master-port "${MASTER_PORT:-29500}")
   fi
-  exec "$python" -m engine.launch "${where[@]}" --nproc-per-node "${GPUS:-1}" -m "$entry" "$@"
+  exec "$python" -m engine.launch "${where[@]}" --nproc-per-node "${GPUS:-1}" -m "$@"
 }

@@ -4,4 +4,4 @@
 #   GPUS=2 bash sbin/test.sh [...]   shared by two processes; the numbers are the same
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 use_python requirements.txt
-start engine.evaluate "$@"
+run_module engine.evaluate "$@"

@@ -12,4 +12,4 @@
 # as many images, unless --accumulate is divided by N.
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 use_python requirements.txt
-start engine.train --recipe coco "$@"
+run_module engine.train --recipe coco "$@"

@@ -11,17 +11,14 @@
 #   GPUS=2 bash sbin/train_mask2former.sh [...]    on two GPUs, or two processes: see setup.sh
 #   bash sbin/train_mask2former.sh --help          every option; what you add overrides the recipe
 #
-# The numbers are those of engine/recipes.py: `mask2former-small`, or `mask2former-demo` for the
-# demo set; --pretrained and --overfit choose their variants.
+# The model and all numbers are those of a recipe in engine/recipes.py: `mask2former-small`, or
+# `mask2former-demo` for the demo set; --pretrained and --overfit choose their variants.
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 use_python requirements.txt
 
-data=() recipe=mask2former-small
+recipe=mask2former-small data=()
 if ! has_data "$@"; then
   recipe=mask2former-demo data=(--data datasets/organs)
-  if ! asks_for_help "$@"; then
-    echo "no --data DIR: training on the demo set of shrimps and their organs"
-    "$python" -m data.demo.organs --out datasets/organs
-  fi
+  draw_demo_set organs datasets/organs "$@"
 fi
-start engine.train --recipe $recipe ${data[@]+"${data[@]}"} "$@"
+run_module engine.train --recipe $recipe ${data[@]+"${data[@]}"} "$@"

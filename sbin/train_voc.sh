@@ -8,22 +8,19 @@
 #   GPUS=2 bash sbin/train_voc.sh [...]    on two GPUs, or in two processes on a CPU: see setup.sh
 #   bash sbin/train_voc.sh --help          every option; what you add overrides the recipe
 #
-# The numbers are those of engine/recipes.py: `small`, or `demo` for the demo set; --pretrained and
-# --overfit choose their variants `small-pretrained` and `overfit`.
+# The model and all numbers are those of a recipe in engine/recipes.py: `small`, or `demo` for the
+# demo set; --pretrained and --overfit choose their variants `small-pretrained` and `overfit`.
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 use_python requirements.txt
 
-data=() recipe=small
+recipe=small data=()
 if ! has_data "$@"; then
   for place in datasets datasets/VOC; do
     if [ -d "$place/VOCdevkit/VOC2012" ]; then data=(--data "$place/VOCdevkit/VOC2012"); fi
   done
   if [ ${#data[@]} -eq 0 ]; then
     recipe=demo data=(--data datasets/demo/VOCdevkit/VOC2012)
-    if ! asks_for_help "$@"; then
-      echo "no VOC under datasets/ and no --data DIR: training on the built-in demo set"
-      "$python" -m data.demo.pond --out datasets/demo
-    fi
+    draw_demo_set pond datasets/demo "$@"
   fi
 fi
-start engine.train --recipe $recipe ${data[@]+"${data[@]}"} "$@"
+run_module engine.train --recipe $recipe ${data[@]+"${data[@]}"} "$@"
