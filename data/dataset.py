@@ -24,7 +24,7 @@ from data import readers, rle
 from data.batch import Annotation
 from data.errors import BadRecords, InputError
 from data.images import read_rgb
-from data.packed import Bytes, ImageRecord, Images, pack_polygons, unpack_polygons
+from data.packed import Bytes, Images, pack_polygons, unpack_polygons
 from data.readers import coco
 from data.readers.source import Source
 
@@ -45,11 +45,11 @@ def open_datasets(
 ) -> dict[str, CocoDataset]:
     """Split -> data set, from a folder or from json files (which win over the folder's own).
 
-    `images` names the image folder when it is not found by itself. `cache` is where converted
+    `images` is the image folder, found automatically if not given. `cache` is where converted
     annotations go. `skip_bad` leaves out what cannot be used, see CocoDataset.
 
     Raises:
-        InputError: if nothing is recognised, a split is missing, or the categories differ.
+        InputError: if no layout is found, a split is missing, or the categories differ.
     """
     files = {"train": train_json, "val": val_json}
     root = None if data is None else Path(data)
@@ -65,20 +65,16 @@ def open_datasets(
             raise InputError(
                 f"no {split} annotations were named: give --{split}-json, or a folder with --data"
             )
+    options = {"crowd_as_instances": crowd_as_instances, "skip_bad": skip_bad}
     datasets = {
-        split: CocoDataset(
-            source.path,
-            source.images if images is None else images,
-            name=split,
-            crowd_as_instances=crowd_as_instances,
-            skip_bad=skip_bad,
-        )
+        split: CocoDataset(source.path, images or source.images, name=split, **options)
         for split, source in sources.items()
     }
-    for split in splits[1:]:
-        if datasets[split].categories != datasets[splits[0]].categories:
+    first, *others = datasets.values()
+    for other in others:
+        if other.categories != first.categories:
             raise InputError(
-                f"{sources[splits[0]].path} and {sources[split].path} have different categories: "
+                f"{first.source} and {other.source} have different categories: "
                 "list the same ids and names in both, also those without objects"
             )
     return datasets
@@ -109,28 +105,41 @@ class CocoDataset:
         skip_bad: bool = False,
     ) -> None:
         self.name, self.bad = name, BadRecords(skip_bad)
-        folders = [Path(one) for one in ([images] if isinstance(images, (str, Path)) else images)]
         if isinstance(annotations, dict):
-            self._source, content = f"the {name} annotations", annotations
+            self.source, content = f"the {name} annotations", annotations
         else:
-            self._source = Path(annotations)
-            content = coco.read(Source(self._source, name, folders), self.bad)
-        coco.require_lists(content, self._source)
+            self.source = Path(annotations)
+            content = coco.read(Source(self.source, name, []), self.bad)
+        coco.require_lists(content, self.source)
         self.bad.add(coco.left_out(content))
-        self.categories = coco.categories(content, self._source, self.bad)
-        records, void = coco.images(content, self._source, self.bad)
-        self.folder, there = self._locate(folders, records)
-        records, void = [records[i] for i in there], [void[i] for i in there]
-        self.images, self._void = Images(records), Bytes(void)
-        rows = coco.annotations(content, records, self.categories, self._source, self.bad)
-        self._store = Store(rows, len(records))
+        self.categories = coco.categories(content, self.source, self.bad)
+        found = coco.images(content, self.source, self.bad)
+        folders = [Path(one) for one in ([images] if isinstance(images, (str, Path)) else images)]
+        self.folder, missing = locate(folders, [record.file_name for record, _ in found])
+        kept = [(record, void) for record, void in found if record.file_name not in missing]
+        if missing:
+            error = InputError(
+                f"{self.source}: {len(found) - len(kept)} of {len(found)} images are not in "
+                f"{', '.join(map(str, folders))}, the first is {min(missing)}: name the right "
+                "folder with --images, or add the images"
+            )
+            if not kept:
+                raise error
+            for record, _ in found:
+                if record.file_name in missing:
+                    self.bad.note(error, self.source, f"image {record.id}")
+        records = [record for record, _ in kept]
+        self.images, void = Images(records), Bytes(void for _, void in kept)
+        rows = coco.annotations(content, records, self.categories, self.source, self.bad)
+        self._store = Store(rows, void)
+        crowd = self._store.crowd
         if crowd_as_instances:
-            self._store.crowd[:] = False
-        elif len(self._store.crowd) and self._store.crowd.mean() >= NEARLY_ALL:
+            crowd[:] = False
+        elif len(crowd) and crowd.mean() >= NEARLY_ALL:
             warnings.warn(
-                f"{self._source}: {self._store.crowd.sum()} of {len(self._store.crowd)} objects "
-                "are marked iscrowd and will not be learned. Some tools mark every brush mask so; "
-                "if these are single objects, open the set with --crowd-as-instances.",
+                f"{self.source}: {crowd.sum()} of {len(crowd)} objects are marked iscrowd and will "
+                "not be learned. Some tools mark every brush mask so; if these are single objects, "
+                "open the set with --crowd-as-instances.",
                 stacklevel=2,
             )
 
@@ -142,7 +151,6 @@ class CocoDataset:
         return [category.name for category in self.categories]
 
     def path(self, index: int) -> Path:
-        """The file of an image."""
         return self.folder / self.images[index].file_name
 
     def with_objects(self) -> list[int]:
@@ -162,7 +170,7 @@ class CocoDataset:
         if image.size != (record.width, record.height):
             raise InputError(
                 f"{path} is {image.width} x {image.height} (width x height, EXIF rotation applied) "
-                f"but {self._source} has {record.width} x {record.height} for image {record.id}: "
+                f"but {self.source} has {record.width} x {record.height} for image {record.id}: "
                 "annotate the image as displayed, or correct its size there"
             )
         return image, self.annotation(index)
@@ -179,12 +187,11 @@ class CocoDataset:
         """The annotation of one image, without opening its file."""
         record, position = self.images[index], self.images.positions[index]
         size = (record.height, record.width)
-        masks, labels, crowd = self._store.of_image(position, size)
-        ignored = [mask for mask, is_crowd in zip(masks, crowd, strict=True) if is_crowd]
-        ignored += self._void_region(position, size)
+        masks, labels, crowd, void = self._store.of_image(position, size)
+        ignored = [masks[i] for i in np.flatnonzero(crowd)] + void
         return Annotation(
             labels=labels[~crowd].astype(np.int64),
-            rles=[mask for mask, is_crowd in zip(masks, crowd, strict=True) if not is_crowd],
+            rles=[masks[i] for i in np.flatnonzero(~crowd)],
             ignore=rle.union(ignored, size) if ignored else None,
             image_id=record.id,
             orig_size=size,
@@ -202,11 +209,11 @@ class CocoDataset:
             record, position = self.images[index], self.images.positions[index]
             if record.id in unreadable:
                 continue
-            images.append(record._asdict())
             size = (record.height, record.width)
-            for region in self._void_region(position, size):
-                images[-1]["void"] = rle.to_json(region)
-            masks, labels, crowd = self._store.of_image(position, size)
+            masks, labels, crowd, void = self._store.of_image(position, size)
+            images.append(record._asdict())
+            if void:
+                images[-1]["void"] = rle.to_json(void[0])
             ids = [self.categories[label].id for label in labels]
             annotations += rle.records(masks, ids, record.id, len(annotations) + 1, crowd)
         if unreadable and not images:
@@ -221,14 +228,14 @@ class CocoDataset:
         return part
 
     def require_classes(self, names: Sequence[str]) -> None:
-        """Raises InputError unless the set has these class names, those of a checkpoint."""
+        """Checks that the set has these class names, those of a checkpoint; raises InputError."""
         own, given = self.class_names, list(names)
         if own == given:
             return
         only_own = ", ".join([name for name in own if name not in given][:5]) or "none"
         only_given = ", ".join([name for name in given if name not in own][:5]) or "none"
         raise InputError(
-            f"the class list does not fit {self._source}: {len(given)} classes were given and it "
+            f"the class list does not fit {self.source}: {len(given)} classes were given and it "
             f"has {len(own)} (only given: {only_given}; only there: {only_own}; the order counts "
             "too): use the annotations the checkpoint was trained with, or train again"
         )
@@ -236,47 +243,24 @@ class CocoDataset:
     def summary(self) -> str:
         """Images, objects, crowds, empty images, and objects per class, as a short text."""
         rows = [self._store.rows(position) for position in self.images.positions]
-        labels = np.concatenate([self._store.labels[r][~self._store.crowd[r]] for r in rows])
-        crowds = sum(int(self._store.crowd[r].sum()) for r in rows)
+        labels = np.concatenate([self._store.labels[r] for r in rows])
+        crowd = np.concatenate([self._store.crowd[r] for r in rows])
         empty = sum(r.start == r.stop for r in rows)
-        per_class = np.bincount(labels, minlength=len(self.categories))
+        per_class = np.bincount(labels[~crowd], minlength=len(self.categories))
         counts = ", ".join(f"{c.name} {per_class[c.index]}" for c in self.categories)
         return (
-            f"{self.name}: {len(self)} images ({empty} without objects), {len(labels)} objects, "
-            f"{crowds} crowds, {len(self.categories)} classes\n  {counts}"
+            f"{self.name}: {len(self)} images ({empty} without objects), {per_class.sum()} "
+            f"objects, {crowd.sum()} crowds, {len(self.categories)} classes\n  {counts}"
         )
-
-    def _locate(self, folders: list[Path], records: list[ImageRecord]) -> tuple[Path, list[int]]:
-        """The folder of the images, and the positions of those that have a file in it.
-
-        Of several folders the first that holds the first image, or else most of them.
-        """
-        names = [record.file_name for record in records]
-        holding = (folder for folder in folders if not missing_files(folder, names[:1]))
-        folder = next(holding, None) or min(folders, key=lambda one: len(missing_files(one, names)))
-        missing = missing_files(folder, names)
-        looked = "" if len(folders) == 1 else f" (looked in {', '.join(map(str, folders))})"
-        without = [record for record in records if record.file_name in missing]
-        for record in without:
-            error = InputError(
-                f"{self._source}: {len(without)} of {len(records)} images are not in {folder}"
-                f"{looked}, the first is {record.file_name}: name the right folder with --images, "
-                "or add the images"
-            )
-            if len(without) == len(records):
-                raise error
-            self.bad.note(error, self._source, f"image {record.id}")
-        return folder, [i for i, name in enumerate(names) if name not in missing]
-
-    def _void_region(self, position: int, size: tuple[int, int]) -> list[rle.Rle]:
-        counts = self._void[position]
-        return [{"size": list(size), "counts": counts}] if counts else []
 
 
 class Store:
-    """All annotations in flat arrays, sorted by image: row a has labels[a] and crowd[a]."""
+    """All annotations in flat arrays, sorted by image: row a has labels[a] and crowd[a].
 
-    def __init__(self, rows: Iterable[coco.Row], num_images: int) -> None:
+    void: of each image the counts of its RLE, empty where there is none.
+    """
+
+    def __init__(self, rows: Iterable[coco.Row], void: Bytes) -> None:
         positions, labels, crowd, drawn = array("q"), array("i"), array("b"), array("b")
 
         def outlines() -> Iterator[bytes]:
@@ -291,7 +275,8 @@ class Store:
         self._drawn = np.asarray(drawn).astype(bool)
         of_row = np.asarray(positions)
         self._order = np.argsort(of_row, kind="stable")
-        self._first = np.searchsorted(of_row[self._order], np.arange(num_images + 1))
+        self._first = np.searchsorted(of_row[self._order], np.arange(len(void) + 1))
+        self._void = void
         self.labels = np.asarray(labels)[self._order]
         self.crowd = np.asarray(crowd).astype(bool)[self._order]
 
@@ -301,19 +286,20 @@ class Store:
 
     def of_image(
         self, position: int, size: tuple[int, int]
-    ) -> tuple[list[rle.Rle], np.ndarray, np.ndarray]:
-        """Masks, labels and crowd flags of one image.
+    ) -> tuple[list[rle.Rle], np.ndarray, np.ndarray, list[rle.Rle]]:
+        """Masks, labels and crowd flags of one image, and its void region if it has one.
 
         Outlines too thin to cover a pixel are left out: nothing could ever be matched to them.
         """
         rows = self.rows(position)
-        masks = [self._mask(row, size) for row in range(rows.start, rows.stop)]
+        masks = [self._mask(place, size) for place in self._order[rows]]
         seen = np.flatnonzero(rle.area(masks))
-        kept = seen + rows.start
-        return [masks[i] for i in seen], self.labels[kept], self.crowd[kept]
+        void = (
+            [{"size": list(size), "counts": self._void[position]}] if self._void[position] else []
+        )
+        return [masks[i] for i in seen], self.labels[rows][seen], self.crowd[rows][seen], void
 
-    def _mask(self, row: int, size: tuple[int, int]) -> rle.Rle:
-        place = self._order[row]
+    def _mask(self, place: int, size: tuple[int, int]) -> rle.Rle:
         outline = self._outlines[place]
         if not self._drawn[place]:
             return {"size": list(size), "counts": outline}
@@ -323,16 +309,20 @@ class Store:
         return rle.from_polygons(parts, *size)
 
 
+def locate(folders: Sequence[Path], names: Sequence[str]) -> tuple[Path, set[str]]:
+    """The folder of the images, and the names that have no file in it.
+
+    Of several folders the first that holds the first image, or else most of them.
+    """
+    holding = (folder for folder in folders if not missing_files(folder, names[:1]))
+    folder = next(holding, None) or min(folders, key=lambda one: len(missing_files(one, names)))
+    return folder, missing_files(folder, names)
+
+
 def missing_files(folder: Path, names: Sequence[str]) -> set[str]:
-    """Names without a file. Each folder is listed once instead of asking for every file."""
-    listings: dict[str, set[str]] = {}
-    missing = set()
-    for name in names:
-        parent, base = os.path.split(name)
-        if parent not in listings:
-            place = folder / parent
-            # Unlike pathlib's, this question has an answer for names of any length.
-            listings[parent] = set(os.listdir(place)) if os.path.isdir(place) else set()
-        if base not in listings[parent]:
-            missing.add(name)
-    return missing
+    """Names without a file. Folders are listed, as asking for each file is slow on a network."""
+    listed: dict[str, set[str]] = {}
+    for parent in {os.path.dirname(name) for name in names}:
+        place = folder / parent  # os.path.isdir, unlike pathlib's, accepts names of any length
+        listed[parent] = set(os.listdir(place)) if os.path.isdir(place) else set()
+    return {name for name in names if os.path.basename(name) not in listed[os.path.dirname(name)]}

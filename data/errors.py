@@ -1,8 +1,4 @@
-"""The error for input that cannot be used, and the list of records that were left out.
-
-A set is opened either strictly, where the first bad record ends everything with its sentence, or
-so that bad records are left out and listed: `BadRecords.note` is where the two part.
-"""
+"""The error for input that cannot be used, and the list of records that were left out."""
 
 from __future__ import annotations
 
@@ -41,11 +37,11 @@ class BadRecord(NamedTuple):
 
 
 class BadRecords:
-    """The bad records of a set: refused, or with `skip` left out and listed, each once."""
+    """The bad records of a set: the first one ends everything, or with `skip` all are listed."""
 
     def __init__(self, skip: bool = False) -> None:
         self.skip = skip
-        self._found: dict[BadRecord, None] = {}  # keeps the order
+        self._found: dict[BadRecord, None] = {}  # each once, in order
 
     def __len__(self) -> int:
         return len(self._found)
@@ -62,7 +58,7 @@ class BadRecords:
         self.add([BadRecord(printable(str(file)), printable(record), str(error), image_id)])
 
     def add(self, records: Iterable[BadRecord]) -> None:
-        """Notes records that were found by a loader worker, another process, or an earlier run."""
+        """Notes records that were found by a loader worker, another rank, or an earlier run."""
         self._found.update(dict.fromkeys(records))
 
     @property

@@ -69,10 +69,10 @@ def opened(path: Path, fix: str = "replace the file or drop its record") -> Iter
 
 
 def to_8_bit(image: Image.Image) -> Image.Image:
-    """Deep grey images are stretched from their own darkest to brightest value.
+    """Deep grey images are stretched from their own darkest to brightest value (our choice).
 
-    Our choice, because cameras fill 10, 12 or 16 of the 16 bits and the file does not name which;
-    Pillow's own conversion would cut everything above 255.
+    Cameras fill 10, 12 or 16 of the 16 bits and the file does not name which; Pillow's own
+    conversion would cut everything above 255.
     """
     if image.mode not in ("F", "I") and not image.mode.startswith("I;16"):
         return image

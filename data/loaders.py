@@ -6,9 +6,9 @@ images of it on one canvas drawn from (seed, step); each rank and micro-step rea
 starting at any step, on any number of ranks and with any number of workers, gives the same batches.
 
 Where a set leaves out bad records, an image that turns out to be unreadable gives its place in a
-training batch to the next one of the set that can be read, seen as the broken one would have been.
-Our choice: that too follows from (seed, step) and the files alone, and it keeps the size of every
-batch, where an empty image would teach that there is nothing. Evaluation goes without it.
+training batch to the next readable one of the set, seen as the broken one would have been. That too
+follows from (seed, step) and the files alone, and it keeps the size of every batch (our choice).
+Evaluation goes without the image.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from data.errors import BadRecord, InputError
 from data.presets import EvalPreset, Size, TrainPreset, paste_some
 
 # What a random number is for; keeps the uses of one seed apart.
-_ORDER, _CANVAS, _SAMPLE, _PASTE = 1, 2, 3, 4
+ORDER, CANVAS, SAMPLE, PASTE = 1, 2, 3, 4
 
 
 class Key(NamedTuple):
@@ -41,7 +41,7 @@ class Key(NamedTuple):
 
     index: int
     epoch: int
-    canvas: Size | None
+    canvas: Size
 
 
 class Loaded(NamedTuple):
@@ -55,15 +55,8 @@ class Loaded(NamedTuple):
     bad: list[BadRecord]
 
 
-class QuietLoader(DataLoader):
-    """Does not warn of more workers than cores: their number is the user's choice."""
-
-    def check_worker_number_rationality(self) -> None:
-        pass
-
-
-class Batches:
-    """A loader's batches; an error in the user's files is raised as the InputError it is.
+class Batches(DataLoader):
+    """Packed batches; an error in the user's files is raised as the InputError it is.
 
     Images that are left out are noted in the `bad` of the set.
     """
@@ -71,27 +64,29 @@ class Batches:
     def __init__(
         self, samples: Samples, sampler: TrainSampler | list[list[Key]], workers: int
     ) -> None:
-        self._dataset = samples.dataset
-        self._loader = QuietLoader(
+        # Forked workers share the set; started otherwise, each would hold a copy. Outside Linux
+        # forking is not safe, or missing.
+        fork = sys.platform == "linux" and "fork" in multiprocessing.get_all_start_methods()
+        super().__init__(
             samples,
             batch_sampler=sampler,
             num_workers=workers,
-            collate_fn=collate_packed,
+            collate_fn=collate_loaded,
             generator=torch.Generator(),  # else it would draw from the generator of the training
             worker_init_fn=ignore_signals,
-            multiprocessing_context=start_method() if workers else None,
+            multiprocessing_context="fork" if workers and fork else None,
         )
 
-    def __len__(self) -> int:
-        return len(self._loader)
-
     def __iter__(self) -> Iterator[PackedBatch]:
-        for item, bad in self._loader:
-            self._dataset.bad.add(bad)
+        for item, bad in super().__iter__():
+            self.dataset.images.bad.add(bad)
             if isinstance(item, InputError):
                 raise item
             if item is not None:
                 yield item
+
+    def check_worker_number_rationality(self) -> None:
+        """More workers than cores are the user's choice: no warning."""
 
 
 def train_canvases(image_size: int) -> list[Size]:
@@ -134,7 +129,7 @@ def train_loader(
         seed,
         start_step,
         stop_step,
-        tuple(canvases),
+        canvases,
         rank,
         world_size,
     )
@@ -153,8 +148,8 @@ def eval_loader(
 ) -> Batches:
     """Every image (or those of `indices`) once; each batch holds one padded size only.
 
-    Sizes come in the order of their first image, images within a size in the order given. Of
-    `world_size` ranks each reads every `world_size`-th of the batches that a single one would read.
+    Sizes come in the order of their first image, images within a size in the order given. Each
+    rank reads every `world_size`-th of the batches that a single one would read.
     """
     groups: dict[Size, list[Key]] = {}
     for index in range(len(dataset)) if indices is None else indices:
@@ -166,7 +161,7 @@ def eval_loader(
         for keys in groups.values()
         for start in range(0, len(keys), batch_size)
     ]
-    return Batches(Samples(dataset, preset, seed=0), batches[rank::world_size], workers)
+    return Batches(Samples(dataset, preset), batches[rank::world_size], workers)
 
 
 @dataclass(frozen=True)
@@ -179,7 +174,7 @@ class TrainSampler:
     seed: int
     start_step: int
     stop_step: int
-    canvases: tuple[Size, ...]
+    canvases: Sequence[Size]
     rank: int = 0
     world_size: int = 1
 
@@ -195,7 +190,7 @@ class TrainSampler:
         """The images of one micro-step of this rank."""
         slot = (step * self.accumulate + micro) * self.world_size + self.rank
         first = slot * self.batch_size
-        canvas = self.canvases[seeds.mix(self.seed, _CANVAS, step) % len(self.canvases)]
+        canvas = self.canvases[seeds.mix(self.seed, CANVAS, step) % len(self.canvases)]
         keys = []
         for position in range(first, first + self.batch_size):
             epoch, place = divmod(position, self.num_images)
@@ -210,33 +205,35 @@ def first_images(num_images: int, seed: int, count: int) -> list[int]:
 
 @functools.lru_cache(maxsize=4)
 def permutation(num_images: int, seed: int, epoch: int) -> list[int]:
-    generator = seeds.generator(seed, _ORDER, epoch)
+    generator = seeds.generator(seed, ORDER, epoch)
     return torch.randperm(num_images, generator=generator).tolist()
 
 
 class Samples(Dataset):
-    """Key -> sample, None, or the InputError that the image's file caused."""
+    """Key -> the image through its preset, None, or the InputError that its file caused."""
 
-    def __init__(self, dataset: CocoDataset, preset: TrainPreset | EvalPreset, seed: int) -> None:
-        self.dataset, self._preset, self._seed = dataset, preset, seed
+    def __init__(self, images: CocoDataset, preset: TrainPreset | EvalPreset) -> None:
+        self.images, self._preset = images, preset
 
     def __getitem__(self, key: Key) -> Loaded:
-        before = set(self.dataset.bad)
+        before = set(self.images.bad)
         try:
             item = self._sample(key)
         except InputError as error:
             item = error
-        return Loaded(item, [one for one in self.dataset.bad if one not in before])
+        return Loaded(item, [one for one in self.images.bad if one not in before])
 
     def _sample(self, key: Key) -> Sample | None:
-        return self._view(key.index, key.canvas, seeds.generator(self._seed))
+        return self._view(key.index, key.canvas)
 
-    def _view(self, index: int, canvas: Size | None, generator: torch.Generator) -> Sample | None:
-        """The image through its preset; None where it is left out."""
+    def _view(
+        self, index: int, canvas: Size, generator: torch.Generator | None = None
+    ) -> Sample | None:
+        """None where the image is left out."""
         try:
-            image, annotation = self.dataset.read(index)
+            image, annotation = self.images.read(index)
         except InputError as error:
-            self.dataset.leave_out(index, error)
+            self.images.leave_out(index, error)
             return None
         return self._preset(image, annotation, canvas, generator)
 
@@ -249,21 +246,21 @@ class TrainSamples(Samples):
     not depend on pasting.
     """
 
-    def __init__(self, dataset: CocoDataset, preset: TrainPreset | EvalPreset, seed: int) -> None:
-        super().__init__(dataset, preset, seed)
-        self._copy_paste = getattr(preset, "copy_paste", 0.0)
-        with_objects = dataset.with_objects() if self._copy_paste > 0 else []
+    def __init__(self, images: CocoDataset, preset: TrainPreset | EvalPreset, seed: int) -> None:
+        super().__init__(images, preset)
+        self._seed, self._copy_paste = seed, getattr(preset, "copy_paste", 0.0)
+        with_objects = images.with_objects() if self._copy_paste > 0 else []
         self._sources = np.array(with_objects, dtype=np.int64)
 
     def _sample(self, key: Key) -> Sample:
-        count = len(self.dataset)
+        count = len(self.images)
         for index in (*range(key.index, count), *range(key.index)):
-            generator = seeds.generator(self._seed, _SAMPLE, key.epoch, key.index)
+            generator = seeds.generator(self._seed, SAMPLE, key.epoch, key.index)
             sample = self._view(index, key.canvas, generator)
             if sample is not None:
                 return self._pasted(sample, key)
         raise InputError(
-            f"none of the {count} images in {self.dataset.folder} can be read: see the list of "
+            f"none of the {count} images in {self.images.folder} can be read: see the list of "
             "what was left out, and give others"
         )
 
@@ -271,7 +268,7 @@ class TrainSamples(Samples):
         others = self._sources[self._sources != key.index]
         if not len(others):
             return target
-        generator = seeds.generator(self._seed, _PASTE, key.epoch, key.index)
+        generator = seeds.generator(self._seed, PASTE, key.epoch, key.index)
         chance, draw = torch.rand(2, generator=generator, dtype=torch.float64).tolist()
         if chance >= self._copy_paste:
             return target
@@ -279,20 +276,13 @@ class TrainSamples(Samples):
         return target if source is None else paste_some(target, source, generator)
 
 
-def collate_packed(loaded: list[Loaded]) -> Loaded:
+def collate_loaded(loaded: list[Loaded]) -> Loaded:
     bad = [record for one in loaded for record in one.bad]
-    errors = [one.item for one in loaded if isinstance(one.item, InputError)]
+    for one in loaded:
+        if isinstance(one.item, InputError):
+            return Loaded(one.item, bad)
     samples = [one.item for one in loaded if one.item is not None]
-    if errors:
-        return Loaded(errors[0], bad)
     return Loaded(collate(samples) if samples else None, bad)
-
-
-def start_method() -> str | None:
-    """Forked workers share the set with the main process; with another start method each would
-    hold a copy. Outside Linux forking is not safe, or missing."""
-    methods = multiprocessing.get_all_start_methods()
-    return "fork" if sys.platform == "linux" and "fork" in methods else None
 
 
 def ignore_signals(worker: int) -> None:

@@ -1,15 +1,14 @@
 """Large tables of a data set in few flat buffers.
 
-A set of a million Python objects needs five times the memory of what they hold. Worse, every access
-to one of them counts a reference, which writes to its page: worker processes that were forked with
-the set then copy it page by page. Arrays are only read.
+A million Python objects need five times the memory of what they hold, and every access to one
+counts a reference, which writes to its page: forked workers would copy the set page by page.
 """
 
 from __future__ import annotations
 
 import copy
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -59,9 +58,6 @@ class Images(Sequence[ImageRecord]):
         place = int(self.positions[index])
         name = self._names[place].decode("utf-8", "surrogatepass")
         return ImageRecord(int(self._ids[place]), name, *self._sizes[place].tolist())
-
-    def __iter__(self) -> Iterator[ImageRecord]:
-        return (self[index] for index in range(len(self)))
 
     def take(self, indices: np.ndarray) -> Images:
         """Some of them, in this order; the buffers are shared."""

@@ -53,27 +53,23 @@ class TrainPreset:
     ) -> Sample:
         # One draw for everything, so that changing one setting leaves the other numbers alone.
         draws = torch.rand(9, generator=generator, dtype=torch.float64).tolist()
-        view = self._view(annotation.orig_size, canvas, draws[:4])
-        return transforms.apply(image, annotation, view, canvas, self._colour(draws[4:]))
-
-    def _view(self, size: Size, canvas: Size, draws: list[float]) -> transforms.View:
+        size = annotation.orig_size
         low, high = (math.log(bound) for bound in self.scale)
         fit = min(canvas[0] / size[0], canvas[1] / size[1])
         factor = fit * math.exp(low + draws[0] * (high - low))
         top, bottom, height = window(size[0], canvas[0], factor, draws[1])
         left, right, width = window(size[1], canvas[1], factor, draws[2])
         flip = draws[3] < self.flip
-        return transforms.View(left, top, right, bottom, (height, width), flip)
-
-    def _colour(self, draws: list[float]) -> transforms.Colour:
-        around = [2 * draw - 1 for draw in draws[:4]]  # -1..1
-        return transforms.Colour(
+        view = transforms.View(left, top, right, bottom, (height, width), flip)
+        around = [2 * draw - 1 for draw in draws[4:8]]  # -1..1
+        colour = transforms.Colour(
             brightness=1 + self.brightness * around[0],
             contrast=1 + self.contrast * around[1],
             saturation=1 + self.saturation * around[2],
             hue=self.hue * around[3],
-            grey=draws[4] < self.grey,
+            grey=draws[8] < self.grey,
         )
+        return transforms.apply(image, annotation, view, canvas, colour)
 
 
 @dataclass(frozen=True)
@@ -97,7 +93,7 @@ class EvalPreset:
     ) -> Sample:
         size = self.size(*annotation.orig_size)
         canvas = canvas or self.padded_size(*annotation.orig_size)
-        view = transforms.fit_view(*annotation.orig_size, size)
+        view = transforms.View(0, 0, *annotation.orig_size[::-1], size)
         return transforms.apply(image, annotation, view, canvas)
 
     def size(self, height: int, width: int) -> Size:

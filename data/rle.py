@@ -48,13 +48,10 @@ def decode(rles: Sequence[Rle], size: Sequence[int]) -> np.ndarray:
 
 
 def from_annotation(segmentation: Any, height: int, width: int) -> Rle:
-    """The `segmentation` of a COCO annotation -> one RLE of the image's size.
-
-    Polygons of several parts become one mask.
+    """The `segmentation` of a COCO annotation, polygons or RLE -> one RLE of the image's size.
 
     Raises:
-        InputError: if the value is neither a list of polygons nor an RLE of this size; the reason
-            alone, the caller adds file and record.
+        InputError: if it cannot be used; the reason alone, the caller adds file and record.
     """
     if isinstance(segmentation, dict):
         return from_runs(segmentation, height, width)
@@ -68,11 +65,7 @@ def from_polygons(polygons: Sequence[np.ndarray], height: int, width: int) -> Rl
 
 
 def polygons_of(segmentation: Any, height: int, width: int) -> list[np.ndarray]:
-    """The polygons of an annotation as checked float arrays.
-
-    Raises:
-        InputError: if they are none; the reason alone.
-    """
+    """The polygons of an annotation as checked float arrays; raises as `from_annotation`."""
     if not isinstance(segmentation, (list, tuple)):
         raise InputError(
             f"its segmentation must be a list of polygons or an RLE, not {kind(segmentation)}"
@@ -89,9 +82,7 @@ def polygons_of(segmentation: Any, height: int, width: int) -> list[np.ndarray]:
         steps = [np.abs(one - np.roll(one, 1, axis=0)).max(1) for one in corners]
         length = sum(float(one.sum()) for one in steps)  # as the C code walks, pixel by pixel
         if length > LONGEST:
-            raise InputError(
-                f"its outline is {length:.3g} pixels long, and more than {LONGEST:.0e} are a knot"
-            )
+            raise InputError(f"its outline is {length:.3g} pixels long, over {LONGEST:.0e}")
     return polygons
 
 
@@ -161,7 +152,7 @@ def to_json(rle: Rle) -> Rle:
     """An RLE whose counts are text, as json files hold it."""
     counts = rle["counts"]
     text = counts.decode("ascii") if isinstance(counts, bytes) else counts
-    return {"size": [int(side) for side in rle["size"]], "counts": text}
+    return {"size": list(rle["size"]), "counts": text}
 
 
 def records(
@@ -198,15 +189,15 @@ def from_runs(segmentation: dict, height: int, width: int) -> Rle:
         runs = list(counts)
         if not all(type(count) is int and count >= 0 for count in runs):
             raise InputError("the counts of its RLE must be whole numbers of at least 0")
-        total = sum(runs)
     elif isinstance(counts, (str, bytes)):
         try:
             counts = counts.encode("ascii") if isinstance(counts, str) else counts
         except UnicodeEncodeError:
             raise InputError(NO_RLE) from None
-        total = int(runs_of(counts).sum())
+        runs = runs_of(counts).tolist()
     else:
         raise InputError(f"the counts of its RLE must be a list or a string, not {kind(counts)}")
+    total = sum(runs)
     if total != height * width:
         raise InputError(
             f"its RLE covers {total} pixels where the image has {height * width} "
@@ -218,22 +209,18 @@ def from_runs(segmentation: dict, height: int, width: int) -> Rle:
 
 
 def runs_of(counts: bytes) -> np.ndarray:
-    """The run lengths behind a compressed counts string, without the C decoder.
+    """The run lengths of a compressed counts string, in Python (the format of the COCO tools).
 
     Each character carries 5 bits, lowest first; from the fourth number on, what is written is the
-    difference to the number two before (the format of the COCO tools).
+    difference to the number two before.
     """
     values = np.frombuffer(counts, dtype=np.uint8).astype(np.int64) - 48
     last = (values & CONTINUES) == 0
     ends = np.flatnonzero(last)
     starts = np.concatenate(([0], ends[:-1] + 1))
     lengths = ends - starts + 1
-    if (
-        not (counts and last[-1])
-        or values.min() < 0
-        or values.max() > 63
-        or lengths.max() > MOST_CHARACTERS
-    ):
+    known = len(values) and last[-1] and values.min() >= 0 and values.max() <= 63
+    if not known or lengths.max() > MOST_CHARACTERS:
         raise InputError(NO_RLE)
     place = np.arange(len(values)) - np.repeat(starts, lengths)
     numbers = np.add.reduceat((values & 0x1F) << (5 * place), starts)
@@ -246,11 +233,10 @@ def runs_of(counts: bytes) -> np.ndarray:
 
 
 def require_size(rles: Sequence[Rle], size: Sequence[int]) -> None:
-    """The C code reads past its memory when sizes differ, so they are compared here."""
-    expected = [int(side) for side in size]
+    """Checks that sizes agree, raises ValueError; the C code would read past its memory."""
     for one in rles:
-        if list(one["size"]) != expected:
-            raise ValueError(f"RLE of size {list(one['size'])} where {expected} is needed")
+        if list(one["size"]) != list(size):
+            raise ValueError(f"RLE of size {list(one['size'])} where {list(size)} is needed")
 
 
 def kind(value: Any) -> str:

@@ -60,11 +60,6 @@ class Colour:
     grey: bool = False
 
 
-def fit_view(height: int, width: int, size: tuple[int, int]) -> View:
-    """The whole image at `size` (h, w)."""
-    return View(0, 0, width, height, size)
-
-
 def apply(
     image: Image.Image,
     annotation: Annotation,
@@ -94,9 +89,8 @@ def apply(
 
 def view_image(image: Image.Image, view: View) -> Image.Image:
     """The window on the image, resized with a triangle filter (antialiased when it shrinks)."""
-    height, width = view.size
     window = (view.left, view.top, view.right, view.bottom)
-    seen = image.resize((width, height), Image.Resampling.BILINEAR, box=window)
+    seen = image.resize(view.size[::-1], Image.Resampling.BILINEAR, box=window)
     return functional.horizontal_flip(seen) if view.flip else seen
 
 
@@ -106,10 +100,12 @@ def view_masks(rles: Sequence[rle.Rle], size: tuple[int, int], view: View) -> np
     A pixel belongs to the object when more than half of what the filter sees does.
     """
     seen = np.zeros((len(rles), *view.size), dtype=bool)
-    for i, patch in enumerate(patch_of(box, view) for box in rle.boxes(rles)):
-        if patch is not None:  # one after another: together they could need any amount of memory
-            mask = rle.decode([rles[i]], size)[0]  # [H,W]
-            seen[i][patch] = resize_patch(mask, *patch, view)
+    for one, box, result in zip(rles, rle.boxes(rles), seen, strict=True):
+        rows = reach(box[1], box[3], view.top, view.bottom, view.size[0])
+        columns = reach(box[0], box[2], view.left, view.right, view.size[1])
+        if rows.start < rows.stop and columns.start < columns.stop:
+            mask = rle.decode([one], size)[0]  # [H,W], one at a time to save memory
+            result[rows, columns] = resize_patch(mask, rows, columns, view)
     return seen[:, :, ::-1] if view.flip else seen
 
 
@@ -152,7 +148,10 @@ def recolour(image: Image.Image, colour: Colour) -> Image.Image:
     """
     saturation = 0.0 if colour.grey else colour.saturation
     mixed = saturation * np.eye(3) + (1 - saturation) * np.tile(LUMA, (3, 1))
-    matrix = colour.brightness * colour.contrast * hue_turn(colour.hue) @ mixed
+    cos, sin = math.cos(2 * math.pi * colour.hue), math.sin(2 * math.pi * colour.hue)
+    turn = np.array([[1, 0, 0], [0, cos, sin], [0, -sin, cos]])
+    turn = np.linalg.inv(YIQ) @ turn @ YIQ
+    matrix = colour.brightness * colour.contrast * turn @ mixed
     mean = LUMA @ np.array(image.resize((1, 1), Image.Resampling.BOX).getpixel((0, 0)))
     offset = np.full((3, 1), (1 - colour.contrast) * colour.brightness * mean)
     return image.convert("RGB", tuple(np.hstack([matrix, offset]).ravel().tolist()))
@@ -174,23 +173,8 @@ def overlap(offset: int, source: int, target: int) -> tuple[slice, slice]:
     return slice(start, stop), slice(start - offset, stop - offset)
 
 
-def hue_turn(part: float) -> np.ndarray:
-    """The map of RGB colours that turns their chroma by this part of the circle."""
-    cos, sin = math.cos(2 * math.pi * part), math.sin(2 * math.pi * part)
-    turn = np.array([[1, 0, 0], [0, cos, sin], [0, -sin, cos]])
-    return np.linalg.inv(YIQ) @ turn @ YIQ
-
-
-def patch_of(box: np.ndarray, view: View) -> tuple[slice, slice] | None:
-    """The rows and columns of the result that a mask with this source box can reach."""
-    columns = reach(box[0], box[2], view.left, view.right, view.size[1])
-    rows = reach(box[1], box[3], view.top, view.bottom, view.size[0])
-    if columns.start >= columns.stop or rows.start >= rows.stop:
-        return None
-    return rows, columns
-
-
 def reach(low: float, high: float, start: int, stop: int, pixels: int) -> slice:
+    """One side: the pixels of the result that a mask from `low` to `high` can reach."""
     scale = pixels / (stop - start)
     margin = max(1.0, scale)  # half the width of the filter, in pixels of the result
     first = math.floor((low - start) * scale - margin)

@@ -10,9 +10,10 @@ Links inside it are followed, as many data sets consist of them; nothing is ever
 from __future__ import annotations
 
 import json
+import os
 import re
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -72,15 +73,13 @@ def find(root: Path, split: str) -> Source | None:
 def read(source: Source, bad: BadRecords) -> dict[str, Any]:
     """The content of the json file; its records are checked by the functions below."""
     path = source.path
+    if os.path.exists(path) and not path.is_file():  # a pipe or a device would be read forever
+        raise InputError(f"{path} is no file: give the path of a COCO json file")
     try:
-        if path.exists() and not path.is_file():  # a pipe or a device would be read forever
-            raise InputError(f"{path} is no file: give the path of a COCO json file")
         raw = path.read_bytes()
         text = raw.decode(json.detect_encoding(raw))
         del raw  # before the records need its memory
         return json.loads(text, object_pairs_hook=slim)
-    except InputError:
-        raise
     except OSError as reason:
         raise InputError(
             f"{path} cannot be read ({reason.strerror}): give the path of a COCO json file"
@@ -102,7 +101,7 @@ def beside(file: Path, split: str, root: Path | None = None) -> Source:
 
 
 def require_lists(content: Any, source: str | Path) -> None:
-    """Raises InputError unless the content has the three lists."""
+    """Checks that the content has the three lists, raises InputError."""
     for key in LISTS:
         if not isinstance(content, dict) or not isinstance(content.get(key), list):
             raise InputError(
@@ -136,17 +135,15 @@ def categories(content: dict, source: str | Path, bad: BadRecords) -> list[Categ
     return [Category(index, id_, name) for index, (id_, name) in enumerate(named)]
 
 
-def images(
-    content: dict, source: str | Path, bad: BadRecords
-) -> tuple[list[ImageRecord], list[bytes]]:
-    """The images, and of each the counts of its void region (empty where there is none)."""
+def images(content: dict, source: str | Path, bad: BadRecords) -> list[tuple[ImageRecord, bytes]]:
+    """The images, each with the counts of its void region (empty where there is none)."""
 
     def check(record: dict) -> tuple[ImageRecord, bytes]:
         width, height = whole(record, "width"), whole(record, "height")
-        if width < 1 or height < 1:
-            raise InputError(f"is {width} x {height} pixels: correct its size")
-        if width * height > MOST_PIXELS:
-            raise InputError(f"is {width} x {height} pixels: {MOST_PIXELS} are the most")
+        if width < 1 or height < 1 or width * height > MOST_PIXELS:
+            raise InputError(
+                f"is {width} x {height} pixels: correct its size, {MOST_PIXELS} pixels are the most"
+            )
         void = b""
         if record.get("void") is not None:
             try:
@@ -160,13 +157,13 @@ def images(
     found = list(checked(content, "images", check, source, bad))
     if not found:
         raise InputError(f"{source} lists no images: give a file with at least one")
-    return [image for image, _ in found], [void for _, void in found]
+    return found
 
 
 def annotations(
     content: dict,
-    records: list[ImageRecord],
-    classes: list[Category],
+    records: Sequence[ImageRecord],
+    classes: Sequence[Category],
     source: str | Path,
     bad: BadRecords,
 ) -> Iterator[Row]:
@@ -197,11 +194,7 @@ def annotations(
 
 
 def checked(
-    content: dict,
-    key: str,
-    check: Callable[[dict], Any],
-    source: str | Path,
-    bad: BadRecords,
+    content: dict, key: str, check: Callable[[dict], Any], source: str | Path, bad: BadRecords
 ) -> Iterator[Any]:
     """What `check` makes of each record of a list; the bad ones go to `bad`.
 

@@ -65,7 +65,7 @@ def through_the_grid(
 
 def target_of(annotation: Annotation, size: tuple[int, int], padded: tuple[int, int]) -> Target:
     """The target with all objects, however small."""
-    view = transforms.fit_view(*annotation.orig_size, size)
+    view = transforms.View(0, 0, *annotation.orig_size[::-1], size)
 
     def padded_masks(rles: list[rle.Rle]) -> Tensor:
         masks = torch.zeros(len(rles), *padded, dtype=torch.bool)
