@@ -7,8 +7,8 @@ because a mask that is perfect on VOC may cover half of the void border.
 import contextlib
 import io
 import math
-from collections import defaultdict
-from dataclasses import asdict, dataclass
+from collections import Counter, defaultdict
+from dataclasses import dataclass
 
 import numpy as np
 from pycocotools import mask as coco_mask
@@ -38,12 +38,11 @@ class ClassScore:
 class Scores:
     """Result of one evaluation.
 
-    Args:
-        metrics, void_removed, boxes: the 12 COCO numbers under the keys of `METRICS`: 0..1, or -1.0
-            if the ground truth has nothing of the kind. AR100 is the recall at `max_dets`. The
-            fields with void removed are None for sets without void.
-        best_threshold: lies between two scores, so that `>` and `>=` keep the same predictions.
-            None, as f1, precision and recall, if no prediction hits an object.
+    metrics, void_removed, boxes: the 12 numbers of `METRICS`, 0..1, or -1.0 if the ground truth has
+        nothing of the kind; AR100 is the recall at `max_dets`. The fields with void removed are
+        None for sets without void.
+    best_threshold: lies between two scores, so that `>` and `>=` keep the same predictions. None,
+        as f1, precision and recall, if no prediction hits an object.
     """
 
     images: int
@@ -70,13 +69,9 @@ class Scores:
         """The per-category table that belongs to `headline`."""
         return self.per_class_void_removed or self.per_class
 
-    def as_dict(self) -> dict:
-        """Plain values only, ready for json."""
-        return asdict(self)
-
     @classmethod
     def from_dict(cls, plain: dict) -> "Scores":
-        """The scores of `as_dict`."""
+        """The scores of `dataclasses.asdict`."""
         rows = {
             key: None if plain[key] is None else [ClassScore(**row) for row in plain[key]]
             for key in ("per_class", "per_class_void_removed")
@@ -92,8 +87,8 @@ def score(ground_truth: dict, detections: list[dict], *, max_dets: int = 100) ->
             object nor background), categories (id, name), annotations (image_id, category_id,
             segmentation as RLE; area, bbox and iscrowd as in COCO, from the mask if missing).
         detections: image_id, category_id, segmentation (RLE at the size of the image), score, and
-            optionally best: where it is False, the detection counts for AP, but is not displayed
-            and does not count for the threshold.
+            optionally best: False for those that count for AP, but not for the threshold, because
+            they are not displayed.
         max_dets: how many detections per image and class count, the best ones.
     Raises:
         ValueError: if COCOeval would silently drop or misread a detection.
@@ -131,33 +126,36 @@ def score(ground_truth: dict, detections: list[dict], *, max_dets: int = 100) ->
 def remove_void(ground_truth: dict, detections: list[dict]) -> list[dict]:
     """Removes the pixels inside void from the masks of detections.
 
-    Detections wholly inside void are dropped: they are neither right nor wrong. Training treats
-    such queries the same way.
+    Those wholly inside void are dropped: as in training, they are neither right nor wrong.
     """
     of_image = defaultdict(list)
-    for position, detection in enumerate(detections):
-        of_image[detection["image_id"]].append(position)
-    outside: list[dict | None] = list(detections)
+    for detection in detections:
+        of_image[detection["image_id"]].append(detection)
+    outside = []
     for image in ground_truth["images"]:
+        found = of_image[image["id"]]
         if image.get("void"):
-            positions = of_image[image["id"]]
-            masks = rle.subtract([detections[i]["segmentation"] for i in positions], image["void"])
-            for i, mask, area in zip(positions, masks, rle.area(masks), strict=True):
-                outside[i] = {**detections[i], "segmentation": mask} if area else None
-    return [detection for detection in outside if detection is not None]
+            masks = rle.subtract([each["segmentation"] for each in found], image["void"])
+            found = [
+                {**each, "segmentation": mask}
+                for each, mask, area in zip(found, masks, rle.area(masks), strict=True)
+                if area
+            ]
+        outside += found
+    return outside
 
 
 def check(ground_truth: dict, detections: list[dict]) -> None:
     """Raises ValueError if COCOeval would silently drop or misread a detection."""
     sizes = {image["id"]: [image["height"], image["width"]] for image in ground_truth["images"]}
     categories = {category["id"] for category in ground_truth["categories"]}
-    for number, one in enumerate(detections):
-        size = list(one["segmentation"]["size"])
-        known = sizes.get(one["image_id"]) == size and one["category_id"] in categories
-        if not (known and math.isfinite(one["score"])):
+    for number, each in enumerate(detections):
+        size = list(each["segmentation"]["size"])
+        known = sizes.get(each["image_id"]) == size and each["category_id"] in categories
+        if not (known and math.isfinite(each["score"])):
             raise ValueError(
-                f"detection {number} (image {one['image_id']}, category {one['category_id']}, "
-                f"size {size}, score {one['score']}) does not fit the ground truth"
+                f"detection {number} (image {each['image_id']}, category {each['category_id']}, "
+                f"size {size}, score {each['score']}) does not fit the ground truth"
             )
 
 
@@ -183,22 +181,15 @@ def run_cocoeval(
 ) -> COCOeval:
     """An accumulated COCOeval. The records are copied, as COCOeval writes into its own."""
     with contextlib.redirect_stdout(io.StringIO()):
-        evaluation = COCOeval(coco_of(ground_truth, truths), coco_of(ground_truth, found), kind)
+        sides = COCO(), COCO()
+        for coco, records in zip(sides, (truths, found)):
+            coco.dataset = {**ground_truth, "annotations": [dict(record) for record in records]}
+            coco.createIndex()
+        evaluation = COCOeval(*sides, kind)
         evaluation.params.maxDets = [1, min(10, max_dets), max_dets]
         evaluation.evaluate()
         evaluation.accumulate()
     return evaluation
-
-
-def coco_of(ground_truth: dict, annotations: list[dict]) -> COCO:
-    coco = COCO()
-    coco.dataset = {
-        "images": ground_truth["images"],
-        "categories": ground_truth["categories"],
-        "annotations": [dict(annotation) for annotation in annotations],
-    }
-    coco.createIndex()
-    return coco
 
 
 def mean_of_present(values: np.ndarray) -> float:
@@ -209,53 +200,42 @@ def mean_of_present(values: np.ndarray) -> float:
 
 def twelve_numbers(evaluation: COCOeval) -> dict[str, float]:
     """The 12 COCO numbers. COCOeval.summarize prints, and fails for other values of maxDets."""
-    precision = evaluation.eval["precision"]  # [T,R,K,A,M]: IoU, recall, class, area, maxDets
-    recall = evaluation.eval["recall"]  # [T,K,A,M]
-    at = {round(float(t), 2): i for i, t in enumerate(evaluation.params.iouThrs)}
-    values = [
-        mean_of_present(precision[:, :, :, 0, 2]),
-        mean_of_present(precision[at[0.5], :, :, 0, 2]),
-        mean_of_present(precision[at[0.75], :, :, 0, 2]),
-        *(mean_of_present(precision[:, :, :, area, 2]) for area in range(1, len(AREAS))),
-        *(mean_of_present(recall[:, :, 0, dets]) for dets in range(3)),
-        *(mean_of_present(recall[:, :, area, 2]) for area in range(1, len(AREAS))),
-    ]
-    return dict(zip(METRICS, values, strict=True))
+    precision = evaluation.eval["precision"][..., 2]  # [T,R,K,A]: IoU, recall, class, area
+    recall = evaluation.eval["recall"]  # [T,K,A,M], M: maxDets
+    values = (
+        *(precision[ious, :, :, 0] for ious in (slice(None), 0, 5)),  # IoU 0.50:0.95, 0.50, 0.75
+        *(precision[..., area] for area in range(1, len(AREAS))),
+        *(recall[:, :, 0, dets] for dets in range(3)),
+        *(recall[:, :, area, 2] for area in range(1, len(AREAS))),
+    )
+    return dict(zip(METRICS, map(mean_of_present, values), strict=True))
 
 
 def class_scores(evaluation: COCOeval, ground_truth: dict, truths: list[dict]) -> list[ClassScore]:
     """One row per category, in the order of the ground truth's categories."""
-    objects = defaultdict(int)
-    for truth in truths:
-        objects[truth["category_id"]] += not truth["iscrowd"]
-    precision, recall = evaluation.eval["precision"], evaluation.eval["recall"]
-    column = {k: i for i, k in enumerate(evaluation.params.catIds)}
+    objects = Counter(truth["category_id"] for truth in truths if not truth["iscrowd"])
+    precision = evaluation.eval["precision"][:, :, :, 0, 2]  # [T,R,K]
+    recall = evaluation.eval["recall"][:, :, 0, 2]  # [T,K]
     rows = []
     for category in ground_truth["categories"]:
-        k = column[category["id"]]
-        ap, ap50 = (
-            mean_of_present(precision[:, :, k, 0, 2]),
-            mean_of_present(precision[0, :, k, 0, 2]),
-        )
-        ar = mean_of_present(recall[:, k, 0, 2])
-        rows.append(ClassScore(category["name"], objects[category["id"]], ap, ap50, ar))
+        k = evaluation.params.catIds.index(category["id"])
+        values = precision[:, :, k], precision[0, :, k], recall[:, k]
+        means = map(mean_of_present, values)
+        rows.append(ClassScore(category["name"], objects[category["id"]], *means))
     return rows
 
 
 def best_f1(evaluation: COCOeval) -> dict[str, float | None]:
     """best_threshold with its f1, precision and recall, from COCOeval's own matches at IoU 0.5.
 
-    Matches are made in the order of the scores, so those above a threshold do not change when the
-    ones below are dropped. Predictions on crowds do not count. Of equal F1 the highest threshold
-    wins.
+    Matches are made in the order of the scores, so those above a threshold do not depend on the
+    ones below. Predictions on crowds do not count. Of equal F1 the highest threshold wins.
     """
     nothing = dict.fromkeys(("best_threshold", "f1", "precision", "recall"))
-    images = len(evaluation.params.imgIds)
-    whole_range = (  # evalImgs runs over classes, area ranges, images; area range 0 is "all"
-        evaluation.evalImgs[start : start + images]
-        for start in range(0, len(evaluation.evalImgs), len(AREAS) * max(images, 1))
-    )
-    matches = [each for of_class in whole_range for each in of_class if each is not None]
+    # evalImgs runs over classes, area ranges, images; area range 0 is "all".
+    shape = (-1, len(AREAS), max(len(evaluation.params.imgIds), 1))
+    found = np.array(evaluation.evalImgs, dtype=object).reshape(shape)[:, 0].flat
+    matches = [each for each in found if each is not None]
     if not matches:
         return nothing
     objects = sum(int((np.asarray(each["gtIgnore"]) == 0).sum()) for each in matches)

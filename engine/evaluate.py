@@ -4,6 +4,7 @@ import argparse
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -16,11 +17,12 @@ from data.errors import InputError
 from data.loaders import eval_loader
 from data.presets import EvalPreset
 from engine import checkpoint, dist, files, options, skipped
-from engine.coco_ap import FIELDS, Scores, score
+from engine.coco_ap import FIELDS, score
 from engine.files import newest_checkpoint
 from engine.log import info
 from engine.loop import run_inference
 from engine.report.metrics_block import MeanLoss, all_metrics, block
+from engine.report.summary import epochs_of
 from engine.report.tables import table
 from engine.values import device_for
 from mobileinst import zoo
@@ -53,15 +55,15 @@ def parse(argv: list[str]) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def data_of(opts: argparse.Namespace, trained_with: dict) -> argparse.Namespace:
-    """Completes the data options: where none are given, those of the training."""
+def open_split(opts: argparse.Namespace, trained_with: dict) -> CocoDataset:
+    """The split that the options name; without data options, of the data of the training."""
     if not (opts.data or opts.train_json or opts.val_json):
         for name in ("data", "train_json", "val_json", "images"):
             if getattr(opts, name) is None and trained_with[name] is not None:
                 setattr(opts, name, Path(trained_with[name]))
         opts.crowd_as_instances |= trained_with["crowd_as_instances"]
         opts.skip_bad_records |= trained_with["skip_bad_records"]
-    return opts
+    return open_splits(opts, (opts.split,))[opts.split]
 
 
 def open_splits(
@@ -102,42 +104,10 @@ def predictions(
         world_size=dist.world_size(),
     )
     ids = [category.id for category in dataset.categories]
-    keywords = {"threshold": threshold, "callback": callback, "title": dataset.name}
-    detections = run_inference(model, postprocess, loader, device, ids, **keywords)
+    settings = {"threshold": threshold, "callback": callback, "title": dataset.name}
+    detections = run_inference(model, postprocess, loader, device, ids, **settings)
     skipped.gather(dataset.bad)
     return detections
-
-
-def ground_truth_as_predictions(ground_truth: dict) -> list[dict]:
-    """All objects except crowds as perfect detections."""
-    return [
-        {**annotation, "score": 1.0}
-        for annotation in ground_truth["annotations"]
-        if not annotation["iscrowd"]
-    ]
-
-
-def most_objects(ground_truth: dict) -> int:
-    """The largest number of objects in one image."""
-    counts = Counter(annotation["image_id"] for annotation in ground_truth["annotations"])
-    return max(counts.values(), default=0)
-
-
-def write_results(path: Path, detections: list[dict], scores: Scores, about: dict) -> None:
-    """Writes `about`, the scores, and the detections in the COCO result format."""
-    listed = [
-        {**{key: each[key] for key in FIELDS}, "segmentation": rle.to_json(each["segmentation"])}
-        for each in detections
-    ]
-    content = {**about, "scores": scores.as_dict(), "detections": listed}
-    files.write_json(path, content, "name another")
-
-
-def epochs_of(content: dict) -> float:
-    """The number of epochs that the weights of a checkpoint were trained for."""
-    opts = content["options"]
-    per_step = opts["batch_size"] * opts["accumulate"] * content["world_size"]
-    return content["iteration"] * per_step / content["num_images"]
 
 
 def main(argv: list[str], builder: checkpoint.Builder = zoo.build_from_config) -> None:
@@ -152,15 +122,20 @@ def main(argv: list[str], builder: checkpoint.Builder = zoo.build_from_config) -
 
 
 def score_ground_truth(opts: argparse.Namespace) -> None:
-    """Prints the table of the ground truth scored against itself."""
+    """Prints the table of the ground truth scored against itself; crowds are no predictions."""
+    trained_with = {}
     if not (opts.data or opts.train_json or opts.val_json):
-        path = opts.checkpoint or newest_checkpoint(options.RUNS)
-        data_of(opts, checkpoint.load(path)["options"])
-    dataset = open_splits(opts, (opts.split,))[opts.split]
+        trained_with = checkpoint.load(opts.checkpoint or newest_checkpoint(options.RUNS))[
+            "options"
+        ]
+    dataset = open_split(opts, trained_with)
     ground_truth = dataset.ground_truth()
     info(f"the ground truth as predictions, {dataset.summary()}")
-    limit = opts.max_detections or max(100, most_objects(ground_truth))
-    info(table(score(ground_truth, ground_truth_as_predictions(ground_truth), max_dets=limit)))
+    objects = ground_truth["annotations"]
+    perfect = [{**each, "score": 1.0} for each in objects if not each["iscrowd"]]
+    most = max(Counter(each["image_id"] for each in objects).values(), default=0)
+    limit = opts.max_detections or max(100, most)
+    info(table(score(ground_truth, perfect, max_dets=limit)))
     skipped.report_skipped([dataset.bad])
 
 
@@ -170,8 +145,7 @@ def score_checkpoint(opts: argparse.Namespace, builder: checkpoint.Builder) -> N
         device = dist.device_for(device_for(opts.device))
         path = opts.checkpoint or newest_checkpoint(options.RUNS)
         content = checkpoint.load(path)
-        data_of(opts, content["options"])
-    dataset = dist.local_first(lambda: open_splits(opts, (opts.split,))[opts.split], InputError)
+    dataset = dist.local_first(lambda: open_split(opts, content["options"]), InputError)
     with dist.synced_errors(InputError):
         dataset.require_classes([entry["name"] for entry in content["classes"]])
         model, criterion, postprocess = checkpoint.build(content, builder)
@@ -194,21 +168,26 @@ def score_checkpoint(opts: argparse.Namespace, builder: checkpoint.Builder) -> N
         loss.gather()
     if not dist.is_main_process():
         return
-    ground_truth = dataset.ground_truth()  # unreadable images are known by now
+    ground_truth = dataset.ground_truth()  # without the images that could not be read
     scores = score(ground_truth, detections, max_dets=limit)
     info(table(scores))
-    about = {
+    results = {
         "checkpoint": str(path),
         "split": opts.split,
         "categories": ground_truth["categories"],
         "skipped": skipped.records_of(dataset.bad),
+        "scores": asdict(scores),
     }
     if loss:
         seconds = time.perf_counter() - start
-        about["metrics"] = all_metrics(scores, loss, seconds, epochs_of(content))
-        info(f"\n{block(about['metrics'])}\n")
+        results["metrics"] = all_metrics(scores, loss, seconds, epochs_of(content))
+        info(f"\n{block(results['metrics'])}\n")
+    results["detections"] = [
+        {key: each[key] for key in FIELDS} | {"segmentation": rle.to_json(each["segmentation"])}
+        for each in detections
+    ]
     out = opts.out or path.with_name(f"{path.stem}_{opts.split}_results.json")
-    write_results(out, detections, scores, about)
+    files.write_json(out, results, "name another")
     info(f"results: {out}")
     skipped.report_skipped([dataset.bad], out)
 

@@ -7,7 +7,6 @@ new folder, wherever the names of images or the lines of lists point to.
 import argparse
 import csv
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -25,9 +24,8 @@ from engine.log import info, progress
 from engine.report import draw
 from engine.values import device_for
 from mobileinst import zoo
-from mobileinst.set_prediction.postprocess import Postprocess
 
-NAME_BYTES = 100  # of an image's name in the names of its results; file systems allow 255 in all
+NAME_BYTES = 100  # of an image's name in those of its results; file systems allow 255 in all
 COLUMNS = ("image", "object", "class", "score", "area", "x0", "y0", "x1", "y1", "cx", "cy")
 
 
@@ -49,14 +47,20 @@ def images_of(paths: list[Path]) -> list[Path]:
     """Paths of images: files, the images in folders, the lines of lists.
 
     Raises:
-        InputError: if there are none.
+        InputError: if there are none, or a list is not text.
     """
     found = []
     for path in paths:
         if path.is_dir():
             found += sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
         elif path.suffix == ".txt" and path.is_file():
-            found += [path.parent / line for line in lines_of(path)]
+            try:
+                lines = path.read_text(encoding="utf-8").splitlines()
+            except (OSError, ValueError) as error:
+                raise InputError(
+                    f"{path}: not a list of images ({error}); save it as UTF-8"
+                ) from None
+            found += [path.parent / line.strip() for line in lines if line.strip()]
         else:
             found.append(path)
     if not found:
@@ -64,31 +68,6 @@ def images_of(paths: list[Path]) -> list[Path]:
             f"{', '.join(map(str, paths))}: no images ({', '.join(SUFFIXES)}) in there; name others"
         )
     return found
-
-
-def lines_of(path: Path) -> list[str]:
-    """The non-empty lines of a list; raises InputError if it is not text."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: not a list of images ({error}); save it as UTF-8") from None
-    return [line.strip() for line in lines if line.strip()]
-
-
-@torch.inference_mode()
-def find_objects(
-    model: torch.nn.Module,
-    postprocess: Postprocess,
-    image: Image.Image,
-    preset: EvalPreset,
-    threshold: float | None,
-    device: torch.device,
-) -> dict:
-    """The results of one image, masks as RLE at its size."""
-    empty = Annotation(np.zeros(0, np.int64), [], None, 0, (image.height, image.width))
-    batch = collate([preset(image, empty)]).to(device)
-    outputs = model(batch.images, batch.padding)
-    return postprocess(outputs, batch.sizes(), threshold, encode=rle.encode)[0]
 
 
 def instance_map(masks: list[dict], size: tuple[int, int]) -> Image.Image:
@@ -103,67 +82,54 @@ def instance_map(masks: list[dict], size: tuple[int, int]) -> Image.Image:
     return Image.fromarray(ids)
 
 
-@dataclass
-class Tables:
-    """Objects of all images so far: rows of the csv, records of the json."""
+class Predictor:
+    """Writes the results of images into a folder, and collects their objects.
 
-    categories: list[dict]
-    rows: list[tuple] = field(default_factory=list)
-    images: list[dict] = field(default_factory=list)
-    annotations: list[dict] = field(default_factory=list)
+    Args:
+        categories: of the training data, in the order of the model's classes.
+        find: image -> results of the contract, masks as RLE at its size.
+    """
 
-    def add(self, number: int, name: str, size: tuple[int, int], result: dict) -> None:
-        """Adds the results of one image; categories get the ids of the training data."""
-        self.images.append({"id": number, "file_name": name, "height": size[0], "width": size[1]})
-        columns = (result[key].tolist() for key in ("labels", "scores", "boxes"))
-        for place, (mask, label, score, box) in enumerate(zip(result["masks"], *columns), 1):
+    def __init__(
+        self, folder: Path, categories: list[dict], find: Callable[[Image.Image], dict]
+    ) -> None:
+        self.folder, self.find = folder, find
+        self.class_names = [category["name"] for category in categories]
+        self.rows: list[tuple] = []  # of objects.csv
+        self.coco: dict[str, list] = {"images": [], "categories": categories, "annotations": []}
+
+    def add(self, number: int, path: Path) -> None:
+        """Predicts one image and writes its overlay and instance map."""
+        image = read_rgb(path)
+        result = self.find(image)
+        labels, scores, boxes = (result[key].tolist() for key in ("labels", "scores", "boxes"))
+        masks, size = result["masks"], (image.height, image.width)
+        stem = path.stem.encode("utf-8", "replace")[:NAME_BYTES].decode("utf-8", "ignore")
+        target = f"{self.folder}/{number:05d}_{stem}"
+        overlay = draw.overlay(image, labels, scores, masks, self.class_names)
+        overlay.save(f"{target}_overlay.jpg", quality=92)
+        instance_map(masks, size).save(f"{target}_instances.png")
+        self.coco["images"].append(
+            {"id": number, "file_name": path.name, "height": size[0], "width": size[1]}
+        )
+        ids = [self.coco["categories"][label]["id"] for label in labels]
+        records = rle.records(masks, ids, number, len(self.coco["annotations"]) + 1)
+        for record, score in zip(records, scores, strict=True):
+            self.coco["annotations"].append(record | {"score": round(score, 5)})
+        objects = zip(masks, labels, scores, boxes, strict=True)
+        for place, (mask, label, score, box) in enumerate(objects, 1):
             ys, xs = np.nonzero(rle.decode([mask], size)[0])
             centre = round(float(xs.mean()), 1), round(float(ys.mean()), 1)
-            category = self.categories[label]
-            shown = (category["name"], round(score, 4), len(xs), *map(int, box), *centre)
-            self.rows.append((name, place, *shown))
-            x0, y0, x1, y1 = box
-            self.annotations.append(
-                {
-                    "id": len(self.annotations) + 1,
-                    "image_id": number,
-                    "category_id": category["id"],
-                    "segmentation": rle.to_json(mask),
-                    "area": len(xs),
-                    "bbox": [x0, y0, x1 - x0, y1 - y0],
-                    "iscrowd": 0,
-                    "score": round(score, 5),
-                }
-            )
+            shown = self.class_names[label], round(score, 4), len(xs), *map(int, box), *centre
+            self.rows.append((path.name, place, *shown))
 
-    def write(self, out: Path) -> None:
+    def write(self) -> None:
+        """Writes objects.csv and objects.json."""
         # Names on a disk need not be UTF-8.
-        with open(out / "objects.csv", "w", encoding="utf-8", errors="backslashreplace",
+        with open(self.folder / "objects.csv", "w", encoding="utf-8", errors="backslashreplace",
                   newline="") as file:  # fmt: skip
             csv.writer(file).writerows([COLUMNS, *self.rows])
-        content = {"images": self.images, "categories": self.categories}
-        files.write_json(out / "objects.json", content | {"annotations": self.annotations})
-
-
-def short_name(path: Path) -> str:
-    """The name of an image without its suffix, cut so that more can be added to it."""
-    return path.stem.encode("utf-8", "replace")[:NAME_BYTES].decode("utf-8", "ignore")
-
-
-def write_image(
-    path: Path, number: int, out: Path, tables: Tables, find: Callable[[Image.Image], dict]
-) -> None:
-    """Writes the overlay and the instance map of one image and adds its objects to the tables."""
-    class_names = [category["name"] for category in tables.categories]
-    image = read_rgb(path)
-    size = (image.height, image.width)
-    result = find(image)
-    labels, scores = result["labels"].tolist(), result["scores"].tolist()
-    name = f"{number:05d}_{short_name(path)}"
-    overlay = draw.overlay(image, labels, scores, result["masks"], class_names)
-    overlay.save(out / f"{name}_overlay.jpg", quality=92)
-    instance_map(result["masks"], size).save(out / f"{name}_instances.png")
-    tables.add(number, path.name, size, result)
+        files.write_json(self.folder / "objects.json", self.coco)
 
 
 def main(argv: list[str], builder: checkpoint.Builder = zoo.build_from_config) -> None:
@@ -183,32 +149,38 @@ def main(argv: list[str], builder: checkpoint.Builder = zoo.build_from_config) -
     preset = EvalPreset(opts.image_size or content["options"]["image_size"])
     model, _, postprocess = checkpoint.build(content, builder)
     model.to(device)
-    tables = Tables([{"id": c["id"], "name": c["name"]} for c in content["classes"]])
-    bad = BadRecords(skip=True)
 
+    @torch.inference_mode()
     def find(image: Image.Image) -> dict:
-        return find_objects(model, postprocess, image, preset, threshold, device)
+        empty = Annotation(np.zeros(0, np.int64), [], None, 0, (image.height, image.width))
+        batch = collate([preset(image, empty)]).to(device)
+        outputs = model(batch.images, batch.padding)
+        return postprocess(outputs, batch.sizes(), threshold, encode=rle.encode)[0]
 
+    categories = [{"id": each["id"], "name": each["name"]} for each in content["classes"]]
+    bad = BadRecords(skip=True)
     with files.appearing(opts.out) as folder:
+        predictor = Predictor(folder, categories, find)
         for number, path in enumerate(progress(paths, desc="predicting", leave=False), 1):
             try:
-                write_image(path, number, folder, tables, find)
+                predictor.add(number, path)
             except InputError as error:
                 bad.note(error, path, f"image {number}")
-        if not tables.images:
+        images = predictor.coco["images"]
+        if not images:
             raise InputError(next(iter(bad)).reason)
-        tables.write(folder)
-        if len(bad):
-            files.write_json(folder / skipped.NAME, skipped.records_of(bad))
+        predictor.write()
+        skipped.write(folder, bad)
     info(
-        f"{len(tables.rows)} objects in {len(tables.images)} of {len(paths)} images, scores above "
+        f"{len(predictor.rows)} objects in {len(images)} of {len(paths)} images, scores above "
         f"{threshold:.3f} ({origin}): {opts.out}"
     )
-    skipped.report_skipped([bad], opts.out / skipped.NAME)
+    listed = opts.out / skipped.NAME
+    skipped.report_skipped([bad], listed)
     if len(bad) and not opts.skip_bad_records:
         raise InputError(
-            f"{len(bad)} of {len(paths)} images cannot be read, as {opts.out / skipped.NAME} lists;"
-            " replace them, or leave them out with --skip-bad-records"
+            f"{len(bad)} of {len(paths)} images cannot be read, as {listed} lists; "
+            "replace them, or leave them out with --skip-bad-records"
         )
 
 

@@ -3,7 +3,7 @@
 import os
 import platform
 import time
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -313,7 +313,7 @@ class Run:
         checkpoint.require_finite(self.trainer)
         content = checkpoint.weights_of(self.trainer) | self.about()
         checkpoint.save(
-            self.folder / "best.pt", content | {"scores": scores.as_dict(), "grid": self.grid}
+            self.folder / "best.pt", content | {"scores": asdict(scores), "grid": self.grid}
         )
 
 

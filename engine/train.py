@@ -311,10 +311,8 @@ def finish(run: Run) -> None:
     found = predict(run, shown, threshold)
     if not dist.is_main_process():
         return
-    title, indices = f"{run.folder.name}, {val.name}", list(range(len(shown)))
-    run.save_image(
-        "predictions.png", prediction_grid(shown, indices, found, threshold, title=title)
-    )
+    title = f"{run.folder.name}, {val.name}"
+    run.save_image("predictions.png", prediction_grid(shown, found, threshold, title=title))
     summary.write(run.folder)
     info(table(Scores.from_dict(content["scores"])))
     info(f"predictions.png shows scores above {threshold:.3f} ({origin})")

@@ -40,14 +40,13 @@ def spread(total: int, count: int) -> list[int]:
 
 def prediction_grid(
     dataset: CocoDataset,
-    indices: list[int],
     detections: list[dict],
     threshold: float,
     *,
     title: str,
     columns: int = 4,
 ) -> Image.Image:
-    """Draws the images of a data set at `indices`.
+    """Draws all images of a data set.
 
     Args:
         detections: in the COCO result format; those of other images are not drawn.
@@ -57,30 +56,21 @@ def prediction_grid(
     """
     index_of = {category.id: category.index for category in dataset.categories}
     drawn = []
-    for index in indices:
+    for index in range(len(dataset)):
         try:
             image, truth = dataset.read(index)
         except InputError as error:
             dataset.leave_out(index, error)
             continue
         found = [
-            each
+            (index_of[each["category_id"]], each["segmentation"], each["score"])
             for each in detections
             if each["image_id"] == truth.image_id and each["score"] > threshold
         ]
-        drawn.append(
-            draw.Example(
-                image,
-                draw.Objects(truth.labels, truth.rles),
-                draw.Objects(
-                    [index_of[each["category_id"]] for each in found],
-                    [each["segmentation"] for each in found],
-                    [each["score"] for each in found],
-                ),
-                truth.ignore,
-                dataset.images[index].file_name,
-            )
-        )
+        objects = draw.Objects(truth.labels, truth.rles)
+        predictions = draw.Objects(*zip(*found)) if found else draw.Objects([], [])
+        caption = dataset.images[index].file_name
+        drawn.append(draw.Example(image, objects, predictions, truth.ignore, caption))
     if not drawn:
         raise InputError(f"none of the images in {dataset.folder} can be read: give others")
     return draw.grid(drawn, dataset.class_names, title=title, columns=columns, threshold=threshold)
@@ -93,11 +83,10 @@ def save_image(image: Image.Image, path: Path) -> None:
         InputError: if the suffix is of no image format, or the file system does not allow it.
     """
     fix = "name a .png or .jpg"
-    kind = Image.registered_extensions().get(path.suffix.lower())
+    suffix = path.suffix
+    kind = Image.registered_extensions().get(suffix.lower())
     if kind is None:
-        raise InputError(
-            f"{path}: cannot be written (no image format ends in '{path.suffix}'); {fix}"
-        )
+        raise InputError(f"{path}: cannot be written (no image format ends in '{suffix}'); {fix}")
     with files.replacing(path, fix) as temporary:
         image.save(temporary, format=kind)
 
@@ -109,8 +98,7 @@ def main(argv: list[str], builder: checkpoint.Builder = zoo.build_from_config) -
     device = device_for(opts.device)
     path = opts.checkpoint or newest_checkpoint(options.RUNS)
     content = checkpoint.load(path)
-    evaluate.data_of(opts, content["options"])
-    dataset = evaluate.open_splits(opts, (opts.split,))[opts.split]
+    dataset = evaluate.open_split(opts, content["options"])
     dataset.require_classes([entry["name"] for entry in content["classes"]])
     threshold, origin = checkpoint.score_threshold(content["best"], opts.threshold)
     model, _, postprocess = checkpoint.build(content, builder)
@@ -125,14 +113,8 @@ def main(argv: list[str], builder: checkpoint.Builder = zoo.build_from_config) -
         device=device,
         threshold=threshold,
     )
-    sheet = prediction_grid(
-        shown,
-        list(range(len(shown))),
-        detections,
-        threshold,
-        title=f"{path.parent.name}, {opts.split}",
-        columns=opts.columns,
-    )
+    title = f"{path.parent.name}, {opts.split}"
+    sheet = prediction_grid(shown, detections, threshold, title=title, columns=opts.columns)
     out = opts.out or path.with_name(f"{path.stem}_{opts.split}.png")
     save_image(sheet, out)
     info(

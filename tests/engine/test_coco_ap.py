@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -226,7 +227,7 @@ def test_a_mask_over_half_the_void_is_perfect_only_without_void():
     assert "void removed" in tables.table(scores)
     # Void text as json holds it gives the same.
     image["void"] = rle.to_json(image["void"])
-    assert score(ground_truth, found).as_dict() == scores.as_dict()
+    assert asdict(score(ground_truth, found)) == asdict(scores)
     # A mask wholly inside void is neither right nor wrong.
     undecided = score(ground_truth, [*found, detection(truth, half, 0.99)])
     assert undecided.detections == 3
@@ -365,7 +366,7 @@ def test_detections_that_do_not_fit_are_refused(change, message):
 def test_result_is_plain_and_nothing_is_printed(capsys):
     ground_truth, found = random_set(9)
     scores = score(ground_truth, found)
-    again = json.loads(json.dumps(scores.as_dict()))
+    again = json.loads(json.dumps(asdict(scores)))
     assert again["metrics"] == scores.metrics
     assert again["per_class"][0]["name"] == "class 0"
     assert capsys.readouterr().out == ""
