@@ -133,7 +133,7 @@ def train_loader(
         rank,
         world_size,
     )
-    return Batches(TrainSamples(dataset, preset, seed), sampler, workers)
+    return Batches(Samples(dataset, preset, seed), sampler, workers)
 
 
 def eval_loader(
@@ -210,26 +210,35 @@ def permutation(num_images: int, seed: int, epoch: int) -> list[int]:
 
 
 class Samples(Dataset):
-    """Key -> the image through its preset, None, or the InputError that its file caused."""
+    """Key -> the image through its preset, or the InputError that its file caused.
 
-    def __init__(self, images: CocoDataset, preset: TrainPreset | EvalPreset) -> None:
-        self.images, self._preset = images, preset
+    Without a seed, for evaluation, an image that is left out is None. With one, for training, it is
+    the first readable one after it, some with pasted objects of a second image: drawn evenly from
+    all others that have objects, and nothing is pasted if it is left out. Every number for the
+    second comes from a generator of its own, so that the first does not depend on pasting.
+    """
+
+    def __init__(
+        self, images: CocoDataset, preset: TrainPreset | EvalPreset, seed: int | None = None
+    ) -> None:
+        self.images, self._preset, self._seed = images, preset, seed
+        self._copy_paste = getattr(preset, "copy_paste", 0.0)
+        with_objects = images.with_objects() if self._copy_paste > 0 else []
+        self._sources = np.array(with_objects, dtype=np.int64)
 
     def __getitem__(self, key: Key) -> Loaded:
         before = set(self.images.bad)
         try:
-            item = self._sample(key)
+            seeded = self._seed is not None
+            item = self._training(key) if seeded else self._view(key.index, key.canvas)
         except InputError as error:
             item = error
         return Loaded(item, [one for one in self.images.bad if one not in before])
 
-    def _sample(self, key: Key) -> Sample | None:
-        return self._view(key.index, key.canvas)
-
     def _view(
         self, index: int, canvas: Size, generator: torch.Generator | None = None
     ) -> Sample | None:
-        """None where the image is left out."""
+        """One image through the preset; None where it is left out."""
         try:
             image, annotation = self.images.read(index)
         except InputError as error:
@@ -237,22 +246,7 @@ class Samples(Dataset):
             return None
         return self._preset(image, annotation, canvas, generator)
 
-
-class TrainSamples(Samples):
-    """The image of a key, or the first readable one after it, some with pasted objects of a second.
-
-    The second one is drawn evenly from all other images that have objects; nothing is pasted if it
-    is left out. Every number for it comes from a generator of its own, so that the first one does
-    not depend on pasting.
-    """
-
-    def __init__(self, images: CocoDataset, preset: TrainPreset | EvalPreset, seed: int) -> None:
-        super().__init__(images, preset)
-        self._seed, self._copy_paste = seed, getattr(preset, "copy_paste", 0.0)
-        with_objects = images.with_objects() if self._copy_paste > 0 else []
-        self._sources = np.array(with_objects, dtype=np.int64)
-
-    def _sample(self, key: Key) -> Sample:
+    def _training(self, key: Key) -> Sample:
         count = len(self.images)
         for index in (*range(key.index, count), *range(key.index)):
             generator = seeds.generator(self._seed, SAMPLE, key.epoch, key.index)

@@ -23,14 +23,13 @@ Size = tuple[int, int]
 class TrainPreset:
     """Scale jitter, crop, flip, colour.
 
-    scale: range of the drawn scale; at 1 the whole image just fits into the canvas, below it is
-        smaller, above a part at a drawn place is seen (the idea of large-scale jitter, Ghiasi et
-        al. 2021). Drawn evenly in the logarithm, so that halving is as likely as doubling. The
-        default is our choice: evaluation, with its short side at the image size, shows a 4:3
-        image at about 1.3 of the fit, which lies near the middle of the range.
-    flip: probability of a mirrored image; brightness, contrast, saturation: the factor is drawn
-        from 1 - x .. 1 + x; hue: drawn from -x .. x of the colour circle; grey: probability of a
-        image without colour. The strengths are our choice: mild, as classes differ in colour.
+    scale: range of the drawn scale, evenly in the logarithm; at 1 the whole image just fits into
+        the canvas, below it is smaller, above a part at a drawn place is seen (large-scale jitter,
+        Ghiasi et al. 2021). The default is our choice: evaluation shows a 4:3 image at about 1.3
+        of the fit, near the middle of the range.
+    flip, grey: probability of a mirrored image, of one without colour.
+    brightness, contrast, saturation: the factor is drawn from 1 - x .. 1 + x. hue: from -x .. x of
+        the colour circle. The strengths are our choice: mild, as classes differ in colour.
     copy_paste: probability that objects of a second image, seen through a view of its own, are
         pasted onto an image by `paste_some`. The loader draws it, as it has to read that image.
     """
@@ -45,22 +44,16 @@ class TrainPreset:
     copy_paste: float = 0.0
 
     def __call__(
-        self,
-        image: Image.Image,
-        annotation: Annotation,
-        canvas: Size,
-        generator: torch.Generator,
+        self, image: Image.Image, annotation: Annotation, canvas: Size, generator: torch.Generator
     ) -> Sample:
         # One draw for everything, so that changing one setting leaves the other numbers alone.
         draws = torch.rand(9, generator=generator, dtype=torch.float64).tolist()
-        size = annotation.orig_size
-        low, high = (math.log(bound) for bound in self.scale)
-        fit = min(canvas[0] / size[0], canvas[1] / size[1])
+        (height, width), (low, high) = annotation.orig_size, map(math.log, self.scale)
+        fit = min(canvas[0] / height, canvas[1] / width)
         factor = fit * math.exp(low + draws[0] * (high - low))
-        top, bottom, height = window(size[0], canvas[0], factor, draws[1])
-        left, right, width = window(size[1], canvas[1], factor, draws[2])
-        flip = draws[3] < self.flip
-        view = transforms.View(left, top, right, bottom, (height, width), flip)
+        top, bottom, h = window(height, canvas[0], factor, draws[1])
+        left, right, w = window(width, canvas[1], factor, draws[2])
+        view = transforms.View(left, top, right, bottom, (h, w), flip=draws[3] < self.flip)
         around = [2 * draw - 1 for draw in draws[4:8]]  # -1..1
         colour = transforms.Colour(
             brightness=1 + self.brightness * around[0],
@@ -111,23 +104,18 @@ class EvalPreset:
 def paste_some(target: Sample, source: Sample, generator: torch.Generator) -> Sample:
     """Pastes each object of `source` with probability one half, but at least one, onto `target`.
 
-    What lies inside another object comes with it. All move as one group to a drawn place, so that
-    they keep covering each other as they did. A `source` without objects leaves `target` unchanged.
-    Objects have pixels, as in every sample that `transforms.apply` gives.
+    What lies inside another object comes with it. All move as one group to a drawn place. A
+    `source` without objects leaves `target` unchanged.
     """
     if not len(source.masks):
         return target
-    down, right, *draws = torch.rand(
-        2 + len(source.masks), generator=generator, dtype=torch.float64
-    ).tolist()
-    draws = np.array(draws)[outermost(source.masks)]
-    chosen = draws <= max(0.5, draws.min())  # [N]
+    draws = torch.rand(2 + len(source.masks), generator=generator, dtype=torch.float64).numpy()
+    votes = draws[2:][outermost(source.masks)]
+    chosen = votes <= max(0.5, votes.min())  # [N]
     together = source.masks[chosen].any(0)  # [h,w]
-    offset = (
-        place(together.any(1), target.size[0], down),
-        place(together.any(0), target.size[1], right),
-    )
-    return transforms.paste(target, source, chosen, offset)
+    down = place(together.any(1), target.size[0], draws[0])
+    right = place(together.any(0), target.size[1], draws[1])
+    return transforms.paste(target, source, chosen, (down, right))
 
 
 def outermost(masks: np.ndarray) -> np.ndarray:

@@ -34,9 +34,8 @@ def encode(masks: Tensor | np.ndarray) -> list[Rle]:
         masks = masks.detach().cpu().numpy()
     if len(masks) == 0:
         return []
-    return coco_mask.encode(
-        np.asfortranarray(masks.astype(np.uint8, copy=False).transpose(1, 2, 0))
-    )
+    columns = np.asfortranarray(masks.astype(np.uint8, copy=False).transpose(1, 2, 0))
+    return coco_mask.encode(columns)
 
 
 def decode(rles: Sequence[Rle], size: Sequence[int]) -> np.ndarray:
@@ -60,8 +59,8 @@ def from_annotation(segmentation: Any, height: int, width: int) -> Rle:
 
 def from_polygons(polygons: Sequence[np.ndarray], height: int, width: int) -> Rle:
     """Checked polygons (each x, y, x, y, ... in pixels) -> the RLE of their union."""
-    parts = coco_mask.frPyObjects([p.astype(np.float64) for p in polygons], height, width)
-    return coco_mask.merge(parts)
+    parts = [part.astype(np.float64) for part in polygons]
+    return coco_mask.merge(coco_mask.frPyObjects(parts, height, width))
 
 
 def polygons_of(segmentation: Any, height: int, width: int) -> list[np.ndarray]:
@@ -124,16 +123,12 @@ def boxes(rles: Sequence[Rle]) -> np.ndarray:
 
 def union(rles: Sequence[Rle], size: Sequence[int]) -> Rle:
     """All masks together; an empty mask of `size` (h, w) when there are none."""
-    if len(rles) == 0:
-        return encode(np.zeros((1, *size), dtype=bool))[0]
     require_size(rles, size)
-    return coco_mask.merge(list(rles))
+    return coco_mask.merge(list(rles) or encode(np.zeros((1, *size), dtype=bool)))
 
 
 def subtract(rles: Sequence[Rle], region: Rle) -> list[Rle]:
     """Each mask without the pixels of `region`."""
-    if len(rles) == 0:
-        return []
     require_size(rles, region["size"])
     outside = encode(~decode([region], region["size"]))[0]
     return [coco_mask.merge([one, outside], intersect=True) for one in rles]

@@ -20,12 +20,10 @@ from torchvision.transforms.v2 import functional
 from data import rle
 from data.batch import Annotation, Sample
 
-# Our choice: objects left with fewer pixels than this by crop and scale are dropped. They show
-# nothing of their class, and at stride 8 such a mask has no cell of its own.
+# Our choices. Objects left with fewer pixels by crop and scale are dropped: at stride 8 such a mask
+# has no cell of its own. Where pasted objects leave less than this part of an object visible, the
+# sliver hardly shows its class and becomes `ignore`.
 SMALLEST_OBJECT = 4
-
-# Our choice: an object of which pasted ones leave less than this part visible is no target any
-# more, as the sliver hardly shows its class. It is no background either: it becomes `ignore`.
 LEAST_VISIBLE = 0.1
 
 # RGB -> luma and two chroma axes (NTSC), the space in which hue is an angle.
@@ -69,8 +67,7 @@ def apply(
 ) -> Sample:
     """Image and annotation through the view -> a sample to be padded to `canvas`."""
     image = view_image(image, view)
-    if colour is not None:
-        image = recolour(image, colour)
+    image = recolour(image, colour) if colour else image
     masks = view_masks(annotation.rles, annotation.orig_size, view)  # [N,h,w]
     ignored = [] if annotation.ignore is None else [annotation.ignore]
     ignore = view_masks(ignored, annotation.orig_size, view).any(0)  # [h,w]
@@ -89,8 +86,8 @@ def apply(
 
 def view_image(image: Image.Image, view: View) -> Image.Image:
     """The window on the image, resized with a triangle filter (antialiased when it shrinks)."""
-    window = (view.left, view.top, view.right, view.bottom)
-    seen = image.resize(view.size[::-1], Image.Resampling.BILINEAR, box=window)
+    box = (view.left, view.top, view.right, view.bottom)
+    seen = image.resize(view.size[::-1], Image.Resampling.BILINEAR, box)
     return functional.horizontal_flip(seen) if view.flip else seen
 
 
@@ -112,10 +109,8 @@ def view_masks(rles: Sequence[rle.Rle], size: tuple[int, int], view: View) -> np
 def paste(target: Sample, source: Sample, chosen: np.ndarray, offset: tuple[int, int]) -> Sample:
     """Objects of one image in front of another (Ghiasi et al. 2021, "Simple Copy-Paste").
 
-    chosen: bool [N], which objects of `source`; offset: (down, right) in pixels, where the upper
-    left corner of `source` comes to lie in `target`. The result keeps the size and the id of
-    `target`; what lands outside it is cut off. Pasted hard: the paper found that blending the
-    edges gains nothing, and so every pixel and its mask come from one image alone.
+    chosen: bool [N], which objects of `source`; offset: (down, right) in pixels of its upper left
+    corner in `target`. What lands outside is cut off. Edges are not blended, as in the paper.
 
     Void and crowds of `source` stay behind. Covered pixels are removed from the objects and
     `ignore` of `target`; of objects that end up (nearly) hidden, what is left becomes `ignore`.
@@ -143,8 +138,8 @@ def paste(target: Sample, source: Sample, chosen: np.ndarray, offset: tuple[int,
 def recolour(image: Image.Image, colour: Colour) -> Image.Image:
     """Hue, saturation, brightness, contrast as one linear map of the colours.
 
-    Our choice, because one pass costs a fifth of four, and nothing is cut off between them. Each
-    part alone is the usual one; hue is a turn around the grey axis that keeps the luma.
+    Our choice: one pass costs a fifth of four, and nothing is cut off between them. Hue is a turn
+    around the grey axis that keeps the luma.
     """
     saturation = 0.0 if colour.grey else colour.saturation
     mixed = saturation * np.eye(3) + (1 - saturation) * np.tile(LUMA, (3, 1))
@@ -188,11 +183,8 @@ def resize_patch(mask: np.ndarray, rows: slice, columns: slice, view: View) -> n
     turned = Image.fromarray(mask.T.view(np.uint8) * np.uint8(255))
     top, bottom = source_range(rows, view.top, view.bottom, view.size[0])
     left, right = source_range(columns, view.left, view.right, view.size[1])
-    resized = turned.resize(
-        (rows.stop - rows.start, columns.stop - columns.start),
-        Image.Resampling.BILINEAR,
-        box=(top, left, bottom, right),
-    )
+    size = (rows.stop - rows.start, columns.stop - columns.start)
+    resized = turned.resize(size, Image.Resampling.BILINEAR, (top, left, bottom, right))
     return np.asarray(resized).T > 127
 
 

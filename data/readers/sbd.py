@@ -59,9 +59,7 @@ def objects(folder: Path, name: str) -> Objects:
     size = upright_size(folder / "img" / image)
     require_size(path, indices.shape, image, size)
     numbers = np.unique(indices[indices > 0]).astype(np.int64)
-    if numbers.max(initial=0) > len(classes):
-        raise InputError(f"{path} has an object without a class: {AGAIN}")
-    ids = classes[numbers - 1]
-    if not np.isin(ids, np.arange(len(CLASS_NAMES)) + 1).all():
+    ids = classes[numbers[numbers <= len(classes)] - 1]
+    if len(ids) < len(numbers) or not np.isin(ids, np.arange(len(CLASS_NAMES)) + 1).all():
         raise InputError(f"{path} has an object without a class: {AGAIN}")
     return Objects(image, size, ids, rle.from_index_map(indices, numbers))
