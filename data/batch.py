@@ -43,39 +43,26 @@ from data import rle
 
 @dataclass
 class Annotation:
-    """The annotation of one image, in the terms of its file.
+    """The annotation of one image, in the terms of its file."""
 
-    labels     int64 [N], class indices
-    rles       N masks at the original size
-    ignore     RLE of void and crowd regions, or None
-    orig_size  (h, w)
-    """
-
-    labels: np.ndarray
-    rles: list[rle.Rle]
-    ignore: rle.Rle | None
+    labels: np.ndarray  # int64 [N], class indices
+    rles: list[rle.Rle]  # N masks at the original size
+    ignore: rle.Rle | None  # void and crowd regions
     image_id: int
-    orig_size: tuple[int, int]
+    orig_size: tuple[int, int]  # (h, w)
 
 
 @dataclass
 class Sample:
-    """One image after its transform, before padding.
+    """One image after its transform, before padding."""
 
-    image   uint8 [3,h,w] RGB
-    masks   bool [N,h,w]
-    ignore  bool [h,w]
-    labels  int64 [N]
-    canvas  (H, W) at least (h, w): size after padding
-    """
-
-    image: Tensor
-    masks: np.ndarray
-    ignore: np.ndarray
-    labels: np.ndarray
+    image: Tensor  # uint8 [3,h,w] RGB
+    masks: np.ndarray  # bool [N,h,w]
+    ignore: np.ndarray  # bool [h,w]
+    labels: np.ndarray  # int64 [N]
     image_id: int
     orig_size: tuple[int, int]
-    canvas: tuple[int, int]
+    canvas: tuple[int, int]  # (H, W) at least (h, w): size after padding
 
     @property
     def size(self) -> tuple[int, int]:
@@ -101,19 +88,15 @@ class Batch:
 
 @dataclass
 class PackedBatch:
-    """A batch as workers return it: few tensors, bytes for pixels, bits for masks.
+    """A batch as workers return it: bytes for pixels, bits (np.packbits) for masks.
 
-    images  uint8 [B,3,H,W]
-    labels  int64 [S], the S objects of all images one after another
-    masks   uint8 [S,H,ceil(W/8)], eight pixels of a row per byte, the leftmost the highest bit
-    ignore  uint8 [B,H,ceil(W/8)]
-    counts, image_ids, sizes, orig_sizes: one entry per image
+    The S objects of all B images lie one after another, `counts` of each image.
     """
 
-    images: Tensor
-    labels: Tensor
-    masks: Tensor
-    ignore: Tensor
+    images: Tensor  # uint8 [B,3,H,W]
+    labels: Tensor  # int64 [S]
+    masks: Tensor  # uint8 [S,H,ceil(W/8)]
+    ignore: Tensor  # uint8 [B,H,ceil(W/8)]
     counts: list[int]
     image_ids: list[int]
     sizes: list[tuple[int, int]]
@@ -125,14 +108,10 @@ class PackedBatch:
     def to(self, device: torch.device | str) -> Batch:
         """Unpacks to the contract and moves everything to `device`, on CUDA without waiting."""
         device, width = torch.device(device), self.images.shape[-1]
-        images, labels, masks, ignore = (
+        masks, ignore = unpack_masks(self.masks, width), unpack_masks(self.ignore, width)
+        images, labels, masks, ignore = (  # [B,3,H,W], [S], [S,H,W], [B,H,W]
             x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x.to(device)
-            for x in (
-                self.images,  # [B,3,H,W]
-                self.labels,  # [S]
-                unpack_masks(self.masks, width),  # [S,H,W]
-                unpack_masks(self.ignore, width),  # [B,H,W]
-            )
+            for x in (self.images, self.labels, masks, ignore)
         )
         padding = torch.ones_like(ignore)  # [B,H,W]
         for one, (height, width) in zip(padding, self.sizes, strict=True):
@@ -171,7 +150,7 @@ def collate(samples: Sequence[Sample]) -> PackedBatch:
 
 
 def pack_masks(masks: Sequence[np.ndarray], canvas: tuple[int, int]) -> Tensor:
-    """Packs boolean masks of several images: uint8 [sum N, H, ceil(W/8)], padded to the canvas."""
+    """Boolean masks [N,h,w] of each image -> uint8 [S,H,ceil(W/8)], padded to the canvas."""
     height, width = canvas
     packed = np.zeros((sum(map(len, masks)), height, (width + 7) // 8), dtype=np.uint8)
     start = 0

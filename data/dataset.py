@@ -45,8 +45,8 @@ def open_datasets(
 ) -> dict[str, CocoDataset]:
     """Split -> data set, from a folder or from json files (which win over the folder's own).
 
-    `images` is the image folder, found automatically if not given. `cache` is where converted
-    annotations go. `skip_bad` leaves out what cannot be used, see CocoDataset.
+    `images` is the image folder, found automatically if not given; converted annotations go into
+    `cache`; for the others see CocoDataset.
 
     Raises:
         InputError: if no layout is found, a split is missing, or the categories differ.
@@ -162,8 +162,8 @@ class CocoDataset:
         """One image (RGB, EXIF applied) with its annotation.
 
         Raises:
-            InputError: if the file cannot be read or its size is not that of the annotations; a
-                caller that can go on without the image passes it to `leave_out`.
+            InputError: if the file cannot be read or has another size than in the annotations; a
+                caller that can continue passes it to `leave_out`.
         """
         record, path = self.images[index], self.path(index)
         image = read_rgb(path)
@@ -176,10 +176,7 @@ class CocoDataset:
         return image, self.annotation(index)
 
     def leave_out(self, index: int, error: InputError) -> None:
-        """Notes an image that `read` could not read, or raises its error unless `skip_bad`.
-
-        From then on it is not part of the `ground_truth` either.
-        """
+        """Notes an unreadable image (not part of `ground_truth` then), or raises its error."""
         id_ = self.images[index].id
         self.bad.note(error, self.path(index), f"image {id_}", id_)
 
@@ -198,11 +195,10 @@ class CocoDataset:
         )
 
     def ground_truth(self, indices: Sequence[int] | None = None) -> dict[str, Any]:
-        """The set (or some of its images) as a COCO dict of RLEs for pycocotools.
+        """The readable images (of `indices`) as a COCO dict of RLEs for pycocotools.
 
         Areas and boxes come from the masks. Annotation ids count from 1, because pycocotools
-        counts an object with id 0 as a miss. Images with void carry "void". Images that turned out
-        to be unreadable are not in it.
+        counts an object with id 0 as a miss. Images with void carry "void".
         """
         images, annotations, unreadable = [], [], self.bad.image_ids
         for index in range(len(self)) if indices is None else indices:

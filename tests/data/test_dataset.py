@@ -13,12 +13,12 @@ from pycocotools.cocoeval import COCOeval
 from data import rle
 from data.dataset import CocoDataset
 from data.errors import InputError
+from data.images import SUFFIXES, read_rgb
 
 
-def opened(tiny, change=None, **keywords):
+def opened(tiny, change=lambda content: None, **keywords):
     content = copy.deepcopy(tiny.content)
-    if change:
-        change(content)
+    change(content)
     return CocoDataset(content, tiny.images, **keywords)
 
 
@@ -172,6 +172,12 @@ def test_16_bit_grey_keeps_its_range(tiny_coco):
     image, _ = replaced(tiny_coco, 5, Image.fromarray(ramp)).read(2)
     values = np.asarray(image)[..., 0]
     assert values.min() == 0 and values.max() == 255 and len(np.unique(values)) == 256
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_every_suffix_that_is_looked_for_can_be_read(tmp_path, suffix):
+    Image.new("L" if suffix == ".pgm" else "RGB", (9, 8)).save(tmp_path / f"image{suffix}")
+    assert read_rgb(tmp_path / f"image{suffix}").size == (9, 8)
 
 
 def turned_image(tiny):

@@ -5,32 +5,21 @@ import shutil
 
 import numpy as np
 import pytest
-import scipy.io
 from PIL import Image
 
 from data.dataset import open_datasets
 from data.errors import InputError
 from data.readers import voc, write_json
-
-
-def write_voc(root, names):
-    for part in ("JPEGImages", "SegmentationClass", "SegmentationObject"):
-        (root / part).mkdir(parents=True)
-    (root / "ImageSets" / "Segmentation").mkdir(parents=True)
-    for name in names:
-        Image.new("RGB", (24, 20)).save(root / "JPEGImages" / f"{name}.jpg")
-        indices = np.zeros((20, 24), dtype=np.uint8)
-        indices[4:12, 4:16] = 1
-        for part in ("SegmentationClass", "SegmentationObject"):
-            Image.fromarray(indices).save(root / part / f"{name}.png")
-    for split, members in (("train", names[:-1]), ("val", names[-1:])):
-        path = root / "ImageSets" / "Segmentation" / f"{split}.txt"
-        path.write_text("\n".join(members))
+from tests.stress import data as stress_data
 
 
 @pytest.fixture
 def voc_data(tmp_path):
-    write_voc(tmp_path / "data" / "VOCdevkit" / "VOC2012", ["a", "b", "c"])
+    """Images a, b and c, each with one object of class 1; c is the validation set."""
+    made = stress_data.voc_set()
+    for split, names in (("train", b"a\nb\n"), ("val", b"c\n")):
+        made.files[f"VOC2012/ImageSets/Segmentation/{split}.txt"] = names
+    made.write(tmp_path / "data" / "VOCdevkit")
     return tmp_path / "data"
 
 
@@ -57,7 +46,7 @@ def test_voc_is_converted_again_when_something_changes(voc_data, tmp_path):
     open_datasets(voc_data, splits=("train",), cache=cache)
     (root / "ImageSets" / "Segmentation" / "train.txt").write_text("a\nb\nc\n")
     assert len(open_datasets(voc_data, splits=("train",), cache=cache)["train"]) == 3
-    Image.fromarray(np.zeros((20, 24), dtype=np.uint8)).save(root / "SegmentationObject" / "a.png")
+    Image.fromarray(np.zeros((20, 28), dtype=np.uint8)).save(root / "SegmentationObject" / "a.png")
     changed = open_datasets(voc_data, splits=("train",), cache=cache)["train"]
     assert len(changed.annotation(0).rles) == 0
     (root / "classes.txt").write_text("crab\n")
@@ -89,20 +78,13 @@ def test_json_is_written_whole_or_not_at_all(tmp_path):
 
 def test_sbd_trains_beside_voc(voc_data, tmp_path):
     root = voc_data / "benchmark_RELEASE" / "dataset"
-    (root / "img").mkdir(parents=True)
-    (root / "inst").mkdir()
-    objects = np.zeros((20, 24), dtype=np.uint8)
-    objects[3:9] = 1
-    for name in ("c", "s", "t"):
-        Image.new("RGB", (24, 20)).save(root / "img" / f"{name}.jpg")
-        instances = {"Segmentation": objects, "Categories": np.array([[15]])}
-        scipy.io.savemat(root / "inst" / f"{name}.mat", {"GTinst": instances})
+    stress_data.sbd_set().write(root)
     sets = open_datasets(voc_data, cache=tmp_path / "cache")
-    assert [record.file_name for record in sets["train"].images] == ["s.jpg", "t.jpg"]
+    assert [record.file_name for record in sets["train"].images] == ["a.jpg", "b.jpg"]
     assert [record.file_name for record in sets["val"].images] == ["c.jpg"]
     shutil.rmtree(voc_data / "VOCdevkit")
-    (root / "train.txt").write_text("s\n")
-    (root / "val.txt").write_text("c\nt\n")
+    (root / "train.txt").write_text("a\n")
+    (root / "val.txt").write_text("b\nc\n")
     sets = open_datasets(voc_data, cache=tmp_path / "cache")
     assert {split: len(one) for split, one in sets.items()} == {"train": 1, "val": 2}
 

@@ -351,6 +351,9 @@ def test_wrong_images_to_predict(complain, coco, toy_run, tmp_path):
     assert "gone.png is missing" in complain(predict.main, tmp_path / "list.txt", *argv)
     (tmp_path / "empty").mkdir()
     assert "empty: no images (.jpg" in complain(predict.main, tmp_path / "empty", *argv)
+    for name in ("a.GIF", "b.jp2", "c.txt"):
+        (tmp_path / "empty" / name).touch()
+    assert [path.name for path in predict.images_of([tmp_path / "empty"])] == ["a.GIF", "b.jp2"]
     truncate(coco / "val" / "9.png")
     assert "9.png cannot be read as a" in complain(predict.main, coco / "val" / "9.png", *argv)
 
