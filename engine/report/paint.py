@@ -2,6 +2,7 @@
 
 import colorsys
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import lru_cache
 
 import numpy as np
@@ -34,8 +35,8 @@ WIDE_FONTS = (
 def palette(index: int) -> Colour:
     """The colour of object `index`: never two alike, neighbours far apart, none red or grey.
 
-    Our choice: hues a golden ratio apart, so that any first n of them are spread evenly; three
-    levels of lightness in turn, so that neighbours differ for eyes that see few hues as well.
+    Our choice: hues a golden ratio apart, so that any first n of them are spread evenly, and three
+    levels of lightness, so that neighbours differ for the colour-blind as well.
     """
     hue = 0.08 + 0.84 * ((0.47 + index * GOLDEN) % 1)  # 0.92..1.08 is left to UNMATCHED
     lightness = (0.58, 0.44, 0.72)[index % 3] + (0.14 if 0.6 < hue < 0.8 else 0)  # blue looks dark
@@ -46,31 +47,25 @@ def palette(index: int) -> Colour:
 @lru_cache(maxsize=64)
 def font(size: int, wide: bool = False) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
     """PIL's own font; if wide, one with East Asian letters if the machine has any."""
-    if wide:
-        for name in WIDE_FONTS:
-            try:
-                return ImageFont.truetype(name, size)
-            except OSError:
-                continue
+    for name in WIDE_FONTS if wide else ():
+        with suppress(OSError):
+            return ImageFont.truetype(name, size)
     return ImageFont.load_default(size)
 
 
 def font_for(text: str, size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
-    """A font that has the letters of this text."""
     return font(size, wide=any(ord(letter) > 0x2E7F for letter in text))
 
 
 def text_size(text: str, size: int) -> tuple[int, int]:
     """Width of this text and height of any text, in pixels."""
-    face = font_for(text, size)
-    left, _, right, _ = face.getbbox(text)
+    left, _, right, _ = font_for(text, size).getbbox(text)
     return int(np.ceil(right - left)), round(1.25 * size)
 
 
 def write(image: Image.Image, at: tuple[int, int], text: str, size: int, colour: Colour) -> None:
     """Text whose line of height `text_size` begins at this left top corner."""
-    height = text_size(text, size)[1]
-    middle = (at[0], at[1] + height / 2)
+    middle = (at[0], at[1] + text_size(text, size)[1] / 2)
     ImageDraw.Draw(image).text(middle, text, fill=colour, font=font_for(text, size), anchor="lm")
 
 
@@ -91,30 +86,26 @@ def contours(mask: np.ndarray) -> list[np.ndarray]:
     Every side between an inner and an outer pixel belongs to exactly one loop.
     """
     inside = np.pad(mask, 1)
-    steps: dict[tuple[int, int], list[tuple[int, int]]] = {}
-
-    def collect(sides: np.ndarray, start: tuple[int, int], end: tuple[int, int]) -> None:
+    steps: dict[tuple[int, int], list[tuple[int, int]]] = {}  # corner (y,x) -> the next ones
+    for sides, start, end in (  # each loop keeps the inside on its right
+        (inside[1:] & ~inside[:-1], (0, -1), (0, 0)),  # upper sides of pixels
+        (inside[:-1] & ~inside[1:], (0, 0), (0, -1)),  # lower sides
+        (inside[:, 1:] & ~inside[:, :-1], (0, 0), (-1, 0)),  # left sides
+        (inside[:, :-1] & ~inside[:, 1:], (-1, 0), (0, 0)),  # right sides
+    ):
         for y, x in np.argwhere(sides).tolist():
             steps.setdefault((y + start[0], x + start[1]), []).append((y + end[0], x + end[1]))
-
-    # Each loop keeps the inside on its right.
-    collect(inside[1:] & ~inside[:-1], (0, -1), (0, 0))  # upper sides of pixels
-    collect(inside[:-1] & ~inside[1:], (0, 0), (0, -1))  # lower sides
-    collect(inside[:, 1:] & ~inside[:, :-1], (0, 0), (-1, 0))  # left sides
-    collect(inside[:, :-1] & ~inside[:, 1:], (-1, 0), (0, 0))  # right sides
     loops = []
     while steps:
-        first = next(iter(steps))
-        point, loop = first, []
-        while True:
+        first = point = next(iter(steps))
+        loop = []
+        while not loop or point != first:
             loop.append((point[1], point[0]))
             ends = steps[point]
             following = ends.pop()
             if not ends:
                 del steps[point]
             point = following
-            if point == first:
-                break
         loops.append(np.asarray(loop, float))
     return loops
 
@@ -154,24 +145,25 @@ class Painting:
         self.labels: list[tuple[str, Colour, Box]] = []
 
     def _scaled(self, mask: np.ndarray) -> tuple[np.ndarray, tuple[int, int]]:
-        """The used part of a mask on the fine grid, and where its left top corner lies there.
+        """The used part of a mask on the fine grid, and its left top corner there.
 
         A mask too thin for the grid keeps every cell that it touches.
         """
         box = box_of(mask)
         if box is None:
             return np.zeros((0, 0), bool), (0, 0)
-        x, y = self.fine_size[0] / mask.shape[1], self.fine_size[1] / mask.shape[0]
+        width, height = self.fine_size
+        x, y = width / mask.shape[1], height / mask.shape[0]
         left, top = max(int((box[0] - 2) * x), 0), max(int((box[1] - 2) * y), 0)
-        right = min(int((box[2] + 2) * x) + 1, self.fine_size[0])
-        bottom = min(int((box[3] + 2) * y) + 1, self.fine_size[1])
-        grey = Image.fromarray(mask.astype(np.uint8) * 255)
-        part = grey.resize(
-            (right - left, bottom - top),
-            Image.Resampling.BILINEAR,
-            box=(left / x, top / y, right / x, bottom / y),
+        right = min(int((box[2] + 2) * x) + 1, width)
+        bottom = min(int((box[3] + 2) * y) + 1, height)
+        covered = np.asarray(
+            Image.fromarray(mask.astype(np.uint8) * 255).resize(
+                (right - left, bottom - top),
+                Image.Resampling.BILINEAR,
+                box=(left / x, top / y, right / x, bottom / y),
+            )
         )
-        covered = np.asarray(part)
         inside = covered >= 128
         return (inside if inside.any() else covered > 0), (left, top)
 
@@ -181,37 +173,32 @@ class Painting:
         self._paste(inside * opacity, corner, colour)
 
     def hatch(self, mask: np.ndarray, colour: Colour = VOID, opacity: float = 0.8) -> None:
-        """Fills a mask with slanted stripes, for pixels that are neither object nor background.
-
-        Fainter colour between the stripes keeps the thin void border of an object from looking like
-        a dashed line.
-        """
+        """Fills a mask with slanted stripes, for pixels that are neither object nor background."""
         inside, corner = self._scaled(mask)
         step = max(round(3.5 * self.fine * self.scale), 1)
         rows, columns = np.ogrid[: inside.shape[0], : inside.shape[1]]
         stripes = ((rows + columns + sum(corner)) // step) % 2
+        # Fainter colour between the stripes: a thin void border is no dashed line.
         self._paste(inside * np.where(stripes, opacity, 0.5 * opacity), corner, colour)
 
     def _paste(self, opacity: np.ndarray, corner: tuple[int, int], colour: Colour) -> None:
         if opacity.size:
             sheet = Image.fromarray((255 * opacity).astype(np.uint8))
-            self.image.paste(
-                colour, (*corner, corner[0] + sheet.width, corner[1] + sheet.height), sheet
-            )
+            box = (*corner, corner[0] + sheet.width, corner[1] + sheet.height)
+            self.image.paste(colour, box, sheet)
 
-    def outline(
-        self, mask: np.ndarray, colour: Colour, *, dashed: bool = False, width: float = 1.5
-    ) -> None:
+    def outline(self, mask: np.ndarray, colour: Colour, *, dashed: bool = False) -> None:
         """Draws the border of a mask in colour, on a thin dark line."""
         inside, corner = self._scaled(mask)
         unit = self.fine * self.scale
         loops = [smooth(loop, reach=3 * self.fine // 2) + corner for loop in contours(inside)]
         pen = ImageDraw.Draw(self.image)
-        for extra, shade in ((1.2, INK), (0, colour)):
-            thick = max(round(unit * (width + extra)), 1)
+        for width, shade in ((2.7, INK), (1.5, colour)):
+            thick = max(round(unit * width), 1)
             for loop in loops:
                 closed = np.concatenate([loop, loop[:1]])
-                for line in dashes(closed, 6 * unit) if dashed and not extra else [closed]:
+                broken = dashed and shade == colour
+                for line in dashes(closed, 6 * unit) if broken else [closed]:
                     pen.line(list(map(tuple, line)), shade, thick, joint="curve")
 
     def label(self, mask: np.ndarray, text: str, colour: Colour) -> None:
@@ -219,9 +206,8 @@ class Painting:
         box = box_of(mask)
         if box is not None and text:
             x, y = self.size[0] / mask.shape[1], self.size[1] / mask.shape[0]
-            left, top, right, bottom = box
-            edges = (round(left * x), round(top * y), round(right * x), round(bottom * y))
-            self.labels.append((text, colour, edges))
+            scaled = tuple(round(edge * side) for edge, side in zip(box, (x, y, x, y)))
+            self.labels.append((text, colour, scaled))
 
     def finish(self) -> Image.Image:
         """The image with its labels, none of which hides another object.
@@ -232,8 +218,7 @@ class Painting:
         image = self.image.resize(self.size, Image.Resampling.BOX)
         plates = Image.new("RGBA", self.size)
         text_height = round(11 * self.scale)
-        taken: list[Box] = []
-        placed = []
+        placed: list[tuple[Box, str, Colour]] = []
         for text, colour, box in self.labels:
             others = [other for _, _, other in self.labels if other is not box]
             text = shorten(text, text_height, self.size[0] - text_height - 4)
@@ -241,9 +226,8 @@ class Painting:
             plate = (width + text_height, height + 2)
             if len(self.labels) > MANY and plate[0] * plate[1] > area_of(box):
                 continue
-            place = free_place(box, plate, self.size, taken, others)
+            place = free_place(box, plate, self.size, [other for other, *_ in placed], others)
             if text and place is not None:
-                taken.append(place)
                 placed.append((place, text, colour))
                 draw_line(plates, box, place, colour, max(round(self.scale), 1))
         for place, text, colour in placed:
@@ -266,7 +250,7 @@ def draw_plate(image: Image.Image, place: Box, text: str, text_height: int, colo
 def draw_line(image: Image.Image, box: Box, place: Box, colour: Colour, width: int) -> None:
     """Draws a line from the middle of an object to its plate, unless they touch."""
     left, top, right, bottom = place
-    if overlap((left - 2, top - 2, right + 2, bottom + 2), box):
+    if shared_area((left - 2, top - 2, right + 2, bottom + 2), box):
         return
     x, y = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
     line = (x, y, min(max(x, left), right - 1), min(max(y, top), bottom - 1))
@@ -277,10 +261,7 @@ def draw_line(image: Image.Image, box: Box, place: Box, colour: Colour, width: i
 
 def box_of(mask: np.ndarray) -> Box | None:
     """The tightest box of a mask, None for an empty one."""
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    if not len(rows):
-        return None
-    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+    return Image.fromarray(mask.view(np.uint8)).getbbox()
 
 
 def free_place(
@@ -299,7 +280,7 @@ def free_place(
         x, y = min(max(x, 1), size[0] - width), min(max(y, 1), size[1] - height)
         place = (x, y, x + width, y + height)
         hides = any(shared_area(place, other) > HIDDEN * area_of(other) for other in others)
-        if not hides and not any(overlap(place, other) for other in taken):
+        if not hides and not any(shared_area(place, other) for other in taken):
             return place
     return None
 
@@ -336,7 +317,3 @@ def shared_area(a: Box, b: Box) -> int:
     """The area that two boxes have in common."""
     width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
     return max(width, 0) * max(height, 0)
-
-
-def overlap(a: Box, b: Box) -> bool:
-    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
