@@ -136,7 +136,7 @@ def score_ground_truth(opts: argparse.Namespace) -> None:
     most = max(Counter(each["image_id"] for each in objects).values(), default=0)
     limit = opts.max_detections or max(100, most)
     info(table(score(ground_truth, perfect, max_dets=limit)))
-    skipped.report_skipped([dataset.bad])
+    skipped.report_skipped(dataset.bad)
 
 
 def score_checkpoint(opts: argparse.Namespace, builder: checkpoint.Builder) -> None:
@@ -189,7 +189,7 @@ def score_checkpoint(opts: argparse.Namespace, builder: checkpoint.Builder) -> N
     out = opts.out or path.with_name(f"{path.stem}_{opts.split}_results.json")
     files.write_json(out, results, "name another")
     info(f"results: {out}")
-    skipped.report_skipped([dataset.bad], out)
+    skipped.report_skipped(dataset.bad, out)
 
 
 if __name__ == "__main__":

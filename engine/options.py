@@ -69,13 +69,10 @@ def option(
     group: str | None = None,
     **argument: object,
 ):
-    """Declares an option.
+    """Declares an option of this default, None where the value follows from something else.
 
-    Args:
-        default: None where the value follows from something else.
-        convert: from a text or a value to a value; raises ArgumentTypeError.
-        group: heading of this option and the following ones in --help.
-        argument: for `add_argument`.
+    `convert` makes a value of a text or a value. `group` is the heading of this option and the
+    following ones in --help. `argument` is for `add_argument`.
     """
     about = {"convert": convert, "help": help, "group": group, "argument": argument}
     return field(default=default, metadata=about)
@@ -83,13 +80,11 @@ def option(
 
 @dataclass(init=False)
 class TrainOptions:
-    """All options of a training. Values given override the recipe's, and those the defaults.
+    """All options of a training: given values override the recipe, and those the defaults. A wrong
+    one raises InputError.
 
     `origins` holds where each value comes from: "default", "recipe", "user", or "machine" where it
     follows from the cores; keywords of `set` are named `set.KEY`.
-
-    Raises:
-        InputError: if a value is wrong.
     """
 
     # fmt: off
@@ -217,11 +212,7 @@ class TrainOptions:
         return json.loads(json.dumps(found, default=str))
 
     def describe(self, derived: dict[str, object]) -> str:
-        """Every value with its origin, one paragraph per origin.
-
-        Args:
-            derived: values that follow from the data.
-        """
+        """Every value, one paragraph per origin; `derived` are those that follow from the data."""
         listed = {"user": [], "recipe": [], "data": [], "machine": [], "default": []}
         for name, value in self.plain().items():
             if name not in ("set", "recipe", *derived) and not is_unset(value):
@@ -264,13 +255,9 @@ def train_options(argv: list[str], description: str) -> TrainOptions:
 
 
 def add_option(group, name: str, **changes: object) -> None:
-    """Adds an option of `TrainOptions` to a parser or group.
-
-    Args:
-        changes: other settings for `add_argument`.
-    """
+    """Adds an option of `TrainOptions` to a parser or group, with other settings in `changes`."""
     declared = TrainOptions.__dataclass_fields__[name]
-    convert, about = declared.metadata["convert"], declared.metadata
+    about, convert = declared.metadata, declared.metadata["convert"]
     settings = {"help": about["help"], "default": declared.default}
     if convert is flag:
         settings["action"] = "store_true"
@@ -281,9 +268,9 @@ def add_option(group, name: str, **changes: object) -> None:
 
 def add_data(parser: Parser) -> None:
     group = parser.add_argument_group("data")
-    for name in ("data", "train_json", "val_json", "images", "crowd_as_instances"):
+    names = ("data", "train_json", "val_json", "images", "crowd_as_instances", "skip_bad_records")
+    for name in names:
         add_option(group, name)
-    add_option(group, "skip_bad_records")
 
 
 def add_config(parser: Parser) -> argparse._ArgumentGroup:

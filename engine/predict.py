@@ -176,7 +176,7 @@ def main(argv: list[str], builder: checkpoint.Builder = zoo.build_from_config) -
         f"{threshold:.3f} ({origin}): {opts.out}"
     )
     listed = opts.out / skipped.NAME
-    skipped.report_skipped([bad], listed)
+    skipped.report_skipped(bad, listed)
     if len(bad) and not opts.skip_bad_records:
         raise InputError(
             f"{len(bad)} of {len(paths)} images cannot be read, as {listed} lists; "

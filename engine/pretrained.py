@@ -1,11 +1,9 @@
 """Weights to start a training from."""
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
-from pathlib import Path
-
-from torch import nn
 
 from data.errors import InputError
 from engine import options
@@ -13,35 +11,17 @@ from engine.values import keyword_errors
 from mobileinst import weights, zoo
 
 
-def open_file(path: Path) -> weights.WeightFile:
-    """Reads a file; raises InputError if it cannot be read."""
+@contextmanager
+def load_errors() -> Iterator[None]:
+    """Turns the LoadError of a file that cannot be read or does not fit into an InputError."""
     try:
-        return weights.open_weights(path)
-    except weights.LoadError as error:
-        raise InputError(str(error)) from error
-
-
-def load(
-    model: nn.Module,
-    config: zoo.Config,
-    file: Path | weights.WeightFile,
-    classes: Sequence[str],
-    allow_partial: bool,
-) -> weights.Report:
-    """Loads a file into a model that was built from `config`.
-
-    Raises:
-        InputError: if it does not fit; nothing is changed.
-    """
-    keywords = {"classes": classes, "config": asdict(config), "allow_partial": allow_partial}
-    try:
-        return weights.load(model, file, **keywords)
+        yield
     except weights.LoadError as error:
         raise InputError(str(error)) from error
 
 
 def dry_run(
-    opts: argparse.Namespace,
+    opts: argparse.Namespace | options.TrainOptions,
     file: weights.WeightFile,
     classes: Sequence[str] | None = None,
     builder: Callable[..., tuple] = zoo.build_from_config,
@@ -63,4 +43,6 @@ def dry_run(
             classes = file.classes or ("unnamed",) * number
         config = replace(config, num_classes=len(classes))
         model = builder(config)[0]
-    return load(model, config, file, classes, opts.allow_partial)
+    settings = {"config": asdict(config), "allow_partial": opts.allow_partial}
+    with load_errors():
+        return weights.load(model, file, classes=classes, **settings)

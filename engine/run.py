@@ -37,8 +37,11 @@ class Data(NamedTuple):
     canvases: list[tuple[int, int]]
 
     @property
-    def bad(self) -> list[BadRecords]:
-        return [self.train.bad, self.val.bad]
+    def bad(self) -> BadRecords:
+        """What was left out of both."""
+        bad = BadRecords()
+        bad.add([*self.train.bad, *self.val.bad])
+        return bad
 
 
 @dataclass
@@ -101,20 +104,19 @@ class Run:
     def epoch_of(self, iteration: int) -> float:
         return iteration * self.images_per_step / len(self.data.train)
 
-    def is_due(self, every: float) -> bool:
-        """Whether the last step crossed a multiple of `every` epochs, or was the last one."""
-        now = self.trainer.iteration
+    def evaluation_is_due(self) -> bool:
+        """Whether the last step crossed a multiple of --eval-every epochs, or was the last one."""
+        now, every = self.trainer.iteration, self.opts.eval_every
         if now >= self.trainer.schedule.iterations or not every:
             return now >= self.trainer.schedule.iterations
         return int(self.epoch_of(now) / every) > int(self.epoch_of(now - 1) / every)
 
     def save_is_due(self) -> bool:
         """By --save-every or the clock, and before every evaluation."""
+        waited = time.monotonic() >= self.next_save
         if self.opts.save_every:
             waited = self.trainer.iteration % self.opts.save_every == 0
-        else:
-            waited = time.monotonic() >= self.next_save
-        return waited or self.is_due(self.opts.eval_every)
+        return waited or self.evaluation_is_due()
 
     def loader(self, workers: int) -> Batches:
         """Training batches from the current iteration to the last."""
@@ -153,10 +155,8 @@ class Run:
             image.save(temporary, format="PNG")
 
     def resume(self) -> None:
-        """Continues from `last.pt`, which every rank reads.
-
-        Raises:
-            InputError: if these options or this data describe another training.
+        """Continues from `last.pt`, which every rank reads; raises InputError if the options or the
+        data describe another training.
         """
         path = self.folder / "last.pt"
         content = checkpoint.load(path)
@@ -174,7 +174,7 @@ class Run:
             self.meter.restore(content["meter"])
         except (KeyError, TypeError, AttributeError, RuntimeError, ValueError) as error:
             raise InputError(
-                f"{path}: its state does not fit this training ({type(error).__name__}); "
+                f"{path}: does not fit this training ({type(error).__name__}); "
                 f"start a new run with --pretrained {path}"
             ) from error
         self.saved, self.evaluated = self.trainer.iteration, content["evaluated"]
@@ -263,7 +263,7 @@ class Run:
             return
         began = time.monotonic()
         checkpoint.require_finite(self.trainer)
-        skipped.write(self.folder, *self.data.bad)
+        skipped.write(self.folder, self.data.bad)
         resuming = {"evaluated": self.evaluated, "meter": self.meter.state()}
         checkpoint.save(
             self.folder / "last.pt", checkpoint.state_of(self.trainer) | self.about() | resuming

@@ -3,6 +3,7 @@
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -64,11 +65,7 @@ def parse(argv: list[str]) -> TrainOptions:
 
 
 def open_data(opts: TrainOptions) -> Data:
-    """Opens the training and validation sets.
-
-    Raises:
-        InputError: if something is missing or wrong with them.
-    """
+    """Opens the training and validation sets; raises InputError if something is wrong with them."""
     sets = open_splits(opts, ("train",) if opts.overfit else ("train", "val"))
     train = sets["train"]
     if opts.overfit:
@@ -80,12 +77,9 @@ def open_data(opts: TrainOptions) -> Data:
     preset = TrainPreset(
         scale=tuple(opts.scale),
         flip=opts.flip,
-        brightness=opts.colour,
-        contrast=opts.colour,
-        saturation=opts.colour,
-        hue=opts.colour / 15,
-        grey=opts.colour / 15,
         copy_paste=opts.copy_paste,
+        **dict.fromkeys(("brightness", "contrast", "saturation"), opts.colour),
+        **dict.fromkeys(("hue", "grey"), opts.colour / 15),
     )
     canvases = opts.canvas or train_canvases(opts.image_size)
     short = max(min(canvas) for canvas in canvases)
@@ -123,15 +117,17 @@ def build(
     """Trainer, post-processing, the model's config, and what was loaded from --pretrained.
 
     Raises:
-        InputError: if there is no such model, or not from these weights or for these data.
+        InputError: if there is no such model, or not with these weights or this data.
     """
     config = options.model_config(opts, num_classes=len(data.train.categories))
     with keyword_errors():
         model, criterion, postprocess = builder(config, seed=opts.seed)
     report = None
     if opts.pretrained and not opts.resume:  # a checkpoint has the weights it led to
-        names = data.train.class_names
-        report = pretrained.load(model, config, opts.pretrained, names, opts.allow_partial)
+        settings = {"config": asdict(config), "allow_partial": opts.allow_partial}
+        with pretrained.load_errors():
+            classes = data.train.class_names
+            report = weights.load(model, opts.pretrained, classes=classes, **settings)
     frozen = "frozen_norms" if config.frozen_norms else "frozen_stride"
     if getattr(config, frozen) and not opts.resume and not (report and report.whole):
         raise InputError(
@@ -188,9 +184,10 @@ def prepare(opts: TrainOptions, builder: checkpoint.Builder) -> Iterator[Run]:
         determinism.set_up(opts.deterministic, device, opts.threads)
     try:
         folder = dist.broadcast_from_main(choose_and_lock, InputError)
-        with dist.synced_errors(InputError):
+        with dist.synced_errors(InputError), pretrained.load_errors():
             if opts.pretrained and not opts.resume:
-                pretrained.dry_run(opts, pretrained.open_file(opts.pretrained), builder=builder)
+                file = weights.open_weights(opts.pretrained)
+                pretrained.dry_run(opts, file, builder=builder)
         data = dist.local_first(lambda: open_data(opts), InputError)
         derived = derived_options(opts, data)
         info(opts.describe(derived))
@@ -253,17 +250,15 @@ def fit(run: Run) -> None:
         with stop.immediate():
             finish(run)
     if dist.is_main_process():
-        skipped.write(run.folder, *run.data.bad)
+        skipped.write(run.folder, run.data.bad)
     skipped.report_skipped(run.data.bad, run.folder / skipped.NAME)
 
 
 def evaluate_if_due(run: Run, stop: GracefulStop) -> None:
-    """Evaluates where that is due and not done yet, as the last save knows.
-
-    Raises:
-        Interrupted: at a signal, at once; a resumed run evaluates again.
+    """Evaluates where that is due and not done. A signal ends it at once, with Interrupted: the
+    resumed run evaluates again.
     """
-    if run.evaluated < run.trainer.iteration and run.is_due(run.opts.eval_every):
+    if run.evaluated < run.trainer.iteration and run.evaluation_is_due():
         with stop.immediate():
             evaluate(run)
         run.save()

@@ -78,14 +78,10 @@ def is_unset(value: object) -> bool:
 
 
 def checked(name: str, about: dict, value: object) -> object:
-    """A value as its option holds it.
-
-    Raises:
-        InputError: if the option has no such value.
-    """
-    argument, convert = about["argument"], about["convert"]
+    """The value of an option as `add_argument` would make it; raises InputError for a wrong one."""
     if name == "set":
         return dict(value)
+    convert, argument = about["convert"], about["argument"]
     choices, nargs = argument.get("choices"), argument.get("nargs")
     try:
         found = [convert(one) for one in value] if nargs else convert(value)
@@ -110,11 +106,7 @@ def keyword_errors() -> Iterator[None]:
 
 
 def builder_keywords(name: str, keywords: dict[str, object]) -> dict[str, object]:
-    """Keywords for a model's config; texts become values of the types that the config has.
-
-    Raises:
-        InputError: if there is no such keyword, or a value is not one it can have.
-    """
+    """Keywords for a model's config, texts as values of its types; raises InputError if wrong."""
     keywords = dict(keywords)
     if "num_classes" in keywords:
         raise InputError("--set num_classes: it follows from the data; leave it out")
@@ -149,17 +141,9 @@ def default_workers(wanted: int = 2) -> int:
 
 
 def device_for(name: str | None) -> torch.device:
-    """The device asked for, or the best one.
-
-    Raises:
-        InputError: if the device is not on this machine.
-    """
-    counts = {
-        "cuda": torch.cuda.device_count(),
-        "mps": int(torch.backends.mps.is_available()),
-        "cpu": 1,
-    }
-    found = [f"{kind}:{index}" for kind, count in counts.items() for index in range(count)]
+    """The device asked for, or the best one; raises InputError if it is not on this machine."""
+    found = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+    found += ["mps:0", "cpu:0"] if torch.backends.mps.is_available() else ["cpu:0"]
     name = name or found[0].partition(":")[0]
     if (name if ":" in name else f"{name}:0") not in found:
         raise InputError(f"--device {name}: not on this machine; there is {', '.join(found)}")

@@ -121,7 +121,7 @@ def main(argv: list[str], builder: checkpoint.Builder = zoo.build_from_config) -
         f"{len(shown)} images of the {opts.split} split, scores above {threshold:.3f} "
         f"({origin}): {out}"
     )
-    skipped.report_skipped([dataset.bad])
+    skipped.report_skipped(dataset.bad)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from pathlib import Path
 from data.errors import InputError
 from engine import options, pretrained
 from engine.log import info
+from mobileinst import weights
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -32,7 +33,8 @@ def main(argv: list[str]) -> None:
     classes = opts.classes
     if opts.num_classes:
         classes = [f"class {number}" for number in range(opts.num_classes)]
-    file = pretrained.open_file(opts.file)
+    with pretrained.load_errors():
+        file = weights.open_weights(opts.file)
     try:
         report = pretrained.dry_run(opts, file, classes)
     except InputError as error:

@@ -64,7 +64,7 @@ def test_long_lists_are_cut_and_name_the_file(tmp_path, capsys):
     for number in range(30):
         bad.note(InputError(f"reason {number}"), "set.json", f"annotation {number}")
     skipped.write(tmp_path, bad)
-    skipped.report_skipped([bad, bad], tmp_path / skipped.NAME)
+    skipped.report_skipped(bad, tmp_path / skipped.NAME)
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 22 and "30 bad records" in lines[0] and "10 more" in lines[-1]
     assert "set.json, annotation 7: reason 7" in lines[8] and "skipped.json" in lines[-1]
@@ -73,11 +73,11 @@ def test_long_lists_are_cut_and_name_the_file(tmp_path, capsys):
     (tmp_path / skipped.NAME).write_text(json.dumps([record]))
     bad = BadRecords()
     bad.add(skipped.read(tmp_path))
-    skipped.report_skipped([bad])
+    skipped.report_skipped(bad)
     assert "\x1b" not in capsys.readouterr().out
     (tmp_path / skipped.NAME).write_text('[{"file": 3}]')
     assert skipped.read(tmp_path) == [] == skipped.read(tmp_path / "nowhere")
-    skipped.report_skipped([BadRecords()])
+    skipped.report_skipped(BadRecords())
     assert not capsys.readouterr().out
 
 
