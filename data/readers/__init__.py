@@ -51,8 +51,8 @@ def convert(
     if not target.is_file():
         bad = BadRecords(skip_bad)
         title = f"reading {source.path.name} {source.split}"
-        names = tqdm(source.names, title, disable=not progress, leave=False)
-        content = reader.read(source._replace(names=names), bad)
+        with tqdm(source.names, title, disable=not progress, leave=False) as names:
+            content = reader.read(source._replace(names=names), bad)
         if len(bad):
             content["left_out"] = [one._asdict() for one in bad]
         write_json(content, target)
