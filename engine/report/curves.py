@@ -30,19 +30,20 @@ def read_run(folder: Path) -> dict[str, np.ndarray]:
     if not (folder / "metrics.csv").is_file() or not (folder / "log.jsonl").is_file():
         raise InputError(f"{folder}: no run with an evaluation; give folders below runs/")
     rows = log.read_jsonl(folder / "log.jsonl")
-    evaluations = log.read_csv(folder / "metrics.csv")
-    columns = {name.rsplit("/", 1)[-1]: name for name in evaluations[0]}
     rows = [row for row in rows if "loss" in row]  # in the others all steps were skipped
+    evaluations = log.read_csv(folder / "metrics.csv")
+    columns = {name.rpartition("/")[2]: name for name in evaluations[0]}
+
+    def column(name: str) -> np.ndarray:
+        return np.array([float(row[columns[name]]) for row in evaluations])
+
     minutes = np.array([row["minutes"] for row in rows])
-    evaluated = np.array([float(row["iteration"]) for row in evaluations])
     return {
         "minutes": minutes,
         "loss": np.array([row["loss"] for row in rows]),
-        "evaluated": np.interp(evaluated, [row["iteration"] for row in rows], minutes),
-        **{
-            key: np.array([float(row[columns[key]]) for row in evaluations])
-            for key in ("AP", "AP50")
-        },
+        "evaluated": np.interp(column("iteration"), [row["iteration"] for row in rows], minutes),
+        "AP": column("AP"),
+        "AP50": column("AP50"),
     }
 
 
@@ -77,8 +78,9 @@ def draw_curves(curves: dict[str, dict[str, np.ndarray]], out: Path) -> None:
 def main(argv: list[str]) -> None:
     opts = parse(argv)
     folders = opts.runs or [newest_checkpoint(options.RUNS).parent]
-    distinct = len({folder.name for folder in folders}) == len(folders)
-    names = [folder.name if distinct else str(folder) for folder in folders]
+    names = [folder.name for folder in folders]
+    if len(set(names)) < len(names):
+        names = map(str, folders)
     draw_curves(dict(zip(names, map(read_run, folders))), opts.out)
     info(f"wrote {opts.out}")
 

@@ -5,6 +5,7 @@ on objects of a few cells, because learned logits may place an edge anywhere ins
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from data import rle, transforms
@@ -34,9 +35,9 @@ def mask_grid_scores(
     detections = []
     for index in range(len(dataset)):
         annotation = dataset.annotation(index)
-        if not annotation.rles or annotation.image_id in dataset.bad.image_ids:
+        if annotation.image_id in dataset.bad.image_ids:
             continue
-        masks, kept = through_the_grid(annotation, preset, stride, postprocess)
+        masks = through_the_grid(annotation, preset, stride, postprocess)
         detections += [
             {
                 "image_id": annotation.image_id,
@@ -44,7 +45,8 @@ def mask_grid_scores(
                 "segmentation": mask,
                 "score": 1.0,
             }
-            for mask, label in zip(masks, annotation.labels[kept.numpy()], strict=True)
+            for mask, label in zip(masks, annotation.labels, strict=True)
+            if mask is not None
         ]
     return score(dataset.ground_truth(), detections, max_dets=max_dets)
 
@@ -52,27 +54,22 @@ def mask_grid_scores(
 @torch.no_grad()
 def through_the_grid(
     annotation: Annotation, preset: EvalPreset, stride: int, postprocess: Postprocess
-) -> tuple[list[rle.Rle], Tensor]:
-    """The masks of an image as a perfect network gives them, and which of the N are not empty."""
-    size, padded = preset.size(*annotation.orig_size), preset.padded_size(*annotation.orig_size)
-    shares, _ = target_of(annotation, size, padded).soft_masks(stride_grid(padded, stride))
+) -> list[rle.Rle | None]:
+    """The N masks of an image as a perfect network gives them, None for empty ones."""
+    original = annotation.orig_size
+    size, padded = preset.size(*original), preset.padded_size(*original)
+    view = transforms.View(0, 0, *original[::-1], size)
+
+    def resized(rles: list[rle.Rle]) -> Tensor:
+        masks = torch.from_numpy(transforms.view_masks(rles, original, view).copy())
+        return F.pad(masks, (0, padded[1] - size[1], 0, padded[0] - size[0]))
+
+    if not annotation.rles:
+        return []
+    ignore = resized([annotation.ignore] if annotation.ignore else []).any(0)
+    masks = resized(annotation.rles)  # all objects, however small
+    target = Target(torch.from_numpy(annotation.labels), masks, ignore, annotation.image_id, size)
+    shares, _ = target.soft_masks(stride_grid(padded, stride))
     logits = torch.logit(shares, eps=MARGIN)  # [N,h,w]
-    sizes = (padded, size, annotation.orig_size)
-    masks, boxes, _ = postprocess.full_masks(logits, sizes, rle.encode)
-    kept = boxes[:, 2] > 0
-    return [mask for mask, is_kept in zip(masks, kept.tolist()) if is_kept], kept
-
-
-def target_of(annotation: Annotation, size: tuple[int, int], padded: tuple[int, int]) -> Target:
-    """The target with all objects, however small."""
-    view = transforms.View(0, 0, *annotation.orig_size[::-1], size)
-
-    def padded_masks(rles: list[rle.Rle]) -> Tensor:
-        masks = torch.zeros(len(rles), *padded, dtype=torch.bool)
-        seen = transforms.view_masks(rles, annotation.orig_size, view)
-        masks[:, : size[0], : size[1]] = torch.from_numpy(seen.copy())
-        return masks
-
-    ignored = [] if annotation.ignore is None else [annotation.ignore]
-    masks, ignore = padded_masks(annotation.rles), padded_masks(ignored).any(0)
-    return Target(torch.from_numpy(annotation.labels), masks, ignore, annotation.image_id, size)
+    found, boxes, _ = postprocess.full_masks(logits, (padded, size, original), rle.encode)
+    return [mask if box[2] > 0 else None for mask, box in zip(found, boxes, strict=True)]

@@ -15,32 +15,22 @@ from torch import nn
 
 from data.batch import Batch
 from engine import dist
-from engine.coco_ap import ClassScore, Scores
+from engine.coco_ap import METRICS, ClassScore, Scores
 
 TITLE = "***** test metrics *****"
-OVERALL = {
-    "map": "AP",
-    "map_50": "AP50",
-    "map_75": "AP75",
-    "map_small": "APs",
-    "map_medium": "APm",
-    "map_large": "APl",
-    "mar_1": "AR1",
-    "mar_10": "AR10",
-    "mar_100": "AR100",
-    "mar_small": "ARs",
-    "mar_medium": "ARm",
-    "mar_large": "ARl",
-}
+# The names of the numbers in the order of METRICS.
+NAMES = (
+    *("map", "map_50", "map_75", "map_small", "map_medium", "map_large"),
+    *("mar_1", "mar_10", "mar_100", "mar_small", "mar_medium", "mar_large"),
+)
 # These differ in every run.
 TIMES = ("test_runtime", "test_samples_per_second", "test_steps_per_second")
 
 
 class MeanLoss:
-    """Mean over the images of the criterion's loss of each image.
+    """The criterion's loss of each image on its own: batch size and order do not change the mean.
 
-    One image at a time, so that neither the batch size nor the order changes the value. In eval
-    mode a model has no auxiliary outputs, so only the loss of the last output counts.
+    In eval mode a model has no auxiliary outputs, so only the loss of the last output counts.
     """
 
     def __init__(self, criterion: nn.Module):
@@ -60,18 +50,6 @@ class MeanLoss:
         """Collective: collects the losses of all ranks on rank 0."""
         self.losses = dist.gather_interleaved(self.losses)
 
-    @property
-    def batches(self) -> int:
-        return len(self.losses)
-
-    @property
-    def images(self) -> int:
-        return sum(map(len, self.losses))
-
-    @property
-    def mean(self) -> float:
-        return sum(chain.from_iterable(self.losses)) / max(1, self.images)
-
 
 def all_metrics(scores: Scores, loss: MeanLoss, seconds: float, epoch: float) -> dict[str, float]:
     """All numbers of the block by name, unrounded; -1.0 where the ground truth has none.
@@ -80,21 +58,22 @@ def all_metrics(scores: Scores, loss: MeanLoss, seconds: float, epoch: float) ->
         seconds: duration of the whole evaluation.
         epoch: number of epochs that the weights were trained for.
     """
-    metrics = {f"test_{name}": scores.metrics[key] for name, key in OVERALL.items()}
+    metrics = {f"test_{name}": scores.metrics[key] for name, key in zip(NAMES, METRICS)}
     for name, row in zip(class_names(scores.per_class), scores.per_class):
         metrics |= {f"test_map_{name}": row.AP, f"test_mar_100_{name}": row.AR}
+    losses = list(chain.from_iterable(loss.losses))
     return metrics | {
         "epoch": epoch,
-        "test_loss": loss.mean,
+        "test_loss": sum(losses) / max(1, len(losses)),
         "test_runtime": seconds,
-        "test_samples_per_second": loss.images / seconds,
-        "test_steps_per_second": loss.batches / seconds,
+        "test_samples_per_second": len(losses) / seconds,
+        "test_steps_per_second": len(loss.losses) / seconds,
     }
 
 
 def class_names(rows: list[ClassScore]) -> list[str]:
     """Names of classes as suffixes of keys, with `_class` added where a key exists already."""
-    taken = {name.removeprefix("map_") for name in OVERALL}
+    taken = {name.removeprefix("map_") for name in NAMES}
     names = []
     for row in rows:
         name = row.name
@@ -108,11 +87,10 @@ def class_names(rows: list[ClassScore]) -> list[str]:
 def block(metrics: dict[str, float]) -> str:
     """The metrics as text, sorted by name, values with four digits."""
     width = max(map(len, metrics))
-    lines = [f"  {key:<{width}} = {shown(key, metrics[key])}" for key in sorted(metrics)]
-    return "\n".join([TITLE, *lines])
-
-
-def shown(key: str, value: float) -> str:
-    if key == "test_runtime":
-        return f"{timedelta(seconds=int(value))}.{int(value * 100) % 100:02d}"
-    return str(round(value, 4))
+    lines = [TITLE]
+    for key, value in sorted(metrics.items()):
+        text = str(round(value, 4))
+        if key == "test_runtime":
+            text = f"{timedelta(seconds=int(value))}.{int(value * 100) % 100:02d}"
+        lines.append(f"  {key:<{width}} = {text}")
+    return "\n".join(lines)

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from collections import Counter
 from pathlib import Path
 
 from data.errors import InputError
@@ -9,7 +10,7 @@ from engine import checkpoint, files, log, options, skipped
 from engine.coco_ap import Scores
 from engine.files import newest_checkpoint
 from engine.log import info
-from engine.report.tables import markdown
+from engine.report.tables import pipes, table
 
 CONTENTS = {
     "best.pt": "best weights, with their score threshold",
@@ -19,7 +20,7 @@ CONTENTS = {
     "log.jsonl": "losses, rates and times",
     "weights.json": "what was loaded at the start",
     skipped.NAME: "bad records that were left out",
-    "train_batch.png": "a batch as the model sees it",
+    "train_batch.png": "input and augmentation",
     "predictions.png": "image / ground truth / prediction",
     "summary.md": "tables and facts",
 }
@@ -31,20 +32,21 @@ def parse(argv: list[str]) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def epochs_of(content: checkpoint.Fields) -> float:
-    """Passes over its training set that the weights of a checkpoint have seen."""
-    return content["iteration"] * images_per_step(content) / content["num_images"]
-
-
 def images_per_step(content: checkpoint.Fields) -> int:
     opts = content["options"]
     return opts["batch_size"] * opts["accumulate"] * content["world_size"]
 
 
+def epochs_of(content: checkpoint.Fields) -> float:
+    """The number of epochs that the weights of a checkpoint were trained for."""
+    return content["iteration"] * images_per_step(content) / content["num_images"]
+
+
 def speed(rows: list[dict], per_step: int) -> str:
     """Images per second over the whole log, and the share of each part of a step."""
-    names = dict.fromkeys(name for row in rows for name in row["seconds"])
-    parts = {name: sum(row["seconds"].get(name, 0) for row in rows) for name in names}
+    parts = Counter()
+    for row in rows:
+        parts.update(row["seconds"])
     total = sum(parts.values())
     shares = ", ".join(f"{name} {seconds / total:.0%}" for name, seconds in parts.items())
     return f"{len(rows) * per_step / total:.1f} images/s ({shares})"
@@ -76,15 +78,6 @@ def facts(folder: Path, content: checkpoint.Fields) -> list[str]:
     return lines
 
 
-def evaluations(rows: list[dict]) -> list[str]:
-    """The rows of metrics.csv as a table: iteration, epoch, AP, AP50."""
-    keys = [
-        name for name in rows[0] if name.rpartition("/")[2] in ("iteration", "epoch", "AP", "AP50")
-    ]
-    lines = [keys, ["---:"] * len(keys), *([row[key] for key in keys] for row in rows)]
-    return ["", *(f"| {' | '.join(line)} |" for line in lines)]
-
-
 def summary(folder: Path) -> str:
     """The text of summary.md.
 
@@ -100,12 +93,15 @@ def summary(folder: Path) -> str:
         best = checkpoint.load(folder / "best.pt")
         split = best["about"]["split"]
         lines += [f"- best weights: iteration {best['iteration']}, split {split}", ""]
-        lines.append(markdown(Scores.from_dict(best["scores"])))
+        lines += [table(Scores.from_dict(best["scores"]), markdown=True), ""]
         if best["grid"]:
             limit = best["grid"]["AP"]
             lines.append(f"Ground truth through the mask grid and back: AP {limit:.3f}")
     if (folder / "metrics.csv").exists():
-        lines += evaluations(log.read_csv(folder / "metrics.csv"))
+        rows = log.read_csv(folder / "metrics.csv")
+        wanted = ("iteration", "epoch", "AP", "AP50")
+        keys = [name for name in rows[0] if name.rpartition("/")[2] in wanted]
+        lines += ["", pipes([keys, *([row[key] for key in keys] for row in rows)], left=0)]
     return "\n".join(lines) + "\n"
 
 

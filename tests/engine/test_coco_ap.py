@@ -328,7 +328,7 @@ def test_no_detections_and_no_objects():
         assert scores.best_threshold is None
     no_images = {**empty, "images": []}
     assert set(score(no_images, []).metrics.values()) == {-1.0}
-    for text in (tables.table(scores), tables.markdown(scores), tables.table(nothing)):
+    for text in (tables.table(scores), tables.table(scores, markdown=True), tables.table(nothing)):
         assert "AP50" in text
 
 
@@ -370,7 +370,7 @@ def test_result_is_plain_and_nothing_is_printed(capsys):
     assert again["metrics"] == scores.metrics
     assert again["per_class"][0]["name"] == "class 0"
     assert capsys.readouterr().out == ""
-    for text in (tables.table(scores), tables.markdown(scores)):
+    for text in (tables.table(scores), tables.table(scores, markdown=True)):
         assert f"{scores.metrics['AP']:.3f}" in text
         assert "class 17" in text
         assert f"{scores.f1:.3f}" in text
