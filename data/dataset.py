@@ -1,10 +1,9 @@
 """A data set as its annotations by index; masks are made when an item is asked for.
 
-The map category id <-> index <-> name is kept here: indices follow the sorted ids, whatever their
-gaps, and everything that leaves for a file carries the original ids. Annotations stay as small as
-the file has them (polygons as float32, RLE as bytes; data/packed.py). Two extensions to COCO:
-an image record may hold "void", the RLE of the pixels that are neither object nor background, and
-the file "left_out", what could not be converted.
+Class indices follow the sorted category ids, whatever their gaps; everything that leaves for a file
+carries the original ids. Annotations stay as small as in the file (polygons as float32, RLE as
+bytes; data/packed.py). Two extensions to COCO: an image record may hold "void", the RLE of the
+pixels that are neither object nor background, and the file "left_out", what was not converted.
 """
 
 from __future__ import annotations
@@ -86,13 +85,13 @@ class CocoDataset:
     Args:
         annotations: the json file, or its content as a dict (`name` stands for it in messages).
         images: the folder that file names are relative to; of several, the first that holds the
-            first image.
+            first image, or else most of them.
         crowd_as_instances: use every crowd as one object.
         skip_bad: leave out records that cannot be used, images without a file among them, and note
             them in `bad`; a bad annotation leaves its image and the other objects of it.
 
     Raises:
-        InputError: if the file holds anything that cannot be used. No image is opened for that.
+        InputError: if a record cannot be used. No image is opened for that.
     """
 
     def __init__(
@@ -189,7 +188,7 @@ class CocoDataset:
         return Annotation(
             labels=labels[~crowd].astype(np.int64),
             rles=[masks[i] for i in np.flatnonzero(~crowd)],
-            ignore=rle.union(ignored, size) if ignored else None,
+            ignore=rle.union(ignored) if ignored else None,
             image_id=record.id,
             orig_size=size,
         )
@@ -290,9 +289,8 @@ class Store:
         rows = self.rows(position)
         masks = [self._mask(place, size) for place in self._order[rows]]
         seen = np.flatnonzero(rle.area(masks))
-        void = (
-            [{"size": list(size), "counts": self._void[position]}] if self._void[position] else []
-        )
+        counts = self._void[position]
+        void = [{"size": list(size), "counts": counts}] if counts else []
         return [masks[i] for i in seen], self.labels[rows][seen], self.crowd[rows][seen], void
 
     def _mask(self, place: int, size: tuple[int, int]) -> rle.Rle:
@@ -306,10 +304,7 @@ class Store:
 
 
 def locate(folders: Sequence[Path], names: Sequence[str]) -> tuple[Path, set[str]]:
-    """The folder of the images, and the names that have no file in it.
-
-    Of several folders the first that holds the first image, or else most of them.
-    """
+    """The folder of the images, and the names that have no file in it."""
     holding = (folder for folder in folders if not missing_files(folder, names[:1]))
     folder = next(holding, None) or min(folders, key=lambda one: len(missing_files(one, names)))
     return folder, missing_files(folder, names)

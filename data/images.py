@@ -21,8 +21,7 @@ from data.errors import InputError
 SUFFIXES = tuple(".jpg .jpeg .png .webp .tif .tiff .bmp .gif .ppm .pgm .jp2".split())
 Image.init()  # fills Pillow's tables
 TYPES = sorted({Image.EXTENSION.get(suffix) for suffix in SUFFIXES} & Image.OPEN.keys())
-# Pillow's own bound, above which it suspects a file that is small packed and fills the memory.
-MOST_PIXELS = 89_478_485
+MOST_PIXELS = Image.MAX_IMAGE_PIXELS  # Pillow's bound, above which a small file may fill the memory
 
 
 def read_rgb(path: Path) -> Image.Image:
@@ -51,28 +50,22 @@ def opened(path: Path, fix: str = "replace the file or drop its record") -> Iter
         raise InputError(f"{path} cannot be read as an image (it is no file): {fix}")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of odd EXIF and the like; bombs are refused
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            warnings.simplefilter("ignore")  # of wrong EXIF and the like
+            warnings.simplefilter("error", Image.DecompressionBombWarning)  # over MOST_PIXELS
             with Image.open(path, formats=TYPES) as file:
                 yield file
     except InputError:
         raise
     except FileNotFoundError:
         raise InputError(f"{path} is missing: add the file or drop its record") from None
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
-        raise InputError(
-            f"{path} cannot be read as an image (more than {MOST_PIXELS} pixels): "
-            "make it smaller or drop its record"
-        ) from None
     except Exception as reason:  # on bytes that are no image, its readers raise nearly everything
         raise InputError(f"{path} cannot be read as an image ({reason}): {fix}") from None
 
 
 def to_8_bit(image: Image.Image) -> Image.Image:
-    """Deep grey images are stretched from their own darkest to brightest value (our choice).
+    """Deep grey images are stretched from their own darkest to brightest value.
 
-    Cameras fill 10, 12 or 16 of the 16 bits and the file does not name which; Pillow's own
-    conversion would cut everything above 255.
+    Our choice: cameras fill 10, 12 or 16 of the 16 bits; Pillow would cut everything above 255.
     """
     if image.mode not in ("F", "I") and not image.mode.startswith("I;16"):
         return image

@@ -1,14 +1,13 @@
 """Which images come when. Everything follows from (seed, step), never from what ran before.
 
-Training is counted in steps. The images form one endless stream: a permutation of the set for each
-epoch, drawn from (seed, epoch). Global step s reads the next batch_size x accumulate x world_size
-images of it on one canvas drawn from (seed, step); each rank and micro-step reads its slice. So
-starting at any step, on any number of ranks and with any number of workers, gives the same batches.
+The images form one endless stream: a permutation of the set for each epoch, drawn from (seed,
+epoch). Global step s reads the next batch_size x accumulate x world_size images of it on one canvas
+drawn from (seed, step); each rank and micro-step reads its slice. So starting at any step, on any
+number of ranks and with any number of workers, gives the same batches.
 
-Where a set leaves out bad records, an image that turns out to be unreadable gives its place in a
-training batch to the next readable one of the set, seen as the broken one would have been. That too
-follows from (seed, step) and the files alone, and it keeps the size of every batch (our choice).
-Evaluation goes without the image.
+Where a set leaves out bad records, an unreadable image gives its place in a training batch to the
+next readable one of the set, seen as the broken one would have been (our choice: it keeps the size
+of every batch and follows from (seed, step) and the files alone). Evaluation goes without it.
 """
 
 from __future__ import annotations
@@ -45,10 +44,9 @@ class Key(NamedTuple):
 
 
 class Loaded(NamedTuple):
-    """What a worker returns for a key or a batch: None where every image was unreadable.
+    """What a worker returns for a key or a batch: None where every image was left out in `bad`.
 
-    Errors of worker processes arrive as a traceback inside a message; returning them as values
-    keeps the one sentence that was written for the user. `bad` is what had to be left out.
+    Raised errors would arrive as a traceback inside a message; as values they stay one sentence.
     """
 
     item: Sample | PackedBatch | InputError | None
@@ -56,10 +54,7 @@ class Loaded(NamedTuple):
 
 
 class Batches(DataLoader):
-    """Packed batches; an error in the user's files is raised as the InputError it is.
-
-    Images that are left out are noted in the `bad` of the set.
-    """
+    """Packed batches; InputErrors are raised, images that are left out noted in the set's `bad`."""
 
     def __init__(
         self, samples: Samples, sampler: TrainSampler | list[list[Key]], workers: int
@@ -92,8 +87,8 @@ class Batches(DataLoader):
 def train_canvases(image_size: int) -> list[Size]:
     """A landscape, a portrait and a square canvas, sides multiples of 64.
 
-    Our choice: the first two are what evaluation pads its largest images to, so that positions
-    relative to the canvas mean the same there; the square has about their area.
+    Our choice: the first two are what evaluation pads its largest images to, so that positions mean
+    the same there; the square has about their area.
     """
     preset = EvalPreset(image_size)
     short, long = preset.padded_size(image_size, math.ceil(preset.max_ratio * image_size))

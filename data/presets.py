@@ -67,10 +67,9 @@ class TrainPreset:
 
 @dataclass(frozen=True)
 class EvalPreset:
-    """Short side `image_size`, long side at most `max_ratio` times that, the whole image.
+    """The whole image: short side `image_size`, long side at most `max_ratio` times that.
 
-    Padded to the next `multiple` of each side, or to the canvas where one is given: `--overfit`
-    trains with this preset, on images that evaluation sees the same but for their padding.
+    Padded to the next `multiple` of each side, or to the canvas if given, as by `--overfit`.
     """
 
     image_size: int = 320
@@ -84,10 +83,9 @@ class EvalPreset:
         canvas: Size | None = None,
         generator: torch.Generator | None = None,
     ) -> Sample:
-        size = self.size(*annotation.orig_size)
-        canvas = canvas or self.padded_size(*annotation.orig_size)
-        view = transforms.View(0, 0, *annotation.orig_size[::-1], size)
-        return transforms.apply(image, annotation, view, canvas)
+        height, width = annotation.orig_size
+        view = transforms.View(0, 0, width, height, self.size(height, width))
+        return transforms.apply(image, annotation, view, canvas or self.padded_size(height, width))
 
     def size(self, height: int, width: int) -> Size:
         """(h, w) of an image of this original size after resizing."""
@@ -133,9 +131,8 @@ def outermost(masks: np.ndarray) -> np.ndarray:
 def place(covered: np.ndarray, pixels: int, draw: float) -> int:
     """One side: how far objects that cover these pixels move on a target of so many `pixels`.
 
-    Evenly drawn among the places where they lie wholly inside, or fill the side if they are longer
-    than it. Our choice: what touches the border of its own view keeps touching that border, since
-    it may be cut off there, and a straight cut in the middle of an image would give it away.
+    Evenly drawn among the places where they lie wholly inside, or fill the side if they are longer.
+    Our choice: what touches the border of its view keeps touching it, since it may be cut there.
     """
     low, high = (int(end) for end in np.flatnonzero(covered)[[0, -1]] + [0, 1])
     first, last = sorted((-low, pixels - high))

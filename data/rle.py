@@ -1,9 +1,8 @@
 """The only place where a mask changes form.
 
-Everything goes through pycocotools: polygons and both kinds of COCO run-length encoding come in,
-compressed run-length encoding ("RLE": {"size": [h, w], "counts": bytes or text}) is what the rest
-of the project passes around, and dense masks appear only where pixels are needed. What comes from a
-file is checked here in Python first, because the C code behind pycocotools trusts its input.
+Polygons and both kinds of COCO run-length encoding come in, the compressed one ("RLE": {"size":
+[h, w], "counts": bytes or text}) is passed around, masks are dense only where pixels are needed.
+What comes from a file is checked here first, because the C code of pycocotools trusts its input.
 """
 
 from __future__ import annotations
@@ -121,10 +120,10 @@ def boxes(rles: Sequence[Rle]) -> np.ndarray:
     return corners
 
 
-def union(rles: Sequence[Rle], size: Sequence[int]) -> Rle:
-    """All masks together; an empty mask of `size` (h, w) when there are none."""
-    require_size(rles, size)
-    return coco_mask.merge(list(rles) or encode(np.zeros((1, *size), dtype=bool)))
+def union(rles: Sequence[Rle]) -> Rle:
+    """All of one or more masks together."""
+    require_size(rles, rles[0]["size"])
+    return coco_mask.merge(list(rles))
 
 
 def subtract(rles: Sequence[Rle], region: Rle) -> list[Rle]:
@@ -134,13 +133,12 @@ def subtract(rles: Sequence[Rle], region: Rle) -> list[Rle]:
     return [coco_mask.merge([one, outside], intersect=True) for one in rles]
 
 
-def iou(a: Sequence[Rle], b: Sequence[Rle], crowd: Sequence[bool] | None = None) -> np.ndarray:
-    """Intersection over union [len(a), len(b)]; where `crowd` is true for b: over the area of a."""
+def iou(a: Sequence[Rle], b: Sequence[Rle]) -> np.ndarray:
+    """Intersection over union [len(a), len(b)]."""
     if len(a) == 0 or len(b) == 0:
         return np.zeros((len(a), len(b)))
-    flags = [0] * len(b) if crowd is None else [int(flag) for flag in crowd]
     require_size([*a, *b], a[0]["size"])
-    return np.asarray(coco_mask.iou(list(a), list(b), flags))
+    return np.asarray(coco_mask.iou(list(a), list(b), [0] * len(b)))
 
 
 def to_json(rle: Rle) -> Rle:

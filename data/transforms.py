@@ -1,9 +1,8 @@
 """What happens to an image and its masks, as functions; presets draw the numbers.
 
-Geometry is one `View`: which part of the source is seen, at which size, mirrored or not. Image
-and masks are both resized from the source through the same window with the same filter, so they
-stay aligned, and nothing outside the window is ever computed. All of it runs in Pillow, whose
-results do not depend on the number of threads.
+Image and masks are resized from the source through one `View` with the same filter, so they stay
+aligned, and nothing outside the view is computed. All of it runs in Pillow, whose results do not
+depend on the number of threads.
 """
 
 from __future__ import annotations
@@ -33,18 +32,14 @@ LUMA = YIQ[0]
 
 @dataclass(frozen=True)
 class View:
-    """A window on an image.
-
-    left, top, right, bottom: the window in whole source pixels; size: (h, w) of the result;
-    flip: mirrored left to right.
-    """
+    """A window on an image, in whole source pixels."""
 
     left: int
     top: int
     right: int
     bottom: int
-    size: tuple[int, int]
-    flip: bool = False
+    size: tuple[int, int]  # (h, w) of the result
+    flip: bool = False  # left to right
 
 
 @dataclass(frozen=True)

@@ -33,14 +33,17 @@ def assert_same(some, others):
             assert getattr(a, name) == getattr(b, name)
 
 
-def test_workers_change_nothing(dataset):
-    alone = batches(dataset)
-    assert_same(alone, batches(dataset, workers=2))
-    assert_same(alone, batches(dataset, workers=1))
+@pytest.mark.parametrize("preset", [TrainPreset(), TrainPreset(copy_paste=0.7)])
+def test_workers_and_resuming_change_nothing(dataset, preset):
+    alone = batches(dataset, preset)
+    assert_same(alone, batches(dataset, preset, workers=2))
+    assert_same(alone[3:], batches(dataset, preset, start_step=3))
+    assert_same(alone[3:], batches(dataset, preset, start_step=3, workers=1))
+    again = batches(dataset, preset, seed=4)
+    assert not torch.equal(alone[0].images, again[0].images)
 
 
-def test_starting_later_is_the_same_from_there_on(dataset):
-    assert_same(batches(dataset)[3:], batches(dataset, start_step=3))
+def test_starting_later_with_accumulation(dataset):
     whole = batches(dataset, accumulate=2)
     assert_same(whole[4:], batches(dataset, accumulate=2, start_step=2))
     assert batches(dataset, start_step=5) == []
@@ -169,18 +172,6 @@ def test_evaluation_of_some_images(dataset):
     assert len(some) == 2
 
 
-def test_batches_meet_the_contract(dataset):
-    for packed in batches(dataset, stop_step=4):
-        batch = packed.to("cpu")
-        assert batch.images.dtype == torch.float32 and 0 <= batch.images.min()
-        assert batch.images.max() <= 1
-        for image, padding, target in zip(batch.images, batch.padding, batch.targets, strict=True):
-            assert not image[:, padding].any() and not target["masks"][:, padding].any()
-            assert target["masks"].shape == (len(target["labels"]), *padding.shape)
-            assert not target["ignore"][padding].any()
-            assert all(label in range(4) for label in target["labels"].tolist())
-
-
 def test_objects_of_the_crowd_are_only_ignored(dataset):
     crowded = dataset.subset([1])
     (batch,) = loaders.eval_loader(crowded, EvalPreset(48), batch_size=1)
@@ -230,16 +221,6 @@ def test_pasting_changes_nothing_else(dataset):
     assert not any(torch.equal(a[0], b[0]) for a, b in zip(never, always, strict=True))
 
 
-def test_workers_and_resuming_change_nothing_with_pasting(dataset):
-    preset = TrainPreset(copy_paste=0.7)
-    alone = batches(dataset, preset)
-    assert_same(alone, batches(dataset, preset, workers=2))
-    assert_same(alone[3:], batches(dataset, preset, start_step=3))
-    assert_same(alone[3:], batches(dataset, preset, start_step=3, workers=1))
-    again = batches(dataset, preset, seed=4)
-    assert not torch.equal(alone[0].images, again[0].images)
-
-
 def test_pasted_objects_come_from_all_other_images_that_have_some(dataset, monkeypatch):
     """Image 2 has none."""
     reads = watched(dataset, monkeypatch)
@@ -266,40 +247,37 @@ def test_no_other_image_with_objects(dataset, monkeypatch):
         assert 1 <= counts[5] <= 2 and counts[40] == 2
 
 
-def test_pasted_batches_meet_the_contract(dataset):
-    for packed in batches(dataset, ALWAYS, stop_step=12):
+@pytest.mark.parametrize("preset", [TrainPreset(), ALWAYS])
+def test_batches_meet_the_contract(dataset, preset):
+    for packed in batches(dataset, preset, stop_step=12):
         batch = packed.to("cpu")
+        assert batch.images.dtype == torch.float32 and 0 <= batch.images.min()
+        assert batch.images.max() <= 1
         for image, padding, target in zip(batch.images, batch.padding, batch.targets, strict=True):
             assert not image[:, padding].any() and not target["masks"][:, padding].any()
-            assert not target["ignore"][padding].any()
             assert target["masks"].shape == (len(target["labels"]), *padding.shape)
+            assert not target["ignore"][padding].any()
+            assert all(label in range(4) for label in target["labels"].tolist())
             assert (target["masks"].flatten(1).sum(1) >= 4).all()
-            assert (target["masks"].sum(0) <= 1).all()
-
-
-@pytest.mark.parametrize("workers", [0, 2])
-def test_a_broken_second_image_ends_in_one_sentence(dataset, tiny_coco, workers):
-    two = dataset.subset([0, 4])
-    first = loaders.first_images(2, seed=3, count=1)[0]
-    path = two.path(1 - first)
-    path.write_bytes(path.read_bytes()[:100])
-    keywords = {"batch_size": 1, "stop_step": 1, "workers": workers}
-    assert len(batches(two, NEVER, **keywords)) == 1
-    with pytest.raises(InputError, match=rf"{path.name} cannot be read") as caught:
-        batches(two, ALWAYS, **keywords)
-    assert "\n" not in str(caught.value) and "Traceback" not in str(caught.value)
+            assert preset is not ALWAYS or (target["masks"].sum(0) <= 1).all()
 
 
 # --- mistakes and seeds ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_broken_image_ends_in_one_sentence(dataset, tiny_coco, workers):
-    path = tiny_coco.images / "5.png"
+def test_a_broken_image_ends_in_one_sentence(dataset, workers):
+    """Also where its objects would be pasted onto the only other one."""
+    two = dataset.subset([0, 4])
+    first = loaders.first_images(2, seed=3, count=1)[0]
+    path = two.path(1 - first)
     path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(InputError, match=r"5\.png cannot be read") as caught:
-        batches(dataset, workers=workers)
-    assert "\n" not in str(caught.value) and "Traceback" not in str(caught.value)
+    keywords = {"batch_size": 1, "workers": workers}
+    assert len(batches(two, NEVER, stop_step=1, **keywords)) == 1
+    for preset, stop_step in ((ALWAYS, 1), (NEVER, 2)):
+        with pytest.raises(InputError, match=rf"{path.name} cannot be read") as caught:
+            batches(two, preset, stop_step=stop_step, **keywords)
+        assert "\n" not in str(caught.value) and "Traceback" not in str(caught.value)
 
 
 def test_seeds_are_well_spread():
