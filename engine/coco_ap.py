@@ -24,23 +24,13 @@ NOTHING = -1.0  # COCO's mark for "the ground truth holds nothing of this kind"
 
 
 @dataclass(frozen=True)
-class ClassScore:
-    """One row of the per-category table; crowds are not counted as objects."""
-
-    name: str
-    objects: int
-    AP: float
-    AP50: float
-    AR: float
-
-
-@dataclass(frozen=True)
 class Scores:
     """Result of one evaluation.
 
     metrics, void_removed, boxes: the 12 numbers of `METRICS`, 0..1, or -1.0 if the ground truth has
         nothing of the kind; AR100 is the recall at `max_dets`. The fields with void removed are
         None for sets without void.
+    per_class: rows of name, objects (crowds are not counted), AP, AP50, AR.
     best_threshold: lies between two scores, so that `>` and `>=` keep the same predictions. None,
         as f1, precision and recall, if no prediction hits an object.
     """
@@ -50,9 +40,9 @@ class Scores:
     detections: int
     max_dets: int
     metrics: dict[str, float]
-    per_class: list[ClassScore]
+    per_class: list[dict]
     void_removed: dict[str, float] | None
-    per_class_void_removed: list[ClassScore] | None
+    per_class_void_removed: list[dict] | None
     boxes: dict[str, float]
     best_threshold: float | None
     f1: float | None
@@ -65,18 +55,8 @@ class Scores:
         return self.metrics if self.void_removed is None else self.void_removed
 
     @property
-    def headline_per_class(self) -> list[ClassScore]:
-        """The per-category table that belongs to `headline`."""
+    def headline_per_class(self) -> list[dict]:
         return self.per_class_void_removed or self.per_class
-
-    @classmethod
-    def from_dict(cls, plain: dict) -> "Scores":
-        """The scores of `dataclasses.asdict`."""
-        rows = {
-            key: None if plain[key] is None else [ClassScore(**row) for row in plain[key]]
-            for key in ("per_class", "per_class_void_removed")
-        }
-        return cls(**{**plain, **rows})
 
 
 def score(ground_truth: dict, detections: list[dict], *, max_dets: int = 100) -> Scores:
@@ -211,7 +191,7 @@ def twelve_numbers(evaluation: COCOeval) -> dict[str, float]:
     return dict(zip(METRICS, map(mean_of_present, values), strict=True))
 
 
-def class_scores(evaluation: COCOeval, ground_truth: dict, truths: list[dict]) -> list[ClassScore]:
+def class_scores(evaluation: COCOeval, ground_truth: dict, truths: list[dict]) -> list[dict]:
     """One row per category, in the order of the ground truth's categories."""
     objects = Counter(truth["category_id"] for truth in truths if not truth["iscrowd"])
     precision = evaluation.eval["precision"][:, :, :, 0, 2]  # [T,R,K]
@@ -219,9 +199,9 @@ def class_scores(evaluation: COCOeval, ground_truth: dict, truths: list[dict]) -
     rows = []
     for category in ground_truth["categories"]:
         k = evaluation.params.catIds.index(category["id"])
-        values = precision[:, :, k], precision[0, :, k], recall[:, k]
-        means = map(mean_of_present, values)
-        rows.append(ClassScore(category["name"], objects[category["id"]], *means))
+        values = {"AP": precision[:, :, k], "AP50": precision[0, :, k], "AR": recall[:, k]}
+        means = {key: mean_of_present(value) for key, value in values.items()}
+        rows.append({"name": category["name"], "objects": objects[category["id"]]} | means)
     return rows
 
 

@@ -55,9 +55,16 @@ def parse(argv: list[str]) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def open_split(opts: argparse.Namespace, trained_with: dict) -> CocoDataset:
-    """The split that the options name; without data options, of the data of the training."""
+def open_split(opts: argparse.Namespace, content: dict | None = None) -> CocoDataset:
+    """The split that the options name; without data options, of the data of the checkpoint.
+
+    Args:
+        content: the checkpoint, if it is loaded already.
+    """
     if not (opts.data or opts.train_json or opts.val_json):
+        if content is None:
+            content = checkpoint.load(opts.checkpoint or newest_checkpoint(options.RUNS))
+        trained_with = content["options"]
         for name in ("data", "train_json", "val_json", "images"):
             if getattr(opts, name) is None and trained_with[name] is not None:
                 setattr(opts, name, Path(trained_with[name]))
@@ -123,12 +130,7 @@ def main(argv: list[str], builder: checkpoint.Builder = zoo.build_from_config) -
 
 def score_ground_truth(opts: argparse.Namespace) -> None:
     """Prints the table of the ground truth scored against itself; crowds are no predictions."""
-    trained_with = {}
-    if not (opts.data or opts.train_json or opts.val_json):
-        trained_with = checkpoint.load(opts.checkpoint or newest_checkpoint(options.RUNS))[
-            "options"
-        ]
-    dataset = open_split(opts, trained_with)
+    dataset = open_split(opts)
     ground_truth = dataset.ground_truth()
     info(f"the ground truth as predictions, {dataset.summary()}")
     objects = ground_truth["annotations"]
@@ -145,7 +147,7 @@ def score_checkpoint(opts: argparse.Namespace, builder: checkpoint.Builder) -> N
         device = dist.device_for(device_for(opts.device))
         path = opts.checkpoint or newest_checkpoint(options.RUNS)
         content = checkpoint.load(path)
-    dataset = dist.local_first(lambda: open_split(opts, content["options"]), InputError)
+    dataset = dist.local_first(lambda: open_split(opts, content), InputError)
     with dist.synced_errors(InputError):
         dataset.require_classes([entry["name"] for entry in content["classes"]])
         model, criterion, postprocess = checkpoint.build(content, builder)

@@ -106,7 +106,7 @@ class Predictor:
         masks, size = result["masks"], (image.height, image.width)
         stem = path.stem.encode("utf-8", "replace")[:NAME_BYTES].decode("utf-8", "ignore")
         target = f"{self.folder}/{number:05d}_{stem}"
-        overlay = draw.overlay(image, labels, scores, masks, self.class_names)
+        overlay = draw.overlay(image, draw.Objects(labels, masks, scores), self.class_names)
         overlay.save(f"{target}_overlay.jpg", quality=92)
         instance_map(masks, size).save(f"{target}_instances.png")
         self.coco["images"].append(

@@ -309,7 +309,7 @@ def finish(run: Run) -> None:
     title = f"{run.folder.name}, {val.name}"
     run.save_image("predictions.png", prediction_grid(shown, found, threshold, title=title))
     summary.write(run.folder)
-    info(table(Scores.from_dict(content["scores"])))
+    info(table(Scores(**content["scores"])))
     info(f"predictions.png shows scores above {threshold:.3f} ({origin})")
     if run.grid:
         numbers = "  ".join(f"{name} {value:.3f}" for name, value in run.grid.items())

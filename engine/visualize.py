@@ -46,11 +46,8 @@ def prediction_grid(
     title: str,
     columns: int = 4,
 ) -> Image.Image:
-    """Draws all images of a data set.
+    """Draws all images of a data set, with all `detections` (COCO results above `threshold`).
 
-    Args:
-        detections: in the COCO result format; those of other images are not drawn.
-        threshold: scores at or below it are not drawn.
     Raises:
         InputError: if an image cannot be read and is not to be left out, or if none can be read.
     """
@@ -65,7 +62,7 @@ def prediction_grid(
         found = [
             (index_of[each["category_id"]], each["segmentation"], each["score"])
             for each in detections
-            if each["image_id"] == truth.image_id and each["score"] > threshold
+            if each["image_id"] == truth.image_id
         ]
         objects = draw.Objects(truth.labels, truth.rles)
         predictions = draw.Objects(*zip(*found)) if found else draw.Objects([], [])
@@ -98,7 +95,7 @@ def main(argv: list[str], builder: checkpoint.Builder = zoo.build_from_config) -
     device = device_for(opts.device)
     path = opts.checkpoint or newest_checkpoint(options.RUNS)
     content = checkpoint.load(path)
-    dataset = evaluate.open_split(opts, content["options"])
+    dataset = evaluate.open_split(opts, content)
     dataset.require_classes([entry["name"] for entry in content["classes"]])
     threshold, origin = checkpoint.score_threshold(content["best"], opts.threshold)
     model, _, postprocess = checkpoint.build(content, builder)

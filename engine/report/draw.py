@@ -31,6 +31,8 @@ BLANK: Colour = (240, 241, 243)  # where an example lacks a row
 FAINT: Colour = (110, 116, 124)
 PADDING: Colour = (70, 90, 130)
 MATCH_IOU = 0.5  # the mask IoU from which a prediction counts as found, as in AP50
+HEIGHT = 240  # of an image of a grid
+WIDTH = 320  # of an image of a training batch
 SWATCH = (26, 16)
 GAP = 6
 MARGIN = 12
@@ -68,7 +70,6 @@ def grid(
     *,
     title: str | None = None,
     columns: int = 4,
-    height: int = 240,
     threshold: float | None = None,
 ) -> Image.Image:
     """Rows image / ground truth / prediction, one column per example, `columns` side by side.
@@ -77,9 +78,8 @@ def grid(
     pairs overall) have one colour in both rows; those without a partner are dashed, red for
     predictions and white for missed objects. Rows that no example has are left out, and labels
     without a free place. Every prediction is drawn: `threshold` is only named in the legend.
-    `height` is that of an image in pixels.
     """
-    drawn = [draw_rows(example, class_names, height) for example in examples]
+    drawn = [draw_rows(example, class_names) for example in examples]
     names = [n for n in ("image", "ground truth", "prediction") if any(n in rows for rows in drawn)]
     bands = []
     for first in range(0, len(drawn), columns):
@@ -94,30 +94,22 @@ def grid(
     return sheet_of(bands, grid_legend(examples, threshold), title)
 
 
-def overlay(
-    image: Image.Image,
-    labels: Sequence[int],
-    scores: Sequence[float] | None,
-    masks: Masks,
-    class_names: Sequence[str],
-) -> Image.Image:
-    """The predictions over their image, at its size, each in a colour of its own."""
+def overlay(image: Image.Image, objects: Objects, class_names: Sequence[str]) -> Image.Image:
+    """Objects over their image, at its size, each in a colour of its own."""
     painting = Painting(image, image.size, scale=min(max(min(image.size) / 480, 1.0), 4.0))
-    paint_objects(painting, Objects(labels, masks, scores), class_names)
+    paint_objects(painting, objects, class_names)
     return painting.finish()
 
 
 def training_batch(
-    images: Tensor, targets: Sequence[dict], class_names: Sequence[str], *, width: int = 320
+    images: Tensor, targets: Sequence[dict], class_names: Sequence[str]
 ) -> Image.Image:
-    """The input of the network and its targets, with ignored regions and padding hatched.
+    """The input of the network, [B,3,H,W] in 0..1, and its targets, as in data/batch.py.
 
-    Args:
-        images: float [B,3,H,W] in 0..1, with its targets (see data/batch.py).
-        width: of one image on the sheet, in pixels.
+    Ignored regions and padding are hatched.
     """
     canvas = images.shape[-2:]
-    size = (width, max(round(width * canvas[0] / canvas[1]), 1))
+    size = (WIDTH, max(round(WIDTH * canvas[0] / canvas[1]), 1))
     cells = []
     for image, target in zip(images, targets, strict=True):
         pixels = (image.detach().cpu().clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
@@ -190,7 +182,9 @@ def paint_objects(
         painting.label(mask, text, colour)
 
 
-def draw_rows(example: Example, class_names: Sequence[str], height: int) -> dict[str, Image.Image]:
+def draw_rows(
+    example: Example, class_names: Sequence[str], height: int = HEIGHT
+) -> dict[str, Image.Image]:
     """The rows of one example by name: image, and ground truth and prediction if given."""
     image, truth, predictions, void, _ = example
     ratio = min(height / image.height, 2 * height / image.width)

@@ -15,7 +15,7 @@ from torch import nn
 
 from data.batch import Batch
 from engine import dist
-from engine.coco_ap import METRICS, ClassScore, Scores
+from engine.coco_ap import METRICS, Scores
 
 TITLE = "***** test metrics *****"
 # The names of the numbers in the order of METRICS.
@@ -59,8 +59,9 @@ def all_metrics(scores: Scores, loss: MeanLoss, seconds: float, epoch: float) ->
         epoch: number of epochs that the weights were trained for.
     """
     metrics = {f"test_{name}": scores.metrics[key] for name, key in zip(NAMES, METRICS)}
-    for name, row in zip(class_names(scores.per_class), scores.per_class):
-        metrics |= {f"test_map_{name}": row.AP, f"test_mar_100_{name}": row.AR}
+    rows = scores.per_class
+    for name, row in zip(class_names([row["name"] for row in rows]), rows):
+        metrics |= {f"test_map_{name}": row["AP"], f"test_mar_100_{name}": row["AR"]}
     losses = list(chain.from_iterable(loss.losses))
     return metrics | {
         "epoch": epoch,
@@ -71,17 +72,14 @@ def all_metrics(scores: Scores, loss: MeanLoss, seconds: float, epoch: float) ->
     }
 
 
-def class_names(rows: list[ClassScore]) -> list[str]:
+def class_names(names: list[str]) -> list[str]:
     """Names of classes as suffixes of keys, with `_class` added where a key exists already."""
-    taken = {name.removeprefix("map_") for name in NAMES}
-    names = []
-    for row in rows:
-        name = row.name
+    taken = [name.removeprefix("map_") for name in NAMES]
+    for name in names:
         while name in taken:
             name += "_class"
-        taken.add(name)
-        names.append(name)
-    return names
+        taken.append(name)
+    return taken[len(NAMES) :]
 
 
 def block(metrics: dict[str, float]) -> str:

@@ -110,7 +110,7 @@ def contours(mask: np.ndarray) -> list[np.ndarray]:
     return loops
 
 
-def smooth(loop: np.ndarray, reach: int = 3) -> np.ndarray:
+def smooth(loop: np.ndarray, reach: int) -> np.ndarray:
     """A closed loop without the stairs of its pixels: the mean over 2 * reach + 1 neighbours."""
     if len(loop) < 4 * reach:
         return loop
@@ -167,8 +167,7 @@ class Painting:
         inside = covered >= 128
         return (inside if inside.any() else covered > 0), (left, top)
 
-    def fill(self, mask: np.ndarray, colour: Colour, opacity: float = 0.42) -> None:
-        """Fills a mask with translucent colour."""
+    def fill(self, mask: np.ndarray, colour: Colour, opacity: float) -> None:
         inside, corner = self._scaled(mask)
         self._paste(inside * opacity, corner, colour)
 
@@ -224,7 +223,7 @@ class Painting:
             text = shorten(text, text_height, self.size[0] - text_height - 4)
             width, height = text_size(text, text_height)
             plate = (width + text_height, height + 2)
-            if len(self.labels) > MANY and plate[0] * plate[1] > area_of(box):
+            if len(self.labels) > MANY and plate[0] * plate[1] > shared_area(box, box):
                 continue
             place = free_place(box, plate, self.size, [other for other, *_ in placed], others)
             if text and place is not None:
@@ -274,46 +273,37 @@ def free_place(
     width, height = plate
     if width > size[0] or height > size[1]:
         return None
-    for x, y in [*near_places(box, plate), *far_places(box, plate)]:
+    for x, y in places_for(box, plate):
         if y + height < 0 or y > size[1]:
             continue
         x, y = min(max(x, 1), size[0] - width), min(max(y, 1), size[1] - height)
         place = (x, y, x + width, y + height)
-        hides = any(shared_area(place, other) > HIDDEN * area_of(other) for other in others)
+        hides = any(
+            shared_area(place, other) > HIDDEN * shared_area(other, other) for other in others
+        )
         if not hides and not any(shared_area(place, other) for other in taken):
             return place
     return None
 
 
-def near_places(box: Box, plate: tuple[int, int]) -> list[tuple[int, int]]:
-    """Left top corners for a plate, best first: on a large object, beside a small one."""
+def places_for(box: Box, plate: tuple[int, int]) -> Iterator[tuple[int, int]]:
+    """Left top corners for a plate: on a large object or beside a small one, then around it."""
     (left, top, right, bottom), (width, height) = box, plate
     centre, middle = (left + right - width) // 2, (top + bottom - height) // 2
-    above, below = (centre, top - height - 1), (centre, bottom + 1)
+    yield centre, top - height - 1
     if bottom - top < 2.5 * height or right - left < width / 2:
-        return [above, below, (right + 1, middle), (left - width - 1, middle)]
-    high, low = top + 2, bottom - height - 2
-    inside = [(x, y) for y in (high, middle, low) for x in (centre, left, right - width)]
-    return [above, *inside, below]
-
-
-def far_places(box: Box, plate: tuple[int, int]) -> list[tuple[int, int]]:
-    """Left top corners around an object, nearest first."""
-    (left, top, right, bottom), (width, height) = box, plate
-    places = []
+        yield from ((centre, bottom + 1), (right + 1, middle), (left - width - 1, middle))
+    else:
+        for y in (top + 2, middle, bottom - height - 2):
+            yield from ((x, y) for x in (centre, left, right - width))
+        yield centre, bottom + 1
     for reach in (1, 2.5, 4):
         for angle in np.linspace(0, 2 * np.pi, 12, endpoint=False):
             x = (left + right) / 2 + np.cos(angle) * ((right - left + width) / 2 + reach * height)
             y = (top + bottom) / 2 + np.sin(angle) * ((bottom - top + height) / 2 + reach * height)
-            places.append((round(x - width / 2), round(y - height / 2)))
-    return places
-
-
-def area_of(box: Box) -> int:
-    return (box[2] - box[0]) * (box[3] - box[1])
+            yield round(x - width / 2), round(y - height / 2)
 
 
 def shared_area(a: Box, b: Box) -> int:
-    """The area that two boxes have in common."""
     width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
     return max(width, 0) * max(height, 0)

@@ -93,7 +93,7 @@ def summary(folder: Path) -> str:
         best = checkpoint.load(folder / "best.pt")
         split = best["about"]["split"]
         lines += [f"- best weights: iteration {best['iteration']}, split {split}", ""]
-        lines += [table(Scores.from_dict(best["scores"]), markdown=True), ""]
+        lines += [table(Scores(**best["scores"]), markdown=True), ""]
         if best["grid"]:
             limit = best["grid"]["AP"]
             lines.append(f"Ground truth through the mask grid and back: AP {limit:.3f}")

@@ -1,7 +1,5 @@
 """Scores as tables: plain text for the terminal, markdown for summary.md."""
 
-from dataclasses import astuple
-
 from engine.coco_ap import NOTHING, Scores
 
 MEANING = {
@@ -32,7 +30,8 @@ def table(scores: Scores, markdown: bool = False) -> str:
         name, meaning = key.replace("100", str(most)), meaning.format(min(10, most), most)
         numbers.append([name, meaning, *(number(values[key]) for values in columns.values())])
     classes = [["category", "objects", "AP", "AP50", "AR"]]
-    for name, objects, *values in map(astuple, scores.headline_per_class):
+    for row in scores.headline_per_class:
+        name, objects, *values = row.values()
         classes.append([name, str(objects), *map(number, values)])
     layout = pipes if markdown else aligned
     counts = (

@@ -70,7 +70,7 @@ def test_match_leaves_void_out():
 def test_masks_may_be_rles_or_an_array():
     masks = np.stack([square(10, 10, 40), square(60, 60, 50)])
     one, two = (
-        draw.overlay(black(), [0, 1], [0.5, 0.6], kind, NAMES)
+        draw.overlay(black(), Objects([0, 1], kind, [0.5, 0.6]), NAMES)
         for kind in (masks, rle.encode(masks))
     )
     assert one.size == (160, 120) and np.array_equal(one, two)
@@ -82,7 +82,7 @@ def test_an_object_inside_another_has_a_colour_of_its_own():
         objects = Objects([0, 1], np.stack(masks), [0.9, 0.4])
         own = [palette(i) for i in (0, 1)] if masks[0] is inner else [palette(i) for i in (1, 0)]
         examples = [
-            draw.overlay(black(), objects.labels, objects.scores, objects.masks, NAMES),
+            draw.overlay(black(), objects, NAMES),
             draw.draw_rows(Example(black(), predictions=objects), NAMES, height=120)["prediction"],
             draw.draw_rows(Example(black(), truth=objects), NAMES, height=120)["ground truth"],
         ]
@@ -100,7 +100,7 @@ def test_labels_hide_no_other_object(monkeypatch):
     masks = [square(y, x, 14, (240, 320)) for y, x in ((100, 80), (100, 96), (116, 80), (116, 96))]
     masks.append(square(60, 40, 110, (240, 320)))
     names = [f"part {i}" for i in range(4)] + ["whole"]
-    draw.overlay(black((240, 320)), range(5), None, np.stack(masks), names)
+    draw.overlay(black((240, 320)), Objects(range(5), np.stack(masks)), names)
     assert set(places) == set(names)
     for text, (left, top, right, bottom) in places.items():
         for name, mask in zip(names, masks, strict=True):
@@ -111,7 +111,7 @@ def test_labels_hide_no_other_object(monkeypatch):
 def test_a_label_away_from_its_object_has_a_line_to_it(monkeypatch):
     corners = [(90 + 16 * row, 130 + 16 * column) for row in range(3) for column in range(3)]
     masks = np.stack([square(*corner, 15, (240, 320)) for corner in corners])
-    objects = (black((240, 320)), [0] * 9, None, masks, ["some part"])
+    objects = (black((240, 320)), Objects([0] * 9, masks), ["some part"])
     lined = np.asarray(draw.overlay(*objects), int)
     monkeypatch.setattr("engine.report.paint.draw_line", lambda *_: None)
     lines = (lined != np.asarray(draw.overlay(*objects), int)).any(2)
@@ -125,7 +125,7 @@ def test_odd_sizes(size):
     example = Example(black(size), Objects([2], masks), Objects([2], masks, [0.25]))
     sheet = draw.grid([example, Example(black())], NAMES, title="t")
     assert sheet.mode == "RGB"
-    assert draw.overlay(black(size), [2], [0.1], masks, NAMES).size == size[::-1]
+    assert draw.overlay(black(size), Objects([2], masks, [0.1]), NAMES).size == size[::-1]
 
 
 def test_examples_without_anything():
@@ -145,7 +145,7 @@ def test_examples_without_anything():
     for example in examples:
         draw.grid([example], NAMES)
     draw.grid(examples, NAMES)
-    draw.overlay(black(), [], [], [], NAMES)
+    draw.overlay(black(), Objects([], [], []), NAMES)
 
 
 def test_more_columns_wrap_and_missing_rows_are_left_out():
@@ -176,7 +176,7 @@ def test_labels_do_not_cover_one_another(monkeypatch):
         "engine.report.paint.draw_plate", lambda image, place, *rest: places.append(place)
     )
     masks = np.stack([square(20 + i, 30 + i, 50) for i in range(12)])
-    draw.overlay(black(), [0] * 12, [0.5] * 12, masks, NAMES)
+    draw.overlay(black(), Objects([0] * 12, masks, [0.5] * 12), NAMES)
     assert len(places) > 3
     covered = np.zeros((120, 160), int)
     for left, top, right, bottom in places:
