@@ -5,8 +5,8 @@ import json
 import sys
 import textwrap
 import traceback
-from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import NoReturn
 
@@ -17,7 +17,6 @@ from engine.interrupt import GracefulStop
 from engine.values import (
     canvas,
     decay,
-    flag,
     fraction,
     integer,
     is_unset,
@@ -28,7 +27,7 @@ from engine.values import (
     shown,
     whole,
 )
-from mobileinst import zoo
+from mobileinst import weights, zoo
 
 DATASETS = Path("datasets")
 RUNS = Path("runs")
@@ -98,9 +97,9 @@ class TrainOptions:
     val_json: Path | None = option(None, Path, "COCO json of the validation split")
     images: Path | None = option(None, Path, "folder of the images in the json files")
     crowd_as_instances: bool = option(
-        False, flag, "read iscrowd objects as ordinary ones (some tools export brush masks so)")
+        False, bool, "read iscrowd objects as ordinary ones (some tools export brush masks so)")
     skip_bad_records: bool = option(
-        False, flag, "leave out records and images that cannot be used, and list them at the end")
+        False, bool, "leave out records and images that cannot be used, and list them at the end")
 
     model: str = option(
         "mobileinst_topformer_tiny", str, f"one of {', '.join(zoo.names())}", "model",
@@ -108,7 +107,7 @@ class TrainOptions:
     set: dict[str, object] | None = option(
         None, keyword, "other values for keywords of the model, as width=64 num_queries=50",
         action="extend", nargs="+", metavar="KEY=VALUE")
-    allow_partial: bool = option(False, flag, "load what fits of weights that do not fit whole")
+    allow_partial: bool = option(False, bool, "load what fits of weights that do not fit whole")
     pretrained: Path | None = option(
         None, Path, "start from these weights: of a backbone, or a checkpoint of any class list",
         metavar="FILE")
@@ -150,8 +149,8 @@ class TrainOptions:
         "augmentation, and evaluate on the same")
 
     out: Path | None = option(None, Path, "run folder; runs/<model>-NNN if not given", "run")
-    resume: bool = option(False, flag, "go on with an interrupted run")
-    overwrite: bool = option(False, flag, "replace the run in --out")
+    resume: bool = option(False, bool, "go on with an interrupted run")
+    overwrite: bool = option(False, bool, "replace the run in --out")
     eval_every: float = option(5.0, real, "epochs between evaluations; 0: at the end only")
     save_every: int | None = option(
         None, positive, "iterations between saves for --resume; a minute or so if not given")
@@ -163,7 +162,7 @@ class TrainOptions:
     workers: int | None = option(
         None, whole, "loader processes, 0 loads in line; 2 if not given and there are cores")
     deterministic: bool | None = option(
-        None, flag, "the same bits each time; if not given, on a CPU, where it costs nothing",
+        None, bool, "the same bits each time; if not given, on a CPU, where it costs nothing",
         action=argparse.BooleanOptionalAction)
     # fmt: on
 
@@ -259,7 +258,7 @@ def add_option(group, name: str, **changes: object) -> None:
     declared = TrainOptions.__dataclass_fields__[name]
     about, convert = declared.metadata, declared.metadata["convert"]
     settings = {"help": about["help"], "default": declared.default}
-    if convert is flag:
+    if convert is bool:
         settings["action"] = "store_true"
     else:
         settings |= {"type": convert, "metavar": METAVARS.get(convert)}
@@ -301,6 +300,31 @@ def model_config(opts: TrainOptions | argparse.Namespace, num_classes: int) -> z
     """The config that --model and --set describe; raises InputError for a wrong keyword."""
     keywords = values.builder_keywords(opts.model, opts.set)
     return zoo.config_for(opts.model, num_classes=num_classes, **keywords)
+
+
+def dry_run(
+    opts: TrainOptions | argparse.Namespace,
+    file: weights.WeightFile,
+    classes: Sequence[str] | None = None,
+    builder: Callable[..., tuple] = zoo.build_from_config,
+) -> weights.Report:
+    """Loads weights into a new model that the options describe; returns the report alone.
+
+    Args:
+        classes: of the model; None takes those of the file, if it has any.
+    Raises:
+        InputError: if the file does not fit, or no such model can be built.
+    """
+    config = model_config(opts, num_classes=1)
+    with values.model_errors():
+        if classes is None:
+            model = builder(config)[0]
+            rows = file.rows_per_class(getattr(model, "class_layers", ())) or 1
+            number = max(1, rows - len(getattr(model, "more_rows", ())))
+            classes = file.classes or ("unnamed",) * number
+        config = replace(config, num_classes=len(classes))
+        keywords = {"config": asdict(config), "allow_partial": opts.allow_partial}
+        return weights.load(builder(config)[0], file, classes=classes, **keywords)
 
 
 def run_entry(main: Callable[[list[str]], int | None]) -> None:

@@ -12,7 +12,7 @@ from data.dataset import CocoDataset
 from data.errors import InputError
 from data.loaders import covering_canvas, first_images, train_canvases
 from data.presets import EvalPreset, TrainPreset
-from engine import checkpoint, determinism, dist, log, options, pretrained, skipped
+from engine import checkpoint, determinism, dist, log, options, skipped
 from engine.coco_ap import Scores, score
 from engine.evaluate import open_splits, predictions
 from engine.files import FolderLock, choose
@@ -25,7 +25,7 @@ from engine.report import summary
 from engine.report.mask_grid import mask_grid_scores
 from engine.report.tables import table
 from engine.run import Data, Run
-from engine.values import device_for, keyword_errors
+from engine.values import device_for, model_errors
 from engine.visualize import prediction_grid, spread
 from mobileinst import weights, zoo
 from mobileinst.set_prediction.postprocess import Postprocess
@@ -112,22 +112,24 @@ def derived_options(opts: TrainOptions, data: Data) -> dict[str, object]:
 
 
 def build(
-    opts: TrainOptions, data: Data, device: torch.device, builder: checkpoint.Builder
+    opts: TrainOptions,
+    data: Data,
+    device: torch.device,
+    builder: checkpoint.Builder,
+    file: weights.WeightFile | None = None,
 ) -> tuple[Trainer, Postprocess, zoo.Config, weights.Report | None]:
-    """Trainer, post-processing, the model's config, and what was loaded from --pretrained.
+    """Trainer, post-processing, the model's config, and the report on the loaded file, if any.
 
     Raises:
         InputError: if there is no such model, or not with these weights or this data.
     """
     config = options.model_config(opts, num_classes=len(data.train.categories))
-    with keyword_errors():
+    report, classes = None, data.train.class_names
+    with model_errors():
         model, criterion, postprocess = builder(config, seed=opts.seed)
-    report = None
-    if opts.pretrained and not opts.resume:  # a checkpoint has the weights it led to
-        settings = {"config": asdict(config), "allow_partial": opts.allow_partial}
-        with pretrained.load_errors():
-            classes = data.train.class_names
-            report = weights.load(model, opts.pretrained, classes=classes, **settings)
+        if file:
+            keywords = {"config": asdict(config), "allow_partial": opts.allow_partial}
+            report = weights.load(model, file, classes=classes, **keywords)
     frozen = "frozen_norms" if config.frozen_norms else "frozen_stride"
     if getattr(config, frozen) and not opts.resume and not (report and report.whole):
         raise InputError(
@@ -184,10 +186,11 @@ def prepare(opts: TrainOptions, builder: checkpoint.Builder) -> Iterator[Run]:
         determinism.set_up(opts.deterministic, device, opts.threads)
     try:
         folder = dist.broadcast_from_main(choose_and_lock, InputError)
-        with dist.synced_errors(InputError), pretrained.load_errors():
-            if opts.pretrained and not opts.resume:
+        with dist.synced_errors(InputError), model_errors():
+            file = None
+            if opts.pretrained and not opts.resume:  # a checkpoint has the weights it led to
                 file = weights.open_weights(opts.pretrained)
-                pretrained.dry_run(opts, file, builder=builder)
+                options.dry_run(opts, file, builder=builder)
         data = dist.local_first(lambda: open_data(opts), InputError)
         derived = derived_options(opts, data)
         info(opts.describe(derived))
@@ -195,7 +198,8 @@ def prepare(opts: TrainOptions, builder: checkpoint.Builder) -> Iterator[Run]:
         if data.val is not data.train:
             info(data.val.summary())
         with dist.synced_errors(InputError):
-            trainer, postprocess, config, report = build(opts, data, device, builder)
+            trainer, postprocess, config, report = build(opts, data, device, builder, file)
+            del file  # frees its tensors
             run = Run(opts, folder, data, trainer, postprocess, config, derived, lock)
         processes = f" in {dist.world_size()} processes" if dist.world_size() > 1 else ""
         info(f"{opts.model}: {run.facts['parameters']:,} parameters, on {device}{processes}")
@@ -234,13 +238,12 @@ def fit(run: Run) -> None:
                         bar.set_postfix(loss=f"{values['loss']:.3f}", refresh=False)
                     if trainer.iteration % run.opts.log_every == 0 or trainer.iteration == total:
                         run.log_interval()
-                    requested = stop.requested()
-                    if requested:
+                    if stop.requested():
                         skipped.gather(run.data.train.bad)
-                    if requested or run.save_is_due():
                         run.save()
-                    if requested:  # a signal that comes only now is for the next step
                         raise dist.mark_synced(Interrupted(stop.signal))
+                    if run.save_is_due():
+                        run.save()
                     evaluate_if_due(run, stop)
         except NonFiniteError as error:
             raise NonFiniteError(

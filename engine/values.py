@@ -11,7 +11,7 @@ import torch
 
 from data.errors import InputError
 from engine import dist
-from mobileinst import zoo
+from mobileinst import weights, zoo
 
 
 def number(kind: type, holds: Callable[[float], bool], wanted: str) -> Callable[[object], float]:
@@ -36,13 +36,6 @@ positive_real = number(float, lambda value: value > 0, "a number above zero")
 real = number(float, lambda value: value >= 0, "a number, zero or above")
 fraction = number(float, lambda value: 0 <= value <= 1, "a number from 0 to 1")
 decay = number(float, lambda value: 0 <= value < 1, "a number from 0 to below 1")
-
-
-def flag(value: object) -> bool:
-    """True or False, for programs: a command line has flags without values."""
-    if not isinstance(value, bool):
-        raise argparse.ArgumentTypeError(f"{value} is neither True nor False")
-    return value
 
 
 def canvas(value: str | tuple[int, int]) -> tuple[int, int]:
@@ -95,12 +88,14 @@ def checked(name: str, about: dict, value: object) -> object:
 
 
 @contextmanager
-def keyword_errors() -> Iterator[None]:
-    """Turns the ValueError of a config or a builder into an InputError that names --set."""
+def model_errors() -> Iterator[None]:
+    """Turns the ValueError of a config, a builder or a file of weights into an InputError."""
     try:
         yield
     except InputError:
         raise
+    except weights.LoadError as error:
+        raise InputError(str(error)) from error
     except ValueError as error:
         raise InputError(f"--set: {error}; change the value") from error
 
@@ -110,7 +105,7 @@ def builder_keywords(name: str, keywords: dict[str, object]) -> dict[str, object
     keywords = dict(keywords)
     if "num_classes" in keywords:
         raise InputError("--set num_classes: it follows from the data; leave it out")
-    with keyword_errors():
+    with model_errors():
         config = zoo.config_for(name)
         for key, value in keywords.items():
             keywords[key] = config.parse(key, value) if isinstance(value, str) else value

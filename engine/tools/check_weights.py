@@ -5,8 +5,9 @@ import json
 from pathlib import Path
 
 from data.errors import InputError
-from engine import options, pretrained
+from engine import options
 from engine.log import info
+from engine.values import model_errors
 from mobileinst import weights
 
 
@@ -33,10 +34,10 @@ def main(argv: list[str]) -> None:
     classes = opts.classes
     if opts.num_classes:
         classes = [f"class {number}" for number in range(opts.num_classes)]
-    with pretrained.load_errors():
+    with model_errors():
         file = weights.open_weights(opts.file)
     try:
-        report = pretrained.dry_run(opts, file, classes)
+        report = options.dry_run(opts, file, classes)
     except InputError as error:
         about = {"loads": False, "file": str(opts.file), "source": file.source, "why": str(error)}
         info(json.dumps(about, indent=1) if opts.json else file.text)

@@ -26,7 +26,7 @@ from engine import files, options
 from engine.determinism import reseed
 from engine.log import info
 from engine.tools.benchmark import add_synthetic, multiply_adds, parameters, synthetic_batch
-from engine.values import device_for, keyword_errors
+from engine.values import device_for, model_errors
 from mobileinst import zoo
 
 STRIDES = tuple(2**power for power in range(8))
@@ -238,7 +238,7 @@ def inspect_all(opts: argparse.Namespace, device: torch.device) -> list[Part]:
         InputError: if the batch is too small for the batch norms of a training forward.
     """
     config = options.model_config(opts, num_classes=opts.num_classes)
-    with keyword_errors():
+    with model_errors():
         model, criterion, postprocess = zoo.build_from_config(config)
     model.to(device).eval().requires_grad_(False)
     limits = {"size": opts.image_size, "rounds": opts.rounds}
