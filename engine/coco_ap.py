@@ -18,7 +18,6 @@ from pycocotools.cocoeval import COCOeval
 from data import rle
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
-AREAS = ("all", "small", "medium", "large")  # the order of COCOeval's area ranges
 FIELDS = ("image_id", "category_id", "segmentation", "score")  # of a COCO result
 NOTHING = -1.0  # COCO's mark for "the ground truth holds nothing of this kind"
 
@@ -180,13 +179,13 @@ def mean_of_present(values: np.ndarray) -> float:
 
 def twelve_numbers(evaluation: COCOeval) -> dict[str, float]:
     """The 12 COCO numbers. COCOeval.summarize prints, and fails for other values of maxDets."""
-    precision = evaluation.eval["precision"][..., 2]  # [T,R,K,A]: IoU, recall, class, area
+    precision = evaluation.eval["precision"][..., 2]  # [T,R,K,A=4]: IoU, recall, class, area
     recall = evaluation.eval["recall"]  # [T,K,A,M], M: maxDets
     values = (
         *(precision[ious, :, :, 0] for ious in (slice(None), 0, 5)),  # IoU 0.50:0.95, 0.50, 0.75
-        *(precision[..., area] for area in range(1, len(AREAS))),
+        *(precision[..., area] for area in range(1, 4)),
         *(recall[:, :, 0, dets] for dets in range(3)),
-        *(recall[:, :, area, 2] for area in range(1, len(AREAS))),
+        *(recall[:, :, area, 2] for area in range(1, 4)),
     )
     return dict(zip(METRICS, map(mean_of_present, values), strict=True))
 
@@ -212,8 +211,8 @@ def best_f1(evaluation: COCOeval) -> dict[str, float | None]:
     ones below. Predictions on crowds do not count. Of equal F1 the highest threshold wins.
     """
     nothing = dict.fromkeys(("best_threshold", "f1", "precision", "recall"))
-    # evalImgs runs over classes, area ranges, images; area range 0 is "all".
-    shape = (-1, len(AREAS), max(len(evaluation.params.imgIds), 1))
+    # evalImgs runs over classes, the 4 area ranges ("all" is the first), images.
+    shape = (-1, 4, max(len(evaluation.params.imgIds), 1))
     found = np.array(evaluation.evalImgs, dtype=object).reshape(shape)[:, 0].flat
     matches = [each for each in found if each is not None]
     if not matches:

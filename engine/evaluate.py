@@ -56,11 +56,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
 
 def open_split(opts: argparse.Namespace, content: dict | None = None) -> CocoDataset:
-    """The split that the options name; without data options, of the data of the checkpoint.
-
-    Args:
-        content: the checkpoint, if it is loaded already.
-    """
+    """The split that the options name; without data options, of the data of the checkpoint."""
     if not (opts.data or opts.train_json or opts.val_json):
         if content is None:
             content = checkpoint.load(opts.checkpoint or newest_checkpoint(options.RUNS))
@@ -95,9 +91,9 @@ def predictions(
     dataset: CocoDataset,
     *,
     image_size: int,
-    batch_size: int,
     workers: int,
     device: torch.device,
+    batch_size: int = 8,
     threshold: float | None = None,
     callback: Callable[[dict, Batch], None] | None = None,
 ) -> list[dict]:

@@ -105,7 +105,6 @@ def main(argv: list[str], builder: checkpoint.Builder = zoo.build_from_config) -
         postprocess,
         shown,
         image_size=opts.image_size or content["options"]["image_size"],
-        batch_size=8,
         workers=opts.workers,
         device=device,
         threshold=threshold,

@@ -49,8 +49,7 @@ def read_run(folder: Path) -> dict[str, np.ndarray]:
 
 def smooth(values: np.ndarray, width: int = 15) -> np.ndarray:
     """Running mean; shorter windows at the ends."""
-    width = min(width, len(values))
-    ones = np.ones(width)
+    ones = np.ones(min(width, len(values)))
     return np.convolve(values, ones, "same") / np.convolve(np.ones(len(values)), ones, "same")
 
 

@@ -193,18 +193,17 @@ def draw_rows(
     if truth is not None and predictions is not None:
         pairs = match(truth, predictions, void)
         found = {index: index for index in pairs.values()}
-    drawn = {"image": Painting(image, size).finish()}
-    if truth is not None:
+    rows = {"image": Painting(image, size).finish()}
+    objects = ("ground truth", truth, found, MISSED), ("prediction", predictions, pairs, UNMATCHED)
+    for name, each, partners, alone in objects:
+        if each is None:
+            continue
         painting = Painting(image, size, height / 200)
-        if void is not None:
+        if void is not None and each is truth:
             painting.hatch(rle.decode([void], void["size"])[0])
-        paint_objects(painting, truth, class_names, found, MISSED)
-        drawn["ground truth"] = painting.finish()
-    if predictions is not None:
-        painting = Painting(image, size, height / 200)
-        paint_objects(painting, predictions, class_names, pairs, UNMATCHED)
-        drawn["prediction"] = painting.finish()
-    return drawn
+        paint_objects(painting, each, class_names, partners, alone)
+        rows[name] = painting.finish()
+    return rows
 
 
 def below(parts: Sequence[Image.Image], gap: int) -> Image.Image:
@@ -269,17 +268,16 @@ def hatched_swatch(colour: Colour) -> Image.Image:
 def grid_legend(examples: Sequence[Example], threshold: float | None) -> Legend:
     """What the examples contain."""
     several = swatch(map(palette, range(3)))
-    if any(example.truth is not None and example.predictions is not None for example in examples):
-        legend: Legend = [
+    legend: Legend = [(several, "objects, a colour each")]
+    if any(example.truth and example.predictions for example in examples):
+        legend = [
             (several, "found: one colour in both rows (same class, mask IoU >= 0.5)"),
             (swatch([MISSED], dashed=True), "missed object"),
             (swatch([UNMATCHED], dashed=True), "prediction without object"),
         ]
-    else:
-        legend = [(several, "objects, a colour each")]
-    if any(example.void is not None for example in examples):
+    if any(example.void for example in examples):
         legend.append((hatched_swatch(VOID), "void or crowd: not scored"))
-    if any(example.predictions is not None for example in examples):
+    if any(example.predictions for example in examples):
         shown = "" if threshold is None else f", shown from {threshold:.2f}"
         legend.append((None, f"number: score{shown}"))
     return legend

@@ -29,8 +29,8 @@ def mask_grid_scores(
     """Scores the ground truth after it went the way of a network's masks.
 
     Every object is resized to the input of the network, averaged over the cells of the grid as in
-    the losses, and brought back to the original size by the post-processing. Classes are right and
-    all scores are equal, so only the grid can keep AP below 1.
+    the losses, and resized back by the post-processing. Classes are right and all scores are equal,
+    so only the grid can keep AP below 1.
     """
     detections = []
     for index in range(len(dataset)):
