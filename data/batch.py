@@ -77,9 +77,6 @@ class Batch:
     padding: Tensor
     targets: list[dict[str, Any]]
 
-    def __len__(self) -> int:
-        return len(self.images)
-
     def sizes(self) -> list[tuple[tuple[int, int], tuple[int, int], tuple[int, int]]]:
         """(padded, size, orig_size) of each image, for post-processing."""
         padded = (self.images.shape[-2], self.images.shape[-1])
@@ -101,9 +98,6 @@ class PackedBatch:
     image_ids: list[int]
     sizes: list[tuple[int, int]]
     orig_sizes: list[tuple[int, int]]
-
-    def __len__(self) -> int:
-        return len(self.images)
 
     def to(self, device: torch.device | str) -> Batch:
         """Unpacks to the contract and moves everything to `device`, on CUDA without waiting."""

@@ -25,7 +25,6 @@ from data.errors import BadRecords, InputError
 from data.images import read_rgb
 from data.packed import Bytes, Images, pack_polygons, unpack_polygons
 from data.readers import coco
-from data.readers.source import Source
 
 NEARLY_ALL = 0.8  # share of crowds from which they look like mislabelled brush masks
 
@@ -84,8 +83,7 @@ class CocoDataset:
 
     Args:
         annotations: the json file, or its content as a dict (`name` stands for it in messages).
-        images: the folder that file names are relative to; of several, the first that holds the
-            first image, or else most of them.
+        images: the folder that file names are relative to; of several, the one with most of them.
         crowd_as_instances: use every crowd as one object.
         skip_bad: leave out records that cannot be used, images without a file among them, and note
             them in `bad`; a bad annotation leaves its image and the other objects of it.
@@ -108,13 +106,17 @@ class CocoDataset:
             self.source, content = f"the {name} annotations", annotations
         else:
             self.source = Path(annotations)
-            content = coco.read(Source(self.source, name, []), self.bad)
+            content = coco.load(self.source)
         coco.require_lists(content, self.source)
         self.bad.add(coco.left_out(content))
         self.categories = coco.categories(content, self.source, self.bad)
         found = coco.images(content, self.source, self.bad)
         folders = [Path(one) for one in ([images] if isinstance(images, (str, Path)) else images)]
-        self.folder, missing = locate(folders, [record.file_name for record, _ in found])
+        names = [record.file_name for record, _ in found]
+        missing, self.folder = min(
+            ((missing_files(folder, names), folder) for folder in folders),
+            key=lambda pair: len(pair[0]),
+        )
         kept = [(record, void) for record, void in found if record.file_name not in missing]
         if missing:
             error = InputError(
@@ -301,13 +303,6 @@ class Store:
         # below 8192 pixels; otherwise ties on the pixel grid would fall to the other side.
         parts = [np.round(part.astype(np.float64), 3) for part in unpack_polygons(outline)]
         return rle.from_polygons(parts, *size)
-
-
-def locate(folders: Sequence[Path], names: Sequence[str]) -> tuple[Path, set[str]]:
-    """The folder of the images, and the names that have no file in it."""
-    holding = (folder for folder in folders if not missing_files(folder, names[:1]))
-    folder = next(holding, None) or min(folders, key=lambda one: len(missing_files(one, names)))
-    return folder, missing_files(folder, names)
 
 
 def missing_files(folder: Path, names: Sequence[str]) -> set[str]:

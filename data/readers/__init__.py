@@ -3,8 +3,8 @@
 A reader has LAYOUT, the words for its layout in messages, and two functions:
 
 find(root, split)  the Source of the split; None where the folder has another layout
-read(source, bad)  the annotations as COCO content (masks as polygons or RLE), read name by name
-                   from `source.names`; what cannot be used goes to `bad`
+read(source, bad)  the records `source.names` as COCO content, masks as polygons or RLE; those that
+                   cannot be used go to `bad`. Only coco has none: data/dataset.py opens its files
 """
 
 from __future__ import annotations

@@ -70,9 +70,8 @@ def find(root: Path, split: str) -> Source | None:
     return None
 
 
-def read(source: Source, bad: BadRecords) -> dict[str, Any]:
-    """The content of the json file; its records are checked by the functions below."""
-    path = source.path
+def load(path: Path) -> Any:
+    """The content of a json file; the functions below check it."""
     if os.path.exists(path) and not path.is_file():  # a pipe or a device would be read forever
         raise InputError(f"{path} is no file: give the path of a COCO json file")
     try:
@@ -114,9 +113,10 @@ def left_out(content: dict) -> Iterator[BadRecord]:
     """What a conversion to this format could not use, as noted in the file."""
     found = content.get("left_out")
     for one in found if isinstance(found, list) else []:
-        texts = [one.get(key) for key in BadRecord._fields[:3]] if isinstance(one, dict) else [None]
-        if all(isinstance(text, str) for text in texts):
-            yield BadRecord(*map(printable, texts))
+        if isinstance(one, dict):
+            texts = [one.get(key) for key in BadRecord._fields[:3]]
+            if all(isinstance(text, str) for text in texts):
+                yield BadRecord(*map(printable, texts))
 
 
 def categories(content: dict, source: str | Path, bad: BadRecords) -> list[Category]:
@@ -237,16 +237,14 @@ def lookup(record: dict, key: str, known: dict[int, int], listed: str) -> int:
 
 def file_name(record: dict) -> str:
     """A relative path that stays in its folder."""
-    name = record.get("file_name")
-    if not isinstance(name, str) or not name:
-        reason = "has no file_name"
-    elif len(name) > LONGEST_NAME:
-        reason = f"has a file_name of {len(name)} characters"
+    name, reason = record.get("file_name"), ""
+    if not isinstance(name, str) or not 0 < len(name) <= LONGEST_NAME:
+        reason = f"has no file_name of 1 to {LONGEST_NAME} characters"
     elif OUTSIDE.search(name):
         reason = f"has the file_name {name!r}, which leads out of the image folder"
-    else:
-        return name
-    raise InputError(f"{reason}: name its file relative to the folder of --images")
+    if reason:
+        raise InputError(f"{reason}: name its file relative to the folder of --images")
+    return name
 
 
 def slim(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -158,7 +158,7 @@ def test_evaluation_sees_every_image_once(dataset, batch_size, workers):
     preset = EvalPreset(48)
     found = {}
     for batch in loaders.eval_loader(dataset, preset, batch_size=batch_size, workers=workers):
-        assert len(batch) <= batch_size
+        assert len(batch.images) <= batch_size
         for id_, orig_size in zip(batch.image_ids, batch.orig_sizes, strict=True):
             assert preset.padded_size(*orig_size) == tuple(batch.images.shape[-2:])
             assert id_ not in found
