@@ -14,19 +14,7 @@ from data.errors import InputError
 from engine import dist, recipes, values
 from engine.files import FailedRun
 from engine.interrupt import GracefulStop
-from engine.values import (
-    canvas,
-    decay,
-    fraction,
-    integer,
-    is_unset,
-    keyword,
-    positive,
-    positive_real,
-    real,
-    shown,
-    whole,
-)
+from engine.values import fraction, is_unset, positive, positive_real, real, shown, whole
 from mobileinst import weights, zoo
 
 DATASETS = Path("datasets")
@@ -55,9 +43,9 @@ class Parser(argparse.ArgumentParser):
 
 
 METAVARS = {
-    **dict.fromkeys((integer, positive, whole), "N"),
-    **dict.fromkeys((positive_real, real, fraction, decay), "X"),
-    **{Path: "PATH", canvas: "HxW"},
+    **dict.fromkeys((values.integer, positive, whole), "N"),
+    **dict.fromkeys((positive_real, real, fraction, values.decay), "X"),
+    **{Path: "PATH", values.canvas: "HxW"},
 }
 
 
@@ -105,7 +93,7 @@ class TrainOptions:
         "mobileinst_topformer_tiny", str, f"one of {', '.join(zoo.names())}", "model",
         choices=zoo.names(), metavar="NAME")
     set: dict[str, object] | None = option(
-        None, keyword, "other values for keywords of the model, as width=64 num_queries=50",
+        None, values.keyword, "other values for keywords of the model, as width=64 num_queries=50",
         action="extend", nargs="+", metavar="KEY=VALUE")
     allow_partial: bool = option(False, bool, "load what fits of weights that do not fit whole")
     pretrained: Path | None = option(
@@ -127,16 +115,16 @@ class TrainOptions:
     backbone_factor: float = option(1.0, real, "learning rate of the backbone, relative")
     weight_decay: float = option(0.05, real, "of AdamW")
     clip: float = option(1.0, real, "largest gradient norm; 0 is off")
-    average: float = option(0.998, decay, "decay of the EMA; 0 is off")
+    average: float = option(0.998, values.decay, "decay of the EMA; 0 is off")
     amp: str = option("off", str, "mixed precision", choices=("off", "bf16", "fp16"))
     skip_bad_steps: int = option(
         0, whole, "leave out up to N steps whose loss or gradient is not finite")
-    seed: int = option(0, integer, "fixes every random number")
+    seed: int = option(0, values.integer, "fixes every random number")
 
     image_size: int = option(320, positive, "short side", "input and augmentation")
     canvas: list[tuple[int, int]] | None = option(
-        None, canvas, "HEIGHTxWIDTH of training batches, one drawn per step; as in evaluation if "
-        "not given", nargs="+")
+        None, values.canvas, "HEIGHTxWIDTH of training batches, one drawn per step; follows from "
+        "--image-size if not given", nargs="+")
     scale: tuple[float, float] = option(
         (0.6, 1.8), positive_real, "scale jitter; 1 just fits the image into the canvas",
         nargs=2, metavar=("MIN", "MAX"))
@@ -289,11 +277,10 @@ def add_device(parser: Parser, workers: bool = False) -> None:
     """Adds the options of the machine, with `workers` those of the loader processes."""
     group = parser.add_argument_group("machine")
     add_option(group, "device")
-    threads = values.default_threads()
-    add_option(group, "threads", default=threads, help="threads of each process")
+    add_option(group, "threads", default=values.default_threads(), help="threads of each process")
     if workers:
-        number, help = values.default_workers(), "loader processes; 0 loads in line"
-        add_option(group, "workers", default=number, help=help)
+        number = values.default_workers()
+        add_option(group, "workers", default=number, help="loader processes; 0 loads in line")
 
 
 def model_config(opts: TrainOptions | argparse.Namespace, num_classes: int) -> zoo.Config:
@@ -308,12 +295,8 @@ def dry_run(
     classes: Sequence[str] | None = None,
     builder: Callable[..., tuple] = zoo.build_from_config,
 ) -> weights.Report:
-    """Loads weights into a new model that the options describe; returns the report alone.
-
-    Args:
-        classes: of the model; None takes those of the file, if it has any.
-    Raises:
-        InputError: if the file does not fit, or no such model can be built.
+    """Loads weights into a new model that the options describe; returns the report alone. Its
+    classes are those of the file if not given. Raises InputError if the file does not fit.
     """
     config = model_config(opts, num_classes=1)
     with values.model_errors():

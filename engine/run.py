@@ -164,8 +164,8 @@ class Run:
         same_average = (content["average"] is None) == (self.trainer.average is None)
         if checkpoint.config_of(content) != self.config or not same_average:
             raise InputError(
-                f"{path}: holds another model than these options describe; "
-                "resume with the options of options.json"
+                f"{path}: holds another model than these options describe; resume with the "
+                "options of options.json"
             )
         self.require_same_training(content)
         self.data.train.bad.add(skipped.read(self.folder))
@@ -203,22 +203,19 @@ class Run:
         Length, rates, device and workers may change. The number of ranks may if a step keeps its
         images: then only rounding, the images that a BatchNorm sees together, and drop path differ.
         """
-        now, before, world_size = self.opts.plain(), content["options"], content["world_size"]
+        now, before, ranks = self.opts.plain(), content["options"], content["world_size"]
         fixed = ["overfit", "seed", "image_size", "canvas", "scale", "flip", "colour", "copy_paste"]
-        if world_size == dist.world_size():
+        per_step = before["batch_size"] * before["accumulate"] * ranks
+        if ranks == dist.world_size():
             fixed = ["batch_size", "accumulate", *fixed]
-        else:
-            per_step = before["batch_size"] * before["accumulate"] * world_size
-            if self.images_per_step != per_step:
-                raise InputError(
-                    f"{self.folder}: was trained by {world_size} processes, {per_step} images a "
-                    f"step; for {dist.world_size()} give --batch-size and --accumulate that make "
-                    f"it {per_step} as well (they make it {self.images_per_step})"
-                )
-            info(
-                f"resumed by {dist.world_size()} instead of {world_size} processes, "
-                "same images a step"
+        elif self.images_per_step != per_step:
+            raise InputError(
+                f"{self.folder}: was trained by {ranks} processes, {per_step} images a step; for "
+                f"{dist.world_size()} give --batch-size and --accumulate that make it {per_step} "
+                f"as well (they make it {self.images_per_step})"
             )
+        else:
+            info(f"resumed by {dist.world_size()} instead of {ranks} processes, same images a step")
         for name in fixed:
             if now[name] != before[name]:
                 raise InputError(
@@ -226,11 +223,11 @@ class Run:
                     f"run and is {shown(now[name])} now; resume with the options of its "
                     "options.json, or start a new run"
                 )
-        images = content["num_images"]
-        if images != len(self.data.train):
+        images, count = content["num_images"], len(self.data.train)
+        if images != count:
             raise InputError(
-                f"{self.folder / 'last.pt'}: was trained on {images} images and there are "
-                f"{len(self.data.train)} now; resume with the same data, or start a new run"
+                f"{self.folder / 'last.pt'}: was trained on {images} images and there are {count} "
+                "now; resume with the same data, or start a new run"
             )
         given, start = self.opts.pretrained, before["pretrained"]
         if given and not (start and given.resolve() == Path(start).resolve()):
@@ -253,11 +250,8 @@ class Run:
         }
 
     def save(self) -> None:
-        """Writes `last.pt`, from which the run can be resumed, on rank 0.
-
-        Raises:
-            NonFiniteError: if a tensor of it is not finite; the file before is kept.
-            FailedRun: if the file cannot be written; the file before is kept.
+        """Writes `last.pt`, to resume from, on rank 0. Raises NonFiniteError if a tensor is not so,
+        FailedRun if the file cannot be written; both keep the old file.
         """
         if not dist.is_main_process():
             return

@@ -119,9 +119,7 @@ def build(
     file: weights.WeightFile | None = None,
 ) -> tuple[Trainer, Postprocess, zoo.Config, weights.Report | None]:
     """Trainer, post-processing, the model's config, and the report on the loaded file, if any.
-
-    Raises:
-        InputError: if there is no such model, or not with these weights or this data.
+    Raises InputError if there is no such model, or not with these weights or this data.
     """
     config = options.model_config(opts, num_classes=len(data.train.categories))
     report, classes = None, data.train.class_names
@@ -167,11 +165,8 @@ def build(
 
 @contextmanager
 def prepare(opts: TrainOptions, builder: checkpoint.Builder) -> Iterator[Run]:
-    """Data, model and folder of a run that is ready to train, new or resumed. Its folder is locked
-    until the end of the block.
-
-    Raises:
-        InputError: on all ranks, if anything is wrong on any.
+    """A run that is ready to train, new or resumed; its folder is locked to the end of the block.
+    Raises InputError, on all ranks, if anything is wrong on any.
     """
     lock = FolderLock()
 
