@@ -117,16 +117,9 @@ def train_loader(
     world_size: int = 1,
 ) -> Batches:
     """Micro-batches of the steps start_step .. stop_step - 1, `accumulate` for each step."""
+    steps = range(start_step, stop_step)
     sampler = TrainSampler(
-        len(dataset),
-        batch_size,
-        accumulate,
-        seed,
-        start_step,
-        stop_step,
-        canvases,
-        rank,
-        world_size,
+        len(dataset), batch_size, accumulate, seed, steps, canvases, rank, world_size
     )
     return Batches(Samples(dataset, preset, seed), sampler, workers)
 
@@ -167,17 +160,16 @@ class TrainSampler:
     batch_size: int
     accumulate: int
     seed: int
-    start_step: int
-    stop_step: int
+    steps: range
     canvases: Sequence[Size]
     rank: int = 0
     world_size: int = 1
 
     def __len__(self) -> int:
-        return max(0, self.stop_step - self.start_step) * self.accumulate
+        return len(self.steps) * self.accumulate
 
     def __iter__(self) -> Iterator[list[Key]]:
-        for step in range(self.start_step, self.stop_step):
+        for step in self.steps:
             for micro in range(self.accumulate):
                 yield self.keys(step, micro)
 

@@ -84,7 +84,7 @@ def test_each_epoch_sees_each_image_once(images, batch_size, accumulate, world_s
     per_step = batch_size * accumulate * world_size
     samplers = [
         loaders.TrainSampler(
-            images, batch_size, accumulate, seed, 0, 7, tuple(CANVASES), rank, world_size
+            images, batch_size, accumulate, seed, range(7), CANVASES, rank, world_size
         )
         for rank in range(world_size)
     ]
@@ -108,8 +108,8 @@ def test_each_epoch_sees_each_image_once(images, batch_size, accumulate, world_s
 def test_a_step_holds_the_same_images_however_it_is_cut(split):
     def step_of(step, world_size=1, **keywords):
         samplers = [
-            loaders.TrainSampler(23, seed=1, start_step=0, stop_step=9, canvases=tuple(CANVASES),
-                                 rank=rank, world_size=world_size, **keywords)
+            loaders.TrainSampler(23, seed=1, steps=range(9), canvases=CANVASES, rank=rank,
+                                 world_size=world_size, **keywords)
             for rank in range(world_size)
         ]  # fmt: skip
         micros = range(keywords["accumulate"])
