@@ -250,8 +250,8 @@ class Run:
         }
 
     def save(self) -> None:
-        """Writes `last.pt`, to resume from, on rank 0. Raises NonFiniteError if a tensor is not so,
-        FailedRun if the file cannot be written; both keep the old file.
+        """Writes `last.pt` on rank 0. Raises NonFiniteError if a tensor is not finite, FailedRun if
+        the file cannot be written; both keep the old file.
         """
         if not dist.is_main_process():
             return

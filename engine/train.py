@@ -121,6 +121,7 @@ def build(
     """Trainer, post-processing, the model's config, and the report on the loaded file, if any.
     Raises InputError if there is no such model, or not with these weights or this data.
     """
+    # zoo.MODELS[opts.model] with the keywords of the recipe and of --set
     config = options.model_config(opts, num_classes=len(data.train.categories))
     report, classes = None, data.train.class_names
     with model_errors():

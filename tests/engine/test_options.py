@@ -24,10 +24,8 @@ def test_keywords_take_the_types_of_the_config():
 @pytest.mark.parametrize(
     "key, text, message",
     [
-        *(
-            ("depths", text, "whole numbers from 1 to 100, as 2,2,6")
-            for text in ("2,,6", "", "2 6")
-        ),
+        ("depths", "2,,6", "whole numbers from 1 to 100, as 2,2,6"),
+        ("depths", "", "whole numbers from 1 to 100, as 2,2,6"),
         ("frozen_norms", "yes", "frozen_norms is yes, and can be true or false"),
         ("width", "6.5", "width is 6.5, and can be a whole number from 1 to 8192"),
         ("drop_path", "nan", "drop_path is nan, and can be a number from 0 to 0.99"),

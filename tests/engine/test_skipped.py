@@ -125,7 +125,7 @@ def test_a_file_takes_its_place_when_it_is_whole(tmp_path):
     assert path.stat().st_mode & 0o777 == 0o666 & ~_umask()
 
 
-def test_a_folder_that_cannot_be_written_is_told(tmp_path):
+def test_a_folder_that_cannot_be_written(tmp_path):
     with pytest.raises(FailedRun, match="found: cannot be written .No space left"):
         with files.appearing(tmp_path / "found"):
             raise OSError(errno.ENOSPC, "No space left on device")
