@@ -47,7 +47,7 @@ def measure(argv: list[str], steps: int, memory: float) -> tuple[float, float, f
         device = run.trainer.device
         if device.type == "cuda":
             total = torch.cuda.get_device_properties(device).total_memory
-            torch.cuda.set_per_process_memory_fraction(min(1.0, memory * 1e9 / total), device)
+            torch.cuda.set_per_process_memory_fraction(min(1.0, memory * 1e9 / total))
         try:
             taken = [seconds for _, seconds in run.trainer.steps(run.loader(opts.workers))][FIRST:]
         except torch.cuda.OutOfMemoryError as error:
