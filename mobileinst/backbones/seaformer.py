@@ -1,60 +1,45 @@
-"""SeaFormer (ICLR 2023): a pyramid of inverted residuals, its coarse stages followed by axial
-transformers, so that what they find flows on into the next stage.
+"""SeaFormer (ICLR 2023): a pyramid of inverted residuals whose coarse stages are each followed by
+an axial transformer that feeds the next stage.
 
 Parameter names are those of the published checkpoints (`smb*`, `trans*`). The official backbone
-for segmentation returns fewer maps; here each stage gives one, as the decoders of MobileInst want.
+for segmentation returns fewer maps; here each stage gives one, for the decoders of MobileInst.
 """
 
-from typing import Any
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mobileinst.layers.conv import ConvBN, Pyramid, Rows
-from mobileinst.layers.conv_transformer import Block, Transformer, attend_on_map
+from mobileinst.layers.conv_transformer import Block, attend_on_map, transformer
 from mobileinst.layers.pixels import IMAGENET_MEAN, IMAGENET_STD
 
-# The inverted residuals of the stages smb1 .. smb5; the stem comes before those of smb1.
+# The rows of the stages smb1 .. smb5.
 TINY = (
-    ((3, 1, 16, 1), (3, 4, 16, 2), (3, 3, 16, 1)),
-    ((5, 3, 32, 2), (5, 3, 32, 1)),
-    ((3, 3, 64, 2), (3, 3, 64, 1)),
-    ((5, 3, 128, 2),),
-    ((3, 6, 160, 2),),
-)
+    ((3, 1, 16, 1), (3, 4, 16, 2), (3, 3, 16, 1)), ((5, 3, 32, 2), (5, 3, 32, 1)),
+    ((3, 3, 64, 2), (3, 3, 64, 1)), ((5, 3, 128, 2),), ((3, 6, 160, 2),),
+)  # fmt: skip
 SMALL = (
-    ((3, 1, 16, 1), (3, 4, 24, 2), (3, 3, 24, 1)),
-    ((5, 3, 48, 2), (5, 3, 48, 1)),
-    ((3, 3, 96, 2), (3, 3, 96, 1)),
-    ((5, 4, 160, 2),),
-    ((3, 6, 192, 2),),
-)
+    ((3, 1, 16, 1), (3, 4, 24, 2), (3, 3, 24, 1)), ((5, 3, 48, 2), (5, 3, 48, 1)),
+    ((3, 3, 96, 2), (3, 3, 96, 1)), ((5, 4, 160, 2),), ((3, 6, 192, 2),),
+)  # fmt: skip
 BASE = (
-    ((3, 1, 16, 1), (3, 4, 32, 2), (3, 3, 32, 1)),
-    ((5, 3, 64, 2), (5, 3, 64, 1)),
-    ((3, 3, 128, 2), (3, 3, 128, 1)),
-    ((5, 4, 192, 2),),
-    ((3, 6, 256, 2),),
-)
+    ((3, 1, 16, 1), (3, 4, 32, 2), (3, 3, 32, 1)), ((5, 3, 64, 2), (5, 3, 64, 1)),
+    ((3, 3, 128, 2), (3, 3, 128, 1)), ((5, 4, 192, 2),), ((3, 6, 256, 2),),
+)  # fmt: skip
 LARGE = (
-    ((3, 3, 32, 1), (3, 4, 64, 2), (3, 4, 64, 1)),
-    ((5, 4, 128, 2), (5, 4, 128, 1)),
-    ((3, 4, 192, 2), (3, 4, 192, 1)),
-    ((5, 4, 256, 2),),
-    ((3, 6, 320, 2),),
-)
+    ((3, 3, 32, 1), (3, 4, 64, 2), (3, 4, 64, 1)), ((5, 4, 128, 2), (5, 4, 128, 1)),
+    ((3, 4, 192, 2), (3, 4, 192, 1)), ((5, 4, 256, 2),), ((3, 6, 320, 2),),
+)  # fmt: skip
 
 
 class SeaFormer(nn.Module):
     """Normalised images [B,3,H,W] -> one map per stage, at 1/4, 1/8, 1/16, 1/32 and 1/64.
 
-    stages: the rows of every stage. stem: channels of the stem. Each of the last stages is followed
-    by a transformer, one for each of `key_dims` and `mlp_ratios`, of `depth` blocks; what it gives
-    is the map of the stage and goes on to the next. Drop path rises from block to block to
-    `drop_path`, in each transformer from 0. `channels` and `strides` describe the maps, `mean` and
-    `std` what the published weights want pixels in 0..1 to be normalised with; a map at stride s
-    has the grid ceil(H/s) × ceil(W/s).
+    stages: the rows of every stage. stem: channels of the stem. A transformer of `depth` blocks
+    follows each of the last stages, one for each of `key_dims` and `mlp_ratios`; its output is the
+    map of the stage. Drop path rises from 0 to `drop_path` in each transformer.
     """
 
     mean, std = IMAGENET_MEAN, IMAGENET_STD
@@ -71,23 +56,21 @@ class SeaFormer(nn.Module):
         drop_path: float = 0.1,
     ):
         super().__init__()
-        width, total_stride, sizes = stem, 1, []
+        sizes = [(stem, 1)]
         for i, rows in enumerate(stages, 1):
-            stage = Pyramid(width, total_stride, rows, stem="stem_block" if i == 1 else "")
+            stage = Pyramid(*sizes[-1], rows, stem="stem_block" if i == 1 else "")
             self.add_module(f"smb{i}", stage)
-            width, total_stride = stage.sizes[-1]
-            sizes.append((width, total_stride))
-        self.channels, self.strides = zip(*sizes)
+            sizes.append(stage.sizes[-1])
+        self.channels, self.strides = zip(*sizes[1:])
         self.plain = len(stages) - len(key_dims)  # stages without a transformer
         rates = torch.linspace(0, drop_path, depth, device="cpu").tolist()
         parts = zip(self.channels[self.plain :], key_dims, mlp_ratios, strict=True)
         for i, (width, key_dim, mlp_ratio) in enumerate(parts, 1):
             attentions = [SeaAttention(width, num_heads, key_dim, attn_ratio) for _ in rates]
             blocks = [Block(a, width, mlp_ratio, rate) for a, rate in zip(attentions, rates)]
-            self.add_module(f"trans{i}", Transformer(blocks))
+            self.add_module(f"trans{i}", transformer(blocks))
 
     def layers_until(self, stride: int) -> list[nn.Module]:
-        """What works at this stride or a finer one, in order."""
         layers = []
         for i, total_stride in enumerate(self.strides, 1):
             layers += self.get_submodule(f"smb{i}").layers_until(stride)
@@ -109,8 +92,8 @@ class SeaAttention(nn.Module):
     """Squeeze-enhanced axial attention: detail from convolutions, gated by the axes.
 
     Rows attend to rows by their means over the width, columns to columns by their means over the
-    height; both are spread over the map again, added to the values, and become a gate in 0..1 on
-    a convolution of queries, keys and values. Unlike TopFormer's, the logits are scaled.
+    height. Both are added to the values at every cell and become a gate in 0..1 on a convolution
+    of queries, keys and values. Unlike TopFormer's, the logits are scaled.
     """
 
     def __init__(self, width: int, num_heads: int, key_dim: int, attn_ratio: int):
@@ -121,9 +104,10 @@ class SeaAttention(nn.Module):
         self.to_q = ConvBN(width, keys)
         self.to_k = ConvBN(width, keys)
         self.to_v = ConvBN(width, values)
-        self.dwconv = ConvBN(2 * keys + values, 2 * keys + values, 3, groups=2 * keys + values)
+        joint = 2 * keys + values
+        self.dwconv = ConvBN(joint, joint, 3, groups=joint)
         self.act = nn.ReLU6()
-        self.pwconv = ConvBN(2 * keys + values, width)
+        self.pwconv = ConvBN(joint, width)
         self.pos_emb_rowq = PositionEmbedding(keys)
         self.pos_emb_rowk = PositionEmbedding(keys)
         self.pos_emb_columnq = PositionEmbedding(keys)
@@ -163,23 +147,16 @@ class PositionEmbedding(nn.Module):
         return x + F.interpolate(row, size, mode="bilinear", align_corners=False)[:, :, 0]
 
 
-def seaformer_tiny(**overrides: Any) -> SeaFormer:
-    """1.62 M parameters, 0.47 G multiply-adds at 512 × 512."""
-    return SeaFormer(**{"stages": TINY, "depth": 2, "num_heads": 4} | overrides)
-
-
-def seaformer_small(**overrides: Any) -> SeaFormer:
-    """3.91 M parameters, 0.88 G multiply-adds at 512 × 512."""
-    return SeaFormer(**{"stages": SMALL, "depth": 3, "num_heads": 6} | overrides)
-
-
-def seaformer_base(**overrides: Any) -> SeaFormer:
-    """8.49 M parameters, 1.53 G multiply-adds at 512 × 512."""
-    return SeaFormer(**{"stages": BASE, "depth": 4, "num_heads": 8} | overrides)
-
-
-def seaformer_large(**overrides: Any) -> SeaFormer:
-    """13.73 M parameters, 5.91 G multiply-adds at 512 × 512; a third transformer, at 1/16."""
-    sizes = {"stages": LARGE, "stem": 32, "depth": 3, "num_heads": 8}
-    sizes |= {"key_dims": (16, 20, 24), "mlp_ratios": (2, 4, 6)}
-    return SeaFormer(**sizes | overrides)
+# 1.62, 3.91, 8.49 and 13.73 M parameters; 0.47, 0.88, 1.53 and 5.91 G multiply-adds at 512 × 512.
+seaformer_tiny = SeaFormer
+seaformer_small = partial(SeaFormer, stages=SMALL, depth=3, num_heads=6)
+seaformer_base = partial(SeaFormer, stages=BASE, depth=4, num_heads=8)
+seaformer_large = partial(
+    SeaFormer,
+    stages=LARGE,
+    stem=32,
+    depth=3,
+    num_heads=8,
+    key_dims=(16, 20, 24),
+    mlp_ratios=(2, 4, 6),
+)

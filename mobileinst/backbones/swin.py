@@ -1,10 +1,11 @@
 """Swin Transformer (ICCV 2021): attention inside windows that shift from block to block.
 
-The form that Mask2Former uses: images of any size in, four maps out, each behind a LayerNorm of
-its own. Parameter names are those of the published checkpoints. Inside, maps are [B,h,w,C].
+The form that Mask2Former uses: images of any size in, four maps out, each behind its own
+LayerNorm. Parameter names are those of the published checkpoints. Inside, maps are [B,h,w,C].
 """
 
-from typing import Any
+from collections import OrderedDict
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -16,11 +17,7 @@ from mobileinst.layers.pixels import IMAGENET_MEAN, IMAGENET_STD
 
 
 class SwinTransformer(nn.Module):
-    """Normalised images [B,3,H,W] -> four maps [B,C,h,w] at strides 4, 8, 16, 32.
-
-    A map at stride s has the grid ceil(H/s) × ceil(W/s); images may have any size. `channels` and
-    `strides` describe the maps, whose memory is in channels-last order; `mean` and `std` are what
-    the published weights want pixels in 0..1 to be normalised with.
+    """Normalised images [B,3,H,W] -> maps [B,C,h,w] at strides 4, 8, 16, 32, channels last.
 
     Args:
         embed_dim: channels of the first stage; each further stage has twice as many.
@@ -62,7 +59,6 @@ class SwinTransformer(nn.Module):
             self.add_module(f"norm{i}", nn.LayerNorm(self.channels[i]))
 
     def layers_until(self, stride: int) -> list[nn.Module]:
-        """What works at this stride or a finer one, in order."""
         within = [i for i, s in enumerate(self.strides) if s <= stride]
         layers: list[nn.Module] = [self.patch_embed] if within else []
         for i in within:
@@ -97,7 +93,7 @@ class PatchEmbed(nn.Module):
 class SwinStage(nn.Module):
     """Blocks on one grid [B,h,w,C]; every second one shifts its windows by half a window.
 
-    `downsample` leads to the next stage. The caller applies it, after taking the map before it.
+    `downsample` leads to the next stage and is applied by the caller.
     """
 
     def __init__(
@@ -119,7 +115,7 @@ class SwinStage(nn.Module):
 
 
 class SwinBlock(nn.Module):
-    """Window attention and feed-forward, each behind a LayerNorm and with a residual."""
+    """Window attention and an MLP, each behind a LayerNorm and with a residual."""
 
     def __init__(self, width: int, num_heads: int, window_size: int, shift: int, rate: float):
         super().__init__()
@@ -127,16 +123,17 @@ class SwinBlock(nn.Module):
         self.norm1 = nn.LayerNorm(width)
         self.attn = WindowAttention(width, num_heads, window_size)
         self.norm2 = nn.LayerNorm(width)
-        self.mlp = FeedForward(width, 4 * width)
+        fc1, fc2 = TruncatedLinear(width, 4 * width), TruncatedLinear(4 * width, width)
+        self.mlp = nn.Sequential(OrderedDict(fc1=fc1, act=nn.GELU(), fc2=fc2))
         self.drop_path = StochasticDepth(rate, "row")
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """`mask` is that of `shift_mask`; only blocks with shifted windows use it."""
+        """`mask`: of `shift_mask`, used by blocks with shifted windows only."""
         x = x + self.drop_path(self.attend_in_windows(self.norm1(x), mask))  # [B,h,w,C]
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
     def attend_in_windows(self, x: Tensor, mask: Tensor) -> Tensor:
-        """[B,h,w,C] -> [B,h,w,C]. Padded cells are zero, not hidden: the published rule."""
+        """[B,h,w,C] -> [B,h,w,C]. Padded cells are zero but not masked: the published rule."""
         height, width = x.shape[1:3]
         x = pad_to_multiple(x, self.window_size)  # [B,h',w',C]
         grid = x.shape[1:3]
@@ -158,12 +155,10 @@ class WindowAttention(nn.Module):
         super().__init__()
         require_heads(width, num_heads)
         self.num_heads = num_heads
-        self.relative_position_bias_table = nn.Parameter(
-            torch.empty((2 * window_size - 1) ** 2, num_heads)
-        )
-        self.register_buffer(
-            "relative_position_index", relative_index(window_size), persistent=False
-        )
+        rows = (2 * window_size - 1) ** 2
+        self.relative_position_bias_table = nn.Parameter(torch.empty(rows, num_heads))
+        index = relative_index(window_size)
+        self.register_buffer("relative_position_index", index, persistent=False)
         self.qkv = TruncatedLinear(width, 3 * width)
         self.proj = TruncatedLinear(width, width)
         self.reset_parameters()
@@ -175,33 +170,18 @@ class WindowAttention(nn.Module):
         """n windows of N cells each, [B,n,N,C] -> [B,n,N,C]; `mask` [n,N,N] is added to logits."""
         qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, -1))  # [B,n,N,3,heads,d]
         q, k, v = qkv.permute(3, 0, 1, 4, 2, 5)  # [B,n,heads,N,d]
-        bias = self.bias() if mask is None else self.bias() + mask[:, None]  # [n,heads,N,N]
+        # An embedding: the backward of plain indexing adds in an order that varies on a CPU.
+        bias = F.embedding(self.relative_position_index, self.relative_position_bias_table)
+        bias = bias.permute(2, 0, 1)  # [heads,N,N]
+        if mask is not None:
+            bias = bias + mask[:, None]  # [n,heads,N,N]
         if torch.is_grad_enabled():  # the fused backward is not deterministic on every device
             mixed = attend(q, k, v, q.shape[-1] ** -0.5, bias)
         else:
-            mixed = attend_fused(q, k, v, bias)
+            bias = bias.expand(*q.shape[:3], -1, -1)
+            flat = (x.flatten(0, 1) for x in (q, k, v, bias))  # the kernel takes 4 dimensions
+            mixed = F.scaled_dot_product_attention(*flat).unflatten(0, q.shape[:2])
         return self.proj(mixed.transpose(2, 3).flatten(3))  # [B,n,N,C]
-
-    def bias(self) -> Tensor:
-        """The learned bias for all pairs of cells of a window: [heads,N,N].
-
-        Looked up as an embedding: the backward of plain indexing adds in the order in which the
-        threads of a CPU arrive.
-        """
-        rows = F.embedding(self.relative_position_index, self.relative_position_bias_table)
-        return rows.permute(2, 0, 1)
-
-
-class FeedForward(nn.Module):
-    """C -> hidden -> C with the exact GELU between."""
-
-    def __init__(self, width: int, hidden: int):
-        super().__init__()
-        self.fc1 = TruncatedLinear(width, hidden)
-        self.fc2 = TruncatedLinear(hidden, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(F.gelu(self.fc1(x)))
 
 
 class PatchMerging(nn.Module):
@@ -213,7 +193,7 @@ class PatchMerging(nn.Module):
         self.reduction = TruncatedLinear(4 * width, 2 * width, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = pad_to_multiple(x, 2)  # even h and w
+        x = pad_to_multiple(x, 2)
         corners = [x[:, row::2, column::2] for column in (0, 1) for row in (0, 1)]
         return self.reduction(self.norm(torch.cat(corners, -1)))  # 4C -> 2C
 
@@ -225,14 +205,6 @@ class TruncatedLinear(nn.Linear):
         nn.init.trunc_normal_(self.weight, std=0.02)
         if self.bias is not None:
             nn.init.zeros_(self.bias)
-
-
-def attend_fused(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
-    """`attend` in one kernel: q, k, v [B,n,heads,N,d], bias [heads,N,N] or [n,heads,N,N]."""
-    batch, windows, heads = q.shape[:3]
-    bias = bias.expand(batch, windows, heads, -1, -1)
-    q, k, v, bias = (x.flatten(0, 1) for x in (q, k, v, bias))  # the kernel takes 4 dimensions
-    return F.scaled_dot_product_attention(q, k, v, bias).unflatten(0, (batch, windows))
 
 
 def pad_to_multiple(x: Tensor, size: int) -> Tensor:
@@ -248,7 +220,7 @@ def to_windows(x: Tensor, size: int) -> Tensor:
 
 
 def from_windows(x: Tensor, size: int, grid: tuple[int, int]) -> Tensor:
-    """The way back onto a grid (h, w): [B,n,N,C] -> [B,h,w,C]."""
+    """The inverse on a grid (h, w): [B,n,N,C] -> [B,h,w,C]."""
     x = x.unflatten(2, (size, size)).unflatten(1, (grid[0] // size, grid[1] // size))
     return x.transpose(2, 3).flatten(3, 4).flatten(1, 2)
 
@@ -256,7 +228,7 @@ def from_windows(x: Tensor, size: int, grid: tuple[int, int]) -> Tensor:
 def relative_index(size: int) -> Tensor:
     """Row of the bias table for every pair of cells of a window: int64 [N,N].
 
-    The rows run over the offsets (dy, dx) of the first cell from the second, dy outside, each from
+    Rows run over the offsets (dy, dx) of the first cell from the second, dy outside, each from
     1 - size to size - 1.
     """
     y, x = torch.arange(size).repeat_interleave(size), torch.arange(size).repeat(size)
@@ -265,7 +237,7 @@ def relative_index(size: int) -> Tensor:
 
 
 def shift_mask(height: int, width: int, size: int, shift: int, device: torch.device) -> Tensor:
-    """What keeps apart cells that only the rolling of a map h × w made neighbours: [n,N,N].
+    """Separates cells that only the rolling of a map h × w made neighbours: [n,N,N].
 
     The last `shift` rows and columns of a rolled map come from its other end. Logits between the
     two sides of such a seam get -100, the published value, all others 0.
@@ -278,23 +250,8 @@ def shift_mask(height: int, width: int, size: int, shift: int, device: torch.dev
     return -100.0 * (part[:, :, None] != part[:, None])
 
 
-def swin_tiny(**overrides: Any) -> SwinTransformer:
-    """27.52 M parameters, windows of 7."""
-    return SwinTransformer(**overrides)
-
-
-def swin_small(**overrides: Any) -> SwinTransformer:
-    """48.84 M parameters, windows of 7."""
-    return SwinTransformer(**{"depths": (2, 2, 18, 2)} | overrides)
-
-
-def swin_base(**overrides: Any) -> SwinTransformer:
-    """86.88 M parameters, windows of 12."""
-    sizes = {"embed_dim": 128, "num_heads": (4, 8, 16, 32), "window_size": 12}
-    return swin_small(**sizes | overrides)
-
-
-def swin_large(**overrides: Any) -> SwinTransformer:
-    """195.20 M parameters, windows of 12."""
-    sizes = {"embed_dim": 192, "num_heads": (6, 12, 24, 48), "window_size": 12}
-    return swin_small(**sizes | overrides)
+# 27.52, 48.84, 86.88 and 195.20 M parameters.
+swin_tiny = SwinTransformer
+swin_small = partial(swin_tiny, depths=(2, 2, 18, 2))
+swin_base = partial(swin_small, embed_dim=128, num_heads=(4, 8, 16, 32), window_size=12)
+swin_large = partial(swin_small, embed_dim=192, num_heads=(6, 12, 24, 48), window_size=12)

@@ -5,17 +5,16 @@ injection of the paper is left out: MobileInst's enhancers take its place, and I
 checkpoints have no weights for it.
 """
 
-from typing import Any
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mobileinst.layers.conv import ConvBN, Pyramid, Rows
-from mobileinst.layers.conv_transformer import Block, Transformer, attend_on_map
+from mobileinst.layers.conv_transformer import Block, attend_on_map, transformer
 from mobileinst.layers.pixels import IMAGENET_MEAN, IMAGENET_STD
 
-# Of every inverted residual after the stem.
 TINY = (
     (3, 1, 16, 1), (3, 4, 16, 2), (3, 3, 16, 1), (5, 3, 32, 2), (5, 3, 32, 1),
     (3, 3, 64, 2), (3, 3, 64, 1), (5, 6, 96, 2), (5, 6, 96, 1),
@@ -33,11 +32,9 @@ BASE = (
 class TopFormer(nn.Module):
     """Normalised images [B,3,H,W] -> the taps of the pyramid and X6, the transformer's map.
 
-    rows: of the pyramid. taps: indices of the rows whose outputs are returned. X6 holds all taps,
-    averaged onto half the grid of the last tap (rounded up) and mixed by `depth` transformer
-    blocks. `channels` and `strides` describe the returned maps, `mean` and `std` what the published
-    weights want pixels in 0..1 to be normalised with; a map at stride s has the grid
-    ceil(H/s) × ceil(W/s).
+    rows: of the pyramid, after its stem. taps: indices of the rows whose outputs are returned. X6
+    holds all taps, averaged onto half the grid of the last tap (rounded up) and mixed by `depth`
+    transformer blocks, whose drop path rises from 0 to `drop_path`.
     """
 
     mean, std = IMAGENET_MEAN, IMAGENET_STD
@@ -55,17 +52,15 @@ class TopFormer(nn.Module):
     ):
         super().__init__()
         self.tpm = TokenPyramid(rows, taps)
-        width = sum(self.tpm.channels)
-        rates = torch.linspace(0, drop_path, depth, device="cpu").tolist()
-        self.trans = Transformer(
+        channels, strides = zip(*(self.tpm.sizes[tap + 1] for tap in taps))
+        width = sum(channels)
+        self.trans = transformer(
             Block(MapAttention(width, num_heads, key_dim, attn_ratio), width, mlp_ratio, rate)
-            for rate in rates
+            for rate in torch.linspace(0, drop_path, depth, device="cpu").tolist()
         )
-        self.channels = (*self.tpm.channels, width)
-        self.strides = (*self.tpm.strides, 2 * self.tpm.strides[-1])
+        self.channels, self.strides = (*channels, width), (*strides, 2 * strides[-1])
 
     def layers_until(self, stride: int) -> list[nn.Module]:
-        """What works at this stride or a finer one, in order."""
         coarse = [self.trans] if stride >= self.strides[-1] else []
         return self.tpm.layers_until(stride) + coarse
 
@@ -82,7 +77,6 @@ class TokenPyramid(Pyramid):
     def __init__(self, rows: Rows, taps: tuple[int, ...]):
         super().__init__(16, 1, rows, stem="stem")
         self.taps = taps
-        self.channels, self.strides = zip(*(self.sizes[tap + 1] for tap in taps))
 
     def forward(self, images: Tensor) -> list[Tensor]:
         x, maps = images, []
@@ -101,10 +95,11 @@ class MapAttention(nn.Module):
     def __init__(self, width: int, num_heads: int, key_dim: int, attn_ratio: int):
         super().__init__()
         self.num_heads = num_heads
-        self.to_q = ConvBN(width, num_heads * key_dim)
-        self.to_k = ConvBN(width, num_heads * key_dim)
-        self.to_v = ConvBN(width, num_heads * key_dim * attn_ratio)
-        self.proj = nn.Sequential(nn.ReLU6(), ConvBN(num_heads * key_dim * attn_ratio, width))
+        keys, values = num_heads * key_dim, num_heads * key_dim * attn_ratio
+        self.to_q = ConvBN(width, keys)
+        self.to_k = ConvBN(width, keys)
+        self.to_v = ConvBN(width, values)
+        self.proj = nn.Sequential(nn.ReLU6(), ConvBN(values, width))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -112,16 +107,16 @@ class MapAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = (to(x).flatten(2) for to in (self.to_q, self.to_k, self.to_v))  # [B,·,h·w]
-        mixed = attend_on_map(q, k, v, self.num_heads, scale=1.0)  # [B,·,h·w]
+        mixed = attend_on_map(q, k, v, self.num_heads, scale=1.0)  # [B,values,h·w]
         return self.proj(mixed.unflatten(2, x.shape[-2:]))  # [B,C,h,w]
 
 
 def average_onto(x: Tensor, height: int, width: int) -> Tensor:
     """Adaptive average pooling [B,C,H,W] -> [B,C,height,width], with a deterministic backward.
 
-    Along an axis whose size divides, as on every canvas that is a multiple of 64, this is ordinary
-    strided pooling. Elsewhere the bins overlap; they are products of an interval of rows and one
-    of columns, so a small matrix per axis does the same, on any device and in any exported file.
+    An axis whose size divides, as on every canvas that is a multiple of 64, is pooled with a
+    stride. Elsewhere the bins overlap, and a small matrix per axis does the same on any device and
+    in any exported file.
     """
     rows, columns = x.shape[-2:]
     step = (1 if rows % height else rows // height, 1 if columns % width else columns // width)
@@ -142,16 +137,7 @@ def average_columns(x: Tensor, bins: int) -> Tensor:
     return x @ inside.to(x.dtype) / inside.sum(0)
 
 
-def topformer_tiny(**overrides: Any) -> TopFormer:
-    """1.29 M parameters, 0.42 G multiply-adds at 512 × 512."""
-    return TopFormer(**{"rows": TINY, "taps": (2, 4, 6, 8), "num_heads": 4} | overrides)
-
-
-def topformer_small(**overrides: Any) -> TopFormer:
-    """2.81 M parameters, 0.77 G multiply-adds at 512 × 512."""
-    return TopFormer(**{"rows": SMALL, "taps": (2, 4, 6, 9), "num_heads": 6} | overrides)
-
-
-def topformer_base(**overrides: Any) -> TopFormer:
-    """4.68 M parameters, 1.20 G multiply-adds at 512 × 512."""
-    return TopFormer(**{"rows": BASE, "taps": (2, 4, 6, 9), "num_heads": 8} | overrides)
+# 1.29, 2.81 and 4.68 M parameters; 0.42, 0.77 and 1.20 G multiply-adds at 512 × 512.
+topformer_tiny = TopFormer
+topformer_small = partial(TopFormer, rows=SMALL, taps=(2, 4, 6, 9), num_heads=6)
+topformer_base = partial(TopFormer, rows=BASE, taps=(2, 4, 6, 9), num_heads=8)

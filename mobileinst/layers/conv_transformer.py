@@ -1,5 +1,6 @@
 """The transformer of mobile backbones: it works on maps, and its linear layers are convolutions."""
 
+from collections import OrderedDict
 from collections.abc import Iterable
 
 from torch import Tensor, nn
@@ -10,23 +11,15 @@ from mobileinst.layers.conv import ConvBN
 from mobileinst.layers.init import init_conv
 
 
-class Transformer(nn.Module):
-    """Blocks, one after the other, on one map [B,C,h,w]."""
-
-    def __init__(self, blocks: Iterable[nn.Module]):
-        super().__init__()
-        self.transformer_blocks = nn.ModuleList(blocks)
-
-    def forward(self, x: Tensor) -> Tensor:
-        for block in self.transformer_blocks:
-            x = block(x)  # [B,C,h,w]
-        return x
+def transformer(blocks: Iterable[nn.Module]) -> nn.Sequential:
+    """Blocks on one map [B,C,h,w], under their published name."""
+    return nn.Sequential(OrderedDict(transformer_blocks=nn.Sequential(*blocks)))
 
 
 class Block(nn.Module):
-    """An attention handed in and an MLP, each with a residual that training drops at `rate`.
+    """A given attention and an MLP, each with a residual that training drops at `rate`.
 
-    There is no other normalisation than the BatchNorms inside both.
+    The BatchNorms inside both are the only normalisation.
     """
 
     def __init__(self, attn: nn.Module, width: int, mlp_ratio: int, rate: float):
@@ -40,7 +33,7 @@ class Block(nn.Module):
         return x + self.drop_path(self.mlp(x))
 
 
-class ConvMLP(nn.Module):
+class ConvMLP(nn.Sequential):
     """1×1 convolution, depth-wise 3×3 (with bias, without BatchNorm), ReLU6, 1×1 convolution."""
 
     def __init__(self, width: int, hidden: int):
@@ -53,10 +46,6 @@ class ConvMLP(nn.Module):
 
     def reset_parameters(self) -> None:
         init_conv(self.dwconv)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.act(self.dwconv(self.fc1(x)))  # [B,hidden,h,w]
-        return self.fc2(x)  # [B,C,h,w]
 
 
 def attend_on_map(q: Tensor, k: Tensor, v: Tensor, num_heads: int, scale: float) -> Tensor:

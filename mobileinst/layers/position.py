@@ -27,8 +27,8 @@ def sine_position(
 ) -> Tensor:
     """Sine code of every cell, row by row: float32 [height·width, channels].
 
-    A quarter of the channels each: sin y, cos y, sin x, cos x, over angular frequencies in a
-    geometric row, with x and y over -1..1.
+    A quarter of the channels each: sin y, cos y, sin x, cos x, with x and y over -1..1 and angular
+    frequencies in a geometric series.
 
     Raises:
         ValueError: if 4 does not divide `channels`.
@@ -42,7 +42,7 @@ def sine_position(
 def detr_position(
     height: int, width: int, channels: int, device: torch.device | str = "cpu"
 ) -> Tensor:
-    """Sine code of every cell as DETR has it, row by row: float32 [height·width, channels].
+    """DETR's sine code of every cell, row by row: float32 [height·width, channels].
 
     The first half of the channels is for y, the second for x; in each, sines and cosines alternate
     over wave lengths from one image side to 10000 of them.
@@ -61,7 +61,7 @@ def detr_position(
 
 
 def require_quarters(channels: int) -> None:
-    """Raises ValueError unless 4 divides the channels."""
+    """Checks that 4 divides the channels, raises ValueError."""
     if channels % 4:
         raise ValueError(f"a 2-D sine position needs a multiple of 4 channels, not {channels}")
 
