@@ -1,7 +1,7 @@
 """Checkpoints: plain tensors and plain types, written atomically, read without running code.
 
-`last.pt` holds everything that resuming needs. `best.pt` holds weights alone, averaged ones where
-the run keeps an average, with what evaluation and prediction need to know of the run.
+`last.pt` holds everything that resuming needs; `best.pt` the weights, averaged ones if the run
+keeps an average, and what evaluation and prediction need.
 """
 
 import math
@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from data.errors import InputError
 from engine import files
@@ -39,11 +39,7 @@ class Fields(dict):
 
 
 def save(path: Path, content: dict) -> None:
-    """Writes `content` to `path` atomically.
-
-    Raises:
-        FailedRun: if the file system does not allow it; the file before is kept.
-    """
+    """Writes a checkpoint atomically; raises FailedRun, and keeps the file before, if it fails."""
     plain = {key: dict(one) if isinstance(one, Fields) else one for key, one in content.items()}
     with files.replacing(path) as temporary, open(temporary, "wb") as file:
         torch.save({"format": FORMAT} | plain, file)
@@ -53,8 +49,7 @@ def load(path: Path) -> Fields:
     """Reads a checkpoint onto the CPU and checks the types of its fields.
 
     Raises:
-        InputError: if the file is missing or not a checkpoint of this library. Asking the result
-            for a missing field raises it too.
+        InputError: if it is missing or not of this library; so does asking for a missing field.
     """
     try:
         content = weights.read(path, FIX)
@@ -77,10 +72,7 @@ def load(path: Path) -> Fields:
 def is_state(value: object) -> bool:
     """Whether it is a state dict of dense tensors."""
     return isinstance(value, dict) and all(
-        isinstance(name, str)
-        and torch.is_tensor(tensor)
-        and tensor.layout == torch.strided
-        and not (tensor.is_quantized or tensor.is_meta)
+        isinstance(name, str) and torch.is_tensor(tensor) and tensor.layout == torch.strided
         for name, tensor in value.items()
     )
 
@@ -99,15 +91,12 @@ def is_class_list(value: object) -> bool:
 
 
 def is_best(value: object) -> bool:
-    """Whether its threshold is a number or None."""
-    if not isinstance(value, dict):
-        return False
-    threshold = value.get("threshold")
+    """Whether its threshold is a finite number or None."""
+    threshold = value.get("threshold") if isinstance(value, dict) else math.nan
     return threshold is None or type(threshold) is float and math.isfinite(threshold)
 
 
 def is_options(value: object) -> bool:
-    """Whether it holds the options by name, with a possible image size."""
     return isinstance(value, dict) and value.get("image_size", 1) in range(1, 100_001)
 
 
@@ -123,12 +112,8 @@ FIELDS: dict[str, tuple[str, Callable[[object], bool]]] = {
 
 
 def score_threshold(best: dict, asked: float | None = None) -> tuple[float, str]:
-    """The score above which predictions are shown, and its origin in words.
-
-    Args:
-        best: the field of a checkpoint; its `threshold`, the one with the best F1 on val, is None
-            if no prediction covers an object.
-        asked: the user's choice, if any.
+    """The score above which predictions are shown, and its origin in words: the user's, or that
+    with the best F1 on val, which is None in `best` if no prediction covers an object.
     """
     if asked is not None:
         return asked, "from --threshold"
@@ -143,12 +128,6 @@ def describe_model(config: zoo.Config, classes: list) -> dict:
         "config": zoo.config_to_dict(config),
         "classes": [{"index": c.index, "id": c.id, "name": c.name} for c in classes],
     }
-
-
-def weights_of(trainer: Trainer) -> dict:
-    """The fields of `best.pt` that come from the trainer; weights are averaged ones if any."""
-    model = trainer.average.model if trainer.average else trainer.model
-    return {"iteration": trainer.iteration, "model": model.state_dict()}
 
 
 def state_of(trainer: Trainer) -> dict:
@@ -168,7 +147,6 @@ def restore(trainer: Trainer, state: dict) -> None:
     """Continues exactly from `state_of`. Learning rates and weight decays stay the trainer's.
 
     Raises:
-        InputError: if a field is missing.
         ValueError, RuntimeError: if the state is of another model or optimizer.
     """
     trainer.iteration, trainer.skipped = state["iteration"], state["skipped"]
@@ -190,17 +168,13 @@ def restore(trainer: Trainer, state: dict) -> None:
 
 
 def require_finite(trainer: Trainer) -> None:
-    """Checks all tensors of `state_of`: a checkpoint must be worth resuming from.
-
-    Raises:
-        NonFiniteError: if a value is not finite although losses and gradients were.
+    """Checks all tensors of `state_of`, raises NonFiniteError: a finite loss and gradient do not
+    ensure finite weights.
     """
-    named = [(f"model {name}", value) for name, value in trainer.model.state_dict().items()]
-    if trainer.average:
-        state = trainer.average.model.state_dict()
-        named += [(f"average {name}", value) for name, value in state.items()]
-    for moments in trainer.optimizer.state.values():
-        named += [(f"optimizer {name}", value) for name, value in moments.items()]
+    state = state_of(trainer)
+    parts = [("model", state["model"]), ("average", state["average"] or {})]
+    parts += [("optimizer", moments) for moments in state["optimizer"]["state"].values()]
+    named = [(f"{part} {name}", value) for part, values in parts for name, value in values.items()]
     finite = torch.stack([value.isfinite().all().to(trainer.device) for _, value in named])
     bad = [name for (name, _), good in zip(named, finite.tolist()) if not good]
     if bad:
@@ -221,9 +195,8 @@ def fingerprint(content: dict) -> str:
 def build(
     content: Fields, builder: Builder = zoo.build_from_config
 ) -> tuple[nn.Module, Criterion, Postprocess]:
-    """The model a checkpoint describes, with its weights (averaged ones if it holds both), its
-    criterion and post-processing. The model is in eval mode and requires no gradients: some CPUs
-    run other kernels where it does, which differ in the last bits.
+    """The model of a checkpoint, in eval mode, with its criterion and post-processing; its weights
+    are the averaged ones if there are both.
 
     Raises:
         InputError: if there is no such model or its tensors differ.
@@ -232,7 +205,7 @@ def build(
     tensors = content.get("average") or content["model"]
     try:
         with torch.device("meta"):  # without memory: the sizes may be absurd
-            require_same_tensors(builder(config)[0], tensors)
+            builder(config)[0].load_state_dict(tensors, assign=True)
         model, criterion, postprocess = builder(config)
         model.load_state_dict(tensors)
     except (RuntimeError, ValueError, TypeError, ArithmeticError) as error:
@@ -244,15 +217,12 @@ def build(
             "build it with those parts, or start a new run from it with --pretrained"
         ) from error
     model.to(memory_format=torch.channels_last)
+    # Some CPUs choose other kernels for weights that require gradients, with other last bits.
     return model.eval().requires_grad_(False), criterion, postprocess
 
 
 def config_of(content: Fields) -> zoo.Config:
-    """The config in a checkpoint.
-
-    Raises:
-        InputError: if it describes no model of the zoo, or not one for its classes and tensors.
-    """
+    """The config in a checkpoint; raises InputError if it fits no model, its classes or tensors."""
     try:
         config = zoo.config_from_dict(content["config"])
     except ValueError as error:
@@ -266,10 +236,3 @@ def config_of(content: Fields) -> zoo.Config:
             f"{len(content['classes'])}; {FIX}"
         )
     return config
-
-
-def require_same_tensors(model: nn.Module, tensors: dict[str, Tensor]) -> None:
-    """Raises ValueError unless names and shapes are those of the model."""
-    wanted = {name: value.shape for name, value in model.state_dict().items()}
-    if wanted != {name: value.shape for name, value in tensors.items()}:
-        raise ValueError("other names or shapes")

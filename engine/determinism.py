@@ -10,14 +10,11 @@ from mobileinst.layers.seeds import named_seed
 def set_up(wanted: bool | None, device: torch.device, threads: int) -> bool:
     """Makes all that follows in this process bitwise reproducible, or as fast as possible.
 
-    Random numbers follow from the seed in any case; this is about the order of sums. On a CPU it
-    depends on the number of threads alone, which is set here. On CUDA it takes deterministic
-    kernels of cuBLAS, cuDNN and torch and the plain form of attention; torch warns of an operator
-    that has no deterministic kernel.
+    This is about the order of sums; random numbers follow from the seed in any case. On a CPU the
+    order depends on `threads` alone; CUDA needs deterministic kernels and the plain attention.
 
     Args:
         wanted: None is yes on a CPU, where it costs nothing, and no elsewhere.
-        threads: of the main process.
     Returns:
         Whether results are reproducible.
     """

@@ -1,9 +1,8 @@
 """Training by several processes, started by torchrun; with one process everything here is free.
 
-CPU tensors travel through gloo, CUDA tensors through nccl. Flags, counts and results always lie on
-the CPU, where the loss of a rank is noticed at once. Functions marked *collective* must be called
-by all ranks in the same order. Sums are taken in rank order, so their bits do not depend on how
-they travelled.
+CPU tensors go through gloo, CUDA tensors through nccl; flags, counts and results stay on the CPU,
+where the loss of a rank is noticed at once. All ranks call the functions marked *collective* in
+the same order. Sums are taken in rank order.
 """
 
 import inspect
@@ -26,8 +25,7 @@ T = TypeVar("T")
 E = TypeVar("E", bound=BaseException)
 
 EXIT_RANK_LOST = 75  # exit code of a rank that ends because another rank is gone
-# One rank reads, scores or draws while the others wait. A rank that has ended is noticed at once,
-# one that hangs only after this time.
+# One rank scores or draws while the others wait; only a rank that hangs is noticed so late.
 TIMEOUT = timedelta(hours=3)
 
 
@@ -55,9 +53,8 @@ def local_world_size() -> int:
 
 def init() -> None:
     """Joins the process group that torchrun describes in the environment, if it does."""
-    if int(os.environ.get("WORLD_SIZE", 1)) == 1 or "LOCAL_RANK" not in os.environ:
-        return
-    if torch_dist.is_initialized():
+    several = int(os.environ.get("WORLD_SIZE", 1)) > 1 and "LOCAL_RANK" in os.environ
+    if not several or torch_dist.is_initialized():
         return
     if local_world_size() <= torch.cuda.device_count():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
@@ -68,10 +65,8 @@ def init() -> None:
 
 
 def shutdown(error: BaseException | None = None) -> None:
-    """Leaves the process group, after all ranks have arrived unless `error` is this rank's alone.
-
-    torchrun ends all ranks as soon as one exits with an error. Without the barrier a rank that
-    still has to save or report would be killed.
+    """Leaves the process group, with a barrier unless `error` is this rank's alone: torchrun kills
+    all ranks as soon as one exits with an error, while others may still save or report.
     """
     if not torch_dist.is_initialized():
         return
@@ -84,10 +79,8 @@ def shutdown(error: BaseException | None = None) -> None:
 
 
 def device_for(device: torch.device) -> torch.device:
-    """The device of this rank, where `device` is the one that the user named.
-
-    Raises:
-        InputError: if there are more ranks than devices, or the device serves one rank only.
+    """The device of this rank for the one that the user named; raises InputError if it serves one
+    rank only, or there are too few.
     """
     if world_size() == 1 or device.type == "cpu":
         return device
@@ -117,16 +110,13 @@ def is_synced(error: BaseException) -> bool:
 
 
 def should_report(error: BaseException) -> bool:
-    """Whether this rank has to print the error."""
     return is_main_process() or not is_synced(error)
 
 
 @contextmanager
 def synced_errors(*kinds: type[Exception]) -> Iterator[None]:
-    """Collective: if a rank leaves the block with an error of `kinds`, all ranks raise it.
-
-    Where several do, the error of the lowest rank counts. Any other error ends its rank, and
-    thereby the job.
+    """Collective: if a rank leaves the block with an error of `kinds`, all ranks raise it, that of
+    the lowest rank if there are several. Any other error ends its rank, and thereby the job.
     """
     if world_size() == 1:
         yield
@@ -146,9 +136,8 @@ def synced_errors(*kinds: type[Exception]) -> Iterator[None]:
 
 
 def lockstep(items: Iterable[T], *kinds: type[Exception]) -> Iterator[T]:
-    """Collective: iterates; an error of `kinds` while fetching an item is raised on all ranks.
-
-    All ranks must have the same number of items.
+    """Collective: iterates over equally many items; an error of `kinds` while fetching one is
+    raised on all ranks.
     """
     items, end = iter(items), object()
     while True:
@@ -209,17 +198,13 @@ def sum_over_ranks(values: dict[str, T]) -> dict[str, T]:
 
 
 def gather_interleaved(items: list[T]) -> list[T]:
-    """Collective: undoes `everything[rank::world_size]`.
-
-    Returns:
-        All items in their original order on rank 0; on other ranks `items`.
-    """
+    """Collective: undoes `everything[rank::world_size]` on rank 0; other ranks keep `items`."""
     if world_size() == 1:
         return items
     parts = [None] * world_size() if is_main_process() else None
     with detect_lost_ranks():
         torch_dist.gather_object(items, parts)
-    if not is_main_process():
+    if parts is None:
         return items
     missing = object()  # of ranks with fewer items
     merged = chain.from_iterable(zip_longest(*parts, fillvalue=missing))
@@ -229,9 +214,8 @@ def gather_interleaved(items: list[T]) -> list[T]:
 def ordered_all_reduce(values: Tensor) -> Tensor:
     """Collective: the sum over all ranks, added in rank order.
 
-    An ordinary all-reduce of three or more ranks adds in an order that depends on the place of a
-    value in memory, which for gradients changes after the first step that follows a resume. Here
-    each rank adds up one share of the values and gathers the others: the same traffic.
+    The order of torch's all-reduce depends on the place of a value in memory, which for gradients
+    changes after a resume. Here each rank adds up one share and gathers the others: same traffic.
     """
     if world_size() == 1:
         return values
@@ -248,9 +232,8 @@ def ordered_all_reduce(values: Tensor) -> Tensor:
 
 
 def wrap_ddp(model: nn.Module) -> nn.Module:
-    """The model wrapped so that backward sums gradients over all ranks.
-
-    Sums and not means: every loss is already divided by the counts of the whole step.
+    """The model wrapped so that backward sums gradients over all ranks: sums and not means, for
+    every loss is already divided by the counts of the whole step.
     """
     if world_size() == 1:
         return model
@@ -269,14 +252,13 @@ def ordered_hook(state: None, bucket: torch_dist.GradBucket) -> torch.futures.Fu
 
 
 def grad_sync(model: nn.Module, last: bool) -> AbstractContextManager:
-    """Context of forward and backward of a micro-batch: gradients are summed in the last only."""
+    """The context of a micro-batch: gradients are summed over the ranks in the last one only."""
     return nullcontext() if last or world_size() == 1 else model.no_sync()
 
 
 def convert_sync_batchnorm(model: nn.Module, device: torch.device) -> None:
-    """On CUDA, lets BatchNorm see the images of all ranks; frozen norms stay as they are.
-
-    SyncBatchNorm does not run on CPU, where `average_batchnorm_stats` takes its place.
+    """On CUDA, lets BatchNorms that are not frozen see the images of all ranks; for the CPU there
+    is no SyncBatchNorm, see `average_batchnorm_stats`.
     """
     if world_size() == 1 or device.type != "cuda":
         return
@@ -288,10 +270,7 @@ def convert_sync_batchnorm(model: nn.Module, device: torch.device) -> None:
 
 @torch.no_grad()
 def average_batchnorm_stats(model: nn.Module) -> None:
-    """Collective: replaces running statistics of unsynchronised BatchNorms by their mean.
-
-    Within a step each rank normalises with the statistics of its own images.
-    """
+    """Collective: replaces running statistics of unsynchronised BatchNorms by their mean."""
     norms = [norm for norm in model.modules() if type(norm) is nn.BatchNorm2d]
     if world_size() == 1 or not norms:
         return

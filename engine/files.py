@@ -22,14 +22,12 @@ class FailedRun(RuntimeError):
 def replacing(path: Path, fix: str | None = None) -> Iterator[Path]:
     """A temporary file that replaces `path` when it is complete and on the disk.
 
-    A kill at any moment leaves the old file or the new one. A link at either place is replaced and
-    not followed.
+    A kill at any moment leaves the old file or the new one. Links are replaced, not followed.
 
     Args:
         fix: what the user can do about a path that they chose; None for a file of a run.
     Raises:
-        InputError: if the file cannot be written and `fix` is given; `path` is unchanged.
-        FailedRun: if it cannot be written otherwise; likewise.
+        InputError, or FailedRun without `fix`: if the file cannot be written; `path` is unchanged.
     """
     temporary = path.with_name(path.name + ".tmp")
     try:
@@ -61,17 +59,11 @@ def failure(path: Path, error: BaseException, kept: str, fix: str | None = None)
 
 
 def append(path: Path, text: str) -> None:
-    """Adds text to the end of a file, all of it or nothing.
-
-    Raises:
-        FailedRun: if the file system does not allow it; the file is unchanged.
-    """
+    """Adds text to the end of a file, all of it or nothing; raises FailedRun if that fails."""
     size = path.stat().st_size if path.exists() else 0
     try:
-        with open(path, "ab", buffering=0) as file:
-            left = text.encode()
-            while left:
-                left = left[file.write(left) :]
+        with open(path, "ab") as file:
+            file.write(text.encode())
     except OSError as error:
         with suppress(OSError):
             os.truncate(path, size)
@@ -112,7 +104,7 @@ def appearing(folder: Path) -> Iterator[Path]:
     """A folder to write into that takes its name when it is complete, or leaves no trace.
 
     Raises:
-        InputError: if there is something under that name already.
+        InputError: if the folder is in use.
         FailedRun: if the file system does not allow it.
     """
     if not is_free(folder):
@@ -134,21 +126,19 @@ def appearing(folder: Path) -> Iterator[Path]:
 
 
 def choose(out: Path | None, parent: Path, stem: str, resume: bool, overwrite: bool) -> Path:
-    """The folder of a run; nothing is written yet.
+    """The folder of a run, by default the next free `parent/stem-NNN`; nothing is written yet.
 
     Args:
-        out: the folder asked for; None takes the next free `parent/stem-NNN`, or with `resume` the
-            newest one.
-        resume: continue in a folder that has a `last.pt`.
+        resume: continue in `out`, by default in the newest folder, which must have a `last.pt`.
         overwrite: a used run folder may be replaced.
     Raises:
         InputError: if the folder is in use, or there is nothing to resume.
     """
+    numbered = sorted(parent.glob(f"{stem}-[0-9][0-9][0-9]"))
     if resume:
-        return folder_to_resume(out, parent, stem)
+        return folder_to_resume([out] if out else numbered, out or parent / f"{stem}-NNN")
     if out is None:
-        taken = sorted(parent.glob(f"{stem}-[0-9][0-9][0-9]"))
-        number = int(taken[-1].name[-3:]) + 1 if taken else 1
+        number = int(numbered[-1].name[-3:]) + 1 if numbered else 1
         return parent / f"{stem}-{number:03d}"
     if not is_free(out):
         if not overwrite:
@@ -163,15 +153,14 @@ def choose(out: Path | None, parent: Path, stem: str, resume: bool, overwrite: b
     return out
 
 
-def folder_to_resume(out: Path | None, parent: Path, stem: str) -> Path:
-    """The folder asked for, or else the newest, that has a `last.pt`."""
-    candidates = sorted(parent.glob(f"{stem}-[0-9][0-9][0-9]")) if out is None else [out]
+def folder_to_resume(candidates: list[Path], asked: Path) -> Path:
+    """The last candidate that has a `last.pt`; raises InputError, which names `asked`, if none."""
     found = [folder for folder in candidates if (folder / "last.pt").exists()]
     if not found:
         fix = "start without --resume"
         if any((folder / "best.pt").exists() for folder in candidates):
             fix = "best.pt holds weights alone; start a new run from it with --pretrained"
-        raise InputError(f"{out or parent / (stem + '-NNN')}: no last.pt to resume from; {fix}")
+        raise InputError(f"{asked}: no last.pt to resume from; {fix}")
     links = [path.name for path in found[-1].iterdir() if path.is_symlink()]
     if links:  # its logs are appended to, wherever they may lead
         raise InputError(
@@ -182,11 +171,7 @@ def folder_to_resume(out: Path | None, parent: Path, stem: str) -> Path:
 
 
 def newest_checkpoint(parent: Path) -> Path:
-    """The best checkpoint of the newest run.
-
-    Raises:
-        InputError: if there is none.
-    """
+    """The best checkpoint of the newest run; raises InputError if there is none."""
     found = list(parent.glob("*/best.pt")) or list(parent.glob("*/last.pt"))
     if not found:
         raise InputError(f"{parent}: no run with a checkpoint; train one or give --checkpoint FILE")
@@ -202,11 +187,7 @@ class FolderLock:
         self.handle: int | None = None
 
     def acquire(self, folder: Path) -> None:
-        """Locks a folder instead of the one before.
-
-        Raises:
-            InputError: if another process holds the lock.
-        """
+        """Locks a folder instead of the one before; raises InputError if another process has it."""
         self.release()
         self.handle = os.open(folder, os.O_RDONLY)
         self.held.add(self.handle)

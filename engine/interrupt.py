@@ -20,24 +20,18 @@ class Interrupted(KeyboardInterrupt):
 
 
 class GracefulStop:
-    """Defers Ctrl-C and SIGTERM until the current step has finished.
+    """A context manager whose signal handlers defer the first Ctrl-C or SIGTERM: see `requested`.
 
-    A context manager that installs the signal handlers. A second signal always ends the work at
-    once.
-
-    Args:
-        at_once: do not defer: the first signal raises `Interrupted`.
+    With `at_once` the first signal, and in any case the second, raises `Interrupted`.
     """
 
     def __init__(self, at_once: bool = False) -> None:
         self.signal: int | None = None
         self.at_once = at_once
-        self._handlers = {}
         self._process = os.getpid()
 
     def __enter__(self) -> "GracefulStop":
-        for number in EXIT_CODES:
-            self._handlers[number] = signal.signal(number, self._handle)
+        self._handlers = {each: signal.signal(each, self._handle) for each in EXIT_CODES}
         return self
 
     def __exit__(self, *error) -> None:
@@ -54,7 +48,7 @@ class GracefulStop:
             info("stopping after this step, then saving; press Ctrl-C again to stop at once")
 
     def requested(self) -> bool:
-        """Whether any rank received a signal. Collective, so that all ranks stop together."""
+        """Collective: whether any rank received a signal, so that all ranks stop together."""
         number = dist.max_over_ranks(self.signal or 0)
         if number:  # else one that came during the exchange is kept for the next step
             self.signal = number
@@ -62,10 +56,8 @@ class GracefulStop:
 
     @contextmanager
     def immediate(self) -> Iterator[None]:
-        """For work that can be repeated without loss, such as evaluation: a signal ends it at once.
-
-        Raises:
-            Interrupted: if a signal has been received.
+        """For work that can be repeated without loss, such as evaluation: a signal before or during
+        the block raises `Interrupted` at once.
         """
         before, self.at_once = self.at_once, True
         try:

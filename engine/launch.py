@@ -1,9 +1,6 @@
-"""Entry: torchrun, ending with one sentence and the right exit code.
+"""Entry: torchrun, with the message and exit code of the rank that failed first.
 
-    python -m engine.launch --standalone --nproc-per-node 2 -m engine.train [its options]
-
-Takes the options of torchrun. When a rank fails, torchrun ends the job, prints long reports and
-exits with 1. Here the message and the exit code are those of the rank that failed first.
+python -m engine.launch --standalone --nproc-per-node 2 -m engine.train [its options]
 """
 
 import logging

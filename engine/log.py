@@ -1,10 +1,9 @@
 """Console lines, JSON lines per logging interval, CSV rows per evaluation."""
 
 import csv
-import io
 import json
 import time
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -32,24 +31,19 @@ def first_of(names: list[str], shown: int = 3) -> str:
 
 
 class Meter:
-    """Means of named numbers over a logging interval, and seconds per part of a step.
-
-    Each name is averaged over the steps that have a value for it; skipped steps have none.
+    """Means over a logging interval: of named numbers, each over the steps that have it (skipped
+    steps have none), and of the seconds per part of a step.
     """
 
     def __init__(self) -> None:
-        self.sums: dict[str, float] = defaultdict(float)
-        self.counts: dict[str, int] = defaultdict(int)
-        self.seconds: dict[str, float] = defaultdict(float)
+        self.sums, self.counts, self.seconds = Counter(), Counter(), Counter()
         self.steps = 0
 
     def add(self, values: dict[str, float], seconds: dict[str, float]) -> None:
         self.steps += 1
-        for name, value in values.items():
-            self.sums[name] += value
-            self.counts[name] += 1
-        for name, value in seconds.items():
-            self.seconds[name] += value
+        self.sums.update(values)
+        self.counts.update(values.keys())
+        self.seconds.update(seconds)
 
     def flush(self) -> tuple[dict[str, float], dict[str, float]]:
         """Returns means of the interval (values, seconds per step) and starts an empty one."""
@@ -65,17 +59,17 @@ class Meter:
 
     def restore(self, state: dict) -> None:
         """Continues the interval of `state`."""
-        self.sums.update(state["sums"])
-        self.counts.update(state["counts"])
-        self.seconds.update(state["seconds"])
+        self.sums, self.counts, self.seconds = (
+            Counter(state[name]) for name in ("sums", "counts", "seconds")
+        )
         self.steps = state["steps"]
 
 
 class StepTimer:
-    """Splits the time of a step into named parts."""
+    """Splits the time of a step into named parts, in seconds."""
 
     def __init__(self) -> None:
-        self.parts: dict[str, float] = defaultdict(float)
+        self.parts: dict[str, float] = Counter()
         self.last = time.perf_counter()
 
     def lap(self, name: str) -> None:
@@ -91,12 +85,11 @@ def append_jsonl(path: Path, row: dict) -> None:
 
 def write_csv(path: Path, rows: list[dict]) -> None:
     """Writes rows under one header atomically; raises FailedRun if the disk is full."""
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, list(rows[0]) if rows else [])
-    writer.writeheader()
-    writer.writerows(rows)
     with files.replacing(path) as temporary:
-        temporary.write_text(text.getvalue(), encoding="utf-8", newline="")
+        with open(temporary, "w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
 
 
 def append_csv(path: Path, row: dict) -> None:
@@ -105,13 +98,13 @@ def append_csv(path: Path, row: dict) -> None:
 
 
 def read_csv(path: Path) -> list[dict]:
-    """Reads the rows of a CSV file as dicts of texts."""
+    """The rows of a CSV file as dicts of texts."""
     with open(path, encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
 
 
 def read_jsonl(path: Path) -> list[dict]:
-    """Reads a JSON lines file up to the first incomplete line, which a crash may leave."""
+    """The rows of a JSON lines file up to the first incomplete one, which a crash may leave."""
     rows = []
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
@@ -122,15 +115,12 @@ def read_jsonl(path: Path) -> list[dict]:
 
 
 def truncate_after(folder: Path, iteration: int, evaluated: int) -> None:
-    """Drops log rows after `iteration` and scores after `evaluated`, which a resumed run writes
-    again.
-    """
+    """Drops log rows after `iteration` and scores after `evaluated`: a resumed run repeats them."""
     log, metrics = folder / "log.jsonl", folder / "metrics.csv"
     if log.exists():
         rows = [row for row in read_jsonl(log) if row["iteration"] <= iteration]
         with files.replacing(log) as temporary:
-            lines = "".join(json.dumps(row) + "\n" for row in rows)
-            temporary.write_text(lines, encoding="utf-8")
+            temporary.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     if metrics.exists():
         rows = [row for row in read_csv(metrics) if int(row["iteration"]) <= evaluated]
         if rows:

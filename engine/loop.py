@@ -27,7 +27,7 @@ class NonFiniteError(FailedRun):
 
 @dataclass
 class Trainer:
-    """All that one optimizer step needs and a checkpoint holds. Every rank has one.
+    """All that an optimizer step needs and a checkpoint holds; every rank has one.
 
     Args:
         accumulate: micro-batches per optimizer step.
@@ -58,10 +58,8 @@ class Trainer:
     def steps(
         self, loader: Iterable[PackedBatch]
     ) -> Iterator[tuple[dict[str, float], dict[str, float]]]:
-        """Runs optimizer steps over a loader of micro-batches.
+        """Yields (values, seconds) of each optimizer step; a skipped step has no values.
 
-        Yields:
-            (values, seconds) of each step; a skipped step has no values.
         Raises:
             InputError: on all ranks, if one of them cannot read an image.
             NonFiniteError: on all ranks, if no more steps may be skipped.
@@ -90,10 +88,8 @@ class Trainer:
             self.model.train()  # the caller may have evaluated
 
     def step(self, micro_batches: list[Batch], timer: StepTimer) -> dict[str, float]:
-        """Makes one update from `accumulate` micro-batches.
+        """Makes one update. Returns the loss, its terms and the gradient norm, over all ranks.
 
-        Returns:
-            The loss, its terms and the gradient norm before clipping, over all ranks.
         Raises:
             NonFiniteError: before any parameter is changed.
         """
@@ -189,9 +185,7 @@ def run_inference(
     callback: Callable[[dict, Batch], None] | None = None,
     title: str = "evaluating",
 ) -> list[dict]:
-    """Predicts a whole data set: COCO results, RLE at the original size.
-
-    Every rank predicts the batches `[rank::world_size]`; rank 0 gets all results, in order.
+    """Predicts a whole data set; every rank the batches of its loader, rank 0 gets all results.
 
     Args:
         model: put into eval mode, or a copy of it if it requires gradients.
@@ -199,8 +193,8 @@ def run_inference(
         threshold: None for evaluation: AP needs the low scores.
         callback: called with (outputs, batch).
     Returns:
-        [{image_id, category_id, segmentation, score, best}], image by image, highest score first;
-        best: whether it is the best answer of its query, the only one that is used for display.
+        COCO results with RLE at the original size, image by image, highest score first; their
+        `best`: whether it is the best answer of its query, the only one used for display.
     """
     # Some CPUs choose other kernels for weights that require gradients, with other last bits.
     if any(parameter.requires_grad for parameter in model.parameters()):

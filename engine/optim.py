@@ -14,10 +14,8 @@ NO_DECAY = (nn.Embedding, nn.LayerNorm)  # modules of torch; our own have an att
 def parameter_groups(
     model: nn.Module, lr: float, weight_decay: float, backbone_factor: float = 1.0
 ) -> list[dict]:
-    """AdamW groups by one rule: parameters of two or more dimensions decay, other than embeddings,
+    """AdamW groups by one rule: parameters of two or more dimensions decay, except embeddings,
     norms and those that a module lists in its attribute `no_weight_decay`.
-
-    The backbone learns at `backbone_factor` times `lr`.
 
     Returns:
         Groups with `params`, `weight_decay`, `lr`, `base_lr` and a `name` to print.
@@ -28,19 +26,15 @@ def parameter_groups(
         for name, parameter in module.named_parameters(recurse=False):
             if not parameter.requires_grad:
                 continue
-            place = "backbone" if path.split(".")[0] == "backbone" else "heads"
             decays = parameter.ndim > 1 and name not in excluded
             decays = decays and not isinstance(module, NO_DECAY)
-            group = groups.setdefault(
-                f"{place}, {'decay' if decays else 'no decay'}",
-                {
-                    "params": [],
-                    "weight_decay": weight_decay if decays else 0.0,
-                    "lr": lr * (backbone_factor if place == "backbone" else 1.0),
-                },
-            )
-            group["params"].append(parameter)
-    return [{"name": name, "base_lr": group["lr"], **group} for name, group in groups.items()]
+            in_backbone = path.split(".")[0] == "backbone"
+            title = f"{'backbone' if in_backbone else 'heads'}, {'' if decays else 'no '}decay"
+            rate = lr * (backbone_factor if in_backbone else 1.0)
+            group = {"name": title, "base_lr": rate, "params": [], "lr": rate}
+            group["weight_decay"] = weight_decay if decays else 0.0
+            groups.setdefault(title, group)["params"].append(parameter)
+    return list(groups.values())
 
 
 def describe_groups(groups: list[dict]) -> str:
@@ -82,7 +76,6 @@ class Schedule:
         return warm * (self.final + (1 - self.final) * 0.5 * (1 + math.cos(math.pi * progress)))
 
     def apply(self, optimizer: torch.optim.Optimizer, iteration: int) -> None:
-        """Sets the learning rate of every group for `iteration`."""
         for group in optimizer.param_groups:
             group["lr"] = group["base_lr"] * self.factor(iteration)
 
@@ -107,7 +100,6 @@ class MovingAverage:
 
     @torch.no_grad()
     def update(self) -> None:
-        """Averages in the current values of the model."""
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         get_ema_multi_avg_fn(decay)(self.averaged, self.current, self.updates)

@@ -305,7 +305,7 @@ class Run:
         threshold = scores.best_threshold
         self.best = {"AP": numbers["AP"], "iteration": iteration, "threshold": threshold}
         checkpoint.require_finite(self.trainer)
-        content = checkpoint.weights_of(self.trainer) | self.about()
+        content = {"iteration": iteration, "model": self.averaged_model.state_dict()} | self.about()
         checkpoint.save(
             self.folder / "best.pt", content | {"scores": asdict(scores), "grid": self.grid}
         )
