@@ -58,18 +58,6 @@ def failure(path: Path, error: BaseException, kept: str, fix: str | None = None)
     )
 
 
-def append(path: Path, text: str) -> None:
-    """Adds text to the end of a file, all of it or nothing; raises FailedRun if that fails."""
-    size = path.stat().st_size if path.exists() else 0
-    try:
-        with open(path, "ab") as file:
-            file.write(text.encode())
-    except OSError as error:
-        with suppress(OSError):
-            os.truncate(path, size)
-        raise failure(path, error, "what was in it is kept") from error
-
-
 def write_json(path: Path, content: dict | list, fix: str | None = None) -> None:
     """Writes json atomically; the errors are those of `replacing`."""
     with replacing(path, fix) as temporary:
@@ -181,16 +169,15 @@ def newest_checkpoint(parent: Path) -> Path:
 class FolderLock:
     """One writer per run folder: an flock, which ends with the process and is never stale."""
 
-    held: set[int] = set()
-
     def __init__(self) -> None:
         self.handle: int | None = None
+        # Loader workers outlive a killed trainer for some seconds: they must not keep its lock.
+        os.register_at_fork(after_in_child=self.release)
 
     def acquire(self, folder: Path) -> None:
         """Locks a folder instead of the one before; raises InputError if another process has it."""
         self.release()
         self.handle = os.open(folder, os.O_RDONLY)
-        self.held.add(self.handle)
         try:
             fcntl.flock(self.handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -205,9 +192,4 @@ class FolderLock:
     def release(self) -> None:
         if self.handle is not None:
             os.close(self.handle)
-            self.held.discard(self.handle)
             self.handle = None
-
-
-# Loader workers outlive a killed trainer for some seconds: they must not keep its lock.
-os.register_at_fork(after_in_child=lambda: [os.close(handle) for handle in FolderLock.held])

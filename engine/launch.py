@@ -16,24 +16,21 @@ REPORTED_CODES = (2, 3, 130, 143)  # exit codes of ranks that printed the reason
 RESUME = "the last checkpoint is complete: the same command with --resume continues from it"
 
 
-def first_failure(failures: dict[int, ProcessFailure]) -> tuple[int, ProcessFailure]:
-    """Rank and failure of the first rank that did not just lose another one."""
+def ending(failures: dict[int, ProcessFailure]) -> tuple[int, str]:
+    """Exit code of the job, and a message if the rank that failed first printed none."""
     causes = [rank for rank in failures if failures[rank].exitcode != dist.EXIT_RANK_LOST]
     rank = min(causes or failures, key=lambda rank: failures[rank].timestamp)
-    return rank, failures[rank]
-
-
-def ending(rank: int, failure: ProcessFailure) -> tuple[int, str]:
-    """Exit code of the job, and a message if the failed rank printed none."""
-    code = failure.exitcode
+    code = failures[rank].exitcode
     if code in REPORTED_CODES:
         return code, ""
     if code == dist.EXIT_RANK_LOST:
         return code, f"error: a rank on another machine failed first, see its output; {RESUME}"
     if code > 0:
         return code, f"error: rank {rank} failed, see above (exit code {code}); {RESUME}"
-    why = ", as the system does when memory runs out" if -code == 9 else ""
-    return 128 - code, f"error: rank {rank} was killed ({failure.signal_name()}{why}); {RESUME}"
+    why = failures[rank].signal_name()
+    if why == "SIGKILL":
+        why += ", as the system does when memory runs out"
+    return 128 - code, f"error: rank {rank} was killed ({why}); {RESUME}"
 
 
 def main(argv: list[str]) -> int:
@@ -41,7 +38,7 @@ def main(argv: list[str]) -> int:
     try:
         torchrun.run(torchrun.parse_args(argv))
     except ChildFailedError as error:
-        code, sentence = ending(*first_failure(error.failures))
+        code, sentence = ending(error.failures)
     except SignalException as error:  # passed on to the ranks, which have saved and ended
         code, sentence = 128 + error.sigval, ""
     else:

@@ -2,9 +2,11 @@
 
 import csv
 import json
+import os
 import time
 from collections import Counter
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from tqdm import tqdm
@@ -79,8 +81,15 @@ class StepTimer:
 
 
 def append_jsonl(path: Path, row: dict) -> None:
-    """Appends one line to a JSON lines file; raises FailedRun if the disk is full."""
-    files.append(path, json.dumps(row) + "\n")
+    """Appends a line to a JSON lines file, all of it or nothing; raises FailedRun if that fails."""
+    size = path.stat().st_size if path.exists() else 0
+    try:
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+    except OSError as error:
+        with suppress(OSError):
+            os.truncate(path, size)
+        raise files.failure(path, error, "what was in it is kept") from error
 
 
 def write_csv(path: Path, rows: list[dict]) -> None:

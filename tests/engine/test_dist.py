@@ -40,7 +40,7 @@ def in_processes(number: int, function: Callable) -> list:
     """What `function()` returns in each process, by rank; None for one that did not return.
 
     The store takes a free port, as that of torchrun does. Its thread must not run during a fork:
-    it may hold a lock of the C library, which would then be locked in the child for ever.
+    it may hold a lock of the C library, which would then be locked in the child forever.
     """
     environment = {
         "WORLD_SIZE": str(number),
@@ -461,13 +461,13 @@ def failure(exitcode: int, timestamp: int = 5) -> SimpleNamespace:
 
 def test_the_first_failure_is_reported_and_not_its_consequences():
     failures = {0: failure(dist.EXIT_RANK_LOST, 4), 1: failure(-9), 2: failure(-15, 6)}
-    code, said = launch.ending(*launch.first_failure(failures))
+    code, said = launch.ending(failures)
     assert code == 137 and said.startswith("error: rank 1 was killed (SIGKILL")
     for code in (2, 3, 130, 143):
-        assert launch.ending(*launch.first_failure({0: failure(code)})) == (code, "")
-    code, said = launch.ending(*launch.first_failure({3: failure(1)}))
+        assert launch.ending({0: failure(code)}) == (code, "")
+    code, said = launch.ending({3: failure(1)})
     assert code == 1 and "rank 3 failed, see above" in said and "--resume" in said
-    code, said = launch.ending(*launch.first_failure({0: failure(dist.EXIT_RANK_LOST)}))
+    code, said = launch.ending({0: failure(dist.EXIT_RANK_LOST)})
     assert code == dist.EXIT_RANK_LOST and "on another machine" in said
 
 
