@@ -12,13 +12,12 @@ from mobileinst.layers.pixels import Normalise
 class Segmenter(nn.Module):
     """RGB images in 0..1 and their padding -> the outputs of the contract in `data/batch.py`.
 
-    A subclass states the strides of the backbone maps it uses, finest first, the stride of its
-    masks, and which of its layers have one row per class; it implements `encode` and `predict`.
+    A subclass sets the attributes below and implements `encode` and `predict`.
     """
 
-    strides: tuple[int, ...]
+    strides: tuple[int, ...]  # of the backbone maps it uses, finest first
     mask_stride: int
-    class_layers: tuple[str, ...]
+    class_layers: tuple[str, ...]  # have one row per class
     more_rows: tuple[str, ...] = ()  # names of rows that follow those of the classes
     training_layers: tuple[str, ...] = ()  # not part of a trained model
 
@@ -31,11 +30,7 @@ class Segmenter(nn.Module):
 
     @classmethod
     def used_channels(cls, backbone: nn.Module) -> tuple[int, ...]:
-        """Channels of the backbone maps that are used.
-
-        Raises:
-            ValueError: if the backbone has no map at one of the strides.
-        """
+        """Channels of the backbone maps that are used; raises ValueError if one is missing."""
         by_stride = dict(zip(backbone.strides, backbone.channels, strict=True))
         if missing := [stride for stride in cls.strides if stride not in by_stride]:
             raise ValueError(
@@ -45,7 +40,7 @@ class Segmenter(nn.Module):
         return tuple(by_stride[stride] for stride in cls.strides)
 
     def forward(self, images: Tensor, padding: Tensor | None = None) -> dict[str, Any]:
-        """images [B,3,H,W], padding bool [B,H,W] (None: nothing is padded) -> dict of outputs."""
+        """images [B,3,H,W], padding bool [B,H,W] -> dict of outputs."""
         return self.decode(self.encode(images, padding))
 
     def encode(self, images: Tensor, padding: Tensor | None = None) -> dict[str, Any]:
@@ -69,16 +64,13 @@ class Segmenter(nn.Module):
         return apply_kernels(kernels, pixel_features)
 
     def backbone_maps(self, images: Tensor, padding: Tensor | None) -> list[Tensor]:
-        """The backbone maps that are used: [B,C_i,ceil(H/s_i),ceil(W/s_i)] each, finest first."""
+        """The maps at `strides`: [B,C_i,ceil(H/s_i),ceil(W/s_i)] each."""
         maps = self.backbone(self.normalise(images, padding))
         return [maps[level] for level in self.levels]
 
 
 def require_fit(pairs: Mapping[str, tuple[Any, Any]]) -> None:
-    """Raises ValueError, with both numbers, at the first place where two parts do not fit.
-
-    pairs: what is compared -> (what one part gives, what the next expects).
-    """
+    """Checks pairs (given by one part, expected by the next) by name, raises ValueError."""
     for what, (given, expected) in pairs.items():
         if given != expected:
             raise ValueError(f"{what}: one part gives {given}, the next expects {expected}")

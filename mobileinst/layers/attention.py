@@ -9,25 +9,17 @@ from torch import Tensor, nn
 from mobileinst.layers.init import init_linear
 
 
-def attend(
-    queries: Tensor,
-    keys: Tensor,
-    values: Tensor,
-    scale: float,
-    bias: Tensor | None = None,
-) -> Tensor:
-    """softmax(scale · q kᵀ + bias) v over the last two dimensions.
-
-    [...,N,d], [...,M,d], [...,M,e], bias [...,N,M] -> [...,N,e].
+def attend(q: Tensor, k: Tensor, v: Tensor, scale: float, bias: Tensor | None = None) -> Tensor:
+    """softmax(scale · q kᵀ + bias) v: [...,N,d], [...,M,d], [...,M,e], [...,N,M] -> [...,N,e].
 
     Written out, with the softmax in float32 also under autocast, because the fused kernels
     have no deterministic backward everywhere and a product of matrices exports to any runtime.
     """
-    logits = (queries * scale) @ keys.transpose(-2, -1)  # [...,N,M]
+    logits = (q * scale) @ k.transpose(-2, -1)  # [...,N,M]
     if bias is not None:
         logits = logits + bias
     precise = torch.promote_types(logits.dtype, torch.float32)
-    return logits.softmax(-1, dtype=precise).to(values.dtype) @ values  # [...,N,e]
+    return logits.softmax(-1, dtype=precise).to(v.dtype) @ v  # [...,N,e]
 
 
 def attend_in_heads(
@@ -39,7 +31,7 @@ def attend_in_heads(
 
 
 def require_heads(width: int, num_heads: int) -> None:
-    """Raises ValueError unless the channels can be shared among the heads."""
+    """Checks that the heads divide the channels, raises ValueError."""
     if width % num_heads:
         raise ValueError(f"width {width} is not a multiple of {num_heads} heads")
 
@@ -47,8 +39,7 @@ def require_heads(width: int, num_heads: int) -> None:
 class MultiHeadAttention(nn.Module):
     """Attention of queries [B,N,C] to keys and values [B,M,C] in heads; q, k, v in three matrices.
 
-    The keys have no bias: it would add the same number to all logits of a query, which the softmax
-    takes out again, so it could never receive a gradient.
+    The keys have no bias: the softmax would cancel it, so it could never receive a gradient.
     """
 
     def __init__(self, width: int, num_heads: int):
@@ -100,7 +91,7 @@ class StackedAttention(nn.Module):
 
 
 class MLP(nn.Sequential):
-    """Linear layers with ReLU between them: `MLP(8, 32, 8)` goes 8 -> 32 -> 8."""
+    """Linear layers with ReLU between them, from width to width."""
 
     def __init__(self, *widths: int):
         layers: list[nn.Module] = []

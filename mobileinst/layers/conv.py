@@ -8,11 +8,10 @@ from mobileinst.layers.init import init_conv
 Rows = tuple[tuple[int, int, int, int], ...]  # (kernel, expansion, channels, stride)
 
 
-class ConvBN(nn.Module):
-    """Convolution without bias, then BatchNorm (eps 1e-5); no activation.
+class ConvBN(nn.Sequential):
+    """Convolution without bias, then BatchNorm; no activation. Names as in published checkpoints.
 
-    Odd kernels are padded by half their size, so a stride of 2 halves a grid rounding up. The
-    attributes `c` and `bn` are the names in published mobile checkpoints.
+    Odd kernels are padded by half their size: [B,·,H,W] -> [B,C,ceil(H/stride),ceil(W/stride)].
     """
 
     def __init__(
@@ -22,15 +21,12 @@ class ConvBN(nn.Module):
         self.c = nn.Conv2d(
             in_channels, channels, kernel, stride, kernel // 2, groups=groups, bias=False
         )
-        self.bn = nn.BatchNorm2d(channels, eps=1e-5)
+        self.bn = nn.BatchNorm2d(channels)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         init_conv(self.c)
         self.bn.reset_parameters()
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.bn(self.c(x))  # [B,C,ceil(H/stride),ceil(W/stride)]
 
 
 class InvertedResidual(nn.Module):
@@ -55,17 +51,16 @@ class InvertedResidual(nn.Module):
 class Pyramid(nn.Sequential):
     """Inverted residuals `layer1` .. `layerN`, after a stem of stride 2 if it has a name.
 
-    width, stride: of the input, or `width` of the stem. rows: of `InvertedResidual` each.
-    `sizes`: channels and stride of each layer's output, the stem included.
+    width, stride: of the input; with a stem, `width` is the stem's. rows: one per layer.
+    `sizes`: channels and stride of the output of each layer, the stem included.
     """
 
     def __init__(self, width: int, stride: int, rows: Rows, stem: str = ""):
         super().__init__()
         self.sizes = []
         if stem:
-            stage = ConvBN(3, width, 3, stride=2), nn.ReLU(inplace=True)
-            self.add_module(stem, nn.Sequential(*stage))
             stride *= 2
+            self.add_module(stem, conv_bn_relu(3, width, 3, stride=2))
             self.sizes.append((width, stride))
         for i, (kernel, expansion, channels, step) in enumerate(rows, 1):
             layer = InvertedResidual(width, channels, kernel, expansion, step)
@@ -74,26 +69,25 @@ class Pyramid(nn.Sequential):
             self.sizes.append((width, stride))
 
     def layers_until(self, stride: int) -> list[nn.Module]:
-        """The layers at this stride or a finer one."""
         return [layer for layer, (_, s) in zip(self, self.sizes, strict=True) if s <= stride]
 
 
-def conv_bn_relu(in_channels: int, channels: int, kernel: int = 1) -> nn.Sequential:
-    """Convolution, BatchNorm, ReLU; the grid stays."""
-    return nn.Sequential(ConvBN(in_channels, channels, kernel), nn.ReLU(inplace=True))
+def conv_bn_relu(
+    in_channels: int, channels: int, kernel: int = 1, stride: int = 1
+) -> nn.Sequential:
+    return nn.Sequential(ConvBN(in_channels, channels, kernel, stride), nn.ReLU(inplace=True))
 
 
 def upsample_like(x: Tensor, other: Tensor) -> Tensor:
-    """`x` resized bilinearly to the grid of `other`: its exact size, so odd sizes fit as well."""
+    """`x` resized bilinearly to the exact grid of `other`."""
     return F.interpolate(x, size=other.shape[-2:], mode="bilinear", align_corners=False)
 
 
 def max_pool_ceil(x: Tensor, factor: int) -> Tensor:
-    """Maximum over `factor` × `factor` cells, cut ones at the border too: h -> ceil(h/factor)."""
+    """Maximum over `factor` × `factor` cells, fewer at the border: h -> ceil(h/factor)."""
     return F.max_pool2d(x, factor, factor, ceil_mode=True) if factor > 1 else x
 
 
 def apply_kernels(kernels: Tensor, pixel_features: Tensor) -> Tensor:
     """Every kernel as a 1×1 convolution: [B,Q,D], [B,D,h,w] -> mask logits [B,Q,h,w]."""
-    logits = kernels @ pixel_features.flatten(2)  # [B,Q,h·w]
-    return logits.unflatten(2, pixel_features.shape[-2:])
+    return (kernels @ pixel_features.flatten(2)).unflatten(2, pixel_features.shape[-2:])

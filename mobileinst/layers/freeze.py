@@ -5,10 +5,9 @@ from torchvision.ops import StochasticDepth
 
 
 class FrozenBatchNorm2d(nn.BatchNorm2d):
-    """A BatchNorm whose statistics, scale and shift stay what was loaded, in training as well.
+    """A BatchNorm whose statistics, scale and shift stay as loaded, in training as well.
 
-    The batches of a small run estimate the statistics worse than pretraining did. Entries of
-    the state dict are those of `nn.BatchNorm2d`.
+    The batches of a small run estimate the statistics worse than pretraining did.
     """
 
     def __init__(self, norm: nn.BatchNorm2d):
@@ -21,7 +20,7 @@ class FrozenBatchNorm2d(nn.BatchNorm2d):
 
 
 def freeze_norms(module: nn.Module) -> None:
-    """Puts a `FrozenBatchNorm2d` in the place of every BatchNorm below `module`."""
+    """Replaces every BatchNorm below `module`."""
     for parent in list(module.modules()):
         for name, child in list(parent.named_children()):
             if type(child) is nn.BatchNorm2d:
@@ -29,12 +28,10 @@ def freeze_norms(module: nn.Module) -> None:
 
 
 def freeze_layers(backbone: nn.Module, stride: int) -> None:
-    """Freezes all layers that work at `stride` or a finer one; no gradient is computed for them,
-    which for a convolutional backbone is most of the work.
-    """
+    """Freezes all layers at `stride` or finer, which saves most of a backward pass."""
     for layer in backbone.layers_until(stride):
         freeze_norms(layer)
         layer.requires_grad_(False)
         for module in layer.modules():
-            if isinstance(module, StochasticDepth):  # nothing here learns
+            if isinstance(module, StochasticDepth):
                 module.p = 0.0

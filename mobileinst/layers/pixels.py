@@ -1,4 +1,4 @@
-"""Pixel statistics, and the normalising that every model begins with."""
+"""Normalising of images."""
 
 from collections.abc import Sequence
 
@@ -7,14 +7,13 @@ from torch import Tensor, nn
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-HALF = (0.5, 0.5, 0.5)  # as mean and deviation: 0..1 becomes -1..1
+HALF = (0.5, 0.5, 0.5)  # as mean and std: 0..1 becomes -1..1
 
 
 class Normalise(nn.Module):
-    """(pixels - mean) / std per channel; padded pixels are zero afterwards, whatever they held.
+    """(pixels - mean) / std per channel; padded pixels are zero afterwards.
 
-    The numbers are buffers, so that they move and are exported with the model, but they are no
-    weights: checkpoints do not hold them.
+    The numbers are buffers, to move and to be exported with the model, but not in checkpoints.
     """
 
     def __init__(self, mean: Sequence[float], std: Sequence[float]):

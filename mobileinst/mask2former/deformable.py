@@ -1,15 +1,9 @@
 """Multi-scale deformable attention (Deformable DETR, ICLR 2021) without a compiled operator.
 
 A bilinear sample is four cells times four weights, so a weighted sum of samples is a weighted sum
-of rows of a table: `F.embedding_bag`, which never writes the samples down.
-
-What the designs cost: one layer of width 256 with 8 heads, 3 levels and 4 points, batch 1, float32,
-one thread of a server CPU that keeps its memory; milliseconds of CPU time, forward + backward.
-
-    image                                                  384 × 384    640 × 640
-    grid_sample per level, each summed at once              79 + 167    250 + 578
-    embedding_bag and its own gradient                      19 + 117     54 + 408
-    embedding_bag, the table's gradient below (this one)    13 +  63     39 + 206
+of rows of a table: `F.embedding_bag`, which never stores the samples. For one layer of width 256 at
+640 × 640 on one CPU thread, forward + backward take 39 + 206 ms; with embedding_bag's own gradient
+54 + 408, with grid_sample per level 250 + 578.
 """
 
 from collections.abc import Iterable
@@ -25,16 +19,15 @@ from mobileinst.layers.device import to_device
 
 Sizes = list[tuple[int, int]]  # (height, width) of each level
 
-# Zero cells around each level: two, so that a square of four cells beyond the border is all zeros.
-BORDER = 2
+BORDER = 2  # zero cells around each level, so that four cells beyond the border are all zero
 
 
 def deformable_attention(values: Tensor, sizes: Sizes, places: Tensor, weights: Tensor) -> Tensor:
     """Weighted sums of bilinear samples; beyond its border a level is zero.
 
-    values [B,S,heads,d]: the cells of the levels of `sizes`, row by row, one level after another.
-    places [B,N,2,heads,L,points]: x and y in cells of their level, whose first has its centre at 0.
-    weights [B,N,heads,L,points].  ->  [B,N,heads·d]
+    values [B,S,heads,d]: the cells of all levels, row by row. places [B,N,2,heads,L,points]: x and
+    y in cells of their level, whose first has its centre at 0. weights [B,N,heads,L,points].
+    -> [B,N,heads·d]
     """
     heads = values.shape[2]
     canvas = lay_out(values.flatten(2), sizes)  # [B,rows,columns,heads·d]
@@ -54,10 +47,7 @@ def deformable_attention(values: Tensor, sizes: Sizes, places: Tensor, weights: 
 
 
 def lay_out(values: Tensor, sizes: Sizes) -> Tensor:
-    """Levels below each other, zeros around each: [B,S,C] -> [B,rows,columns,C].
-
-    On one canvas the way from a cell to the one below is the same at all levels.
-    """
+    """Levels below each other on one canvas, zeros around each: [B,S,C] -> [B,rows,columns,C]."""
     widest = max(width for _, width in sizes)
     levels = []
     for level, (h, w) in zip(values.split([h * w for h, w in sizes], 1), sizes):
@@ -67,10 +57,10 @@ def lay_out(values: Tensor, sizes: Sizes) -> Tensor:
 
 
 def table_rows(cells: Tensor, sizes: Sizes, canvas: Tensor) -> Tensor:
-    """Where each cell is in a table with a row per cell of the canvas and head.
+    """Index of each cell in a table with a row per cell of the canvas and head.
 
     cells [B,N,2,heads,L,points], canvas [B,rows,columns,·] -> int32 [B,N,heads,L,points]. A place
-    farther out than the border, or that is not a number, gets a row of the border.
+    beyond the border, or NaN, gets a row of the border.
     """
     batch, _, _, *shape = cells.shape
     heads, (rows, columns) = shape[0], canvas.shape[1:3]
@@ -78,7 +68,7 @@ def table_rows(cells: Tensor, sizes: Sizes, canvas: Tensor) -> Tensor:
     def integers(numbers: Iterable[int]) -> Tensor:
         return to_device(torch.tensor([*numbers], dtype=torch.int32), cells.device)
 
-    # Written out to full size: the loops over short dimensions would cost more than all the rest.
+    # Expanded to full size: loops over short dimensions would cost more than all the rest.
     last = torch.stack((integers(w for _, w in sizes), integers(h for h, _ in sizes)))  # [2,L]
     last = last[:, None, :, None].expand(2, *shape).contiguous()
     x, y = cells.to(torch.int32).clamp(torch.full_like(last, -BORDER), last).unbind(2)
@@ -103,12 +93,10 @@ def sum_rows(table: Tensor, corners: Tensor, steps: tuple[int, ...], weights: Te
 
 
 class TableGradient(torch.autograd.Function):
-    """Hands `sums` of `sum_rows` on, and the table its gradient.
+    """Passes `sums` of `sum_rows` on, and computes the gradient of the table.
 
-    That of `embedding_bag` sorts all four corners and takes their rows one at a time. Here the
-    first corners are sorted, after which the gradient is again a sum of rows, per step. The sort is
-    stable and every sum has its order, so the bits are the same each time; nothing here adds by
-    atomics on CUDA either, unlike the gradient of `grid_sample` (not run there).
+    The first corners are sorted, after which the gradient is again a sum of rows, per step. The
+    sort is stable and nothing is added by atomics, so the bits are the same each time.
     """
 
     @staticmethod

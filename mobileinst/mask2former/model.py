@@ -14,19 +14,17 @@ from mobileinst.set_prediction.losses import Criterion, CrossEntropyClassLoss, P
 from mobileinst.set_prediction.matcher import Matcher, PointCost
 from mobileinst.set_prediction.postprocess import Postprocess, rank_by_class
 
-STRIDES = (4, 8, 16, 32)  # of the backbone maps that are used
-
 
 @dataclass(frozen=True)
 class Mask2FormerConfig(Config):
     """The keywords of a Mask2Former.
 
-    embed_dim, depths, backbone_heads, window_size: of a Swin backbone, where they are not those
-    that go by its name; 0 or empty takes the named ones.
+    embed_dim, depths, backbone_heads, window_size: of a Swin backbone; 0 or empty: those of its
+    name.
     width, num_heads: of both decoders. mask_dim: channels of kernels and mask features.
     num_encoder_layers, encoder_ffn_width, points_per_level: of the pixel decoder.
-    num_queries, num_layers, ffn_width: of the query decoder. The start values are supervised as
-    well, so published configs, which count them, have 10 layers for 9.
+    num_queries, num_layers, ffn_width: of the query decoder. Published configs count the supervised
+    start values too: 10 layers for 9.
     *_weight: of the matching cost and the loss terms; no_object_weight: of an unmatched query.
     train_points, oversample, importance: of the points masks are compared at.
     """
@@ -67,13 +65,13 @@ class Mask2FormerConfig(Config):
 
 
 class Mask2Former(Segmenter):
-    """Queries read the maps of the pixel decoder where their own masks lie.
+    """Queries read the maps of the pixel decoder inside their own masks.
 
     Raises:
         ValueError: if the parts do not fit each other.
     """
 
-    strides = STRIDES
+    strides = (4, 8, 16, 32)
     mask_stride = 4
     class_layers = ("query_decoder.class_embed",)
     more_rows = ("(no object)",)
@@ -82,10 +80,10 @@ class Mask2Former(Segmenter):
         super().__init__(backbone)
         self.pixel_decoder = pixel_decoder
         self.query_decoder = query_decoder
-        given = "channels of the backbone at strides 4, 8, 16, 32"
+        channels, expected = self.used_channels(backbone), tuple(pixel_decoder.in_channels)
         require_fit(
             {
-                given: (self.used_channels(backbone), tuple(pixel_decoder.in_channels)),
+                "channels of the backbone at strides 4, 8, 16, 32": (channels, expected),
                 "width of the maps": (pixel_decoder.width, query_decoder.in_channels),
                 "channels of the mask features": (pixel_decoder.mask_dim, query_decoder.mask_dim),
             }
@@ -97,7 +95,7 @@ class Mask2Former(Segmenter):
         return {"maps": maps, "pixel_features": pixel_features}
 
     def predict(self, features: Mapping[str, Any], queries: Tensor | None) -> dict[str, Any]:
-        """`queries`: those in the outputs of another frame, which replace the learned ones."""
+        """`queries`: of another frame; they replace the learned ones."""
         return self.query_decoder(features["maps"], features["pixel_features"], queries)
 
 
@@ -110,8 +108,7 @@ def build_mask2former(
     """The model that `config` describes around a built backbone, with the parts given.
 
     Raises:
-        ValueError: if the backbone lacks a stride, or a part does not fit the others or the number
-            of classes.
+        ValueError: if the backbone lacks a stride or a part does not fit.
     """
     if pixel_decoder is None:
         pixel_decoder = PixelDecoder(

@@ -1,4 +1,4 @@
-"""The pixel decoder of Mask2Former (CVPR 2022, section 3.2.2): six layers of multi-scale deformable
+"""The pixel decoder of Mask2Former (CVPR 2022, section 3.2.2): layers of multi-scale deformable
 attention (Deformable DETR, ICLR 2021) over the strides 32, 16, 8, and a step down to stride 4.
 
 Parameter names are those of the published checkpoints (`sem_seg_head.pixel_decoder.*`).
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from mobileinst.layers.conv import upsample_like
 from mobileinst.layers.device import to_device
+from mobileinst.layers.init import init_linear
 from mobileinst.layers.position import detr_position
 from mobileinst.mask2former.deformable import Sizes, deformable_attention
 
@@ -19,9 +20,8 @@ from mobileinst.mask2former.deformable import Sizes, deformable_attention
 class PixelDecoder(nn.Module):
     """Backbone maps at the strides 4, 8, 16, 32 -> three maps for the queries, and mask features.
 
-    `in_channels` are those of the four maps. `width`, `mask_dim`: channels of the three maps, at
-    `strides`, and of the mask features. `num_layers`, `num_heads`, `points` (per head and level)
-    and `ffn_width` are of the encoder.
+    width, mask_dim: channels of the three maps, at `strides`, and of the mask features.
+    num_layers, num_heads, points (per head and level), ffn_width: of the encoder.
 
     Raises:
         ValueError: if `width` is not a multiple of 4 and of `num_heads`.
@@ -60,8 +60,7 @@ class PixelDecoder(nn.Module):
 
     def reset_parameters(self) -> None:
         for conv, _ in self.input_proj:
-            nn.init.xavier_uniform_(conv.weight)
-            nn.init.zeros_(conv.bias)
+            init_linear(conv)
         nn.init.kaiming_uniform_(self.mask_features.weight, a=1)
         nn.init.zeros_(self.mask_features.bias)
 
@@ -70,11 +69,9 @@ class PixelDecoder(nn.Module):
         mask features [B,mask_dim,h,w] at stride 4.
 
         Computes in the type of its parameters also under autocast, as the official code does. Maps
-        are kept channels last, our choice: on a CPU, group norm takes a third of the time so,
-        resizing a sixth, the 3×3 convolution nine tenths.
+        are channels last, our choice: on a CPU, group norm takes a third of the time so.
         """
-        dtype = self.mask_features.weight.dtype
-        device = maps[0].device.type
+        dtype, device = self.mask_features.weight.dtype, maps[0].device.type
         known = torch.amp.is_autocast_available(device)  # not on the meta device
         with torch.autocast(device if known else "cpu", enabled=False):
             finest, *coarse = (x.to(dtype, memory_format=torch.channels_last) for x in maps)
@@ -86,12 +83,12 @@ class PixelDecoder(nn.Module):
 
 
 def group_norm(width: int) -> nn.GroupNorm:
-    """32 groups as published, or 4 where the width is no multiple of 32."""
+    """32 groups as published, or 4 if the width is no multiple of 32."""
     return nn.GroupNorm(4 if width % 32 else 32, width)
 
 
 class ConvGN(nn.Conv2d):
-    """Convolution without bias that keeps the grid, then the group norm `norm`."""
+    """Convolution without bias, then group norm; the grid stays."""
 
     def __init__(self, in_channels: int, channels: int, kernel: int = 1):
         super().__init__(in_channels, channels, kernel, padding=kernel // 2, bias=False)
@@ -105,10 +102,7 @@ class ConvGN(nn.Conv2d):
 
 
 class DeformableEncoder(nn.Module):
-    """Every cell of every level attends to a few sampled points on all levels.
-
-    Maps [B,C,h_i,w_i] -> maps of the same shapes.
-    """
+    """Cells attend to a few sampled points on all levels: maps [B,C,h_i,w_i] -> same shapes."""
 
     no_weight_decay = ("level_embed",)
 
@@ -129,24 +123,17 @@ class DeformableEncoder(nn.Module):
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
         sizes = [tuple(x.shape[-2:]) for x in maps]
         tokens = torch.cat([x.flatten(2).transpose(1, 2) for x in maps], 1)  # [B,N,C]
-        positions = self.positions(sizes, tokens)  # [N,C]
+        codes = [detr_position(*size, tokens.shape[2], tokens.device).to(tokens) for size in sizes]
+        positions = torch.cat([c + e for c, e in zip(codes, self.level_embed)])  # [N,C]
         centres = reference_points(sizes, tokens)  # [N,2,L]
         for layer in self.encoder["layers"]:
             tokens = layer(tokens, positions, centres, sizes)  # [B,N,C]
         levels = tokens.split([h * w for h, w in sizes], 1)
         return [x.unflatten(1, size).permute(0, 3, 1, 2) for x, size in zip(levels, sizes)]
 
-    def positions(self, sizes: Sizes, like: Tensor) -> Tensor:
-        """Codes of the cells' positions and levels: [N,C]."""
-        codes = [detr_position(*size, like.shape[-1], device=like.device) for size in sizes]
-        return torch.cat([code.to(like) + e for code, e in zip(codes, self.level_embed)])
-
 
 def reference_points(sizes: Sizes, like: Tensor) -> Tensor:
-    """Where the centre of each cell of each level lies on every level: x and y [N,2,L].
-
-    In cells of that level; its first cell has its centre at 0.
-    """
+    """Centres of all cells, as x and y on every level, in its cells, the first at 0: [N,2,L]."""
     extent = to_device(torch.tensor([(w, h) for h, w in sizes]), like.device).T.to(like)  # [2,L]
     centres = []
     for height, width in sizes:
@@ -158,7 +145,7 @@ def reference_points(sizes: Sizes, like: Tensor) -> Tensor:
 
 
 class EncoderLayer(nn.Module):
-    """Deformable self-attention and a two-layer perceptron, a LayerNorm after each residual."""
+    """Deformable self-attention and an MLP, a LayerNorm after each residual."""
 
     def __init__(self, width: int, levels: int, num_heads: int, points: int, ffn_width: int):
         super().__init__()
@@ -182,7 +169,7 @@ class EncoderLayer(nn.Module):
 class DeformableAttention(nn.Module):
     """Each query takes a weighted mean of `points` samples per head and level.
 
-    Where they lie, relative to the query's own cell, and their weights are linear in the query.
+    Their offsets from the query's own cell and their weights are linear in the query.
     """
 
     def __init__(self, width: int, levels: int, num_heads: int, points: int):
@@ -196,13 +183,11 @@ class DeformableAttention(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Every head begins looking into a direction of its own, 1, 2, 3 … cells far."""
+        """Every head begins with its own direction, at 1, 2, 3 … cells."""
         for linear in (self.value_proj, self.output_proj):
-            nn.init.xavier_uniform_(linear.weight)
-        for linear in (self.sampling_offsets, self.attention_weights):
-            nn.init.zeros_(linear.weight)
-        for linear in (self.value_proj, self.output_proj, self.attention_weights):
-            nn.init.zeros_(linear.bias)
+            init_linear(linear)
+        for zero in (self.sampling_offsets.weight, *self.attention_weights.parameters()):
+            nn.init.zeros_(zero)
         num_heads, _, points = self.shape
         angles = 2 * math.pi / num_heads * torch.arange(num_heads)
         rays = torch.stack((angles.cos(), angles.sin()), 1)
@@ -215,17 +200,11 @@ class DeformableAttention(nn.Module):
         """Queries and tokens [B,N,C], `centres` [N,2,L] of the queries' cells -> [B,N,C]."""
         num_heads, levels, points = self.shape
         values = self.value_proj(tokens).unflatten(2, (num_heads, -1))  # [B,N,heads,C/heads]
-        weights = self.attention_weights(queries).unflatten(
-            2, (num_heads, -1)
-        )  # [B,N,heads,L·points]
-        # All x, then all y: a row of the weights is moved once instead of a number per query.
-        offsets = F.linear(queries, *map(x_then_y, self.sampling_offsets.parameters()))
+        weights = self.attention_weights(queries).unflatten(2, (num_heads, -1)).softmax(-1)
+        weights = weights.unflatten(3, (levels, points))  # [B,N,heads,L,points]
+        # Rows for x and y alternate; all x, then all y, moves weights instead of the result.
+        rows = (p.unflatten(0, (-1, 2)) for p in self.sampling_offsets.parameters())
+        offsets = F.linear(queries, *(p.transpose(0, 1).flatten(0, 1) for p in rows))
         centres = centres[:, :, None, :, None].expand(-1, -1, num_heads, -1, points)
         places = (offsets + centres.flatten(1)).unflatten(2, (2, *self.shape))
-        weights = weights.softmax(-1).unflatten(3, (levels, points))
         return self.output_proj(deformable_attention(values, sizes, places, weights))
-
-
-def x_then_y(rows: Tensor) -> Tensor:
-    """Alternating rows for x and y -> those for x, then those for y."""
-    return rows.unflatten(0, (-1, 2)).transpose(0, 1).flatten(0, 1)

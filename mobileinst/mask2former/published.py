@@ -42,32 +42,31 @@ SETTINGS_OF_SWIN = {
     "window_size": "window_size",
     "drop_path_rate": "drop_path",
 }
-SWIN = {  # the defaults
+DEFAULTS_OF_SWIN = {
     "embed_dim": 96, "depths": [2, 2, 6, 2], "num_heads": [3, 6, 12, 24], "window_size": 7,
     "drop_path_rate": 0.1,
 }  # fmt: skip
-NO_BACKBONE = {"depths": [2, 2, 18, 2], "drop_path_rate": 0.3}  # if there is no backbone_config
+DEFAULT_BACKBONE = {"depths": [2, 2, 18, 2], "drop_path_rate": 0.3}
 
 
 def hub_config(values: Mapping[str, Any]) -> Mask2FormerConfig:
-    """The config that a config.json describes; what it leaves out has its default there.
+    """The config that a config.json describes; settings that it leaves out have the hub's defaults.
 
     Raises:
-        ValueError: if it describes another architecture, or one that cannot be built here. The
-            caller names the file.
+        ValueError: if it describes another architecture, or one that cannot be built here.
     """
     if ARCHITECTURE not in (values.get("architectures") or []):
         what = reprlib.repr(values.get("architectures") or values.get("model_type"))
         raise ValueError(f"config.json describes {what}; give the folder of a {ARCHITECTURE}")
-    swin = SWIN | (values.get("backbone_config") or NO_BACKBONE)
+    swin = DEFAULTS_OF_SWIN | (values.get("backbone_config") or DEFAULT_BACKBONE)
     require_fixed(values, FIXED, "")
     require_fixed(swin, FIXED_OF_SWIN, "backbone_config.")
     keywords = translated(values, SETTINGS) | translated(swin, SETTINGS_OF_SWIN)
     labels = values.get("id2label", {"0": "LABEL_0", "1": "LABEL_1"})
     try:
         if "num_layers" in keywords:
-            keywords["num_layers"] -= 1  # they count the prediction of the start values
-        config = Mask2FormerConfig(num_classes=len(labels), **keywords)
+            keywords["num_layers"] -= 1  # the hub counts the prediction of the start values
+        config = Mask2FormerConfig.from_dict({"num_classes": len(labels)} | keywords)
     except (TypeError, ValueError) as error:
         raise ValueError(f"config.json has a wrong value, {error}; get it again") from error
     require_fixed(values, {"feature_size": config.width}, "")
@@ -75,9 +74,9 @@ def hub_config(values: Mapping[str, Any]) -> Mask2FormerConfig:
 
 
 def require_fixed(values: Mapping[str, Any], wanted: Mapping[str, Any], path: str) -> None:
-    """Raises ValueError if a setting is there and not as wanted."""
+    """Checks that settings, where given, have the wanted values, raises ValueError."""
     for key, value in wanted.items():
-        if key in values and values[key] != value:
+        if values.get(key, value) != value:
             raise ValueError(
                 f"config.json has {path}{key} {reprlib.repr(values[key])}, and only {value!r} can "
                 "be built here; give another model"
@@ -86,5 +85,4 @@ def require_fixed(values: Mapping[str, Any], wanted: Mapping[str, Any], path: st
 
 def translated(values: Mapping[str, Any], settings: Mapping[str, str]) -> dict[str, Any]:
     """Our keywords for these settings, where they are given."""
-    given = {keyword: values[key] for key, keyword in settings.items() if key in values}
-    return {key: tuple(v) if isinstance(v, list) else v for key, v in given.items()}
+    return {keyword: values[key] for key, keyword in settings.items() if key in values}

@@ -1,10 +1,9 @@
 """The transformer decoder with masked attention (Mask2Former, CVPR 2022, section 3.2).
 
-Learned queries read the maps of the pixel decoder, coarse to fine, repeatedly. Each looks only
-where its own last mask lies. Parameter names are those of the published checkpoints.
+Learned queries read the maps of the pixel decoder, coarse to fine, repeatedly, each only inside
+its own last mask. Parameter names are those of the published checkpoints.
 """
 
-from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
 
@@ -13,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mobileinst.layers.attention import StackedAttention
+from mobileinst.layers.init import init_linear
 from mobileinst.layers.position import detr_position
 
 
@@ -20,11 +20,10 @@ class QueryDecoder(nn.Module):
     """Maps of several levels and mask features -> classes and masks, one of each per query.
 
     Args:
-        in_channels: of the maps; they are projected where that is not `width`.
-        mask_dim: channels of the mask features, and the length of a kernel.
+        in_channels: of the maps; they are projected if that is not `width`.
+        mask_dim: channels of the mask features and kernels.
         num_classes: K; the class logits have one more, the last, for "no object".
         width: channels of a query.
-        num_heads: of every attention.
         ffn_width: hidden channels of the feed-forward parts.
         num_layers: each is masked attention to one level, self-attention, feed-forward.
         levels: number of maps; layer i reads map i mod `levels`.
@@ -66,41 +65,35 @@ class QueryDecoder(nn.Module):
         self.mask_embed = MaskEmbed(width, width, width, mask_dim)
 
     def forward(
-        self,
-        maps: list[Tensor],
-        mask_features: Tensor,
-        queries: Tensor | None = None,
+        self, maps: list[Tensor], mask_features: Tensor, queries: Tensor | None = None
     ) -> dict[str, Any]:
         """Maps [B,in_channels,·,·] and mask features [B,D,h,w] -> dict of outputs.
 
         class_logits [B,Q,K+1], queries [B,Q,C] (normalised), kernels [B,Q,D], and aux: while
-        training, a list with the same for the start values and after every layer but the last,
-        else [].
-
-        `queries` [B,Q,C] stand in the place of the learned ones, such as those of another frame.
+        training, a list with the same for the start values and after every layer but the last.
+        `queries` [B,Q,C], such as those of another frame, replace the learned ones.
         """
         if queries is None:
             queries = self.query_feat.weight.expand(mask_features.shape[0], -1, -1)  # [B,Q,C]
         positions = self.query_embed.weight  # [Q,C]
         memories = [self.memory(level, x) for level, x in enumerate(maps)]
+        # A mask is linear in the mask features: resized once, they give the masks of all layers on
+        # the grid of a level, and evaluation makes no full mask but the last.
         small = [resize(mask_features.detach(), x.shape[-2:]) for x in maps]  # [B,D,M] each
         predictions = [self.predict(queries)]
-        for number, (cross_attention, self_attention, ffn) in enumerate(self.layers()):
-            level = number % len(maps)
+        layers = zip(
+            self.transformer_cross_attention_layers,
+            self.transformer_self_attention_layers,
+            self.transformer_ffn_layers,
+        )
+        for i, (cross_attention, self_attention, ffn) in enumerate(layers):
+            level = i % len(maps)
             bias = attention_bias(predictions[-1]["kernels"], small[level])  # [B,1,Q,M]
             queries = cross_attention(queries, positions, *memories[level], bias)
             queries = ffn(self_attention(queries, positions))  # [B,Q,C]
             predictions.append(self.predict(queries))
         *aux, outputs = predictions if self.training else predictions[-1:]
         return outputs | {"aux": aux}
-
-    def layers(self) -> Iterator[tuple[nn.Module, nn.Module, nn.Module]]:
-        """The parts of each layer; published names group them by module."""
-        return zip(
-            self.transformer_cross_attention_layers,
-            self.transformer_self_attention_layers,
-            self.transformer_ffn_layers,
-        )
 
     def memory(self, level: int, x: Tensor) -> tuple[Tensor, Tensor]:
         """One map [B,in_channels,h,w] as keys and values, both [B,M,C]; only keys get positions."""
@@ -120,17 +113,13 @@ class QueryDecoder(nn.Module):
 
 
 def resize(mask_features: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Mask features [B,D,h,w] on the grid of a level, flattened: [B,D,M].
-
-    A mask is linear in the mask features, so resizing these once gives the masks of all layers on
-    that grid, and in evaluation no full mask but the last is ever made.
-    """
+    """Mask features [B,D,h,w] on the grid of a level: [B,D,M]."""
     return F.interpolate(mask_features, grid, mode="bilinear", align_corners=False).flatten(2)
 
 
 @torch.no_grad()
 def attention_bias(kernels: Tensor, mask_features: Tensor) -> Tensor:
-    """Where a query may look: 0 inside its last mask, -inf outside; 0 everywhere if it is empty.
+    """0 inside the last mask of a query, -inf outside; 0 everywhere if it is empty.
 
     kernels [B,Q,D], mask features on a level's grid [B,D,M] -> [B,1,Q,M], without gradient.
     """
@@ -141,7 +130,7 @@ def attention_bias(kernels: Tensor, mask_features: Tensor) -> Tensor:
 
 
 class CrossAttentionLayer(nn.Module):
-    """Queries read a memory; residual, then norm. Their positions are added to the queries."""
+    """Queries attend to a memory; residual, then norm. Positions are added to the queries."""
 
     def __init__(self, width: int, num_heads: int):
         super().__init__()
@@ -149,19 +138,14 @@ class CrossAttentionLayer(nn.Module):
         self.norm = nn.LayerNorm(width)
 
     def forward(
-        self,
-        queries: Tensor,
-        positions: Tensor,
-        keys: Tensor,
-        values: Tensor,
-        bias: Tensor,
+        self, queries: Tensor, positions: Tensor, keys: Tensor, values: Tensor, bias: Tensor
     ) -> Tensor:
         """[B,Q,C], [Q,C], [B,M,C], [B,M,C], [B,1,Q,M] -> [B,Q,C]."""
         return self.norm(queries + self.multihead_attn(queries + positions, keys, values, bias))
 
 
 class SelfAttentionLayer(nn.Module):
-    """Queries read each other; residual, then norm. Positions are added to queries and keys."""
+    """Queries attend to each other; residual, then norm. Positions go to queries and keys."""
 
     def __init__(self, width: int, num_heads: int):
         super().__init__()
@@ -194,7 +178,7 @@ class FeedForwardLayer(nn.Module):
 
 
 class MaskEmbed(nn.Module):
-    """Linear layers with ReLU between: from a query to its kernel."""
+    """Linear layers with ReLU between, from queries to kernels."""
 
     def __init__(self, *widths: int):
         super().__init__()
@@ -213,5 +197,4 @@ class LevelProjection(nn.Conv2d):
         super().__init__(in_channels, width, 1)
 
     def reset_parameters(self) -> None:
-        nn.init.xavier_uniform_(self.weight)
-        nn.init.zeros_(self.bias)
+        init_linear(self)

@@ -1,8 +1,8 @@
 """The semantic-enhanced mask decoder (MobileInst, Figure 3): X3, X4, X5 and X6 -> one map at 1/8.
 
-The passes, the six 3×3 convolutions and the two enhancers are the paper's. The paper does not
-state how maps reach a common width, what follows a convolution, or how maps are resized: 1×1
-convolution, BatchNorm + ReLU, bilinear up and maximum down are our choice, each explained below.
+The passes, the six 3×3 convolutions and the two enhancers are the paper's. It does not state how
+maps reach a common width, what follows a convolution, or how maps are resized: 1×1 convolution,
+BatchNorm + ReLU, bilinear up and maximum down are our choice.
 """
 
 import torch
@@ -17,11 +17,9 @@ class MaskDecoder(nn.Module):
     """Local maps /8, /16, /32 and the global map /64 -> mask features and pixel features at /8.
 
     in_channels: channels of X3, X4, X5 and X6. width: the paper's D. kernel_dim: channels of the
-    pixel features (`width` if not given).
-
-    coordinates: appends the x and y of every cell before the last convolution of level 3. Our
-    choice, after SOLO and SparseInst: a kernel is a product with local features, which are alike
-    for two objects that look alike, so without positions it could not separate them.
+    pixel features, else `width`. coordinates: appends the x and y of every cell before the last
+    convolution of level 3, our choice after SOLO and SparseInst: without positions, a product with
+    local features could not separate two objects that look alike.
     """
 
     def __init__(
@@ -42,9 +40,8 @@ class MaskDecoder(nn.Module):
         self.top_down = nn.ModuleList(conv_bn_relu(width, width, 3) for _ in range(3))
         extra = (2 if coordinates else 0, 0, 0)
         self.bottom_up = nn.ModuleList(conv_bn_relu(width + e, width, 3) for e in extra)
-        # Our choice: X_mask is a sum of ReLU outputs, so a mask could only be drawn against it by
-        # negative kernel entries; a linear step frees the sign, and its bias gives every mask an
-        # offset of its own. With kernel_dim < width it is also what makes the product cheap.
+        # Our choice: X_mask is a sum of ReLU outputs. A linear step frees the sign, its bias gives
+        # every mask an offset, and kernel_dim < width makes the product with kernels cheap.
         self.pixel_projection = nn.Conv2d(width, self.kernel_dim, 1)
         self.reset_parameters()
 
@@ -61,24 +58,19 @@ class MaskDecoder(nn.Module):
         p3 = x3 + upsample_like(p4, x3)
         p3, p4, p5 = (conv(p) for conv, p in zip(self.top_down, (p3, p4, p5), strict=True))
 
-        # Second pass, bottom up. Level 3 gets no addition and feeds level 4 before its second
-        # convolution. Down is the maximum of 2 × 2, our choice: it keeps the response of a thin
-        # object, as the paper found for X_L, and needs no resampling.
+        # Second pass, bottom up. The maximum keeps the response of a thin object, as for X_L.
         q4 = p4 + max_pool_ceil(p3, 2)
         q5 = p5 + max_pool_ceil(q4, 2)
-        q3 = self._append_coordinates(p3)
+        q3 = p3
+        if self.coordinates:
+            places = coordinate_maps(*p3.shape[-2:], device=p3.device).to(p3.dtype)
+            q3 = torch.cat((p3, places.expand(len(p3), -1, -1, -1)), 1)  # [B,D+2,h,w]
         q3, q4, q5 = (conv(q) for conv, q in zip(self.bottom_up, (q3, q4, q5), strict=True))
 
         r5 = enhance(q5, semantic)  # third pass, top down
         r4 = q4 + upsample_like(r5, q4)
         mask_features = q3 + upsample_like(r4, q3)  # [B,D,H/8,W/8]
         return mask_features, self.pixel_projection(mask_features)
-
-    def _append_coordinates(self, x: Tensor) -> Tensor:
-        if not self.coordinates:
-            return x
-        maps = coordinate_maps(*x.shape[-2:], device=x.device).to(x.dtype)
-        return torch.cat((x, maps.expand(x.shape[0], -1, -1, -1)), 1)  # [B,D+2,h,w]
 
 
 def enhance(local: Tensor, semantic: Tensor) -> Tensor:

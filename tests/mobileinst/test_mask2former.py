@@ -352,15 +352,15 @@ def test_what_cannot_be_built_is_refused(keywords, message):
         ),
         (
             {"depths": (1, 1, 0, 1)},
-            r"depths is .1, 1, 0, 1., and can be whole numbers from 1 to 100",
+            r"depths is .1, 1, 0, 1., but must be whole numbers from 1 to 100",
         ),
-        ({"num_heads": 0}, "num_heads is 0, and can be a whole number from 1 to 512"),
+        ({"num_heads": 0}, "num_heads is 0, but must be a whole number from 1 to 512"),
         ({"num_layers": -1}, "num_layers is -1"),
-        ({"window_size": -1}, "window_size is -1, and can be a whole number from 0 to 32"),
+        ({"window_size": -1}, "window_size is -1, but must be a whole number from 0 to 32"),
         ({"train_points": 0}, "train_points is 0"),
-        ({"oversample": 0.5}, "oversample is 0.5, and can be a number from 1 to 100"),
-        ({"importance": 1.5}, "importance is 1.5, and can be a number from 0 to 1"),
-        ({"depths": (1, 1.0, 1, 1)}, "can be whole numbers from 1 to 100"),
+        ({"oversample": 0.5}, "oversample is 0.5, but must be a number from 1 to 100"),
+        ({"importance": 1.5}, "importance is 1.5, but must be a number from 0 to 1"),
+        ({"depths": (1, 1.0, 1, 1)}, "must be whole numbers from 1 to 100"),
     ],
 )
 def test_a_number_that_no_model_has_is_refused(change, message):

@@ -81,14 +81,14 @@ def test_a_config_is_plain_values_that_come_back(config):
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"num_queries": 0}, "num_queries is 0, and can be a whole number from 1 to 100000"),
-        ({"num_heads": 2.0}, "num_heads is 2.0, and can be a whole number from 1 to 512"),
-        ({"width": True}, "width is True, and can be a whole number from 1 to 8192"),
-        ({"drop_path": 1}, "drop_path is 1, and can be a number from 0 to 0.99"),
-        ({"class_weight": float("nan")}, "class_weight is nan, and can be a number from 0 to"),
-        ({"mask_threshold": 1.0}, "mask_threshold is 1.0, and can be"),
-        ({"frozen_norms": 1}, "frozen_norms is 1, and can be true or false"),
-        ({"backbone": None}, "backbone is None, and can be a name"),
+        ({"num_queries": 0}, "num_queries is 0, but must be a whole number from 1 to 100000"),
+        ({"num_heads": 2.0}, "num_heads is 2.0, but must be a whole number from 1 to 512"),
+        ({"width": True}, "width is True, but must be a whole number from 1 to 8192"),
+        ({"drop_path": 1}, "drop_path is 1, but must be a number from 0 to 0.99"),
+        ({"class_weight": float("nan")}, "class_weight is nan, but must be a number from 0 to"),
+        ({"mask_threshold": 1.0}, "mask_threshold is 1.0, but must be"),
+        ({"frozen_norms": 1}, "frozen_norms is 1, but must be true or false"),
+        ({"backbone": None}, "backbone is None, but must be a name"),
     ],
 )
 def test_a_value_that_no_model_has_is_refused(config, change, message):
