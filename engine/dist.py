@@ -150,7 +150,7 @@ def lockstep(items: Iterable[T], *kinds: type[Exception]) -> Iterator[T]:
 
 def local_first(make: Callable[[], T], *kinds: type[Exception]) -> T:
     """Collective: `make()` on every rank, first on one rank per machine, which fills a cache."""
-    is_first = int(os.environ.get("LOCAL_RANK", 0)) == 0 or world_size() == 1
+    is_first = int(os.environ.get("LOCAL_RANK", 0)) == 0
     for turn in (True, False):
         with synced_errors(*kinds):
             if is_first == turn:
@@ -176,7 +176,7 @@ def barrier() -> None:
 
 
 def max_over_ranks(value: int) -> int:
-    """Collective."""
+    """Collective: the largest value of all ranks."""
     if world_size() == 1:
         return int(value)
     values = torch.tensor([int(value)])

@@ -89,7 +89,7 @@ def make_folder(folder: Path, replace: bool = False) -> None:
 
 @contextmanager
 def appearing(folder: Path) -> Iterator[Path]:
-    """A folder to write into that takes its name when it is complete, or leaves no trace.
+    """A folder to write into that takes its name when it is complete, or is removed.
 
     Raises:
         InputError: if the folder is in use.

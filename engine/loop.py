@@ -124,12 +124,12 @@ class Trainer:
         points = SeededPoints(self.seed, self.iteration)
         try:
             losses = self.criterion(outputs, batch.targets, counts, points)
-        except FloatingPointError as error:  # from the matcher
+            values = dict(zip(losses, torch.stack(list(losses.values())).tolist()))
+            bad = [f"{name} {loss:g}" for name, loss in values.items() if not math.isfinite(loss)]
+            if bad:
+                raise FloatingPointError(first_of(bad))
+        except FloatingPointError as error:  # from the matcher as well
             raise self.non_finite("loss", str(error), image_ids(batch)) from error
-        values = dict(zip(losses, torch.stack(list(losses.values())).tolist()))
-        bad = [f"{name} {value:g}" for name, value in values.items() if not math.isfinite(value)]
-        if bad:
-            raise self.non_finite("loss", first_of(bad), image_ids(batch))
         return losses, values
 
     def non_finite(self, what: str, reason: str, images: list[int]) -> NonFiniteError:

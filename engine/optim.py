@@ -53,7 +53,7 @@ class Schedule:
 
     Args:
         iterations: length of the run.
-        warmup: iterations of linear warm-up, whatever the length of an epoch.
+        warmup: iterations of linear warm-up.
         kind: "cosine" (to `final` of the base rate), "multistep" or "poly" (power 0.9).
         drops: for multistep, the iterations at which the rate falls to a tenth.
     """
@@ -83,8 +83,8 @@ class Schedule:
 class MovingAverage:
     """Exponential moving average (EMA) of a model's parameters and buffers, for evaluation.
 
-    The decay grows with the number of updates n, min(decay, (1 + n) / (10 + n)), so that a short
-    run forgets its random start. Make it once the model is on its device, in its memory format.
+    The decay is min(decay, (1 + n) / (10 + n)) at update n, so that a short run forgets its random
+    start. Make it once the model is on its device, in its memory format.
     """
 
     def __init__(self, model: nn.Module, decay: float):

@@ -1,4 +1,4 @@
-"""Checkpoints come back as they were, what is none is refused, a failed write harms nothing."""
+"""Checkpoints are restored unchanged, other files are refused, a failed write keeps the old one."""
 
 import os
 import pickle
@@ -40,7 +40,7 @@ def plain(value):
     return value is None or type(value) in (str, int, float, bool, torch.Tensor)
 
 
-def test_what_was_saved_comes_back(tmp_path):
+def test_a_checkpoint_is_restored_unchanged(tmp_path):
     content = content_of()
     checkpoint.save(tmp_path / "last.pt", content)
     found = checkpoint.load(tmp_path / "last.pt")
@@ -74,8 +74,8 @@ def test_the_model_is_built_from_the_file_alone(tmp_path, average):
     assert outputs["class_logits"].shape == (1, 6, 2)
 
 
-class Burglar:
-    """What a hostile file may hold: unpickling it makes a folder."""
+class Malicious:
+    """What a malicious file may hold: unpickling it makes a folder."""
 
     def __init__(self, mark):
         self.mark = mark
@@ -106,7 +106,7 @@ def good_bytes(path):
 
 
 @pytest.mark.parametrize("kind", NO_CHECKPOINTS)
-def test_what_is_no_checkpoint_is_refused_by_name(tmp_path, kind):
+def test_other_files_are_refused_by_name(tmp_path, kind):
     path = tmp_path / "weights.pt"
     NO_CHECKPOINTS[kind](path)
     with pytest.raises(InputError, match=r"weights\.pt: .*(give|train)") as error:
@@ -117,11 +117,11 @@ def test_what_is_no_checkpoint_is_refused_by_name(tmp_path, kind):
 @pytest.mark.parametrize("write", [torch.save, lambda o, p: p.write_bytes(pickle.dumps(o))])
 def test_code_in_a_file_is_not_run(tmp_path, write):
     mark, path = tmp_path / "was_here", tmp_path / "evil.pt"
-    write({"format": checkpoint.FORMAT, "model": Burglar(mark)}, path)
+    write({"format": checkpoint.FORMAT, "model": Malicious(mark)}, path)
     with pytest.raises(InputError, match=r"evil\.pt: not a checkpoint that can be read safely"):
         checkpoint.load(path)
     assert not mark.exists()
-    act, arguments = Burglar(mark).__reduce__()
+    act, arguments = Malicious(mark).__reduce__()
     act(*arguments)  # what the file would have done is as hostile as it claims to be
     assert mark.is_dir()
 
@@ -156,21 +156,21 @@ def test_a_failing_call_keeps_the_file_before(tmp_path, monkeypatch, call):
     assert os.listdir(tmp_path) == ["last.pt"]
 
 
-def test_the_threshold_is_always_a_number_and_says_where_it_comes_from():
+def test_the_threshold_is_always_a_number_with_its_origin():
     assert checkpoint.score_threshold({"threshold": 0.4}) == (0.4, "the best F1 at the evaluation")
     assert checkpoint.score_threshold({"threshold": 0.4}, 0.0)[0] == 0.0
     value, origin = checkpoint.score_threshold({"threshold": None})
     assert value == checkpoint.FALLBACK_THRESHOLD == 0.3 and "found nothing" in origin
 
 
-def test_a_checkpoint_with_tensors_of_another_version_is_told(toy_run):
+def test_a_checkpoint_with_tensors_of_another_version_is_refused(toy_run):
     content = checkpoint.load(toy_run / "best.pt")
     content["model"]["semantic_head.weight"] = torch.zeros(3, 4)
     with pytest.raises(InputError, match="another version of the library wrote it"):
         checkpoint.build(content)
 
 
-def test_what_was_loaded_can_be_saved_again(tmp_path):
+def test_a_loaded_checkpoint_can_be_saved_again(tmp_path):
     checkpoint.save(tmp_path / "one.pt", content_of())
     content = checkpoint.load(tmp_path / "one.pt")
     checkpoint.save(tmp_path / "two.pt", content)

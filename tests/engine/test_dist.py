@@ -124,7 +124,7 @@ def test_an_error_of_one_rank_is_raised_by_all_and_reported_by_one():
         yield "second"
 
     def fail():
-        seen, told = [], []
+        seen, reported = [], []
         with contextlib.suppress(InputError):
             for item in dist.lockstep(items(), InputError):
                 seen.append(item)
@@ -133,16 +133,16 @@ def test_an_error_of_one_rank_is_raised_by_all_and_reported_by_one():
                 if dist.rank() > 0:
                     raise InputError(f"of {dist.rank()}")
         except InputError as error:
-            told = [str(error), dist.should_report(error)]
+            reported = [str(error), dist.should_report(error)]
         try:
             raise ValueError from dist.mark_synced(InputError("of all"))
         except ValueError as error:
-            told.append(dist.is_synced(error))
-        return seen, told
+            reported.append(dist.is_synced(error))
+        return seen, reported
 
     found = in_processes(3, fail)
     assert [seen for seen, _ in found] == [["first"]] * 3
-    assert [told for _, told in found] == [["of 1", n == 0, True] for n in range(3)]
+    assert [reported for _, reported in found] == [["of 1", n == 0, True] for n in range(3)]
     assert dist.should_report(InputError("alone"))
 
 

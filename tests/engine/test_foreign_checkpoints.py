@@ -102,7 +102,7 @@ def test_an_honest_one_is_used(honest, tmp_path):
 
 @pytest.mark.filterwarnings("ignore:Initializing zero-element")
 @pytest.mark.parametrize("name", ABSURD)
-def test_what_is_absurd_is_refused(honest, tmp_path, name):
+def test_absurd_values_are_refused(honest, tmp_path, name):
     path = tmp_path / "best.pt"
     checkpoint.save(path, changed(honest, *ABSURD[name]))
     with pytest.raises(InputError) as error:
@@ -111,7 +111,7 @@ def test_what_is_absurd_is_refused(honest, tmp_path, name):
     assert "\n" not in said and len(said) < 600 and ("give a" in said or "start a new" in said)
 
 
-def test_an_entry_says_it_with_exit_code_2(honest, tmp_path, monkeypatch, capsys):
+def test_an_entry_reports_it_with_exit_code_2(honest, tmp_path, monkeypatch, capsys):
     Image.new("RGB", (64, 48)).save(tmp_path / "a.png")
     checkpoint.save(tmp_path / "best.pt", changed(honest, "config", 10**9, "width"))
     argv = [tmp_path / "a.png", "--checkpoint", tmp_path / "best.pt", "--out", tmp_path / "found"]
@@ -154,7 +154,7 @@ def test_a_small_file_that_unpacks_to_a_large_one(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["a\nb", 7, None])
-def test_weights_from_strangers_show_no_text_of_several_lines(honest, tmp_path, name):
+def test_foreign_weights_need_class_names_of_one_line(honest, tmp_path, name):
     classes = [{"index": 0, "id": 1, "name": name}]
     checkpoint.save(tmp_path / "a.pt", {**honest, "classes": classes})
     with pytest.raises(weights.LoadError, match="without a whole config and class list"):

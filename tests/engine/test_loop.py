@@ -265,7 +265,7 @@ def scaled(criterion, **others):
     return trainer_of(criterion=criterion, scaler=scaler, **others)
 
 
-def test_an_overflow_is_the_scalers_business_until_there_is_nothing_to_halve(dataset):
+def test_an_overflow_halves_the_scale_until_it_is_below_one(dataset):
     trainer = scaled(Cusp(), skip_bad_steps=1)
     before, (batch,) = weights_of(trainer), micro_batches(dataset, 2)
     for expected in (2.0, 1.0, 0.5):
@@ -280,7 +280,7 @@ def test_an_overflow_is_the_scalers_business_until_there_is_nothing_to_halve(dat
     assert all(torch.equal(before[name], parameter) for name, parameter in learned.items())
 
 
-def test_a_bad_gradient_names_its_parameters_pictures_and_rate(dataset):
+def test_a_bad_gradient_names_its_parameters_images_and_rate(dataset):
     trainer = trainer_of(criterion=PlainCriterion(), accumulate=2, lr=0.25)
     trainer.model.instance_decoder.query_features.weight.register_hook(lambda grad: grad * math.inf)
     batches = micro_batches(dataset, 2, accumulate=2)
@@ -408,7 +408,7 @@ def test_restoring_keeps_the_rates_that_were_asked_for():
 
 
 @pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_is_a_wish_and_twice_an_order(number, code):
+def test_a_first_signal_is_deferred_and_a_second_raises(number, code):
     before = signal.getsignal(number)
     with GracefulStop() as stop:
         assert stop.signal is None

@@ -83,7 +83,7 @@ class Training:
         loader = eval_loader(self.dataset, EvalPreset(64), batch_size=3)
         model = self.trainer.average.model
         run_inference(model, self.postprocess, loader, torch.device("cpu"), [0, 7, 90])
-        torch.rand(7)  # and whatever else might draw numbers
+        torch.rand(7)  # as anything else that draws numbers
 
 
 @pytest.fixture(scope="module")
@@ -165,10 +165,10 @@ def test_no_backward_of_ours_lacks_a_deterministic_kernel_on_cuda(system, datase
     assert bad <= {"EmbeddingBagBackward0"}
 
 
-def test_what_torch_is_told(monkeypatch):
-    told = []
+def test_the_settings_of_torch(monkeypatch):
+    settings = []
     for name in ("enable_flash_sdp", "enable_mem_efficient_sdp", "enable_cudnn_sdp"):
-        monkeypatch.setattr(torch.backends.cuda, name, told.append)
+        monkeypatch.setattr(torch.backends.cuda, name, settings.append)
     monkeypatch.setattr(torch.backends.cudnn, "deterministic", False)
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
     cpu, cuda = torch.device("cpu"), torch.device("cuda")
@@ -177,9 +177,9 @@ def test_what_torch_is_told(monkeypatch):
         assert torch.get_deterministic_debug_mode() == 2  # strict
         assert determinism.set_up(False, cpu, 1) is False
         assert torch.get_deterministic_debug_mode() == 0 and not torch.backends.cudnn.deterministic
-        assert determinism.set_up(None, cuda, 1) is False and told == [True] * 3
+        assert determinism.set_up(None, cuda, 1) is False and settings == [True] * 3
         assert "CUBLAS_WORKSPACE_CONFIG" not in os.environ
-        assert determinism.set_up(True, cuda, 1) is True and told[3:] == [False] * 3
+        assert determinism.set_up(True, cuda, 1) is True and settings[3:] == [False] * 3
         assert torch.get_deterministic_debug_mode() == 1  # warns
         assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
         assert torch.backends.cudnn.deterministic

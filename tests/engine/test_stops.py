@@ -42,7 +42,7 @@ def argv(tiny, tmp_path):
 
 @pytest.fixture
 def entry(monkeypatch, capsys):
-    """Runs an entry as a command would: exit code, and what was said last."""
+    """Runs an entry as a command would: exit code and last line of the output."""
 
     def call(argv, main=train.main):
         monkeypatch.setattr(sys, "argv", ["entry", *map(str, argv)])
@@ -118,7 +118,7 @@ def test_a_stop_while_the_data_are_opened(argv, tmp_path, monkeypatch, entry):
     assert not (tmp_path / "run").exists() and signal.getsignal(signal.SIGTERM) is before
 
 
-def test_a_stop_while_the_last_pictures_are_drawn(argv, tmp_path, monkeypatch, entry):
+def test_a_stop_while_the_last_images_are_drawn(argv, tmp_path, monkeypatch, entry):
     with monkeypatch.context() as patch:
         patch.setattr(train, "finish", lambda run: signal.raise_signal(signal.SIGTERM))
         assert entry(argv)[0] == 143
@@ -278,7 +278,7 @@ def test_bad_steps_are_counted_and_resumed_over(argv, tmp_path, monkeypatch, ent
         assert all(value.isfinite().all() for value in content[part].values())
 
 
-def test_the_same_bits_are_on_unless_told_otherwise(argv, tmp_path, no_finish):
+def test_determinism_is_on_by_default(argv, tmp_path, no_finish):
     for option, on in (([], True), (["--no-deterministic"], False), (["--deterministic"], True)):
         train.main([*argv, "--iterations", "1", "--overwrite", *option])
         assert torch.are_deterministic_algorithms_enabled() is on
