@@ -79,15 +79,13 @@ def is_state(value: object) -> bool:
 
 def is_class_list(value: object) -> bool:
     """Whether it is [{index, id, name}, ...] with indices 0, 1, ..., unique ids, one-line names."""
-    if not (isinstance(value, list) and value and all(isinstance(one, dict) for one in value)):
+    try:
+        index, ids, names = zip(*((one["index"], one["id"], one["name"]) for one in value))
+        printable = all(name.isprintable() for name in names)
+    except (AttributeError, LookupError, TypeError, ValueError):
         return False
-    index, ids, names = ([one.get(key) for one in value] for key in ("index", "id", "name"))
-    return (
-        index == list(range(len(value)))
-        and all(type(one) is int for one in ids)
-        and len(set(ids)) == len(ids)
-        and all(isinstance(name, str) and name.isprintable() for name in names)
-    )
+    whole = all(type(one) is int for one in ids)
+    return printable and whole and len(set(ids)) == len(ids) and index == tuple(range(len(ids)))
 
 
 def is_best(value: object) -> bool:
@@ -195,11 +193,8 @@ def fingerprint(content: dict) -> str:
 def build(
     content: Fields, builder: Builder = zoo.build_from_config
 ) -> tuple[nn.Module, Criterion, Postprocess]:
-    """The model of a checkpoint, in eval mode, with its criterion and post-processing; its weights
-    are the averaged ones if there are both.
-
-    Raises:
-        InputError: if there is no such model or its tensors differ.
+    """The model of a checkpoint, with averaged weights if there are both and in eval mode, its
+    criterion and post-processing; raises InputError if there is no such model or tensors differ.
     """
     config = config_of(content)
     tensors = content.get("average") or content["model"]

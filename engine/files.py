@@ -72,10 +72,8 @@ def is_free(folder: Path) -> bool:
 
 
 def make_folder(folder: Path, replace: bool = False) -> None:
-    """Makes an empty folder; with `replace`, after deleting what was there.
-
-    Raises:
-        InputError: if the file system does not allow it or another process was faster.
+    """Makes an empty folder, with `replace` after deleting the old one; raises InputError if that
+    fails or another process was faster.
     """
     try:
         if replace and folder.exists():
@@ -89,11 +87,8 @@ def make_folder(folder: Path, replace: bool = False) -> None:
 
 @contextmanager
 def appearing(folder: Path) -> Iterator[Path]:
-    """A folder to write into that takes its name when it is complete, or is removed.
-
-    Raises:
-        InputError: if the folder is in use.
-        FailedRun: if the file system does not allow it.
+    """A folder to write into that takes its name when it is complete, or is removed; raises
+    InputError if the name is in use, FailedRun if the file system does not allow it.
     """
     if not is_free(folder):
         raise InputError(f"{folder}: the output folder is in use; choose another --out")

@@ -27,15 +27,7 @@ class NonFiniteError(FailedRun):
 
 @dataclass
 class Trainer:
-    """All that an optimizer step needs and a checkpoint holds; every rank has one.
-
-    Args:
-        accumulate: micro-batches per optimizer step.
-        clip: largest gradient norm; 0 is off.
-        amp: dtype of the forward pass; None is float32.
-        skip_bad_steps: how many steps of the run may be skipped because they are not finite.
-        iteration: finished steps, skipped ones included; with the seed it fixes random numbers.
-    """
+    """All that an optimizer step needs and a checkpoint holds; every rank has one."""
 
     model: nn.Module
     criterion: nn.Module
@@ -45,11 +37,11 @@ class Trainer:
     average: MovingAverage | None
     device: torch.device
     seed: int
-    accumulate: int = 1
-    clip: float = 0.0
-    amp: torch.dtype | None = None
-    skip_bad_steps: int = 0
-    iteration: int = 0
+    accumulate: int = 1  # micro-batches per optimizer step
+    clip: float = 0.0  # largest gradient norm; 0 is off
+    amp: torch.dtype | None = None  # of the forward pass; None is float32
+    skip_bad_steps: int = 0  # how many steps of the run may be skipped as not finite
+    iteration: int = 0  # finished steps, skipped ones too; fixes random numbers with the seed
     skipped: int = 0
 
     def __post_init__(self) -> None:

@@ -49,20 +49,13 @@ def describe_groups(groups: list[dict]) -> str:
 
 @dataclass(frozen=True)
 class Schedule:
-    """Learning rate as a pure function of the iteration: nothing to save, easy to plot.
+    """Learning rate as a pure function of the iteration: nothing to save, easy to plot."""
 
-    Args:
-        iterations: length of the run.
-        warmup: iterations of linear warm-up.
-        kind: "cosine" (to `final` of the base rate), "multistep" or "poly" (power 0.9).
-        drops: for multistep, the iterations at which the rate falls to a tenth.
-    """
-
-    iterations: int
-    warmup: int = 0
-    kind: str = "cosine"
-    drops: tuple[int, ...] = ()
-    final: float = 0.01
+    iterations: int  # length of the run
+    warmup: int = 0  # iterations of linear warm-up
+    kind: str = "cosine"  # or "multistep", or "poly" (power 0.9)
+    drops: tuple[int, ...] = ()  # multistep: iterations at which the rate falls to a tenth
+    final: float = 0.01  # cosine: the last factor
 
     def factor(self, iteration: int) -> float:
         """Factor of the base learning rate at `iteration` (0-based)."""
