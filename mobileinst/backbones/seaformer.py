@@ -123,8 +123,8 @@ class SeaAttention(nn.Module):
         rows = attend_on_map(row_q, row_k, v.mean(3), self.num_heads, self.scale)  # [B,values,h]
         column_q, column_k = self.pos_emb_columnq(q.mean(2)), self.pos_emb_columnk(k.mean(2))
         columns = attend_on_map(column_q, column_k, v.mean(2), self.num_heads, self.scale)
-        rows = self.proj_encode_row(rows[:, :, :, None])  # [B,values,h,1]
-        columns = self.proj_encode_column(columns[:, :, None])  # [B,values,1,w]
+        rows = self.proj_encode_row(rows.unsqueeze(3))  # [B,values,h,1]
+        columns = self.proj_encode_column(columns.unsqueeze(2))  # [B,values,1,w]
         return F.hardsigmoid(self.proj(v + rows + columns)) * detail  # [B,C,h,w]
 
 
@@ -149,14 +149,8 @@ class PositionEmbedding(nn.Module):
 
 # 1.62, 3.91, 8.49 and 13.73 M parameters; 0.47, 0.88, 1.53 and 5.91 G multiply-adds at 512 × 512.
 seaformer_tiny = SeaFormer
-seaformer_small = partial(SeaFormer, stages=SMALL, depth=3, num_heads=6)
-seaformer_base = partial(SeaFormer, stages=BASE, depth=4, num_heads=8)
+seaformer_small = partial(SeaFormer, SMALL, depth=3, num_heads=6)
+seaformer_base = partial(SeaFormer, BASE, depth=4, num_heads=8)
 seaformer_large = partial(
-    SeaFormer,
-    stages=LARGE,
-    stem=32,
-    depth=3,
-    num_heads=8,
-    key_dims=(16, 20, 24),
-    mlp_ratios=(2, 4, 6),
+    SeaFormer, LARGE, stem=32, depth=3, num_heads=8, key_dims=(16, 20, 24), mlp_ratios=(2, 4, 6)
 )

@@ -19,16 +19,12 @@ from mobileinst.layers.pixels import IMAGENET_MEAN, IMAGENET_STD
 class SwinTransformer(nn.Module):
     """Normalised images [B,3,H,W] -> maps [B,C,h,w] at strides 4, 8, 16, 32, channels last.
 
-    Args:
-        embed_dim: channels of the first stage; each further stage has twice as many.
-        depths: blocks per stage.
-        num_heads: attention heads per stage; each must divide the channels of its stage.
-        window_size: side of a window in cells.
-        drop_path: rate of the last block; the rates rise linearly from 0 at the first.
+    embed_dim: channels of the first stage, doubled by each further one. depths, num_heads: blocks
+    and attention heads per stage. window_size: side of a window in cells. drop_path: rate of the
+    last block; the rates rise linearly from 0 at the first.
 
     Raises:
-        ValueError: if `depths` and `num_heads` are of different lengths, or a stage has channels
-            that its heads do not divide.
+        ValueError: if `depths` and `num_heads` differ in length, or heads do not divide channels.
     """
 
     mean, std = IMAGENET_MEAN, IMAGENET_STD
@@ -44,19 +40,16 @@ class SwinTransformer(nn.Module):
         super().__init__()
         if len(depths) != len(num_heads):
             raise ValueError(f"depths {depths} and num_heads {num_heads} are of different lengths")
-        stages = range(len(depths))
-        self.channels = tuple(embed_dim * 2**i for i in stages)
-        self.strides = tuple(4 * 2**i for i in stages)
+        self.channels = tuple(embed_dim * 2**i for i in range(len(depths)))
+        self.strides = tuple(4 * 2**i for i in range(len(depths)))
         self.patch_embed = PatchEmbed(embed_dim)
         rates = torch.linspace(0, drop_path, sum(depths), device="cpu").split(depths)
         self.layers = nn.ModuleList(
-            SwinStage(
-                self.channels[i], num_heads[i], window_size, rates[i].tolist(), last=i == stages[-1]
-            )
-            for i in stages
+            SwinStage(width, heads, window_size, own.tolist(), last=width == self.channels[-1])
+            for width, heads, own in zip(self.channels, num_heads, rates)
         )
-        for i in stages:
-            self.add_module(f"norm{i}", nn.LayerNorm(self.channels[i]))
+        for i, width in enumerate(self.channels):
+            self.add_module(f"norm{i}", nn.LayerNorm(width))
 
     def layers_until(self, stride: int) -> list[nn.Module]:
         within = [i for i, s in enumerate(self.strides) if s <= stride]
@@ -93,7 +86,7 @@ class PatchEmbed(nn.Module):
 class SwinStage(nn.Module):
     """Blocks on one grid [B,h,w,C]; every second one shifts its windows by half a window.
 
-    `downsample` leads to the next stage and is applied by the caller.
+    The caller applies `downsample`, which leads to the next stage.
     """
 
     def __init__(

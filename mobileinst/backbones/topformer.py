@@ -139,5 +139,5 @@ def average_columns(x: Tensor, bins: int) -> Tensor:
 
 # 1.29, 2.81 and 4.68 M parameters; 0.42, 0.77 and 1.20 G multiply-adds at 512 × 512.
 topformer_tiny = TopFormer
-topformer_small = partial(TopFormer, rows=SMALL, taps=(2, 4, 6, 9), num_heads=6)
-topformer_base = partial(TopFormer, rows=BASE, taps=(2, 4, 6, 9), num_heads=8)
+topformer_small = partial(TopFormer, SMALL, taps=(2, 4, 6, 9), num_heads=6)
+topformer_base = partial(TopFormer, BASE, taps=(2, 4, 6, 9), num_heads=8)

@@ -22,7 +22,6 @@ class ConvBN(nn.Sequential):
             in_channels, channels, kernel, stride, kernel // 2, groups=groups, bias=False
         )
         self.bn = nn.BatchNorm2d(channels)
-        self.reset_parameters()
 
     def reset_parameters(self) -> None:
         init_conv(self.c)

@@ -4,27 +4,26 @@ import math
 
 import torch
 from torch import Tensor
+from torch.types import Device
 
 # Our choice: the longest wave goes through half a period from border to border, the shortest
 # through 16 periods, about three cells of a 54-cell row, the finest that attention sees here.
 LOWEST, HIGHEST = math.pi / 2, 16 * math.pi
 
 
-def cell_centres(count: int, device: torch.device | str = "cpu") -> Tensor:
+def cell_centres(count: int, device: Device = "cpu") -> Tensor:
     """Centres of `count` equal cells over -1..1: float32 [count]."""
     return (2 * torch.arange(count, device=device, dtype=torch.float32) + 1) / count - 1
 
 
-def coordinate_maps(height: int, width: int, device: torch.device | str = "cpu") -> Tensor:
+def coordinate_maps(height: int, width: int, device: Device = "cpu") -> Tensor:
     """The x and the y of every cell centre, each over -1..1: float32 [1,2,height,width]."""
     x = cell_centres(width, device).expand(height, width)
     y = cell_centres(height, device)[:, None].expand(height, width)
     return torch.stack((x, y))[None]
 
 
-def sine_position(
-    height: int, width: int, channels: int, device: torch.device | str = "cpu"
-) -> Tensor:
+def sine_position(height: int, width: int, channels: int, device: Device = "cpu") -> Tensor:
     """Sine code of every cell, row by row: float32 [height·width, channels].
 
     A quarter of the channels each: sin y, cos y, sin x, cos x, with x and y over -1..1 and angular
@@ -39,9 +38,7 @@ def sine_position(
     return over_grid(*(torch.cat((a.sin(), a.cos()), 1) for a in angles))
 
 
-def detr_position(
-    height: int, width: int, channels: int, device: torch.device | str = "cpu"
-) -> Tensor:
+def detr_position(height: int, width: int, channels: int, device: Device = "cpu") -> Tensor:
     """DETR's sine code of every cell, row by row: float32 [height·width, channels].
 
     The first half of the channels is for y, the second for x; in each, sines and cosines alternate

@@ -41,8 +41,12 @@ def deformable_attention(values: Tensor, sizes: Sizes, places: Tensor, weights: 
     four = (upper - upper_right, upper_right, lower - lower_right, lower_right)
     four = torch.stack([part.flatten(0, 2).flatten(1) for part in four], 1)  # [·,4,L·points]
     down = heads * canvas.shape[2]
+    steps = (0, heads, down, down + heads)  # from the first corner to each of the four
+    offsets = to_device(torch.tensor(steps, dtype=corners.dtype), corners.device)
+    rows = (corners[:, None] + offsets[:, None]).flatten(1)  # [·,4·L·points]
     table = canvas.view(-1, values.shape[3])  # [B·rows·columns·heads,d]
-    sums = sum_rows(table, corners, (0, heads, down, down + heads), four)  # [B·N·heads,d]
+    sums = F.embedding_bag(rows, table.detach(), mode="sum", per_sample_weights=four.flatten(1))
+    sums = TableGradient.apply(sums, table, corners, steps, four.detach())  # [B·N·heads,d]
     return sums.view(*weights.shape[:2], -1)
 
 
@@ -79,24 +83,12 @@ def table_rows(cells: Tensor, sizes: Sizes, canvas: Tensor) -> Tensor:
     return torch.add(origins + images, x.add(y, alpha=columns), alpha=heads)
 
 
-def sum_rows(table: Tensor, corners: Tensor, steps: tuple[int, ...], weights: Tensor) -> Tensor:
-    """out[n] = sum of weights[n,s,k] · table[corners[n,k] + steps[s]] over s and k.
-
-    table [R,d], corners int32 [n,k], weights [n,steps,k] -> [n,d].
-    """
-    offsets = to_device(torch.tensor(steps, dtype=corners.dtype), corners.device)
-    rows = corners[:, None] + offsets[:, None]  # [n,steps,k]
-    sums = F.embedding_bag(
-        rows.flatten(1), table.detach(), mode="sum", per_sample_weights=weights.flatten(1)
-    )
-    return TableGradient.apply(sums, table, corners, steps, weights.detach())
-
-
 class TableGradient(torch.autograd.Function):
-    """Passes `sums` of `sum_rows` on, and computes the gradient of the table.
+    """Passes sums [n,d] on, and computes the gradient of their table [R,d].
 
-    The first corners are sorted, after which the gradient is again a sum of rows, per step. The
-    sort is stable and nothing is added by atomics, so the bits are the same each time.
+    sums[n] = sum of weights[n,s,k] · table[corners[n,k] + steps[s]] over s and k. The first corners
+    are sorted, after which the gradient is again a sum of rows, per step. The sort is stable and
+    nothing is added by atomics, so the bits are the same each time.
     """
 
     @staticmethod

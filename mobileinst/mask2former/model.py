@@ -131,11 +131,7 @@ def build_mask2former(
             ffn_width=config.ffn_width,
             num_layers=config.num_layers,
         )
-    if query_decoder.num_classes != config.num_classes:
-        raise ValueError(
-            f"the query decoder is for {query_decoder.num_classes} classes, and there are"
-            f" {config.num_classes}"
-        )
+    require_fit({"number of classes": (query_decoder.num_classes, config.num_classes)})
     return Mask2Former(backbone, pixel_decoder, query_decoder)
 
 
@@ -143,20 +139,17 @@ def mask2former_training(
     config: Mask2FormerConfig, model: Mask2Former
 ) -> tuple[Criterion, Postprocess]:
     """Criterion and post-processing of a model."""
-    weights = config.class_weight, config.pixel_weight, config.dice_weight
-    criterion = Criterion(
-        Matcher(PointCost(*weights, points=config.train_points)),
-        CrossEntropyClassLoss(
-            model.query_decoder.num_queries, config.class_weight, config.no_object_weight
-        ),
-        PointMaskLoss(
-            config.pixel_weight,
-            config.dice_weight,
-            points=config.train_points,
-            oversample=config.oversample,
-            importance=config.importance,
-        ),
+    class_weight, *mask_weights = config.class_weight, config.pixel_weight, config.dice_weight
+    cost = PointCost(class_weight, *mask_weights, points=config.train_points)
+    queries = model.query_decoder.num_queries
+    class_loss = CrossEntropyClassLoss(queries, class_weight, config.no_object_weight)
+    mask_loss = PointMaskLoss(
+        *mask_weights,
+        points=config.train_points,
+        oversample=config.oversample,
+        importance=config.importance,
     )
-    return criterion, Postprocess(
+    postprocess = Postprocess(
         rank_by_class, config.mask_threshold, config.max_detections, quality=None
     )
+    return Criterion(Matcher(cost), class_loss, mask_loss), postprocess

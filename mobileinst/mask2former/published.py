@@ -11,37 +11,22 @@ ARCHITECTURE = "Mask2FormerForUniversalSegmentation"
 # Settings that leave no trace in the tensors, of which only one value can be built here.
 FIXED = {"activation_function": "relu", "dropout": 0.0, "pre_norm": False}
 FIXED_OF_SWIN = {
-    "attention_probs_dropout_prob": 0.0,
-    "hidden_act": "gelu",
-    "hidden_dropout_prob": 0.0,
-    "layer_norm_eps": 1e-5,
-    "model_type": "swin",
-}
+    "attention_probs_dropout_prob": 0.0, "hidden_act": "gelu", "hidden_dropout_prob": 0.0,
+    "layer_norm_eps": 1e-5, "model_type": "swin",
+}  # fmt: skip
 # Setting -> our keyword, with the same default.
 SETTINGS = {
-    "hidden_dim": "width",
-    "mask_feature_size": "mask_dim",
-    "num_attention_heads": "num_heads",
-    "encoder_layers": "num_encoder_layers",
-    "encoder_feedforward_dim": "encoder_ffn_width",
-    "num_queries": "num_queries",
-    "decoder_layers": "num_layers",
-    "dim_feedforward": "ffn_width",
-    "class_weight": "class_weight",
-    "mask_weight": "pixel_weight",
-    "dice_weight": "dice_weight",
-    "no_object_weight": "no_object_weight",
-    "train_num_points": "train_points",
-    "oversample_ratio": "oversample",
-    "importance_sample_ratio": "importance",
-}
+    "hidden_dim": "width", "mask_feature_size": "mask_dim", "num_attention_heads": "num_heads",
+    "encoder_layers": "num_encoder_layers", "encoder_feedforward_dim": "encoder_ffn_width",
+    "num_queries": "num_queries", "decoder_layers": "num_layers", "dim_feedforward": "ffn_width",
+    "class_weight": "class_weight", "mask_weight": "pixel_weight", "dice_weight": "dice_weight",
+    "no_object_weight": "no_object_weight", "train_num_points": "train_points",
+    "oversample_ratio": "oversample", "importance_sample_ratio": "importance",
+}  # fmt: skip
 SETTINGS_OF_SWIN = {
-    "embed_dim": "embed_dim",
-    "depths": "depths",
-    "num_heads": "backbone_heads",
-    "window_size": "window_size",
-    "drop_path_rate": "drop_path",
-}
+    "embed_dim": "embed_dim", "depths": "depths", "num_heads": "backbone_heads",
+    "window_size": "window_size", "drop_path_rate": "drop_path",
+}  # fmt: skip
 DEFAULTS_OF_SWIN = {
     "embed_dim": 96, "depths": [2, 2, 6, 2], "num_heads": [3, 6, 12, 24], "window_size": 7,
     "drop_path_rate": 0.1,

@@ -19,14 +19,10 @@ from mobileinst.layers.position import detr_position
 class QueryDecoder(nn.Module):
     """Maps of several levels and mask features -> classes and masks, one of each per query.
 
-    Args:
-        in_channels: of the maps; they are projected if that is not `width`.
-        mask_dim: channels of the mask features and kernels.
-        num_classes: K; the class logits have one more, the last, for "no object".
-        width: channels of a query.
-        ffn_width: hidden channels of the feed-forward parts.
-        num_layers: each is masked attention to one level, self-attention, feed-forward.
-        levels: number of maps; layer i reads map i mod `levels`.
+    in_channels: of the maps; they are projected if that is not `width`. mask_dim: channels of the
+    mask features and kernels. num_classes: K; the class logits have one more, the last, for "no
+    object". num_layers: of masked attention to one level, self-attention, feed-forward; layer i
+    reads map i mod `levels`.
     """
 
     def __init__(

@@ -370,5 +370,5 @@ def test_a_number_that_no_model_has_is_refused(change, message):
 
 def test_a_query_decoder_for_other_classes_is_refused():
     decoder = QueryDecoder(32, 12, 2, width=32, num_heads=4)
-    with pytest.raises(ValueError, match="is for 2 classes, and there are 3"):
+    with pytest.raises(ValueError, match="number of classes: one part gives 2, the next expects 3"):
         build(query_decoder=decoder)
