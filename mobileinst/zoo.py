@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from mobileinst import weights
-from mobileinst.backbones import mobilenet_v2, seaformer, swin, topformer
+from mobileinst.backbones import efficientnet_lite, mobilenet_v2, seaformer, swin, topformer
 from mobileinst.config import Config
 from mobileinst.layers.freeze import freeze_layers, freeze_norms
 from mobileinst.layers.init import draw_parameters
@@ -51,6 +51,9 @@ BACKBONES = {
     "seaformer_large": seaformer.seaformer_large,
     "mobilenet_v2": mobilenet_v2.mobilenet_v2,
     "mobilenet_v2_torchvision": mobilenet_v2.mobilenet_v2_torchvision,
+    "efficientnet_lite0": efficientnet_lite.efficientnet_lite0,
+    "efficientnet_lite1": efficientnet_lite.efficientnet_lite1,
+    "efficientnet_lite2": efficientnet_lite.efficientnet_lite2,
     "swin_tiny": swin.swin_tiny,
     "swin_small": swin.swin_small,
     "swin_base": swin.swin_base,
@@ -68,12 +71,18 @@ MODELS = {
     "mobileinst_seaformer_large": MobileInstConfig(backbone="seaformer_large", width=256),
     "mobileinst_mobilenet_v2": MobileInstConfig(backbone="mobilenet_v2"),
     "mobileinst_mobilenet_v2_torchvision": MobileInstConfig(backbone="mobilenet_v2_torchvision"),
+    "mobileinst_efficientnet_lite0": MobileInstConfig(backbone="efficientnet_lite0"),
+    "mobileinst_efficientnet_lite1": MobileInstConfig(backbone="efficientnet_lite1"),
+    "mobileinst_efficientnet_lite2": MobileInstConfig(backbone="efficientnet_lite2"),
     "mask2former_swin_tiny": Mask2FormerConfig(backbone="swin_tiny"),
     "mask2former_swin_small": Mask2FormerConfig(backbone="swin_small"),
     "mask2former_swin_base": Mask2FormerConfig(backbone="swin_base"),
     "mask2former_swin_large": Mask2FormerConfig(backbone="swin_large", num_queries=200),
     # Our choice, for a CPU and for the pretrained weights that are easiest to get.
     "mask2former_mobilenet_v2": Mask2FormerConfig(backbone="mobilenet_v2", drop_path=0.0),
+    "mask2former_efficientnet_lite0": Mask2FormerConfig(
+        backbone="efficientnet_lite0", drop_path=0.0
+    ),
 }
 
 

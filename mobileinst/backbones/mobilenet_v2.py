@@ -9,13 +9,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.mobilenetv2 import InvertedResidual
 from torchvision.models.mobilenetv2 import MobileNetV2 as Classifier
 from torchvision.ops import StochasticDepth
 
-from mobileinst.layers.conv import max_pool_ceil
+from mobileinst.layers.conv import SameConv2d, max_pool_ceil
 from mobileinst.layers.pixels import HALF, IMAGENET_MEAN, IMAGENET_STD
 
 LAST_AT_STRIDE = {2: 1, 4: 3, 8: 6, 16: 13, 32: 18}  # indices of `features`
@@ -62,24 +61,12 @@ class MobileNetV2(nn.Module):
         return [*maps, max_pool_ceil(x, 2)]  # /4, /8, /16, /32 and /64
 
 
-class OneSidedConv2d(nn.Conv2d):
-    """A 3×3 convolution of stride 2 that pads with one zero after an even size, and with one on
-    either side of an odd one: what the original's "same" padding comes to.
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        height, width = x.shape[-2:]
-        return super().forward(F.pad(x, (width % 2, 1, height % 2, 1)))
-
-
 def pad_on_one_side(layers: nn.Module) -> None:
-    """Puts a `OneSidedConv2d` in the place of every convolution of stride 2."""
+    """Puts a `SameConv2d` in the place of every convolution of stride 2."""
     for module in list(layers.modules()):
         for name, conv in module.named_children():
             if isinstance(conv, nn.Conv2d) and conv.stride == (2, 2):
-                one_sided = OneSidedConv2d(
-                    conv.in_channels, conv.out_channels, 3, 2, groups=conv.groups, bias=False
-                )
+                one_sided = SameConv2d(conv.in_channels, conv.out_channels, 3, 2, conv.groups)
                 module.add_module(name, one_sided)
 
 

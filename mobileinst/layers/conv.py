@@ -28,6 +28,29 @@ class ConvBN(nn.Sequential):
         self.bn.reset_parameters()
 
 
+class SameConv2d(nn.Conv2d):
+    """A convolution without bias and with TensorFlow's "same" padding: h -> ceil(h/stride).
+
+    Where the number of zeros is odd, the smaller half comes first.
+    """
+
+    def __init__(
+        self, in_channels: int, channels: int, kernel: int = 1, stride: int = 1, groups: int = 1
+    ):
+        padding = kernel // 2 if stride == 1 else 0
+        super().__init__(in_channels, channels, kernel, stride, padding, groups=groups, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        (kernel, _), (stride, _) = self.kernel_size, self.stride
+        if stride == 1:
+            return super().forward(x)
+        pads = []
+        for size in (x.shape[-1], x.shape[-2]):
+            total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
+            pads += [total // 2, total - total // 2]
+        return super().forward(F.pad(x, pads))  # [B,C,ceil(H/stride),ceil(W/stride)]
+
+
 class InvertedResidual(nn.Module):
     """1×1 expansion (absent at 1), depth-wise convolution, 1×1 projection without activation."""
 

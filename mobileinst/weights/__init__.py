@@ -2,7 +2,7 @@
 
 from mobileinst.weights.files import FORMAT, WeightFile, hub_settings, hub_weights, open_weights
 from mobileinst.weights.loading import load, require_exact
-from mobileinst.weights.names import in_our_names, recognise, torchvision_swin_names
+from mobileinst.weights.names import backbone_names, in_our_names, recognise
 from mobileinst.weights.reading import LoadError, read
 from mobileinst.weights.report import Report, fingerprint
 
@@ -20,5 +20,5 @@ __all__ = [
     "read",
     "recognise",
     "require_exact",
-    "torchvision_swin_names",
+    "backbone_names",
 ]

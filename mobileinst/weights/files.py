@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mobileinst.weights.names import beginning, in_our_names, recognise, torchvision_swin_names
+from mobileinst.weights.names import backbone_names, beginning, in_our_names, recognise
 from mobileinst.weights.reading import FIX, LoadError, read, read_json
 
 FORMAT = "mobileinst checkpoint 1"
@@ -72,7 +72,7 @@ class WeightFile:
                 f"{self.path}: holds tensors whose names differ only by their prefixes "
                 f"({', '.join(removed)}); save those of one model alone"
             )
-        return removed, torchvision_swin_names(plain)
+        return removed, backbone_names(plain)
 
 
 def open_weights(path: str | Path) -> WeightFile:

