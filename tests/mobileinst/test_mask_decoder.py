@@ -83,16 +83,6 @@ def test_agrees_with_a_plain_restatement(height, width, coordinates):
     assert torch.allclose(pixel_features, features, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("height, width", [(64, 64), (65, 127), (200, 333), (640, 864), (1, 1)])
-@torch.no_grad()
-def test_any_size_gives_the_grid_at_an_eighth(height, width):
-    decoder = MaskDecoder(CHANNELS, width=16, kernel_dim=7).eval()
-    mask_features, pixel_features = decoder(*pyramid(height, width))
-    grid = (-(-height // 8), -(-width // 8))
-    assert mask_features.shape == (2, 16, *grid)
-    assert pixel_features.shape == (2, 7, *grid)
-
-
 @torch.no_grad()
 def test_pixel_features_take_both_signs():
     _, pixel_features = MaskDecoder(CHANNELS, width=16)(*pyramid(128, 128))

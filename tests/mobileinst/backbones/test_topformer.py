@@ -77,18 +77,6 @@ def test_parameters_and_multiply_adds(
         assert giga_multiply_adds(model, side, side) == pytest.approx(giga, abs=6e-4)
 
 
-@pytest.mark.parametrize("size", BUILDERS)
-@pytest.mark.parametrize("height, width", [(640, 864), (64, 64), (65, 127), (200, 333), (1, 1)])
-@torch.no_grad()
-def test_grids_follow_the_ceil_rule(size, height, width):
-    model = BUILDERS[size]().eval()
-    maps = model(torch.zeros(1, 3, height, width))
-    assert model.strides == (4, 8, 16, 32, 64)
-    assert model.channels[-1] == sum(model.channels[:-1])
-    for x, channels, stride in zip(maps, model.channels, model.strides, strict=True):
-        assert x.shape == (1, channels, -(-height // stride), -(-width // stride))
-
-
 @pytest.mark.parametrize("rows, columns", [(28, 42), (25, 42), (28, 41), (25, 41), (4, 6), (5, 9)])
 def test_averaging_is_adaptive_average_pooling(rows, columns):
     x = torch.randn(2, 3, rows, columns, requires_grad=True)
