@@ -121,22 +121,12 @@ class SwinBlock(nn.Module):
         self.drop_path = StochasticDepth(rate, "row")
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """`mask`: of `shift_mask`, used by blocks with shifted windows only."""
-        x = x + self.drop_path(self.attend_in_windows(self.norm1(x), mask))  # [B,h,w,C]
+        """`mask`: of `shift_mask`. Padded cells are zero but not masked: the published rule."""
+        windows = to_windows(self.norm1(x), self.window_size, self.shift)
+        windows = self.attn(windows, mask if self.shift else None)  # [B,n,N,C]
+        mixed = from_windows(windows, self.window_size, self.shift, *x.shape[1:3])
+        x = x + self.drop_path(mixed)  # [B,h,w,C]
         return x + self.drop_path(self.mlp(self.norm2(x)))
-
-    def attend_in_windows(self, x: Tensor, mask: Tensor) -> Tensor:
-        """[B,h,w,C] -> [B,h,w,C]. Padded cells are zero but not masked: the published rule."""
-        height, width = x.shape[1:3]
-        x = pad_to_multiple(x, self.window_size)  # [B,h',w',C]
-        grid = x.shape[1:3]
-        if self.shift:
-            x = x.roll((-self.shift, -self.shift), (1, 2))
-        x = self.attn(to_windows(x, self.window_size), mask if self.shift else None)  # [B,n,N,C]
-        x = from_windows(x, self.window_size, grid)  # [B,h',w',C]
-        if self.shift:
-            x = x.roll((self.shift, self.shift), (1, 2))
-        return x[:, :height, :width]
 
 
 class WindowAttention(nn.Module):
@@ -206,16 +196,22 @@ def pad_to_multiple(x: Tensor, size: int) -> Tensor:
     return F.pad(x, (0, 0, 0, -width % size, 0, -height % size))
 
 
-def to_windows(x: Tensor, size: int) -> Tensor:
-    """[B,h,w,C] -> [B,n,N,C]: n windows of N = size² cells, both row by row."""
+def to_windows(x: Tensor, size: int, shift: int = 0) -> Tensor:
+    """[B,h,w,C], padded and rolled -> [B,n,N,C]: n windows of N = size² cells, both row by row."""
+    x = pad_to_multiple(x, size)
+    if shift:
+        x = x.roll((-shift, -shift), (1, 2))
     x = x.unflatten(2, (-1, size)).unflatten(1, (-1, size))  # [B,rows,size,columns,size,C]
     return x.transpose(2, 3).flatten(3, 4).flatten(1, 2)
 
 
-def from_windows(x: Tensor, size: int, grid: tuple[int, int]) -> Tensor:
-    """The inverse on a grid (h, w): [B,n,N,C] -> [B,h,w,C]."""
-    x = x.unflatten(2, (size, size)).unflatten(1, (grid[0] // size, grid[1] // size))
-    return x.transpose(2, 3).flatten(3, 4).flatten(1, 2)
+def from_windows(x: Tensor, size: int, shift: int, height: int, width: int) -> Tensor:
+    """The inverse: [B,n,N,C] -> [B,h,w,C]."""
+    x = x.unflatten(2, (size, size)).unflatten(1, (-(-height // size), -(-width // size)))
+    x = x.transpose(2, 3).flatten(3, 4).flatten(1, 2)
+    if shift:
+        x = x.roll((shift, shift), (1, 2))
+    return x[:, :height, :width]
 
 
 def relative_index(size: int) -> Tensor:

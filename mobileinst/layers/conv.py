@@ -100,7 +100,7 @@ def conv_bn_relu(
     return nn.Sequential(ConvBN(in_channels, channels, kernel, stride), nn.ReLU(inplace=True))
 
 
-def upsample_like(x: Tensor, other: Tensor) -> Tensor:
+def resize_like(x: Tensor, other: Tensor) -> Tensor:
     """`x` resized bilinearly to the exact grid of `other`."""
     return F.interpolate(x, size=other.shape[-2:], mode="bilinear", align_corners=False)
 

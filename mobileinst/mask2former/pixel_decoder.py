@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mobileinst.layers.conv import upsample_like
+from mobileinst.layers.conv import resize_like
 from mobileinst.layers.device import to_device
 from mobileinst.layers.init import init_linear
 from mobileinst.layers.position import detr_position
@@ -20,14 +20,12 @@ from mobileinst.mask2former.deformable import Sizes, deformable_attention
 class PixelDecoder(nn.Module):
     """Backbone maps at the strides 4, 8, 16, 32 -> three maps for the queries, and mask features.
 
-    width, mask_dim: channels of the three maps, at `strides`, and of the mask features.
+    width, mask_dim: channels of the three maps, at strides 32, 16, 8, and of the mask features.
     num_layers, num_heads, points (per head and level), ffn_width: of the encoder.
 
     Raises:
         ValueError: if `width` is not a multiple of 4 and of `num_heads`.
     """
-
-    strides = (32, 16, 8)
 
     def __init__(
         self,
@@ -78,7 +76,7 @@ class PixelDecoder(nn.Module):
             coarse = zip(self.input_proj, reversed(coarse), strict=True)
             maps = self.transformer([project(x) for project, x in coarse])  # [B,width,h_i,w_i] each
             x = self.adapter_1(finest)  # [B,width,h,w]
-            x = self.layer_1(x + upsample_like(maps[-1], x)).relu_()
+            x = self.layer_1(x + resize_like(maps[-1], x)).relu_()
             return maps, self.mask_features(x)  # [B,mask_dim,h,w]
 
 

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mobileinst.layers.attention import StackedAttention
+from mobileinst.layers.conv import resize_like
 from mobileinst.layers.init import init_linear
 from mobileinst.layers.position import detr_position
 
@@ -75,7 +76,7 @@ class QueryDecoder(nn.Module):
         memories = [self.memory(level, x) for level, x in enumerate(maps)]
         # A mask is linear in the mask features: resized once, they give the masks of all layers on
         # the grid of a level, and evaluation makes no full mask but the last.
-        small = [resize(mask_features.detach(), x.shape[-2:]) for x in maps]  # [B,D,M] each
+        small = [resize_like(mask_features.detach(), x).flatten(2) for x in maps]  # [B,D,M] each
         predictions = [self.predict(queries)]
         layers = zip(
             self.transformer_cross_attention_layers,
@@ -108,11 +109,6 @@ class QueryDecoder(nn.Module):
         }
 
 
-def resize(mask_features: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Mask features [B,D,h,w] on the grid of a level: [B,D,M]."""
-    return F.interpolate(mask_features, grid, mode="bilinear", align_corners=False).flatten(2)
-
-
 @torch.no_grad()
 def attention_bias(kernels: Tensor, mask_features: Tensor) -> Tensor:
     """0 inside the last mask of a query, -inf outside; 0 everywhere if it is empty.
@@ -121,7 +117,7 @@ def attention_bias(kernels: Tensor, mask_features: Tensor) -> Tensor:
     """
     logits = kernels @ mask_features  # [B,Q,M]
     hidden = logits < 0
-    hidden = hidden & ~hidden.all(-1, keepdim=True)
+    hidden &= ~hidden.all(-1, keepdim=True)
     return torch.zeros_like(logits).masked_fill(hidden, -torch.inf)[:, None]
 
 

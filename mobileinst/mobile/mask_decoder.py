@@ -8,7 +8,7 @@ BatchNorm + ReLU, bilinear up and maximum down are our choice.
 import torch
 from torch import Tensor, nn
 
-from mobileinst.layers.conv import conv_bn_relu, max_pool_ceil, upsample_like
+from mobileinst.layers.conv import conv_bn_relu, max_pool_ceil, resize_like
 from mobileinst.layers.init import init_conv
 from mobileinst.layers.position import coordinate_maps
 
@@ -54,8 +54,8 @@ class MaskDecoder(nn.Module):
         semantic = self.global_input(global_map)  # [B,D,H/64,W/64]
 
         p5 = enhance(x5, semantic)  # first pass, top down
-        p4 = x4 + upsample_like(p5, x4)
-        p3 = x3 + upsample_like(p4, x3)
+        p4 = x4 + resize_like(p5, x4)
+        p3 = x3 + resize_like(p4, x3)
         p3, p4, p5 = (conv(p) for conv, p in zip(self.top_down, (p3, p4, p5), strict=True))
 
         # Second pass, bottom up. The maximum keeps the response of a thin object, as for X_L.
@@ -68,12 +68,12 @@ class MaskDecoder(nn.Module):
         q3, q4, q5 = (conv(q) for conv, q in zip(self.bottom_up, (q3, q4, q5), strict=True))
 
         r5 = enhance(q5, semantic)  # third pass, top down
-        r4 = q4 + upsample_like(r5, q4)
-        mask_features = q3 + upsample_like(r4, q3)  # [B,D,H/8,W/8]
+        r4 = q4 + resize_like(r5, q4)
+        mask_features = q3 + resize_like(r4, q3)  # [B,D,H/8,W/8]
         return mask_features, self.pixel_projection(mask_features)
 
 
 def enhance(local: Tensor, semantic: Tensor) -> Tensor:
     """The semantic enhancer X_l ⊙ X_G + X_G, with X_G resized bilinearly to the grid of X_l."""
-    semantic = upsample_like(semantic, local)
+    semantic = resize_like(semantic, local)
     return local * semantic + semantic
