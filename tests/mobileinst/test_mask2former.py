@@ -142,31 +142,21 @@ def test_the_same_seed_gives_the_same_bits():
     assert first["class"] != other["class"]
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"embed_dim": 16},
-        {"depths": (1, 1, 1, 1)},
-        {"window_size": 5},
-        {"width": 64},
-        {"mask_dim": 16},
-        {"num_encoder_layers": 2},
-        {"encoder_ffn_width": 20},
-        {"points_per_level": 1},
-        {"num_queries": 8},
-        {"num_layers": 3},
-        {"ffn_width": 20},
-        {"num_classes": 4},
-        {"backbone_heads": (2, 2, 2, 2)},
-    ],
-)
-def test_each_size_changes_the_parameters(change):
+OTHER_SIZES = dict(
+    embed_dim=16, depths=(1, 1, 1, 1), backbone_heads=(2, 2, 2, 2), window_size=5, width=64,
+    mask_dim=16, num_encoder_layers=2, encoder_ffn_width=20, points_per_level=1, num_queries=8,
+    num_layers=3, ffn_width=20, num_classes=4,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OTHER_SIZES)
+def test_each_size_changes_the_parameters(name):
     def shapes(config):
         with torch.device("meta"):
             model, *_ = zoo.build_from_config(config)
         return {name: tuple(value.shape) for name, value in model.state_dict().items()}
 
-    assert shapes(replace(CONFIG, **change)) != shapes(CONFIG)
+    assert shapes(replace(CONFIG, **{name: OTHER_SIZES[name]})) != shapes(CONFIG)
 
 
 def test_a_backbone_can_be_kept_in_part():
@@ -194,23 +184,15 @@ def test_keywords_without_parameters_change_the_outputs(change):
     assert not torch.allclose(outputs(), outputs(**change), atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"class_weight": 3.0},
-        {"pixel_weight": 3.0},
-        {"dice_weight": 3.0},
-        {"no_object_weight": 0.2},
-        {"train_points": 40},
-        {"oversample": 2.0},
-        {"importance": 0.5},
-    ],
-)
-def test_each_setting_of_the_criterion_changes_the_loss(change):
+def test_each_setting_of_the_criterion_changes_the_loss():
     model, criterion, _ = build()
     outputs, targets = model(draw_images(64, 96)), make_targets([0, 2], [1])
-    usual, other = criterion(outputs, targets), build(**change)[1](outputs, targets)
-    assert sum(usual.values()).item() != sum(other.values()).item()
+    usual = sum(criterion(outputs, targets).values())
+    weights = dict(class_weight=3.0, pixel_weight=3.0, dice_weight=3.0, no_object_weight=0.2)
+    points = dict(train_points=40, oversample=2.0, importance=0.5)
+    for name, value in (weights | points).items():
+        other = sum(build(**{name: value})[1](outputs, targets).values())
+        assert usual.item() != other.item(), name
 
 
 def test_the_weights_count_in_the_matching_as_well():
@@ -346,13 +328,10 @@ def test_what_cannot_be_built_is_refused(keywords, message):
 @pytest.mark.parametrize(
     "change, message",
     [
-        (
-            {"depths": (1, 1, 2)},
-            r"depths \(1, 1, 2\) and num_heads \(1, 2, 2, 4\) are of different",
-        ),
+        ({"depths": (1, 1, 2)}, r"depths \(1, 1, 2\) and num_heads \(1, 2, 2, 4\) are of diff"),
         (
             {"depths": (1, 1, 0, 1)},
-            r"depths is .1, 1, 0, 1., but must be whole numbers from 1 to 100",
+            "depths is .1, 1, 0, 1., but must be whole numbers from 1 to 100",
         ),
         ({"num_heads": 0}, "num_heads is 0, but must be a whole number from 1 to 512"),
         ({"num_layers": -1}, "num_layers is -1"),

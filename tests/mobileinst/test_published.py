@@ -391,10 +391,7 @@ SETTINGS_THAT_DO_NOT_FIT = [
     ({"num_queries": True}, "num_queries is True, but must be a whole number .* 100000; get"),
     ({"num_queries": [7] * 999}, r"num_queries is \(7, 7, 7, .*, but must be a whole number from"),
     ({"dim_feedforward": 65536, "hidden_dim": 8192, "feature_size": 8192}, "another shape"),
-    (
-        {"decoder_layers": 1},
-        "num_layers is 0, but must be a whole number from",
-    ),
+    ({"decoder_layers": 1}, "num_layers is 0, but must be a whole number from"),
     ({"class_weight": float("nan")}, "class_weight is nan, but must be a number from 0 to"),
     (
         {"backbone_config": SWIN | {"depths": [1, 1, 10**9, 1]}},

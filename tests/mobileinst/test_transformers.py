@@ -6,20 +6,7 @@ import pytest
 import torch
 
 from mobileinst import weights, zoo
-from mobileinst.mask2former.model import Mask2FormerConfig
-
-# A small model. Two channels a group at least, see test_mask2former.
-SWIN = dict(embed_dim=16, depths=[1, 1, 2, 1], num_heads=[1, 2, 2, 4], window_size=4)
-SIZES = dict(
-    feature_size=64, mask_feature_size=16, hidden_dim=64, encoder_feedforward_dim=24,
-    encoder_layers=2, decoder_layers=5, num_attention_heads=4, dim_feedforward=40, num_queries=7,
-    train_num_points=50,
-)  # fmt: skip
-CONFIG = Mask2FormerConfig(
-    num_classes=3, embed_dim=16, depths=(1, 1, 2, 1), backbone_heads=(1, 2, 2, 4), window_size=4,
-    drop_path=0.0, width=64, mask_dim=16, num_heads=4, num_encoder_layers=2, encoder_ffn_width=24,
-    num_queries=7, num_layers=4, ffn_width=40, train_points=50,
-)  # fmt: skip
+from tests.mobileinst.test_published import CONFIG, SETTINGS, SWIN
 
 
 @torch.no_grad()
@@ -46,9 +33,10 @@ def theirs():
     """The same small model in transformers."""
     transformers = pytest.importorskip("transformers")
     stages = [f"stage{number}" for number in (1, 2, 3, 4)]
+    sizes = {name: value for name, value in SETTINGS.items() if type(value) is int}
     swin = transformers.SwinConfig(**SWIN, drop_path_rate=0.0, out_features=stages)
     model = transformers.Mask2FormerForUniversalSegmentation(
-        transformers.Mask2FormerConfig(backbone_config=swin, num_labels=3, **SIZES)
+        transformers.Mask2FormerConfig(backbone_config=swin, num_labels=3, **sizes)
     )
     randomise(model)
     return model

@@ -196,12 +196,7 @@ def window_parts(length: int, window: int, shift: int) -> list[range]:
     "keywords, size",
     [
         (
-            {
-                "depths": (2, 2, 6, 2),
-                "num_heads": (3, 6, 12, 24),
-                "embed_dim": 96,
-                "window_size": 7,
-            },
+            dict(embed_dim=96, depths=(2, 2, 6, 2), num_heads=(3, 6, 12, 24), window_size=7),
             (65, 97),
         ),
         ({**SMALL, "window_size": 7}, (20, 31)),  # no map fills a window
