@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mobileinst.layers.conv import ConvBN, Pyramid, Rows
-from mobileinst.layers.conv_transformer import Block, attend_on_map, transformer
+from mobileinst.layers.conv_transformer import attend_on_map, transformer
 from mobileinst.layers.pixels import IMAGENET_MEAN, IMAGENET_STD
 
 # The rows of the stages smb1 .. smb5.
@@ -63,12 +63,10 @@ class SeaFormer(nn.Module):
             sizes.append(stage.sizes[-1])
         self.channels, self.strides = zip(*sizes[1:])
         self.plain = len(stages) - len(key_dims)  # stages without a transformer
-        rates = torch.linspace(0, drop_path, depth, device="cpu").tolist()
         parts = zip(self.channels[self.plain :], key_dims, mlp_ratios, strict=True)
         for i, (width, key_dim, mlp_ratio) in enumerate(parts, 1):
-            attentions = [SeaAttention(width, num_heads, key_dim, attn_ratio) for _ in rates]
-            blocks = [Block(a, width, mlp_ratio, rate) for a, rate in zip(attentions, rates)]
-            self.add_module(f"trans{i}", transformer(blocks))
+            attentions = [SeaAttention(width, num_heads, key_dim, attn_ratio) for _ in range(depth)]
+            self.add_module(f"trans{i}", transformer(attentions, width, mlp_ratio, drop_path))
 
     def layers_until(self, stride: int) -> list[nn.Module]:
         layers = []

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mobileinst.layers.conv import ConvBN, Pyramid, Rows
-from mobileinst.layers.conv_transformer import Block, attend_on_map, transformer
+from mobileinst.layers.conv_transformer import attend_on_map, transformer
 from mobileinst.layers.pixels import IMAGENET_MEAN, IMAGENET_STD
 
 TINY = (
@@ -54,10 +54,8 @@ class TopFormer(nn.Module):
         self.tpm = TokenPyramid(rows, taps)
         channels, strides = zip(*(self.tpm.sizes[tap + 1] for tap in taps))
         width = sum(channels)
-        self.trans = transformer(
-            Block(MapAttention(width, num_heads, key_dim, attn_ratio), width, mlp_ratio, rate)
-            for rate in torch.linspace(0, drop_path, depth, device="cpu").tolist()
-        )
+        attentions = [MapAttention(width, num_heads, key_dim, attn_ratio) for _ in range(depth)]
+        self.trans = transformer(attentions, width, mlp_ratio, drop_path)
         self.channels, self.strides = (*channels, width), (*strides, 2 * strides[-1])
 
     def layers_until(self, stride: int) -> list[nn.Module]:

@@ -1,8 +1,8 @@
 """The transformer of mobile backbones: it works on maps, and its linear layers are convolutions."""
 
 from collections import OrderedDict
-from collections.abc import Iterable
 
+import torch
 from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
@@ -11,8 +11,12 @@ from mobileinst.layers.conv import ConvBN
 from mobileinst.layers.init import init_conv
 
 
-def transformer(blocks: Iterable[nn.Module]) -> nn.Sequential:
-    """Blocks on one map [B,C,h,w], under their published name."""
+def transformer(
+    attentions: list[nn.Module], width: int, mlp_ratio: int, drop_path: float
+) -> nn.Sequential:
+    """Blocks on one map [B,C,h,w]; drop path rises from 0 to `drop_path`. Published names."""
+    rates = torch.linspace(0, drop_path, len(attentions), device="cpu").tolist()
+    blocks = [Block(attn, width, mlp_ratio, rate) for attn, rate in zip(attentions, rates)]
     return nn.Sequential(OrderedDict(transformer_blocks=nn.Sequential(*blocks)))
 
 

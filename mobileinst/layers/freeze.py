@@ -28,7 +28,7 @@ def freeze_norms(module: nn.Module) -> None:
 
 
 def freeze_layers(backbone: nn.Module, stride: int) -> None:
-    """Freezes all layers at `stride` or finer, which saves most of a backward pass."""
+    """Freezes all layers at `stride` or finer: no gradient is computed for them."""
     for layer in backbone.layers_until(stride):
         freeze_norms(layer)
         layer.requires_grad_(False)
