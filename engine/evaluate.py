@@ -21,6 +21,7 @@ from engine.coco_ap import FIELDS, score
 from engine.files import newest_checkpoint
 from engine.log import info
 from engine.loop import run_inference
+from engine.report import diagnose
 from engine.report.metrics_block import MeanLoss, all_metrics, block
 from engine.report.summary import epochs_of
 from engine.report.tables import table
@@ -49,6 +50,11 @@ def parse(argv: list[str]) -> argparse.Namespace:
         "--metrics-block",
         action="store_true",
         help="also print loss and speed, and all numbers as lines of the form key = value",
+    )
+    what.add_argument(
+        "--diagnose",
+        action="store_true",
+        help="also print why objects are missed, and write it to diagnose.json beside --out",
     )
     options.add_data(parser)
     options.add_device(parser, workers=True)
@@ -152,18 +158,18 @@ def score_checkpoint(opts: argparse.Namespace, builder: checkpoint.Builder) -> N
     info(f"{path}: iteration {content['iteration']}, {dataset.summary()}")
     loss = MeanLoss(criterion) if opts.metrics_block else None
     start = time.perf_counter()
-    detections = predictions(
-        model.to(device),
-        postprocess,
-        dataset,
-        image_size=opts.image_size or content["options"]["image_size"],
-        batch_size=opts.batch_size,
-        workers=opts.workers,
-        device=device,
-        callback=loss,
-    )
+    settings = {
+        "image_size": opts.image_size or content["options"]["image_size"],
+        "batch_size": opts.batch_size,
+        "workers": opts.workers,
+        "device": device,
+    }
+    model.to(device)
+    detections = predictions(model, postprocess, dataset, **settings, callback=loss)
     if loss:
         loss.gather()
+    if opts.diagnose:
+        answers = predictions(model, diagnose.one_per_query(postprocess), dataset, **settings)
     if not dist.is_main_process():
         return
     ground_truth = dataset.ground_truth()  # without the images that could not be read
@@ -187,6 +193,12 @@ def score_checkpoint(opts: argparse.Namespace, builder: checkpoint.Builder) -> N
     out = opts.out or path.with_name(f"{path.stem}_{opts.split}_results.json")
     files.write_json(out, results, "name another")
     info(f"results: {out}")
+    if opts.diagnose:
+        found = diagnose.diagnose(ground_truth, answers, scores)
+        info(f"\n{diagnose.text(found)}\n")
+        about = {"checkpoint": str(path), "split": opts.split}
+        files.write_json(out.with_name("diagnose.json"), about | found, "name another --out")
+        info(f"diagnosis: {out.with_name('diagnose.json')}")
     skipped.report_skipped(dataset.bad, out)
 
 
