@@ -13,31 +13,21 @@ class Segmenter(nn.Module):
     """RGB images in 0..1 and their padding -> the outputs of the contract in `data/batch.py`.
 
     A subclass sets the attributes below and implements `encode` and `predict`.
+
+    strides: of the backbone maps that are used, finest first. Masks are at the finest.
     """
 
-    strides: tuple[int, ...]  # of the backbone maps it uses, finest first
-    mask_stride: int
     class_layers: tuple[str, ...]  # have one row per class
     more_rows: tuple[str, ...] = ()  # names of rows that follow those of the classes
     training_layers: tuple[str, ...] = ()  # not part of a trained model
 
-    def __init__(self, backbone: nn.Module):
+    def __init__(self, backbone: nn.Module, strides: tuple[int, ...]):
         super().__init__()
-        self.used_channels(backbone)
+        channels_at(backbone, strides)
         self.backbone = backbone
-        self.levels = [tuple(backbone.strides).index(stride) for stride in self.strides]
+        self.mask_stride = strides[0]
+        self.levels = [tuple(backbone.strides).index(stride) for stride in strides]
         self.normalise = Normalise(backbone.mean, backbone.std)
-
-    @classmethod
-    def used_channels(cls, backbone: nn.Module) -> tuple[int, ...]:
-        """Channels of the backbone maps that are used; raises ValueError if one is missing."""
-        by_stride = dict(zip(backbone.strides, backbone.channels, strict=True))
-        if missing := [stride for stride in cls.strides if stride not in by_stride]:
-            raise ValueError(
-                f"{type(backbone).__name__} has maps at strides {tuple(backbone.strides)};"
-                f" {cls.__name__} also needs {missing}"
-            )
-        return tuple(by_stride[stride] for stride in cls.strides)
 
     def forward(self, images: Tensor, padding: Tensor | None = None) -> dict[str, Any]:
         """images [B,3,H,W], padding bool [B,H,W] -> dict of outputs."""
@@ -67,6 +57,17 @@ class Segmenter(nn.Module):
         """The maps at `strides`: [B,C_i,ceil(H/s_i),ceil(W/s_i)] each."""
         maps = self.backbone(self.normalise(images, padding))
         return [maps[level] for level in self.levels]
+
+
+def channels_at(backbone: nn.Module, strides: tuple[int, ...]) -> tuple[int, ...]:
+    """Channels of the backbone maps at these strides; raises ValueError if one is missing."""
+    by_stride = dict(zip(backbone.strides, backbone.channels, strict=True))
+    if missing := [stride for stride in strides if stride not in by_stride]:
+        raise ValueError(
+            f"{type(backbone).__name__} has maps at strides {tuple(backbone.strides)}; "
+            f"the model also needs {missing}"
+        )
+    return tuple(by_stride[stride] for stride in strides)
 
 
 def require_fit(pairs: Mapping[str, tuple[Any, Any]]) -> None:

@@ -9,10 +9,12 @@ from torch import Tensor, nn
 from mobileinst.config import Config, within
 from mobileinst.mask2former.pixel_decoder import PixelDecoder
 from mobileinst.mask2former.query_decoder import QueryDecoder
-from mobileinst.segmenter import Segmenter, require_fit
+from mobileinst.segmenter import Segmenter, channels_at, require_fit
 from mobileinst.set_prediction.losses import Criterion, CrossEntropyClassLoss, PointMaskLoss
 from mobileinst.set_prediction.matcher import Matcher, PointCost
 from mobileinst.set_prediction.postprocess import Postprocess, rank_by_class
+
+STRIDES = (4, 8, 16, 32)  # of the backbone maps
 
 
 @dataclass(frozen=True)
@@ -71,16 +73,14 @@ class Mask2Former(Segmenter):
         ValueError: if the parts do not fit each other.
     """
 
-    strides = (4, 8, 16, 32)
-    mask_stride = 4
     class_layers = ("query_decoder.class_embed",)
     more_rows = ("(no object)",)
 
     def __init__(self, backbone: nn.Module, pixel_decoder: nn.Module, query_decoder: nn.Module):
-        super().__init__(backbone)
+        super().__init__(backbone, STRIDES)
         self.pixel_decoder = pixel_decoder
         self.query_decoder = query_decoder
-        channels, expected = self.used_channels(backbone), tuple(pixel_decoder.in_channels)
+        channels, expected = channels_at(backbone, STRIDES), tuple(pixel_decoder.in_channels)
         require_fit(
             {
                 "channels of the backbone at strides 4, 8, 16, 32": (channels, expected),
@@ -112,7 +112,7 @@ def build_mask2former(
     """
     if pixel_decoder is None:
         pixel_decoder = PixelDecoder(
-            Mask2Former.used_channels(backbone),
+            channels_at(backbone, STRIDES),
             width=config.width,
             mask_dim=config.mask_dim,
             num_layers=config.num_encoder_layers,

@@ -13,7 +13,7 @@ from mobileinst.layers.attention import MLP, MultiHeadAttention
 from mobileinst.layers.conv import apply_kernels, max_pool_ceil
 from mobileinst.layers.position import sine_position
 
-MASK_STRIDE = 8  # of X_mask
+X_MASK_STRIDE = 8
 PRIOR = 0.01  # class probability at the start, so that the many empty queries do not swamp the loss
 
 
@@ -25,6 +25,7 @@ class InstanceDecoder(nn.Module):
     over `width`. self_attention: queries look at each other after each look at the image.
     guided: the local layer looks where a query's first mask lies. Our choice for small sets: plain
     attention takes tens of thousands of steps to find the object whose class it predicts.
+    mask_stride: of the pixel features.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class InstanceDecoder(nn.Module):
         kv_stride: int = 64,
         self_attention: bool = True,
         guided: bool = False,
+        mask_stride: int = 8,
     ):
         super().__init__()
         if kv_stride not in (16, 32, 64):
@@ -47,7 +49,8 @@ class InstanceDecoder(nn.Module):
         self.global_channels = global_channels
         self.mask_channels = mask_channels
         self.kernel_dim = kernel_dim
-        self.pool = kv_stride // MASK_STRIDE
+        self.mask_stride = mask_stride
+        self.kv_stride = kv_stride
         self.guided = guided
         self.query_features = nn.Embedding(num_queries, width)
         self.query_positions = nn.Embedding(num_queries, width)
@@ -76,7 +79,7 @@ class InstanceDecoder(nn.Module):
         if global_queries is None:
             global_queries = self.look_global(global_map)
         positions = self.query_positions.weight
-        local_map = max_pool_ceil(mask_features, self.pool)  # [B,D,H/64,W/64]
+        local_map = max_pool_ceil(mask_features, self.kv_stride // X_MASK_STRIDE)  # [B,D,H/64,W/64]
         first = self.heads(global_queries) if self.training or self.guided else None
         guide = self.guide(first["kernels"], pixel_features) if self.guided else None
         queries = self.local_layer(global_queries, positions, *self.local_memory(local_map), guide)
@@ -90,7 +93,7 @@ class InstanceDecoder(nn.Module):
         [B,Q,D], [B,D,h,w] -> [B,1,Q,H/kv·W/kv], without gradient.
         """
         logits = apply_kernels(kernels, pixel_features).detach()  # [B,Q,h,w]
-        probs = max_pool_ceil(logits, self.pool).sigmoid().flatten(2)
+        probs = max_pool_ceil(logits, self.kv_stride // self.mask_stride).sigmoid().flatten(2)
         return probs.clamp(min=1e-3).log()[:, None]
 
     def look_global(self, global_map: Tensor) -> Tensor:

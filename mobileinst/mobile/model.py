@@ -10,7 +10,7 @@ from mobileinst.config import Config, within
 from mobileinst.layers.init import init_conv
 from mobileinst.mobile.instance_decoder import InstanceDecoder
 from mobileinst.mobile.mask_decoder import MaskDecoder
-from mobileinst.segmenter import Segmenter, require_fit
+from mobileinst.segmenter import Segmenter, channels_at, require_fit
 from mobileinst.set_prediction.losses import (
     Criterion,
     FocalClassLoss,
@@ -25,6 +25,7 @@ from mobileinst.set_prediction.postprocess import (
     rank_by_objectness,
 )
 
+STRIDES = (4, 8, 16, 32, 64)  # of X2 to X6; X2 is used for masks at stride 4 alone
 SEMANTIC_MAPS = ("mask", "x3", "x4", "x5", "x6")  # maps with a semantic head, if there are any
 
 
@@ -32,7 +33,8 @@ SEMANTIC_MAPS = ("mask", "x3", "x4", "x5", "x6")  # maps with a semantic head, i
 class MobileInstConfig(Config):
     """The keywords of a MobileInst.
 
-    width: D of the mask decoder. kernel_dim: channels of kernels and pixel features.
+    width: D of the mask decoder. kernel_dim: channels of kernels and pixel features. mask_stride: 8
+    as in the paper, or 4.
     query_width, num_heads, ffn_ratio, kv_stride, self_attention, guided: of the instance decoder.
     semantic_weight: of a class loss for every cell, of each of five maps (`SEMANTIC_MAPS`); 0 as
     in the paper; above 0 heads for it are built, which only training uses.
@@ -45,6 +47,7 @@ class MobileInstConfig(Config):
     backbone: str = "topformer_tiny"
     width: int = within(1, 8192, 128)
     kernel_dim: int = within(1, 8192, 128)
+    mask_stride: int = within(4, 8, 8)
     coordinates: bool = True
     num_queries: int = within(1, 100_000, 100)
     query_width: int = within(1, 8192, 128)
@@ -70,8 +73,6 @@ class MobileInst(Segmenter):
         ValueError: if the parts do not fit each other.
     """
 
-    strides = (8, 16, 32, 64)
-    mask_stride = 8
     class_layers = ("instance_decoder.heads.classes", "semantic_heads")
     training_layers = ("semantic_heads",)
 
@@ -82,12 +83,13 @@ class MobileInst(Segmenter):
         instance_decoder: InstanceDecoder,
         semantic_heads: nn.ModuleDict | None = None,
     ):
-        super().__init__(backbone)
+        strides = STRIDES[-len(mask_decoder.in_channels) :]
+        super().__init__(backbone, strides)
         self.mask_decoder = mask_decoder
         self.instance_decoder = instance_decoder
         self.semantic_heads = semantic_heads or nn.ModuleDict()
-        channels = self.used_channels(backbone)
-        given = "channels of the backbone at strides 8, 16, 32, 64"
+        channels = channels_at(backbone, strides)
+        given = f"channels of the backbone at strides {', '.join(map(str, strides))}"
         require_fit(
             {
                 given: (channels, mask_decoder.in_channels),
@@ -96,14 +98,15 @@ class MobileInst(Segmenter):
                     mask_decoder.width,
                     instance_decoder.mask_channels,
                 ),
+                "stride of the masks": (self.mask_stride, instance_decoder.mask_stride),
                 "length of a kernel": (mask_decoder.kernel_dim, instance_decoder.kernel_dim),
             }
         )
 
     def encode(self, images: Tensor, padding: Tensor | None = None) -> dict[str, Tensor]:
-        """global_map [B,C6,·,·] at 1/64, mask_features [B,D,h,w] and pixel_features
-        [B,kernel_dim,h,w] at 1/8. A frame that borrows kernels needs no more. While training with
-        semantic heads, also semantic_logits_* [B,K,·,·] of each.
+        """global_map [B,C6,·,·] at 1/64, mask_features [B,D,·,·] at 1/8, and pixel_features
+        [B,kernel_dim,h,w] at `mask_stride`. A frame that borrows kernels needs no more. While
+        training with semantic heads, also semantic_logits_* [B,K,·,·] of each.
         """
         *local_maps, global_map = self.backbone_maps(images, padding)
         mask_features, pixel_features = self.mask_decoder(local_maps, global_map)
@@ -113,7 +116,7 @@ class MobileInst(Segmenter):
             "pixel_features": pixel_features,
         }
         if self.training:
-            maps = dict(zip(SEMANTIC_MAPS, (mask_features, *local_maps, global_map)))
+            maps = dict(zip(SEMANTIC_MAPS, (mask_features, *local_maps[-3:], global_map)))
             for name, head in self.semantic_heads.items():
                 features[f"semantic_logits_{name}"] = head(maps[name])
         return features
@@ -148,7 +151,9 @@ def build_mobileinst(
     Raises:
         ValueError: if the backbone lacks a stride or a part does not fit the others.
     """
-    channels = MobileInst.used_channels(backbone)
+    if config.mask_stride not in (4, 8):
+        raise ValueError(f"mask_stride is 4 or 8, not {config.mask_stride}")
+    channels = channels_at(backbone, STRIDES[-4 if config.mask_stride == 8 else -5 :])
     if mask_decoder is None:
         mask_decoder = MaskDecoder(channels, config.width, config.kernel_dim, config.coordinates)
     if instance_decoder is None:
@@ -164,12 +169,13 @@ def build_mobileinst(
             kv_stride=config.kv_stride,
             self_attention=config.self_attention,
             guided=config.guided,
+            mask_stride=config.mask_stride,
         )
     semantic_heads = None
     if config.semantic_weight:
         # On the backbone's own maps as well, our choice: from scratch, the loss on the mask
         # features alone took twice as many images to fall as far.
-        widths = zip(SEMANTIC_MAPS, (mask_decoder.width, *channels), strict=True)
+        widths = zip(SEMANTIC_MAPS, (mask_decoder.width, *channels[-4:]), strict=True)
         semantic_heads = nn.ModuleDict(
             {name: SemanticHead(width, config.num_classes) for name, width in widths}
         )

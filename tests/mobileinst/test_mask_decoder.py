@@ -7,7 +7,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from mobileinst.layers.position import coordinate_maps
-from mobileinst.mobile.mask_decoder import MaskDecoder, enhance
+from mobileinst.mobile.mask_decoder import FinePixels, MaskDecoder, enhance
 
 CHANNELS = (6, 8, 10, 12)
 
@@ -81,6 +81,32 @@ def test_agrees_with_a_plain_restatement(height, width, coordinates):
     mask_features, pixel_features = decoder(*pyramid(height, width))
     assert torch.allclose(mask_features, r3, rtol=1e-4, atol=1e-4)
     assert torch.allclose(pixel_features, features, rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+def test_fine_pixels_agree_with_a_plain_restatement():
+    torch.manual_seed(0)
+    fine = randomise_norms(FinePixels(6, 5))
+    nn.init.normal_(fine.mix.bias)
+    coarse, x2 = torch.randn(2, 5, 9, 7), torch.randn(2, 6, 17, 14)
+
+    def normalise(x: torch.Tensor, norm: nn.BatchNorm2d) -> torch.Tensor:
+        scale = norm.weight / (norm.running_var + 1e-5).sqrt()
+        return (x - norm.running_mean[:, None, None]) * scale[:, None, None] + norm.bias[
+            :, None, None
+        ]
+
+    x = F.interpolate(coarse, (17, 14), mode="bilinear", align_corners=False)
+    x = x + normalise(
+        torch.einsum("oi,bihw->bohw", fine.lateral.c.weight[..., 0, 0], x2), fine.lateral.bn
+    )
+    each = [
+        F.conv2d(x[:, i : i + 1], fine.spatial.c.weight[i : i + 1], padding=1) for i in range(5)
+    ]
+    spatial = normalise(torch.cat(each, 1), fine.spatial.bn).clamp(min=0)
+    mixed = torch.einsum("oi,bihw->bohw", fine.mix.weight[..., 0, 0], spatial)
+    want = x + mixed + fine.mix.bias[:, None, None]
+    torch.testing.assert_close(fine(coarse, x2), want, rtol=1e-4, atol=1e-4)
 
 
 @torch.no_grad()

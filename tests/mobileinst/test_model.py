@@ -36,12 +36,17 @@ def relative_error(got: torch.Tensor, want: torch.Tensor) -> float:
 @pytest.mark.parametrize(
     "height, width", [(64, 64), (65, 127), (200, 333), (96, 864), (30, 500), (1, 1)]
 )
-@pytest.mark.parametrize("queries, kv_stride", [(7, 64), (1, 16)])
+@pytest.mark.parametrize(
+    "queries, mask_stride, overrides",
+    [(7, 8, {}), (1, 8, {"kv_stride": 16}), (7, 4, {"kv_stride": 16, "guided": True})],
+)
 @torch.no_grad()
-def test_any_size(height, width, queries, kv_stride):
-    model = build(num_queries=queries, kv_stride=kv_stride, kernel_dim=5).eval()
+def test_any_size(height, width, queries, mask_stride, overrides):
+    keywords = {"num_queries": queries, "mask_stride": mask_stride, "kernel_dim": 5}
+    model = build(**keywords, **overrides).eval()
+    assert model.mask_stride == mask_stride
     outputs = model(draw_images(height, width), torch.zeros(2, height, width, dtype=torch.bool))
-    grid = (-(-height // 8), -(-width // 8))
+    grid = (-(-height // mask_stride), -(-width // mask_stride))
     shapes = {key: tuple(value.shape) for key, value in outputs.items() if key != "aux"}
     assert shapes == {
         "class_logits": (2, queries, 3),
@@ -78,7 +83,9 @@ def test_auxiliary_outputs_while_training_only():
     assert model.eval()(draw_images(128, 128))["aux"] == []
 
 
-@pytest.mark.parametrize("overrides", [{}, {"self_attention": False, "coordinates": False}])
+@pytest.mark.parametrize(
+    "overrides", [{}, {"self_attention": False, "coordinates": False}, {"mask_stride": 4}]
+)
 def test_every_parameter_receives_a_gradient(overrides):
     model = build(drop_path=0.0, **overrides)
     for block in model.backbone.trans.transformer_blocks:
@@ -140,6 +147,7 @@ def test_the_memory_format_changes_nothing_but_speed():
         {"query_width": 32},
         {"ffn_ratio": 3},
         {"self_attention": False},
+        {"mask_stride": 4},
     ],
 )
 def test_each_keyword_changes_the_parameters(change):
@@ -172,6 +180,7 @@ def test_parts_can_be_handed_in():
         ({"x6": 100}, "X6: one part gives 208, the next expects 100"),
         ({"mask_channels": 32}, "mask features: one part gives 16, the next expects 32"),
         ({"kernel_dim": 32}, "kernel: one part gives 16, the next expects 32"),
+        ({"mask_stride": 4}, "stride of the masks: one part gives 8, the next expects 4"),
     ],
 )
 def test_parts_that_do_not_fit_are_refused(parts, message):
@@ -181,6 +190,12 @@ def test_parts_that_do_not_fit_are_refused(parts, message):
         parts.get("mask_channels", 16),
         num_classes=3,
         kernel_dim=parts.get("kernel_dim", 16),
+        mask_stride=parts.get("mask_stride", 8),
     )
     with pytest.raises(ValueError, match=message):
         build_mobileinst(CONFIG, topformer_tiny(), mask_decoder, instance_decoder)
+
+
+def test_masks_are_at_stride_4_or_8():
+    with pytest.raises(ValueError, match="mask_stride is 4 or 8, not 6"):
+        build(mask_stride=6)

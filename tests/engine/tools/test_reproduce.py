@@ -13,7 +13,7 @@ from engine import checkpoint, evaluate, options, predict, train, visualize
 from engine.files import FailedRun
 from engine.tools import own_parts, reproduce
 from mobileinst.mobile.mask_decoder import MaskDecoder
-from mobileinst.mobile.model import MobileInst
+from mobileinst.segmenter import channels_at
 
 LITTLE = (
     "embed_dim=16 depths=1,1,1,1 backbone_heads=1,2,4,8 window_size=2 width=16 mask_dim=16 "
@@ -226,7 +226,7 @@ class Scaled(MaskDecoder):
 
 
 def with_scale(config, seed=0):
-    channels = MobileInst.used_channels(options.zoo.build_backbone(config.backbone))
+    channels = channels_at(options.zoo.build_backbone(config.backbone), (8, 16, 32, 64))
     part = Scaled(channels, config.width, config.kernel_dim, config.coordinates)
     return options.zoo.build(config, config.num_classes, seed=seed, mask_decoder=part)
 
