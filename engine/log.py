@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 
 from tqdm import tqdm
@@ -93,10 +94,12 @@ def append_jsonl(path: Path, row: dict) -> None:
 
 
 def write_csv(path: Path, rows: list[dict]) -> None:
-    """Writes rows under one header atomically; raises FailedRun if the disk is full."""
+    """Writes rows under one header atomically, empty where a row has no value; raises FailedRun if
+    the disk is full.
+    """
     with files.replacing(path) as temporary:
         with open(temporary, "w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, list(rows[0]))
+            writer = csv.DictWriter(file, list(dict.fromkeys(chain.from_iterable(rows))))
             writer.writeheader()
             writer.writerows(rows)
 

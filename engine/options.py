@@ -140,6 +140,9 @@ class TrainOptions:
     resume: bool = option(False, bool, "go on with an interrupted run")
     overwrite: bool = option(False, bool, "replace the run in --out")
     eval_every: float = option(5.0, real, "epochs between evaluations; 0: at the end only")
+    eval_train: int = option(
+        100, whole, "training images that each evaluation scores beside val, the first N of the "
+        "seeded order; 0: none")
     save_every: int | None = option(
         None, positive, "iterations between saves for --resume; a minute or so if not given")
     log_every: int = option(20, positive, "iterations between lines of the log")

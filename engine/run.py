@@ -1,8 +1,10 @@
 """A training and its folder: opened or resumed, with checkpoints and logs."""
 
+import multiprocessing
 import os
 import platform
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -29,12 +31,16 @@ SAVE_SECONDS = 60  # between two saves: the most work that a kill can cost
 
 
 class Data(NamedTuple):
-    """The data sets of a run; an overfit run evaluates on its training images."""
+    """The data sets of a run; an overfit run evaluates on its training images.
+
+    seen: part of the training set that is scored beside `val`, if any.
+    """
 
     train: CocoDataset
     val: CocoDataset
     preset: TrainPreset | EvalPreset
     canvases: list[tuple[int, int]]
+    seen: CocoDataset | None = None
 
     @property
     def bad(self) -> BadRecords:
@@ -97,7 +103,7 @@ class Run:
 
     @property
     def times(self) -> dict[str, float]:
-        """Wall and CPU time of the run; of this rank, without running loader processes."""
+        """Wall and CPU time of the run; the CPU time is that of this rank and its loaders."""
         wall, cpu = time.monotonic() - self.started, cpu_seconds() - self.cpu_started
         return {"seconds": wall, "cpu_seconds": cpu}
 
@@ -290,16 +296,23 @@ class Run:
             f"{row['images_per_second']:.1f} images/s"
         )
 
-    def keep_best(self, scores: Scores) -> None:
-        """Adds a row to `metrics.csv`, and writes `best.pt` if the score is the highest so far."""
+    def keep_best(self, scores: Scores, seen: Scores | None) -> None:
+        """Adds a row to `metrics.csv`, and writes `best.pt` if the score is the highest so far.
+        `seen` are the scores on training images.
+        """
         iteration, name, numbers = self.trainer.iteration, self.data.val.name, scores.headline
         row = {"iteration": iteration, "epoch": round(self.epoch_of(iteration), 3)}
         row |= {f"{name}/{key}": round(value, 5) for key, value in numbers.items()}
-        log.append_csv(self.folder / "metrics.csv", row)
-        info(
+        text = (
             f"{name} at iteration {iteration}: mask AP {numbers['AP']:.3f}  "
             f"AP50 {numbers['AP50']:.3f}  AR100 {numbers['AR100']:.3f}"
         )
+        if seen:
+            on_train = {key: seen.headline[key] for key in ("AP", "AP50")}
+            row |= {f"train/{key}": round(value, 5) for key, value in on_train.items()}
+            text += f"  train AP {on_train['AP']:.3f}  AP50 {on_train['AP50']:.3f}"
+        log.append_csv(self.folder / "metrics.csv", row)
+        info(text)
         if numbers["AP"] <= self.best["AP"]:
             return
         threshold = scores.best_threshold
@@ -312,5 +325,15 @@ class Run:
 
 
 def cpu_seconds() -> float:
-    """CPU time of this process and of children that have ended."""
-    return sum(os.times()[:4])
+    """CPU time of this process and its loader processes.
+
+    The system adds that of a child when it has ended; until then it is in /proc, which only Linux
+    has. Elsewhere a running loader is not counted.
+    """
+    running = multiprocessing.active_children()  # first: this collects those that have ended
+    seconds = sum(os.times()[:4])
+    for child in running:
+        with suppress(OSError):
+            values = Path(f"/proc/{child.pid}/stat").read_text().rpartition(")")[2].split()
+            seconds += sum(map(int, values[11:13])) / os.sysconf("SC_CLK_TCK")  # user, system
+    return seconds

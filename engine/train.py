@@ -88,7 +88,8 @@ def open_data(opts: TrainOptions) -> Data:
             f"--image-size {opts.image_size}: the training canvases are {short} on the short side, "
             "so evaluation would see another scale than training; give --canvas as well"
         )
-    return Data(train, sets["val"], preset, canvases)
+    chosen = first_images(len(train), opts.seed, opts.eval_train)
+    return Data(train, sets["val"], preset, canvases, train.subset(chosen) if chosen else None)
 
 
 def total_iterations(opts: TrainOptions, images: int) -> int:
@@ -107,7 +108,8 @@ def derived_options(opts: TrainOptions, data: Data) -> dict[str, object]:
     if opts.iterations is None:
         derived["iterations"] = total_iterations(opts, len(data.train))
     if opts.overfit:
-        derived |= dict.fromkeys(("scale", "flip", "colour", "copy_paste"), "off")
+        names = ("scale", "flip", "colour", "copy_paste", "eval_train")
+        derived |= dict.fromkeys(names, "off")
     return derived
 
 
@@ -264,8 +266,11 @@ def evaluate_if_due(run: Run, stop: GracefulStop) -> None:
 
 
 def evaluate(run: Run) -> None:
-    """Scores the averaged weights on the validation split; keeps them if they are the best."""
-    detections = predict(run, run.data.val)
+    """Scores the averaged weights on the validation split and on some training images; keeps them
+    if they are the best.
+    """
+    detections, seen = predict(run, run.data.val), run.data.seen
+    on_train = predict(run, seen) if seen else None
     skipped.gather(run.data.train.bad)
     run.evaluated = run.trainer.iteration
     if not dist.is_main_process():
@@ -276,7 +281,7 @@ def evaluate(run: Run) -> None:
         preset, stride = EvalPreset(run.opts.image_size), run.trainer.model.mask_stride
         grid = mask_grid_scores(val, preset, run.postprocess, stride, max_dets=limit)
         run.grid = {name: grid.headline[name] for name in ("AP", "AP50")}
-    run.keep_best(scores)
+    run.keep_best(scores, seen and score(seen.ground_truth(), on_train, max_dets=limit))
 
 
 def predict(run: Run, dataset: CocoDataset, threshold: float | None = None) -> list[dict]:
@@ -310,6 +315,8 @@ def finish(run: Run) -> None:
     summary.write(run.folder)
     info(table(Scores(**content["scores"])))
     info(f"predictions.png shows scores above {threshold:.3f} ({origin})")
+    if text := summary.remark(log.read_csv(run.folder / "metrics.csv")):
+        info(text)
     if run.grid:
         numbers = "  ".join(f"{name} {value:.3f}" for name, value in run.grid.items())
         info(f"ground truth through the mask grid and back: {numbers}")

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Draw the loss and the validation AP of runs over time (matplotlib, of requirements-dev.txt).
+# Draw the loss, validation AP and train AP of runs over time (matplotlib, of requirements-dev.txt).
 #   bash sbin/plot_runs.sh [RUN_FOLDER...] [--out curves.png] [--help]
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 use_python requirements.txt requirements-dev.txt

@@ -1,4 +1,4 @@
-"""Entry: run folders -> a figure of their losses and validation AP over time."""
+"""Entry: run folders -> a figure of their losses and APs over time."""
 
 import argparse
 import io
@@ -11,18 +11,20 @@ from data.errors import InputError
 from engine import log, options
 from engine.files import newest_checkpoint
 from engine.log import info
+from engine.report import summary
 from engine.visualize import save_image
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
-    parser = options.Parser("Draw the loss and the validation AP of runs over time.")
+    parser = options.Parser("Draw the loss, validation AP and train AP of runs over time.")
     parser.add_argument("runs", type=Path, nargs="*", help="run folders; the newest if not given")
     parser.add_argument("--out", type=Path, default=Path("curves.png"), help="image file to write")
     return parser.parse_args(argv)
 
 
 def read_run(folder: Path) -> dict[str, np.ndarray]:
-    """Reads minutes, loss, and minutes (`evaluated`), AP, AP50 of the evaluations as arrays.
+    """Reads minutes, loss, and minutes (`evaluated`), AP, AP50 of the evaluations as arrays, and
+    "train AP", NaN where training images were not scored.
 
     Raises:
         InputError: if the folder is no run or has no evaluation yet.
@@ -32,18 +34,19 @@ def read_run(folder: Path) -> dict[str, np.ndarray]:
     rows = log.read_jsonl(folder / "log.jsonl")
     rows = [row for row in rows if "loss" in row]  # in the others all steps were skipped
     evaluations = log.read_csv(folder / "metrics.csv")
-    columns = {name.rpartition("/")[2]: name for name in evaluations[0]}
+    val = summary.evaluated_split(evaluations)
 
     def column(name: str) -> np.ndarray:
-        return np.array([float(row[columns[name]]) for row in evaluations])
+        return np.array([float(row.get(name) or "nan") for row in evaluations])
 
     minutes = np.array([row["minutes"] for row in rows])
     return {
         "minutes": minutes,
         "loss": np.array([row["loss"] for row in rows]),
         "evaluated": np.interp(column("iteration"), [row["iteration"] for row in rows], minutes),
-        "AP": column("AP"),
-        "AP50": column("AP50"),
+        "AP": column(f"{val}/AP"),
+        "AP50": column(f"{val}/AP50"),
+        "train AP": column("train/AP"),
     }
 
 
@@ -54,7 +57,7 @@ def smooth(values: np.ndarray, width: int = 15) -> np.ndarray:
 
 
 def draw_curves(curves: dict[str, dict[str, np.ndarray]], out: Path) -> None:
-    """Draws losses on the left, AP (solid) and AP50 (dashed) on the right."""
+    """Draws losses on the left, AP (solid), AP50 (dashed) and train AP (dotted) on the right."""
     from matplotlib.figure import Figure  # from requirements-dev.txt, used only here
 
     figure = Figure(figsize=(10, 3.6), layout="constrained")
@@ -64,8 +67,11 @@ def draw_curves(curves: dict[str, dict[str, np.ndarray]], out: Path) -> None:
         left.plot(run["minutes"], smooth(run["loss"]), colour)
         right.plot(run["evaluated"], run["AP"], colour, marker=".", label=f"{name}, AP")
         right.plot(run["evaluated"], run["AP50"], colour, linestyle="--", label=f"{name}, AP50")
+        if np.isfinite(run["train AP"]).any():
+            style = {"linestyle": ":", "marker": ".", "label": f"{name}, train AP"}
+            right.plot(run["evaluated"], run["train AP"], colour, **style)
     left.set(xlabel="minutes", ylabel="training loss (running mean)", yscale="log")
-    right.set(xlabel="minutes", ylabel="validation AP", ylim=(0, None))
+    right.set(xlabel="minutes", ylabel="AP", ylim=(0, None))
     for axes in (left, right):
         axes.grid(alpha=0.3)
     right.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize=8)  # beside, over no curve

@@ -7,10 +7,13 @@ from pathlib import Path
 
 from data.errors import InputError
 from engine import checkpoint, files, log, options, skipped
-from engine.coco_ap import Scores
+from engine.coco_ap import NOTHING, Scores
 from engine.files import newest_checkpoint
 from engine.log import info
 from engine.report.tables import pipes, table
+
+LOW_TRAIN_AP = 0.2
+WIDE_GAP = 0.15  # between train AP and val AP, if val AP is also below two thirds of train AP
 
 CONTENTS = {
     "best.pt": "best weights, with their score threshold",
@@ -55,14 +58,16 @@ def speed(rows: list[dict], per_step: int) -> str:
 def facts(folder: Path, content: checkpoint.Fields) -> list[str]:
     """One line per fact; `content` is that of the newest checkpoint."""
     opts, about = content["options"], content["about"]
-    processes = f" in {content['world_size']} processes" if content["world_size"] > 1 else ""
+    alone = content["world_size"] == 1
+    processes = "" if alone else f" in {content['world_size']} processes"
     lines = [
         f"model: {opts['model']}, {about['parameters']:,} parameters",
         f"recipe: {opts['recipe'] or 'none'}",
         f"data: {opts['data'] or opts['train_json']}; {about['train']}; "
         f"evaluated on {about['val']}",
         f"length: {content['iteration']} iterations ({epochs_of(content):.1f} epochs), "
-        f"{content['seconds'] / 60:.1f} minutes, {content['cpu_seconds'] / 60:.1f} CPU minutes",
+        f"{content['seconds'] / 60:.1f} minutes, {content['cpu_seconds'] / 60:.1f} CPU minutes "
+        f"({'process' if alone else 'first process'} and loaders)",
         f"machine: {about['machine']}{processes}, torch {about['torch']}"
         + (", the same bits each time" if about["deterministic"] else ""),
     ]
@@ -76,6 +81,36 @@ def facts(folder: Path, content: checkpoint.Fields) -> list[str]:
     if records := skipped.read(folder):
         lines.append(f"left out: {len(records)} bad records ({skipped.NAME})")
     return lines
+
+
+def evaluated_split(rows: list[dict]) -> str:
+    """The name of the split in rows of metrics.csv that is not a part of the training set."""
+    splits = [name.rpartition("/")[0] for name in rows[-1] if "/" in name]
+    return next(split for split in splits if split != "train")
+
+
+def remark(rows: list[dict]) -> str:
+    """A low train AP or one far above that of the other split in the last row of metrics.csv, in a
+    sentence; empty if there is neither.
+    """
+    if not rows[-1].get("train/AP"):
+        return ""
+    split = evaluated_split(rows)
+    train, val = float(rows[-1]["train/AP"]), float(rows[-1][f"{split}/AP"])
+    if train == NOTHING or val == NOTHING:
+        return ""
+    if train < LOW_TRAIN_AP:
+        return (
+            f"Train AP {train:.3f} is low: the weights do not fit the training images yet; train "
+            "longer (--epochs), try another --lr, or a larger --image-size if objects are small."
+        )
+    if train - val > WIDE_GAP and val < 2 / 3 * train:
+        return (
+            f"Train AP {train:.3f} is far above {split} AP {val:.3f}: the weights overfit; more "
+            "training images or stronger augmentation (--copy-paste, --scale, --colour) help more "
+            "than longer training."
+        )
+    return ""
 
 
 def summary(folder: Path) -> str:
@@ -102,6 +137,11 @@ def summary(folder: Path) -> str:
         wanted = ("iteration", "epoch", "AP", "AP50")
         keys = [name for name in rows[0] if name.rpartition("/")[2] in wanted]
         lines += ["", pipes([keys, *([row[key] for key in keys] for row in rows)], left=0)]
+        if "train/AP" in keys:
+            number = min(content["options"]["eval_train"], content["num_images"])
+            lines += ["", f"train: the same {number} training images in each evaluation"]
+        if text := remark(rows):
+            lines += ["", text]
     return "\n".join(lines) + "\n"
 
 

@@ -26,7 +26,7 @@ from torch.distributed.elastic.multiprocessing import SignalException
 
 from data.errors import InputError
 from data.loaders import TrainSampler
-from engine import checkpoint, dist, evaluate, launch, options, train
+from engine import checkpoint, dist, evaluate, launch, log, options, train
 from mobileinst import zoo
 from mobileinst.layers.freeze import FrozenBatchNorm2d
 from tests.stress import processes as stress_processes
@@ -229,6 +229,7 @@ bits = checkpoint.fingerprint
 
 # With drop path, augmentation, several canvases, trained batch norms and an average.
 STEPS = "--iterations 4 --batch-size 2 --average 0.9 --eval-every 1 --copy-paste 0.3".split()
+STEPS += ["--eval-train", "3"]
 
 
 @pytest.fixture
@@ -260,6 +261,8 @@ def test_three_ranks_stop_together_and_resume_with_the_same_bits(
     for name in ("last.pt", "best.pt"):
         one, two = (checkpoint.load(tmp_path / folder / name) for folder in ("whole", "part"))
         assert bits(one) == bits(two) and one["best"] == two["best"]
+    one, two = (log.read_csv(tmp_path / folder / "metrics.csv") for folder in ("whole", "part"))
+    assert one == two and one[0]["train/AP"]
     rows = [json.loads(line) for line in (tmp_path / "part" / "log.jsonl").open()]
     assert [row["iteration"] for row in rows] == [2, 4]
     assert rows[-1]["epoch"] == 4 * 3 * 2 / 8

@@ -1,8 +1,10 @@
 """The run folder: one writer, a summary at any time, a training without a command line."""
 
 import json
+import multiprocessing
 import subprocess
 import sys
+import time
 import traceback
 import warnings
 from pathlib import Path
@@ -15,6 +17,7 @@ from engine import checkpoint, log, train
 from engine.files import FolderLock
 from engine.options import TrainOptions
 from engine.report import summary
+from engine.run import cpu_seconds
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -87,6 +90,27 @@ def test_cpu_minutes_stand_beside_minutes(toy_run):
     rows = log.read_jsonl(toy_run / "log.jsonl")
     assert all(0 < row["cpu_minutes"] for row in rows[1:]) and "minutes" in rows[0]
     assert checkpoint.load(toy_run / "last.pt")["cpu_seconds"] > 0
+    assert "CPU minutes (process and loaders)" in (toy_run / "summary.md").read_text()
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="only Linux has /proc")
+def test_cpu_time_includes_loaders_that_are_running():
+    def compute(connection):
+        while time.process_time() < 0.3:
+            pass
+        connection.send("done")
+        connection.recv()
+
+    ours, theirs = multiprocessing.Pipe()
+    loader = multiprocessing.get_context("fork").Process(target=compute, args=(theirs,))
+    before = cpu_seconds()
+    loader.start()
+    ours.recv()
+    running = cpu_seconds()
+    ours.send("end")
+    loader.join()
+    ended = cpu_seconds()
+    assert before + 0.25 < running <= ended < running + 0.2  # and is not counted twice
 
 
 def test_more_workers_than_cores_are_taken_without_a_warning(opts, monkeypatch):

@@ -20,6 +20,7 @@ def test_reads_what_the_run_logged(toy_run):
         evaluations = list(csv.reader(file))[1:]
     assert len(run["AP"]) == len(run["evaluated"]) == len(evaluations) == 2
     assert run["evaluated"][-1] == run["minutes"][-1]
+    assert np.isnan(run["train AP"]).all()  # an overfit run
 
 
 def test_smoothing_is_a_mean_that_keeps_constants_and_ends():
