@@ -321,7 +321,7 @@ def finish(run: Run) -> None:
         numbers = "  ".join(f"{name} {value:.3f}" for name, value in run.grid.items())
         info(f"ground truth through the mask grid and back: {numbers}")
     info(f"\nrun folder      {run.folder}\n{summary.contents(run.folder)}\n\nnext:")
-    info(f"  bash sbin/test.sh --checkpoint {shlex.quote(str(path))} --split train")
+    info(f"  bash sbin/test.sh --checkpoint {shlex.quote(str(path))} --diagnose")
     info(f"  bash sbin/visualize.sh --checkpoint {shlex.quote(str(path))}")
 
 
