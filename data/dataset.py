@@ -156,8 +156,7 @@ class CocoDataset:
 
     def with_objects(self) -> list[int]:
         """The images that have objects; crowds are none."""
-        crowds = (self._store.crowd[self._store.rows(i)] for i in self.images.positions)
-        return [index for index, crowd in enumerate(crowds) if not crowd.all()]
+        return np.flatnonzero(self.objects_per_image()).tolist()
 
     def read(self, index: int) -> tuple[Image.Image, Annotation]:
         """One image (RGB, EXIF applied) with its annotation.
@@ -236,6 +235,11 @@ class CocoDataset:
             f"has {len(own)} (only given: {only_given}; only there: {only_own}; the order counts "
             "too): use the annotations the checkpoint was trained with, or train again"
         )
+
+    def objects_per_image(self) -> np.ndarray:
+        """Numbers of objects that are not crowds: int64 [len(self)]."""
+        crowds = (self._store.crowd[self._store.rows(i)] for i in self.images.positions)
+        return np.array([np.count_nonzero(~crowd) for crowd in crowds], dtype=np.int64)
 
     def summary(self) -> str:
         """Images, objects, crowds, empty images, and objects per class, as a short text."""

@@ -70,8 +70,8 @@ class TrainOptions:
     """All options of a training: given values override the recipe, and those the defaults. A wrong
     one raises InputError.
 
-    `origins` holds where each value comes from: "default", "recipe", "user", or "machine" where it
-    follows from the cores; keywords of `set` are named `set.KEY`.
+    `origins` holds where each value comes from: "default", "recipe", "user", "machine" where it
+    follows from the cores, or "data" (engine/fit.py); keywords of `set` are named `set.KEY`.
     """
 
     # fmt: off
@@ -209,7 +209,7 @@ class TrainOptions:
                 listed[self.origins[name]].append(f"{name} {shown(value)}")
         for key, value in self.set.items():
             listed[self.origins[f"set.{key}"]].append(f"{key}={shown(value)}")
-        listed["data"] = [f"{name} {shown(value)}" for name, value in derived.items()]
+        listed["data"] += [f"{name} {shown(value)}" for name, value in derived.items()]
         paragraphs = []
         for origin, items in listed.items():
             start = f"{origin:<10}" + (f"{self.recipe}: " if origin == "recipe" else "")

@@ -110,6 +110,9 @@ RECIPES: dict[str, dict[str, object]] = {
     },
 }
 
+# Recipes whose numbers are changed where the data ask for it (engine/fit.py).
+FITTED = ("small", "small-pretrained", "mask2former-small", "mask2former-small-pretrained")
+
 # The recipe that --overfit or --pretrained chooses instead.
 OVERFIT = {
     "demo": "overfit", "mask2former-demo": "mask2former-overfit",

@@ -12,10 +12,11 @@ from data.dataset import CocoDataset
 from data.errors import InputError
 from data.loaders import covering_canvas, first_images, train_canvases
 from data.presets import EvalPreset, TrainPreset
-from engine import checkpoint, determinism, dist, log, options, skipped
+from engine import checkpoint, determinism, dist, log, options, recipes, skipped
 from engine.coco_ap import Scores, score
 from engine.evaluate import open_splits, predictions
 from engine.files import FolderLock, choose
+from engine.fit import fit_to_data
 from engine.interrupt import GracefulStop, Interrupted
 from engine.log import info
 from engine.loop import NonFiniteError, Trainer
@@ -74,6 +75,9 @@ def open_data(opts: TrainOptions) -> Data:
         preset = EvalPreset(opts.image_size)
         return Data(train, train, preset, [covering_canvas(train, preset)])
     sets["val"].require_classes(train.class_names)
+    if opts.recipe in recipes.FITTED:
+        for name, reason in fit_to_data(opts, train).items():
+            info(f"{name.removeprefix('set.')}: {reason}")
     preset = TrainPreset(
         scale=tuple(opts.scale),
         flip=opts.flip,

@@ -1,0 +1,84 @@
+"""Option values that follow from the training set: what a user would set after reading a manual.
+
+Only values that the user did not give are changed, each with a reason that is printed and kept.
+The rules are our choice, from the ground truth passed through the mask grid and back: an object
+needs about four cells of a side, and a model needs a query per object and some to spare.
+"""
+
+import math
+
+import numpy as np
+
+from data import rle
+from data.dataset import CocoDataset
+from data.loaders import first_images
+from engine.options import TrainOptions
+from mobileinst import zoo
+
+SAMPLE = 200  # images whose objects are measured
+SPARE = 1.25  # queries and answers per object in the fullest image
+SIDE = 16  # pixels that the side of a small object should have
+COARSE_SIDE = 24  # three cells at stride 8: smaller ones need masks at stride 4
+SIZES = (128, 192, 256, 320, 384, 448, 512)
+LARGEST_ZOOM = 2  # more pixels than the files have help the grid, up to here
+STEPS = 1200  # of the shortest useful training; fewer leave the queries without a task
+EVALUATIONS = 6
+
+
+def fit_to_data(opts: TrainOptions, train: CocoDataset) -> dict[str, str]:
+    """Changes options that neither the user nor a fixed recipe chose; option -> reason.
+
+    Keywords of the model are named `set.KEY`, as in `opts.origins`.
+    """
+    reasons = {}
+    keywords = zoo.config_for(opts.model, **opts.set).to_dict()
+
+    def decide(name: str, value: object, reason: str) -> None:
+        if opts.origins.get(name) == "user":
+            return
+        if name.startswith("set."):
+            opts.set[name.removeprefix("set.")] = value
+        else:
+            setattr(opts, name, value)
+        opts.origins[name], reasons[name] = "data", reason
+
+    objects = train.objects_per_image()
+    most = int(objects.max(initial=0))
+    enough = min(1000, math.ceil(SPARE * most / 10) * 10)
+    reason = f"up to {most} objects in an image"
+    for name in ("num_queries", "max_detections"):
+        if enough > keywords[name]:
+            decide(f"set.{name}", enough, reason)
+    sides, short = object_sides(train, first_images(len(train), opts.seed, SAMPLE))
+    if len(sides) and not (opts.canvas or opts.overfit):
+        small = float(np.quantile(sides, 0.25))  # of the short side of the image
+        wanted = min(SIDE / small, LARGEST_ZOOM * short)
+        size = next((size for size in SIZES if size >= wanted), SIZES[-1])
+        if size > opts.image_size:
+            pixels = round(small * opts.image_size)
+            decide(
+                "image_size", size, f"a quarter of the objects is under {pixels} pixels at "
+                f"{opts.image_size}",
+            )  # fmt: skip
+        pixels = round(small * opts.image_size)
+        if keywords.get("mask_stride") == 8 and pixels < COARSE_SIDE:
+            decide("set.mask_stride", 4, f"a quarter of the objects is under {pixels} pixels")
+    if opts.epochs and not opts.overfit:
+        per_epoch = len(train) / (opts.batch_size * opts.accumulate)
+        if opts.epochs * per_epoch < STEPS:
+            epochs = math.ceil(STEPS / per_epoch)
+            decide("epochs", float(epochs), f"{len(train)} images: {STEPS} steps")
+            decide("eval_every", float(max(1, epochs // EVALUATIONS)), "follows from the epochs")
+    return reasons
+
+
+def object_sides(train: CocoDataset, indices: list[int]) -> tuple[np.ndarray, float]:
+    """Square roots of the objects' areas over the short sides of their images, in these images;
+    and the median short side in pixels.
+    """
+    sides, shorts = [np.zeros(0)], [0]
+    for index in indices:
+        annotation = train.annotation(index)
+        shorts.append(min(annotation.orig_size))
+        sides.append(np.sqrt(rle.area(annotation.rles)) / shorts[-1])
+    return np.concatenate(sides), float(np.median(shorts[1:] or [0]))

@@ -1,0 +1,87 @@
+"""Options that follow from the training set, on sets whose numbers are known."""
+
+import numpy as np
+import pytest
+
+from data import rle
+from data.dataset import CocoDataset
+from engine import recipes
+from engine.fit import fit_to_data
+from engine.options import TrainOptions
+
+
+@pytest.fixture
+def drawn(tmp_path):
+    """A function: images, squares per image, their side -> a set of images of 240 x 320."""
+
+    def drawn(images: int, squares: int, side: int) -> CocoDataset:
+        masks = np.zeros((squares, 240, 320), dtype=bool)
+        for k in range(squares):
+            top, left = divmod(k, 320 // side)
+            masks[k, top * side : (top + 1) * side, left * side : (left + 1) * side] = True
+        encoded = [rle.to_json(one) for one in rle.encode(masks)]
+        listed = [
+            {"id": i, "file_name": f"{i}.png", "height": 240, "width": 320} for i in range(images)
+        ]
+        annotations = [
+            {"id": 1 + i * squares + k, "image_id": i, "category_id": 1, "segmentation": mask}
+            for i in range(images)
+            for k, mask in enumerate(encoded)
+        ]
+        for one in listed:
+            (tmp_path / one["file_name"]).touch()
+        categories = [{"id": 1, "name": "cell"}]
+        content = {"images": listed, "annotations": annotations, "categories": categories}
+        return CocoDataset(content, tmp_path)
+
+    return drawn
+
+
+def options(**given) -> TrainOptions:
+    return TrainOptions(recipe="small-pretrained", model="mobileinst_topformer_tiny", **given)
+
+
+def test_large_objects_in_many_images_change_nothing(drawn):
+    opts = options()
+    assert fit_to_data(opts, drawn(500, 4, 60)) == {}
+    assert opts.plain() == options().plain()
+
+
+def test_many_small_objects(drawn):
+    """90 squares of 12 in 240: at 256 they are 12.8 pixels wide, 16 need 320 and are under 24."""
+    opts = options()
+    reasons = fit_to_data(opts, drawn(500, 90, 12))
+    assert opts.set["num_queries"] == opts.set["max_detections"] == 120  # 1.25 · 90, in tens
+    assert opts.image_size == 320 and opts.set["mask_stride"] == 4
+    assert reasons["set.num_queries"] == "up to 90 objects in an image"
+    assert reasons["image_size"] == "a quarter of the objects is under 13 pixels at 256"
+    assert {opts.origins[name] for name in reasons} == {"data"}
+    described = opts.describe({})
+    assert "image_size 320" in described.partition("\ndata ")[2].partition("\nmachine")[0]
+
+
+def test_few_images_get_more_epochs(drawn):
+    opts = options()
+    reasons = fit_to_data(opts, drawn(20, 2, 60))
+    assert opts.epochs == 480 and opts.eval_every == 80  # 1200 steps of 8
+    assert reasons["epochs"] == "20 images: 1200 steps"
+
+
+def test_what_the_user_gave_stays(drawn):
+    given = {"epochs": 3, "image_size": 192, "set": {"num_queries": 7, "mask_stride": 8}}
+    opts = options(**given)
+    fit_to_data(opts, drawn(20, 90, 12))
+    assert (opts.epochs, opts.image_size) == (3, 192)
+    assert (opts.set["num_queries"], opts.set["mask_stride"]) == (7, 8)
+    assert opts.set["max_detections"] == 120
+
+
+def test_no_objects_and_other_systems(drawn):
+    assert "epochs" in fit_to_data(options(), drawn(3, 0, 1))
+    opts = TrainOptions(recipe="mask2former-small", model="mask2former_swin_tiny")
+    fit_to_data(opts, drawn(800, 90, 12))
+    assert opts.set["num_queries"] == 120 and "mask_stride" not in opts.set
+
+
+def test_fitted_recipes_exist():
+    assert set(recipes.FITTED) <= recipes.RECIPES.keys()
