@@ -77,7 +77,9 @@ def open_data(opts: TrainOptions) -> Data:
     sets["val"].require_classes(train.class_names)
     if opts.recipe in recipes.FITTED:
         for name, reason in fit_to_data(opts, train).items():
-            info(f"{name.removeprefix('set.')}: {reason}")
+            key = name.removeprefix("set.")
+            value = opts.set[key] if name.startswith("set.") else getattr(opts, name)
+            info(f"{key} {value:g}: {reason}")
     preset = TrainPreset(
         scale=tuple(opts.scale),
         flip=opts.flip,
