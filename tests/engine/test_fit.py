@@ -60,6 +60,14 @@ def test_many_small_objects(drawn):
     assert "image_size 320" in described.partition("\ndata ")[2].partition("\nmachine")[0]
 
 
+def test_larger_images_come_in_smaller_batches(drawn):
+    opts = options()
+    reasons = fit_to_data(opts, drawn(500, 300, 8))
+    assert (opts.image_size, opts.batch_size) == (512, 4)  # 16 pixels of a side of 8 in 240
+    assert reasons["batch_size"] == "images of 512 take time and memory"
+    assert opts.epochs == 24  # 500 images: 3000 steps
+
+
 def test_few_images_get_more_epochs(drawn):
     opts = options()
     reasons = fit_to_data(opts, drawn(20, 2, 60))
