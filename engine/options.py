@@ -71,7 +71,8 @@ class TrainOptions:
     one raises InputError.
 
     `origins` holds where each value comes from: "default", "recipe", "user", "machine" where it
-    follows from the cores, or "data" (engine/fit.py); keywords of `set` are named `set.KEY`.
+    follows from the cores, "data" (engine/fit.py), "weights" or "run" (engine/start_weights.py);
+    keywords of `set` are named `set.KEY`. `given` are the values of the user.
     """
 
     # fmt: off
@@ -99,6 +100,9 @@ class TrainOptions:
     pretrained: Path | None = option(
         None, Path, "start from these weights: of a backbone, or a checkpoint of any class list",
         metavar="FILE")
+    from_scratch: bool = option(
+        False, bool, "start from random values; else from --pretrained or an ImageNet file in "
+        "datasets/weights, and without --model a model that has one")
 
     epochs: float | None = option(
         None, positive_real, "length in passes over the training set; 60 if nothing is given",
@@ -166,6 +170,9 @@ class TrainOptions:
             for name, value in given.items()
             if value is not None
         }
+        self.given = dict(given)
+        if given.get("from_scratch") and "pretrained" in given:
+            raise InputError("--from-scratch and --pretrained are two starts; give one of them")
         chosen = {}
         if "recipe" in given:
             given["recipe"], chosen = recipes.values_of(
@@ -181,6 +188,7 @@ class TrainOptions:
             origin = "user" if name in given else "recipe" if name in chosen else "default"
             self.origins[name] = origin
             setattr(self, name, given.get(name, chosen.get(name, each.default)))
+        self.from_scratch = self.from_scratch and not self.pretrained
         if self.scale[0] > self.scale[1]:
             raise InputError(f"--scale {shown(self.scale)}: give the smaller number first")
         if "drops" in given and self.schedule != "multistep":
@@ -196,6 +204,13 @@ class TrainOptions:
             self.workers = values.default_workers(self.workers or 2)
             self.origins["workers"] = "machine"
 
+    def changed(self, values: dict[str, object], origin: str) -> "TrainOptions":
+        """These options with other values of this origin, and the recipe for them."""
+        values = {name: v for name, v in values.items() if v != getattr(self, name)}
+        changed = TrainOptions(**self.given | values) if values else self
+        changed.origins |= dict.fromkeys(values, origin)
+        return changed
+
     def plain(self) -> dict:
         """Plain values by name, paths as text."""
         found = {each.name: getattr(self, each.name) for each in fields(self)}
@@ -203,7 +218,8 @@ class TrainOptions:
 
     def describe(self, derived: dict[str, object]) -> str:
         """Every value, one paragraph per origin; `derived` are those that follow from the data."""
-        listed = {"user": [], "recipe": [], "data": [], "machine": [], "default": []}
+        origins = ("user", "run", "weights", "recipe", "data", "machine", "default")
+        listed = {origin: [] for origin in origins}
         for name, value in self.plain().items():
             if name not in ("set", "recipe", *derived) and not is_unset(value):
                 listed[self.origins[name]].append(f"{name} {shown(value)}")

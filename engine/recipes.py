@@ -34,6 +34,16 @@ RECIPES: dict[str, dict[str, object]] = {
         "batch_size": 8, "epochs": 50, "eval_every": 25, "lr": 2e-3, "average": 0.998,
         "set": SMALL_MOBILEINST | {"num_queries": 25},
     },
+    # The same from a pretrained backbone, at 256 x 192 with masks at stride 4. Known result:
+    # EfficientNet-Lite0, val AP 0.386, AP50 0.702.
+    "demo-pretrained": {
+        **MOBILEINST, "image_size": 192, "canvas": [(192, 256)], "scale": (0.8, 1.4),
+        "batch_size": 8, "epochs": 20, "eval_every": 10, "lr": 2e-3, "backbone_factor": 0.1,
+        "average": 0.998,
+        "set": SMALL_MOBILEINST | {
+            "num_queries": 25, "mask_stride": 4, "frozen_norms": True, "frozen_stride": 4,
+        },
+    },
     # Hundreds to thousands of images, from random values: small images (171 x 128), small batches
     # and many epochs give more steps in the same time. Known result: VOC, val AP 0.098, AP50 0.191.
     "small": {
@@ -77,6 +87,13 @@ RECIPES: dict[str, dict[str, object]] = {
         "batch_size": 2, "epochs": 50, "eval_every": 10, "lr": 1e-3, "average": 0.998,
         "set": SMALL_MASK2FORMER | NARROW_SWIN,
     },
+    # The same from a pretrained backbone.
+    "mask2former-demo-pretrained": {
+        **MASK2FORMER, "image_size": 192, "canvas": [(192, 256)], "scale": (0.8, 1.4),
+        "batch_size": 2, "epochs": 40, "eval_every": 10, "lr": 1e-3, "backbone_factor": 0.1,
+        "average": 0.998,
+        "set": SMALL_MASK2FORMER | {"frozen_norms": True, "frozen_stride": 4},
+    },
     # Hundreds of images, seen at about 341 x 256, from random values.
     "mask2former-small": {
         **MASK2FORMER, "image_size": 256, "scale": (0.7, 1.8), "batch_size": 4, "epochs": 100,
@@ -103,9 +120,9 @@ RECIPES: dict[str, dict[str, object]] = {
     # For engine.tools.reproduce: a few minutes on one CPU core, to a mask AP of about 0.07; the
     # same bits need a fixed number of threads.
     "reproduce": {
-        **MASK2FORMER, "device": "cpu", "threads": 1, "image_size": 128, "canvas": [(128, 192)],
-        "scale": (0.8, 1.4), "batch_size": 2, "epochs": 10, "eval_every": 0, "lr": 1e-3,
-        "warmup": 40, "average": 0.98,
+        **MASK2FORMER, "from_scratch": True, "device": "cpu", "threads": 1, "image_size": 128,
+        "canvas": [(128, 192)], "scale": (0.8, 1.4), "batch_size": 2, "epochs": 10, "eval_every": 0,
+        "lr": 1e-3, "warmup": 40, "average": 0.98,
         "set": SMALL_MASK2FORMER | NARROW_SWIN | {"drop_path": 0.1},
     },
 }
@@ -113,14 +130,19 @@ RECIPES: dict[str, dict[str, object]] = {
 # Recipes whose numbers are changed where the data ask for it (engine/fit.py).
 FITTED = ("small", "small-pretrained", "mask2former-small", "mask2former-small-pretrained")
 
+# Recipes of the built-in sets, and all for which the model follows from the weights at hand.
+DEMOS = ("demo", "demo-pretrained", "mask2former-demo", "mask2former-demo-pretrained")
+ANY_MODEL = (*DEMOS, *FITTED)
+
 # The recipe that --overfit or --pretrained chooses instead.
 OVERFIT = {
     "demo": "overfit", "mask2former-demo": "mask2former-overfit",
     "small": "overfit", "mask2former-small": "mask2former-overfit",
 }
 PRETRAINED = {
+    "demo": "demo-pretrained",
     "small": "small-pretrained",
-    "mask2former-demo": "mask2former-small-pretrained",
+    "mask2former-demo": "mask2former-demo-pretrained",
     "mask2former-small": "mask2former-small-pretrained",
 }
 # fmt: on
@@ -146,3 +168,9 @@ def values_of(
     if not has_swin:
         keywords = {key: value for key, value in keywords.items() if key not in NARROW_SWIN}
     return name, RECIPES[name] | {"set": keywords}
+
+
+def variants(name: str) -> tuple[str, ...]:
+    """A recipe and those that `values_of` can choose instead."""
+    large = ("mask2former-pretrained",) if name in ("mask2former-demo", "mask2former-small") else ()
+    return name, OVERFIT.get(name, name), PRETRAINED.get(name, name), *large

@@ -12,7 +12,7 @@ from data.dataset import CocoDataset
 from data.errors import InputError
 from data.loaders import covering_canvas, first_images, train_canvases
 from data.presets import EvalPreset, TrainPreset
-from engine import checkpoint, determinism, dist, log, options, recipes, skipped
+from engine import checkpoint, determinism, dist, log, options, recipes, skipped, start_weights
 from engine.coco_ap import Scores, score
 from engine.evaluate import open_splits, predictions
 from engine.files import FolderLock, choose
@@ -189,6 +189,9 @@ def prepare(opts: TrainOptions, builder: checkpoint.Builder) -> Iterator[Run]:
         device = dist.device_for(device_for(opts.device))
         determinism.set_up(opts.deterministic, device, opts.threads)
     try:
+        find = start_weights.of_run if opts.resume else start_weights.choose
+        values = dist.broadcast_from_main(lambda: find(opts), InputError)
+        opts = opts.changed(values, "run" if opts.resume else "weights")
         folder = dist.broadcast_from_main(choose_and_lock, InputError)
         with dist.synced_errors(InputError), model_errors():
             file = None
@@ -197,6 +200,7 @@ def prepare(opts: TrainOptions, builder: checkpoint.Builder) -> Iterator[Run]:
                 options.dry_run(opts, file, builder=builder)
         data = dist.local_first(lambda: open_data(opts), InputError)
         derived = derived_options(opts, data)
+        info("\n".join(start_weights.describe(opts.plain())))
         info(opts.describe(derived))
         info(data.train.summary())
         if data.val is not data.train:

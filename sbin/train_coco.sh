@@ -8,6 +8,7 @@
 #     --data DIR --batch-size 4 --accumulate 1 --out DIR          the same on two machines; the
 #     second has NODE_RANK=1. See setup.sh
 #
+# It starts from a TopFormer-base ImageNet file in datasets/weights/, or with --from-scratch.
 # 64 images a step: 8 at a time, accumulated 8 times, in one process. With GPUS=N a step has N times
 # as many images, unless --accumulate is divided by N.
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"

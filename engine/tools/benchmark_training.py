@@ -70,6 +70,7 @@ def main(argv: list[str]) -> None:
             ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool,
         ):
             chosen = ["--recipe", name, *ADDED.get(name, []), "--out", f"{folder}/run"]
+            chosen += [] if "--pretrained" in opts.training else ["--from-scratch"]
             call = pool.submit(measure, [*chosen, *opts.training], opts.steps, opts.memory)
             speed, memory, waiting = call.result()
         rows.append(f"{name:<20}{speed:>10.1f}{memory:>8.2f}{waiting:>18.1%}")

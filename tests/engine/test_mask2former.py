@@ -19,8 +19,9 @@ KEYWORDS = (
     "ffn_width=64 train_points=256"
 )
 OPTIONS = (
-    "--model mask2former_swin_tiny --device cpu --threads 1 --workers 0 --image-size 64 "
-    f"--canvas 64x64 --batch-size 4 --warmup 2 --average 0 --lr 2e-3 --set {KEYWORDS}"
+    "--from-scratch --model mask2former_swin_tiny --device cpu --threads 1 --workers 0 "
+    "--image-size 64 --canvas 64x64 --batch-size 4 --warmup 2 --average 0 --lr 2e-3 "
+    f"--set {KEYWORDS}"
 ).split()
 IN_LINE = ["--workers", "0", "--device", "cpu", "--threads", "1"]
 
@@ -75,7 +76,7 @@ def test_a_run_starts_from_its_weights_with_other_classes(run, toy_coco, tmp_pat
     text = (toy_coco / "annotations" / "instances_train.json").read_text()
     other = tmp_path / "other.json"
     other.write_text(text.replace('"disc"', '"round"'))
-    argv = [*OPTIONS, "--train-json", str(other), "--val-json", str(other)]
+    argv = [*OPTIONS[1:], "--train-json", str(other), "--val-json", str(other)]
     argv += ["--images", str(toy_coco / "train"), "--pretrained", str(run / "best.pt")]
     assert (
         train.main([*argv, "--iterations", "1", "--lr", "1e-9", "--out", str(tmp_path / "x")]) == 0

@@ -77,8 +77,13 @@ def plain(value):
         ("small", {"overfit": 8, "pretrained": "f"}, "overfit"),
         ("demo", {"overfit": 8}, "overfit"),
         ("small", {"pretrained": "f"}, "small-pretrained"),
-        ("demo", {"pretrained": "f"}, "demo"),
+        ("demo", {"pretrained": "f"}, "demo-pretrained"),
         ("mask2former-demo", {"overfit": 8}, "mask2former-overfit"),
+        (
+            "mask2former-demo",
+            {"pretrained": "f", "model": "mask2former_efficientnet_lite0"},
+            "mask2former-demo-pretrained",
+        ),
         ("mask2former-small", {"pretrained": "f"}, "mask2former-pretrained"),
         (
             "mask2former-small",

@@ -27,7 +27,14 @@ def opts(toy_coco, tmp_path):
     """The options of a run of two steps, as a program gives them."""
     keywords = {"width": 32, "kernel_dim": 16, "query_width": 32, "num_heads": 2, "num_queries": 6}
     return {
-        **{"data": toy_coco, "out": tmp_path / "run", "device": "cpu", "threads": 1, "workers": 0},
+        **{
+            "from_scratch": True,
+            "data": toy_coco,
+            "out": tmp_path / "run",
+            "device": "cpu",
+            "threads": 1,
+            "workers": 0,
+        },
         **{"image_size": 64, "canvas": [(64, 64)], "batch_size": 4, "warmup": 4, "set": keywords},
         "iterations": 2,
     }

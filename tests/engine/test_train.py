@@ -367,7 +367,7 @@ def test_a_run_starts_from_the_weights_of_a_file(tiny, toy_run, tmp_path, monkey
     """The average does too; a resumed run has them in its checkpoint and needs the file no more."""
     file, out = tmp_path / "start.pt", tmp_path / "run"
     shutil.copy(toy_run / "best.pt", file)
-    argv = [*tiny, "--iterations", "1", "--out", str(out)]
+    argv = [*tiny[1:], "--iterations", "1", "--out", str(out)]
     with monkeypatch.context() as patch:
         patch.setattr(train, "fit", lambda run: None)
         assert train.main([*argv, "--pretrained", str(file)]) == 0
@@ -390,7 +390,7 @@ def test_part_of_the_weights_is_taken_on_demand_only(tiny, tmp_path, no_finish, 
     state = zoo.build_backbone("topformer_tiny").state_dict()
     part = {name: torch.rand(value.shape) for name, value in state.items() if "layer9" not in name}
     torch.save(part, tmp_path / "part.pth")
-    argv = [*tiny, "--iterations", "1", "--pretrained", str(tmp_path / "part.pth")]
+    argv = [*tiny[1:], "--iterations", "1", "--pretrained", str(tmp_path / "part.pth")]
     with pytest.raises(InputError, match="are missing"):
         train.main([*argv, "--out", str(tmp_path / "none")])
     assert not (tmp_path / "none").exists()

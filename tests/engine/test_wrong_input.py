@@ -15,7 +15,10 @@ from engine import checkpoint, evaluate, options, predict, train, visualize
 from engine.loop import NonFiniteError, Trainer
 from mobileinst import zoo
 
-TRAIN = "--device cpu --threads 1 --workers 0 --image-size 64 --batch-size 4 --iterations 2".split()
+TRAIN = (
+    "--from-scratch --device cpu --threads 1 --workers 0 --image-size 64 --batch-size 4 "
+    "--iterations 2"
+).split()
 ON_CPU = "--device cpu --threads 1".split()
 IN_LINE = [*ON_CPU, "--workers", "0"]
 
@@ -221,7 +224,7 @@ WEIGHTS = [  # what is written to the file, parts of the sentence
 @pytest.mark.parametrize("make, expected", WEIGHTS)
 def test_wrong_weights_are_refused_before_the_data_is_read(complain, voc, tmp_path, make, expected):
     make(tmp_path / "file.pth")
-    said = complain(train.main, *TRAIN, "--data", voc, "--pretrained", tmp_path / "file.pth")
+    said = complain(train.main, *TRAIN[1:], "--data", voc, "--pretrained", tmp_path / "file.pth")
     assert all(words in said for words in [f"{tmp_path}/file.pth: ", *expected.split("|")]), said
     assert not (tmp_path / "home" / "datasets").exists()
 
@@ -231,7 +234,8 @@ def test_resuming_with_other_weights(complain, tiny, toy_coco, toy_run, tmp_path
     argv = [*tiny, "--data", str(toy_coco), "--out", str(out)]
     assert train.main([*argv, "--iterations", "1"]) == 0
     argv += ["--iterations", "2", "--resume", "--pretrained", str(toy_run / "best.pt")]
-    said = complain(train.main, *argv)
+    assert "--from-scratch and --pretrained are two starts" in complain(train.main, *argv)
+    said = complain(train.main, *argv[1:])
     assert f"--pretrained {toy_run}/best.pt did not start this run (nothing did)" in said
 
 

@@ -29,8 +29,8 @@ SYSTEMS = {
     ),
 }
 COMMON = (
-    "--image-size 64 --canvas 64x64 64x128 --batch-size 4 --iterations 200 --warmup 20 "
-    "--average 0 --eval-every 0 --log-every 20 --threads 1"
+    "--from-scratch --image-size 64 --canvas 64x64 64x128 --batch-size 4 --iterations 200 "
+    "--warmup 20 --average 0 --eval-every 0 --log-every 20 --threads 1"
 )
 
 

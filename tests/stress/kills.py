@@ -30,9 +30,9 @@ ROOT = Path(__file__).resolve().parents[2]
 IMAGES, STEP = 16, 4  # of the training split, and of one optimizer step
 EPOCH = IMAGES // STEP  # iterations from one evaluation to the next
 COMMON = (
-    "--device cpu --threads 1 --workers 1 --image-size 64 --canvas 64x64 64x128 --batch-size 2 "
-    "--accumulate 2 --average 0.9 --copy-paste 0.5 --warmup 4 --eval-every 1 --save-every 2 "
-    "--log-every 1"
+    "--from-scratch --device cpu --threads 1 --workers 1 --image-size 64 --canvas 64x64 64x128 "
+    "--batch-size 2 --accumulate 2 --average 0.9 --copy-paste 0.5 --warmup 4 --eval-every 1 "
+    "--save-every 2 --log-every 1"
 ).split()
 SYSTEMS = {
     "MobileInst": (

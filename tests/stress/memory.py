@@ -42,9 +42,9 @@ IMAGES_READ = 960  # evenly from the whole set, by two workers
 MEGABYTE = 1 << 20
 JSON = Path("annotations") / "instances_train.json"
 TRAINING = (
-    "--device cpu --threads 1 --workers 2 --image-size 64 --canvas 64x64 64x128 --batch-size 4 "
-    "--eval-every 0 --log-every 5 --warmup 10 --set width=32 kernel_dim=16 query_width=32 "
-    "num_heads=2 num_queries=6"
+    "--from-scratch --device cpu --threads 1 --workers 2 --image-size 64 --canvas 64x64 64x128 "
+    "--batch-size 4 --eval-every 0 --log-every 5 --warmup 10 --set width=32 kernel_dim=16 "
+    "query_width=32 num_heads=2 num_queries=6"
 )
 BARS = "▁▂▃▄▅▆▇█"
 

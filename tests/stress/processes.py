@@ -36,8 +36,8 @@ SYSTEMS = {
     "encoder_ffn_width=32 num_queries=20 num_layers=3 ffn_width=32 train_points=256",
 }
 TRAINING = (
-    "--device cpu --threads 1 --workers 0 --image-size 64 --canvas 64x64 64x128 --warmup 5 "
-    "--copy-paste 0.3"
+    "--from-scratch --device cpu --threads 1 --workers 0 --image-size 64 --canvas 64x64 64x128 "
+    "--warmup 5 --copy-paste 0.3"
 )
 SPLITS = {  # of eight images: number of processes, options of each
     "1 x 8": (1, "--batch-size 8 --accumulate 1"),

