@@ -77,7 +77,7 @@ class InstanceDecoder(nn.Module):
         frame, the global layer is skipped: the paper's temporal query passing.
         """
         if global_queries is None:
-            global_queries = self.look_global(global_map)
+            global_queries = self.decode_global(global_map)
         positions = self.query_positions.weight
         local_map = max_pool_ceil(mask_features, self.kv_stride // X_MASK_STRIDE)  # [B,D,H/64,W/64]
         first = self.heads(global_queries) if self.training or self.guided else None
@@ -96,7 +96,7 @@ class InstanceDecoder(nn.Module):
         probs = max_pool_ceil(logits, self.kv_stride // self.mask_stride).sigmoid().flatten(2)
         return probs.clamp(min=1e-3).log()[:, None]
 
-    def look_global(self, global_map: Tensor) -> Tensor:
+    def decode_global(self, global_map: Tensor) -> Tensor:
         """The learned queries after the global layer: [B,Q,C]."""
         queries = self.query_features.weight.expand(global_map.shape[0], -1, -1)
         return self.global_layer(
