@@ -17,9 +17,9 @@ import math
 import multiprocessing
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -57,7 +57,11 @@ class Batches(DataLoader):
     """Packed batches; InputErrors are raised, images that are left out noted in the set's `bad`."""
 
     def __init__(
-        self, samples: Samples, sampler: TrainSampler | list[list[Key]], workers: int
+        self,
+        samples: Samples,
+        sampler: Iterable[list[Key]],
+        workers: int,
+        collate: Callable[[list], Any] = collate,
     ) -> None:
         # Forked workers share the set; started otherwise, each would hold a copy. Outside Linux
         # forking is not safe, or missing.
@@ -66,7 +70,7 @@ class Batches(DataLoader):
             samples,
             batch_sampler=sampler,
             num_workers=workers,
-            collate_fn=collate_loaded,
+            collate_fn=functools.partial(collate_loaded, collate=collate),
             generator=torch.Generator(),  # else it would draw from the generator of the training
             worker_init_fn=ignore_signals,
             multiprocessing_context="fork" if workers and fork else None,
@@ -257,7 +261,7 @@ class Samples(Dataset):
         return target if source is None else paste_some(target, source, generator)
 
 
-def collate_loaded(loaded: list[Loaded]) -> Loaded:
+def collate_loaded(loaded: list[Loaded], collate: Callable[[list], Any]) -> Loaded:
     bad = [record for one in loaded for record in one.bad]
     for one in loaded:
         if isinstance(one.item, InputError):

@@ -2,6 +2,8 @@
 # Costs of the models, parts of a training step, ratios between variants.
 #   bash sbin/benchmark.sh [--help]
 #   bash sbin/benchmark.sh --against transformers [--help]   Mask2Former beside that of transformers
+#   bash sbin/benchmark.sh --against maskrcnn [--help]   AP of torchvision's Mask R-CNN on the same
+#     backbone weights (--pretrained FILE), data (--data DIR) and CPU minutes (--cpu-minutes M)
 #   bash sbin/benchmark.sh --training [--help]   images per second, memory and waiting for data of the
 #     recipes `small` and `coco` (640, 8 images, 11 GB), on --data DIR or the built-in demo set
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
@@ -10,13 +12,15 @@ requirements=(requirements.txt) entry=engine.tools.benchmark arguments=() data=(
 for argument in "$@"; do
   case $argument in
     --training) entry=engine.tools.benchmark_training ;;
-    --against | --against=*)
-      requirements+=(requirements-dev.txt) entry=engine.tools.benchmark_peers
-      arguments+=("$argument")
-      ;;
+    --against | --against=*) entry=engine.tools.benchmark_peers arguments+=("$argument") ;;
     *) arguments+=("$argument") ;;
   esac
 done
+if [[ " $* " =~ " --against"[=\ ]"maskrcnn " ]]; then
+  entry=engine.tools.benchmark_maskrcnn
+elif [ $entry = engine.tools.benchmark_peers ]; then
+  requirements+=(requirements-dev.txt)
+fi
 use_python "${requirements[@]}"
 if [ $entry = engine.tools.benchmark_training ] && ! has_data "$@"; then
   data=(--data datasets/demo/VOCdevkit/VOC2012)

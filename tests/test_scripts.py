@@ -9,7 +9,14 @@ import pytest
 from torch.distributed import run as torchrun
 
 from engine import train
-from engine.tools import benchmark, benchmark_peers, benchmark_training, inspect_modules, reproduce
+from engine.tools import (
+    benchmark,
+    benchmark_maskrcnn,
+    benchmark_peers,
+    benchmark_training,
+    inspect_modules,
+    reproduce,
+)
 
 ROOT = Path(__file__).parent.parent
 SCRIPTS = sorted(path.name for path in (ROOT / "sbin").glob("*.sh") if path.name != "setup.sh")
@@ -149,6 +156,10 @@ def test_the_benchmark_measures_variants_peers_or_trainings(tmp_path):
     words = "--rounds 3 --against transformers --threads 1 4"
     peers = recipe(tmp_path, "benchmark.sh", *words.split(), entry=benchmark_peers)
     assert (peers.against, peers.rounds, peers.threads) == ("transformers", 3, [1, 4])
+    for against in ("--against maskrcnn", "--against=maskrcnn"):
+        words = f"--data x {against} --pretrained y"
+        peer = recipe(tmp_path, "benchmark.sh", *words.split(), entry=benchmark_maskrcnn)
+        assert (peer.against, peer.data.name, peer.pretrained.name) == ("maskrcnn", "x", "y")
     words = "--training --data x --recipes coco --lr 1"
     measured = recipe(tmp_path, "benchmark.sh", *words.split(), entry=benchmark_training)
     assert measured.recipes == ["coco"] and measured.training == ["--data", "x", "--lr", "1"]
