@@ -54,7 +54,9 @@ class Loaded(NamedTuple):
 
 
 class Batches(DataLoader):
-    """Packed batches; InputErrors are raised, images that are left out noted in the set's `bad`."""
+    """Packed batches, or what `collate` makes of a list of samples; InputErrors are raised, images
+    that are left out noted in the set's `bad`.
+    """
 
     def __init__(
         self,
