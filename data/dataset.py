@@ -52,7 +52,7 @@ def open_datasets(
     files = {"train": train_json, "val": val_json}
     root = None if data is None else Path(data)
     if root is not None and not root.is_dir():
-        raise InputError(f"{root} is no folder: give the folder of the data set with --data")
+        raise InputError(f"{root} is not a folder: give the folder of the data set with --data")
     sources = {}
     for split in splits:
         if files.get(split) is not None:

@@ -47,7 +47,7 @@ def upright_size(path: Path) -> tuple[int, int]:
 def opened(path: Path, fix: str = "replace the file or drop its record") -> Iterator[Image.Image]:
     """An open image file; what goes wrong while it is used becomes an InputError with `fix`."""
     if os.path.exists(path) and not os.path.isfile(path):  # a pipe would be read forever
-        raise InputError(f"{path} cannot be read as an image (it is no file): {fix}")
+        raise InputError(f"{path} cannot be read as an image (it is not a file): {fix}")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of wrong EXIF and the like

@@ -37,7 +37,7 @@ def find(root: Path, split: str, cache: Path, progress: bool, skip_bad: bool) ->
         if source is not None:
             return source if reader is coco else convert(reader, source, cache, progress, skip_bad)
     raise InputError(
-        f"{root} holds no data set that is known here, looked for "
+        f"{root} holds no data set of a known layout, looked for "
         f"{', '.join(reader.LAYOUT for reader in READERS)}: give a folder of one of these layouts, "
         "or name the files with --train-json, --val-json and --images"
     )

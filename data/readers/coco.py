@@ -73,7 +73,7 @@ def find(root: Path, split: str) -> Source | None:
 def load(path: Path) -> Any:
     """The content of a json file; the functions below check it."""
     if os.path.exists(path) and not path.is_file():  # a pipe or a device would be read forever
-        raise InputError(f"{path} is no file: give the path of a COCO json file")
+        raise InputError(f"{path} is not a file: give the path of a COCO json file")
     try:
         raw = path.read_bytes()
         text = raw.decode(json.detect_encoding(raw))
@@ -84,12 +84,12 @@ def load(path: Path) -> Any:
             f"{path} cannot be read ({reason.strerror}): give the path of a COCO json file"
         ) from None
     except (ValueError, RecursionError) as reason:
-        raise InputError(f"{path} is no json file ({reason}): export it again") from None
+        raise InputError(f"{path} is not a json file ({reason}): export it again") from None
 
 
 def beside(file: Path, split: str, root: Path | None = None) -> Source:
     """An annotation file with the folders in which its images are looked for, in this order."""
-    bases = [base for base in (root, file.parent.parent, file.parent) if base is not None]
+    bases = list(dict.fromkeys(base for base in (root, file.parent.parent, file.parent) if base))
     above = [base.resolve().parent for base in bases]  # the demo set keeps its images there
     folders = SPLIT_FOLDERS.get(split, (split,))
     likely = [file.parent] if file.name == "_annotations.coco.json" else []
@@ -104,7 +104,7 @@ def require_lists(content: Any, source: str | Path) -> None:
     for key in LISTS:
         if not isinstance(content, dict) or not isinstance(content.get(key), list):
             raise InputError(
-                f"{source} is no COCO file, its {key!r} is not a list of records: "
+                f"{source} is not a COCO file, its {key!r} is not a list of records: "
                 "give a json with the lists images, categories and annotations"
             )
 
@@ -205,7 +205,7 @@ def checked(
         what = f"{LISTS[key]} number {number} of the list"
         try:
             if not isinstance(record, dict):
-                raise InputError(f"is no record: write an object with an id into {key!r}")
+                raise InputError(f"is not a record: write an object with an id into {key!r}")
             id_ = whole(record, "id")
             what = f"{LISTS[key]} {id_}"
             found = check(record)

@@ -93,7 +93,7 @@ def names_of(path: Path, advice: str) -> list[str]:
     for name in names:
         if name in (".", "..") or set(name) & set("/\\\0") or len(name) > 200:
             raise InputError(
-                f"{path} lists {name!r}, which is no name of an image: write names without folder "
-                "and suffix"
+                f"{path} lists {name!r}, which is not the name of an image: write names without "
+                "folder and suffix"
             )
     return names

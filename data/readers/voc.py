@@ -67,7 +67,7 @@ def find_root(root: Path) -> Path | None:
         return None  # one folder called JPEGImages is no VOC yet
     if missing[folder]:
         raise InputError(
-            f"{folder} is no whole VOC folder, it lacks {', '.join(missing[folder])}: "
+            f"{folder} is not a whole VOC folder, it lacks {', '.join(missing[folder])}: "
             "unpack the VOC 2012 trainval archive there again"
         )
     return folder

@@ -10,7 +10,7 @@ from engine import checkpoint, files, log, options, skipped, start_weights
 from engine.coco_ap import NOTHING, Scores
 from engine.files import newest_checkpoint
 from engine.log import info
-from engine.report.tables import pipes, table
+from engine.report.tables import number, pipes, table
 
 LOW_TRAIN_AP = 0.2
 WIDE_GAP = 0.15  # between train AP and val AP, if val AP is also below two thirds of train AP
@@ -130,18 +130,22 @@ def summary(folder: Path) -> str:
         best = checkpoint.load(folder / "best.pt")
         split = best["about"]["split"]
         lines += [f"- best weights: iteration {best['iteration']}, split {split}", ""]
-        lines += [table(Scores(**best["scores"]), markdown=True), ""]
+        lines.append(table(Scores(**best["scores"]), markdown=True))
         if best["grid"]:
             limit = best["grid"]["AP"]
-            lines.append(f"Ground truth through the mask grid and back: AP {limit:.3f}")
+            lines += ["", f"Ground truth through the mask grid and back: AP {limit:.3f}"]
     if (folder / "metrics.csv").exists():
         rows = log.read_csv(folder / "metrics.csv")
         wanted = ("iteration", "epoch", "AP", "AP50")
         keys = [name for name in rows[0] if name.rpartition("/")[2] in wanted]
-        lines += ["", pipes([keys, *([row[key] for key in keys] for row in rows)], left=0)]
+        cells = (
+            [number(float(row[key])) if "/" in key and row[key] else row[key] for key in keys]
+            for row in rows
+        )
+        lines += ["", pipes([keys, *cells], left=0)]
         if "train/AP" in keys:
-            number = min(content["options"]["eval_train"], content["num_images"])
-            lines += ["", f"train: the same {number} training images in each evaluation"]
+            count = min(content["options"]["eval_train"], content["num_images"])
+            lines += ["", f"train: the same {count} training images in each evaluation"]
         if text := remark(rows):
             lines += ["", text]
     return "\n".join(lines) + "\n"

@@ -142,8 +142,8 @@ def read_shards(index: Path) -> dict[str, object]:
     for name in places.values():
         if not (isinstance(name, str) and re.fullmatch(r"[\w.-]*\w", name)):
             raise LoadError(
-                f"{index}: names {ascii(name)[:60]} as a file of weights, which is no name of a "
-                f"file beside it; {fix}"
+                f"{index}: names {ascii(name)[:60]} as a file of weights, which is not the name of "
+                f"a file beside it; {fix}"
             )
     fix = f"put all files that {index.name} names beside it"
     shards = [read(index.parent / name, fix) for name in sorted(set(places.values()))]

@@ -133,5 +133,5 @@ def read_json(path: Path, fix: str) -> dict:
     except OSError as error:
         why = error.strerror
     except (ValueError, RecursionError) as error:
-        why = f"is no json ({error})"
+        why = f"is not json ({error})"
     raise LoadError(f"{path}: {why}; {fix}")

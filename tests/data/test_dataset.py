@@ -258,7 +258,7 @@ WRONG = {
     "no images": (lambda c: c.update(images=[], annotations=[]), "lists no images"),
     "no categories": (lambda c: c.update(categories=[], annotations=[]), "has no categories"),
     "no list": (lambda c: c.pop("annotations"), "'annotations' is not a list"),
-    "list of numbers": (lambda c: c.update(images=[1, 2]), "image number 1 .*is no record"),
+    "list of numbers": (lambda c: c.update(images=[1, 2]), "image number 1 .*is not a record"),
     "wrong void": (lambda c: c["images"][0].update(void=[]), "image 0 has a void region .*empty"),
 }
 

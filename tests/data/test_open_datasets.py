@@ -146,7 +146,7 @@ def test_files_named_one_by_one(tiny_coco, tmp_path):
 
 
 def test_what_is_missing_is_named(tiny_coco, tmp_path):
-    with pytest.raises(InputError, match=r"none is no folder: .*--data"):
+    with pytest.raises(InputError, match=r"none is not a folder: .*--data"):
         open_datasets(tmp_path / "none")
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="VOCdevkit/VOC2012.*instances_train.json.*--train-json"):

@@ -118,9 +118,9 @@ LARGE = "--model mask2former_swin_tiny --set"
 # data set, what is wrong with it, other arguments, parts of the sentence
 TRAINING = [
     ("voc", at("SegmentationObject", shutil.rmtree), "",
-     "VOC2012 is no whole VOC folder|it lacks SegmentationObject|unpack"),
+     "VOC2012 is not a whole VOC folder|it lacks SegmentationObject|unpack"),
     ("voc", at("ImageSets", shutil.rmtree), "",
-     "VOC2012 is no whole VOC folder|it lacks ImageSets/Segmentation|unpack"),
+     "VOC2012 is not a whole VOC folder|it lacks ImageSets/Segmentation|unpack"),
     ("voc", at(LIST, Path.unlink), "",
      "Segmentation/train.txt is missing|list one image name per line"),
     ("voc", at(LIST, lambda path: path.write_text("\n")), "",
@@ -150,15 +150,15 @@ TRAINING = [
     ("coco", in_train(lambda c: first(c, "images").update(height=32) or c.update(annotations=[])),
      "--batch-size 8", "0.png is 64 x 64|64 x 32|correct its size"),
     ("coco", in_train(lambda c: c.pop("categories")), "",
-     "instances_train.json is no COCO file|'categories'|give a json"),
+     "instances_train.json is not a COCO file|'categories'|give a json"),
     ("coco", in_train(lambda c: c["categories"][0].update(name="ring")), "",
      "instances_train.json|instances_val.json|different categories|list the same"),
     ("coco", at("annotations/instances_train.json", lambda path: path.write_text('{"images": [')),
-     "", "annotations/instances_train.json is no json file"),
+     "", "annotations/instances_train.json is not a json file"),
     ("none", None, "", "no train annotations|--train-json|--data"),
-    ("none", None, "--data nowhere", "nowhere is no folder|--data"),
+    ("none", None, "--data nowhere", "nowhere is not a folder|--data"),
     ("none", lambda home: (home / "music").mkdir(), "--data music",
-     "music holds no data set that is known here|--train-json"),
+     "music holds no data set of a known layout|--train-json"),
     ("coco", None, "--batch-size 1 --canvas 64x64", "--batch-size 1"),
     ("coco", None, "--resume",
      "runs/mobileinst_topformer_tiny-NNN: no last.pt|without --resume"),
@@ -329,7 +329,7 @@ def test_data_that_moved_away_since_the_training(complain, coco, toy_run, tmp_pa
     content["options"]["data"] = str(tmp_path / "unplugged_disk")
     checkpoint.save(tmp_path / "best.pt", content)
     said = complain(main, "--checkpoint", tmp_path / "best.pt", *IN_LINE)
-    assert "unplugged_disk is no folder" in said and "--data" in said
+    assert "unplugged_disk is not a folder" in said and "--data" in said
 
 
 @pytest.mark.parametrize("main", [evaluate.main, visualize.main])

@@ -349,13 +349,13 @@ def test_an_index_leads_to_no_other_folder(shards, tmp_path, name):
     content = json.loads(shards.read_text())
     content["weight_map"][HUB_NORM] = name
     shards.write_text(json.dumps(content))
-    message = "index.json: names .* no name of a file beside it; get the index"
+    message = "index.json: names .* not the name of a file beside it; get the index"
     with pytest.raises(weights.LoadError, match=message):
         zoo.from_huggingface(tmp_path)
 
 
 INDEX = {
-    "no json": (lambda index: index.write_text("{"), "index.json: is no json"),
+    "no json": (lambda index: index.write_text("{"), "index.json: is not json"),
     "empty": (lambda index: index.write_text("{}"), "index.json: has no weight_map from tensors"),
     "a file missing": (lambda index: next(index.parent.glob("*2.bin")).unlink(), "2.bin: no such"),
     "a file empty": (lambda index: save(index.parent / "model-00002.bin", {}), "are missing"),
@@ -429,8 +429,8 @@ def test_a_folder_that_does_not_fit_is_refused_in_one_sentence(folder, settings,
     "name, content, message",
     [
         ("config.json", None, "config.json: No such file or directory; give the folder"),
-        ("config.json", b"[" * 100_000, "config.json: is no json"),
-        ("config.json", b"\xff\xfe{}", "config.json: is no json"),
+        ("config.json", b"[" * 100_000, "config.json: is not json"),
+        ("config.json", b"\xff\xfe{}", "config.json: is not json"),
         ("model.safetensors", None, "holds no model.safetensors, .* put one beside"),
     ],
 )

@@ -114,7 +114,7 @@ def test_the_folder_is_found_from_above(voc_root, tmp_path):
 def test_half_a_voc_folder_is_named(voc_root):
     for part in ("SegmentationClass", "ImageSets/Segmentation"):
         shutil.rmtree(voc_root / part)
-        with pytest.raises(InputError, match=f"VOC2012 is no whole VOC folder, .*{part}"):
+        with pytest.raises(InputError, match=f"VOC2012 is not a whole VOC folder, .*{part}"):
             voc.find_root(voc_root.parents[1])
     shutil.rmtree(voc_root)
     voc_root.mkdir()
