@@ -91,7 +91,7 @@ def appearing(folder: Path) -> Iterator[Path]:
     InputError if the name is in use, FailedRun if the file system does not allow it.
     """
     if not is_free(folder):
-        raise InputError(f"{folder}: the output folder is in use; choose another --out")
+        raise InputError(f"{folder}: the output folder exists; choose another --out")
     unfinished = folder.with_name(f".{folder.name}.unfinished")
     make_folder(unfinished, replace=True)
     try:
@@ -126,7 +126,7 @@ def choose(out: Path | None, parent: Path, stem: str, resume: bool, overwrite: b
     if not is_free(out):
         if not overwrite:
             raise InputError(
-                f"{out}: the output folder is in use; go on with --resume, "
+                f"{out}: the output folder exists; go on with --resume, "
                 "replace it with --overwrite, or choose another --out"
             )
         if not (out / "options.json").exists():

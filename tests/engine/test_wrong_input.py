@@ -244,14 +244,14 @@ def test_an_output_folder_in_use(complain, toy_coco, toy_run, tmp_path):
     out.mkdir()
     (out / "thesis.txt").write_text("years of work")
     argv = [train.main, *TRAIN, "--data", toy_coco, "--out"]
-    assert f"{out}: the output folder is in use; go on with --resume" in complain(*argv, out)
+    assert f"{out}: the output folder exists; go on with --resume" in complain(*argv, out)
     assert f"{out}: not a run folder" in complain(*argv, out, "--overwrite")
     assert f"{out}: no last.pt to resume from" in complain(*argv, out, "--resume")
     file = out / "thesis.txt"
-    assert f"{file}: the output folder is in use" in complain(*argv, file)
+    assert f"{file}: the output folder exists" in complain(*argv, file)
     assert f"{file}/run: the folder cannot be made" in complain(*argv, file / "run")
     argv = [predict.main, toy_coco / "val", "--checkpoint", toy_run / "best.pt", "--out"]
-    assert f"{out}: the output folder is in use; choose another" in complain(*argv, out, *ON_CPU)
+    assert f"{out}: the output folder exists; choose another" in complain(*argv, out, *ON_CPU)
     assert (out / "thesis.txt").read_text() == "years of work"
 
 
