@@ -44,7 +44,7 @@ def upright_size(path: Path) -> tuple[int, int]:
 
 
 @contextmanager
-def opened(path: Path, fix: str = "replace the file or drop its record") -> Iterator[Image.Image]:
+def opened(path: Path, fix: str = "replace the file or leave it out") -> Iterator[Image.Image]:
     """An open image file; what goes wrong while it is used becomes an InputError with `fix`."""
     if os.path.exists(path) and not os.path.isfile(path):  # a pipe would be read forever
         raise InputError(f"{path} cannot be read as an image (it is not a file): {fix}")
@@ -57,7 +57,7 @@ def opened(path: Path, fix: str = "replace the file or drop its record") -> Iter
     except InputError:
         raise
     except FileNotFoundError:
-        raise InputError(f"{path} is missing: add the file or drop its record") from None
+        raise InputError(f"{path} is missing: add the file or leave it out") from None
     except Exception as reason:  # on bytes that are no image, its readers raise nearly everything
         raise InputError(f"{path} cannot be read as an image ({reason}): {fix}") from None
 

@@ -1,6 +1,7 @@
 """Reads what is in a file of weights, in any of four formats, without running code."""
 
 import argparse
+import errno
 import io
 import json
 import re
@@ -88,8 +89,8 @@ def reason(path: Path, error: Exception) -> str:
         return str(error)
     if asked := re.search(r"GLOBAL ([\w.]+)", str(error)):
         return f"it asks to run {asked[1]}, which is never done"
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
+    if isinstance(error, OSError) and error.strerror and error.errno != errno.EINVAL:
+        return error.strerror  # EINVAL: a position that a file cut short does not have
     with open(path, "rb") as file:
         head = file.read(512)
     if not head:

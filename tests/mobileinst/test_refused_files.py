@@ -75,9 +75,9 @@ def compressed(path, good):
                 archive.writestr(entry, stored.read(entry))
 
 
-def cut_short(path, good):
+def cut_short(path, good, end=-5000):
     torch.save(good, path)
-    path.write_bytes(path.read_bytes()[:-5000])
+    path.write_bytes(path.read_bytes()[:end])
 
 
 def buffers_outside():
@@ -103,6 +103,10 @@ NOT_WEIGHTS = {
     "noise": (bytes(range(256)), KIND),
     "zip": (zip_of_images, "a zip archive that was cut short or holds something else; give"),
     "cut short": (cut_short, "a zip archive that was cut short or holds something else; give"),
+    "cut early": (
+        lambda path, good: cut_short(path, good, 5000),
+        "a zip archive that was cut short or holds",
+    ),
     "compressed": (compressed, "it is compressed, as torch.save never does it; give"),
     "folder": (lambda path: path.mkdir(), "is a folder; give a file of weights"),
     "missing": (lambda path: None, "no such file; give a file of weights"),
