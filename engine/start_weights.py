@@ -5,6 +5,7 @@ backbone is used if its file is there, else EfficientNet-Lite0, whose file pip c
 recipe goes on from random values where there are none; any other training is refused.
 """
 
+import contextlib
 import functools
 from collections.abc import Mapping
 from pathlib import Path
@@ -40,11 +41,16 @@ BACKBONES = {
 } | {f"EfficientNet Lite{size}": f"efficientnet_lite{size}" for size in "012"}
 
 
+def backbone_of(path: Path) -> str | None:
+    """The backbone of a file of weights, None if it holds something else; raises LoadError."""
+    return BACKBONES.get(weights.open_weights(path).source.partition(",")[0])
+
+
 @functools.cache
 def recognised(path: Path, modified: int) -> str | None:
-    """The backbone of a file of weights; None if it holds something else or cannot be read."""
+    """The same for a file that may be unreadable, which is said."""
     try:
-        return BACKBONES.get(weights.open_weights(path).source.partition(",")[0])
+        return backbone_of(path)
     except weights.LoadError as error:
         info(f"left out: {error}")
         return None
@@ -60,16 +66,21 @@ def find(folder: Path = fetch.FOLDER) -> dict[str, Path]:
 
 
 def choose(opts: TrainOptions) -> dict[str, object]:
-    """Values for --model and --pretrained; empty if the user chose the start.
+    """Values for --model and --pretrained; empty if the user chose the start. A backbone's file
+    given with --pretrained alone names its model.
 
     Raises:
         InputError: if there are no weights, and the recipe is not that of a demo set.
     """
-    if opts.pretrained or opts.from_scratch or opts.overfit or not (opts.data or opts.train_json):
-        return {}
     system, backbone = opts.model.partition("_")[0], zoo.config_for(opts.model, **opts.set).backbone
     named = "user" in (opts.origins["model"], opts.origins.get("set.backbone"))
-    named = named or opts.recipe not in (None, *recipes.ANY_MODEL)
+    named = named or opts.given.get("recipe") not in (None, *recipes.ANY_MODEL)
+    if opts.pretrained and not named:
+        with contextlib.suppress(weights.LoadError):  # the training says what is wrong with it
+            if (model := f"{system}_{backbone_of(opts.pretrained)}") in zoo.MODELS:
+                return {"model": model}
+    if opts.pretrained or opts.from_scratch or opts.overfit or not (opts.data or opts.train_json):
+        return {}
     candidates = [backbone] if named else [*PAPER[system], FETCHED]
     there = find()
     found = next((each for each in candidates if each in there), None)

@@ -138,6 +138,15 @@ def test_a_start_that_the_user_chose_stays(weights, given):
     assert start_weights.choose(opts) == {}
 
 
+def test_a_file_of_a_backbone_names_its_model(weights):
+    weights(LITE)
+    file = f"datasets/weights/{LITE}.pth"
+    opts = TrainOptions(recipe="mask2former-small", data="x", pretrained=file)
+    assert start_weights.choose(opts) == {"model": f"mask2former_{LITE}"}
+    opts = TrainOptions(recipe="small", data="x", pretrained=file, model="mobileinst_mobilenet_v2")
+    assert start_weights.choose(opts) == {}
+
+
 def test_a_demo_goes_on_from_random_values(weights, capsys):
     for recipe, backbone in (("demo", TOPFORMER), ("mask2former-demo", SWIN)):
         model, file, kept = chosen(recipe=recipe)
