@@ -224,7 +224,8 @@ WEIGHTS = [  # what is written to the file, parts of the sentence
 @pytest.mark.parametrize("make, expected", WEIGHTS)
 def test_wrong_weights_are_refused_before_the_data_is_read(complain, voc, tmp_path, make, expected):
     make(tmp_path / "file.pth")
-    said = complain(train.main, *TRAIN[1:], "--data", voc, "--pretrained", tmp_path / "file.pth")
+    start = ["--model", "mobileinst_topformer_tiny", "--pretrained", tmp_path / "file.pth"]
+    said = complain(train.main, *TRAIN[1:], "--data", voc, *start)
     assert all(words in said for words in [f"{tmp_path}/file.pth: ", *expected.split("|")]), said
     assert not (tmp_path / "home" / "datasets").exists()
 
