@@ -12,6 +12,7 @@ import numpy as np
 from data import rle
 from data.dataset import CocoDataset
 from data.loaders import first_images
+from engine import dist
 from engine.options import TrainOptions
 from mobileinst import zoo
 
@@ -67,7 +68,7 @@ def fit_to_data(opts: TrainOptions, train: CocoDataset) -> dict[str, str]:
     if opts.image_size >= LARGE and opts.batch_size > LARGE_BATCH:
         decide("batch_size", LARGE_BATCH, f"images of {opts.image_size} take time and memory")
     if opts.epochs and not opts.overfit:
-        per_epoch = len(train) / (opts.batch_size * opts.accumulate)
+        per_epoch = len(train) / (opts.batch_size * opts.accumulate * dist.world_size())
         if opts.epochs * per_epoch < STEPS:
             epochs = math.ceil(STEPS / per_epoch)
             decide("epochs", float(epochs), f"{len(train)} images: {STEPS} steps")

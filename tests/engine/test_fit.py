@@ -75,6 +75,13 @@ def test_few_images_get_more_epochs(drawn):
     assert reasons["epochs"] == "20 images: 1200 steps"
 
 
+def test_the_epochs_count_all_processes(drawn, monkeypatch):
+    monkeypatch.setattr("engine.dist.world_size", lambda: 2)
+    opts = options(batch_size=4)
+    fit_to_data(opts, drawn(20, 2, 60))
+    assert opts.epochs == 480  # as one process with batches of 8
+
+
 def test_what_the_user_gave_stays(drawn):
     given = {"epochs": 3, "image_size": 192, "set": {"num_queries": 7, "mask_stride": 8}}
     opts = options(**given)
