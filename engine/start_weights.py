@@ -41,16 +41,16 @@ BACKBONES = {
 } | {f"EfficientNet Lite{size}": f"efficientnet_lite{size}" for size in "012"}
 
 
-def backbone_of(path: Path) -> str | None:
-    """The backbone of a file of weights, None if it holds something else; raises LoadError."""
-    return BACKBONES.get(weights.open_weights(path).source.partition(",")[0])
+def backbone_in(file: weights.WeightFile) -> str | None:
+    """The backbone that a file of weights holds; None if it holds something else."""
+    return BACKBONES.get(file.source.partition(",")[0])
 
 
 @functools.cache
 def recognised(path: Path, modified: int) -> str | None:
     """The same for a file that may be unreadable, which is said."""
     try:
-        return backbone_of(path)
+        return backbone_in(weights.open_weights(path))
     except weights.LoadError as error:
         info(f"left out: {error}")
         return None
@@ -77,7 +77,8 @@ def choose(opts: TrainOptions) -> dict[str, object]:
     named = named or opts.given.get("recipe") not in (None, *recipes.ANY_MODEL)
     if opts.pretrained and not named:
         with contextlib.suppress(weights.LoadError):  # the training says what is wrong with it
-            if (model := f"{system}_{backbone_of(opts.pretrained)}") in zoo.MODELS:
+            own = backbone_in(weights.open_weights(opts.pretrained))
+            if (model := f"{system}_{own}") in zoo.MODELS:
                 return {"model": model}
     if opts.pretrained or opts.from_scratch or opts.overfit or not (opts.data or opts.train_json):
         return {}

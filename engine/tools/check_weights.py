@@ -5,16 +5,17 @@ import json
 from pathlib import Path
 
 from data.errors import InputError
-from engine import options
+from engine import options, start_weights
 from engine.log import info
 from engine.values import model_errors
-from mobileinst import weights
+from mobileinst import weights, zoo
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
     parser = options.Parser("Print what a file of weights is and whether it loads into a model.")
     parser.add_argument("file", type=Path, help="weights of a backbone, or a checkpoint")
     group = options.add_config(parser)
+    parser.set_defaults(model=None)
     options.add_option(group, "allow_partial")
     names = group.add_mutually_exclusive_group()
     names.add_argument(
@@ -36,6 +37,9 @@ def main(argv: list[str]) -> None:
         classes = [f"class {number}" for number in range(opts.num_classes)]
     with model_errors():
         file = weights.open_weights(opts.file)
+    if opts.model is None:  # the MobileInst of the file's backbone, if there is one
+        found = f"mobileinst_{start_weights.backbone_in(file)}"
+        opts.model = found if found in zoo.MODELS else options.TrainOptions.model
     try:
         report = options.dry_run(opts, file, classes)
     except InputError as error:

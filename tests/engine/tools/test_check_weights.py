@@ -56,6 +56,13 @@ def test_a_file_that_loads(check, tiny_file):
     assert report["prefixes"] == ["backbone."] and report["loaded"]["tensors"] == 314
 
 
+@pytest.mark.parametrize("name", ["efficientnet_lite0", "topformer_small"])
+def test_the_model_follows_from_the_file(check, tmp_path, name):
+    torch.save(zoo.build_backbone(name).state_dict(), tmp_path / "file.pth")
+    printed, why = check(tmp_path / "file.pth")
+    assert why is None and printed.splitlines()[-1] == f"loads into mobileinst_{name}"
+
+
 def test_a_file_of_another_model_is_named_first(check, tiny_file):
     printed, why = check(tiny_file, "--model", "mobileinst_topformer_small")
     assert printed == f"{tiny_file}: TopFormer-T, 314 tensors under 'state_dict'\n"
@@ -107,7 +114,8 @@ def test_the_number_of_classes_follows_from_a_plain_state_dict(check, toy_run, k
 def test_the_model_asked_for_counts(check, tmp_path):
     torch.save(topformer_small().state_dict(), tmp_path / "small.pth")
     assert check(tmp_path / "small.pth", "--model", "mobileinst_topformer_small")[1] is None
-    assert "the model is TopFormer-T" in check(tmp_path / "small.pth")[1]
+    other = check(tmp_path / "small.pth", "--model", "mobileinst_topformer_tiny")
+    assert "the model is TopFormer-T" in other[1]
 
 
 # Published files of Mask2Former
