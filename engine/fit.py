@@ -69,7 +69,7 @@ def fit_to_data(opts: TrainOptions, train: CocoDataset) -> dict[str, str]:
         decide("batch_size", LARGE_BATCH, f"images of {opts.image_size} take time and memory")
     if opts.epochs and not opts.overfit:
         per_epoch = len(train) / (opts.batch_size * opts.accumulate * dist.world_size())
-        if opts.epochs * per_epoch < STEPS:
+        if opts.epochs * per_epoch < STEPS and opts.origins["epochs"] != "user":
             epochs = math.ceil(STEPS / per_epoch)
             decide("epochs", float(epochs), f"{len(train)} images: {STEPS} steps")
             decide("eval_every", float(max(1, epochs // EVALUATIONS)), "follows from the epochs")

@@ -7,6 +7,7 @@ recipe goes on from random values where there are none; any other training is re
 
 import contextlib
 import functools
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -109,14 +110,28 @@ def of_run(opts: TrainOptions) -> dict[str, object]:
     stem = opts.model if named else f"{opts.model.partition('_')[0]}_*"
     saved = options.RUNS.glob(f"{stem}-[0-9][0-9][0-9]/last.pt")
     newest = [path.parent for path in sorted(saved, key=lambda path: path.stat().st_mtime_ns)]
+    recipe = opts.given.get("recipe")
+    if recipe:  # another script may have trained since
+        newest = [folder for folder in newest if may_be_of(folder, recipe)] or newest
     asked = opts.out or options.RUNS / f"{opts.model}-NNN"
     folder = folder_to_resume([opts.out] if opts.out else newest, asked)
-    before, recipe = checkpoint.load(folder / "last.pt")["options"], opts.given.get("recipe")
+    before = checkpoint.load(folder / "last.pt")["options"]
     if recipe and before["recipe"] not in recipes.variants(recipe):
         return {"out": folder}
     names = {"model", "pretrained"} - opts.given.keys()
     names |= {"from_scratch"} if "pretrained" in names else set()
     return {"out": folder, "recipe": before["recipe"]} | {name: before[name] for name in names}
+
+
+def may_be_of(folder: Path, recipe: str) -> bool:
+    """Whether a run was made with a recipe or a variant of it. True for one whose options.json is
+    missing or broken: resuming says what is wrong, and no older run is taken for it.
+    """
+    try:
+        content = json.loads((folder / "options.json").read_text(encoding="utf-8"))
+        return content["recipe"] in recipes.variants(recipe)
+    except (OSError, ValueError, LookupError, TypeError):
+        return True
 
 
 def describe(opts: Mapping[str, object]) -> list[str]:

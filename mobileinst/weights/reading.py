@@ -56,10 +56,6 @@ def read(path: str | Path, fix: str = FIX) -> object:
             return read_safetensors(path)
         if path.suffix == ".whl":
             return read_wheel(path)
-        if zipfile.is_zipfile(path):  # compressed ones may unpack to more than the memory
-            with zipfile.ZipFile(path) as archive:
-                if any(entry.file_size > entry.compress_size for entry in archive.infolist()):
-                    raise PickleRefused("it is compressed, as torch.save never does it")
         return read_torch(path)
     except Exception as error:  # an arbitrary file can fail in nearly any way
         raise LoadError(
@@ -69,6 +65,12 @@ def read(path: str | Path, fix: str = FIX) -> object:
 
 def read_torch(file: Path | io.BytesIO) -> object:
     """Restricted loading of what `torch.save` wrote."""
+    if zipfile.is_zipfile(file):  # compressed ones may unpack to more than the memory
+        with zipfile.ZipFile(file) as archive:
+            if any(entry.file_size > entry.compress_size for entry in archive.infolist()):
+                raise PickleRefused("it is compressed, as torch.save never does it")
+    if isinstance(file, io.BytesIO):
+        file.seek(0)
     with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's about the pickle
         return torch.load(file, map_location="cpu", weights_only=True)

@@ -89,6 +89,8 @@ def test_what_the_user_gave_stays(drawn):
     assert (opts.epochs, opts.image_size) == (3, 192)
     assert (opts.set["num_queries"], opts.set["mask_stride"]) == (7, 8)
     assert opts.set["max_detections"] == 120
+    assert opts.eval_every == options().eval_every  # not that of epochs that were never chosen
+    assert opts.origins["eval_every"] == "recipe"
 
 
 def test_no_objects_and_other_systems(drawn):

@@ -202,3 +202,19 @@ def test_a_run_goes_on_with_its_own_model_and_weights(
     text = summary.summary(folder)
     assert text.startswith(f"mobileinst_{LITE}, from the weights") and f"# {folder.name}" in text
     assert [path.name for path in Path("runs").iterdir()] == [folder.name]
+
+
+def test_the_newest_run_of_the_recipe_goes_on(tiny, weights, capsys, no_finish):
+    """Whatever another script has trained since; broken options.json keep a run the newest."""
+    argv, goes_on = [*tiny, "--iterations", "1"], ["--recipe", "small", "--resume"]
+    for recipe in ("small", "demo"):
+        assert train.main([*argv, "--recipe", recipe]) == 0
+    first, second = sorted(Path("runs").iterdir())
+    opts = TrainOptions(recipe="small", resume=True)
+    assert start_weights.of_run(opts)["out"] == first
+    assert train.main([*argv, *goes_on]) == 0
+    assert "resumed at iteration 1 of 1" in capsys.readouterr().out
+    assert start_weights.of_run(TrainOptions(recipe="demo", resume=True))["out"] == second
+    assert start_weights.of_run(TrainOptions(recipe="coco", resume=True))["out"] == second
+    (second / "options.json").write_text("{")
+    assert start_weights.of_run(opts)["out"] == second

