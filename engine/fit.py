@@ -52,7 +52,7 @@ def fit_to_data(opts: TrainOptions, train: CocoDataset) -> dict[str, str]:
         if enough > keywords[name]:
             decide(f"set.{name}", enough, reason)
     sides, short = object_sides(train, first_images(len(train), opts.seed, SAMPLE))
-    if len(sides) and not (opts.canvas or opts.overfit):
+    if len(sides) and not opts.canvas:
         small = float(np.quantile(sides, 0.25))  # of the short side of the image
         wanted = min(SIDE / small, LARGEST_ZOOM * short)
         size = next((size for size in SIZES if size >= wanted), SIZES[-1])
@@ -67,7 +67,7 @@ def fit_to_data(opts: TrainOptions, train: CocoDataset) -> dict[str, str]:
             decide("set.mask_stride", 4, f"a quarter of the objects is under {pixels} pixels")
     if opts.image_size >= LARGE and opts.batch_size > LARGE_BATCH:
         decide("batch_size", LARGE_BATCH, f"images of {opts.image_size} take time and memory")
-    if opts.epochs and not opts.overfit:
+    if opts.epochs:
         per_epoch = len(train) / (opts.batch_size * opts.accumulate * dist.world_size())
         if opts.epochs * per_epoch < STEPS and opts.origins["epochs"] != "user":
             epochs = math.ceil(STEPS / per_epoch)
