@@ -13,7 +13,7 @@ from torch import nn
 
 from data.errors import InputError
 from engine import files
-from engine.log import first_of
+from engine.log import first_of, info
 from engine.loop import NonFiniteError, Trainer
 from mobileinst import weights, zoo
 from mobileinst.set_prediction.losses import Criterion
@@ -67,6 +67,17 @@ def load(path: Path) -> Fields:
     for name in content.keys() & {"options", "best"}:
         content[name] = Fields(content[name], f"{path}: its '{name}'")
     return Fields(content, f"{path}:")
+
+
+def load_if_whole(path: Path) -> Fields | None:
+    """The same; None if it is missing or cannot be used, which is printed."""
+    if not path.exists():
+        return None
+    try:
+        return load(path)
+    except InputError as error:
+        info(f"left out: {error}")
+        return None
 
 
 def is_state(value: object) -> bool:

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from data.errors import InputError
 
@@ -62,6 +63,14 @@ def write_json(path: Path, content: dict | list, fix: str | None = None) -> None
     """Writes json atomically; the errors are those of `replacing`."""
     with replacing(path, fix) as temporary:
         temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
+
+
+def read_json(path: Path) -> Any:
+    """The content of a json file of a run; None if it is missing or damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
 
 
 def is_free(folder: Path) -> bool:

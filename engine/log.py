@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import os
 import time
 from collections import Counter
@@ -106,36 +107,54 @@ def write_csv(path: Path, rows: list[dict]) -> None:
 
 def append_csv(path: Path, row: dict) -> None:
     """Appends a row by rewriting the file: half a row would look like a whole one."""
-    write_csv(path, [*(read_csv(path) if path.exists() else []), row])
+    write_csv(path, [*read_csv(path), row])
+
+
+def whole_lines(path: Path) -> list[str]:
+    """The lines of a log that are complete; none if it is missing or cannot be read."""
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    except OSError:
+        return []
+    return [line for line in lines[:-1] if "\0" not in line]
 
 
 def read_csv(path: Path) -> list[dict]:
-    """The rows of a CSV file as dicts of texts."""
-    with open(path, encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
+    """The undamaged rows of a `metrics.csv` as dicts of texts; none if it is missing."""
+
+    def is_number(text: object) -> bool:
+        try:
+            return text == "" or math.isfinite(float(text))
+        except (TypeError, ValueError):
+            return False
+
+    rows = csv.DictReader(whole_lines(path))
+    return [row for row in rows if "iteration" in row and all(map(is_number, row.values()))]
 
 
 def read_jsonl(path: Path) -> list[dict]:
-    """The rows of a JSON lines file up to the first incomplete one, which a crash may leave."""
+    """The undamaged rows of a `log.jsonl`; none if it is missing."""
     rows = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
+    for line in whole_lines(path):
+        with suppress(ValueError):
             rows.append(json.loads(line))
-        except ValueError:
-            break
-    return rows
+    return [row for row in rows if isinstance(row, dict) and "iteration" in row]
 
 
-def truncate_after(folder: Path, iteration: int, evaluated: int) -> None:
-    """Drops log rows after `iteration` and scores after `evaluated`: a resumed run repeats them."""
+def truncate_after(folder: Path, iteration: int, evaluated: int) -> str:
+    """Drops log rows after `iteration` and scores after `evaluated`: a resumed run repeats them.
+    Returns what is left, in words.
+    """
     log, metrics = folder / "log.jsonl", folder / "metrics.csv"
-    if log.exists():
-        rows = [row for row in read_jsonl(log) if row["iteration"] <= iteration]
-        with files.replacing(log) as temporary:
-            temporary.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    if metrics.exists():
-        rows = [row for row in read_csv(metrics) if int(row["iteration"]) <= evaluated]
-        if rows:
-            write_csv(metrics, rows)
-        else:
-            metrics.unlink()
+    steps = [row for row in read_jsonl(log) if row["iteration"] <= iteration]
+    scores = [row for row in read_csv(metrics) if int(row["iteration"]) <= evaluated]
+    with files.replacing(log) as temporary:
+        temporary.write_text("".join(json.dumps(row) + "\n" for row in steps), encoding="utf-8")
+    if scores:
+        write_csv(metrics, scores)
+    else:
+        metrics.unlink(missing_ok=True)
+    return ", ".join(
+        f"{path.name}: rows up to {rows[-1]['iteration']}" if rows else f"{path.name}: no rows"
+        for path, rows in ((log, steps), (metrics, scores))
+    )

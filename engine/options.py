@@ -237,14 +237,6 @@ class TrainOptions:
         return "\n".join(paragraphs)
 
 
-class LastLength(argparse.Action):
-    """Of --epochs and --iterations the later one counts."""
-
-    def __call__(self, parser, namespace, value, option_string=None) -> None:
-        namespace.epochs = namespace.iterations = None
-        setattr(namespace, self.dest, value)
-
-
 def train_options(argv: list[str], description: str) -> TrainOptions:
     """The options of a training from a command line."""
     parser = Parser(description)
@@ -253,8 +245,7 @@ def train_options(argv: list[str], description: str) -> TrainOptions:
     for each in fields(TrainOptions):
         if each.metadata["group"]:
             group = parser.add_argument_group(each.metadata["group"])
-        is_length = each.name in ("epochs", "iterations")
-        add_option(group, each.name, **({"action": LastLength} if is_length else {}))
+        add_option(group, each.name)
     # None stays where the user gave nothing: defaults are only for --help.
     given = parser.parse_args(argv, argparse.Namespace(**dict.fromkeys(names)))
     return TrainOptions(**{name: getattr(given, name) for name in names})

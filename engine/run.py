@@ -23,6 +23,7 @@ from engine.log import info
 from engine.loop import Trainer
 from engine.options import TrainOptions
 from engine.report import draw
+from engine.report.tables import number
 from engine.values import shown
 from mobileinst import weights, zoo
 from mobileinst.set_prediction.postprocess import Postprocess
@@ -184,19 +185,26 @@ class Run:
                 f"start a new run with --pretrained {path}"
             ) from error
         self.saved, self.evaluated = self.trainer.iteration, content["evaluated"]
-        if content["best"]["iteration"] and not (self.folder / "best.pt").exists():
-            # Without the weights of that score the next evaluation is the best.
-            info(f"{self.folder}: best.pt is missing, the next evaluation writes a new one")
-            self.evaluated = min(self.evaluated, self.trainer.iteration - 1)
-        else:
+        kept = checkpoint.load_if_whole(self.folder / "best.pt")
+        if kept and kept.get("best") == content["best"]:
             self.best = dict(content["best"])
+        elif content["best"]["iteration"]:  # a score without its weights does not count
+            info(
+                f"{self.folder}: best.pt is missing or not that of last.pt; the score of iteration "
+                f"{content['best']['iteration']} is dropped, the next evaluation writes best.pt"
+            )
+            self.evaluated = min(self.evaluated, self.trainer.iteration - 1)
         self.started -= content["seconds"]
         self.cpu_started -= content["cpu_seconds"]
         if dist.is_main_process():
             for unfinished in self.folder.glob("*.tmp"):
                 unfinished.unlink()
-            log.truncate_after(self.folder, self.trainer.iteration, self.evaluated)
+            info(log.truncate_after(self.folder, self.trainer.iteration, self.evaluated))
             self.write_options()
+            of_start = ["train_batch.png", *(["weights.json"] if self.opts.pretrained else [])]
+            gone = [name for name in of_start if not (self.folder / name).exists()]
+            if gone:
+                info(f"{self.folder}: without {', '.join(gone)}, which only a start writes")
         for name, now in self.opts.plain().items():
             before = content["options"].get(name)
             if name not in ("resume", "out", "overwrite") and now != before:
@@ -297,23 +305,24 @@ class Run:
         )
 
     def keep_best(self, scores: Scores, seen: Scores | None) -> None:
-        """Adds a row to `metrics.csv`, and writes `best.pt` if the score is the highest so far.
-        `seen` are the scores on training images.
+        """Adds a row to `metrics.csv`, and writes `best.pt` if no score so far is higher: of equal
+        ones the later counts, so without any score it is the last. `seen` are the scores on
+        training images.
         """
         iteration, name, numbers = self.trainer.iteration, self.data.val.name, scores.headline
         row = {"iteration": iteration, "epoch": round(self.epoch_of(iteration), 3)}
         row |= {f"{name}/{key}": round(value, 5) for key, value in numbers.items()}
         text = (
-            f"{name} at iteration {iteration}: mask AP {numbers['AP']:.3f}  "
-            f"AP50 {numbers['AP50']:.3f}  AR100 {numbers['AR100']:.3f}"
+            f"{name} at iteration {iteration}: mask AP {number(numbers['AP'])}  "
+            f"AP50 {number(numbers['AP50'])}  AR100 {number(numbers['AR100'])}"
         )
         if seen:
             on_train = {key: seen.headline[key] for key in ("AP", "AP50")}
             row |= {f"train/{key}": round(value, 5) for key, value in on_train.items()}
-            text += f"  train AP {on_train['AP']:.3f}  AP50 {on_train['AP50']:.3f}"
+            text += f"  train AP {number(on_train['AP'])}  AP50 {number(on_train['AP50'])}"
         log.append_csv(self.folder / "metrics.csv", row)
         info(text)
-        if numbers["AP"] <= self.best["AP"]:
+        if numbers["AP"] < self.best["AP"]:
             return
         threshold = scores.best_threshold
         self.best = {"AP": numbers["AP"], "iteration": iteration, "threshold": threshold}

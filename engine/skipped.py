@@ -1,6 +1,5 @@
 """What --skip-bad-records left out: kept in the folder of a run, and listed at the end."""
 
-import json
 from pathlib import Path
 
 from data.errors import BadRecord, BadRecords, printable
@@ -33,9 +32,8 @@ def write(folder: Path, bad: BadRecords) -> None:
 def read(folder: Path) -> list[BadRecord]:
     """What a run has left out so far; nothing if the file is missing or not one of ours."""
     try:
-        records = json.loads((folder / NAME).read_text(encoding="utf-8"))
-        return [BadRecord(**record) for record in records]
-    except (OSError, ValueError, TypeError):
+        return [BadRecord(**record) for record in files.read_json(folder / NAME) or ()]
+    except TypeError:
         return []
 
 

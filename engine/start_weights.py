@@ -7,12 +7,11 @@ recipe goes on from random values where there are none; any other training is re
 
 import contextlib
 import functools
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
 from data.errors import InputError
-from engine import checkpoint, fetch, options, recipes
+from engine import checkpoint, fetch, files, options, recipes
 from engine.files import folder_to_resume
 from engine.log import info
 from engine.options import TrainOptions
@@ -128,9 +127,9 @@ def may_be_of(folder: Path, recipe: str) -> bool:
     missing or broken: resuming says what is wrong, and no older run is taken for it.
     """
     try:
-        content = json.loads((folder / "options.json").read_text(encoding="utf-8"))
+        content = files.read_json(folder / "options.json")
         return content["recipe"] in recipes.variants(recipe)
-    except (OSError, ValueError, LookupError, TypeError):
+    except (LookupError, TypeError):
         return True
 
 

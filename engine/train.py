@@ -72,6 +72,12 @@ def open_data(opts: TrainOptions) -> Data:
     if opts.overfit:
         train = train.subset(first_images(len(train), opts.seed, opts.overfit))
         train.name = f"overfit-{len(train)}"  # never called val
+    if not train.with_objects():
+        raise InputError(
+            f"{train.source}: no image of {train.name} has an object to train on, crowds do not "
+            "count; give annotations with objects, or read crowds so with --crowd-as-instances"
+        )
+    if opts.overfit:
         preset = EvalPreset(opts.image_size)
         return Data(train, train, preset, [covering_canvas(train, preset)])
     sets["val"].require_classes(train.class_names)
@@ -104,6 +110,20 @@ def total_iterations(opts: TrainOptions, images: int) -> int:
         return opts.iterations
     per_step = opts.batch_size * opts.accumulate * dist.world_size()
     return max(1, round(opts.epochs * images / per_step))
+
+
+def shorten_warmup(opts: TrainOptions, iterations: int) -> None:
+    """Ends the warm-up after a tenth of a run that would not reach its learning rate; one that the
+    user gave stays. Both are printed.
+    """
+    if opts.warmup < iterations:
+        return
+    length = f"the run has {iterations} iterations"
+    if opts.origins["warmup"] == "user":
+        info(f"warmup {opts.warmup}: {length}, it ends below the learning rate {opts.lr:g}")
+        return
+    info(f"warmup {iterations // 10}: {length}, with {opts.warmup} it would end below --lr")
+    opts.warmup, opts.origins["warmup"] = iterations // 10, "data"
 
 
 def derived_options(opts: TrainOptions, data: Data) -> dict[str, object]:
@@ -200,6 +220,7 @@ def prepare(opts: TrainOptions, builder: checkpoint.Builder) -> Iterator[Run]:
                 file = weights.open_weights(opts.pretrained)
                 options.dry_run(opts, file, builder=builder)
         data = dist.local_first(lambda: open_data(opts), InputError)
+        shorten_warmup(opts, total_iterations(opts, len(data.train)))
         derived = derived_options(opts, data)
         info(opts.describe(derived))
         info(data.train.summary())
@@ -324,6 +345,7 @@ def finish(run: Run) -> None:
     run.save_image("predictions.png", prediction_grid(shown, found, threshold, title=title))
     summary.write(run.folder)
     info(table(Scores(**content["scores"])))
+    info(summary.about_best(content))
     info(f"predictions.png shows scores above {threshold:.3f} ({origin})")
     if text := summary.remark(log.read_csv(run.folder / "metrics.csv")):
         info(text)

@@ -9,6 +9,7 @@ from PIL import Image
 
 from data.errors import InputError
 from engine import log, options
+from engine.coco_ap import NOTHING
 from engine.files import newest_checkpoint
 from engine.log import info
 from engine.report import summary
@@ -24,20 +25,24 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
 def read_run(folder: Path) -> dict[str, np.ndarray]:
     """Reads minutes, loss, and minutes (`evaluated`), AP, AP50 of the evaluations as arrays, and
-    "train AP", NaN where training images were not scored.
+    "train AP"; NaN where there was nothing to score.
 
     Raises:
         InputError: if the folder is no run or has no evaluation yet.
     """
-    if not (folder / "metrics.csv").is_file() or not (folder / "log.jsonl").is_file():
-        raise InputError(f"{folder}: no run with an evaluation; give folders below runs/")
     rows = log.read_jsonl(folder / "log.jsonl")
     rows = [row for row in rows if "loss" in row]  # in the others all steps were skipped
     evaluations = log.read_csv(folder / "metrics.csv")
+    if not rows or not evaluations:
+        raise InputError(
+            f"{folder}: no run with an evaluation in its log.jsonl and metrics.csv; give folders "
+            f"below {options.RUNS}/"
+        )
     val = summary.evaluated_split(evaluations)
 
     def column(name: str) -> np.ndarray:
-        return np.array([float(row.get(name) or "nan") for row in evaluations])
+        values = np.array([float(row.get(name) or "nan") for row in evaluations])
+        return np.where(values == NOTHING, np.nan, values)
 
     minutes = np.array([row["minutes"] for row in rows])
     return {

@@ -1,7 +1,6 @@
 """Entry: a run folder -> its summary.md: what was trained, how long, and how good it is."""
 
 import argparse
-import json
 from collections import Counter
 from pathlib import Path
 
@@ -71,10 +70,9 @@ def facts(folder: Path, content: checkpoint.Fields) -> list[str]:
         f"machine: {about['machine']}{processes}, torch {about['torch']}"
         + (", the same bits each time" if about["deterministic"] else ""),
     ]
-    if (folder / "log.jsonl").exists() and (rows := log.read_jsonl(folder / "log.jsonl")):
+    if rows := log.read_jsonl(folder / "log.jsonl"):
         lines.append(f"speed: {speed(rows, images_per_step(content))}")
-    if (folder / "weights.json").exists():
-        report = json.loads((folder / "weights.json").read_text(encoding="utf-8"))
+    if report := files.read_json(folder / "weights.json"):
         lines.append(f"started from: {report['path']}: {report['source']}")
     if content.get("skipped"):
         lines.append(f"skipped: {content['skipped']} steps with a loss or gradient not finite")
@@ -93,7 +91,7 @@ def remark(rows: list[dict]) -> str:
     """A low train AP or one far above that of the other split in the last row of metrics.csv, in a
     sentence; empty if there is neither.
     """
-    if not rows[-1].get("train/AP"):
+    if not rows or not rows[-1].get("train/AP"):
         return ""
     split = evaluated_split(rows)
     train, val = float(rows[-1]["train/AP"]), float(rows[-1][f"{split}/AP"])
@@ -113,29 +111,35 @@ def remark(rows: list[dict]) -> str:
     return ""
 
 
+def about_best(best: checkpoint.Fields) -> str:
+    """What the weights of `best.pt` are: none are called best that no score chose."""
+    iteration, split = best["iteration"], best["about"]["split"]
+    reasons = {NOTHING: "has no objects to score", 0.0: "was never scored above 0"}
+    if reason := reasons.get(best["best"]["AP"]):
+        return f"weights of the last evaluation: iteration {iteration}, split {split} {reason}"
+    return f"best weights: iteration {iteration}, split {split}"
+
+
 def summary(folder: Path) -> str:
     """The text of summary.md.
 
     Raises:
         InputError: if the folder has no checkpoint of a run.
     """
-    found = [folder / name for name in ("last.pt", "best.pt") if (folder / name).exists()]
-    if not found:
+    last, best = (checkpoint.load_if_whole(folder / name) for name in ("last.pt", "best.pt"))
+    content = last or best
+    if not content:
         raise InputError(f"{folder}: no run with a checkpoint; give a folder below {options.RUNS}/")
-    content = checkpoint.load(found[0])
     start = "\n\n".join(start_weights.describe(content["options"]))
     lines = [start, "", f"# {folder.name}", ""]
     lines += [f"- {line}" for line in facts(folder, content)]
-    if (folder / "best.pt").exists():
-        best = checkpoint.load(folder / "best.pt")
-        split = best["about"]["split"]
-        lines += [f"- best weights: iteration {best['iteration']}, split {split}", ""]
+    if best:
+        lines += [f"- {about_best(best)}", ""]
         lines.append(table(Scores(**best["scores"]), markdown=True))
         if best["grid"]:
             limit = best["grid"]["AP"]
             lines += ["", f"Ground truth through the mask grid and back: AP {limit:.3f}"]
-    if (folder / "metrics.csv").exists():
-        rows = log.read_csv(folder / "metrics.csv")
+    if rows := log.read_csv(folder / "metrics.csv"):
         wanted = ("iteration", "epoch", "AP", "AP50")
         keys = [name for name in rows[0] if name.rpartition("/")[2] in wanted]
         cells = (

@@ -102,8 +102,10 @@ def test_overfit_and_pretrained_choose_a_variant(name, given, expected):
 
 def test_a_length_of_the_user_replaces_that_of_the_recipe():
     assert TrainOptions(recipe="small", iterations=5).epochs is None
-    later = options.train_options("--epochs 3 --iterations 5 --epochs 4".split(), "")
+    later = options.train_options("--epochs 3 --epochs 4".split(), "")
     assert (later.epochs, later.iterations) == (4.0, None)
+    with pytest.raises(InputError, match="two lengths"):
+        options.train_options("--epochs 3 --iterations 5".split(), "")
     assert TrainOptions().epochs == 60.0
     with pytest.raises(InputError, match="two lengths"):
         TrainOptions(epochs=3, iterations=5)

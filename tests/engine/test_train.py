@@ -302,19 +302,6 @@ def test_a_metrics_file_names_the_split_val(uninterrupted):
     assert "split val" in (uninterrupted / "summary.md").read_text()
 
 
-def test_a_finished_run_is_resumed_from_last_pt_alone(tiny, tmp_path, capsys):
-    """The weights of the recorded best score are gone, so it is evaluated and written again."""
-    argv = [*tiny, "--iterations", "1", "--eval-every", "0", "--out"]
-    assert train.main([*argv, str(tmp_path / "whole")]) == 0
-    (tmp_path / "part").mkdir()
-    shutil.copy(tmp_path / "whole" / "last.pt", tmp_path / "part")
-    assert train.main([*argv, str(tmp_path / "part"), "--resume"]) == 0
-    assert "best.pt is missing" in capsys.readouterr().out
-    one, two = (checkpoint.load(tmp_path / name / "best.pt") for name in ("whole", "part"))
-    require_same_bits(one["model"], two["model"])
-    assert one["best"] == two["best"]
-
-
 def test_ctrl_c_saves_and_leaves_and_resume_finishes(tiny, tmp_path, no_finish):
     out = tmp_path / "run"
     argv = [*tiny, "--iterations", "100000", "--eval-every", "0", "--log-every", "1"]

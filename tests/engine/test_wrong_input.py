@@ -108,6 +108,11 @@ def first(content, key="annotations"):
     return content[key][0]
 
 
+def without(content, image):
+    """Removes the objects of an image."""
+    content["annotations"] = [one for one in content["annotations"] if one["image_id"] != image]
+
+
 def at(path, act):
     """Does something to a file or folder of a data set."""
     return lambda root: act(root / path)
@@ -147,8 +152,14 @@ TRAINING = [
      "instances_train.json lists no images|give a file with at least one"),
     ("coco", in_train(lambda c: first(c, "images").update(file_name="gone.png")), "",
      "instances_train.json: 1 of 8 images|gone.png|--images"),
-    ("coco", in_train(lambda c: first(c, "images").update(height=32) or c.update(annotations=[])),
+    ("coco", in_train(lambda c: first(c, "images").update(height=32) or without(c, 0)),
      "--batch-size 8", "0.png is 64 x 64|64 x 32|correct its size"),
+    ("coco", in_train(lambda c: c.update(annotations=[])), "",
+     "instances_train.json: no image of train has an object|crowds|--crowd-as-instances"),
+    ("coco", in_train(lambda c: [each.update(iscrowd=1) for each in c["annotations"]]), "",
+     "instances_train.json: no image of train has an object|crowds|--crowd-as-instances"),
+    ("coco", in_train(lambda c: c.update(annotations=c["annotations"][:1])), "--overfit 2 --seed 3",
+     "instances_train.json: no image of overfit-2 has an object"),
     ("coco", in_train(lambda c: c.pop("categories")), "",
      "instances_train.json is not a COCO file|'categories'|give a json"),
     ("coco", in_train(lambda c: c["categories"][0].update(name="ring")), "",
@@ -181,6 +192,7 @@ TRAINING = [
     ("coco", None, "--device abacus", "--device abacus|there is"),
     ("coco", None, "--device cpu:x", "--device cpu:x|there is"),
     ("coco", None, "--batch-size 0", "--batch-size: 0|whole number above zero"),
+    ("coco", None, "--epochs 2", "--epochs and --iterations are two lengths|give one of them"),
     ("coco", None, "--iterations many", "--iterations: many is not a whole"),
     ("coco", None, "--lr -1", "--lr: -1 is not a number above zero"),
     ("coco", None, "--epochs inf", "--epochs: inf is not a number above zero"),
