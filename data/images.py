@@ -7,6 +7,8 @@ PostScript, for one, to a program that runs it.
 from __future__ import annotations
 
 import os
+import re
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,29 +19,60 @@ from PIL import ExifTags, Image, ImageOps
 
 from data.errors import InputError
 
-# The image files of a folder: the one list of the library.
-SUFFIXES = tuple(".jpg .jpeg .png .webp .tif .tiff .bmp .gif .ppm .pgm .jp2".split())
 Image.init()  # fills Pillow's tables
-TYPES = sorted({Image.EXTENSION.get(suffix) for suffix in SUFFIXES} & Image.OPEN.keys())
+# The one list of the library. MPO, the JPEG of some phones, is opened as JPEG.
+KINDS = {"AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP"}
+TYPES = sorted(KINDS & Image.OPEN.keys())
+SUFFIXES = tuple(sorted(suffix for suffix, kind in Image.EXTENSION.items() if kind in KINDS))
 MOST_PIXELS = Image.MAX_IMAGE_PIXELS  # Pillow's bound, above which a small file may fill the memory
+
+GREY_ALPHA = "LA;16B"
+BITS = ExifTags.Base.BitsPerSample
+# Pillow keeps the high bytes of 16-bit colours; told the other byte order, it keeps the low ones.
+OTHER_ORDER = {"B": "L", "L": "B", "N": "L" if sys.byteorder == "big" else "B"}
 
 
 def read_rgb(path: Path) -> Image.Image:
     """The image as RGB: grey, palette, RGBA (alpha dropped), CMYK and 16-bit files are accepted.
 
+    Of a file with several pages or frames it is the first one.
+
     Raises:
         InputError: if the file is missing, truncated, no image, or larger than MOST_PIXELS.
     """
     with opened(path) as file:
-        file.load()
-        return to_8_bit(ImageOps.exif_transpose(file)).convert("RGB")
+        return as_rgb(file)
+
+
+def read_pages(path: Path) -> Iterator[Image.Image]:
+    """The pages of a file or frames of an animation; raises as `read_rgb`, at the first bad one."""
+    with opened(path) as file:
+        for page in range(pages_of(file)):
+            file.seek(page)
+            yield as_rgb(file)
+
+
+def num_pages(path: Path) -> int:
+    """The number of pages or frames of a file; raises as `read_rgb`."""
+    with opened(path) as file:
+        return pages_of(file)
+
+
+def pages_of(file: Image.Image) -> int:
+    # The second image of an MPO is another view of the first, or a preview.
+    return 1 if file.format == "MPO" else getattr(file, "n_frames", 1)
 
 
 def upright_size(path: Path) -> tuple[int, int]:
     """(height, width) as displayed, from the file's header alone; raises as `read_rgb`."""
     with opened(path) as file:
-        width, height = file.size
-        turned = file.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
+        width, height = file.size  # of a TIFF, it is turned already
+        turned = file.format != "TIFF" and file.getexif().get(ExifTags.Base.Orientation) in (
+            5,
+            6,
+            7,
+            8,
+        )
     return (width, height) if turned else (height, width)
 
 
@@ -62,16 +95,65 @@ def opened(path: Path, fix: str = "replace the file or leave it out") -> Iterato
         raise InputError(f"{path} cannot be read as an image ({reason}): {fix}") from None
 
 
-def to_8_bit(image: Image.Image) -> Image.Image:
-    """Deep grey images are stretched from their own darkest to brightest value.
+def as_rgb(file: Image.Image) -> Image.Image:
+    """The open page of a file as 8-bit RGB, upright.
 
-    Our choice: cameras fill 10, 12 or 16 of the 16 bits; Pillow would cut everything above 255.
+    Deep values are stretched from their own darkest to brightest one. Our choice: cameras fill 10,
+    12 or 16 of the 16 bits; Pillow cuts grey above 255, and of colours it keeps the high byte.
     """
-    if image.mode not in ("F", "I") and not image.mode.startswith("I;16"):
-        return image
-    values = np.asarray(image).astype(np.float64)
-    low, high = values.min(), values.max()
+    values = deep_colours(file)  # before loading, which forgets the tiles
+    file.load()
+    image = ImageOps.exif_transpose(file)
+    if values is None and (image.mode in ("F", "I") or image.mode.startswith("I;16")):
+        values = np.asarray(image)
+    if values is not None:
+        image = Image.fromarray(stretched(values))
+    return image.convert("RGB")
+
+
+def stretched(values: np.ndarray) -> np.ndarray:
+    """Numbers -> uint8, the lowest as 0, the highest as 255."""
+    low, high = float(values.min()), float(values.max())
     if not np.isfinite(high - low):
         raise ValueError("it holds values that are no numbers")
-    scaled = (values - low) * (255 / max(high - low, 1e-12))
-    return Image.fromarray(scaled.round().astype(np.uint8))
+    result = np.empty(values.shape, np.uint8)
+    for row, line in zip(result, values):  # by rows: float64 of the whole takes eight times more
+        row[:] = ((line.astype(np.float64) - low) * (255 / max(high - low, 1e-12))).round()
+    return result
+
+
+def deep_colours(file: Image.Image) -> np.ndarray | None:
+    """The colours of the open page, upright, if they have 16 bits: uint16 [H,W,3], or [H,W] of
+    grey with alpha.
+    """
+    tiles = [deep_tiles(file, tile) for tile in file.tile]
+    if not tiles or None in tiles:
+        return None
+    halves = []
+    for chosen in zip(*tiles):
+        with Image.open(file.filename, formats=TYPES) as again:
+            again.seek(file.tell())
+            again.tile = list(chosen)
+            again.load()
+            halves.append(np.asarray(ImageOps.exif_transpose(again), np.uint16))
+    values = 256 * halves[0] + halves[1]
+    return values[..., 0] if tiles[0][0].args == GREY_ALPHA else values[..., :3]
+
+
+def deep_tiles(file: Image.Image, tile: tuple) -> tuple[tuple, tuple] | None:
+    """Tiles that decode to the high and to the low bytes of 16-bit colours, None for others."""
+    rawmode, *rest = [tile.args] if isinstance(tile.args, str) else tile.args
+    if tile.codec_name == "ppm" and rawmode == "RGB" and rest[0] > 255:
+        tile, rawmode, rest = tile._replace(codec_name="raw"), "RGB;16B", [0, 1]
+    elif file.format == "TIFF" and rawmode in tuple("RGBA") and 16 in file.tag_v2[BITS]:
+        rawmode += ";16B" if file.tag_v2.prefix == b"MM" else ";16L"  # a plane for each colour
+    elif not isinstance(rawmode, str):
+        return None
+    if rawmode == GREY_ALPHA:
+        low = "ARGB"  # its R is the second byte
+    elif re.fullmatch("(RGB[AXa]?|[RGBA]);16[BLN]", rawmode):
+        rawmode = rawmode.replace("a", "A")  # alpha is dropped, not divided by
+        low = rawmode[:-1] + OTHER_ORDER[rawmode[-1]]
+    else:
+        return None
+    return tuple(tile._replace(args=(each, *rest) if rest else each) for each in (rawmode, low))

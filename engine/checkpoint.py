@@ -5,6 +5,7 @@ keeps an average, and what evaluation and prediction need.
 """
 
 import math
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -78,6 +79,27 @@ def load_if_whole(path: Path) -> Fields | None:
     except InputError as error:
         info(f"left out: {error}")
         return None
+
+
+def load_or_newest(path: Path | None, runs: Path) -> tuple[Path, Fields]:
+    """The checkpoint that the user named, or that of the newest run, of which age and score are
+    printed; raises as `load`, and InputError if there is no run.
+    """
+    if path:
+        return path, load(path)
+    path = files.newest_checkpoint(runs)
+    content = load(path)
+    ap, age = content["best"]["AP"], time.time() - path.stat().st_mtime
+    units = (("days", 86400), ("hours", 3600), ("minutes", 60), ("seconds", 1))
+    unit, length = next((each for each in units if age >= 2 * each[1]), units[-1])
+    score = f"AP {ap:.3f}" if ap > 0 else "never scored above 0"
+    info(f"the newest run: {path}, {age / length:.0f} {unit} old, {score}")
+    if ap <= 0:
+        info(
+            f"warning: {path} will find next to nothing; train it longer, or name another with "
+            "--checkpoint"
+        )
+    return path, content
 
 
 def is_state(value: object) -> bool:

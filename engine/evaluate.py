@@ -18,7 +18,6 @@ from data.loaders import eval_loader
 from data.presets import EvalPreset
 from engine import checkpoint, dist, files, options, skipped
 from engine.coco_ap import FIELDS, score
-from engine.files import newest_checkpoint
 from engine.log import info
 from engine.loop import run_inference
 from engine.report import diagnose
@@ -28,8 +27,6 @@ from engine.report.tables import table
 from engine.values import device_for
 from mobileinst import zoo
 from mobileinst.set_prediction.postprocess import Postprocess
-
-DIAGNOSIS = "diagnose.json"  # beside the results
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -41,8 +38,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--max-detections", type=options.positive, help="per image; the model's if not given"
     )
-    where = "test-NNN beside the checkpoint if not given"
-    options.add_out(parser, f"results json, or a folder for it; {where}")
+    parser.add_argument("--out", type=Path, help="results json; beside the checkpoint if not given")
     what = parser.add_mutually_exclusive_group()
     what.add_argument(
         "--ground-truth-as-predictions",
@@ -68,7 +64,7 @@ def open_split(opts: argparse.Namespace, content: dict | None = None) -> CocoDat
     """The split that the options name; without data options, of the data of the checkpoint."""
     if not (opts.data or opts.train_json or opts.val_json):
         if content is None:
-            content = checkpoint.load(opts.checkpoint or newest_checkpoint(options.RUNS))
+            _, content = checkpoint.load_or_newest(opts.checkpoint, options.RUNS)
         trained_with = content["options"]
         for name in ("data", "train_json", "val_json", "images"):
             if getattr(opts, name) is None and trained_with[name] is not None:
@@ -147,17 +143,20 @@ def score_ground_truth(opts: argparse.Namespace) -> None:
 
 
 def score_checkpoint(opts: argparse.Namespace, builder: checkpoint.Builder) -> None:
-    """Prints the table, and the block of metrics if wanted; writes the results json."""
+    """Prints the table, and the block of metrics if wanted; writes the results json.
+
+    Goes on after images that cannot be read, which are not scored, and lists them at the end.
+
+    Raises:
+        InputError: at the end, if an image could not be read and was not to be left out.
+    """
     with dist.synced_errors(InputError):
-        files.require_free(opts.out, opts.overwrite)
-        if opts.diagnose and opts.out and opts.out.suffix:
-            files.require_free(opts.out.with_name(DIAGNOSIS), opts.overwrite)
         device = dist.device_for(device_for(opts.device))
-        path = opts.checkpoint or newest_checkpoint(options.RUNS)
-        content = checkpoint.load(path)
+        path, content = checkpoint.load_or_newest(opts.checkpoint, options.RUNS)
     dataset = dist.local_first(lambda: open_split(opts, content), InputError)
     with dist.synced_errors(InputError):
         dataset.require_classes([entry["name"] for entry in content["classes"]])
+        dataset.bad.skip = True  # goes on after images that cannot be read
         model, criterion, postprocess = checkpoint.build(content, builder)
     limit = opts.max_detections or postprocess.max_detections
     postprocess.max_detections = limit
@@ -196,17 +195,18 @@ def score_checkpoint(opts: argparse.Namespace, builder: checkpoint.Builder) -> N
         {key: each[key] for key in FIELDS} | {"segmentation": rle.to_json(each["segmentation"])}
         for each in detections
     ]
-    name = f"{path.stem}_{opts.split}_results.json"
-    out = files.output(opts.out, path.parent, "test", name)
+    out = opts.out or path.with_name(f"{path.stem}_{opts.split}_results.json")
     files.write_json(out, results, "name another")
     info(f"results: {out}")
     if opts.diagnose:
         found = diagnose.diagnose(ground_truth, answers, scores)
         info(f"\n{diagnose.text(found)}\n")
         about = {"checkpoint": str(path), "split": opts.split}
-        files.write_json(out.with_name(DIAGNOSIS), about | found, "name another --out")
-        info(f"diagnosis: {out.with_name(DIAGNOSIS)}")
+        files.write_json(out.with_name("diagnose.json"), about | found, "name another --out")
+        info(f"diagnosis: {out.with_name('diagnose.json')}")
     skipped.report_skipped(dataset.bad, out)
+    if not opts.skip_bad_records:
+        skipped.require_none(dataset.bad, len(dataset), out)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,16 @@
 """Entry: images -> overlays, instance maps, a COCO json and a table of the objects.
 
-Results are named by a running number and the plain name of their image, and all of them lie in one
-new folder, wherever the names of images or the lines of lists point to.
+Result files are named by a running number and the plain name of their image, and all of them lie in
+one new folder, wherever the names of images or the lines of lists point to. In the json and the
+table, an image is named by its path relative to what was given.
 """
 
 import argparse
 import csv
-from collections.abc import Callable
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,60 +20,113 @@ from PIL import Image
 from data import rle
 from data.batch import Annotation, collate
 from data.errors import BadRecords, InputError
-from data.images import SUFFIXES, read_rgb
+from data.images import SUFFIXES, num_pages, read_pages, read_rgb
 from data.presets import EvalPreset
+from data.readers.source import lines_of
 from engine import checkpoint, files, options, skipped
-from engine.files import newest_checkpoint
 from engine.log import info, progress
 from engine.report import draw
 from engine.values import device_for
 from mobileinst import zoo
 
 NAME_BYTES = 100  # of an image's name in those of its results; file systems allow 255 in all
-PREDICTIONS = Path("predictions")
-MARK = "objects.json"  # of a folder that --overwrite may replace
 COLUMNS = ("image", "object", "class", "score", "area", "x0", "y0", "x1", "y1", "cx", "cy")
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
     parser = options.Parser("Find objects in images.")
     parser.add_argument("images", type=Path, nargs="+", help="images, folders, or .txt lists")
+    parser.add_argument("--recursive", action="store_true", help="also the folders in folders")
+    parser.add_argument(
+        "--pages", choices=("first", "all"), default="first", help="of a TIFF or an animation"
+    )
     parser.add_argument("--checkpoint", type=Path, help="best.pt of the newest run if not given")
     parser.add_argument(
         "--threshold", type=float, help="score; the one with the best F1 on val if not given"
     )
     options.add_image_size(parser)
-    options.add_out(parser, f"folder; {PREDICTIONS}/NNN if not given")
+    parser.add_argument("--out", type=Path, default=Path("predictions"), help="a new folder")
     options.add_option(parser, "skip_bad_records")
     options.add_device(parser)
     return parser.parse_args(argv)
 
 
-def images_of(paths: list[Path]) -> list[Path]:
-    """Paths of images: files, the images in folders, the lines of lists.
+def images_of(given: list[Path], recursive: bool = False) -> tuple[dict[str, Path], Counter]:
+    """Images by name, and how many files of each other kind were passed over.
+
+    They are files, the images in folders in natural order, and the lines of lists; each once. Names
+    are relative to the folder that was given, or to that of the file or list; if two were equal,
+    to the folder that all images have in common.
 
     Raises:
-        InputError: if there are none, or a list is not text.
+        InputError: if there are none, a folder cannot be listed, or a list is not text.
     """
-    found = []
-    for path in paths:
+    found, passed_over = [], Counter()
+    for path in given:
+        folder = path if path.is_dir() else path.parent
         if path.is_dir():
-            found += sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
-        elif path.suffix == ".txt" and path.is_file():
-            try:
-                lines = path.read_text(encoding="utf-8").splitlines()
-            except (OSError, ValueError) as error:
-                raise InputError(
-                    f"{path}: not a list of images ({error}); save it as UTF-8"
-                ) from None
-            found += [path.parent / line.strip() for line in lines if line.strip()]
+            paths = images_in(path, recursive, passed_over)
+        elif path.suffix.lower() == ".txt" and path.is_file():
+            paths = [folder / line for line in lines_of(path, "list an image in each line")]
         else:
-            found.append(path)
+            paths = [path]
+        found += [(each, folder) for each in paths]
     if not found:
         raise InputError(
-            f"{', '.join(map(str, paths))}: no images ({', '.join(SUFFIXES)}) in there; name others"
+            f"{', '.join(map(str, given))}: no images ({', '.join(SUFFIXES)}) in there"
+            f"{in_words(passed_over)}; name others"
         )
-    return found
+    once = list({os.path.abspath(path): (path, folder) for path, folder in found}.values())
+    passed_over["repeated"] = len(found) - len(once)
+    named = {name_of(*each): each[0] for each in once}
+    if len(named) < len(once):
+        base = os.path.commonpath([os.path.abspath(path.parent) for path, _ in once])
+        named = {name_of(path, base): path for path, _ in once}
+    return named, passed_over
+
+
+def name_of(path: Path, folder: Path | str) -> str:
+    """The path relative to a folder; the plain name if it lies elsewhere."""
+    relative = os.path.relpath(path, folder)
+    return path.name if relative.split(os.sep)[0] == ".." else Path(relative).as_posix()
+
+
+def images_in(folder: Path, recursive: bool, passed_over: Counter) -> list[Path]:
+    """The images in a folder, before those in its folders; links to folders are not followed."""
+    try:
+        entries = sorted(os.scandir(folder), key=lambda entry: (natural(entry.name), entry.name))
+    except OSError as error:
+        raise InputError(
+            f"{folder}: cannot be listed ({error.strerror}); name another folder"
+        ) from None
+    found, below = [], []
+    for entry in entries:
+        path = folder / entry.name
+        if entry.name.startswith("."):  # those of a Mac are called like the images they belong to
+            passed_over["hidden files"] += 1
+        elif entry.is_dir():
+            if not recursive:
+                passed_over["folders (without --recursive)"] += 1
+            elif entry.is_symlink():
+                passed_over["links to folders"] += 1
+            else:
+                below += images_in(path, recursive, passed_over)
+        elif path.suffix.lower() in SUFFIXES:
+            found.append(path)
+        else:
+            passed_over["files of other kinds"] += 1
+    return found + below
+
+
+def natural(name: str) -> list:
+    """Sorts frame_2 before frame_10."""
+    parts = re.split(r"(\d+)", name.casefold())
+    return [int(part) if place % 2 else part for place, part in enumerate(parts)]
+
+
+def in_words(passed_over: Counter) -> str:
+    counts = [f"{what}: {count}" for what, count in passed_over.items() if count]
+    return f" (passed over: {', '.join(counts)})" if counts else ""
 
 
 def instance_map(masks: list[dict], size: tuple[int, int]) -> Image.Image:
@@ -82,6 +139,19 @@ def instance_map(masks: list[dict], size: tuple[int, int]) -> Image.Image:
     for place in np.argsort(rle.area(masks), kind="stable")[::-1]:
         ids[rle.decode([masks[place]], size)[0]] = place + 1
     return Image.fromarray(ids)
+
+
+def pages(
+    path: Path, name: str, every: bool, passed_over: Counter
+) -> Iterator[tuple[str, Image.Image]]:
+    """The first or every page of a file, with its name in the results."""
+    count = num_pages(path)
+    if every and count > 1:
+        for page, image in enumerate(read_pages(path), 1):
+            yield f"{name}#page={page}", image
+    else:
+        yield name, read_rgb(path)
+        passed_over["pages (without --pages all)"] += count - 1
 
 
 class Predictor:
@@ -100,19 +170,18 @@ class Predictor:
         self.rows: list[tuple] = []  # of objects.csv
         self.coco: dict[str, list] = {"images": [], "categories": categories, "annotations": []}
 
-    def add(self, number: int, path: Path) -> None:
+    def add(self, number: int, name: str, image: Image.Image) -> None:
         """Predicts one image and writes its overlay and instance map."""
-        image = read_rgb(path)
         result = self.find(image)
         labels, scores, boxes = (result[key].tolist() for key in ("labels", "scores", "boxes"))
         masks, size = result["masks"], (image.height, image.width)
-        stem = path.stem.encode("utf-8", "replace")[:NAME_BYTES].decode("utf-8", "ignore")
+        stem = Path(name).stem.encode("utf-8", "replace")[:NAME_BYTES].decode("utf-8", "ignore")
         target = f"{self.folder}/{number:05d}_{stem}"
         overlay = draw.overlay(image, draw.Objects(labels, masks, scores), self.class_names)
         overlay.save(f"{target}_overlay.jpg", quality=92)
         instance_map(masks, size).save(f"{target}_instances.png")
         self.coco["images"].append(
-            {"id": number, "file_name": path.name, "height": size[0], "width": size[1]}
+            {"id": number, "file_name": name, "height": size[0], "width": size[1]}
         )
         ids = [self.coco["categories"][label]["id"] for label in labels]
         records = rle.records(masks, ids, number, len(self.coco["annotations"]) + 1)
@@ -123,7 +192,7 @@ class Predictor:
             ys, xs = np.nonzero(rle.decode([mask], size)[0])
             centre = round(float(xs.mean()), 1), round(float(ys.mean()), 1)
             shown = self.class_names[label], round(score, 4), len(xs), *map(int, box), *centre
-            self.rows.append((path.name, place, *shown))
+            self.rows.append((name, place, *shown))
 
     def write(self) -> None:
         """Writes objects.csv and objects.json."""
@@ -131,7 +200,7 @@ class Predictor:
         with open(self.folder / "objects.csv", "w", encoding="utf-8", errors="backslashreplace",
                   newline="") as file:  # fmt: skip
             csv.writer(file).writerows([COLUMNS, *self.rows])
-        files.write_json(self.folder / MARK, self.coco)
+        files.write_json(self.folder / "objects.json", self.coco)
 
 
 def main(argv: list[str], builder: checkpoint.Builder = zoo.build_from_config) -> None:
@@ -143,11 +212,10 @@ def main(argv: list[str], builder: checkpoint.Builder = zoo.build_from_config) -
         InputError: at the end, if an image could not be read and was not to be left out.
     """
     opts = parse(argv)
-    files.require_free(opts.out, opts.overwrite, MARK)
     torch.set_num_threads(opts.threads)
     device = device_for(opts.device)
-    paths = images_of(opts.images)
-    content = checkpoint.load(opts.checkpoint or newest_checkpoint(options.RUNS))
+    named, passed_over = images_of(opts.images, opts.recursive)
+    _, content = checkpoint.load_or_newest(opts.checkpoint, options.RUNS)
     threshold, origin = checkpoint.score_threshold(content["best"], opts.threshold)
     preset = EvalPreset(opts.image_size or content["options"]["image_size"])
     model, _, postprocess = checkpoint.build(content, builder)
@@ -161,31 +229,32 @@ def main(argv: list[str], builder: checkpoint.Builder = zoo.build_from_config) -
         return postprocess(outputs, batch.sizes(), threshold, encode=rle.encode)[0]
 
     categories = [{"id": each["id"], "name": each["name"]} for each in content["classes"]]
-    bad = BadRecords(skip=True)
-    out = opts.out or files.next_free(PREDICTIONS)
-    with files.appearing(out, opts.overwrite, MARK) as folder:
+    bad, number = BadRecords(skip=True), 0
+    with files.appearing(opts.out) as folder:
         predictor = Predictor(folder, categories, find)
-        for number, path in enumerate(progress(paths, desc="predicting", leave=False), 1):
+        for name, path in progress(named.items(), desc="predicting", leave=False):
+            before = number
             try:
-                predictor.add(number, path)
+                for label, image in pages(path, name, opts.pages == "all", passed_over):
+                    number += 1
+                    predictor.add(number, label, image)
             except InputError as error:
-                bad.note(error, path, f"image {number}")
+                later = f", page {number - before + 1} and later" if number > before else ""
+                number += 1
+                bad.note(error, path, f"image {number}{later}", number)
         images = predictor.coco["images"]
         if not images:
             raise InputError(next(iter(bad)).reason)
         predictor.write()
         skipped.write(folder, bad)
-    info(
-        f"{len(predictor.rows)} objects in {len(images)} of {len(paths)} images, scores above "
-        f"{threshold:.3f} ({origin}): {out}"
-    )
-    listed = out / skipped.NAME
+    listed = opts.out / skipped.NAME
     skipped.report_skipped(bad, listed)
-    if len(bad) and not opts.skip_bad_records:
-        raise InputError(
-            f"{len(bad)} of {len(paths)} images cannot be read, as {listed} lists; "
-            "replace them, or leave them out with --skip-bad-records"
-        )
+    info(
+        f"{len(predictor.rows)} objects in {len(images)} of {number} images, scores above "
+        f"{threshold:.3f} ({origin}): {opts.out}{in_words(passed_over)}"
+    )
+    if not opts.skip_bad_records:
+        skipped.require_none(bad, number, listed)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from data.errors import BadRecord, BadRecords, printable
+from data.errors import BadRecord, BadRecords, InputError, printable
 from engine import dist, files
 from engine.log import info
 
@@ -46,3 +46,14 @@ def report_skipped(bad: BadRecords, place: Path | None = None) -> None:
     if len(bad) > MOST_SHOWN:
         where = f", all of them in {place}" if place else ""
         info(f"  and {len(bad) - MOST_SHOWN} more{where}")
+
+
+def require_none(bad: BadRecords, images: int, place: Path | None = None) -> None:
+    """Ends work that went on after unreadable images with InputError, if there were any."""
+    unread = sum(one.image_id is not None for one in bad)
+    if unread:
+        where = f"{place} lists" if place else "listed above"
+        raise InputError(
+            f"{unread} of {images} images cannot be read, as {where}; replace them, or leave them "
+            "out with --skip-bad-records"
+        )

@@ -9,7 +9,6 @@ from PIL import Image
 from data.dataset import CocoDataset
 from data.errors import InputError
 from engine import checkpoint, evaluate, files, options, skipped
-from engine.files import newest_checkpoint
 from engine.log import info
 from engine.report import draw
 from engine.values import device_for
@@ -26,8 +25,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
         "--threshold", type=float, help="score; the one with the best F1 on val if not given"
     )
     options.add_image_size(parser)
-    where = "visualize-NNN beside the checkpoint if not given"
-    options.add_out(parser, f"image file, or a folder for it; {where}")
+    parser.add_argument("--out", type=Path, help="image file; beside the checkpoint if not given")
     options.add_data(parser)
     options.add_device(parser, workers=True)
     return parser.parse_args(argv)
@@ -90,15 +88,20 @@ def save_image(image: Image.Image, path: Path) -> None:
 
 
 def main(argv: list[str], builder: checkpoint.Builder = zoo.build_from_config) -> None:
-    """`builder` rebuilds the model; to be given if it was trained with parts not in the zoo."""
+    """Goes on after images that cannot be read, and lists them at the end.
+
+    Args:
+        builder: rebuilds the model; to be given if it was trained with parts not in the zoo.
+    Raises:
+        InputError: at the end, if an image could not be read and was not to be left out.
+    """
     opts = parse(argv)
-    files.require_free(opts.out, opts.overwrite)
     torch.set_num_threads(opts.threads)
     device = device_for(opts.device)
-    path = opts.checkpoint or newest_checkpoint(options.RUNS)
-    content = checkpoint.load(path)
+    path, content = checkpoint.load_or_newest(opts.checkpoint, options.RUNS)
     dataset = evaluate.open_split(opts, content)
     dataset.require_classes([entry["name"] for entry in content["classes"]])
+    dataset.bad.skip = True  # goes on after images that cannot be read
     threshold, origin = checkpoint.score_threshold(content["best"], opts.threshold)
     model, _, postprocess = checkpoint.build(content, builder)
     shown = dataset.subset(spread(len(dataset), opts.count))
@@ -113,14 +116,15 @@ def main(argv: list[str], builder: checkpoint.Builder = zoo.build_from_config) -
     )
     title = f"{path.parent.name}, {opts.split}"
     sheet = prediction_grid(shown, detections, threshold, title=title, columns=opts.columns)
-    name = f"{path.stem}_{opts.split}.png"
-    out = files.output(opts.out, path.parent, "visualize", name)
+    out = opts.out or path.with_name(f"{path.stem}_{opts.split}.png")
     save_image(sheet, out)
+    skipped.report_skipped(dataset.bad)
     info(
         f"{len(shown)} images of the {opts.split} split, scores above {threshold:.3f} "
         f"({origin}): {out}"
     )
-    skipped.report_skipped(dataset.bad)
+    if not opts.skip_bad_records:
+        skipped.require_none(dataset.bad, len(shown))
 
 
 if __name__ == "__main__":

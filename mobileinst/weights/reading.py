@@ -129,7 +129,7 @@ def read_json(path: Path, fix: str) -> dict:
         LoadError: if there is none in the file.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
         if isinstance(content, dict):
             return content
         why = "holds no json object"

@@ -9,7 +9,7 @@ import pytest
 
 from data.errors import InputError
 from engine import evaluate, files, predict, skipped, train, visualize
-from engine.files import FailedRun, folder_to_resume
+from engine.files import FailedRun, choose
 
 
 @pytest.fixture
@@ -84,19 +84,23 @@ def test_long_lists_are_cut_and_name_the_file(tmp_path, capsys):
 # --- links in downloaded folders --------------------------------------------------------------
 
 
-def test_results_are_not_written_through_links(toy_run, tmp_path):
+def test_results_beside_a_checkpoint_are_not_written_through_links(toy_run, tmp_path):
     theirs, mine = tmp_path / "downloaded", tmp_path / "diary.txt"
     theirs.mkdir()
     mine.write_text("dear diary")
-    for name in ("results.json", "sheet.png", "results.json.tmp"):
+    shutil.copy(toy_run / "best.pt", theirs)
+    for name in ("best_val_results.json", "best_val.png", "best_val_results.json.tmp"):
         (theirs / name).symlink_to(mine)
-    argv = ["--checkpoint", str(toy_run / "best.pt"), *"--device cpu --threads 1".split()]
-    argv += ["--workers", "0", "--overwrite", "--out"]
-    evaluate.main([*argv, str(theirs / "results.json")])
-    visualize.main([*argv, str(theirs / "sheet.png"), "--count", "1"])
+    argv = [
+        "--checkpoint",
+        str(theirs / "best.pt"),
+        *"--device cpu --threads 1 --workers 0".split(),
+    ]
+    evaluate.main(argv)
+    visualize.main([*argv, "--count", "1"])
     assert mine.read_text() == "dear diary"
-    assert not (theirs / "sheet.png").is_symlink()
-    assert json.loads((theirs / "results.json").read_text())["scores"]
+    assert not (theirs / "best_val.png").is_symlink()
+    assert json.loads((theirs / "best_val_results.json").read_text())["scores"]
 
 
 def test_a_run_with_links_is_not_resumed(tmp_path, toy_run):
@@ -104,7 +108,7 @@ def test_a_run_with_links_is_not_resumed(tmp_path, toy_run):
     (folder / "log.jsonl").unlink()
     (folder / "log.jsonl").symlink_to(tmp_path / "diary.txt")
     with pytest.raises(InputError, match="log.jsonl is a link"):
-        folder_to_resume([folder], folder)
+        choose(folder, tmp_path, "x", resume=True, overwrite=False)
 
 
 def test_a_file_takes_its_place_when_it_is_whole(tmp_path):
@@ -149,5 +153,5 @@ def test_names_of_images_lead_nowhere(toy_coco, toy_run, tmp_path):
     predict.main([*argv, "--out", str(tmp_path / "out"), "--device", "cpu", "--threads", "1"])
     new = set(tmp_path.rglob("*")) - before
     assert new and all(path == tmp_path / "out" or path.parent == tmp_path / "out" for path in new)
-    assert len(list((tmp_path / "out").glob("*_overlay.jpg"))) == 6
-    assert len(json.loads((tmp_path / "out" / "objects.json").read_text())["images"]) == 6
+    assert len(list((tmp_path / "out").glob("*_overlay.jpg"))) == 5  # the hidden one by its list
+    assert len(json.loads((tmp_path / "out" / "objects.json").read_text())["images"]) == 5

@@ -13,8 +13,6 @@ from PIL import Image
 from data.errors import InputError
 from engine import checkpoint, evaluate, options, predict, train, visualize
 from engine.loop import NonFiniteError, Trainer
-from engine.report import curves
-from engine.tools import inspect_modules
 from mobileinst import zoo
 
 TRAIN = (
@@ -259,25 +257,14 @@ def test_an_output_folder_in_use(complain, toy_coco, toy_run, tmp_path):
     out.mkdir()
     (out / "thesis.txt").write_text("years of work")
     argv = [train.main, *TRAIN, "--data", toy_coco, "--out"]
-    assert f"{out}: the output exists; go on with --resume" in complain(*argv, out)
-    assert f"{out}: holds no options.json" in complain(*argv, out, "--overwrite")
+    assert f"{out}: the output folder exists; go on with --resume" in complain(*argv, out)
+    assert f"{out}: not a run folder" in complain(*argv, out, "--overwrite")
     assert f"{out}: no last.pt to resume from" in complain(*argv, out, "--resume")
     file = out / "thesis.txt"
-    assert f"{file}: the output exists" in complain(*argv, file)
+    assert f"{file}: the output folder exists" in complain(*argv, file)
     assert f"{file}/run: the folder cannot be made" in complain(*argv, file / "run")
     argv = [predict.main, toy_coco / "val", "--checkpoint", toy_run / "best.pt", "--out"]
-    assert f"{out}: the output exists; replace it with --" in complain(*argv, out, *ON_CPU)
-    assert f"{out}: holds no objects.json" in complain(*argv, out, *ON_CPU, "--overwrite")
-    checkpoint_and_out = ["--checkpoint", toy_run / "best.pt", "--out", file]
-    for main in (evaluate.main, visualize.main, curves.main, inspect_modules.main):
-        name = {curves.main: [toy_run, "--out", file], inspect_modules.main: ["--json", file]}
-        said = complain(main, *name.get(main, checkpoint_and_out))
-        assert f"{file}: the output exists; replace it with --overwrite, or name another" in said
-    argv = ["--checkpoint", toy_run / "best.pt", "--out", out]
-    assert f"{out}: the output exists" in complain(evaluate.main, *argv)
-    (out / "diagnose.json").touch()
-    said = complain(evaluate.main, *argv[:3], out / "new.json", "--diagnose")
-    assert f"{out}/diagnose.json: the output exists" in said
+    assert f"{out}: the output folder exists; choose another" in complain(*argv, out, *ON_CPU)
     assert (out / "thesis.txt").read_text() == "years of work"
 
 
@@ -358,18 +345,29 @@ def test_data_that_moved_away_since_the_training(complain, coco, toy_run, tmp_pa
     assert "unplugged_disk is not a folder" in said and "--data" in said
 
 
-@pytest.mark.parametrize("main", [evaluate.main, visualize.main])
-def test_a_broken_image_of_the_split(complain, coco, toy_run, main):
+@pytest.mark.parametrize(
+    "main, out", [(evaluate.main, "results.json"), (visualize.main, "sheet.png")]
+)
+def test_scoring_and_drawing_go_on_after_a_broken_image(
+    coco, toy_run, tmp_path, monkeypatch, capsys, main, out
+):
     truncate(coco / "val" / "9.png")
-    said = complain(main, "--checkpoint", toy_run / "best.pt", "--data", coco, *IN_LINE)
+    argv = ["--checkpoint", toy_run / "best.pt", "--data", coco, "--out", tmp_path / out, *IN_LINE]
+    code, lines = exit_of(main, argv, monkeypatch, capsys)
+    assert code == 2 and "1 of 4 images cannot be read" in lines[-1]
+    assert "--skip-bad-records" in lines[-1] and (tmp_path / out).stat().st_size
+    (tmp_path / out).unlink()
+    main([str(each) for each in [*argv, "--skip-bad-records"]])
+    said = capsys.readouterr().out
     assert "val/9.png cannot be read as an image" in said and "replace the file" in said
+    assert (tmp_path / out).stat().st_size
 
 
 def test_results_that_cannot_be_written(complain, toy_run, tmp_path):
     argv = ["--checkpoint", toy_run / "best.pt", *IN_LINE]
-    (tmp_path / "file").touch()
-    said = complain(evaluate.main, *argv, "--out", tmp_path / "file" / "results.json")
-    assert f"{tmp_path}/file/results.json: cannot be written" in said and "name another" in said
+    (tmp_path / "folder").mkdir()
+    said = complain(evaluate.main, *argv, "--out", tmp_path / "folder")
+    assert f"{tmp_path}/folder: cannot be written" in said and "name another" in said
     said = complain(visualize.main, *argv, "--count", "1", "--out", tmp_path / "sheet.docx")
     assert "sheet.docx: cannot be written" in said and "name a .png" in said
 
@@ -380,10 +378,11 @@ def test_wrong_images_to_predict(complain, coco, toy_run, tmp_path):
     (tmp_path / "list.txt").write_text("gone.png\n")
     assert "gone.png is missing" in complain(predict.main, tmp_path / "list.txt", *argv)
     (tmp_path / "empty").mkdir()
-    assert "empty: no images (.jpg" in complain(predict.main, tmp_path / "empty", *argv)
-    for name in ("a.GIF", "b.jp2", "c.txt"):
-        (tmp_path / "empty" / name).touch()
-    assert [path.name for path in predict.images_of([tmp_path / "empty"])] == ["a.GIF", "b.jp2"]
+    said = complain(predict.main, tmp_path / "empty", *argv)
+    assert "empty: no images (" in said and ".jpg, " in said
+    (tmp_path / "empty" / "._a.jpg").touch()
+    said = complain(predict.main, tmp_path / "empty", *argv)
+    assert "(passed over: hidden files: 1)" in said
     truncate(coco / "val" / "9.png")
     assert "9.png cannot be read as a" in complain(predict.main, coco / "val" / "9.png", *argv)
 
@@ -393,14 +392,14 @@ def test_prediction_goes_on_after_a_broken_image(coco, toy_run, tmp_path, monkey
         truncate(coco / "val" / name)
     out = tmp_path / "found"
     argv = [coco / "val", "--checkpoint", toy_run / "best.pt", "--out", out, *ON_CPU]
-    argv = ["gone.png", *argv]  # and 10, 11, 8, 9
+    argv = ["gone.png", *argv]  # and 8, 9, 10, 11
     code, lines = exit_of(predict.main, argv, monkeypatch, capsys)
     assert code == 2 and "3 of 5 images cannot be read" in lines[-1]
     assert "skipped.json" in lines[-1] and "--skip-bad-records" in lines[-1]
     names = [each["file_name"] for each in json.loads((out / "objects.json").read_text())["images"]]
-    assert names == ["11.png", "8.png"] and len(list(out.glob("*_overlay.jpg"))) == 2
+    assert names == ["8.png", "11.png"] and len(list(out.glob("*_overlay.jpg"))) == 2
     bad = json.loads((out / "skipped.json").read_text())
-    assert [Path(one["file"]).name for one in bad] == ["gone.png", "10.png", "9.png"]
+    assert [Path(one["file"]).name for one in bad] == ["gone.png", "9.png", "10.png"]
     argv[argv.index(out)] = tmp_path / "more"
     predict.main([str(each) for each in [*argv, "--skip-bad-records"]])
     said = capsys.readouterr().out

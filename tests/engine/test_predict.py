@@ -1,0 +1,151 @@
+"""engine/predict.py: which images are taken, how they are named, and the checkpoint in use."""
+
+import csv
+import json
+import os
+import shutil
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from data.errors import InputError
+from engine import checkpoint, evaluate, options, predict, visualize
+
+ON_CPU = ["--device", "cpu", "--threads", "1"]
+
+
+@pytest.fixture
+def run_predict(toy_run, tmp_path, capsys):
+    """Predicts and returns the output folder, the printed lines, and the exit code."""
+
+    def run(*argv):
+        out = tmp_path / "found"
+        given = ["--checkpoint", toy_run / "best.pt", "--out", out, *ON_CPU]
+        code = 0
+        try:
+            predict.main([str(each) for each in [*argv, *given]])
+        except InputError:
+            code = 2
+        return out, capsys.readouterr().out.splitlines(), code
+
+    return run
+
+
+def names_in(out):
+    """The images in the table and in the json, each once, in order."""
+    with open(out / "objects.csv", newline="") as file:
+        table = list(dict.fromkeys(row["image"] for row in csv.DictReader(file)))
+    content = json.loads((out / "objects.json").read_text())
+    return table, [image["file_name"] for image in content["images"]]
+
+
+def filled(folder, toy_coco, *names):
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        shutil.copy(toy_coco / "train" / "0.png", folder / name)
+    return folder
+
+
+def test_a_folder_in_natural_order_and_what_is_passed_over(run_predict, toy_coco, tmp_path):
+    images = ["frame_2.png", "Frame_3.PNG", "frame_10.png", "frame_11.jfif"]
+    folder = filled(tmp_path / "in", toy_coco, *reversed(images))
+    filled(folder / "below", toy_coco, "frame_1.png", "._frame_1.png")
+    for name in ("._frame_2.png", ".DS_Store", "notes.txt", "photo.heic"):
+        (folder / name).write_bytes(b"no image")
+    out, lines, code = run_predict(folder)
+    assert code == 0 and names_in(out) == (images, images)
+    assert "4 of 4 images" in lines[-1]
+    for passed_over in ("hidden files: 2", "other kinds: 2", "folders (without --recursive): 1"):
+        assert passed_over in lines[-1]
+    shutil.rmtree(out)
+    out, lines, code = run_predict(folder, "--recursive")
+    assert code == 0 and names_in(out)[1] == [*images, "below/frame_1.png"]
+    assert "hidden files: 3" in lines[-1] and "folders" not in lines[-1]
+
+
+def test_a_list_with_a_byte_order_mark(run_predict, toy_coco, tmp_path):
+    filled(tmp_path, toy_coco, "a.png", "b c.png")
+    (tmp_path / "list.TXT").write_bytes("\ufeffb c.png\r\n\r\na.png\r\nb c.png\r\n".encode())
+    out, lines, code = run_predict(tmp_path / "list.TXT")
+    assert code == 0 and names_in(out)[1] == ["b c.png", "a.png"]
+    assert "repeated: 1" in lines[-1]
+
+
+def test_equal_names_in_different_folders(run_predict, toy_coco, tmp_path):
+    for name in ("a", "b"):
+        filled(tmp_path / "in" / name, toy_coco, "1.png", "2.png")
+    wanted = ["a/1.png", "a/2.png", "b/1.png", "b/2.png"]
+    below = tmp_path / "in"
+    (below / "list.txt").write_text("\n".join(wanted))
+    files = [below / name for name in wanted]
+    for given in ([below, "--recursive"], [below / "a", below / "b"], files, [below / "list.txt"]):
+        out, _, code = run_predict(*given)
+        assert code == 0 and names_in(out) == (wanted, wanted)
+        content = json.loads((out / "objects.json").read_text())
+        assert len({each["id"] for each in content["images"]}) == 4
+        assert len(list(out.glob("*_overlay.jpg"))) == 4
+        shutil.rmtree(out)
+    out, _, _ = run_predict(below / "a")
+    assert names_in(out)[1] == ["1.png", "2.png"]
+
+
+def test_the_first_page_or_all_of_them(run_predict, toy_coco, tmp_path):
+    pages = [Image.open(toy_coco / "train" / f"{number}.png") for number in (0, 3, 6)]  # one size
+    pages[0].save(tmp_path / "scan.tif", save_all=True, append_images=pages[1:])
+    pages[0].save(tmp_path / "film.webp", save_all=True, append_images=pages[1:], lossless=True)
+    given = [tmp_path / "scan.tif", tmp_path / "film.webp", toy_coco / "train" / "0.png"]
+    out, lines, code = run_predict(*given)
+    assert code == 0 and names_in(out)[1] == ["scan.tif", "film.webp", "0.png"]
+    assert "pages (without --pages all): 4" in lines[-1]
+    shutil.rmtree(out)
+    out, lines, code = run_predict(*given, "--pages", "all")
+    numbered = [f"{name}#page={n}" for name in ("scan.tif", "film.webp") for n in (1, 2, 3)]
+    assert code == 0 and names_in(out)[1] == [*numbered, "0.png"]
+    assert "7 of 7 images" in lines[-1] and "pages" not in lines[-1]
+    content = json.loads((out / "objects.json").read_text())
+    found = {
+        number: [
+            each["segmentation"] for each in content["annotations"] if each["image_id"] == number
+        ]
+        for number in range(1, 8)
+    }
+    assert found[1] == found[4] == found[7] and found[2] == found[5] != found[1]
+    assert found[3] == found[6] == []  # scene 6 has no object
+
+
+def test_a_bad_page_is_listed_and_the_ones_before_are_kept(run_predict, toy_coco, tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), np.uint8)
+    pages = [Image.fromarray(each) for each in noise]
+    path = tmp_path / "scan.gif"
+    pages[0].save(path, save_all=True, append_images=pages[1:])
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 5 // 6])
+    out, lines, code = run_predict(path, toy_coco / "train" / "0.png", "--pages", "all")
+    assert code == 2
+    names = names_in(out)[1]
+    assert "0.png" in names and "scan.gif#page=1" in names
+    [bad] = json.loads((out / "skipped.json").read_text())
+    assert bad["file"] == str(path) and "page 3 and later" in bad["record"]
+
+
+@pytest.mark.parametrize("main", [predict.main, visualize.main, evaluate.main])
+@pytest.mark.parametrize("ap", [0.4137, 0.0, -1.0])
+def test_the_newest_run_is_named_with_age_and_score(
+    main, ap, toy_run, toy_coco, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(options, "RUNS", tmp_path)
+    content = checkpoint.load(toy_run / "best.pt")
+    content["best"]["AP"] = ap
+    for name, hours in (("old", 50), ("new", 3), ("older", 90)):
+        (tmp_path / name).mkdir()
+        checkpoint.save(tmp_path / name / "best.pt", content)
+        then = time.time() - 3600 * hours
+        os.utime(tmp_path / name / "best.pt", (then, then))
+    out = tmp_path / ("out" if main is predict.main else "out.png")
+    images = [str(toy_coco / "train" / "0.png")] if main is predict.main else ["--workers", "0"]
+    main([*images, "--out", str(out), *ON_CPU])
+    first, second = capsys.readouterr().out.splitlines()[:2]
+    assert f"{tmp_path}/new/best.pt, 3 hours old" in first
+    assert ("AP 0.414" in first) == (ap > 0)
+    assert ("never scored above 0" in first) == ("warning" in second) == (ap <= 0)
