@@ -28,6 +28,8 @@ from engine.values import device_for
 from mobileinst import zoo
 from mobileinst.set_prediction.postprocess import Postprocess
 
+DIAGNOSIS = "diagnose.json"  # beside the results
+
 
 def parse(argv: list[str]) -> argparse.Namespace:
     parser = options.Parser("Evaluate a checkpoint: the 12 COCO numbers and a per-category table.")
@@ -38,7 +40,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--max-detections", type=options.positive, help="per image; the model's if not given"
     )
-    parser.add_argument("--out", type=Path, help="results json; beside the checkpoint if not given")
+    where = "test-NNN beside the checkpoint if not given"
+    options.add_out(parser, f"results json, or a folder for it; {where}")
     what = parser.add_mutually_exclusive_group()
     what.add_argument(
         "--ground-truth-as-predictions",
@@ -151,6 +154,9 @@ def score_checkpoint(opts: argparse.Namespace, builder: checkpoint.Builder) -> N
         InputError: at the end, if an image could not be read and was not to be left out.
     """
     with dist.synced_errors(InputError):
+        files.require_free(opts.out, opts.overwrite)
+        if opts.diagnose and opts.out and opts.out.suffix:
+            files.require_free(opts.out.with_name(DIAGNOSIS), opts.overwrite)
         device = dist.device_for(device_for(opts.device))
         path, content = checkpoint.load_or_newest(opts.checkpoint, options.RUNS)
     dataset = dist.local_first(lambda: open_split(opts, content), InputError)
@@ -195,15 +201,16 @@ def score_checkpoint(opts: argparse.Namespace, builder: checkpoint.Builder) -> N
         {key: each[key] for key in FIELDS} | {"segmentation": rle.to_json(each["segmentation"])}
         for each in detections
     ]
-    out = opts.out or path.with_name(f"{path.stem}_{opts.split}_results.json")
+    name = f"{path.stem}_{opts.split}_results.json"
+    out = files.output(opts.out, path.parent, "test", name)
     files.write_json(out, results, "name another")
     info(f"results: {out}")
     if opts.diagnose:
         found = diagnose.diagnose(ground_truth, answers, scores)
         info(f"\n{diagnose.text(found)}\n")
         about = {"checkpoint": str(path), "split": opts.split}
-        files.write_json(out.with_name("diagnose.json"), about | found, "name another --out")
-        info(f"diagnosis: {out.with_name('diagnose.json')}")
+        files.write_json(out.with_name(DIAGNOSIS), about | found, "name another --out")
+        info(f"diagnosis: {out.with_name(DIAGNOSIS)}")
     skipped.report_skipped(dataset.bad, out)
     if not opts.skip_bad_records:
         skipped.require_none(dataset.bad, len(dataset), out)

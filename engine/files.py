@@ -1,6 +1,7 @@
 """Files and folders that are written whole or not at all; run folders and their locks."""
 
 import fcntl
+import itertools
 import json
 import os
 import shutil
@@ -80,32 +81,85 @@ def is_free(folder: Path) -> bool:
     return all(path.suffix == ".tmp" for path in folder.iterdir())
 
 
-def make_folder(folder: Path, replace: bool = False) -> None:
-    """Makes an empty folder, with `replace` after deleting the old one; raises InputError if that
-    fails or another process was faster.
+def require_free(out: Path | None, overwrite: bool = False, mark: str = "", more: str = "") -> None:
+    """Checks that an output is not in use, or may be replaced.
+
+    Args:
+        out: file or folder of the user's choice; None is free.
+        mark: a file that a folder has if this command wrote it; others are never replaced.
+        more: another way out, for the sentence.
+    Raises:
+        InputError: if it is in use.
     """
+    if out is None or is_free(out):
+        return
+    if not overwrite:
+        raise InputError(
+            f"{out}: the output exists; {more}replace it with --overwrite, or name another"
+        )
+    if mark and not (out / mark).is_file():
+        raise InputError(f"{out}: holds no {mark}, so --overwrite leaves it alone; name another")
+
+
+def make_folder(folder: Path, exist_ok: bool = True) -> None:
+    """Makes a folder; raises InputError if that fails, FileExistsError if it must not be there."""
     try:
-        if replace and folder.exists():
-            shutil.rmtree(folder)
-        folder.mkdir(parents=True, exist_ok=folder.is_dir() and is_free(folder))
+        folder.mkdir(parents=True, exist_ok=exist_ok)
     except OSError as error:
+        if isinstance(error, FileExistsError) and not exist_ok:
+            raise
         raise InputError(
             f"{folder}: the folder cannot be made ({error.strerror}); choose another --out"
         ) from error
 
 
-@contextmanager
-def appearing(folder: Path) -> Iterator[Path]:
-    """A folder to write into that takes its name when it is complete, or is removed; raises
-    InputError if the name is in use, FailedRun if the file system does not allow it.
+def next_free(parent: Path, stem: str = "") -> Path:
+    """Makes the next free folder `parent/stem-NNN`, or `parent/NNN`: above the highest number."""
+    prefix = f"{stem}-" if stem else ""
+    numbers = [int(path.name[-3:]) for path in parent.glob(f"{prefix}[0-9][0-9][0-9]")]
+    for number in itertools.count(max(numbers, default=0) + 1):
+        folder = parent / f"{prefix}{number:03d}"
+        with suppress(FileExistsError):  # another process was faster
+            make_folder(folder, exist_ok=False)
+            return folder
+
+
+def output(out: Path | None, parent: Path, stem: str, name: str) -> Path:
+    """The file that a command writes: `out`, or `name` in the folder `out`, or in the next free
+    folder `parent/stem-NNN`.
     """
-    if not is_free(folder):
-        raise InputError(f"{folder}: the output folder exists; choose another --out")
-    unfinished = folder.with_name(f".{folder.name}.unfinished")
-    make_folder(unfinished, replace=True)
+    if out is None:
+        return next_free(parent, stem) / name
+    return out / name if out.is_dir() or not out.suffix else out
+
+
+def clear(folder: Path) -> None:
+    """Removes what is in a folder; the folder stays, and with it a lock."""
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+@contextmanager
+def appearing(folder: Path, overwrite: bool = False, mark: str = "") -> Iterator[Path]:
+    """A folder to write into that takes its name when it is complete, or is removed; for the
+    arguments see `require_free`.
+
+    Raises:
+        InputError: if the name is in use, or another process writes there.
+        FailedRun: if the file system does not allow it.
+    """
+    unfinished = folder.resolve().with_name(f".{folder.resolve().name}.unfinished")
+    lock = FolderLock()
+    lock.acquire(unfinished)
     try:
+        require_free(folder, overwrite, mark)
+        clear(unfinished)  # what a killed process left
         yield unfinished
         if folder.exists():
+            clear(folder)
             folder.rmdir()
         unfinished.replace(folder)
     except OSError as error:
@@ -115,34 +169,9 @@ def appearing(folder: Path) -> Iterator[Path]:
         ) from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
-
-
-def choose(out: Path | None, parent: Path, stem: str, resume: bool, overwrite: bool) -> Path:
-    """The folder of a run, by default the next free `parent/stem-NNN`; nothing is written yet.
-
-    Args:
-        resume: continue in `out`, by default in the newest folder, which must have a `last.pt`.
-        overwrite: a used run folder may be replaced.
-    Raises:
-        InputError: if the folder is in use, or there is nothing to resume.
-    """
-    numbered = sorted(parent.glob(f"{stem}-[0-9][0-9][0-9]"))
-    if resume:
-        return folder_to_resume([out] if out else numbered, out or parent / f"{stem}-NNN")
-    if out is None:
-        number = int(numbered[-1].name[-3:]) + 1 if numbered else 1
-        return parent / f"{stem}-{number:03d}"
-    if not is_free(out):
-        if not overwrite:
-            raise InputError(
-                f"{out}: the output folder exists; go on with --resume, "
-                "replace it with --overwrite, or choose another --out"
-            )
-        if not (out / "options.json").exists():
-            raise InputError(
-                f"{out}: not a run folder, so --overwrite leaves it alone; choose another --out"
-            )
-    return out
+        with suppress(OSError):
+            folder.rmdir()  # where it is still the empty one of `next_free`
+        lock.release()
 
 
 def folder_to_resume(candidates: list[Path], asked: Path) -> Path:
@@ -171,7 +200,7 @@ def newest_checkpoint(parent: Path) -> Path:
 
 
 class FolderLock:
-    """One writer per run folder: an flock, which ends with the process and is never stale."""
+    """One writer per folder: an flock, which ends with the process and is never stale."""
 
     def __init__(self) -> None:
         self.handle: int | None = None
@@ -179,19 +208,36 @@ class FolderLock:
         os.register_at_fork(after_in_child=self.release)
 
     def acquire(self, folder: Path) -> None:
-        """Locks a folder instead of the one before; raises InputError if another process has it."""
-        self.release()
+        """Makes and locks a folder; raises InputError if another process has it."""
+        make_folder(folder)
         self.handle = os.open(folder, os.O_RDONLY)
         try:
             fcntl.flock(self.handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             self.release()
             raise InputError(
-                f"{folder}: another process is training in this run folder; wait until it has "
-                "ended, or choose another --out"
+                f"{folder}: another process is writing in this folder; wait until it has ended, "
+                "or choose another --out"
             ) from None
         except OSError:  # a file system without locks
             pass
+
+    def claim(
+        self, out: Path | None, parent: Path, stem: str, mark: str, overwrite: bool = False
+    ) -> Path:
+        """Makes and locks the empty folder `out`, or the next free `parent/stem-NNN`; for the other
+        arguments see `require_free`.
+
+        Raises:
+            InputError: if it is in use, by another process or before.
+        """
+        folder = out or next_free(parent, stem)
+        if self.handle is None:
+            self.acquire(folder)
+        require_free(folder, overwrite, mark)
+        if overwrite:
+            clear(folder)
+        return folder
 
     def release(self) -> None:
         if self.handle is not None:

@@ -19,6 +19,7 @@ from mobileinst import weights, zoo
 
 DATASETS = Path("datasets")
 RUNS = Path("runs")
+MARK = "options.json"  # of a run folder
 
 
 class HelpFormatter(argparse.HelpFormatter):
@@ -276,6 +277,11 @@ def add_config(parser: Parser) -> argparse._ArgumentGroup:
     add_option(group, "model")
     add_option(group, "set", default=[])
     return group
+
+
+def add_out(parser: Parser, help: str) -> None:
+    parser.add_argument("--out", type=Path, help=help)
+    parser.add_argument("--overwrite", action="store_true", help="replace what --out names")
 
 
 def add_image_size(parser: Parser) -> None:

@@ -30,6 +30,8 @@ from engine.values import device_for
 from mobileinst import zoo
 
 NAME_BYTES = 100  # of an image's name in those of its results; file systems allow 255 in all
+PREDICTIONS = Path("predictions")
+MARK = "objects.json"  # of a folder that --overwrite may replace
 COLUMNS = ("image", "object", "class", "score", "area", "x0", "y0", "x1", "y1", "cx", "cy")
 
 
@@ -45,7 +47,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
         "--threshold", type=float, help="score; the one with the best F1 on val if not given"
     )
     options.add_image_size(parser)
-    parser.add_argument("--out", type=Path, default=Path("predictions"), help="a new folder")
+    options.add_out(parser, f"folder; {PREDICTIONS}/NNN if not given")
     options.add_option(parser, "skip_bad_records")
     options.add_device(parser)
     return parser.parse_args(argv)
@@ -200,7 +202,7 @@ class Predictor:
         with open(self.folder / "objects.csv", "w", encoding="utf-8", errors="backslashreplace",
                   newline="") as file:  # fmt: skip
             csv.writer(file).writerows([COLUMNS, *self.rows])
-        files.write_json(self.folder / "objects.json", self.coco)
+        files.write_json(self.folder / MARK, self.coco)
 
 
 def main(argv: list[str], builder: checkpoint.Builder = zoo.build_from_config) -> None:
@@ -212,6 +214,7 @@ def main(argv: list[str], builder: checkpoint.Builder = zoo.build_from_config) -
         InputError: at the end, if an image could not be read and was not to be left out.
     """
     opts = parse(argv)
+    files.require_free(opts.out, opts.overwrite, MARK)
     torch.set_num_threads(opts.threads)
     device = device_for(opts.device)
     named, passed_over = images_of(opts.images, opts.recursive)
@@ -230,7 +233,8 @@ def main(argv: list[str], builder: checkpoint.Builder = zoo.build_from_config) -
 
     categories = [{"id": each["id"], "name": each["name"]} for each in content["classes"]]
     bad, number = BadRecords(skip=True), 0
-    with files.appearing(opts.out) as folder:
+    out = opts.out or files.next_free(PREDICTIONS)
+    with files.appearing(out, opts.overwrite, MARK) as folder:
         predictor = Predictor(folder, categories, find)
         for name, path in progress(named.items(), desc="predicting", leave=False):
             before = number
@@ -247,11 +251,11 @@ def main(argv: list[str], builder: checkpoint.Builder = zoo.build_from_config) -
             raise InputError(next(iter(bad)).reason)
         predictor.write()
         skipped.write(folder, bad)
-    listed = opts.out / skipped.NAME
+    listed = out / skipped.NAME
     skipped.report_skipped(bad, listed)
     info(
         f"{len(predictor.rows)} objects in {len(images)} of {number} images, scores above "
-        f"{threshold:.3f} ({origin}): {opts.out}{in_words(passed_over)}"
+        f"{threshold:.3f} ({origin}): {out}{in_words(passed_over)}"
     )
     if not opts.skip_bad_records:
         skipped.require_none(bad, number, listed)

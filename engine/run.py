@@ -17,7 +17,7 @@ from data.dataset import CocoDataset
 from data.errors import BadRecords, InputError
 from data.loaders import Batches, train_loader
 from data.presets import EvalPreset, TrainPreset
-from engine import checkpoint, dist, files, log, skipped
+from engine import checkpoint, dist, files, log, options, skipped
 from engine.coco_ap import Scores
 from engine.log import info
 from engine.loop import Trainer
@@ -56,6 +56,7 @@ class Run:
     """A training and its folder: opens, resumes, saves, keeps the best, logs.
 
     Args:
+        folder: None until `open`, for a new run.
         derived: option values that follow from the data.
         lock: of the folder.
         best: highest AP so far, with its iteration and score threshold.
@@ -65,7 +66,7 @@ class Run:
     """
 
     opts: TrainOptions
-    folder: Path
+    folder: Path | None
     data: Data
     trainer: Trainer
     postprocess: Postprocess
@@ -142,11 +143,14 @@ class Run:
         )
 
     def open(self, report: weights.Report | None) -> None:
-        """Makes the folder on rank 0. `report` is on the weights that the run starts from."""
+        """Makes and locks the folder, on rank 0. `report` is on the weights that the run starts
+        from.
+        """
         batch = next(iter(self.loader(workers=0))).to("cpu")
         image = draw.training_batch(batch.images, batch.targets, self.data.train.class_names)
-        files.make_folder(self.folder, replace=self.opts.overwrite)
-        self.lock.acquire(self.folder)
+        self.folder = self.lock.claim(
+            self.opts.out, options.RUNS, self.opts.model, options.MARK, self.opts.overwrite
+        )
         self.save()  # first: from here on a killed run can be resumed
         self.write_options()
         if report:
@@ -155,7 +159,7 @@ class Run:
 
     def write_options(self) -> None:
         content = self.opts.plain() | {"derived": self.derived, "origins": self.opts.origins}
-        files.write_json(self.folder / "options.json", content)
+        files.write_json(self.folder / options.MARK, content)
 
     def save_image(self, name: str, image: Image.Image) -> None:
         with files.replacing(self.folder / name) as temporary:

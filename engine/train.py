@@ -15,7 +15,7 @@ from data.presets import EvalPreset, TrainPreset
 from engine import checkpoint, determinism, dist, log, options, recipes, skipped, start_weights
 from engine.coco_ap import Scores, score
 from engine.evaluate import open_splits, predictions
-from engine.files import FolderLock, choose
+from engine.files import FolderLock, require_free
 from engine.fit import fit_to_data
 from engine.interrupt import GracefulStop, Interrupted
 from engine.log import info
@@ -199,11 +199,11 @@ def prepare(opts: TrainOptions, builder: checkpoint.Builder) -> Iterator[Run]:
     """
     lock = FolderLock()
 
-    def choose_and_lock() -> Path:
-        folder = choose(opts.out, options.RUNS, opts.model, opts.resume, opts.overwrite)
-        if folder.is_dir():
-            lock.acquire(folder)
-        return folder
+    def check_and_lock() -> None:
+        if not opts.resume:
+            require_free(opts.out, opts.overwrite, options.MARK, "go on with --resume, ")
+        if opts.out and opts.out.is_dir():
+            lock.acquire(opts.out)
 
     with dist.synced_errors(InputError):
         device = dist.device_for(device_for(opts.device))
@@ -213,7 +213,7 @@ def prepare(opts: TrainOptions, builder: checkpoint.Builder) -> Iterator[Run]:
         values = dist.broadcast_from_main(lambda: find(opts), InputError)
         opts = opts.changed(values, "run" if opts.resume else "weights")
         info("\n".join(start_weights.describe(opts.plain())))
-        folder = dist.broadcast_from_main(choose_and_lock, InputError)
+        dist.broadcast_from_main(check_and_lock, InputError)
         with dist.synced_errors(InputError), model_errors():
             file = None
             if opts.pretrained and not opts.resume:  # a checkpoint has the weights it led to
@@ -229,7 +229,7 @@ def prepare(opts: TrainOptions, builder: checkpoint.Builder) -> Iterator[Run]:
         with dist.synced_errors(InputError):
             trainer, postprocess, config, report = build(opts, data, device, builder, file)
             del file  # frees its tensors
-            run = Run(opts, folder, data, trainer, postprocess, config, derived, lock)
+            run = Run(opts, opts.out, data, trainer, postprocess, config, derived, lock)
         processes = f" in {dist.world_size()} processes" if dist.world_size() > 1 else ""
         info(f"{opts.model}: {run.facts['parameters']:,} parameters, on {device}{processes}")
         parts = [(name, part) for name, part in trainer.model.named_children()]
@@ -242,6 +242,7 @@ def prepare(opts: TrainOptions, builder: checkpoint.Builder) -> Iterator[Run]:
                 run.resume()
             elif dist.is_main_process():
                 run.open(report)
+        run.folder = dist.broadcast_from_main(lambda: run.folder)
         yield run
     finally:
         lock.release()

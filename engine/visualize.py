@@ -25,7 +25,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
         "--threshold", type=float, help="score; the one with the best F1 on val if not given"
     )
     options.add_image_size(parser)
-    parser.add_argument("--out", type=Path, help="image file; beside the checkpoint if not given")
+    where = "visualize-NNN beside the checkpoint if not given"
+    options.add_out(parser, f"image file, or a folder for it; {where}")
     options.add_data(parser)
     options.add_device(parser, workers=True)
     return parser.parse_args(argv)
@@ -96,6 +97,7 @@ def main(argv: list[str], builder: checkpoint.Builder = zoo.build_from_config) -
         InputError: at the end, if an image could not be read and was not to be left out.
     """
     opts = parse(argv)
+    files.require_free(opts.out, opts.overwrite)
     torch.set_num_threads(opts.threads)
     device = device_for(opts.device)
     path, content = checkpoint.load_or_newest(opts.checkpoint, options.RUNS)
@@ -116,7 +118,8 @@ def main(argv: list[str], builder: checkpoint.Builder = zoo.build_from_config) -
     )
     title = f"{path.parent.name}, {opts.split}"
     sheet = prediction_grid(shown, detections, threshold, title=title, columns=opts.columns)
-    out = opts.out or path.with_name(f"{path.stem}_{opts.split}.png")
+    name = f"{path.stem}_{opts.split}.png"
+    out = files.output(opts.out, path.parent, "visualize", name)
     save_image(sheet, out)
     skipped.report_skipped(dataset.bad)
     info(

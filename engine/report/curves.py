@@ -8,18 +8,21 @@ import numpy as np
 from PIL import Image
 
 from data.errors import InputError
-from engine import log, options
+from engine import files, log, options
 from engine.coco_ap import NOTHING
 from engine.files import newest_checkpoint
 from engine.log import info
 from engine.report import summary
 from engine.visualize import save_image
 
+CURVES = Path("curves")
+
 
 def parse(argv: list[str]) -> argparse.Namespace:
     parser = options.Parser("Draw the loss, validation AP and train AP of runs over time.")
     parser.add_argument("runs", type=Path, nargs="*", help="run folders; the newest if not given")
-    parser.add_argument("--out", type=Path, default=Path("curves.png"), help="image file to write")
+    where = f"{CURVES}/NNN if not given"
+    options.add_out(parser, f"image file, or a folder for it; {where}")
     return parser.parse_args(argv)
 
 
@@ -87,12 +90,15 @@ def draw_curves(curves: dict[str, dict[str, np.ndarray]], out: Path) -> None:
 
 def main(argv: list[str]) -> None:
     opts = parse(argv)
+    files.require_free(opts.out, opts.overwrite)
     folders = opts.runs or [newest_checkpoint(options.RUNS).parent]
     names = [folder.name for folder in folders]
     if len(set(names)) < len(names):
         names = map(str, folders)
-    draw_curves(dict(zip(names, map(read_run, folders))), opts.out)
-    info(f"wrote {opts.out}")
+    found = dict(zip(names, map(read_run, folders)))
+    out = files.output(opts.out, CURVES, "", "curves.png")
+    draw_curves(found, out)
+    info(f"wrote {out}")
 
 
 if __name__ == "__main__":

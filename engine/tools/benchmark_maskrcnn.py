@@ -50,6 +50,7 @@ from mobileinst.segmenter import channels_at
 STRIDES = (4, 8, 16, 32)
 # torchvision's are 8 · stride for images of 800 pixels; at 256 to 448 objects are half as large.
 ANCHORS = tuple((4 * stride,) for stride in (*STRIDES, 64))
+RESULTS = "maskrcnn.json"
 TRIAL = 0.1  # minutes of each trial, relative to those of the training
 
 Item = tuple[Tensor, dict]  # an image [3,H,W], 0..1, of the original size, and its target
@@ -66,7 +67,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add("--batch-size", type=positive, default=4)
     add("--rois", type=positive, default=128, help="boxes of each image that train the heads")
     add("--seed", type=integer, default=0)
-    add("--out", type=Path, help="folder; runs/maskrcnn-NNN if not given")
+    options.add_out(parser, "folder; runs/maskrcnn-NNN if not given")
     options.add_data(parser)
     options.add_option(parser, "threads", default=values.default_threads())
     options.add_option(parser, "workers", default=values.default_workers())
@@ -215,8 +216,8 @@ def main(argv: list[str]) -> None:
     train_set, val_set = datasets.values()
     if not train_set.with_objects():
         raise InputError(f"{train_set.source}: no objects to train on; give other annotations")
-    folder = files.choose(opts.out, options.RUNS, "maskrcnn", resume=False, overwrite=False)
-    files.make_folder(folder)
+    lock = files.FolderLock()
+    folder = lock.claim(opts.out, options.RUNS, "maskrcnn", RESULTS, opts.overwrite)
     info(f"{train_set.summary()}\n{val_set.summary()}")
     rows, best = [], opts.short_sides[0]
     if len(opts.short_sides) > 1:
@@ -236,7 +237,8 @@ def main(argv: list[str]) -> None:
     with files.replacing(folder / "maskrcnn.md") as path:
         path.write_text(f"{about}\n\n{pipes(texts, 1)}\n", encoding="utf-8")
     given = json.loads(json.dumps(vars(opts), default=str))
-    files.write_json(folder / "maskrcnn.json", {"options": given, "rows": rows})
+    files.write_json(folder / RESULTS, {"options": given, "rows": rows})
+    lock.release()
     for dataset in datasets.values():
         skipped.report_skipped(dataset.bad)
 

@@ -38,6 +38,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     depths = "1: the model's parts; 2: also their parts"
     parser.add_argument("--depth", type=options.positive, default=2, help=depths)
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write json")
+    parser.add_argument("--overwrite", action="store_true", help="replace what --json names")
     return parser.parse_args(argv)
 
 
@@ -330,6 +331,7 @@ def as_json(part: Part) -> dict:
 
 def main(argv: list[str]) -> None:
     opts = parse(argv)
+    files.require_free(opts.json, opts.overwrite)
     torch.set_num_threads(opts.threads)
     device = device_for(opts.device)
     parts = inspect_all(opts, device)

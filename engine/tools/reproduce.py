@@ -15,12 +15,13 @@ from typing import NamedTuple
 
 from data.errors import InputError
 from engine import checkpoint, files, options, train
-from engine.files import FailedRun, choose
+from engine.files import FailedRun
 from engine.log import info
 from engine.report.metrics_block import TIMES, block
 from engine.tools import own_parts
 from engine.values import device_for
 
+RESULTS = "reproduce.json"
 NOISE = 0.05  # with a lower test_map the model has hardly learned, and little could differ
 
 
@@ -31,9 +32,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--runs", type=options.positive, default=3, help="without loader processes")
     parser.add_argument("--seed", type=int, default=42)
-    workers, out = "loader processes of the additional run", "runs/reproduce-NNN if not given"
+    workers = "loader processes of the additional run"
     parser.add_argument("--workers", type=options.positive, default=2, help=workers)
-    parser.add_argument("--out", type=Path, help=f"folder of all runs; {out}")
+    options.add_out(parser, "folder of all runs; runs/reproduce-NNN if not given")
     opts, rest = parser.parse_known_args(argv)
     opts.training = [*rest, "--seed", str(opts.seed)]
     understood = train.parse(opts.training)
@@ -94,8 +95,8 @@ def differences(result: Result, first: Result) -> list[str]:
 
 def main(argv: list[str]) -> int:
     opts = parse(argv)
-    opts.out = choose(opts.out, options.RUNS, "reproduce", resume=False, overwrite=False)
-    files.make_folder(opts.out)
+    lock = files.FolderLock()
+    opts.out = lock.claim(opts.out, options.RUNS, "reproduce", RESULTS, opts.overwrite)
     results = [run_once(opts, f"run-{number}") for number in range(1, opts.runs + 1)]
     results.append(run_once(opts, "workers", workers=opts.workers))
     if opts.model == own_parts.MODEL:
@@ -120,7 +121,8 @@ def main(argv: list[str]) -> int:
     identical = not any(differing.values())
     content = {"identical": identical, "training": opts.training}
     content["runs"] = [result._asdict() for result in results]
-    files.write_json(opts.out / "reproduce.json", content)
+    files.write_json(opts.out / RESULTS, content)
+    lock.release()
     info("identical to the last bit" if identical else "NOT identical")
     return 0 if identical else 3
 

@@ -95,7 +95,7 @@ def test_curve_and_summary_show_both(run, tmp_path):
     log.write_csv(without / "metrics.csv", rows)
     images = []
     for folder in (run, without):
-        curves.main([str(folder), "--out", str(tmp_path / "curves.png")])
+        curves.main([str(folder), "--out", str(tmp_path / "curves.png"), "--overwrite"])
         images.append(np.asarray(Image.open(tmp_path / "curves.png")))
     assert images[0].shape != images[1].shape or not np.array_equal(*images)
 

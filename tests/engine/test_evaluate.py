@@ -27,5 +27,5 @@ def test_scores_in_training_are_those_of_the_saved_weights(
     evaluate.main(["--checkpoint", str(tmp_path / "run" / "best.pt"), *common])
     in_training, of_file = evaluated
     assert in_training == of_file and len(of_file) > 20
-    results = json.loads((tmp_path / "run" / "best_val_results.json").read_text())
+    results = json.loads((tmp_path / "run" / "test-001" / "best_val_results.json").read_text())
     assert [each["score"] for each in results["detections"]] == [each["score"] for each in of_file]

@@ -65,7 +65,7 @@ def test_a_folder_has_one_writer(tiny, toy_run, tmp_path):
     try:
         writer.stdout.readline()
         for option in ("--resume", "--overwrite"):
-            with pytest.raises(InputError, match="another process is training in this run folder"):
+            with pytest.raises(InputError, match="another process is writing in this folder"):
                 train.main([*argv, option])
     finally:
         writer.kill()

@@ -9,7 +9,7 @@ import pytest
 
 from data.errors import InputError
 from engine import evaluate, files, predict, skipped, train, visualize
-from engine.files import FailedRun, choose
+from engine.files import FailedRun, folder_to_resume
 
 
 @pytest.fixture
@@ -84,23 +84,19 @@ def test_long_lists_are_cut_and_name_the_file(tmp_path, capsys):
 # --- links in downloaded folders --------------------------------------------------------------
 
 
-def test_results_beside_a_checkpoint_are_not_written_through_links(toy_run, tmp_path):
+def test_results_are_not_written_through_links(toy_run, tmp_path):
     theirs, mine = tmp_path / "downloaded", tmp_path / "diary.txt"
     theirs.mkdir()
     mine.write_text("dear diary")
-    shutil.copy(toy_run / "best.pt", theirs)
-    for name in ("best_val_results.json", "best_val.png", "best_val_results.json.tmp"):
+    for name in ("results.json", "sheet.png", "results.json.tmp"):
         (theirs / name).symlink_to(mine)
-    argv = [
-        "--checkpoint",
-        str(theirs / "best.pt"),
-        *"--device cpu --threads 1 --workers 0".split(),
-    ]
-    evaluate.main(argv)
-    visualize.main([*argv, "--count", "1"])
+    argv = ["--checkpoint", str(toy_run / "best.pt"), *"--device cpu --threads 1".split()]
+    argv += ["--workers", "0", "--overwrite", "--out"]
+    evaluate.main([*argv, str(theirs / "results.json")])
+    visualize.main([*argv, str(theirs / "sheet.png"), "--count", "1"])
     assert mine.read_text() == "dear diary"
-    assert not (theirs / "best_val.png").is_symlink()
-    assert json.loads((theirs / "best_val_results.json").read_text())["scores"]
+    assert not (theirs / "sheet.png").is_symlink()
+    assert json.loads((theirs / "results.json").read_text())["scores"]
 
 
 def test_a_run_with_links_is_not_resumed(tmp_path, toy_run):
@@ -108,7 +104,7 @@ def test_a_run_with_links_is_not_resumed(tmp_path, toy_run):
     (folder / "log.jsonl").unlink()
     (folder / "log.jsonl").symlink_to(tmp_path / "diary.txt")
     with pytest.raises(InputError, match="log.jsonl is a link"):
-        choose(folder, tmp_path, "x", resume=True, overwrite=False)
+        folder_to_resume([folder], folder)
 
 
 def test_a_file_takes_its_place_when_it_is_whole(tmp_path):

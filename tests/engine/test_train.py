@@ -154,7 +154,9 @@ def test_results_lie_beside_the_checkpoint_under_the_name_of_the_split(toy_run, 
     copy = tmp_path / "best.pt"
     copy.write_bytes((toy_run / "best.pt").read_bytes())
     evaluate.main(["--checkpoint", str(copy), *IN_LINE])
-    content = json.loads((tmp_path / "best_val_results.json").read_text())
+    (written,) = tmp_path.glob("*/*.json")
+    assert written == tmp_path / "test-001" / "best_val_results.json"
+    content = json.loads(written.read_text())
     assert content["split"] == "val" and content["scores"]["images"] == 4
 
 
@@ -228,7 +230,7 @@ def test_without_anything_found_a_stopgap_threshold_is_named(tiny, toy_coco, tmp
     assert "above 0.300 (a default" in capsys.readouterr().out
     visualize.main(["--checkpoint", str(out / "best.pt"), *IN_LINE])
     assert "above 0.300 (a default" in capsys.readouterr().out
-    assert (out / "best_val.png").exists()
+    assert (out / "visualize-001" / "best_val.png").exists()
     image = str(toy_coco / "val" / "8.png")
     where = str(tmp_path / "found")
     predict.main([image, "--checkpoint", str(out / "best.pt"), "--out", where, *ON_CPU])
@@ -346,7 +348,7 @@ def test_runs_are_numbered_and_the_newest_is_found(tiny, tmp_path, monkeypatch, 
     assert train.main([*tiny, "--iterations", "2", "--resume"]) == 0
     assert checkpoint.load(folder / "last.pt")["iteration"] == 2
     evaluate.main(IN_LINE)
-    assert (folder / "best_val_results.json").exists()
+    assert (folder / "test-001" / "best_val_results.json").exists()
     assert os.listdir(tmp_path) == ["runs"] and len(os.listdir("runs")) == 2
 
 

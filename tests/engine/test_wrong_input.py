@@ -13,6 +13,8 @@ from PIL import Image
 from data.errors import InputError
 from engine import checkpoint, evaluate, options, predict, train, visualize
 from engine.loop import NonFiniteError, Trainer
+from engine.report import curves
+from engine.tools import inspect_modules
 from mobileinst import zoo
 
 TRAIN = (
@@ -257,14 +259,25 @@ def test_an_output_folder_in_use(complain, toy_coco, toy_run, tmp_path):
     out.mkdir()
     (out / "thesis.txt").write_text("years of work")
     argv = [train.main, *TRAIN, "--data", toy_coco, "--out"]
-    assert f"{out}: the output folder exists; go on with --resume" in complain(*argv, out)
-    assert f"{out}: not a run folder" in complain(*argv, out, "--overwrite")
+    assert f"{out}: the output exists; go on with --resume" in complain(*argv, out)
+    assert f"{out}: holds no options.json" in complain(*argv, out, "--overwrite")
     assert f"{out}: no last.pt to resume from" in complain(*argv, out, "--resume")
     file = out / "thesis.txt"
-    assert f"{file}: the output folder exists" in complain(*argv, file)
+    assert f"{file}: the output exists" in complain(*argv, file)
     assert f"{file}/run: the folder cannot be made" in complain(*argv, file / "run")
     argv = [predict.main, toy_coco / "val", "--checkpoint", toy_run / "best.pt", "--out"]
-    assert f"{out}: the output folder exists; choose another" in complain(*argv, out, *ON_CPU)
+    assert f"{out}: the output exists; replace it with --" in complain(*argv, out, *ON_CPU)
+    assert f"{out}: holds no objects.json" in complain(*argv, out, *ON_CPU, "--overwrite")
+    checkpoint_and_out = ["--checkpoint", toy_run / "best.pt", "--out", file]
+    for main in (evaluate.main, visualize.main, curves.main, inspect_modules.main):
+        name = {curves.main: [toy_run, "--out", file], inspect_modules.main: ["--json", file]}
+        said = complain(main, *name.get(main, checkpoint_and_out))
+        assert f"{file}: the output exists; replace it with --overwrite, or name another" in said
+    argv = ["--checkpoint", toy_run / "best.pt", "--out", out]
+    assert f"{out}: the output exists" in complain(evaluate.main, *argv)
+    (out / "diagnose.json").touch()
+    said = complain(evaluate.main, *argv[:3], out / "new.json", "--diagnose")
+    assert f"{out}/diagnose.json: the output exists" in said
     assert (out / "thesis.txt").read_text() == "years of work"
 
 
@@ -365,9 +378,9 @@ def test_scoring_and_drawing_go_on_after_a_broken_image(
 
 def test_results_that_cannot_be_written(complain, toy_run, tmp_path):
     argv = ["--checkpoint", toy_run / "best.pt", *IN_LINE]
-    (tmp_path / "folder").mkdir()
-    said = complain(evaluate.main, *argv, "--out", tmp_path / "folder")
-    assert f"{tmp_path}/folder: cannot be written" in said and "name another" in said
+    (tmp_path / "file").touch()
+    said = complain(evaluate.main, *argv, "--out", tmp_path / "file" / "results.json")
+    assert f"{tmp_path}/file/results.json: cannot be written" in said and "name another" in said
     said = complain(visualize.main, *argv, "--count", "1", "--out", tmp_path / "sheet.docx")
     assert "sheet.docx: cannot be written" in said and "name a .png" in said
 
