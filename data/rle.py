@@ -33,8 +33,27 @@ def encode(masks: Tensor | np.ndarray) -> list[Rle]:
         masks = masks.detach().cpu().numpy()
     if len(masks) == 0:
         return []
-    columns = np.asfortranarray(masks.astype(np.uint8, copy=False).transpose(1, 2, 0))
-    return coco_mask.encode(columns)
+    return [encode_inside(mask) for mask in masks]
+
+
+def encode_inside(mask: np.ndarray) -> Rle:
+    """One mask [H,W] -> its RLE, from the pixels inside its box alone."""
+    height, width = mask.shape
+    found = np.flatnonzero(mask.any(1))
+    top, bottom = (found[0], found[-1] + 1) if len(found) else (0, 0)
+    found = np.flatnonzero(mask[top:bottom].any(0))
+    left, right = (found[0], found[-1] + 1) if len(found) else (0, 0)
+    columns = np.zeros((right - left, bottom - top + 2), bool)
+    columns[:, 1:-1] = mask[top:bottom, left:right].T
+    x, y = np.nonzero(columns[:, 1:] != columns[:, :-1])  # where runs start and end
+    places = (x + left) * height + y + top
+    if bottom - top == height:  # a run goes on at the top of the next column
+        joined = np.flatnonzero(places[1:] == places[:-1])
+        places = np.delete(places, np.concatenate([joined, joined + 1]))
+    if not len(places) or places[-1] < height * width:
+        places = np.append(places, height * width)
+    runs = np.diff(places, prepend=0).tolist()
+    return coco_mask.frPyObjects({"size": [height, width], "counts": runs}, height, width)
 
 
 def decode(rles: Sequence[Rle], size: Sequence[int]) -> np.ndarray:

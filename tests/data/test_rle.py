@@ -159,3 +159,16 @@ def test_more_masks_than_a_byte_can_count():
     assert (rle.decode([rle.union(rles)], (9, 11))[0] == masks.any(0)).all()
     assert len(rle.boxes(rles)) == len(rle.subtract(rles, rles[5])) == 300
     assert rle.iou(rles, rles).shape == (300, 300)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.02, 0.5, 0.98, 1.0])
+def test_encoding_inside_the_box_gives_the_bytes_of_pycocotools(share):
+    rng = np.random.default_rng(0)
+    for size in [(1, 1), (1, 9), (9, 1), (7, 5), (40, 30)]:
+        for _ in range(20):
+            mask = rng.random(size) < share
+            top, left = (rng.integers(0, side) for side in size)
+            mask[:top], mask[:, :left] = False, False
+            mask = mask[:: rng.choice([-1, 1]), :: rng.choice([-1, 1])]
+            expected = coco_mask.encode(np.asfortranarray(mask, np.uint8))
+            assert rle.encode(mask[None]) == [expected]
