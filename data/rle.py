@@ -64,6 +64,16 @@ def decode(rles: Sequence[Rle], size: Sequence[int]) -> np.ndarray:
     return coco_mask.decode(list(rles)).transpose(2, 0, 1).view(bool)
 
 
+def decode_inside(one: Rle) -> tuple[np.ndarray, tuple[int, int]]:
+    """The pixels of a mask inside its box, bool [h,w], and left top (x, y) of the box."""
+    left, top, right, bottom = boxes([one])[0].astype(int).tolist()
+    height, counts = one["size"][0], one["counts"]
+    runs = runs_of(counts.encode("ascii") if isinstance(counts, str) else counts)
+    ends = (np.cumsum(runs) - left * height).clip(0, (right - left) * height)
+    inside = np.repeat(np.arange(len(runs)) % 2 == 1, np.diff(ends, prepend=0))
+    return inside.reshape(right - left, height).T[top:bottom], (left, top)
+
+
 def from_annotation(segmentation: Any, height: int, width: int) -> Rle:
     """The `segmentation` of a COCO annotation, polygons or RLE -> one RLE of the image's size.
 

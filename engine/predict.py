@@ -139,7 +139,9 @@ def instance_map(masks: list[dict], size: tuple[int, int]) -> Image.Image:
     """
     ids = np.zeros(size, np.uint16)
     for place in np.argsort(rle.area(masks), kind="stable")[::-1]:
-        ids[rle.decode([masks[place]], size)[0]] = place + 1
+        inside, (left, top) = rle.decode_inside(masks[place])
+        height, width = inside.shape
+        ids[top : top + height, left : left + width][inside] = place + 1
     return Image.fromarray(ids)
 
 
@@ -191,9 +193,13 @@ class Predictor:
             self.coco["annotations"].append(record | {"score": round(score, 5)})
         objects = zip(masks, labels, scores, boxes, strict=True)
         for place, (mask, label, score, box) in enumerate(objects, 1):
-            ys, xs = np.nonzero(rle.decode([mask], size)[0])
-            centre = round(float(xs.mean()), 1), round(float(ys.mean()), 1)
-            shown = self.class_names[label], round(score, 4), len(xs), *map(int, box), *centre
+            inside, corner = rle.decode_inside(mask)
+            area = int(inside.sum())
+            centre = (
+                round(start + float(inside.sum(axis) @ np.arange(inside.shape[1 - axis])) / area, 1)
+                for axis, start in enumerate(corner)
+            )
+            shown = self.class_names[label], round(score, 4), area, *map(int, box), *centre
             self.rows.append((name, place, *shown))
 
     def write(self) -> None:

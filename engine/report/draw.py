@@ -21,6 +21,7 @@ from engine.report.paint import (
     Colour,
     Painting,
     palette,
+    patch_of,
     shorten,
     text_size,
     write,
@@ -116,8 +117,8 @@ def training_batch(
         padding = np.ones(canvas, bool)
         padding[: target["size"][0], : target["size"][1]] = False
         painting = Painting(Image.fromarray(pixels), size)
-        painting.hatch(padding, PADDING, opacity=1.0)
-        painting.hatch(target["ignore"].cpu().numpy())
+        painting.hatch(patch_of(padding), PADDING, opacity=1.0)
+        painting.hatch(patch_of(target["ignore"].cpu().numpy()))
         objects = Objects(target["labels"].tolist(), target["masks"].cpu().numpy())
         paint_objects(painting, objects, class_names)
         cells.append(painting.finish())
@@ -166,17 +167,18 @@ def paint_objects(
     """
     shapes = []
     for index, (label, mask) in enumerate(zip(objects.labels, objects.masks, strict=True)):
-        if isinstance(mask, dict):
-            mask = rle.decode([mask], mask["size"])[0]
+        mask = patch_of(mask)
         score = "" if objects.scores is None else f" {float(objects.scores[index]):.2f}"
         dashed = partners is not None and index not in partners
         colour = alone if dashed else palette((partners or {}).get(index, index))
         shapes.append((mask, class_names[int(label)] + score, colour, dashed))
-    shapes.sort(key=lambda shape: -int(shape[0].sum()))
-    filled = np.zeros((), bool)
+    shapes.sort(key=lambda shape: -int(shape[0].inside.sum()))
+    filled = np.zeros(shapes[0][0].size if shapes else (), bool)
     for mask, _, colour, dashed in reversed(shapes):
-        painting.fill(mask & ~filled, colour, 0.18 if dashed else 0.42)
-        filled = filled | mask
+        there = filled[mask.slices]
+        free = mask._replace(inside=mask.inside & ~there)
+        painting.fill(free, colour, 0.18 if dashed else 0.42)
+        there |= mask.inside
     for mask, text, colour, dashed in shapes:
         painting.outline(mask, colour, dashed=dashed)
         painting.label(mask, text, colour)
@@ -200,7 +202,7 @@ def draw_rows(
             continue
         painting = Painting(image, size, height / 200)
         if void is not None and each is truth:
-            painting.hatch(rle.decode([void], void["size"])[0])
+            painting.hatch(patch_of(void))
         paint_objects(painting, each, class_names, partners, alone)
         rows[name] = painting.finish()
     return rows
@@ -253,15 +255,15 @@ def swatch(colours: Iterable[Colour], *, dashed: bool = False) -> Image.Image:
         painting = Painting(Image.new("RGB", SWATCH, (120, 126, 134)), SWATCH)
         mask = np.zeros(SWATCH[::-1], bool)
         mask[3:-3, 3:-3] = True
-        painting.fill(mask, colour, 0.18 if dashed else 0.42)
-        painting.outline(mask, colour, dashed=dashed)
+        painting.fill(patch_of(mask), colour, 0.18 if dashed else 0.42)
+        painting.outline(patch_of(mask), colour, dashed=dashed)
         cells.append(painting.finish())
     return side_by_side(cells, gap=0)
 
 
 def hatched_swatch(colour: Colour) -> Image.Image:
     painting = Painting(Image.new("RGB", SWATCH, (90, 96, 104)), SWATCH)
-    painting.hatch(np.ones(SWATCH[::-1], bool), colour)
+    painting.hatch(patch_of(np.ones(SWATCH[::-1], bool)), colour)
     return painting.finish()
 
 

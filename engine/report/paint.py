@@ -4,9 +4,12 @@ import colorsys
 from collections.abc import Iterator
 from contextlib import suppress
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+
+from data import rle
 
 Colour = tuple[int, int, int]
 Box = tuple[int, int, int, int]  # left, top, right, bottom
@@ -128,10 +131,39 @@ def dashes(loop: np.ndarray, length: float) -> Iterator[np.ndarray]:
             yield points
 
 
+class Patch(NamedTuple):
+    """The part of a mask inside its box.
+
+    inside: bool [h,w]. corner: left top (x, y) in the mask. size: (height, width) of the mask.
+    """
+
+    inside: np.ndarray
+    corner: tuple[int, int]
+    size: tuple[int, int]
+
+    @property
+    def box(self) -> Box:
+        (left, top), (height, width) = self.corner, self.inside.shape
+        return left, top, left + width, top + height
+
+    @property
+    def slices(self) -> tuple[slice, slice]:
+        left, top, right, bottom = self.box
+        return slice(top, bottom), slice(left, right)
+
+
+def patch_of(mask: np.ndarray | dict) -> Patch:
+    """The patch of a bool mask [H,W] or an RLE."""
+    if isinstance(mask, dict):
+        return Patch(*rle.decode_inside(mask), tuple(mask["size"]))
+    left, top, right, bottom = box_of(mask) or (0, 0, 0, 0)
+    return Patch(mask[top:bottom, left:right], (left, top), mask.shape)
+
+
 class Painting:
     """An image of `size` (width, height) to paint masks of any resolution over.
 
-    Masks are bool arrays [H,W] that cover the whole image. Shapes are painted in the order of the
+    Masks are patches of masks that cover the whole image. Shapes are painted in the order of the
     calls; labels wait for `finish`, so that nothing covers them. `scale` multiplies the width of
     lines and the height of letters.
     """
@@ -144,34 +176,45 @@ class Painting:
         self.image = image.convert("RGB").resize(self.fine_size, Image.Resampling.BICUBIC)
         self.labels: list[tuple[str, Colour, Box]] = []
 
-    def _scaled(self, mask: np.ndarray) -> tuple[np.ndarray, tuple[int, int]]:
+    def _scaled(self, mask: Patch) -> tuple[np.ndarray, tuple[int, int]]:
         """The used part of a mask on the fine grid, and its left top corner there.
 
         A mask too thin for the grid keeps every cell that it touches.
         """
-        box = box_of(mask)
-        if box is None:
+        if not mask.inside.any():
             return np.zeros((0, 0), bool), (0, 0)
-        width, height = self.fine_size
-        x, y = width / mask.shape[1], height / mask.shape[0]
+        box, (width, height) = mask.box, self.fine_size
+        x, y = width / mask.size[1], height / mask.size[0]
         left, top = max(int((box[0] - 2) * x), 0), max(int((box[1] - 2) * y), 0)
         right = min(int((box[2] + 2) * x) + 1, width)
         bottom = min(int((box[3] + 2) * y) + 1, height)
+        # The filter reaches that far, and the mask is empty around its box.
+        reach = 4 + int(2 / min(x, y, 1))
+        start = max(box[0] - reach, 0), max(box[1] - reach, 0)
+        end = min(box[2] + reach, mask.size[1]), min(box[3] + reach, mask.size[0])
+        pixels = np.zeros((end[1] - start[1], end[0] - start[0]), np.uint8)
+        rows, columns = box[1] - start[1], box[0] - start[0]
+        pixels[rows:, columns:][: mask.inside.shape[0], : mask.inside.shape[1]][mask.inside] = 255
         covered = np.asarray(
-            Image.fromarray(mask.astype(np.uint8) * 255).resize(
+            Image.fromarray(pixels).resize(
                 (right - left, bottom - top),
                 Image.Resampling.BILINEAR,
-                box=(left / x, top / y, right / x, bottom / y),
+                box=(
+                    left / x - start[0],
+                    top / y - start[1],
+                    right / x - start[0],
+                    bottom / y - start[1],
+                ),
             )
         )
         inside = covered >= 128
         return (inside if inside.any() else covered > 0), (left, top)
 
-    def fill(self, mask: np.ndarray, colour: Colour, opacity: float) -> None:
+    def fill(self, mask: Patch, colour: Colour, opacity: float) -> None:
         inside, corner = self._scaled(mask)
-        self._paste(inside * opacity, corner, colour)
+        self._paste(inside * np.float32(opacity), corner, colour)
 
-    def hatch(self, mask: np.ndarray, colour: Colour = VOID, opacity: float = 0.8) -> None:
+    def hatch(self, mask: Patch, colour: Colour = VOID, opacity: float = 0.8) -> None:
         """Fills a mask with slanted stripes, for pixels that are neither object nor background."""
         inside, corner = self._scaled(mask)
         step = max(round(3.5 * self.fine * self.scale), 1)
@@ -186,7 +229,7 @@ class Painting:
             box = (*corner, corner[0] + sheet.width, corner[1] + sheet.height)
             self.image.paste(colour, box, sheet)
 
-    def outline(self, mask: np.ndarray, colour: Colour, *, dashed: bool = False) -> None:
+    def outline(self, mask: Patch, colour: Colour, *, dashed: bool = False) -> None:
         """Draws the border of a mask in colour, on a thin dark line."""
         inside, corner = self._scaled(mask)
         unit = self.fine * self.scale
@@ -195,17 +238,18 @@ class Painting:
         for width, shade in ((2.7, INK), (1.5, colour)):
             thick = max(round(unit * width), 1)
             for loop in loops:
+                # Corners of pixels are closer than thick lines need.
+                loop = loop[:: max(int(self.scale), 1)] if len(loop) > 50 else loop
                 closed = np.concatenate([loop, loop[:1]])
                 broken = dashed and shade == colour
                 for line in dashes(closed, 6 * unit) if broken else [closed]:
                     pen.line(list(map(tuple, line)), shade, thick, joint="curve")
 
-    def label(self, mask: np.ndarray, text: str, colour: Colour) -> None:
+    def label(self, mask: Patch, text: str, colour: Colour) -> None:
         """Adds a label for this mask; the first labels get their places first."""
-        box = box_of(mask)
-        if box is not None and text:
-            x, y = self.size[0] / mask.shape[1], self.size[1] / mask.shape[0]
-            scaled = tuple(round(edge * side) for edge, side in zip(box, (x, y, x, y)))
+        if mask.inside.any() and text:
+            x, y = self.size[0] / mask.size[1], self.size[1] / mask.size[0]
+            scaled = tuple(round(edge * side) for edge, side in zip(mask.box, (x, y, x, y)))
             self.labels.append((text, colour, scaled))
 
     def finish(self) -> Image.Image:

@@ -9,7 +9,7 @@ from scipy import ndimage
 from data import rle
 from engine.report import draw
 from engine.report.draw import Example, Objects
-from engine.report.paint import MISSED, UNMATCHED, Painting, contours, palette
+from engine.report.paint import MISSED, UNMATCHED, Painting, contours, palette, patch_of
 
 NAMES = ["cat", "dog", "a class | with a rather long name"]
 
@@ -206,7 +206,7 @@ def test_contours_run_along_every_side_once():
 def test_fill_covers_the_mask_and_nothing_else():
     mask = square(37, 51, 21)
     painting = Painting(Image.new("RGB", (160, 120)), (160, 120))
-    painting.fill(mask, (200, 100, 50), opacity=1.0)
+    painting.fill(patch_of(mask), (200, 100, 50), opacity=1.0)
     example = np.asarray(painting.finish())
     inside, outside = ndimage.binary_erosion(mask), ~ndimage.binary_dilation(mask)
     assert (np.abs(example[inside].astype(int) - (200, 100, 50)) <= 1).all()

@@ -1,0 +1,60 @@
+"""What the objects of a 12-megapixel photo cost beyond the photo itself."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PREDICT = """
+import json, resource, sys, tempfile, time
+from pathlib import Path
+import numpy as np
+import torch
+from PIL import Image
+from data import rle
+from engine import predict
+from mobileinst.set_prediction.postprocess import Postprocess, rank_by_objectness
+
+torch.set_num_threads(1)
+generator = torch.Generator().manual_seed(0)
+rows, columns = torch.meshgrid(torch.arange(120.0), torch.arange(160.0), indexing="ij")
+
+def outputs(count):
+    y, x, radius = torch.rand(3, count, 1, 1, generator=generator).unbind()
+    radius = 5 + 150 * radius / count**0.5
+    masks = radius - (rows - 120 * y).hypot(columns - 160 * x)
+    masks = torch.cat([masks, torch.full((100 - count, 120, 160), -9.0)])
+    classes = torch.full((1, 100, 1), 3.0)
+    return {"class_logits": classes, "objectness": classes, "mask_logits": masks[None]}
+
+process = Postprocess(rank_by_objectness)
+image = Image.fromarray(np.full((3000, 4000, 3), 90, np.uint8))
+sizes = [((480, 640), (480, 640), (3000, 4000))]
+costs = []
+for count in (0, 0, 10, 100):
+    answers = outputs(count)
+    find = lambda image: process(answers, sizes, 0.1, encode=rle.encode)[0]
+    with tempfile.TemporaryDirectory() as folder:
+        predictor = predict.Predictor(Path(folder), [{"id": 1, "name": "thing"}], find)
+        start = time.process_time()
+        predictor.add(1, "photo.jpg", image)
+        seconds = time.process_time() - start
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    costs.append([len(predictor.rows), seconds, memory])
+print(json.dumps(costs))
+"""
+
+
+def test_objects_of_a_12_megapixel_photo_cost_little():
+    root = Path(__file__).resolve().parents[2]
+    done = subprocess.run(
+        [sys.executable, "-c", PREDICT], cwd=root, capture_output=True, text=True, check=True
+    )
+    _, (none, seconds, memory), *others = json.loads(done.stdout)
+    assert none == 0
+    for wanted, (count, more_seconds, more_memory) in zip((10, 100), others, strict=True):
+        assert count == pytest.approx(wanted, rel=0.1)
+        assert more_seconds - seconds < (2 if wanted == 10 else 3)  # 1.8 on a quiet machine
+        assert more_memory - memory < 400
