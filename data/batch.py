@@ -8,7 +8,7 @@ padding  bool [B,H,W], True = padded. For losses and post-processing only.
 targets  list of B dicts:
          labels     int64 [N]        class indices, N may be 0
          masks      bool [N,H,W]     at canvas size, False in the padding; never crowds
-         ignore     bool [H,W]       void and crowd regions, False in the padding
+         ignore     bool [H,W]       void, crowds and broken objects, False in the padding
          has_ignore bool             whether any pixel of `ignore` is True
          image_id   int              the id in the annotation file
          size       (h, w)           of the image inside the canvas
@@ -47,7 +47,7 @@ class Annotation:
 
     labels: np.ndarray  # int64 [N], class indices
     rles: list[rle.Rle]  # N masks at the original size
-    ignore: rle.Rle | None  # void and crowd regions
+    ignore: rle.Rle | None  # void, crowds and broken objects
     image_id: int
     orig_size: tuple[int, int]  # (h, w)
 

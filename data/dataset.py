@@ -1,8 +1,8 @@
 """A data set as its annotations by index; masks are made when an item is asked for.
 
 Class indices follow the sorted category ids, whatever their gaps; everything that leaves for a file
-carries the original ids. Annotations stay as small as in the file (polygons as float32, RLE as
-bytes; data/packed.py). Two extensions to COCO: an image record may hold "void", the RLE of the
+carries the original ids. Annotations stay as in the file (polygons as float64, RLE as bytes;
+data/packed.py). Two extensions to COCO: an image record may hold "void", the RLE of the
 pixels that are neither object nor background, and the file "left_out", what was not converted.
 """
 
@@ -12,6 +12,7 @@ import copy
 import os
 import warnings
 from array import array
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,7 @@ from data.errors import BadRecords, InputError
 from data.images import read_rgb
 from data.packed import Bytes, Images, pack_polygons, unpack_polygons
 from data.readers import coco
-
-NEARLY_ALL = 0.8  # share of crowds from which they look like mislabelled brush masks
+from data.readers.coco import BROKEN, BRUSH, OBJECT, UNKNOWN
 
 
 def open_datasets(
@@ -38,13 +38,14 @@ def open_datasets(
     splits: Sequence[str] = ("train", "val"),
     cache: str | Path = Path("datasets") / "converted",
     crowd_as_instances: bool = False,
+    keep_crowds: bool = False,
     skip_bad: bool = False,
     progress: bool = True,
 ) -> dict[str, CocoDataset]:
     """Split -> data set, from a folder or from json files (which win over the folder's own).
 
     `images` is the image folder, found automatically if not given; converted annotations go into
-    `cache`; for the others see CocoDataset.
+    `cache`; for the others see CocoDataset. All sets have the classes of the first.
 
     Raises:
         InputError: if no layout is found, a split is missing, or the categories differ.
@@ -63,18 +64,18 @@ def open_datasets(
             raise InputError(
                 f"no {split} annotations were named: give --{split}-json, or a folder with --data"
             )
-    options = {"crowd_as_instances": crowd_as_instances, "skip_bad": skip_bad}
+    options = {
+        "crowd_as_instances": crowd_as_instances,
+        "keep_crowds": keep_crowds,
+        "skip_bad": skip_bad,
+    }
     datasets = {
         split: CocoDataset(source.path, images or source.images, name=split, **options)
         for split, source in sources.items()
     }
     first, *others = datasets.values()
     for other in others:
-        if other.categories != first.categories:
-            raise InputError(
-                f"{first.source} and {other.source} have different categories: "
-                "list the same ids and names in both, also those without objects"
-            )
+        other.use_classes(first.categories, str(first.source))
     return datasets
 
 
@@ -85,8 +86,9 @@ class CocoDataset:
         annotations: the json file, or its content as a dict (`name` stands for it in messages).
         images: the folder that file names are relative to; of several, the one with most of them.
         crowd_as_instances: use every crowd as one object.
+        keep_crowds: leave the brush masks of annotation tools the crowds that they are exported as.
         skip_bad: leave out records that cannot be used, images without a file among them, and note
-            them in `bad`; a bad annotation leaves its image and the other objects of it.
+            them in `bad`; the region of a broken object is ignored where it can be told.
 
     Raises:
         InputError: if a record cannot be used. No image is opened for that.
@@ -99,9 +101,10 @@ class CocoDataset:
         *,
         name: str = "train",
         crowd_as_instances: bool = False,
+        keep_crowds: bool = False,
         skip_bad: bool = False,
     ) -> None:
-        self.name, self.bad = name, BadRecords(skip_bad)
+        self.name, self.bad, self.dropped = name, BadRecords(skip_bad), Counter()
         if isinstance(annotations, dict):
             self.source, content = f"the {name} annotations", annotations
         else:
@@ -113,35 +116,62 @@ class CocoDataset:
         found = coco.images(content, self.source, self.bad)
         folders = [Path(one) for one in ([images] if isinstance(images, (str, Path)) else images)]
         names = [record.file_name for record, _ in found]
-        missing, self.folder = min(
-            ((missing_files(folder, names), folder) for folder in folders),
-            key=lambda pair: len(pair[0]),
+        files, self.folder = max(
+            ((files_of(folder, names), folder) for folder in folders), key=lambda pair: len(pair[0])
         )
-        kept = [(record, void) for record, void in found if record.file_name not in missing]
-        if missing:
+        kept = [
+            (record._replace(file_name=files[record.file_name]), void)
+            for record, void in found
+            if record.file_name in files
+        ]
+        if len(kept) < len(found):
             error = InputError(
                 f"{self.source}: {len(found) - len(kept)} of {len(found)} images are not in "
-                f"{', '.join(map(str, folders))}, the first is {min(missing)}: name the right "
-                "folder with --images, or add the images"
+                f"{', '.join(map(str, folders))}, the first is {min({*names} - files.keys())}: "
+                "name the right folder with --images, or add the images"
             )
             if not kept:
                 raise error
             for record, _ in found:
-                if record.file_name in missing:
+                if record.file_name not in files:
                     self.bad.note(error, self.source, f"image {record.id}")
         records = [record for record, _ in kept]
         self.images, void = Images(records), Bytes(void for _, void in kept)
-        rows = coco.annotations(content, records, self.categories, self.source, self.bad)
-        self._store = Store(rows, void)
-        crowd = self._store.crowd
+        self._store = Store(
+            coco.annotations(
+                content, records, self.categories, self.source, self.bad, self.dropped
+            ),
+            void,
+        )
         if crowd_as_instances:
-            crowd[:] = False
-        elif len(crowd) and crowd.mean() >= NEARLY_ALL:
+            self._store.kinds[self._store.kinds != BROKEN] = OBJECT
+        elif not keep_crowds:
+            self._read_crowds()
+
+    def _read_crowds(self) -> None:
+        """Makes objects of the classes that are wholly brush masks, warns of other crowds."""
+        kinds, labels = self._store.kinds, self._store.labels
+        brush, wholly = [], []
+        for category in self.categories:
+            found = kinds[(labels == category.index) & (kinds != BROKEN)]
+            if len(found) and (found == BRUSH).all():
+                brush.append(category.index)
+            elif len(found) and (found != OBJECT).all():
+                wholly.append(f"{category.name} ({len(found)})")
+        read = np.isin(labels, brush) & (kinds == BRUSH)
+        kinds[read] = OBJECT
+        if brush:
+            names = [self.categories[index].name for index in brush]
             warnings.warn(
-                f"{self.source}: {crowd.sum()} of {len(crowd)} objects are marked iscrowd and will "
-                "not be learned. Some tools mark every brush mask so; if these are single objects, "
-                "open the set with --crowd-as-instances.",
-                stacklevel=2,
+                f"{self.source}: {read.sum()} brush masks of {some(names)} are marked iscrowd by "
+                "an annotation tool and read as objects; --keep-crowds leaves them crowds",
+                stacklevel=3,
+            )
+        if wholly:
+            warnings.warn(
+                f"{self.source}: all objects of {some(wholly)} are marked iscrowd and will not be "
+                "learned; if they are single objects, open the set with --crowd-as-instances",
+                stacklevel=3,
             )
 
     def __len__(self) -> int:
@@ -184,11 +214,18 @@ class CocoDataset:
         """The annotation of one image, without opening its file."""
         record, position = self.images[index], self.images.positions[index]
         size = (record.height, record.width)
-        masks, labels, crowd, void = self._store.of_image(position, size)
-        ignored = [masks[i] for i in np.flatnonzero(crowd)] + void
+        masks, void = self._store.of_image(position, size)
+        rows = self._store.rows(position)
+        kinds = self._store.kinds[rows]
+        objects = [masks[i] for i in np.flatnonzero(kinds == OBJECT)]
+        broken = [masks[i] for i in np.flatnonzero(kinds == BROKEN)]
+        if broken and objects:  # a box may reach over what is known
+            broken = rle.subtract(broken, rle.union(objects))
+        ignored = [masks[i] for i in np.flatnonzero((kinds != OBJECT) & (kinds != BROKEN))]
+        ignored += broken + void
         return Annotation(
-            labels=labels[~crowd].astype(np.int64),
-            rles=[masks[i] for i in np.flatnonzero(~crowd)],
+            labels=self._store.labels[rows][kinds == OBJECT].astype(np.int64),
+            rles=objects,
             ignore=rle.union(ignored) if ignored else None,
             image_id=record.id,
             orig_size=size,
@@ -197,21 +234,35 @@ class CocoDataset:
     def ground_truth(self, indices: Sequence[int] | None = None) -> dict[str, Any]:
         """The readable images (of `indices`) as a COCO dict of RLEs for pycocotools.
 
-        Areas and boxes come from the masks. Annotation ids count from 1, because pycocotools
-        counts an object with id 0 as a miss. Images with void carry "void".
+        Areas are those of the file if every object has one above 0, else those of the masks, as
+        boxes are. Annotation ids count from 1, because pycocotools counts an object with id 0 as a
+        miss. Images with void carry "void". A broken object is a crowd of its class, or of every
+        class if it has none.
         """
         images, annotations, unreadable = [], [], self.bad.image_ids
+        store, every = self._store, np.arange(len(self.categories))
+        own_areas = bool((store.areas[store.kinds == OBJECT] > 0).all())
         for index in range(len(self)) if indices is None else indices:
             record, position = self.images[index], self.images.positions[index]
             if record.id in unreadable:
                 continue
             size = (record.height, record.width)
-            masks, labels, crowd, void = self._store.of_image(position, size)
+            masks, void = store.of_image(position, size)
             images.append(record._asdict())
             if void:
                 images[-1]["void"] = rle.to_json(void[0])
+            rows = store.rows(position)
+            labels, crowd = store.labels[rows], store.kinds[rows] != OBJECT
+            areas = store.areas[rows]
+            if UNKNOWN in labels:
+                times = np.where(labels == UNKNOWN, len(every), 1)
+                masks = [masks[i] for i in np.repeat(np.arange(len(masks)), times)]
+                labels = np.concatenate([every if one == UNKNOWN else [one] for one in labels])
+                crowd, areas = np.repeat(crowd, times), np.repeat(areas, times)
             ids = [self.categories[label].id for label in labels]
-            annotations += rle.records(masks, ids, record.id, len(annotations) + 1, crowd)
+            annotations += rle.records(
+                masks, ids, record.id, len(annotations) + 1, crowd, areas if own_areas else None
+            )
         if unreadable and not images:
             raise InputError(f"none of the images in {self.folder} can be read: give others")
         categories = [{"id": one.id, "name": one.name} for one in self.categories]
@@ -223,52 +274,75 @@ class CocoDataset:
         part.images = self.images.take(np.asarray(indices, dtype=np.int64))
         return part
 
-    def require_classes(self, names: Sequence[str]) -> None:
-        """Checks that the set has these class names, those of a checkpoint; raises InputError."""
-        own, given = self.class_names, list(names)
-        if own == given:
+    def use_classes(self, classes: Sequence[coco.Category], origin: str) -> None:
+        """Takes over the class list of `origin`, which may have more classes; where the names are
+        the same in the same order, the set keeps its ids.
+
+        Raises:
+            InputError: if the set has a category that is not in the list.
+        """
+        if self.class_names == [one.name for one in classes]:
             return
-        only_own = ", ".join([name for name in own if name not in given][:5]) or "none"
-        only_given = ", ".join([name for name in given if name not in own][:5]) or "none"
-        raise InputError(
-            f"the class list does not fit {self.source}: {len(given)} classes were given and it "
-            f"has {len(own)} (only given: {only_given}; only there: {only_own}; the order counts "
-            "too): use the annotations the checkpoint was trained with, or train again"
-        )
+        index_of = {(one.id, one.name): one.index for one in classes}
+        own = {(one.id, one.name) for one in self.categories}
+        if own - index_of.keys():
+            given, there = (
+                some([f"{id_} ({name})" for id_, name in sorted(listed)]) or "none"
+                for listed in (index_of.keys() - own, own - index_of.keys())
+            )
+            raise InputError(
+                f"the class list does not fit: {self.source} and {origin} have different "
+                f"categories (only given: {given}; only there: {there}): list the same ids and "
+                "names in both, also those without objects, or train again"
+            )
+        moved = [index_of[one.id, one.name] for one in self.categories]
+        self._store.labels = np.array([*moved, UNKNOWN])[self._store.labels]
+        self.categories = list(classes)
 
     def objects_per_image(self) -> np.ndarray:
         """Numbers of objects that are not crowds: int64 [len(self)]."""
-        crowds = (self._store.crowd[self._store.rows(i)] for i in self.images.positions)
-        return np.array([np.count_nonzero(~crowd) for crowd in crowds], dtype=np.int64)
+        kinds = (self._store.kinds[self._store.rows(i)] for i in self.images.positions)
+        return np.array([np.count_nonzero(one == OBJECT) for one in kinds], dtype=np.int64)
 
     def summary(self) -> str:
-        """Images, objects, crowds, empty images, and objects per class, as a short text."""
+        """Images, objects, crowds, empty images, objects per class, and what of the file is left
+        out, as a short text.
+        """
         rows = [self._store.rows(position) for position in self.images.positions]
         labels = np.concatenate([self._store.labels[r] for r in rows])
-        crowd = np.concatenate([self._store.crowd[r] for r in rows])
+        kinds = np.concatenate([self._store.kinds[r] for r in rows])
         empty = sum(r.start == r.stop for r in rows)
-        per_class = np.bincount(labels[~crowd], minlength=len(self.categories))
+        crowds = np.count_nonzero((kinds != OBJECT) & (kinds != BROKEN))
+        per_class = np.bincount(labels[kinds == OBJECT], minlength=len(self.categories))
         counts = ", ".join(f"{c.name} {per_class[c.index]}" for c in self.categories)
-        return (
+        lines = [
             f"{self.name}: {len(self)} images ({empty} without objects), {per_class.sum()} "
-            f"objects, {crowd.sum()} crowds, {len(self.categories)} classes\n  {counts}"
-        )
+            f"objects, {crowds} crowds, {len(self.categories)} classes",
+            counts,
+        ]
+        if number := self.dropped["objects"]:
+            lines.append(f"left out of {self.source}: {number} objects that cover no pixel")
+        if number := self.dropped["parts"]:
+            lines.append(f"left out of {self.source}: {number} parts of fewer than three points")
+        return "\n  ".join(lines)
 
 
 class Store:
-    """All annotations in flat arrays, sorted by image: row a has labels[a] and crowd[a].
+    """All annotations in flat arrays, sorted by image: row a has labels[a], kinds[a], areas[a].
 
     void: of each image the counts of its RLE, empty where there is none.
     """
 
     def __init__(self, rows: Iterable[coco.Row], void: Bytes) -> None:
-        positions, labels, crowd, drawn = array("q"), array("i"), array("b"), array("b")
+        positions, labels, kinds, areas = array("q"), array("i"), array("b"), array("d")
+        drawn = array("b")
 
         def outlines() -> Iterator[bytes]:
             for row in rows:
                 positions.append(row.position)
                 labels.append(row.label)
-                crowd.append(row.crowd)
+                kinds.append(row.kind)
+                areas.append(row.area)
                 drawn.append(isinstance(row.outline, list))
                 yield pack_polygons(row.outline) if drawn[-1] else row.outline
 
@@ -279,40 +353,44 @@ class Store:
         self._first = np.searchsorted(of_row[self._order], np.arange(len(void) + 1))
         self._void = void
         self.labels = np.asarray(labels)[self._order]
-        self.crowd = np.asarray(crowd).astype(bool)[self._order]
+        self.kinds = np.asarray(kinds)[self._order]
+        self.areas = np.asarray(areas)[self._order]
 
     def rows(self, position: int) -> slice:
         """The rows of the image at this position of the file."""
         return slice(int(self._first[position]), int(self._first[position + 1]))
 
-    def of_image(
-        self, position: int, size: tuple[int, int]
-    ) -> tuple[list[rle.Rle], np.ndarray, np.ndarray, list[rle.Rle]]:
-        """Masks, labels and crowd flags of one image, and its void region if it has one.
-
-        Outlines too thin to cover a pixel are left out: nothing could ever be matched to them.
-        """
-        rows = self.rows(position)
-        masks = [self._mask(place, size) for place in self._order[rows]]
-        seen = np.flatnonzero(rle.area(masks))
+    def of_image(self, position: int, size: tuple[int, int]) -> tuple[list[rle.Rle], list[rle.Rle]]:
+        """The masks of one image in the order of its rows, and its void region if it has one."""
+        masks = [self._mask(place, size) for place in self._order[self.rows(position)]]
         counts = self._void[position]
-        void = [{"size": list(size), "counts": counts}] if counts else []
-        return [masks[i] for i in seen], self.labels[rows][seen], self.crowd[rows][seen], void
+        return masks, [{"size": list(size), "counts": counts}] if counts else []
 
     def _mask(self, place: int, size: tuple[int, int]) -> rle.Rle:
         outline = self._outlines[place]
         if not self._drawn[place]:
             return {"size": list(size), "counts": outline}
-        # Rounding brings back the decimals of the file, which float32 has moved by up to 0.0005
-        # below 8192 pixels; otherwise ties on the pixel grid would fall to the other side.
-        parts = [np.round(part.astype(np.float64), 3) for part in unpack_polygons(outline)]
-        return rle.from_polygons(parts, *size)
+        return rle.from_polygons(unpack_polygons(outline), *size)
 
 
-def missing_files(folder: Path, names: Sequence[str]) -> set[str]:
-    """Names without a file. Folders are listed, as asking for each file is slow on a network."""
+def files_of(folder: Path, names: Sequence[str]) -> dict[str, str]:
+    """The names that have a file, each with its path; backslashes are separators where that finds
+    the file. Folders are listed, as asking for each file is slow on a network.
+    """
     listed: dict[str, set[str]] = {}
-    for parent in {os.path.dirname(name) for name in names}:
-        place = folder / parent  # os.path.isdir, unlike pathlib's, accepts names of any length
-        listed[parent] = set(os.listdir(place)) if os.path.isdir(place) else set()
-    return {name for name in names if os.path.basename(name) not in listed[os.path.dirname(name)]}
+
+    def exists(name: str) -> bool:
+        parent = os.path.dirname(name)
+        if parent not in listed:
+            place = folder / parent  # os.path.isdir, unlike pathlib's, accepts names of any length
+            listed[parent] = set(os.listdir(place)) if os.path.isdir(place) else set()
+        return os.path.basename(name) in listed[parent]
+
+    spellings = ((name, (name, name.replace("\\", "/"))) for name in names)
+    found = ((name, next(filter(exists, paths), "")) for name, paths in spellings)
+    return {name: path for name, path in found if path}
+
+
+def some(names: Sequence[str]) -> str:
+    """The first names of a list, for a message."""
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-END = np.float32(np.nan).tobytes()  # of a polygon
+END = np.float64(np.nan).tobytes()  # of a polygon
 
 
 class ImageRecord(NamedTuple):
@@ -33,13 +33,14 @@ class Bytes(Sequence[bytes]):
         for part in parts:  # one after another: at no time are all of them objects
             joined += part
             start.append(len(joined))
-        self._all, self._start = bytes(joined), np.frombuffer(start, dtype=np.int64)
+        self._all = np.frombuffer(joined, dtype=np.uint8)
+        self._start = np.frombuffer(start, dtype=np.int64)
 
     def __len__(self) -> int:
         return len(self._start) - 1
 
     def __getitem__(self, index: int) -> bytes:
-        return self._all[self._start[index] : self._start[index + 1]]
+        return self._all[self._start[index] : self._start[index + 1]].tobytes()
 
 
 class Images(Sequence[ImageRecord]):
@@ -67,12 +68,12 @@ class Images(Sequence[ImageRecord]):
 
 
 def pack_polygons(polygons: Sequence[np.ndarray]) -> bytes:
-    """Polygons, each x, y, x, y, ..., as float32 in one byte string."""
-    return END.join(part.astype(np.float32).tobytes() for part in polygons)
+    """Polygons, each x, y, x, y, ..., as float64 in one byte string."""
+    return END.join(part.astype(np.float64).tobytes() for part in polygons)
 
 
 def unpack_polygons(packed: bytes) -> list[np.ndarray]:
     """The inverse of `pack_polygons`."""
-    values = np.frombuffer(packed, dtype=np.float32)
+    values = np.frombuffer(packed, dtype=np.float64)
     ends = np.flatnonzero(np.isnan(values))
     return [values[start:stop] for start, stop in zip([0, *ends + 1], [*ends, None], strict=True)]

@@ -7,6 +7,7 @@ What comes from a file is checked here first, because the C code of pycocotools 
 
 from __future__ import annotations
 
+import contextlib
 from array import array
 from collections.abc import Sequence
 from typing import Any
@@ -24,6 +25,7 @@ LONGEST = 2_000_000  # pixels along an outline; drawing needs 100 bytes for each
 CONTINUES = 0x20  # this bit of a character of the counts: the number goes on in the next one
 NEGATIVE = 0x10  # this bit of the last character of a number: it is below zero
 MOST_CHARACTERS = 7  # per number: 35 bits, more than any count of pixels that fits in 32 bits
+SEQUENCES = (list, tuple, array, np.ndarray)
 NO_RLE = "the counts of its RLE are no compressed COCO RLE"
 
 
@@ -82,17 +84,18 @@ def from_annotation(segmentation: Any, height: int, width: int) -> Rle:
     """
     if isinstance(segmentation, dict):
         return from_runs(segmentation, height, width)
-    return from_polygons(polygons_of(segmentation, height, width), height, width)
+    return from_polygons(polygons_of(segmentation, height, width)[0], height, width)
 
 
 def from_polygons(polygons: Sequence[np.ndarray], height: int, width: int) -> Rle:
     """Checked polygons (each x, y, x, y, ... in pixels) -> the RLE of their union."""
-    parts = [part.astype(np.float64) for part in polygons]
-    return coco_mask.merge(coco_mask.frPyObjects(parts, height, width))
+    return coco_mask.merge(coco_mask.frPyObjects(list(polygons), height, width))
 
 
-def polygons_of(segmentation: Any, height: int, width: int) -> list[np.ndarray]:
-    """The polygons of an annotation as checked float arrays; raises as `from_annotation`."""
+def polygons_of(segmentation: Any, height: int, width: int) -> tuple[list[np.ndarray], int]:
+    """The polygons of an annotation as checked float64 arrays, and how many stray parts of fewer
+    than three points are left out beside them; raises as `from_annotation`.
+    """
     if not isinstance(segmentation, (list, tuple)):
         raise InputError(
             f"its segmentation must be a list of polygons or an RLE, not {kind(segmentation)}"
@@ -102,7 +105,8 @@ def polygons_of(segmentation: Any, height: int, width: int) -> list[np.ndarray]:
     if isinstance(segmentation[0], (int, float)):
         raise InputError("its segmentation is one flat list where a list of polygons is needed")
     limit = FARTHEST * (height + width)
-    polygons = [polygon(points, limit) for points in segmentation]
+    kept = [points for points in segmentation if not is_stray(points)] or segmentation
+    polygons = [polygon(points, limit) for points in kept]
     # The bound, corners times twice the farthest coordinate, spares most outlines the exact sum.
     if sum(len(one) * float(np.abs(one).max()) for one in polygons) > LONGEST:
         corners = [one.reshape(-1, 2) for one in polygons]
@@ -110,11 +114,58 @@ def polygons_of(segmentation: Any, height: int, width: int) -> list[np.ndarray]:
         length = sum(float(one.sum()) for one in steps)  # as the C code walks, pixel by pixel
         if length > LONGEST:
             raise InputError(f"its outline is {length:.3g} pixels long, over {LONGEST:.0e}")
-    return polygons
+    return polygons, len(segmentation) - len(kept)
+
+
+def is_stray(points: Any) -> bool:
+    return isinstance(points, SEQUENCES) and len(points) < 6
+
+
+def region_of(segmentation: Any, box: Any, height: int, width: int) -> list[np.ndarray]:
+    """Polygons that an object which cannot be used may cover: its good parts, else its box (x, y,
+    w, h), else none.
+    """
+    limit, parts = FARTHEST * (height + width), []
+    for points in segmentation if isinstance(segmentation, list) else ():
+        with contextlib.suppress(InputError):
+            parts.append(polygon(points, limit))
+    corners: list = []
+    with contextlib.suppress(TypeError, ValueError, OverflowError):
+        x, y, w, h = array("d", box)
+        corners = [[x, y, x + w, y, x + w, y + h, x, y + h]]
+    for outline in (parts, corners):
+        with contextlib.suppress(InputError):
+            return polygons_of(outline, height, width)[0]
+    return []
+
+
+def is_empty(outline: bytes | Sequence[np.ndarray], height: int, width: int) -> bool:
+    """Whether checked polygons, or the counts of an RLE, cover no pixel."""
+    if isinstance(outline, bytes):
+        return not coco_mask.area({"size": [height, width], "counts": outline})
+    if not outline:
+        return True
+    if any(covers(one, height, width) for one in outline):
+        return False
+    return not coco_mask.area(from_polygons(outline, height, width))
+
+
+def covers(polygon: np.ndarray, height: int, width: int) -> bool:
+    """Whether a polygon surely covers a pixel, without drawing it.
+
+    It does if it lies in the image and holds more than drawing may move across its outline, which
+    is less than a pixel on either side.
+    """
+    x, y = polygon[::2], polygon[1::2]
+    if min(x.min(), y.min()) < 0 or x.max() > width or y.max() > height:
+        return False
+    steps = np.concatenate((polygon[2:], polygon[:2])) - polygon
+    area = abs(x @ steps[1::2] - y @ steps[::2]) / 2
+    return bool(area > 2 * np.abs(steps).sum())
 
 
 def polygon(points: Any, limit: float) -> np.ndarray:
-    if not isinstance(points, (list, tuple, array, np.ndarray)):
+    if not isinstance(points, SEQUENCES):
         raise InputError(f"a polygon must be a list of numbers, not {kind(points)}")
     if len(points) < 6 or len(points) % 2:
         raise InputError(
@@ -183,8 +234,11 @@ def records(
     image_id: int,
     first_id: int,
     crowd: Sequence[bool] | None = None,
+    areas: Sequence[float] | None = None,
 ) -> list[dict[str, Any]]:
-    """The COCO annotations of one image, ids from `first_id` on; areas and boxes of the masks."""
+    """The COCO annotations of one image, ids from `first_id` on; boxes of the masks, and their
+    areas if none are given.
+    """
     corners = boxes(rles)
     corners[:, 2:] -= corners[:, :2]
     return [
@@ -193,11 +247,11 @@ def records(
             "image_id": image_id,
             "category_id": int(category_ids[i]),
             "segmentation": to_json(rles[i]),
-            "area": int(pixels),
+            "area": pixels,
             "bbox": corners[i].tolist(),
             "iscrowd": 0 if crowd is None else int(crowd[i]),
         }
-        for i, pixels in enumerate(area(rles))
+        for i, pixels in enumerate((area(rles) if areas is None else np.asarray(areas)).tolist())
     ]
 
 

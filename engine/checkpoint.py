@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from data.errors import InputError
+from data.readers.coco import Category
 from engine import files
 from engine.log import first_of, info
 from engine.loop import NonFiniteError, Trainer
@@ -151,6 +152,10 @@ def score_threshold(best: dict, asked: float | None = None) -> tuple[float, str]
     if best["threshold"] is None:
         return FALLBACK_THRESHOLD, "a default: the last evaluation found nothing"
     return best["threshold"], "the best F1 at the evaluation"
+
+
+def classes(content: Fields) -> list[Category]:
+    return [Category(one["index"], one["id"], one["name"]) for one in content["classes"]]
 
 
 def describe_model(config: zoo.Config, classes: list) -> dict:

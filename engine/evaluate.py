@@ -72,7 +72,9 @@ def open_split(opts: argparse.Namespace, content: dict | None = None) -> CocoDat
         for name in ("data", "train_json", "val_json", "images"):
             if getattr(opts, name) is None and trained_with[name] is not None:
                 setattr(opts, name, Path(trained_with[name]))
-        opts.crowd_as_instances |= trained_with["crowd_as_instances"]
+        if not (opts.crowd_as_instances or opts.keep_crowds):
+            opts.crowd_as_instances = trained_with["crowd_as_instances"]
+            opts.keep_crowds = trained_with["keep_crowds"]
         opts.skip_bad_records |= trained_with["skip_bad_records"]
     return open_splits(opts, (opts.split,))[opts.split]
 
@@ -89,6 +91,7 @@ def open_splits(
         splits=splits,
         cache=options.DATASETS,
         crowd_as_instances=opts.crowd_as_instances,
+        keep_crowds=opts.keep_crowds,
         skip_bad=opts.skip_bad_records,
     )
 
@@ -139,7 +142,7 @@ def score_ground_truth(opts: argparse.Namespace) -> None:
     info(f"the ground truth as predictions, {dataset.summary()}")
     objects = ground_truth["annotations"]
     perfect = [{**each, "score": 1.0} for each in objects if not each["iscrowd"]]
-    most = max(Counter(each["image_id"] for each in objects).values(), default=0)
+    most = max(Counter(each["image_id"] for each in perfect).values(), default=0)
     limit = opts.max_detections or max(100, most)
     info(table(score(ground_truth, perfect, max_dets=limit)))
     skipped.report_skipped(dataset.bad)
@@ -161,7 +164,7 @@ def score_checkpoint(opts: argparse.Namespace, builder: checkpoint.Builder) -> N
         path, content = checkpoint.load_or_newest(opts.checkpoint, options.RUNS)
     dataset = dist.local_first(lambda: open_split(opts, content), InputError)
     with dist.synced_errors(InputError):
-        dataset.require_classes([entry["name"] for entry in content["classes"]])
+        dataset.use_classes(checkpoint.classes(content), str(path))
         dataset.bad.skip = True  # goes on after images that cannot be read
         model, criterion, postprocess = checkpoint.build(content, builder)
     limit = opts.max_detections or postprocess.max_detections

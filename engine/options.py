@@ -5,6 +5,7 @@ import json
 import sys
 import textwrap
 import traceback
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -88,6 +89,8 @@ class TrainOptions:
     images: Path | None = option(None, Path, "folder of the images in the json files")
     crowd_as_instances: bool = option(
         False, bool, "read iscrowd objects as ordinary ones (some tools export brush masks so)")
+    keep_crowds: bool = option(
+        False, bool, "leave brush masks of annotation tools the crowds that they are exported as")
     skip_bad_records: bool = option(
         False, bool, "leave out records and images that cannot be used, and list them at the end")
 
@@ -266,7 +269,15 @@ def add_option(group, name: str, **changes: object) -> None:
 
 def add_data(parser: Parser) -> None:
     group = parser.add_argument_group("data")
-    names = ("data", "train_json", "val_json", "images", "crowd_as_instances", "skip_bad_records")
+    names = (
+        "data",
+        "train_json",
+        "val_json",
+        "images",
+        "crowd_as_instances",
+        "keep_crowds",
+        "skip_bad_records",
+    )
     for name in names:
         add_option(group, name)
 
@@ -332,6 +343,7 @@ def run_entry(main: Callable[[list[str]], int | None]) -> None:
     SIGTERM ends it with 143 as Ctrl-C does with 130.
     """
     complaint, failure = "", None
+    warnings.formatwarning = lambda message, *_: f"warning: {message}\n"
     dist.init()
     try:
         with GracefulStop(at_once=True):

@@ -80,7 +80,6 @@ def open_data(opts: TrainOptions) -> Data:
     if opts.overfit:
         preset = EvalPreset(opts.image_size)
         return Data(train, train, preset, [covering_canvas(train, preset)])
-    sets["val"].require_classes(train.class_names)
     if opts.recipe in recipes.FITTED:
         for name, reason in fit_to_data(opts, train).items():
             key = name.removeprefix("set.")

@@ -13,6 +13,7 @@ import json
 import os
 import re
 from array import array
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,10 +30,11 @@ LISTS = {"images": "image", "categories": "category", "annotations": "annotation
 KEPT = {
     *LISTS, "left_out", "id", "name", "file_name", "width", "height", "void",
     "image_id", "category_id", "iscrowd", "segmentation", "size", "counts",
-    *BadRecord._fields,
+    "area", "bbox", "attributes", *BadRecord._fields,
 }  # fmt: skip
 LONGEST_NAME = 1000  # characters of a path or of a class name
 OUTSIDE = re.compile(r"\0|(^|[/\\])\.\.([/\\]|$)|^[/\\]|^[A-Za-z]:")  # on any system
+LARGEST_AREA = 1e18  # of an annotation; more is a mistake
 SPLIT_FOLDERS = {"train": ("train", "train2017"), "val": ("val", "val2017", "valid")}
 
 
@@ -44,13 +46,24 @@ class Category(NamedTuple):
     name: str
 
 
+# Kinds of annotations. A brush mask is a crowd as an annotation tool exports its brush: iscrowd 1,
+# uncompressed RLE, "attributes". Broken is what is left of an object that cannot be used.
+OBJECT, CROWD, BRUSH, BROKEN = range(4)
+UNKNOWN = -1  # label of a broken object without a valid class
+
+
 class Row(NamedTuple):
-    """An annotation: the position of its image, class index, crowd or not, and its outline."""
+    """An annotation.
+
+    position: of its image. outline: polygons, or the counts of an RLE. area: that of the file, 0 if
+    it has none.
+    """
 
     position: int
     label: int
-    crowd: bool
+    kind: int
     outline: bytes | list
+    area: float
 
 
 def find(root: Path, split: str) -> Source | None:
@@ -166,31 +179,72 @@ def annotations(
     classes: Sequence[Category],
     source: str | Path,
     bad: BadRecords,
+    dropped: Counter[str],
 ) -> Iterator[Row]:
-    """The objects, in the order of the file, each checked when it is asked for."""
+    """The objects that cover a pixel, in the order of the file, each checked when it is asked for.
+
+    Ids are for people: they may repeat or be missing. `dropped` counts "objects" that cover no
+    pixel and "parts" of fewer than three points.
+    """
     position_of = {image.id: position for position, image in enumerate(records)}
     index_of = {category.id: category.index for category in classes}
 
-    def check(record: dict) -> Row:
-        position = lookup(record, "image_id", position_of, "images")
+    def check(record: dict, position: int) -> Row:
         label = lookup(record, "category_id", index_of, "categories")
         crowd = record.get("iscrowd") or 0
         if crowd not in (0, 1):
             raise InputError(f"has iscrowd {crowd!r}: it must be 0 or 1")
         image, segmentation = records[position], record.get("segmentation")
+        brush = False
         try:
             if isinstance(segmentation, dict):
                 outline = rle.from_annotation(segmentation, image.height, image.width)["counts"]
+                brush = "attributes" in record and isinstance(segmentation["counts"], (list, array))
             else:
-                outline = rle.polygons_of(segmentation, image.height, image.width)
+                outline, stray = rle.polygons_of(segmentation, image.height, image.width)
+                dropped["parts"] += stray
         except InputError as reason:
             raise InputError(
                 f"of image {image.id} ({image.file_name}) cannot be used, {reason}: "
                 "give it polygons or an RLE, or remove it"
             ) from None
-        return Row(position, label, bool(crowd), outline)
+        kind = OBJECT if not crowd else BRUSH if brush else CROWD
+        return Row(position, label, kind, outline, area(record))
 
-    return checked(content, "annotations", check, source, bad)
+    def remains(record: dict, position: int) -> Row:
+        """The region of a broken object."""
+        image, category = records[position], record.get("category_id")
+        label = index_of.get(category, UNKNOWN) if isinstance(category, int) else UNKNOWN
+        outlines = record.get("segmentation"), record.get("bbox")
+        region = rle.region_of(*outlines, image.height, image.width)
+        return Row(position, label, BROKEN, region, 0.0)
+
+    seen: set[int] = set()
+    for number, record in enumerate(content["annotations"], start=1):
+        what, position = f"annotation number {number} of the list", None
+        try:
+            require_record(record, "annotations")
+            if type(id_ := record.get("id")) is int and id_ not in seen:
+                what = f"annotation {id_}"
+                seen.add(id_)
+            position = lookup(record, "image_id", position_of, "images")
+            row = check(record, position)
+        except InputError as reason:
+            note = InputError(f"{source}: {what} {reason}")
+            bad.note(note, source, f"number {number} of annotations")
+            if position is None:
+                continue
+            row = remains(record, position)
+        image = records[row.position]
+        if not rle.is_empty(row.outline, image.height, image.width):
+            yield row
+        elif row.kind != BROKEN:
+            dropped["objects"] += 1
+
+
+def area(record: dict) -> float:
+    value = record.get("area")
+    return float(value) if type(value) in (int, float) and 0 < value < LARGEST_AREA else 0.0
 
 
 def checked(
@@ -204,8 +258,7 @@ def checked(
     for number, record in enumerate(content[key], start=1):
         what = f"{LISTS[key]} number {number} of the list"
         try:
-            if not isinstance(record, dict):
-                raise InputError(f"is not a record: write an object with an id into {key!r}")
+            require_record(record, key)
             id_ = whole(record, "id")
             what = f"{LISTS[key]} {id_}"
             found = check(record)
@@ -216,6 +269,11 @@ def checked(
             continue
         seen.add(id_)
         yield found
+
+
+def require_record(record: Any, key: str) -> None:
+    if not isinstance(record, dict):
+        raise InputError(f"is not a record: write an object with an id into {key!r}")
 
 
 def whole(record: dict, key: str) -> int:
@@ -251,9 +309,10 @@ def slim(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """A json object without what is never read, numbers packed."""
     record = {key: value for key, value in pairs if key in KEPT}
     if isinstance(record.get("segmentation"), list):
-        record["segmentation"] = [packed(part, "f") for part in record["segmentation"]]
-    if "counts" in record:
-        record["counts"] = packed(record["counts"], "i")
+        record["segmentation"] = [packed(part, "d") for part in record["segmentation"]]
+    for key, kind in (("counts", "i"), ("bbox", "d")):
+        if key in record:
+            record[key] = packed(record[key], kind)
     return record
 
 

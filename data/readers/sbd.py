@@ -27,7 +27,9 @@ def find(root: Path, split: str) -> Source | None:
     if folder is None or (split == "val" and voc is not None):
         return None
     if voc is None:
-        names = names_of(folder / f"{split}.txt", f"{AGAIN}, its lists included")
+        names = names_of(
+            folder / f"{split}.txt", f"{AGAIN}, its lists included", folder / "img" / "*.jpg"
+        )
     else:
         known = {path.stem for path in (folder / "inst").glob("*.mat")}
         names = sorted(known - set(list_of(voc, "val")))

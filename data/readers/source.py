@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -87,9 +88,22 @@ def lines_of(path: Path, advice: str) -> list[str]:
     return lines
 
 
-def names_of(path: Path, advice: str) -> list[str]:
-    """The first word of each line, the name of an image without folder and suffix."""
-    names = [line.split()[0] for line in lines_of(path, advice)]
+def names_of(path: Path, advice: str, image: Path) -> list[str]:
+    """The name of an image, without folder and suffix, from each line.
+
+    Names may have spaces, and other words may follow: a name is the longest beginning of its line
+    that `image`, the path of one named *, has a file for.
+    """
+    folder, suffix = image.parent, image.suffix
+
+    def name_in(line: str) -> str:
+        name = line
+        while len(name.split()) > 1 and not os.path.isfile(folder / f"{name}{suffix}"):
+            name = name.rsplit(maxsplit=1)[0]
+        return name if os.path.isfile(folder / f"{name}{suffix}") else line
+
+    lines = lines_of(path, advice)
+    names = [line if len(line.split()) == 1 else name_in(line) for line in lines]
     for name in names:
         if name in (".", "..") or set(name) & set("/\\\0") or len(name) > 200:
             raise InputError(

@@ -75,7 +75,8 @@ def find_root(root: Path) -> Path | None:
 
 def list_of(folder: Path, split: str) -> list[str]:
     """The names in ImageSets/Segmentation/<split>.txt."""
-    return names_of(folder / LISTS / f"{split}.txt", "list one image name per line there")
+    advice = "list one image name per line there"
+    return names_of(folder / LISTS / f"{split}.txt", advice, folder / "JPEGImages" / "*.jpg")
 
 
 def objects(source: Source, name: str, num_classes: int) -> Objects:

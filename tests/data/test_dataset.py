@@ -14,6 +14,7 @@ from data import rle
 from data.dataset import CocoDataset
 from data.errors import InputError
 from data.images import SUFFIXES, read_rgb
+from data.readers.coco import Category
 
 
 def opened(tiny, change=lambda content: None, **keywords):
@@ -245,9 +246,8 @@ WRONG = {
     "no segmentation": (lambda c: c["annotations"][4].pop("segmentation"), "20 of image 11 .*null"),
     "other size": (lambda c: c["annotations"][4]["segmentation"].update(size=[9, 9]), "20 .*size"),
     "image twice": (lambda c: c["images"][1].update(id=0), "image 0 has an id that is used twice"),
-    "annotation twice": (lambda c: c["annotations"][1].update(id=0), "annotation 0 has .*twice"),
     "category twice": (lambda c: c["categories"][0].update(id=3), "category 3 has .*twice"),
-    "no id": (lambda c: c["annotations"][4].pop("id"), "annotation number 5 .*None"),
+    "no id": (lambda c: c["images"][1].pop("id"), "image number 2 .*None"),
     "text as id": (
         lambda c: c["images"][1].update(id="2"),
         "image number 2 .*has id '2'",
@@ -296,7 +296,9 @@ def all_crowd(content):
 
 
 def test_a_set_of_crowds_is_warned_about_and_can_be_used(tiny_coco):
-    with pytest.warns(UserWarning, match="8 of 8 objects .*--crowd-as-instances"):
+    with pytest.warns(
+        UserWarning, match=r"shrimp \(3\), fish \(3\), crab \(2\) .*--crowd-as-instances"
+    ):
         crowds = opened(tiny_coco, all_crowd)
     assert len(crowds.annotation(0).rles) == 0
     with warnings.catch_warnings():
@@ -319,10 +321,23 @@ def test_images_that_have_objects(tiny_coco):
 
 def test_the_class_list_has_to_fit(tiny_coco):
     dataset = opened(tiny_coco)
-    dataset.require_classes(["shrimp", "fish", "unused", "crab"])
-    for names in (["shrimp", "fish", "crab"], ["fish", "shrimp", "unused", "crab"], ["dog"] * 4):
-        with pytest.raises(InputError, match="class list does not fit"):
-            dataset.require_classes(names)
+    own = dataset.categories
+    with pytest.raises(
+        InputError, match=r"class list does not fit.* the x have .*there: 7 \(unused\)"
+    ):
+        dataset.use_classes([one for one in own if one.id != 7], "the x")
+    moved = [one._replace(index=one.index + 1) for one in own if one.id < 7]
+    more = [Category(0, -4, "eel"), *moved, Category(3, 7, "unused"), Category(4, 90, "crab")]
+    before = [dataset.class_names[label] for label in dataset.annotation(0).labels]
+    dataset.use_classes(more, "the x")
+    assert [dataset.class_names[label] for label in dataset.annotation(0).labels] == before
+    truth = dataset.ground_truth()
+    assert {one["category_id"] for one in truth["annotations"]} == {0, 3, 90}
+    assert [one["id"] for one in truth["categories"]] == [-4, 0, 3, 7, 90]
+    other_ids = [one._replace(id=one.id + 100) for one in own]
+    same_names = opened(tiny_coco)
+    same_names.use_classes(other_ids, "the x")
+    assert same_names.categories == own  # its results carry its own ids
 
 
 def test_the_summary_counts(tiny_coco):

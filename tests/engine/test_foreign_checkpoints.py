@@ -27,7 +27,8 @@ def honest():
         "model": zoo.build_from_config(config)[0].state_dict(),
         "average": None,
         "best": {"AP": 0.5, "iteration": 3, "threshold": 0.0},
-        "options": {"data": "pond", "image_size": 64, "crowd_as_instances": False},
+        "options": {"data": "pond", "image_size": 64}
+        | dict.fromkeys(("crowd_as_instances", "keep_crowds"), False),
         "iteration": 7,
     }
 

@@ -346,7 +346,7 @@ def test_a_class_list_that_does_not_fit(complain, coco, toy_run, main):
     edit(coco / "annotations/instances_val.json", lambda c: c["categories"][0].update(name="ring"))
     said = complain(main, "--checkpoint", toy_run / "best.pt", "--data", coco, *IN_LINE)
     assert "the class list does not fit" in said and "instances_val.json" in said
-    assert "only given: disc; only there: ring" in said and "train again" in said
+    assert "only given: 90 (disc); only there: 90 (ring)" in said and "train again" in said
 
 
 @pytest.mark.parametrize("main", [evaluate.main, visualize.main])

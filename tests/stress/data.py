@@ -241,7 +241,7 @@ def polygon_short(rng: Generator, made: Made) -> Spoilt:
     record, names = annotation_of(rng, made, 0, 3)
     count = int(rng.integers(0, 6))
     record["segmentation"][-1] = rng.uniform(0, 20, count).tolist()
-    return Spoilt(names, refused=True)
+    return Spoilt(names, refused=len(record["segmentation"]) == 1)  # else a stray part
 
 
 def polygon_values(rng: Generator, made: Made) -> Spoilt:
@@ -304,7 +304,7 @@ def duplicated(rng: Generator, made: Made) -> Spoilt:
     key = pick(rng, list(made.content))
     first, second = rng.choice(len(made.content[key]), 2, replace=False)
     made.content[key][second]["id"] = made.content[key][first]["id"]
-    return Spoilt(("used twice", "annotation "), refused=True)
+    return Spoilt(("used twice", "annotation "), refused=key != "annotations")
 
 
 def categories_wrong(rng: Generator, made: Made) -> Spoilt:

@@ -47,7 +47,7 @@ def test_faults_are_seen(tmp_path, monkeypatch):
     for number, (module, name, instead) in enumerate(
         [
             (rle, "polygons_of", lambda *arguments: 1 / 0),
-            (rle, "polygons_of", lambda *arguments: [np.zeros(6)]),
+            (rle, "polygons_of", lambda *arguments: ([np.zeros(6)], 0)),
             (coco, "categories", without_a_name),
         ]
     ):

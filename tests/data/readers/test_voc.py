@@ -181,3 +181,20 @@ def test_own_classes_have_own_names(voc_root):
     expected = [{"id": 1, "name": "shrimp"}, {"id": 2, "name": "crab"}]
     assert content["categories"] == expected
     assert {a["category_id"] for a in content["annotations"]} == {2}
+
+
+def test_names_with_spaces_and_what_follows_them(tmp_path):
+    names = ["my photo", "my photo 1", "b", "c"]
+    lines = ["my photo", "my photo 1", "my photo  -1", "b 1", "c", "no such 1"]
+    maps = {name: two_boxes() for name in names}
+    root = write_voc(tmp_path / "VOC2012", maps, {"train": lines})
+    assert voc.find(root, "train").names == [
+        "my photo",
+        "my photo 1",
+        "my photo",
+        "b",
+        "c",
+        lines[-1],
+    ]
+    with pytest.raises(InputError, match=r"lists no such 1 but .*no such 1\.jpg is missing"):
+        read(root)
