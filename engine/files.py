@@ -134,12 +134,17 @@ def output(out: Path | None, parent: Path, stem: str, name: str) -> Path:
 
 
 def clear(folder: Path) -> None:
-    """Removes what is in a folder; the folder stays, and with it a lock."""
-    for path in folder.iterdir():
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
+    """Empties a folder, which stays, and with it a lock; raises InputError if that fails."""
+    try:
+        for path in folder.iterdir():
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+    except OSError as error:
+        raise InputError(
+            f"{error.filename}: cannot be removed ({error.strerror}); choose another --out"
+        ) from error
 
 
 @contextmanager

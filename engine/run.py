@@ -251,7 +251,7 @@ class Run:
         if given and not (start and given.resolve() == Path(start).resolve()):
             raise InputError(
                 f"{self.folder}: --pretrained {given} did not start this run "
-                f"({start or 'nothing'} did); give what did, or start a new run"
+                f"({start or 'nothing'} did); give what did, or leave it out"
             )
         self.opts.pretrained, self.opts.allow_partial = start, before["allow_partial"]
 

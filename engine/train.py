@@ -225,6 +225,8 @@ def prepare(opts: TrainOptions, builder: checkpoint.Builder) -> Iterator[Run]:
         info(data.train.summary())
         if data.val is not data.train:
             info(data.val.summary())
+            if not data.val.with_objects():
+                info(f"{data.val.source}: no objects, so no score: best.pt holds the last weights")
         with dist.synced_errors(InputError):
             trainer, postprocess, config, report = build(opts, data, device, builder, file)
             del file  # frees its tensors

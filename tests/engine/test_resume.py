@@ -134,6 +134,7 @@ def test_weights_without_a_score_are_not_called_best(tiny, toy_coco, tmp_path, c
     said, text = capsys.readouterr().out, (out / "summary.md").read_text()
     reason = "weights of the last evaluation: iteration 4, split val has no objects to score"
     assert reason in said and f"- {reason}\n" in text and "best weights:" not in said + text
+    assert f"{path}: no objects, so no score: best.pt holds the last weights" in said
     assert "val at iteration 2: mask AP -  AP50 -  AR100 -" in said
     assert checkpoint.load(out / "best.pt")["iteration"] == 4
     evaluate.main(["--checkpoint", str(out / "best.pt"), "--device", "cpu", "--workers", "0"])
