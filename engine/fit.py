@@ -46,7 +46,7 @@ def fit_to_data(opts: TrainOptions, train: CocoDataset) -> dict[str, str]:
 
     objects = train.objects_per_image()
     most = int(objects.max(initial=0))
-    enough = min(1000, math.ceil(SPARE * most / 10) * 10)
+    enough = min(1024, math.ceil(math.sqrt(SPARE * most)) ** 2)  # a square grid of placed queries
     reason = f"up to {most} objects in an image"
     for name in ("num_queries", "max_detections"):
         if enough > keywords[name]:

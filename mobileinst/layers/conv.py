@@ -1,5 +1,6 @@
 """Convolution modules, and resizing between the grids of a pyramid."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -103,6 +104,22 @@ def conv_bn_relu(
 def resize_like(x: Tensor, other: Tensor) -> Tensor:
     """`x` resized bilinearly to the exact grid of `other`."""
     return F.interpolate(x, size=other.shape[-2:], mode="bilinear", align_corners=False)
+
+
+def average_over(x: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Adaptive average pooling, [B,C,h,w] -> [B,C,*grid], as two products of matrices: torch's own
+    has no deterministic backward on CUDA, and products export to any runtime.
+    """
+    rows, columns = (averages(n, m, x) for n, m in zip(x.shape[-2:], grid))
+    return rows @ x @ columns.T
+
+
+def averages(cells: int, groups: int, like: Tensor) -> Tensor:
+    """The matrix [groups,cells] that averages each group's cells; neighbours may share one."""
+    group = torch.arange(groups, device=like.device)[:, None]
+    cell = torch.arange(cells, device=like.device)
+    inside = (cell >= group * cells // groups) & (cell * groups < (group + 1) * cells)
+    return (inside / inside.sum(1, keepdim=True)).to(like.dtype)
 
 
 def max_pool_ceil(x: Tensor, factor: int) -> Tensor:

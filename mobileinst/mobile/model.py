@@ -4,11 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from mobileinst.config import Config, within
 from mobileinst.layers.init import init_conv
-from mobileinst.mobile.instance_decoder import InstanceDecoder
+from mobileinst.mobile.instance_decoder import InstanceDecoder, blob_maps
 from mobileinst.mobile.mask_decoder import MaskDecoder
 from mobileinst.segmenter import Segmenter, channels_at, require_fit
 from mobileinst.set_prediction.losses import (
@@ -35,7 +36,8 @@ class MobileInstConfig(Config):
 
     width: D of the mask decoder. kernel_dim: channels of kernels and pixel features. mask_stride: 8
     as in the paper, or 4.
-    query_width, num_heads, ffn_ratio, kv_stride, self_attention, guided: of the instance decoder.
+    query_width, num_heads, ffn_ratio, kv_stride, self_attention, guided, placed: of the instance
+    decoder.
     semantic_weight: of a class loss for every cell, of each of five maps (`SEMANTIC_MAPS`); 0 as
     in the paper; above 0 heads for it are built, which only training uses.
     dice_power, class_power: of the matching cost. *_weight: of the loss terms, 2/2/2/1 as in the
@@ -56,6 +58,7 @@ class MobileInstConfig(Config):
     kv_stride: int = within(16, 64, 64)
     self_attention: bool = True
     guided: bool = False
+    placed: bool = False
     semantic_weight: float = within(0, 1e6, 0.0)
     dice_power: float = within(0, 100, 0.8)
     class_power: float = within(0, 100, 0.2)
@@ -105,11 +108,16 @@ class MobileInst(Segmenter):
 
     def encode(self, images: Tensor, padding: Tensor | None = None) -> dict[str, Tensor]:
         """global_map [B,C6,·,·] at 1/64, mask_features [B,D,·,·] at 1/8, and pixel_features
-        [B,kernel_dim,h,w] at `mask_stride`. A frame that borrows kernels needs no more. While
-        training with semantic heads, also semantic_logits_* [B,K,·,·] of each.
+        [B,kernel_dim,h,w] at `mask_stride`, with five more for placed queries. A frame that borrows
+        kernels needs no more. While training with semantic heads, also semantic_logits_* [B,K,·,·]
+        of each.
         """
         *local_maps, global_map = self.backbone_maps(images, padding)
         mask_features, pixel_features = self.mask_decoder(local_maps, global_map)
+        if self.instance_decoder.places is not None:
+            blobs = blob_maps(*pixel_features.shape[-2:], pixel_features.device).to(pixel_features)
+            blobs = blobs.expand(len(images), -1, -1, -1)
+            pixel_features = torch.cat((pixel_features, blobs), 1)  # [B,kernel_dim+5,h,w]
         features = {
             "global_map": global_map,
             "mask_features": mask_features,
@@ -170,6 +178,7 @@ def build_mobileinst(
             self_attention=config.self_attention,
             guided=config.guided,
             mask_stride=config.mask_stride,
+            placed=config.placed,
         )
     semantic_heads = None
     if config.semantic_weight:

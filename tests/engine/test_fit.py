@@ -51,7 +51,9 @@ def test_many_small_objects(drawn):
     """90 squares of 12 in 240: at 256 they are 12.8 pixels wide, 16 need 320 and are under 24."""
     opts = options()
     reasons = fit_to_data(opts, drawn(500, 90, 12))
-    assert opts.set["num_queries"] == opts.set["max_detections"] == 120  # 1.25 · 90, in tens
+    assert (
+        opts.set["num_queries"] == opts.set["max_detections"] == 121
+    )  # the square above 1.25 · 90
     assert opts.image_size == 320 and opts.set["mask_stride"] == 4
     assert reasons["set.num_queries"] == "up to 90 objects in an image"
     assert reasons["image_size"] == "a quarter of the objects is under 13 pixels at 256"
@@ -88,7 +90,7 @@ def test_what_the_user_gave_stays(drawn):
     fit_to_data(opts, drawn(20, 90, 12))
     assert (opts.epochs, opts.image_size) == (3, 192)
     assert (opts.set["num_queries"], opts.set["mask_stride"]) == (7, 8)
-    assert opts.set["max_detections"] == 120
+    assert opts.set["max_detections"] == 121
     assert opts.eval_every == options().eval_every  # not that of epochs that were never chosen
     assert opts.origins["eval_every"] == "recipe"
 
@@ -97,7 +99,7 @@ def test_no_objects_and_other_systems(drawn):
     assert "epochs" in fit_to_data(options(), drawn(3, 0, 1))
     opts = TrainOptions(recipe="mask2former-small", model="mask2former_swin_tiny")
     fit_to_data(opts, drawn(800, 90, 12))
-    assert opts.set["num_queries"] == 120 and "mask_stride" not in opts.set
+    assert opts.set["num_queries"] == 121 and "mask_stride" not in opts.set
 
 
 def test_fitted_recipes_exist():

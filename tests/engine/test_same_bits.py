@@ -15,7 +15,8 @@ from mobileinst import zoo
 
 SYSTEMS = {
     "mobileinst_topformer_tiny": dict(
-        width=16, kernel_dim=8, query_width=16, num_heads=2, num_queries=6, drop_path=0.2
+        width=16, kernel_dim=8, query_width=16, num_heads=2, num_queries=6, drop_path=0.2,
+        placed=True, guided=True,
     ),
     "mask2former_swin_tiny": dict(
         embed_dim=16, depths=(1, 1, 1, 1), backbone_heads=(1, 2, 2, 4), window_size=2,

@@ -7,9 +7,15 @@ import torch
 from torch import nn
 
 from mobileinst.layers.attention import MLP, MultiHeadAttention
+from mobileinst.layers.conv import apply_kernels, average_over
 from mobileinst.layers.init import draw_parameters
-from mobileinst.layers.position import sine_position
-from mobileinst.mobile.instance_decoder import DecoderLayer, InstanceDecoder
+from mobileinst.layers.position import cell_centres, sine_position
+from mobileinst.mobile.instance_decoder import (
+    DecoderLayer,
+    InstanceDecoder,
+    Places,
+    blob_maps,
+)
 
 
 def build(**overrides) -> InstanceDecoder:
@@ -209,3 +215,52 @@ def test_the_guide_is_the_log_probability_of_the_first_mask():
     pooled = torch.nn.functional.max_pool2d(logits, 2).sigmoid().clamp(min=1e-3).log()
     guide = decoder.guide(kernels, pixel_features)
     torch.testing.assert_close(guide, pooled.flatten(2)[:, None], atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("queries, grid", [(9, (3, 3)), (6, (2, 3)), (7, (1, 7)), (1, (1, 1))])
+@torch.no_grad()
+def test_a_placed_query_starts_with_a_blob_around_its_cell(queries, grid):
+    places = Places(10, 16, queries)
+    draw_parameters(places, 0)
+    coefficients = places.blobs(torch.randn(2, queries, 16))  # [2,Q,5]
+    logits = apply_kernels(coefficients, blob_maps(8, 12).expand(2, -1, -1, -1))  # [2,Q,8,12]
+    rows, columns = (cell_centres(n) for n in grid)
+    y, x = (cell_centres(n) for n in (8, 12))
+    for query in range(queries):
+        cy, cx = rows[query // grid[1]], columns[query % grid[1]]
+        want = 0.5 - 2 * ((y - cy)[:, None] ** 2 + (x - cx)[None] ** 2)
+        assert torch.allclose(logits[1, query], want, atol=1e-5)
+
+
+@torch.no_grad()
+def test_a_blob_moves_and_stretches_around_its_cell():
+    places = Places(10, 16, 6)
+    draw_parameters(places, 0)
+    c, bx, by, ex, ey = 0.3, 1.5, -0.7, 4.0, 0.5
+    places.blob.bias.copy_(torch.tensor([c, bx, by, ex, ey]))
+    logits = apply_kernels(places.blobs(torch.zeros(1, 6, 16)), blob_maps(5, 9))[0, 4]  # row 1 of 2
+    dy, dx = (cell_centres(5) - 0.5)[:, None], cell_centres(9)[None]
+    want = c + bx * dx + by * dy - ex * dx**2 - ey * dy**2
+    assert torch.allclose(logits, want, atol=1e-5)
+
+
+@torch.no_grad()
+def test_a_placed_query_starts_from_its_own_cell():
+    places = Places(10, 16, 6)
+    draw_parameters(places, 0)
+    x = torch.randn(1, 10, 8, 12)
+    content, positions = places(x)
+    cell = places.memory.norm(places.memory.proj(x[0, :, 4:, 4:8].mean((1, 2))))  # row 1, column 1
+    assert torch.allclose(content[0, 4], cell, atol=1e-5)
+    assert torch.equal(positions, sine_position(2, 3, 16))
+    changed = x.clone()
+    changed[..., 4:, 4:8] += torch.randn(10, 4, 4)
+    differs = (places(changed)[0] - content).abs().amax(2)[0] > 1e-6
+    assert differs.tolist() == [False] * 4 + [True, False]
+
+
+@pytest.mark.parametrize("size, grid", [((8, 12), (2, 3)), ((7, 5), (3, 4)), ((2, 3), (5, 7))])
+def test_averages_are_those_of_adaptive_pooling(size, grid):
+    x = torch.randn(2, 4, *size)
+    want = nn.functional.adaptive_avg_pool2d(x, grid)
+    assert torch.allclose(average_over(x, grid), want, atol=1e-6)

@@ -38,7 +38,8 @@ def relative_error(got: torch.Tensor, want: torch.Tensor) -> float:
 )
 @pytest.mark.parametrize(
     "queries, mask_stride, overrides",
-    [(7, 8, {}), (1, 8, {"kv_stride": 16}), (7, 4, {"kv_stride": 16, "guided": True})],
+    [(7, 8, {}), (1, 8, {"kv_stride": 16}), (7, 4, {"kv_stride": 16, "guided": True})]
+    + [(6, 8, {"placed": True}), (5, 4, {"placed": True, "kv_stride": 16, "guided": True})],
 )
 @torch.no_grad()
 def test_any_size(height, width, queries, mask_stride, overrides):
@@ -47,14 +48,15 @@ def test_any_size(height, width, queries, mask_stride, overrides):
     assert model.mask_stride == mask_stride
     outputs = model(draw_images(height, width), torch.zeros(2, height, width, dtype=torch.bool))
     grid = (-(-height // mask_stride), -(-width // mask_stride))
+    length = 10 if "placed" in overrides else 5
     shapes = {key: tuple(value.shape) for key, value in outputs.items() if key != "aux"}
     assert shapes == {
         "class_logits": (2, queries, 3),
         "mask_logits": (2, queries, *grid),
         "objectness": (2, queries, 1),
         "queries": (2, queries, 16),
-        "kernels": (2, queries, 5),
-        "pixel_features": (2, 5, *grid),
+        "kernels": (2, queries, length),
+        "pixel_features": (2, length, *grid),
         "global_queries": (2, queries, 16),
     }
     assert outputs["aux"] == []
@@ -148,6 +150,7 @@ def test_the_memory_format_changes_nothing_but_speed():
         {"ffn_ratio": 3},
         {"self_attention": False},
         {"mask_stride": 4},
+        {"placed": True},
     ],
 )
 def test_each_keyword_changes_the_parameters(change):
