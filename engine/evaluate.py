@@ -36,6 +36,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--checkpoint", type=Path, help="best.pt of the newest run if not given")
     parser.add_argument("--split", choices=("train", "val"), default="val")
     options.add_image_size(parser)
+    options.add_duplicate_iou(parser)
     parser.add_argument("--batch-size", type=options.positive, default=8, help="cannot change AP")
     parser.add_argument(
         "--max-detections", type=options.positive, help="per image; the model's if not given"
@@ -169,6 +170,7 @@ def score_checkpoint(opts: argparse.Namespace, builder: checkpoint.Builder) -> N
         model, criterion, postprocess = checkpoint.build(content, builder)
     limit = opts.max_detections or postprocess.max_detections
     postprocess.max_detections = limit
+    postprocess.duplicate_iou = opts.duplicate_iou
     info(f"{path}: iteration {content['iteration']}, {dataset.summary()}")
     loss = MeanLoss(criterion) if opts.metrics_block else None
     start = time.perf_counter()

@@ -17,6 +17,7 @@ from engine.files import FailedRun
 from engine.interrupt import GracefulStop
 from engine.values import fraction, is_unset, positive, positive_real, real, shown, whole
 from mobileinst import weights, zoo
+from mobileinst.set_prediction.postprocess import DUPLICATE_IOU
 
 DATASETS = Path("datasets")
 RUNS = Path("runs")
@@ -293,6 +294,13 @@ def add_config(parser: Parser) -> argparse._ArgumentGroup:
 def add_out(parser: Parser, help: str) -> None:
     parser.add_argument("--out", type=Path, help=help)
     parser.add_argument("--overwrite", action="store_true", help="replace what --out names")
+
+
+def add_duplicate_iou(parser: Parser) -> None:
+    help = (
+        "drop an answer whose mask has a larger IoU with that of a better one of its class; 1: off"
+    )
+    parser.add_argument("--duplicate-iou", type=fraction, default=DUPLICATE_IOU, help=help)
 
 
 def add_image_size(parser: Parser) -> None:

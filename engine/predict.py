@@ -47,6 +47,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
         "--threshold", type=float, help="score; the one with the best F1 on val if not given"
     )
     options.add_image_size(parser)
+    options.add_duplicate_iou(parser)
     options.add_out(parser, f"folder; {PREDICTIONS}/NNN if not given")
     options.add_option(parser, "skip_bad_records")
     options.add_device(parser)
@@ -228,6 +229,7 @@ def main(argv: list[str], builder: checkpoint.Builder = zoo.build_from_config) -
     threshold, origin = checkpoint.score_threshold(content["best"], opts.threshold)
     preset = EvalPreset(opts.image_size or content["options"]["image_size"])
     model, _, postprocess = checkpoint.build(content, builder)
+    postprocess.duplicate_iou = opts.duplicate_iou
     model.to(device)
 
     @torch.inference_mode()

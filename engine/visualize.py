@@ -25,6 +25,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
         "--threshold", type=float, help="score; the one with the best F1 on val if not given"
     )
     options.add_image_size(parser)
+    options.add_duplicate_iou(parser)
     where = "visualize-NNN beside the checkpoint if not given"
     options.add_out(parser, f"image file, or a folder for it; {where}")
     options.add_data(parser)
@@ -106,6 +107,7 @@ def main(argv: list[str], builder: checkpoint.Builder = zoo.build_from_config) -
     dataset.bad.skip = True  # goes on after images that cannot be read
     threshold, origin = checkpoint.score_threshold(content["best"], opts.threshold)
     model, _, postprocess = checkpoint.build(content, builder)
+    postprocess.duplicate_iou = opts.duplicate_iou
     shown = dataset.subset(spread(len(dataset), opts.count))
     detections = evaluate.predictions(
         model.to(device),

@@ -56,7 +56,7 @@ def one_per_query(postprocess: Postprocess) -> Postprocess:
         return scores, torch.ones_like(scores[:, 0], dtype=torch.bool)
 
     changed = copy.copy(postprocess)
-    changed.rank = rank
+    changed.rank, changed.duplicate_iou = rank, 1.0
     return changed
 
 

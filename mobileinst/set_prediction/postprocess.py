@@ -12,6 +12,9 @@ Sizes = tuple[Size, Size, Size]  # padded, before padding, original
 Encode = Callable[[Tensor], list]  # bool [m,h0,w0] -> m encoded masks
 
 CHUNK_PIXELS = 4_000_000  # mask pixels encoded at a time
+# Our choice: on VOC val it lifts F1 from .592 to .595; AP, which keeps duplicates, would be .3513
+# for .3514.
+DUPLICATE_IOU = 0.7
 MARGIN = 1e-3  # of logits: the weights of a mean sum to 1 but for rounding
 
 
@@ -117,6 +120,8 @@ class Postprocess:
         max_detections: answers per image, the best before masks are resized.
         quality: (mask logits of an image, padded, size, logit of the threshold) -> factor of the
             scores [Q]; None: the mean probability inside the masks at the original size.
+        duplicate_iou: an answer is not used if its mask has a larger IoU, on the grid of the
+            logits, with that of a better one of its class; 1 is off. AP keeps all answers.
     """
 
     def __init__(
@@ -125,11 +130,13 @@ class Postprocess:
         mask_threshold: float = 0.45,
         max_detections: int = 100,
         quality: Callable[[Tensor, Size, Size, float], Tensor] | None = grid_quality,
+        duplicate_iou: float = DUPLICATE_IOU,
     ):
         self.rank = rank
         self.cut = float(torch.logit(torch.tensor(mask_threshold, device="cpu")))
         self.max_detections = max_detections
         self.quality = quality
+        self.duplicate_iou = duplicate_iou
 
     @torch.no_grad()
     def __call__(
@@ -144,8 +151,9 @@ class Postprocess:
         Args:
             outputs: the dict of the contract.
             sizes: (padded, size before padding, original size) of each image.
-            threshold: drops scores at or below it, queries that predict no object, and all but the
-                best answer of a query. None keeps all, for evaluation.
+            threshold: drops scores at or below it, queries that predict no object, all but the
+                best answer of a query, and duplicates. None keeps all, for evaluation; `best` marks
+                those that would be used.
             encode: called in chunks to bound memory.
         Returns:
             B `results` of the contract, highest score first; masks are dense without `encode`.
@@ -181,15 +189,29 @@ class Postprocess:
             kept &= scores > threshold
         kept = kept.nonzero()[:, 0]
         kept = kept[scores[kept].argsort(descending=True, stable=True)]
-        place = place[kept]
+        scores, labels, best, place = scores[kept], labels[kept], best[kept], place[kept]
+        best = best & ~self.duplicates(mask_logits[seen[place]], labels, best)
+        if threshold is not None:
+            scores, labels, place, best = scores[best], labels[best], place[best], best[best]
         return {
-            "scores": scores[kept],
-            "labels": labels[kept],
+            "scores": scores,
+            "labels": labels,
             "masks": [masks[i] for i in place.tolist()] if encode else masks[place],
             "boxes": boxes[place],
-            "best": best[kept],
+            "best": best,
             "query_idx": seen[place],
         }
+
+    def duplicates(self, mask_logits: Tensor, labels: Tensor, best: Tensor) -> Tensor:
+        """Which answers have nearly the mask of a better one of their class that is `best`.
+
+        Answers [M,h,w], best first, with labels [M] -> bool [M].
+        """
+        masks = (mask_logits > self.cut).flatten(1).float()
+        shared, area = masks @ masks.T, masks.sum(1)
+        iou = shared / (area[:, None] + area - shared).clamp(min=1)  # [M,M]
+        near = (iou > self.duplicate_iou) & (labels[:, None] == labels) & best
+        return near.tril(-1).any(1)
 
     def full_masks(
         self, mask_logits: Tensor, sizes: Sizes, encode: Encode | None

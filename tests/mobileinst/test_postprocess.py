@@ -99,7 +99,7 @@ def test_every_answer_has_the_mask_of_its_query():
 def test_for_use_a_query_answers_once_with_its_best_class():
     outputs = make_outputs()
     outputs["mask_logits"] = torch.full((1, 6, 8, 12), 2.0)
-    [result] = Postprocess(rank_by_objectness)(outputs, [SIZES], threshold=0.0)
+    [result] = Postprocess(rank_by_objectness, duplicate_iou=1)(outputs, [SIZES], threshold=0.0)
     best = outputs["class_logits"][0].sigmoid().max(-1)
     scores = (best.values * outputs["objectness"][0, :, 0].sigmoid()).sqrt()
     order = scores.argsort(descending=True)
@@ -204,15 +204,17 @@ def test_for_use_no_query_is_lost_to_the_other_classes_of_one_that_is_sure():
     outputs = make_outputs()
     outputs["class_logits"] = 5 + outputs["class_logits"]  # every class of every query is likely
     outputs["mask_logits"] = torch.full((1, 6, 8, 12), 2.0)
-    used = Postprocess(rank_by_objectness, max_detections=6)(outputs, [SIZES], threshold=0.1)
+    used = Postprocess(rank_by_objectness, max_detections=6, duplicate_iou=1)(
+        outputs, [SIZES], threshold=0.1
+    )
     assert len(used[0]["scores"]) == 6
 
 
 def test_best_marks_the_highest_answer_of_each_query():
     outputs = make_outputs()
     outputs["mask_logits"] = torch.full((1, 6, 8, 12), 2.0)
-    [every] = Postprocess(rank_by_objectness)(outputs, [SIZES])
-    [used] = Postprocess(rank_by_objectness)(outputs, [SIZES], threshold=0.0)
+    [every] = Postprocess(rank_by_objectness, duplicate_iou=1)(outputs, [SIZES])
+    [used] = Postprocess(rank_by_objectness, duplicate_iou=1)(outputs, [SIZES], threshold=0.0)
     assert every["best"].sum() == 6 and used["best"].all()
     assert torch.equal(every["scores"][every["best"]], used["scores"])
     assert torch.equal(every["labels"][every["best"]], used["labels"])
@@ -237,3 +239,23 @@ def test_a_hundred_answers_at_12_megapixels(quality):
         whole = upsample_masks(outputs["mask_logits"][0, query][None], *sizes) > process.cut
         assert mask == coco_mask.encode(np.asfortranarray(whole[0].numpy().astype(np.uint8)))
         assert torch.equal(box, boxes_from_masks(whole)[0])
+
+
+def test_a_duplicate_of_a_better_answer_of_its_class_is_not_used():
+    logits = torch.full((1, 5, 10, 12), -4.0)
+    logits[0, :, 1:6, 1:5] = 4.0  # 20 cells
+    logits[0, 1, 6, 1:3] = 4.0  # 22: IoU .909 with the first
+    logits[0, 3, 1:6, 5:7] = 4.0  # 30: IoU .667 with the first, .625 with the second
+    logits[0, 4, 1:6, 1:5] = -4.0
+    logits[0, 4, 1:6, 7:11] = 4.0  # elsewhere
+    classes = torch.full((1, 5, 2), -6.0)
+    for query, (label, value) in enumerate([(0, 3), (0, 2.5), (1, 2), (0, 1.5), (0, 1)]):
+        classes[0, query, label] = value  # the third has the mask of the first in another class
+    outputs = {"class_logits": classes, "objectness": torch.ones(1, 5, 1), "mask_logits": logits}
+    [used] = Postprocess(rank_by_objectness)(outputs, [SIZES], threshold=0.3)
+    [every] = Postprocess(rank_by_objectness)(outputs, [SIZES])
+    [off] = Postprocess(rank_by_objectness, duplicate_iou=1)(outputs, [SIZES], threshold=0.3)
+    assert used["query_idx"].tolist() == [0, 2, 3, 4] and used["best"].all()
+    assert off["query_idx"].tolist() == [0, 1, 2, 3, 4]
+    assert len(every["scores"]) == 10
+    assert every["query_idx"][every["best"]].tolist() == [0, 2, 3, 4]
