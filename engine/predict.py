@@ -259,6 +259,8 @@ def main(argv: list[str], builder: checkpoint.Builder = zoo.build_from_config) -
             raise InputError(next(iter(bad)).reason)
         predictor.write()
         skipped.write(folder, bad)
+    if text := draw.numbered(predictor.class_names):
+        info(text)
     listed = out / skipped.NAME
     skipped.report_skipped(bad, listed)
     info(

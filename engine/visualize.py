@@ -123,6 +123,8 @@ def main(argv: list[str], builder: checkpoint.Builder = zoo.build_from_config) -
     name = f"{path.stem}_{opts.split}.png"
     out = files.output(opts.out, path.parent, "visualize", name)
     save_image(sheet, out)
+    if text := draw.numbered(dataset.class_names):
+        info(text)
     skipped.report_skipped(dataset.bad)
     info(
         f"{len(shown)} images of the {opts.split} split, scores above {threshold:.3f} "

@@ -20,6 +20,7 @@ from engine.report.paint import (
     VOID,
     Colour,
     Painting,
+    font_file,
     palette,
     patch_of,
     shorten,
@@ -150,6 +151,23 @@ def match(truth: Objects, predictions: Objects, void: dict | None = None) -> dic
     return {int(p): int(t) for p, t in zip(rows, columns, strict=True) if iou[p, t] > 0}
 
 
+def drawable(class_names: Sequence[str]) -> list[str]:
+    """The names as they are drawn: the number of a class where no font has all letters."""
+    fits = [font_file(name + " 0.") is not None for name in class_names]
+    return [
+        name if fit else str(number) for number, (name, fit) in enumerate(zip(class_names, fits))
+    ]
+
+
+def numbered(class_names: Sequence[str]) -> str:
+    """What the numbers of `drawable` mean, in a sentence; empty if there are none."""
+    pairs = enumerate(zip(class_names, drawable(class_names)))
+    pairs = [f"{number} = {name}" for number, (name, shown) in pairs if name != shown]
+    if not pairs:
+        return ""
+    return f"no font here has the letters of these classes; images show numbers: {', '.join(pairs)}"
+
+
 def paint_objects(
     painting: Painting,
     objects: Objects,
@@ -165,13 +183,13 @@ def paint_objects(
         partners: index of an object -> index of its colour. Objects without one are dashed, in the
             colour `alone`. None gives every object a colour of its own.
     """
-    shapes = []
+    shapes, shown = [], drawable(class_names)
     for index, (label, mask) in enumerate(zip(objects.labels, objects.masks, strict=True)):
         mask = patch_of(mask)
         score = "" if objects.scores is None else f" {float(objects.scores[index]):.2f}"
         dashed = partners is not None and index not in partners
         colour = alone if dashed else palette((partners or {}).get(index, index))
-        shapes.append((mask, class_names[int(label)] + score, colour, dashed))
+        shapes.append((mask, shown[int(label)] + score, colour, dashed))
     shapes.sort(key=lambda shape: -int(shape[0].inside.sum()))
     filled = np.zeros(shapes[0][0].size if shapes else (), bool)
     for mask, _, colour, dashed in reversed(shapes):

@@ -1,9 +1,11 @@
 """Painting masks over images: colours, fills, outlines, hatches and labels, with PIL alone."""
 
 import colorsys
+import re
+import unicodedata
 from collections.abc import Iterator
-from contextlib import suppress
 from functools import lru_cache
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -23,16 +25,15 @@ PLATE = (18, 20, 24, 205)
 MANY = 15  # labels on one image, from which those larger than their object are left out
 HIDDEN = 0.25  # a label covers at most this share of the box of another object
 GOLDEN = 0.6180339887498949
-# The default font of PIL has no Chinese, Japanese or Korean; any of these has, where installed.
-WIDE_FONTS = (
-    "NotoSansCJK-Regular.ttc",
-    "wqy-microhei.ttc",
-    "DroidSansFallbackFull.ttf",
-    "msyh.ttc",
-    "simhei.ttf",
-    "PingFang.ttc",
-    "Hiragino Sans GB.ttc",
+# Where systems keep fonts; those below the home folder first.
+FONT_FOLDERS = (
+    *("~/.fonts", "~/.local/share/fonts", "~/Library/Fonts", "/usr/share/fonts"),
+    *("/usr/local/share/fonts", "/Library/Fonts", "/System/Library/Fonts", "C:/Windows/Fonts"),
 )
+UNLIKE = re.compile(
+    "bold|italic|oblique|mono|serif|condensed|light|thin|black|medium|hairline", re.I
+)
+NO_LETTER = "\U0010fffd"  # no font has it
 
 
 def palette(index: int) -> Colour:
@@ -47,27 +48,62 @@ def palette(index: int) -> Colour:
     return round(255 * red), round(255 * green), round(255 * blue)
 
 
+@lru_cache(maxsize=1)
+def font_files() -> list[str]:
+    """The fonts of the system, upright ones without serifs first; "" is PIL's own, before all."""
+    folders = [Path(folder).expanduser() for folder in FONT_FOLDERS]
+    files = [path for folder in folders for path in folder.rglob("*.[tTo][tT][fFcC]")]
+    # A last resort font draws a box for every letter.
+    files = [path for path in files if "lastresort" not in path.name.lower()]
+    files.sort(key=lambda path: (len(UNLIKE.findall(path.stem)), "sans" not in path.stem.lower()))
+    return ["", *map(str, files)]
+
+
 @lru_cache(maxsize=64)
-def font(size: int, wide: bool = False) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
-    """PIL's own font; if wide, one with East Asian letters if the machine has any."""
-    for name in WIDE_FONTS if wide else ():
-        with suppress(OSError):
-            return ImageFont.truetype(name, size)
-    return ImageFont.load_default(size)
+def font(file: str, size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
+    return ImageFont.truetype(file, size) if file else ImageFont.load_default(size)
+
+
+@lru_cache(maxsize=100_000)
+def has_letter(file: str, letter: str) -> bool:
+    """Whether a font has a letter: others are drawn as the one that no font has."""
+    if unicodedata.category(letter)[0] in "CZ":  # of no shape
+        return True
+    try:
+        masks = [font(file, 24).getmask(each) for each in (letter, NO_LETTER)]
+    except (OSError, ValueError):  # bitmap fonts of other sizes, damaged files
+        return False
+    return masks[0].size != masks[1].size or bytes(masks[0]) != bytes(masks[1])
+
+
+@lru_cache(maxsize=4096)
+def font_file(text: str) -> str | None:
+    """The first font that has all letters of a text, None if there is none."""
+    fits = (file for file in font_files() if all(has_letter(file, letter) for letter in text))
+    return next(fits, None)
+
+
+def readable(text: str) -> str:
+    """The text, with ? for what no font has."""
+    if font_file(text) is not None:
+        return text
+    return "".join(letter if has_letter("", letter) else "?" for letter in text)
 
 
 def font_for(text: str, size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
-    return font(size, wide=any(ord(letter) > 0x2E7F for letter in text))
+    return font(font_file(text) or "", size)
 
 
 def text_size(text: str, size: int) -> tuple[int, int]:
     """Width of this text and height of any text, in pixels."""
+    text = readable(text)
     left, _, right, _ = font_for(text, size).getbbox(text)
     return int(np.ceil(right - left)), round(1.25 * size)
 
 
 def write(image: Image.Image, at: tuple[int, int], text: str, size: int, colour: Colour) -> None:
     """Text whose line of height `text_size` begins at this left top corner."""
+    text = readable(text)
     middle = (at[0], at[1] + text_size(text, size)[1] / 2)
     ImageDraw.Draw(image).text(middle, text, fill=colour, font=font_for(text, size), anchor="lm")
 

@@ -9,6 +9,7 @@ from engine import checkpoint, files, log, options, skipped, start_weights
 from engine.coco_ap import NOTHING, Scores
 from engine.files import newest_checkpoint
 from engine.log import info
+from engine.report import draw
 from engine.report.tables import number, pipes, table
 
 LOW_TRAIN_AP = 0.2
@@ -74,6 +75,8 @@ def facts(folder: Path, content: checkpoint.Fields) -> list[str]:
         lines.append(f"speed: {speed(rows, images_per_step(content))}")
     if report := files.read_json(folder / "weights.json"):
         lines.append(f"started from: {report['path']}: {report['source']}")
+    if text := draw.numbered([one["name"] for one in content["classes"]]):
+        lines.append(text)
     if content.get("skipped"):
         lines.append(f"skipped: {content['skipped']} steps with a loss or gradient not finite")
     if records := skipped.read(folder):

@@ -7,7 +7,7 @@ from PIL import Image
 from scipy import ndimage
 
 from data import rle
-from engine.report import draw
+from engine.report import draw, paint
 from engine.report.draw import Example, Objects
 from engine.report.paint import MISSED, UNMATCHED, Painting, contours, palette, patch_of
 
@@ -236,3 +236,36 @@ def test_training_batch_shows_padding_and_ignore():
     assert bluish > (whole[..., 2] - whole[..., 0] > 20).mean() + 0.05
     targets[0]["ignore"][:, 60:] = True
     assert not np.array_equal(sheet, draw.training_batch(images, targets, NAMES))
+
+
+LETTERS = ["é", "ü", "ñ", "ł", "ж", "Ω", "ก", "ع", "猫", "犬"]
+
+
+@pytest.mark.parametrize("letter", LETTERS)
+def test_no_letter_is_ever_drawn_as_a_box(letter):
+    """With whatever fonts are here: in one that has the letter, or as another text."""
+    names, text = ["cat", letter * 2], f"{letter * 2} 0.50"
+    file = paint.font_file(text)
+    [_, shown] = draw.drawable(names)
+    if file is None:
+        assert shown == "1" and paint.readable(letter) == "?"
+        assert draw.numbered(names).endswith(f": 1 = {letter * 2}")
+    else:
+        font = paint.font(file, 30)
+        assert bytes(font.getmask(letter)) != bytes(font.getmask("\U0010fffd"))
+        assert shown == letter * 2 and draw.numbered(names) == ""
+
+
+def test_without_fonts_of_the_system_numbers_and_the_legend_are_drawn(monkeypatch):
+    monkeypatch.setattr(paint, "font_files", lambda: [""])
+    paint.font_file.cache_clear()
+    try:
+        names = ["cat", "猫", "แมว"]
+        assert draw.drawable(names) == ["cat", "1", "2"]
+        assert draw.numbered(names).endswith(": 1 = 猫, 2 = แมว")
+        masks = np.stack([square(10, 10, 60), square(40, 90, 60), square(70, 20, 40)])
+        images = [draw.overlay(black(), Objects([0, 1, 2], masks), each) for each in (names, "c12")]
+        named = draw.overlay(black(), Objects([0, 1, 2], masks), ["cat", "1", "2"])
+        assert np.array_equal(images[0], named) and not np.array_equal(images[0], images[1])
+    finally:
+        paint.font_file.cache_clear()
