@@ -56,5 +56,5 @@ def test_objects_of_a_12_megapixel_photo_cost_little():
     assert none == 0
     for wanted, (count, more_seconds, more_memory) in zip((10, 100), others, strict=True):
         assert count == pytest.approx(wanted, rel=0.1)
-        assert more_seconds - seconds < (2 if wanted == 10 else 3)  # 1.8 on a quiet machine
+        assert more_seconds - seconds < (2 if wanted == 10 else 4)  # 0.9 and 1.8 on a quiet machine
         assert more_memory - memory < 400

@@ -222,7 +222,7 @@ def test_best_marks_the_highest_answer_of_each_query():
 
 @pytest.mark.parametrize("quality", [grid_quality, None])
 def test_a_hundred_answers_at_12_megapixels(quality):
-    """Inside boxes: the masks of whole images bit for bit, in less than 2 s of CPU."""
+    """Inside boxes: the masks of whole images bit for bit, in less than half of their time."""
     generator = torch.Generator().manual_seed(0)
     rows, columns = torch.meshgrid(torch.arange(60.0), torch.arange(80.0), indexing="ij")
     y, x, radius = (torch.rand(3, 100, 1, 1, generator=generator) * 90 - 5).unbind()
@@ -233,12 +233,13 @@ def test_a_hundred_answers_at_12_megapixels(quality):
     process = Postprocess(rank_by_objectness, quality=quality)
     start = time.process_time()
     [result] = process(outputs, [sizes], threshold=0.0, encode=rle.encode)
-    assert time.process_time() - start < 2
+    middle = time.process_time()
     assert len(result["masks"]) > 70
     for query, mask, box in zip(result["query_idx"], result["masks"], result["boxes"]):
         whole = upsample_masks(outputs["mask_logits"][0, query][None], *sizes) > process.cut
         assert mask == coco_mask.encode(np.asfortranarray(whole[0].numpy().astype(np.uint8)))
         assert torch.equal(box, boxes_from_masks(whole)[0])
+    assert middle - start < 0.5 * (time.process_time() - middle)
 
 
 def test_a_duplicate_of_a_better_answer_of_its_class_is_not_used():
