@@ -18,6 +18,7 @@ from data.loaders import eval_loader
 from data.presets import EvalPreset
 from engine import checkpoint, dist, files, options, skipped
 from engine.coco_ap import FIELDS, score
+from engine.fit import too_many_objects
 from engine.log import info
 from engine.loop import run_inference
 from engine.report import diagnose
@@ -172,6 +173,9 @@ def score_checkpoint(opts: argparse.Namespace, builder: checkpoint.Builder) -> N
     postprocess.max_detections = limit
     postprocess.duplicate_iou = opts.duplicate_iou
     info(f"{path}: iteration {content['iteration']}, {dataset.summary()}")
+    missed = "cannot be found; raise it with --max-detections"
+    if text := too_many_objects(dataset, limit, "answers per image", missed):
+        info(text)
     loss = MeanLoss(criterion) if opts.metrics_block else None
     start = time.perf_counter()
     settings = {

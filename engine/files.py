@@ -4,6 +4,7 @@ import fcntl
 import itertools
 import json
 import os
+import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -31,7 +32,9 @@ def replacing(path: Path, fix: str | None = None) -> Iterator[Path]:
     Raises:
         InputError, or FailedRun without `fix`: if the file cannot be written; `path` is unchanged.
     """
-    temporary = path.with_name(path.name + ".tmp")
+    # The files of a run have one writer; a path of the user may have several at once.
+    own = f".{secrets.token_hex(4)}" if fix else ""
+    temporary = path.with_name(f"{path.name}{own}.tmp")
     try:
         if fix:
             path.parent.mkdir(parents=True, exist_ok=True)

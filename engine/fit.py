@@ -1,6 +1,7 @@
 """Option values that follow from the training set: what a user would set after reading a manual.
 
-Only values that the user did not give are changed, each with a reason that is printed and kept.
+Only values that neither the user nor a checkpoint to start from gave are changed, each with a
+reason that is printed and kept.
 The rules are our choice, from the ground truth passed through the mask grid and back: an object
 needs about four cells of a side, and a model needs a query per object and some to spare.
 """
@@ -14,6 +15,7 @@ from data.dataset import CocoDataset
 from data.loaders import first_images
 from engine import dist
 from engine.options import TrainOptions
+from engine.values import counted
 from mobileinst import zoo
 
 SAMPLE = 200  # images whose objects are measured
@@ -36,7 +38,7 @@ def fit_to_data(opts: TrainOptions, train: CocoDataset) -> dict[str, str]:
     keywords = zoo.config_for(opts.model, **opts.set).to_dict()
 
     def decide(name: str, value: object, reason: str) -> None:
-        if opts.origins.get(name) == "user":
+        if opts.origins.get(name) in ("user", "weights", "run"):
             return
         if name.startswith("set."):
             opts.set[name.removeprefix("set.")] = value
@@ -74,6 +76,22 @@ def fit_to_data(opts: TrainOptions, train: CocoDataset) -> dict[str, str]:
             decide("epochs", float(epochs), f"{len(train)} images: {STEPS} steps")
             decide("eval_every", float(max(1, epochs // EVALUATIONS)), "follows from the epochs")
     return reasons
+
+
+def too_many_objects(data: CocoDataset, most: int, what: str, effect: str) -> str:
+    """A sentence for the user if images have more objects than `what`, of which there are `most`;
+    "" if none has. `effect` is what happens to the others, and the option that changes it.
+    """
+    objects = data.objects_per_image()
+    full = int((objects > most).sum())
+    if not full:
+        return ""
+    over = int((objects - most).clip(0).sum())
+    return (
+        f"{data.name}: {counted(full, 'image')} of {len(data)} with more objects (up to "
+        f"{objects.max()}) than the {most} {what}: "
+        f"{counted(over, 'object')} {effect}={objects.max()}"
+    )
 
 
 def object_sides(train: CocoDataset, indices: list[int]) -> tuple[np.ndarray, float]:

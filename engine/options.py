@@ -214,6 +214,8 @@ class TrainOptions:
         values = {name: v for name, v in values.items() if v != getattr(self, name)}
         changed = TrainOptions(**self.given | values) if values else self
         changed.origins |= dict.fromkeys(values, origin)
+        keywords = values.get("set", {}).keys() - self.given.get("set", {}).keys()
+        changed.origins |= {f"set.{key}": origin for key in keywords}
         return changed
 
     def plain(self) -> dict:

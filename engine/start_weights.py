@@ -8,6 +8,7 @@ recipe goes on from random values where there are none; any other training is re
 import contextlib
 import functools
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 
 from data.errors import InputError
@@ -31,7 +32,6 @@ PAPER = {
         "swin_base": "swin_base_patch4_window12_384_22k.pth",
     },
 }
-SCRIPTS = {"mobileinst": "sbin/train_voc.sh", "mask2former": "sbin/train_mask2former.sh"}
 # What `weights.recognise` finds -> backbone. Not MobileNetV2: its two builds, which differ in
 # padding and normalisation, have the same names.
 BACKBONES = {
@@ -65,9 +65,24 @@ def find(folder: Path = fetch.FOLDER) -> dict[str, Path]:
     return found
 
 
+def model_of(file: weights.WeightFile) -> tuple[str, dict[str, object]] | None:
+    """The model that a checkpoint of ours holds, and its keywords; None for other files."""
+    try:
+        config = zoo.config_from_dict(file.config or {})
+    except (TypeError, ValueError):  # loading it gives the reason
+        return None
+    same = (name for name, one in zoo.MODELS.items() if one.backbone == config.backbone)
+    model = next((name for name in same if zoo.MODELS[name].system == config.system), None)
+    keywords = {
+        key: v for key, v in asdict(config).items() if key not in ("num_classes", "backbone")
+    }
+    return model and (model, keywords)
+
+
 def choose(opts: TrainOptions) -> dict[str, object]:
-    """Values for --model and --pretrained; empty if the user chose the start. A backbone's file
-    given with --pretrained alone names its model.
+    """Values for --model, --set and --pretrained; empty if the user chose the start. A file of a
+    backbone given with --pretrained alone names its model, a checkpoint of ours also the keywords
+    that the user did not give.
 
     Raises:
         InputError: if there are no weights, and the recipe is not that of a demo set.
@@ -75,10 +90,16 @@ def choose(opts: TrainOptions) -> dict[str, object]:
     system, backbone = opts.model.partition("_")[0], zoo.config_for(opts.model, **opts.set).backbone
     named = "user" in (opts.origins["model"], opts.origins.get("set.backbone"))
     named = named or opts.given.get("recipe") not in (None, *recipes.ANY_MODEL)
-    if opts.pretrained and not named:
+    if opts.pretrained:
         with contextlib.suppress(weights.LoadError):  # the training says what is wrong with it
-            own = backbone_in(weights.open_weights(opts.pretrained))
-            if (model := f"{system}_{own}") in zoo.MODELS:
+            file = weights.open_weights(opts.pretrained)
+            if whole := model_of(file):
+                model, keywords = whole
+                other_system = "recipe" in opts.given and not model.startswith(f"{system}_")
+                if other_system or opts.given.get("model", model) != model:
+                    return {}
+                return {"model": model, "set": keywords | opts.given.get("set", {})}
+            if not named and (model := f"{system}_{backbone_in(file)}") in zoo.MODELS:
                 return {"model": model}
     if opts.pretrained or opts.from_scratch or opts.overfit or not (opts.data or opts.train_json):
         return {}
@@ -119,6 +140,10 @@ def of_run(opts: TrainOptions) -> dict[str, object]:
         return {"out": folder}
     names = {"model", "pretrained"} - opts.given.keys()
     names |= {"from_scratch"} if "pretrained" in names else set()
+    own = opts.given.get("set", {})
+    if before["pretrained"] and opts.given.get("model", before["model"]) == before["model"]:
+        names.add("set")  # the file of the weights may have chosen keywords
+        before["set"] = before["set"] | own
     return {"out": folder, "recipe": before["recipe"]} | {name: before[name] for name in names}
 
 
@@ -147,7 +172,7 @@ def describe(opts: Mapping[str, object]) -> list[str]:
     if paper and not (opts["pretrained"] and zoo.MODELS[model].backbone in paper):
         backbone, file = next(iter(paper.items()))
         lines.append(
-            f"with the paper's backbone: {file} of its authors in {fetch.FOLDER}/ and "
-            f"bash {SCRIPTS[system]} --data DIR --model {system}_{backbone}"
+            f"to start from the paper's backbone, put its authors' file {file} into "
+            f"{fetch.FOLDER}/ and add --model {system}_{backbone} to the same command"
         )
     return lines

@@ -16,7 +16,7 @@ from engine import checkpoint, determinism, dist, log, options, recipes, skipped
 from engine.coco_ap import Scores, score
 from engine.evaluate import open_splits, predictions
 from engine.files import FolderLock, require_free
-from engine.fit import fit_to_data
+from engine.fit import fit_to_data, too_many_objects
 from engine.interrupt import GracefulStop, Interrupted
 from engine.log import info
 from engine.loop import NonFiniteError, Trainer
@@ -26,7 +26,7 @@ from engine.report import summary
 from engine.report.mask_grid import mask_grid_scores
 from engine.report.tables import table
 from engine.run import Data, Run
-from engine.values import device_for, model_errors
+from engine.values import counted, device_for, model_errors
 from engine.visualize import prediction_grid, spread
 from mobileinst import weights, zoo
 from mobileinst.set_prediction.postprocess import Postprocess
@@ -70,6 +70,10 @@ def open_data(opts: TrainOptions) -> Data:
     sets = open_splits(opts, ("train",) if opts.overfit else ("train", "val"))
     train = sets["train"]
     if opts.overfit:
+        if opts.overfit > len(train):
+            info(
+                f"--overfit {opts.overfit}: there are {counted(len(train), 'image')}, all are taken"
+            )
         train = train.subset(first_images(len(train), opts.seed, opts.overfit))
         train.name = f"overfit-{len(train)}"  # never called val
     if not train.with_objects():
@@ -79,12 +83,14 @@ def open_data(opts: TrainOptions) -> Data:
         )
     if opts.overfit:
         preset = EvalPreset(opts.image_size)
+        report_full_images(opts, {"train": train, "val": train})
         return Data(train, train, preset, [covering_canvas(train, preset)])
     if opts.recipe in recipes.FITTED:
         for name, reason in fit_to_data(opts, train).items():
             key = name.removeprefix("set.")
             value = opts.set[key] if name.startswith("set.") else getattr(opts, name)
             info(f"{key} {value:g}: {reason}")
+    report_full_images(opts, sets)
     preset = TrainPreset(
         scale=tuple(opts.scale),
         flip=opts.flip,
@@ -101,6 +107,21 @@ def open_data(opts: TrainOptions) -> Data:
         )
     chosen = first_images(len(train), opts.seed, opts.eval_train)
     return Data(train, sets["val"], preset, canvases, train.subset(chosen) if chosen else None)
+
+
+def report_full_images(opts: TrainOptions, sets: dict[str, CocoDataset]) -> None:
+    """Prints how many objects are beyond the model's queries in training, and beyond the answers
+    per image in evaluation.
+    """
+    config = options.model_config(opts, num_classes=1)
+    lost = "have no query and are not learned; raise it with --set num_queries"
+    missed = "cannot be found in evaluation; raise it with --set max_detections"
+    for text in (
+        too_many_objects(sets["train"], config.num_queries, "queries of the model", lost),
+        too_many_objects(sets["val"], config.max_detections, "answers per image", missed),
+    ):
+        if text:
+            info(text)
 
 
 def total_iterations(opts: TrainOptions, images: int) -> int:
@@ -157,10 +178,13 @@ def build(
             keywords = {"config": asdict(config), "allow_partial": opts.allow_partial}
             report = weights.load(model, file, classes=classes, **keywords)
     frozen = "frozen_norms" if config.frozen_norms else "frozen_stride"
+    where, fix = f"--set {frozen}", "leave it out"
+    if opts.origins.get(f"set.{frozen}") == "recipe":
+        where, fix = f"--recipe {opts.recipe}, {frozen}", "take a recipe without pretrained weights"
     if getattr(config, frozen) and not opts.resume and not (report and report.whole):
         raise InputError(
-            f"--set {frozen}: would keep layers at random values forever; give weights for the "
-            "whole backbone with --pretrained, or leave it out"
+            f"{where}: would keep layers at random values forever; give weights for the whole "
+            f"backbone with --pretrained, or {fix}"
         )
     has_norms = any(isinstance(part, torch.nn.BatchNorm2d) for part in model.modules())
     if has_norms and opts.batch_size == 1 and (64, 64) in data.canvases:  # one value at stride 64

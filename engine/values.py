@@ -65,6 +65,13 @@ def shown(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
+def counted(number: int, noun: str) -> str:
+    """1 class, 2 classes."""
+    if number == 1:
+        return f"1 {noun}"
+    return f"{number} {noun}{'es' if noun.endswith('s') else 's'}"
+
+
 def is_unset(value: object) -> bool:
     """Whether an option of this value does nothing; 0 is a value."""
     return value is None or value is False or value in ([], ())
@@ -108,7 +115,10 @@ def builder_keywords(name: str, keywords: dict[str, object]) -> dict[str, object
     with model_errors():
         config = zoo.config_for(name)
         for key, value in keywords.items():
-            keywords[key] = config.parse(key, value) if isinstance(value, str) else value
+            if isinstance(value, str):
+                keywords[key] = config.parse(key, value)
+            elif isinstance(value, list):  # as json holds tuples
+                keywords[key] = tuple(value)
         zoo.config_for(name, **keywords)
     return keywords
 

@@ -40,7 +40,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
         "Times of mask2former_swin_tiny and of another library's model with the same weights; on "
         "the CPU, one image at a time."
     )
-    parser.add_argument("--against", choices=("transformers",), required=True)
+    parser.add_argument("--against", choices=("transformers", "maskrcnn"), required=True)
     parser.add_argument("--image-size", type=options.positive, default=640, help="of the forward")
     parser.add_argument(
         "--train-size", type=options.positive, default=384, help="of the training step"
@@ -164,6 +164,10 @@ def timed(call: Callable) -> Callable[[], dict[str, float]]:
 
 def main(argv: list[str]) -> None:
     opts = parse(argv)
+    if opts.against == "maskrcnn":
+        raise InputError(
+            "--against maskrcnn: has an entry of its own, python -m engine.tools.benchmark_maskrcnn"
+        )
     pair = Pair()
     classes, masks = differences(pair.forwards(opts.image_size))
     size = f"{opts.image_size} x {opts.image_size}"

@@ -2,12 +2,13 @@
 
 import argparse
 import json
+import textwrap
 from pathlib import Path
 
 from data.errors import InputError
-from engine import options, start_weights
+from engine import checkpoint, options, start_weights
 from engine.log import info
-from engine.values import model_errors
+from engine.values import counted, is_unset, model_errors, shown
 from mobileinst import weights, zoo
 
 
@@ -30,6 +31,37 @@ def parse(argv: list[str]) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+def contents(path: Path) -> dict[str, object]:
+    """What a checkpoint of ours holds beside its tensors: class names, scores, iteration and the
+    options of the training, as far as they are there.
+    """
+    content = checkpoint.load(path)
+    found = {name: content.get(name) for name in ("iteration", "best", "scores", "options")}
+    found["class_names"] = [one["name"] for one in content.get("classes", ())]
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def lines_of(content: dict[str, object]) -> list[str]:
+    """The same for people; "best" is the score of the last evaluation that was the best."""
+    lines = []
+    if names := content.get("class_names"):
+        lines.append(f"has          {counted(len(names), 'class')}: {', '.join(names)}")
+    if "iteration" in content:
+        lines.append(f"iteration    {content['iteration']}")
+    scores = content.get("scores", {})
+    numbers = scores.get("void_removed") or scores.get("metrics")
+    numbers = numbers or {"AP": content.get("best", {}).get("AP", -2)}
+    if numbers["AP"] is not None and numbers["AP"] > -2:  # else it was never evaluated
+        lines.append("scores       " + "  ".join(f"{key} {v:.3f}" for key, v in numbers.items()))
+    given = {name: v for name, v in content.get("options", {}).items() if not is_unset(v)}
+    items = [f"{name} {shown(v)}" for name, v in given.items() if name != "set"]
+    items += [f"{key}={shown(v)}" for key, v in (given.get("set") or {}).items()]
+    if items:
+        text = textwrap.fill(", ".join(items), 87, break_on_hyphens=False, break_long_words=False)
+        lines.append(textwrap.indent(text, " " * 13).replace(" " * 13, "options      ", 1))
+    return lines
+
+
 def main(argv: list[str]) -> None:
     opts = parse(argv)
     classes = opts.classes
@@ -37,19 +69,29 @@ def main(argv: list[str]) -> None:
         classes = [f"class {number}" for number in range(opts.num_classes)]
     with model_errors():
         file = weights.open_weights(opts.file)
+    whole = start_weights.model_of(file)
+    if whole and opts.model in (None, whole[0]):
+        opts.model, keywords = whole
+        opts.set = keywords | dict(opts.set)
     if opts.model is None:  # the MobileInst of the file's backbone, if there is one
         found = f"mobileinst_{start_weights.backbone_in(file)}"
         opts.model = found if found in zoo.MODELS else options.TrainOptions.model
+    content = contents(opts.file) if file.config else {}
     try:
         report = options.dry_run(opts, file, classes)
     except InputError as error:
         about = {"loads": False, "file": str(opts.file), "source": file.source, "why": str(error)}
+        about |= content
         info(json.dumps(about, indent=1) if opts.json else file.text)
         raise
     if opts.json:
-        info(json.dumps({"loads": True} | report.as_dict(), indent=1))
+        info(
+            json.dumps({"loads": True, "model": opts.model} | report.as_dict() | content, indent=1)
+        )
     else:
         info(report.text)
+        if content:
+            info("\n".join(lines_of(content)))
         info(f"loads into {opts.model}")
 
 

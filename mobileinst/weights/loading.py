@@ -70,9 +70,12 @@ def require_match(
     """
     match = find_match(file, module, classes, allow_partial)
     report = match.report
-    if report.fitting and (report.complete or allow_partial):
+    foreign = [] if allow_partial else other_layers(match)
+    if report.fitting and (report.complete or allow_partial) and not foreign:
         return match
     wrong = []
+    if foreign:
+        wrong.append(f"{len(foreign)} have no place in it ({shorten(foreign, 3)})")
     if report.missing:
         wrong.append(f"{len(report.missing)} are missing ({shorten(report.missing, 3)})")
     if report.other_shape:
@@ -90,6 +93,14 @@ def require_match(
     )
 
 
+def other_layers(match: Match) -> list[str]:
+    """Tensors without a place in parts that the backbone has: the file is of another network."""
+    start = "backbone." if hasattr(match.part, "backbone") else ""
+    names = (name.removeprefix(start) for name in match.state if name.startswith(start))
+    parts = tuple({f"{start}{name.partition('.')[0]}." for name in names if "." in name})
+    return [name for name in match.report.unexpected if name.startswith(parts)]
+
+
 def require_exact(file: WeightFile, model: nn.Module, num_classes: int) -> None:
     """Checks that a file has the tensors of the model that config.json describes, no more and no
     less. Copies nothing: the model may be on the device "meta".
@@ -98,9 +109,12 @@ def require_exact(file: WeightFile, model: nn.Module, num_classes: int) -> None:
         LoadError: if it has not.
     """
     match = require_match(file, model)
-    if match.redrawn:
+    if match.queries:
+        wrong = "says {1} queries and the file has {0}".format(*match.queries)
+    elif match.redrawn:
         rows = file.rows_per_class(match.redrawn)
-        wrong = f"lists {num_classes} classes and {', '.join(match.redrawn)} has {rows} rows"
+        listed = f"{num_classes} class{'es' * (num_classes > 1)}"
+        wrong = f"lists {listed} and {', '.join(match.redrawn)} has {rows} rows"
     elif extra := match.report.unexpected:
         wrong = f"has no place for {len(extra)} of its tensors ({shorten(extra, 3)})"
     else:
@@ -144,10 +158,11 @@ def left_random(module: nn.Module, match: Match) -> tuple[str, ...]:
 def other_keywords(file: WeightFile, config: Mapping | None) -> str:
     """Keywords in which a checkpoint of ours and the model differ."""
     there = {} if file.config is None or config is None else file.config
+    carried = ("num_classes", "num_queries")  # rows are taken over, the report tells which
     return ", ".join(
         f"{key}={value} ({config[key]} here)"
         for key, value in there.items()
-        if key != "num_classes" and key in config and config[key] != value
+        if key not in carried and key in config and config[key] != value
     )
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from mobileinst.weights.files import WeightFile
@@ -10,6 +11,7 @@ from mobileinst.weights.names import (
     COUNTER,
     DROPPED,
     PUBLISHED_DROPPED,
+    QUERY_ROWS,
     RECOMPUTED,
     SWIN_NEW,
     WRAPPER,
@@ -26,7 +28,7 @@ class Match:
 
     part, state: the module and its tensors. given: the tensors of the file, without prefixes.
     report: which of them fit. redrawn: class layers that are in the file for another number of
-    classes.
+    classes. queries: how many the file has and the module has, if they differ.
     """
 
     part: nn.Module
@@ -34,6 +36,7 @@ class Match:
     given: dict[str, Tensor]
     report: Report
     redrawn: tuple[str, ...] = ()
+    queries: tuple[int, int] | None = None
 
     @classmethod
     def of(cls, file: WeightFile, part: nn.Module, prefixes: tuple[str, ...]) -> "Match":
@@ -86,6 +89,7 @@ def match_model(file: WeightFile, model: nn.Module, classes: Sequence[str] | Non
         sort_rows(file, match, classes)
     elif file.naming:
         leave_rows(match, classes)
+    take_queries(match)
     optional = getattr(model, "training_layers", ())
     reasons = {f"{name}.": "only training uses it, and it is off here" for name in optional}
     drop = reasons | (PUBLISHED_DROPPED if file.naming else {})
@@ -136,8 +140,26 @@ def leave_rows(match: Match, classes: Sequence[str] | None) -> None:
     if len(given) == len(own) and fits and len(rows) == 1 and rows != here:
         match.redrawn, match.report.new = match.part.class_layers, tuple(classes or ())
         number = rows.pop()[0] - len(getattr(match.part, "more_rows", ()))
-        reason = f"{', '.join(match.redrawn)}, with rows for {number} classes"
+        reason = f"{', '.join(match.redrawn)}, with rows for {number} class{'es' * (number > 1)}"
         match.report.dropped[reason] = sizes(given, given)
+
+
+def take_queries(match: Match) -> None:
+    """Fits the queries of the file to the model's number of queries, in `match.given`: its first
+    rows are taken; rows that it does not have keep the model's values.
+    """
+    own = {name: value for name, value in match.state.items() if name.endswith(QUERY_ROWS)}
+    given = {name: match.given[name] for name in own if name in match.given}
+    there, here = ({value.shape[:1] for value in each.values()} for each in (given, own))
+    fits = all(same_kind(given[name][:0], own[name][:0]) for name in given if given[name].ndim)
+    if len(given) < len(own) or not fits or len(there) != 1 or there == here or () in there:
+        return
+    match.queries = there, here = there.pop()[0], here.pop()[0]
+    for name, value in given.items():
+        rest = own[name].detach().cpu()[there:]
+        match.given[name] = torch.cat([value[:here].to(rest.dtype), rest])
+    new = f"; random start: {here - there}" if here > there else ""
+    match.report.queries = f"{min(there, here)} of {there} from the file{new}"
 
 
 def compare(match: Match, drop: Mapping[str, str], optional: tuple[str, ...]) -> Match:

@@ -32,6 +32,10 @@ DROPPED = {
 # The same for whole models of Mask2Former as they are published.
 PUBLISHED_DROPPED = {"backbone.norm.": NORM, "criterion.": LOSS}
 SWIN_NEW = ("norm0.", "norm1.", "norm2.", "norm3.")  # output norms, which no classifier has
+QUERY_ROWS = (  # tensors with one row per query
+    "query_features.weight", "query_positions.weight", "query_feat.weight", "query_embed.weight",
+)  # fmt: skip
+SQUEEZE_EXCITE = (".se.", ".se_", "._se_")  # in names of an EfficientNet that is not a Lite one
 RECOMPUTED = ("relative_position_index", "attn_mask")  # buffers that follow from the sizes
 COUNTER = "num_batches_tracked"  # unused in batch norms with a momentum
 
@@ -140,11 +144,17 @@ def recognise_backbone(tensors: Mapping[str, Tensor]) -> str:
     for family, (telling, sizes) in FAMILIES.items():
         if telling in tensors:
             width = (*tensors[telling].shape, 0)[0]
+            if family == "EfficientNet" and any(map(has_squeeze_excite, tensors)):
+                return "EfficientNet with squeeze-excite (B0 or larger, not Lite)"
             size = sizes.get(width, f"of another size ({width} channels in {telling})")
             return f"{family}-{size}" if len(size) == 1 else f"{family} {size}".rstrip()
     if SWIN in tensors:
         return recognise_swin(tensors)
     return f"names that are not known here ({', '.join(list(tensors)[:2])}, …)"
+
+
+def has_squeeze_excite(name: str) -> bool:
+    return any(part in name for part in SQUEEZE_EXCITE)
 
 
 def recognise_swin(tensors: Mapping[str, Tensor]) -> str:

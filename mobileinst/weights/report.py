@@ -23,7 +23,8 @@ class Report:
     (`allow_partial`). unexpected: tensors of the file without a place. dropped: reason -> tensors
     left out on purpose. conversion: of dtypes, "" if none. before, after: fingerprints of the
     loaded tensors. carried, new: classes with rows from the file, and with rows of random
-    values. random: parts that start from random values. warnings: sentences.
+    values. queries: how many came from the file, if it has another number. random: parts that
+    start from random values. warnings: sentences.
     """
 
     path: str
@@ -43,6 +44,7 @@ class Report:
     after: str = ""
     carried: tuple[str, ...] = ()
     new: tuple[str, ...] = ()
+    queries: str = ""
     random: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
 
@@ -77,6 +79,7 @@ class Report:
         ]
         if self.carried or self.new:
             lines.append(("classes", f"from the file: {carried}; random start: {new}"))
+        lines.append(("queries", self.queries))
         body = [f"{label:<13}{what}" for label, what in lines if what]
         body += [f"WARNING      {each}" for each in self.warnings]
         if self.random:

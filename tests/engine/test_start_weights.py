@@ -161,9 +161,9 @@ def test_a_demo_goes_on_from_random_values(weights, capsys):
             {"model": f"mobileinst_{LITE}", "pretrained": "a.pth"},
             [
                 f"mobileinst_{LITE}, from the weights a.pth",
-                "with the paper's backbone: topformer-T-224-66.2.pth of its authors in "
-                "datasets/weights/ and bash sbin/train_voc.sh --data DIR --model "
-                f"mobileinst_{TOPFORMER}",
+                "to start from the paper's backbone, put its authors' file "
+                "topformer-T-224-66.2.pth into datasets/weights/ and add --model "
+                f"mobileinst_{TOPFORMER} to the same command",
             ],
         ),
         ({"pretrained": "a.pth"}, [f"mobileinst_{TOPFORMER}, from the weights a.pth"]),
@@ -218,3 +218,34 @@ def test_the_newest_run_of_the_recipe_goes_on(tiny, weights, capsys, no_finish):
     assert start_weights.of_run(TrainOptions(recipe="coco", resume=True))["out"] == second
     (second / "options.json").write_text("{")
     assert start_weights.of_run(opts)["out"] == second
+
+
+def test_an_own_checkpoint_names_its_model_and_keywords(toy_run):
+    """Unless the user gave others; the data change none of them."""
+    given = {"recipe": "small", "data": "x", "pretrained": toy_run / "best.pt"}
+    opts = TrainOptions(**given, set={"num_queries": "9"})
+    opts = opts.changed(start_weights.choose(opts), "weights")
+    assert opts.model == f"mobileinst_{TOPFORMER}" and opts.recipe == "small-pretrained"
+    assert (opts.set["width"], opts.set["mask_stride"], opts.set["num_queries"]) == (32, 8, 9)
+    assert opts.set["frozen_norms"] is False
+    names = ("width", "mask_stride", "num_queries")
+    assert [opts.origins[f"set.{name}"] for name in names] == ["weights", "weights", "user"]
+    assert start_weights.choose(TrainOptions(**given, model=f"mobileinst_{LITE}")) == {}
+    assert start_weights.choose(TrainOptions(**given | {"recipe": "mask2former-small"})) == {}
+
+
+def test_a_run_from_an_own_checkpoint_with_more_queries(toy_run, tiny, tmp_path, capsys, no_finish):
+    """And it goes on from last.pt without its keywords; 4 objects more than answers are counted."""
+    end = tiny.index("--set")
+    argv = [*tiny[1:end], *tiny[tiny.index("--data") :], "--out", str(tmp_path / "run")]
+    argv += ["--recipe", "small", "--iterations", "1"]
+    more = ["--pretrained", str(toy_run / "best.pt"), "--set", "num_queries=8", "max_detections=1"]
+    assert train.main([*argv, *more]) == 0
+    text = capsys.readouterr().out
+    assert "queries      6 of 6 from the file; random start: 2" in text
+    assert "4 images of 4 with more objects (up to 2) than the 1 answers per image: 4 obj" in text
+    old, new = (torch.load(f / "last.pt", weights_only=True) for f in (toy_run, tmp_path / "run"))
+    assert new["config"]["num_queries"] == 8 and new["config"]["width"] == 32
+    assert old["config"]["num_queries"] == 6
+    assert train.main([*argv, "--resume"]) == 0
+    assert "resumed at iteration 1 of 1" in capsys.readouterr().out

@@ -383,7 +383,7 @@ SETTINGS_THAT_DO_NOT_FIT = [
     ),
     ({"backbone_config": SWIN | {"hidden_act": "x\ny" * 99}}, "hidden_act 'x.ny.*only 'gelu"),
     ({"id2label": {}}, "num_classes is 0, but must be a whole number from 1"),
-    ({"id2label": {"0": "cat"}}, "config.json lists 1 classes and .* has 4 rows;"),
+    ({"id2label": {"0": "cat"}}, "config.json lists 1 class and .* has 4 rows;"),
     ({"num_attention_heads": 5}, "cannot be built, width 64 is not a multiple"),
     ({"backbone_config": SWIN | {"num_heads": [1, 3, 2, 4]}}, "cannot be built, .*32"),
     ({"num_queries": "many"}, "a wrong value, num_queries is 'many', but must be a whole"),

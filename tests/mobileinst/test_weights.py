@@ -508,3 +508,25 @@ def test_a_report_is_short_aligned_and_plain(save, tensors):
     assert plain == report.as_dict()
     assert plain["loaded"]["tensors"] == 314 and plain["loaded"]["parameters"] == 1_293_888
     assert plain["random"] == ["mask_decoder", "instance_decoder"] and plain["whole"] is True
+
+
+@pytest.mark.parametrize("queries, report", [(4, "4 of 6"), (9, "6 of 6 from the file; random st")])
+def test_queries_are_carried_over(save, queries, report):
+    name = "mobileinst_topformer_tiny"
+    model = zoo.build(name, 1, **SMALL)[0]
+    other = zoo.build(name, 1, seed=1, **SMALL | {"num_queries": queries})[0]
+    before = other.instance_decoder.query_features.weight.clone()
+    found = weights.load(other, save(model.state_dict()), classes=["a"])
+    after, there = (one.instance_decoder.query_features.weight for one in (other, model))
+    assert found.whole and found.queries.startswith(report)
+    assert torch.equal(after[:6], there[:queries]) and torch.equal(after[6:], before[6:])
+
+
+def test_an_efficientnet_with_squeeze_excite_is_no_lite(save):
+    """B0 has all tensors of Lite0 in the same shapes, and more."""
+    backbone = zoo.build_backbone("efficientnet_lite0")
+    more = {f"blocks.0.se.{name}.weight": torch.ones(8, 8, 1, 1) for name in ("fc1", "fc2")}
+    path = save(backbone.state_dict() | more)
+    assert "EfficientNet with squeeze-excite" in weights.open_weights(path).source
+    with pytest.raises(weights.LoadError, match="2 have no place .*blocks.0.se.fc1.weight"):
+        weights.load(backbone, path)

@@ -98,8 +98,15 @@ def test_a_checkpoint_of_a_run(check, toy_run, keywords):
     printed, why = check(path, *keywords, "--num-classes", "2")
     assert why is None and "from the file: none; random start: class 0, class 1" in printed
     printed, why = check(path)
-    assert f"{path}: MobileInst with TopFormer-T" in printed
-    assert "the file's keywords, " in why and "width=32 (128 here), kernel_dim=16" in why
+    assert why is None and f"{path}: MobileInst with TopFormer-T" in printed
+    assert "has          3 classes: square, unused, disc" in printed
+    assert "iteration    48" in printed and "scores       AP 0." in printed
+    assert "options      data " in printed and "overfit 4" in printed and "width=32" in printed
+    report = json.loads(check(path, "--json")[0])
+    assert report["iteration"] == 48 and report["class_names"] == ["square", "unused", "disc"]
+    assert report["options"]["overfit"] == 4 and report["scores"]["images"] == 4
+    why = check(path, "--set", "width=64")[1]
+    assert "the file's keywords, width=32 (64 here)" in why
     printed, why = check(path, *keywords, "--set", "num_heads=3")
     assert "--set: width 32 is not a multiple of 3 heads; change" in why
 
