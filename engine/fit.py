@@ -24,7 +24,6 @@ SIDE = 16  # pixels that the side of a small object should have
 COARSE_SIDE = 24  # three cells at stride 8: smaller ones need masks at stride 4
 SIZES = (128, 192, 256, 320, 384, 448, 512)
 LARGEST_ZOOM = 2  # more pixels than the files have help the grid, up to here
-LARGE, LARGE_BATCH = 384, 4  # from this image size on, this batch
 STEPS = 1200  # of the shortest useful training; fewer leave the queries without a task
 EVALUATIONS = 6
 
@@ -67,8 +66,6 @@ def fit_to_data(opts: TrainOptions, train: CocoDataset) -> dict[str, str]:
         pixels = round(small * opts.image_size)
         if keywords.get("mask_stride") == 8 and pixels < COARSE_SIDE:
             decide("set.mask_stride", 4, f"a quarter of the objects is under {pixels} pixels")
-    if opts.image_size >= LARGE and opts.batch_size > LARGE_BATCH:
-        decide("batch_size", LARGE_BATCH, f"images of {opts.image_size} take time and memory")
     if opts.epochs:
         per_epoch = len(train) / (opts.batch_size * opts.accumulate * dist.world_size())
         if opts.epochs * per_epoch < STEPS and opts.origins["epochs"] != "user":

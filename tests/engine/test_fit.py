@@ -62,18 +62,17 @@ def test_many_small_objects(drawn):
     assert "image_size 320" in described.partition("\ndata ")[2].partition("\nmachine")[0]
 
 
-def test_larger_images_come_in_smaller_batches(drawn):
+def test_many_tiny_objects_get_the_largest_images(drawn):
     opts = options()
-    reasons = fit_to_data(opts, drawn(500, 300, 8))
-    assert (opts.image_size, opts.batch_size) == (512, 4)  # 16 pixels of a side of 8 in 240
-    assert reasons["batch_size"] == "images of 512 take time and memory"
+    fit_to_data(opts, drawn(500, 300, 8))
+    assert opts.image_size == 512  # 16 pixels of a side of 8 in 240
     assert opts.epochs == 24  # 500 images: 3000 steps
 
 
 def test_few_images_get_more_epochs(drawn):
     opts = options()
     reasons = fit_to_data(opts, drawn(20, 2, 60))
-    assert opts.epochs == 480 and opts.eval_every == 80  # 1200 steps of 8
+    assert opts.epochs == 240 and opts.eval_every == 40  # 1200 steps of 4
     assert reasons["epochs"] == "20 images: 1200 steps"
 
 
