@@ -158,7 +158,7 @@ def left_random(module: nn.Module, match: Match) -> tuple[str, ...]:
 def other_keywords(file: WeightFile, config: Mapping | None) -> str:
     """Keywords in which a checkpoint of ours and the model differ."""
     there = {} if file.config is None or config is None else file.config
-    carried = ("num_classes", "num_queries")  # rows are taken over, the report tells which
+    carried = ("num_classes", "num_queries")  # carried over by rows; the report has the numbers
     return ", ".join(
         f"{key}={value} ({config[key]} here)"
         for key, value in there.items()
