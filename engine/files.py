@@ -118,6 +118,7 @@ def make_folder(folder: Path, exist_ok: bool = True) -> None:
 
 def next_free(parent: Path, stem: str = "") -> Path:
     """Makes the next free folder `parent/stem-NNN`, or `parent/NNN`: above the highest number."""
+    make_folder(parent)
     prefix = f"{stem}-" if stem else ""
     numbers = [int(path.name[-3:]) for path in parent.glob(f"{prefix}[0-9][0-9][0-9]")]
     for number in itertools.count(max(numbers, default=0) + 1):
@@ -136,10 +137,12 @@ def output(out: Path | None, parent: Path, stem: str, name: str) -> Path:
     return out / name if out.is_dir() or not out.suffix else out
 
 
-def clear(folder: Path) -> None:
+def clear(folder: Path, but: Path | None = None) -> None:
     """Empties a folder, which stays, and with it a lock; raises InputError if that fails."""
     try:
         for path in folder.iterdir():
+            if path == but:
+                continue
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
             else:
@@ -152,24 +155,23 @@ def clear(folder: Path) -> None:
 
 @contextmanager
 def appearing(folder: Path, overwrite: bool = False, mark: str = "") -> Iterator[Path]:
-    """A folder to write into that takes its name when it is complete, or is removed; for the
-    arguments see `require_free`.
+    """A folder to write into, whose files move to `folder` when all are written, `mark` last, or
+    are removed; for the arguments see `require_free`.
 
     Raises:
-        InputError: if the name is in use, or another process writes there.
+        InputError: if the folder is in use, or another process writes there.
         FailedRun: if the file system does not allow it.
     """
-    unfinished = folder.resolve().with_name(f".{folder.resolve().name}.unfinished")
-    lock = FolderLock()
-    lock.acquire(unfinished)
+    lock, unfinished = FolderLock(), folder / "unfinished.tmp"
+    lock.acquire(folder)
     try:
         require_free(folder, overwrite, mark)
-        clear(unfinished)  # what a killed process left
+        shutil.rmtree(unfinished, ignore_errors=True)  # what a killed process left
+        unfinished.mkdir()
         yield unfinished
-        if folder.exists():
-            clear(folder)
-            folder.rmdir()
-        unfinished.replace(folder)
+        clear(folder, but=unfinished)
+        for path in sorted(unfinished.iterdir(), key=lambda path: path.name == mark):
+            path.rename(folder / path.name)
     except OSError as error:
         raise FailedRun(
             f"{folder}: cannot be written ({error.strerror or error}), nothing of it is kept; "
@@ -178,7 +180,7 @@ def appearing(folder: Path, overwrite: bool = False, mark: str = "") -> Iterator
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
         with suppress(OSError):
-            folder.rmdir()  # where it is still the empty one of `next_free`
+            folder.rmdir()  # where nothing was written
         lock.release()
 
 

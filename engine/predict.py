@@ -107,7 +107,7 @@ def images_in(folder: Path, recursive: bool, passed_over: Counter) -> list[Path]
         path = folder / entry.name
         if entry.name.startswith("."):  # those of a Mac are called like the images they belong to
             passed_over["hidden files"] += 1
-        elif entry.is_dir():
+        elif os.path.isdir(path):
             if not recursive:
                 passed_over["folders (without --recursive)"] += 1
             elif entry.is_symlink():

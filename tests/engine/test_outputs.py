@@ -153,3 +153,19 @@ def test_two_writers_of_one_folder(tmp_path):
     with files.appearing(out, overwrite=True, mark="first.txt") as folder:
         (folder / "second.txt").touch()
     assert os.listdir(out) == ["second.txt"]
+
+
+def test_a_linked_folder_is_written_into(tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "found").symlink_to("disk")
+    for number in range(2):  # a new one, then one in use
+        with files.appearing(tmp_path / "found", overwrite=bool(number), mark="a.txt") as folder:
+            (folder / "a.txt").write_text(str(number))
+    assert content(tmp_path / "disk") == {"a.txt": b"1"}
+    assert (tmp_path / "found").is_symlink()
+
+
+def test_a_link_to_a_missing_disk(tmp_path):
+    (tmp_path / "runs").symlink_to("missing")
+    with pytest.raises(InputError, match=f"^{tmp_path}/runs: the folder cannot be made"):
+        files.next_free(tmp_path / "runs")

@@ -54,10 +54,11 @@ def test_a_folder_in_natural_order_and_what_is_passed_over(run_predict, toy_coco
     filled(folder / "below", toy_coco, "frame_1.png", "._frame_1.png")
     for name in ("._frame_2.png", ".DS_Store", "notes.txt", "photo.heic"):
         (folder / name).write_bytes(b"no image")
+    (folder / "loop").symlink_to("loop")
     out, lines, code = run_predict(folder)
     assert code == 0 and names_in(out) == (images, images)
     assert "4 of 4 images" in lines[-1]
-    for passed_over in ("hidden files: 2", "other kinds: 2", "folders (without --recursive): 1"):
+    for passed_over in ("hidden files: 2", "other kinds: 3", "folders (without --recursive): 1"):
         assert passed_over in lines[-1]
     shutil.rmtree(out)
     out, lines, code = run_predict(folder, "--recursive")
