@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 from pycocotools import mask as coco_mask
+from scipy import ndimage
 from torch import Tensor
 
 from data.errors import InputError
@@ -24,6 +25,7 @@ FARTHEST = 10  # a coordinate may be this many times height + width; farther is 
 LONGEST = 2_000_000  # pixels along an outline; drawing needs 100 bytes for each
 CONTINUES = 0x20  # this bit of a character of the counts: the number goes on in the next one
 NEGATIVE = 0x10  # this bit of the last character of a number: it is below zero
+LARGEST_INDEX = 1 << 16  # in a map whose boxes are found by a list of all numbers
 MOST_CHARACTERS = 7  # per number: 35 bits, more than any count of pixels that fits in 32 bits
 SEQUENCES = (list, tuple, array, np.ndarray)
 NO_RLE = "the counts of its RLE are no compressed COCO RLE"
@@ -40,16 +42,25 @@ def encode(masks: Tensor | np.ndarray) -> list[Rle]:
 
 def encode_inside(mask: np.ndarray) -> Rle:
     """One mask [H,W] -> its RLE, from the pixels inside its box alone."""
-    height, width = mask.shape
     found = np.flatnonzero(mask.any(1))
     top, bottom = (found[0], found[-1] + 1) if len(found) else (0, 0)
     found = np.flatnonzero(mask[top:bottom].any(0))
     left, right = (found[0], found[-1] + 1) if len(found) else (0, 0)
-    columns = np.zeros((right - left, bottom - top + 2), bool)
-    columns[:, 1:-1] = mask[top:bottom, left:right].T
+    return encode_at(mask[top:bottom, left:right], left, top, *mask.shape)
+
+
+def encode_at(mask: np.ndarray, left: int, top: int, height: int, width: int) -> Rle:
+    """A mask [h,w] with its corner at (left, top) of an image -> its RLE there.
+
+    What lies outside the image is cut off.
+    """
+    mask = mask[max(-top, 0) : max(height - top, 0), max(-left, 0) : max(width - left, 0)]
+    left, top = max(left, 0), max(top, 0)
+    columns = np.zeros((mask.shape[1], mask.shape[0] + 2), bool)
+    columns[:, 1:-1] = mask.T
     x, y = np.nonzero(columns[:, 1:] != columns[:, :-1])  # where runs start and end
     places = (x + left) * height + y + top
-    if bottom - top == height:  # a run goes on at the top of the next column
+    if len(mask) == height:  # a run goes on at the top of the next column
         joined = np.flatnonzero(places[1:] == places[:-1])
         places = np.delete(places, np.concatenate([joined, joined + 1]))
     if not len(places) or places[-1] < height * width:
@@ -181,8 +192,18 @@ def polygon(points: Any, limit: float) -> np.ndarray:
 
 
 def from_index_map(indices: np.ndarray, numbers: Sequence[int]) -> list[Rle]:
-    """The mask of each of these numbers in a map [H,W]."""
-    return [encode((indices == number)[None])[0] for number in numbers]
+    """The mask of each of these numbers, above 0 and all present, in a map of integers [H,W]."""
+    height, width = indices.shape
+    if len(numbers) and max(numbers) > LARGEST_INDEX:
+        present, places = np.unique(indices, return_inverse=True)
+        indices, numbers = places.reshape(height, width) + 1, np.searchsorted(present, numbers) + 1
+    found = ndimage.find_objects(indices)
+    masks = []
+    for number in numbers:
+        rows, columns = found[number - 1]
+        mask = indices[rows, columns] == number
+        masks.append(encode_at(mask, columns.start, rows.start, height, width))
+    return masks
 
 
 def area(rles: Sequence[Rle]) -> np.ndarray:

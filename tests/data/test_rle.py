@@ -45,6 +45,23 @@ def test_dense_masks_come_back_in_every_form(masks):
     assert (rle.area(rles) == masks.sum((1, 2))).all()
 
 
+@settings(deadline=None, max_examples=60)
+@given(mask_stacks(), st.integers(-30, 30), st.integers(-30, 30))
+def test_masks_at_a_place_of_an_image_are_cut_at_its_borders(masks, left, top):
+    for mask in masks:
+        image = np.zeros((120, 110), bool)  # the image is its middle, 40 pixels inside
+        image[40 + top : 40 + top + mask.shape[0], 40 + left : 40 + left + mask.shape[1]] = mask
+        assert rle.encode_at(mask, left, top, 40, 30) == rle.encode(image[None, 40:80, 40:70])[0]
+
+
+@pytest.mark.parametrize("factor", [1, 60_000, 3_000_000])
+def test_index_maps_give_the_mask_of_each_number(factor):
+    indices = np.random.default_rng(0).integers(0, 6, (20, 30)) * factor
+    numbers = [number * factor for number in (5, 1, 3)]
+    expected = rle.encode(np.stack([indices == number for number in numbers]))
+    assert rle.from_index_map(indices, numbers) == expected
+
+
 @settings(deadline=None, max_examples=40)
 @given(mask_stacks())
 def test_boxes_are_the_extent_of_the_pixels(masks):
