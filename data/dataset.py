@@ -20,13 +20,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from data import readers, rle
+from data import readers, records, rle
 from data.batch import Annotation
 from data.errors import BadRecords, InputError
 from data.images import read_rgb
 from data.packed import Bytes, Images, pack_polygons, unpack_polygons
 from data.readers import coco
-from data.readers.coco import BROKEN, BRUSH, OBJECT, UNKNOWN
+from data.records import BROKEN, BRUSH, OBJECT, UNKNOWN
 
 
 def open_datasets(
@@ -110,10 +110,10 @@ class CocoDataset:
         else:
             self.source = Path(annotations)
             content = coco.load(self.source)
-        coco.require_lists(content, self.source)
-        self.bad.add(coco.left_out(content))
-        self.categories = coco.categories(content, self.source, self.bad)
-        found = coco.images(content, self.source, self.bad)
+        records.require_lists(content, self.source)
+        self.bad.add(records.left_out(content))
+        self.categories = records.categories(content, self.source, self.bad)
+        found = records.images(content, self.source, self.bad)
         folders = [Path(one) for one in ([images] if isinstance(images, (str, Path)) else images)]
         names = [record.file_name for record, _ in found]
         files, self.folder = max(
@@ -135,11 +135,11 @@ class CocoDataset:
             for record, _ in found:
                 if record.file_name not in files:
                     self.bad.note(error, self.source, f"image {record.id}")
-        records = [record for record, _ in kept]
-        self.images, void = Images(records), Bytes(void for _, void in kept)
+        listed = [record for record, _ in kept]
+        self.images, void = Images(listed), Bytes(void for _, void in kept)
         self._store = Store(
-            coco.annotations(
-                content, records, self.categories, self.source, self.bad, self.dropped
+            records.annotations(
+                content, listed, self.categories, self.source, self.bad, self.dropped
             ),
             void,
         )
@@ -274,7 +274,7 @@ class CocoDataset:
         part.images = self.images.take(np.asarray(indices, dtype=np.int64))
         return part
 
-    def use_classes(self, classes: Sequence[coco.Category], origin: str) -> None:
+    def use_classes(self, classes: Sequence[records.Category], origin: str) -> None:
         """Takes over the class list of `origin`, which may have more classes; where the names are
         the same in the same order, the set keeps its ids.
 
@@ -333,7 +333,7 @@ class Store:
     void: of each image the counts of its RLE, empty where there is none.
     """
 
-    def __init__(self, rows: Iterable[coco.Row], void: Bytes) -> None:
+    def __init__(self, rows: Iterable[records.Row], void: Bytes) -> None:
         positions, labels, kinds, areas = array("q"), array("i"), array("b"), array("d")
         drawn = array("b")
 

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from data.errors import InputError
-from data.readers.coco import Category
+from data.records import Category
 from engine import files
 from engine.log import first_of, info
 from engine.loop import NonFiniteError, Trainer

@@ -1,69 +1,30 @@
-"""COCO json: every record is checked, and packed while the file is parsed.
+"""COCO json, packed while the file is parsed.
 
 A file of COCO's size is half a gigabyte, and as Python objects four times that. So each record is
 slimmed down as soon as its closing brace is read: unknown keys go, lists of numbers become arrays.
-
-File names must be relative and without "..", so that only the folder named by the user is read.
-Links inside it are followed, as many data sets consist of them; nothing is ever written there.
+data/records.py checks what is left.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import re
 from array import array
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from data import rle
-from data.errors import BadRecord, BadRecords, InputError, printable
-from data.images import MOST_PIXELS
-from data.packed import ImageRecord
+from data.errors import BadRecord, InputError
 from data.readers.source import Source
+from data.records import LISTS
 
 LAYOUT = "annotations/instances_train.json, train/_annotations.coco.json"
-LISTS = {"images": "image", "categories": "category", "annotations": "annotation"}
 
 KEPT = {
     *LISTS, "left_out", "id", "name", "file_name", "width", "height", "void",
     "image_id", "category_id", "iscrowd", "segmentation", "size", "counts",
     "area", "bbox", "attributes", *BadRecord._fields,
 }  # fmt: skip
-LONGEST_NAME = 1000  # characters of a path or of a class name
-OUTSIDE = re.compile(r"\0|(^|[/\\])\.\.([/\\]|$)|^[/\\]|^[A-Za-z]:")  # on any system
-LARGEST_AREA = 1e18  # of an annotation; more is a mistake
 SPLIT_FOLDERS = {"train": ("train", "train2017"), "val": ("val", "val2017", "valid")}
-
-
-class Category(NamedTuple):
-    """A class: its index in the network, its id in the file, its name."""
-
-    index: int
-    id: int
-    name: str
-
-
-# Kinds of annotations. A brush mask is a crowd as an annotation tool exports its brush: iscrowd 1,
-# uncompressed RLE, "attributes". Broken is what is left of an object that cannot be used.
-OBJECT, CROWD, BRUSH, BROKEN = range(4)
-UNKNOWN = -1  # label of a broken object without a valid class
-
-
-class Row(NamedTuple):
-    """An annotation.
-
-    position: of its image. outline: polygons, or the counts of an RLE. area: that of the file, 0 if
-    it has none.
-    """
-
-    position: int
-    label: int
-    kind: int
-    outline: bytes | list
-    area: float
 
 
 def find(root: Path, split: str) -> Source | None:
@@ -110,199 +71,6 @@ def beside(file: Path, split: str, root: Path | None = None) -> Source:
     likely += [base / "images" / folder for base in bases for folder in folders] + bases
     likely += [base / "VOCdevkit" / "VOC2012" / "JPEGImages" for base in (*bases, *above)]
     return Source(file, split, [folder for folder in likely if folder.is_dir()] or bases)
-
-
-def require_lists(content: Any, source: str | Path) -> None:
-    """Checks that the content has the three lists, raises InputError."""
-    for key in LISTS:
-        if not isinstance(content, dict) or not isinstance(content.get(key), list):
-            raise InputError(
-                f"{source} is not a COCO file, its {key!r} is not a list of records: "
-                "give a json with the lists images, categories and annotations"
-            )
-
-
-def left_out(content: dict) -> Iterator[BadRecord]:
-    """What a conversion to this format could not use, as noted in the file."""
-    found = content.get("left_out")
-    for one in found if isinstance(found, list) else []:
-        if isinstance(one, dict):
-            texts = [one.get(key) for key in BadRecord._fields[:3]]
-            if all(isinstance(text, str) for text in texts):
-                yield BadRecord(*map(printable, texts))
-
-
-def categories(content: dict, source: str | Path, bad: BadRecords) -> list[Category]:
-    """The classes in the order of their ids."""
-
-    def check(record: dict) -> tuple[int, str]:
-        name = record.get("name", record["id"])
-        text = str(name) if isinstance(name, (str, int)) else ""
-        if not 0 < len(text) <= LONGEST_NAME or any(ord(character) < 32 for character in text):
-            raise InputError(f"has the name {name!r}: it must be a short text of one line")
-        return record["id"], text
-
-    named = sorted(checked(content, "categories", check, source, bad))
-    if not named:
-        raise InputError(f"{source} has no categories: list at least one with id and name")
-    return [Category(index, id_, name) for index, (id_, name) in enumerate(named)]
-
-
-def images(content: dict, source: str | Path, bad: BadRecords) -> list[tuple[ImageRecord, bytes]]:
-    """The images, each with the counts of its void region (empty where there is none)."""
-
-    def check(record: dict) -> tuple[ImageRecord, bytes]:
-        width, height = whole(record, "width"), whole(record, "height")
-        if width < 1 or height < 1 or width * height > MOST_PIXELS:
-            raise InputError(
-                f"is {width} x {height} pixels: correct its size, {MOST_PIXELS} pixels are the most"
-            )
-        void = b""
-        if record.get("void") is not None:
-            try:
-                void = rle.from_annotation(record["void"], height, width)["counts"]
-            except InputError as reason:
-                raise InputError(
-                    f"has a void region that cannot be used, {reason}: give it an RLE or remove it"
-                ) from None
-        return ImageRecord(record["id"], file_name(record), width, height), void
-
-    found = list(checked(content, "images", check, source, bad))
-    if not found:
-        raise InputError(f"{source} lists no images: give a file with at least one")
-    return found
-
-
-def annotations(
-    content: dict,
-    records: Sequence[ImageRecord],
-    classes: Sequence[Category],
-    source: str | Path,
-    bad: BadRecords,
-    dropped: Counter[str],
-) -> Iterator[Row]:
-    """The objects that cover a pixel, in the order of the file, each checked when it is asked for.
-
-    Ids are for people: they may repeat or be missing. `dropped` counts "objects" that cover no
-    pixel and "parts" of fewer than three points.
-    """
-    position_of = {image.id: position for position, image in enumerate(records)}
-    index_of = {category.id: category.index for category in classes}
-
-    def check(record: dict, position: int) -> Row:
-        label = lookup(record, "category_id", index_of, "categories")
-        crowd = record.get("iscrowd") or 0
-        if crowd not in (0, 1):
-            raise InputError(f"has iscrowd {crowd!r}: it must be 0 or 1")
-        image, segmentation = records[position], record.get("segmentation")
-        brush = False
-        try:
-            if isinstance(segmentation, dict):
-                outline = rle.from_annotation(segmentation, image.height, image.width)["counts"]
-                brush = "attributes" in record and isinstance(segmentation["counts"], (list, array))
-            else:
-                outline, stray = rle.polygons_of(segmentation, image.height, image.width)
-                dropped["parts"] += stray
-        except InputError as reason:
-            raise InputError(
-                f"of image {image.id} ({image.file_name}) cannot be used, {reason}: "
-                "give it polygons or an RLE, or remove it"
-            ) from None
-        kind = OBJECT if not crowd else BRUSH if brush else CROWD
-        return Row(position, label, kind, outline, area(record))
-
-    def remains(record: dict, position: int) -> Row:
-        """The region of a broken object."""
-        image, category = records[position], record.get("category_id")
-        label = index_of.get(category, UNKNOWN) if isinstance(category, int) else UNKNOWN
-        outlines = record.get("segmentation"), record.get("bbox")
-        region = rle.region_of(*outlines, image.height, image.width)
-        return Row(position, label, BROKEN, region, 0.0)
-
-    seen: set[int] = set()
-    for number, record in enumerate(content["annotations"], start=1):
-        what, position = f"annotation number {number} of the list", None
-        try:
-            require_record(record, "annotations")
-            if type(id_ := record.get("id")) is int and id_ not in seen:
-                what = f"annotation {id_}"
-                seen.add(id_)
-            position = lookup(record, "image_id", position_of, "images")
-            row = check(record, position)
-        except InputError as reason:
-            note = InputError(f"{source}: {what} {reason}")
-            bad.note(note, source, f"number {number} of annotations")
-            if position is None:
-                continue
-            row = remains(record, position)
-        image = records[row.position]
-        if not rle.is_empty(row.outline, image.height, image.width):
-            yield row
-        elif row.kind != BROKEN:
-            dropped["objects"] += 1
-
-
-def area(record: dict) -> float:
-    value = record.get("area")
-    return float(value) if type(value) in (int, float) and 0 < value < LARGEST_AREA else 0.0
-
-
-def checked(
-    content: dict, key: str, check: Callable[[dict], Any], source: str | Path, bad: BadRecords
-) -> Iterator[Any]:
-    """What `check` makes of each record of a list; the bad ones go to `bad`.
-
-    Of several with one id the first counts. Sentences of `check` go on from "FILE: image 7 ...".
-    """
-    seen: set[int] = set()
-    for number, record in enumerate(content[key], start=1):
-        what = f"{LISTS[key]} number {number} of the list"
-        try:
-            require_record(record, key)
-            id_ = whole(record, "id")
-            what = f"{LISTS[key]} {id_}"
-            found = check(record)
-            if id_ in seen:
-                raise InputError("has an id that is used twice: number them apart")
-        except InputError as reason:
-            bad.note(InputError(f"{source}: {what} {reason}"), source, f"number {number} of {key}")
-            continue
-        seen.add(id_)
-        yield found
-
-
-def require_record(record: Any, key: str) -> None:
-    if not isinstance(record, dict):
-        raise InputError(f"is not a record: write an object with an id into {key!r}")
-
-
-def whole(record: dict, key: str) -> int:
-    value = record.get(key)
-    if type(value) is not int or not -(1 << 63) <= value < 1 << 63:
-        raise InputError(f"has {key} {value!r}: it must be a whole number of at most 64 bits")
-    return value
-
-
-def lookup(record: dict, key: str, known: dict[int, int], listed: str) -> int:
-    value = record.get(key)
-    if not isinstance(value, int) or value not in known:
-        raise InputError(
-            f"has {key} {value!r}, which is not among the {listed}: add it to {listed!r} or remove "
-            "the annotation"
-        )
-    return known[value]
-
-
-def file_name(record: dict) -> str:
-    """A relative path that stays in its folder."""
-    name, reason = record.get("file_name"), ""
-    if not isinstance(name, str) or not 0 < len(name) <= LONGEST_NAME:
-        reason = f"has no file_name of 1 to {LONGEST_NAME} characters"
-    elif OUTSIDE.search(name):
-        reason = f"has the file_name {name!r}, which leads out of the image folder"
-    if reason:
-        raise InputError(f"{reason}: name its file relative to the folder of --images")
-    return name
 
 
 def slim(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from data import rle
 from data.dataset import CocoDataset
 from data.errors import InputError
 from data.images import SUFFIXES, read_rgb
-from data.readers.coco import Category
+from data.records import Category
 
 
 def opened(tiny, change=lambda content: None, **keywords):

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from data.errors import InputError
-from data.readers.coco import Category
+from data.records import Category
 from engine import checkpoint, files
 from engine.files import FailedRun
 from mobileinst import zoo

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from data.errors import InputError
-from data.readers.coco import Category
+from data.records import Category
 from engine import checkpoint, options, predict
 from mobileinst import weights, zoo
 

@@ -6,10 +6,9 @@ import sys
 import numpy as np
 import pytest
 
-from data import rle
+from data import records, rle
 from data.dataset import open_datasets
 from data.errors import InputError
-from data.readers import coco
 from engine import options, train
 from tests.stress import data as stress_data
 from tests.stress.data import KINDS
@@ -48,7 +47,7 @@ def test_faults_are_seen(tmp_path, monkeypatch):
         [
             (rle, "polygons_of", lambda *arguments: 1 / 0),
             (rle, "polygons_of", lambda *arguments: ([np.zeros(6)], 0)),
-            (coco, "categories", without_a_name),
+            (records, "categories", without_a_name),
         ]
     ):
         with monkeypatch.context() as patched:
@@ -62,7 +61,7 @@ def test_a_hang_is_a_fault(tmp_path, monkeypatch):
             pass
 
     monkeypatch.setattr(stress_data, "SECONDS", 1)
-    monkeypatch.setattr(coco, "categories", forever)
+    monkeypatch.setattr(records, "categories", forever)
     outcome = stress_data.attempt("RLE of another size", 0, tmp_path)
     assert outcome.state == "fault" and "still running after 1 seconds" in outcome.text
 
@@ -124,7 +123,7 @@ def test_reading_writes_nothing_into_the_set(tmp_path):
 
 def test_hostile_text_reaches_no_terminal():
     left = {"file": "a\n\x1b[2J", "record": "b", "reason": "c"}
-    (one,) = coco.left_out({"left_out": [left, {**left, "file": 3}, 4]})
+    (one,) = records.left_out({"left_out": [left, {**left, "file": 3}, 4]})
     assert one.file == "a\\n\\x1b[2J" and one.file.isprintable()
     sentence = str(InputError("a\nb \x1b[2J \u202e " + "x" * 10_000))
     assert sentence.isprintable() and len(sentence) < 2000 and "\\x1b[2J" in sentence
