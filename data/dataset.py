@@ -26,6 +26,7 @@ from data.errors import BadRecords, InputError
 from data.images import read_rgb
 from data.packed import Bytes, Images, pack_polygons, unpack_polygons
 from data.readers import coco
+from data.readers.cache import convert
 from data.records import BROKEN, BRUSH, OBJECT, UNKNOWN
 
 
@@ -36,6 +37,7 @@ def open_datasets(
     images: str | Path | None = None,
     *,
     splits: Sequence[str] = ("train", "val"),
+    format: str | None = None,
     cache: str | Path = Path("datasets") / "converted",
     crowd_as_instances: bool = False,
     keep_crowds: bool = False,
@@ -44,26 +46,29 @@ def open_datasets(
 ) -> dict[str, CocoDataset]:
     """Split -> data set, from a folder or from json files (which win over the folder's own).
 
-    `images` is the image folder, found automatically if not given; converted annotations go into
-    `cache`; for the others see CocoDataset. All sets have the classes of the first.
+    `images` is the image folder, found automatically if not given; `format` the NAME of a reader,
+    where several fit; converted annotations go into `cache`; for the others see CocoDataset. All
+    sets have the classes of the first.
 
     Raises:
         InputError: if no layout is found, a split is missing, or the categories differ.
     """
     files = {"train": train_json, "val": val_json}
     root = None if data is None else Path(data)
-    if root is not None and not root.is_dir():
-        raise InputError(f"{root} is not a folder: give the folder of the data set with --data")
-    sources = {}
+    named = {
+        split: coco.beside(Path(file), split, root)._replace(reader=coco)
+        for split, file in files.items()
+        if file is not None
+    }
+    sources = readers.recognise(root, format) if root and set(splits) - named.keys() else {}
+    sources |= named
     for split in splits:
-        if files.get(split) is not None:
-            sources[split] = coco.beside(Path(files[split]), split, root)
-        elif root is not None:
-            sources[split] = readers.find(root, split, Path(cache), progress, skip_bad)
-        else:
+        if split not in sources:
+            there = f"{data} has {', '.join(sources)}" if root else "nothing else was named"
             raise InputError(
-                f"no {split} annotations were named: give --{split}-json, or a folder with --data"
+                f"there are no {split} annotations, {there}: add them, or give --{split}-json"
             )
+    sources = convert(sources, splits, Path(cache), skip_bad, progress)
     options = {
         "crowd_as_instances": crowd_as_instances,
         "keep_crowds": keep_crowds,

@@ -1,89 +1,197 @@
 """Annotation formats, one file each. A new format is a file and its entry in READERS.
 
-A reader has LAYOUT, the words for its layout in messages, and two functions:
+A reader has NAME, the word for --format; TITLE and LAYOUT, the words for it in messages; and
 
-find(root, split)  the Source of the split; None where the folder has another layout
+find(path)         the splits of the data set in this folder or file, cheaply; None where it has
+                   another format. It looks at `path` itself: folders called train or val, and those
+                   one level below, are passed to it here
 read(source, bad)  the records `source.names` as COCO content, masks as polygons or RLE; those that
                    cannot be used go to `bad`. Only coco has none: data/dataset.py opens its files
+
+Two are optional. OWN_IDS = False: the format has class names but no ids, so the classes of all
+splits are numbered together. YIELDS_TO: names of formats that are meant where both fit.
 """
 
 from __future__ import annotations
 
-import json
 import os
-import tempfile
-import zlib
+import tarfile
+import zipfile
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
-from tqdm import tqdm
-
-from data.errors import BadRecords, InputError
+from data.errors import InputError
+from data.images import SUFFIXES
 from data.readers import coco, sbd, voc
+from data.readers.cache import guarded
 from data.readers.source import Source
 
-READERS = (sbd, voc, coco)  # the first that finds its layout reads the folder
+READERS = (coco, voc, sbd)
+SPLITS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "validate"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}  # names of folders
+TOGETHER = {"voc", "sbd"}  # one data set: SBD adds training images to VOC
+ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".7z", ".rar")
+MOST_FOLDERS = 200  # one level below that are looked into
+MOST_FILES = 100_000  # that are counted for a message
+
+Reading = dict[str, Source]
 
 
-def find(root: Path, split: str, cache: Path, progress: bool, skip_bad: bool) -> Source:
-    """The COCO json of a split; other formats are converted into `cache`, once.
+def recognise(path: Path, format: str | None = None) -> Reading:
+    """Split -> its source, of the data set in a folder or a file; `format` is the NAME of a reader.
 
     Raises:
-        InputError: if no reader finds its layout, or the split cannot be converted.
+        InputError: if it is of no known format, or of more than one.
     """
-    for reader in READERS:
-        source = reader.find(root, split)
-        if source is not None:
-            return source if reader is coco else convert(reader, source, cache, progress, skip_bad)
-    raise InputError(
-        f"{root} holds no data set of a known layout, looked for "
-        f"{', '.join(reader.LAYOUT for reader in READERS)}: give a folder of one of these layouts, "
-        "or name the files with --train-json, --val-json and --images"
+    if not path.exists():
+        raise InputError(
+            f"{path} is not a folder or a file: give the folder of the data set, or its json, xml, "
+            "csv or yaml, with --data"
+        )
+    if path.is_file() and path.suffix.lower() in ARCHIVES:
+        raise InputError(
+            f"{path} is an archive{inside(path)}: unpack it and give the folder with --data"
+        )
+    readers = [one for one in READERS if format in (None, one.NAME)]
+    if not readers:
+        known = ", ".join(one.NAME for one in READERS)
+        raise InputError(f"--format {format}: there is no such format; known are {known}")
+    problems: list[InputError] = []
+    for places in levels(path):
+        found = []
+        for place in places:
+            found += readings(place, readers, problems)
+        if found:
+            return chosen(found, path)
+    if problems:
+        raise problems[0]
+    raise InputError(unknown(path, readers))
+
+
+def levels(path: Path) -> list[list[Path]]:
+    """The folder or file itself, then the folders in it that are no splits."""
+    if not path.is_dir():
+        return [[path]]
+    below = sorted(each for each in path.iterdir() if each.is_dir() and each.name[0] not in "._")
+    below = [each for each in below if each.name.lower() not in SPLITS]
+    return [[path], below[:MOST_FOLDERS]]
+
+
+def readings(
+    place: Path, readers: Iterable[ModuleType], problems: list[InputError]
+) -> list[Reading]:
+    """What each reader finds in a place, else in its folders of splits; errors go to `problems`."""
+
+    def find(reader: ModuleType, folder: Path) -> Reading:
+        try:
+            found = guarded(reader, folder, reader.find, folder) or {}
+        except InputError as error:
+            problems.append(error)
+            found = {}
+        return {split: one._replace(reader=reader) for split, one in found.items()}
+
+    found = [splits for reader in readers if (splits := find(reader, place))]
+    if found or not place.is_dir():
+        return found
+    folders: dict[str, Path] = {}
+    for folder in sorted(place.iterdir()):
+        if folder.is_dir() and folder.name.lower() in SPLITS:
+            folders.setdefault(SPLITS[folder.name.lower()], folder)
+    for reader in readers:
+        splits = {}
+        for split, folder in folders.items():
+            inside = find(reader, folder)
+            if len(inside) == 1:  # else the folder holds a data set with splits of its own
+                splits[split] = next(iter(inside.values()))._replace(split=split)
+        found += [splits] if splits else []
+    return found
+
+
+def chosen(found: Sequence[Reading], path: Path) -> Reading:
+    """The reading that is meant, of several; raises InputError where that is open."""
+    readers = {reader_of(one).NAME: reader_of(one) for one in found}
+    meant = {
+        name: reader
+        for name, reader in readers.items()
+        if not any(other in readers for other in getattr(reader, "YIELDS_TO", ()))
+    }
+    found = [one for one in found if reader_of(one).NAME in meant]
+    if len(found) > 1 and meant.keys() == TOGETHER and len(found) == 2:
+        own = {reader_of(one).NAME: one for one in found}
+        return own["voc"] | own["sbd"]
+    if len(meant) > 1:
+        readable = " and ".join(f"{reader.TITLE} ({name})" for name, reader in meant.items())
+        raise InputError(
+            f"{path} can be read as {readable}: choose one with --format "
+            f"{' or --format '.join(meant)}"
+        )
+    if len(found) > 1:
+        places = " and ".join(str(next(iter(one.values())).path) for one in found[:3])
+        raise InputError(
+            f"{path} holds {len(found)} data sets ({next(iter(meant.values())).TITLE}: {places}): "
+            "give one of them with --data"
+        )
+    return found[0]
+
+
+def reader_of(reading: Reading) -> ModuleType:
+    return next(iter(reading.values())).reader
+
+
+def unknown(path: Path, readers: Sequence[ModuleType]) -> str:
+    """The sentence for a folder or a file that no reader knows: what is there, what was tried."""
+    tried = "; ".join(f"{one.NAME}: {one.LAYOUT}" for one in readers)
+    fix = "or name COCO files with --train-json, --val-json and --images"
+    if path.is_file():
+        return f"{path} is no annotation file of a known format, tried {tried}: give another, {fix}"
+    counts = suffixes(path)
+    archives = [suffix for suffix in counts if suffix in ARCHIVES]
+    if archives:
+        return f"{path} holds {listed(counts)}: unpack the {archives[0]} file and give its folder"
+    images = sum(counts[suffix] for suffix in SUFFIXES)
+    if images and images == counts.total():
+        return (
+            f"{path} holds {images} images and no annotations: draw the objects with an annotation "
+            "tool and save them there, as LabelMe or COCO json for example; sbin/predict.sh "
+            "needs no annotations"
+        )
+    return (
+        f"{path} holds no data set of a known layout, but {listed(counts)}; tried {tried}: " + fix
     )
 
 
-def convert(
-    reader: ModuleType, source: Source, cache: Path, progress: bool, skip_bad: bool
-) -> Source:
-    name = "-".join(source.path.resolve().parts[-2:]).strip("/").replace(" ", "_")
-    target = cache / f"{name}-{fingerprint(source, skip_bad)}" / f"instances_{source.split}.json"
-    if not target.is_file():
-        bad = BadRecords(skip_bad)
-        title = f"reading {source.path.name} {source.split}"
-        with tqdm(source.names, title, disable=not progress, leave=False) as names:
-            content = reader.read(source._replace(names=names), bad)
-        if len(bad):
-            content["left_out"] = [one._asdict() for one in bad]
-        write_json(content, target)
-        if progress:
-            print(f"converted to COCO format once: {target}")
-    return source._replace(path=target)
+def suffixes(path: Path) -> Counter[str]:
+    """Numbers of the files in and below a folder, by suffix."""
+    counts: Counter[str] = Counter()
+    for _, _, names in os.walk(path):
+        counts.update(os.path.splitext(name)[1].lower() or name for name in names)
+        if counts.total() > MOST_FILES:
+            break
+    return counts
 
 
-def fingerprint(source: Source, skip_bad: bool) -> str:
-    """Eight hex digits that change with the folder, the list of names, and any of the files."""
-    mark = zlib.crc32(repr((str(source.path.resolve()), source.names, skip_bad)).encode())
-    for file in source.files:
-        if os.path.exists(file):  # the reader names a missing file
-            state = file.stat()
-            mark = zlib.crc32(f"{file.name} {state.st_size} {state.st_mtime_ns}".encode(), mark)
-    return f"{mark:08x}"
+def listed(counts: Counter[str]) -> str:
+    named = [f"{number} {suffix}" for suffix, number in counts.most_common(6)]
+    return f"{', '.join(named)} files" if named else "no files"
 
 
-def write_json(content: dict[str, Any], path: Path) -> None:
-    """Writes beside the file and renames, so that half a file is never read."""
-    text = json.dumps(content)
+def inside(path: Path) -> str:
+    """What an archive holds, as far as the standard library reads its kind."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-            unfinished = Path(folder) / path.name
-            with open(unfinished, "w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(unfinished, path)
-    except OSError as error:
-        raise InputError(
-            f"{path}: cannot be written ({error.strerror}): make room, or allow it in its folder"
-        ) from error
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                names = archive.namelist()
+        elif tarfile.is_tarfile(path):
+            with tarfile.open(path) as archive:
+                names = archive.getnames()
+        else:
+            return ""
+    except Exception:  # a broken archive raises nearly everything
+        return " that cannot be read"
+    ends = (os.path.splitext(name)[1].lower() for name in names if not name.endswith("/"))
+    return f" of {listed(Counter(end for end in ends if end))}"

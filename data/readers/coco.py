@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from data.errors import BadRecord, InputError
-from data.readers.source import Source
+from data.readers.source import Source, head_of
 from data.records import LISTS
 
+NAME, TITLE = "coco", "COCO json"
 LAYOUT = "annotations/instances_train.json, train/_annotations.coco.json"
 
 KEPT = {
@@ -24,24 +25,27 @@ KEPT = {
     "image_id", "category_id", "iscrowd", "segmentation", "size", "counts",
     "area", "bbox", "attributes", *BadRecord._fields,
 }  # fmt: skip
-SPLIT_FOLDERS = {"train": ("train", "train2017"), "val": ("val", "val2017", "valid")}
+SPLIT_FOLDERS = {
+    "train": ("train", "train2017"),
+    "val": ("val", "val2017", "valid"),
+    "test": ("test",),
+}
 
 
-def find(root: Path, split: str) -> Source | None:
+def find(path: Path) -> dict[str, Source] | None:
     """annotations/instances_*.json, or _annotations.coco.json beside the images (Roboflow)."""
-    folders = SPLIT_FOLDERS.get(split, (split,))
-    names = [f"annotations/instances_{folder}.json" for folder in folders]
-    names += [f"{folder}/_annotations.coco.json" for folder in folders]
-    for name in names:
-        if (root / name).is_file():
-            return beside(root / name, split, root)
-    for other in ("annotations/instances_*.json", "*/_annotations.coco.json"):
-        if any(root.glob(other)):
-            raise InputError(
-                f"{root} has no {split} annotations, none of {', '.join(names)} is there: "
-                f"add one of them or name the file with --{split}-json"
-            )
-    return None
+    if not path.is_dir():
+        start = head_of(path) if path.suffix.lower() == ".json" else ""
+        is_coco = start.startswith("{") and any(f'"{key}"' in start for key in LISTS)
+        return {"all": beside(path, "all")} if is_coco else None
+    found = {}
+    for split, folders in SPLIT_FOLDERS.items():
+        names = [f"annotations/instances_{folder}.json" for folder in folders]
+        names += [f"{folder}/_annotations.coco.json" for folder in folders]
+        file = next((path / name for name in names if (path / name).is_file()), None)
+        if file:
+            found[split] = beside(file, split, path)
+    return found or None
 
 
 def load(path: Path) -> Any:

@@ -14,29 +14,37 @@ from data.images import upright_size
 from data.readers.source import Objects, Source, coco_content, names_of, require_size
 from data.readers.voc import CLASS_NAMES, find_root, list_of
 
-LAYOUT = "SBD (img, inst)"
+NAME, TITLE = "sbd", "SBD"
+LAYOUT = "img, inst (one .mat file for each image)"
 AGAIN = "unpack the SBD archive again"
 LARGEST = 1 << 20  # bytes; SBD's own are below a tenth, and what is packed may grow a lot
 
 
-def find(root: Path, split: str) -> Source | None:
-    """A split by SBD's own lists; beside VOC all of it for training, and nothing for validation."""
-    places = (root, root / "dataset", root / "benchmark_RELEASE" / "dataset")
+def find(path: Path) -> dict[str, Source] | None:
+    """The splits of SBD's own lists; beside VOC all of it for training, without VOC's val."""
+    places = (path, path / "dataset", path / "benchmark_RELEASE" / "dataset")
     folder = next((p for p in places if (p / "inst").is_dir() and (p / "img").is_dir()), None)
-    voc = find_root(root)
-    if folder is None or (split == "val" and voc is not None):
+    if folder is None:
         return None
-    if voc is None:
-        names = names_of(
-            folder / f"{split}.txt", f"{AGAIN}, its lists included", folder / "img" / "*.jpg"
-        )
+    voc = find_root(path)
+    if voc is not None:
+        known = {file.stem for file in (folder / "inst").glob("*.mat")}
+        names = {"train": sorted(known - set(list_of(voc, "val")))}
     else:
-        known = {path.stem for path in (folder / "inst").glob("*.mat")}
-        names = sorted(known - set(list_of(voc, "val")))
-    if not names:
+        advice = f"{AGAIN}, its lists included"
+        lists = [split for split in ("train", "val") if (folder / f"{split}.txt").is_file()]
+        names = {
+            split: names_of(folder / f"{split}.txt", advice, folder / "img" / "*.jpg")
+            for split in lists or ["train"]
+        }
+    if not all(names.values()):
         raise InputError(f"{folder / 'inst'} holds no image to use: {AGAIN}")
-    files = [folder / "inst" / f"{name}.mat" for name in names]
-    return Source(folder, split, [folder / "img"], names, files)
+    return {
+        split: Source(
+            folder, split, [folder / "img"], listed, [folder / "inst" / f"{n}.mat" for n in listed]
+        )
+        for split, listed in names.items()
+    }
 
 
 def read(source: Source, bad: BadRecords) -> dict[str, Any]:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple
 
 from data import rle
 from data.errors import BadRecords, InputError
+
+HEAD = 1 << 16  # bytes that show what a file is
 
 
 class Source(NamedTuple):
@@ -16,8 +20,9 @@ class Source(NamedTuple):
 
     path: the annotation file, or the folder that holds the files.
     images: folders that file names may be relative to, the likeliest first.
-    names: the records to read.
+    names: the records to read, one or a file each.
     files: what the annotations follow from; when one changes, they are converted again.
+    reader: the module that found it; data/readers/__init__.py fills it in.
     """
 
     path: Path
@@ -25,6 +30,7 @@ class Source(NamedTuple):
     images: Sequence[Path]
     names: Iterable[str] = ()
     files: Sequence[Path] = ()
+    reader: ModuleType | None = None
 
 
 class Objects(NamedTuple):
@@ -58,6 +64,18 @@ def coco_content(
         annotations += rle.records(rles, category_ids, image["id"], len(annotations) + 1)
     categories = [{"id": id_, "name": name} for id_, name in enumerate(class_names, start=1)]
     return {"images": images, "categories": categories, "annotations": annotations}
+
+
+def head_of(path: Path) -> str:
+    """The first kilobytes of a file as text; "" where it cannot be read."""
+    try:
+        if not path.is_file():  # a pipe would be read forever
+            return ""
+        with open(path, "rb") as file:
+            raw = file.read(HEAD)
+        return raw.decode(json.detect_encoding(raw), "ignore").lstrip("\ufeff \t\r\n")
+    except OSError:
+        return ""
 
 
 def require_size(path: Path, shape: Sequence[int], image: str, size: Sequence[int]) -> None:

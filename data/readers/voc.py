@@ -16,6 +16,7 @@ from data.errors import BadRecords, InputError
 from data.images import opened, upright_size
 from data.readers.source import Objects, Source, coco_content, lines_of, names_of, require_size
 
+NAME, TITLE = "voc", "VOC 2012"
 LAYOUT = "VOCdevkit/VOC2012 (JPEGImages, SegmentationClass, SegmentationObject, ImageSets)"
 CLASS_NAMES = (
     "aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike "
@@ -26,18 +27,29 @@ VOID = 255
 FILES = (("JPEGImages", ".jpg"), ("SegmentationClass", ".png"), ("SegmentationObject", ".png"))
 LISTS = "ImageSets/Segmentation"
 FOLDERS = (*(folder for folder, _ in FILES), LISTS)
+BOTH = "trainval"  # a list, used where it is the only one
 NAME_FILES = ("classes.txt", "labels.txt")
+COLOURS = "labelmap.txt"  # an annotation tool's: its maps have colours for indices
 
 
-def find(root: Path, split: str) -> Source | None:
-    """A split of the VOC folder at or below `root`."""
-    folder = find_root(root)
-    if folder is None:
+def find(path: Path) -> dict[str, Source] | None:
+    """The splits of the VOC folder at or below `path`, one for each list of names."""
+    folder = find_root(path)
+    if folder is None or (folder / COLOURS).is_file():
         return None
-    names = list_of(folder, split)
-    files = [folder / part / f"{name}{suffix}" for part, suffix in FILES for name in names]
-    files += [folder / name for name in NAME_FILES]
-    return Source(folder, split, [folder / "JPEGImages"], names, files)
+    lists = sorted(file.stem for file in (folder / LISTS).glob("*.txt"))
+    if not lists:
+        raise InputError(f"{folder / LISTS} has no lists: write train.txt there, a name per line")
+    if len(lists) > 1 and BOTH in lists:
+        lists.remove(BOTH)
+    found = {}
+    for split in lists:
+        names = list_of(folder, split)
+        files = [folder / part / f"{name}{suffix}" for part, suffix in FILES for name in names]
+        files += [folder / name for name in NAME_FILES]
+        key = "all" if split == BOTH else split
+        found[key] = Source(folder, split, [folder / "JPEGImages"], names, files)
+    return found
 
 
 def read(source: Source, bad: BadRecords) -> dict[str, Any]:

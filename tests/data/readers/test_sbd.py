@@ -24,7 +24,7 @@ def write_sbd(root, objects, categories, names):
 
 
 def read(root):
-    return sbd.read(sbd.find(root, "train"), BadRecords())
+    return sbd.read(sbd.find(root)["train"], BadRecords())
 
 
 @pytest.fixture

@@ -47,7 +47,7 @@ def two_boxes():
 
 
 def read(root, split="train"):
-    return voc.read(voc.find(root, split), BadRecords())
+    return voc.read(voc.find(root)[split], BadRecords())
 
 
 @pytest.fixture
@@ -111,6 +111,21 @@ def test_the_folder_is_found_from_above(voc_root, tmp_path):
     assert voc.find_root(tmp_path) is None
 
 
+def test_every_list_is_a_split(voc_root):
+    assert {split: one.names for split, one in voc.find(voc_root).items()} == {
+        "train": ["a", "b"],
+        "val": ["c"],
+    }
+    for split in ("train", "val"):
+        list_of(voc_root, split).unlink()
+    assert {split: one.names for split, one in voc.find(voc_root).items()} == {
+        "all": ["a", "b", "c"]
+    }
+    list_of(voc_root, "trainval").unlink()
+    with pytest.raises(InputError, match="Segmentation has no lists: write train.txt"):
+        voc.find(voc_root)
+
+
 def test_half_a_voc_folder_is_named(voc_root):
     for part in ("SegmentationClass", "ImageSets/Segmentation"):
         shutil.rmtree(voc_root / part)
@@ -127,7 +142,6 @@ def list_of(root, split):
 
 
 WRONG = {
-    "no list": (lambda root: list_of(root, "train").unlink(), r"train\.txt is missing"),
     "empty list": (lambda root: list_of(root, "train").write_text("\n"), r"train\.txt is empty"),
     "no image": (
         lambda root: (root / "JPEGImages" / "b.jpg").unlink(),
@@ -188,7 +202,7 @@ def test_names_with_spaces_and_what_follows_them(tmp_path):
     lines = ["my photo", "my photo 1", "my photo  -1", "b 1", "c", "no such 1"]
     maps = {name: two_boxes() for name in names}
     root = write_voc(tmp_path / "VOC2012", maps, {"train": lines})
-    assert voc.find(root, "train").names == [
+    assert voc.find(root)["train"].names == [
         "my photo",
         "my photo 1",
         "my photo",

@@ -1,0 +1,141 @@
+"""Other formats -> COCO json, once: the file is kept until what it follows from changes."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from data.errors import BadRecords, InputError
+from data.readers.source import Source
+
+ORDER = ("train", "all", "val")  # of the splits whose classes come first
+
+
+def convert(
+    sources: Mapping[str, Source],
+    splits: Sequence[str],
+    cache: Path,
+    skip_bad: bool = False,
+    progress: bool = True,
+) -> dict[str, Source]:
+    """The splits of a data set as sources whose path is a COCO json, in `cache` where their reader
+    has another format.
+
+    Where a format has no class ids, the classes of train, val and `splits` are joined by name:
+    those of train first, so that no other split changes their ids.
+
+    Raises:
+        InputError: if a split cannot be read or written.
+    """
+    done = {}
+    for split in splits:
+        reader = sources[split].reader
+        if not hasattr(reader, "read"):
+            done[split] = sources[split]
+            continue
+        joined = [split]
+        if not getattr(reader, "OWN_IDS", True):
+            joined = [*ORDER, *(each for each in splits if each not in ORDER)]
+            joined = [each for each in joined if each in sources and sources[each].reader is reader]
+        parts = {each: sources[each] for each in joined}
+        path = parts[split].path.resolve()
+        name = "-".join(path.parts[-2:]).strip("/").replace(" ", "_")
+        folder = cache / f"{name}-{fingerprint(parts, skip_bad)}"
+        targets = {each: folder / f"instances_{each}.json" for each in joined}
+        if not all(target.is_file() for target in targets.values()):
+            contents = {each: read(one, each, skip_bad, progress) for each, one in parts.items()}
+            if len(contents) > 1:
+                join_classes(contents)
+            for each, content in contents.items():
+                write_json(content, targets[each])
+                if progress:
+                    print(f"converted to COCO format once: {targets[each]}")
+        done[split] = sources[split]._replace(path=targets[split])
+    return done
+
+
+def read(source: Source, split: str, skip_bad: bool, progress: bool) -> dict[str, Any]:
+    """COCO content of one split, with what its reader left out."""
+    bad = BadRecords(skip_bad)
+    title = f"reading {source.path.name} {split}"
+    with tqdm(source.names, title, disable=not progress, leave=False) as names:
+        shown, reader = source._replace(names=names), source.reader
+        content = guarded(reader, source.path, reader.read, shown, bad)
+    if len(bad):
+        content["left_out"] = [one._asdict() for one in bad]
+    # As a list: the parser of COCO json keeps known keys of records only.
+    content["counts"] = list(content.get("counts", {}).items())
+    return content
+
+
+def guarded(reader: Any, path: Path, function: Callable, *arguments: Any) -> Any:
+    """Calls a function of a reader; what it does not expect becomes one sentence.
+
+    Raises:
+        InputError: if the function raises it, or anything else.
+    """
+    try:
+        return function(*arguments)
+    except InputError:
+        raise
+    except Exception as error:  # files hold what no reader expects
+        raise InputError(
+            f"{path}: failed to read as {reader.TITLE} ({type(error).__name__}: {error}): export "
+            "it again, or name another format with --format"
+        ) from error
+
+
+def join_classes(contents: Mapping[str, dict[str, Any]]) -> None:
+    """Numbers the classes of all splits from 1, by name, in the order in which they come."""
+    ids: dict[str, int] = {}
+    for content in contents.values():
+        for category in content["categories"]:
+            ids.setdefault(category["name"], len(ids) + 1)
+    for content in contents.values():
+        new = {each["id"]: ids[each["name"]] for each in content["categories"]}
+        for annotation in content["annotations"]:
+            if annotation.get("category_id") in new:
+                annotation["category_id"] = new[annotation["category_id"]]
+        content["categories"] = [{"id": id_, "name": name} for name, id_ in ids.items()]
+
+
+def fingerprint(parts: Mapping[str, Source], skip_bad: bool) -> str:
+    """Eight hex digits that change with the folder, the lists of names, any of the files, and the
+    code of the reader.
+    """
+    mark = 0
+    for split, source in parts.items():
+        about = (split, str(source.path.resolve()), list(source.names), skip_bad)
+        mark = zlib.crc32(repr(about).encode("utf-8", "surrogatepass"), mark)
+        mark = zlib.crc32(Path(source.reader.__file__).read_bytes(), mark)
+        for file in source.files:
+            if os.path.exists(file):  # the reader names a missing file
+                state = os.stat(file)
+                text = f"{os.path.basename(file)} {state.st_size} {state.st_mtime_ns}"
+                mark = zlib.crc32(text.encode("utf-8", "surrogatepass"), mark)
+    return f"{mark:08x}"
+
+
+def write_json(content: dict[str, Any], path: Path) -> None:
+    """Writes beside the file and renames, so that half a file is never read."""
+    text = json.dumps(content)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            unfinished = Path(folder) / path.name
+            with open(unfinished, "w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(unfinished, path)
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot be written ({error.strerror}): make room, or allow it in its folder"
+        ) from error
