@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -13,6 +14,11 @@ from data import rle
 from data.errors import BadRecords, InputError
 
 HEAD = 1 << 16  # bytes that show what a file is
+SPLITS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "validate"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}  # names of folders
 
 
 class Source(NamedTuple):
@@ -129,3 +135,25 @@ def names_of(path: Path, advice: str, image: Path) -> list[str]:
                 "folder and suffix"
             )
     return names
+
+
+def split_of(name: str) -> str:
+    """The split that a list or a subset of this name holds: "Validation" -> "val"."""
+    name = name.lower()
+    return "all" if name in ("default", "trainval") else SPLITS.get(name, name)
+
+
+def ellipse(x: float, y: float, rx: float, ry: float, degrees: float = 0.0) -> list[float]:
+    """The outline x, y, x, y, ... of an ellipse, turned clockwise as seen.
+
+    It is at most a twentieth of a pixel inside the ellipse.
+    """
+    radius = max(abs(rx), abs(ry), 1.0)
+    steps = math.ceil(math.pi / math.acos(1 - 0.05 / radius)) if radius < 1e5 else 1000
+    turn, points = math.radians(degrees), []
+    for step in range(steps):
+        angle = 2 * math.pi * step / steps
+        right, down = rx * math.cos(angle), ry * math.sin(angle)
+        points.append(x + right * math.cos(turn) - down * math.sin(turn))
+        points.append(y + right * math.sin(turn) + down * math.cos(turn))
+    return points
