@@ -1,0 +1,234 @@
+"""COCO content while a reader collects it, and the checks of values that come from files.
+
+Sentences of the checks go on from "FILE: shape 3 ...": the reader adds file, record and fix.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import math
+import os
+import zlib
+from array import array
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from data import records, rle
+from data.errors import BadRecords, InputError
+from data.images import MOST_PIXELS, TYPES
+
+Outline = np.ndarray | rle.Rle  # a checked polygon (x, y, x, y, ... in pixels), or a mask
+KINDS = {dict: "a record", list: "a list", str: "a text"}
+
+
+class Content:
+    """Images, objects and classes, in the order in which they are read.
+
+    classes: names that the format lists; others that objects have follow them, sorted.
+    counts: what is left out without being an error.
+    """
+
+    def __init__(self, bad: BadRecords, classes: Iterable[str] = ()) -> None:
+        self.bad, self.classes = bad, list(dict.fromkeys(classes))
+        self.counts: Counter[str] = Counter()
+        self.images: list[dict[str, Any]] = []
+        self.objects: list[tuple[str | None, dict[str, Any]]] = []
+        self._origins: dict[str, str] = {}
+
+    def add_image(self, name: str, width: Any, height: Any, origin: str) -> dict[str, Any]:
+        """A new image; `origin` is what describes it.
+
+        Raises:
+            InputError: if its name or size cannot be used, or it is described twice.
+        """
+        records.file_name({"file_name": name})
+        if not (is_side(width) and is_side(height) and width * height <= MOST_PIXELS):
+            raise InputError(f"has an image of {width!r} x {height!r} pixels, which is no size")
+        if name in self._origins:
+            raise InputError(f"is about the image {name}, which {self._origins[name]} is about too")
+        self._origins[name] = origin
+        image = {"id": len(self.images) + 1, "file_name": name, "width": width, "height": height}
+        self.images.append(image)
+        return image
+
+    def add(self, image: dict, label: str | None, outlines: Sequence[Outline], **more: Any) -> None:
+        """An object, the union of its outlines.
+
+        `broken=True`: what is left of an object that cannot be used, which will be ignored; its
+        label may be None.
+        """
+        record = {"id": len(self.objects) + 1, "image_id": image["id"], "iscrowd": 0}
+        self.objects.append((label, record | {"segmentation": united(outlines, image)} | more))
+
+    def add_box(self, image: dict, label: str | None, corners: Sequence[float]) -> None:
+        """A box without a mask, around its corners x, y, x, y, ..."""
+        (left, top), (right, bottom) = bounds(corners)
+        self.add(image, label, [], bbox=[left, top, right - left, bottom - top], box=True)
+
+    def finished(self) -> dict[str, Any]:
+        """The content; category ids count from 1."""
+        found = {label for label, _ in self.objects if label is not None}
+        names = [*self.classes, *sorted(found - set(self.classes))]
+        ids = {name: number for number, name in enumerate(names, start=1)}
+        return {
+            "images": self.images,
+            "annotations": [
+                record if label is None else record | {"category_id": ids[label]}
+                for label, record in self.objects
+            ],
+            "categories": [{"id": number, "name": name} for name, number in ids.items()],
+            "counts": {what: number for what, number in self.counts.items() if number},
+        }
+
+
+def is_side(value: Any) -> bool:
+    return type(value) is int and value > 0
+
+
+def united(outlines: Sequence[Outline], image: dict) -> list | rle.Rle:
+    """The union of outlines as `segmentation`: polygons, or an RLE if one of them is a mask."""
+    polygons = [one for one in outlines if isinstance(one, np.ndarray)]
+    if len(polygons) == len(outlines):
+        return [one.tolist() for one in polygons]
+    masks = [one for one in outlines if not isinstance(one, np.ndarray)]
+    if polygons:
+        masks.append(rle.from_polygons(polygons, image["height"], image["width"]))
+    return rle.to_json(rle.union(masks))
+
+
+def bounds(points: Sequence[float]) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Points x, y, x, y, ... -> the corners (left, top), (right, bottom) of the box around them."""
+    x, y = points[::2], points[1::2]
+    return (min(x), min(y)), (max(x), max(y))
+
+
+def rectangle(points: Sequence[float]) -> list[float]:
+    """The outline of the box around points x, y, x, y, ..."""
+    (left, top), (right, bottom) = bounds(points)
+    return [left, top, right, top, right, bottom, left, bottom]
+
+
+def polygon(points: Sequence[float], image: dict) -> np.ndarray:
+    """A checked polygon from its points x, y, x, y, ... in pixels."""
+    return rle.polygons_of([points], image["height"], image["width"])[0][0]
+
+
+def mask_at(mask: np.ndarray, x: float, y: float, image: dict) -> rle.Rle:
+    """A mask [h,w] whose top left pixel is at (x, y), rounded; what lies outside is cut off."""
+    return rle.encode_at(mask, round(x), round(y), image["height"], image["width"])
+
+
+def remains(points: Any, image: dict) -> list[np.ndarray]:
+    """The box around those of the points [[x, y], ...] that are in the image, if there are two."""
+    inside: list[float] = []
+    for point in points if isinstance(points, list) else ():
+        try:
+            x, y = numbers(point, 2)
+        except InputError:
+            continue
+        if 0 <= x <= image["width"] and 0 <= y <= image["height"]:
+            inside += [x, y]
+    return [polygon(rectangle(inside), image)] if len(inside) > 2 else []
+
+
+def load_json(path: Path) -> Any:
+    """The content of a json file; raises InputError if it cannot be read."""
+    if os.path.exists(path) and not path.is_file():  # a pipe would be read forever
+        raise InputError(f"{path} is not a file: remove it")
+    try:
+        return json.loads(path.read_bytes())
+    except OSError as reason:
+        raise InputError(f"{path} cannot be read ({reason.strerror}): export it again") from None
+    except (ValueError, RecursionError) as reason:
+        raise InputError(f"{path} is not a json file ({reason}): export it again") from None
+
+
+def require(record: Any, key: str, kind: type) -> Any:
+    """The value of this key and kind in a record."""
+    if not isinstance(record, dict):
+        raise InputError(f"is {short(record)} where a record is needed")
+    if not isinstance(record.get(key), kind):
+        raise InputError(f"has {key} {short(record.get(key))} where {KINDS[kind]} is needed")
+    return record[key]
+
+
+def class_name(value: Any) -> str:
+    """The name of a class; blanks around it do not count."""
+    name = str(value).strip() if isinstance(value, str) or type(value) is int else ""
+    if not 0 < len(name) <= records.LONGEST_NAME or any(ord(letter) < 32 for letter in name):
+        raise InputError(f"has the class {short(value)} where a short text of one line is needed")
+    return name
+
+
+def numbers(values: Any, count: int | None = None) -> list[float]:
+    """Finite numbers, `count` of them if given."""
+    try:
+        found = array("d", values).tolist() if isinstance(values, list) else []
+    except (TypeError, OverflowError):
+        found = []
+    wrong_count = count is not None and len(found) != count
+    if not found or wrong_count or not all(map(math.isfinite, found)):
+        raise InputError(f"has {short(values)} where {count or 'a list of'} numbers are needed")
+    return found
+
+
+def flat(points: Any) -> list[float]:
+    """Points [[x, y], ...] -> x, y, x, y, ..."""
+    if not isinstance(points, list) or not points:
+        raise InputError(f"has {short(points)} where a list of points [x, y] is needed")
+    return [number for point in points for number in numbers(point, 2)]
+
+
+def base64_bytes(text: Any) -> bytes:
+    try:
+        return base64.b64decode(text)
+    except (TypeError, ValueError):
+        raise InputError(f"has {short(text)} where base64 text is needed") from None
+
+
+def png_mask(png: bytes) -> np.ndarray:
+    """The object in a PNG, bool [h,w]: its alpha if it has four channels, else what is not 0."""
+    try:
+        with Image.open(io.BytesIO(png), formats=["PNG"]) as file:
+            require_pixels(file)
+            if "A" in file.mode or "transparency" in file.info:
+                file = file.convert("RGBA").getchannel("A")
+            values = np.asarray(file) > 0
+    except Exception as reason:  # its reader raises nearly everything
+        raise InputError(f"has a mask that cannot be read as a PNG ({reason})") from None
+    return values if values.ndim == 2 else values.any(2)
+
+
+def image_size(data: bytes) -> tuple[int, int]:
+    """(height, width) of an image file in memory."""
+    try:
+        with Image.open(io.BytesIO(data), formats=TYPES) as file:
+            require_pixels(file)
+            return file.height, file.width
+    except Exception as reason:
+        raise InputError(f"has an image that cannot be read ({reason})") from None
+
+
+def require_pixels(file: Image.Image) -> None:
+    if file.width * file.height > MOST_PIXELS:  # a small file may fill the memory
+        raise ValueError(f"{file.width} x {file.height} pixels are too many")
+
+
+def unzipped(data: bytes) -> bytes:
+    """The content of zlib data, as far as MOST_PIXELS bytes."""
+    try:
+        return zlib.decompressobj().decompress(data, MOST_PIXELS)
+    except zlib.error as reason:
+        raise InputError(f"has a mask that cannot be unpacked ({reason})") from None
+
+
+def short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,0 +1,59 @@
+"""Which file is the image that an annotation names."""
+
+from __future__ import annotations
+
+import os
+import posixpath
+from collections import defaultdict
+from pathlib import Path, PurePosixPath
+
+from data.images import SUFFIXES
+
+DEPTH = 3  # folders below the one that is given
+
+
+class ImageFiles:
+    """The image files in and below a folder, by their paths relative to it."""
+
+    def __init__(self, root: Path) -> None:
+        self._paths: dict[str, str] = {}  # in lower case -> as written
+        self._of_stem: dict[str, list[str]] = defaultdict(list)
+        for folder, names in walk(root, DEPTH):
+            for name in names:
+                if name.lower().endswith(SUFFIXES):
+                    path = (folder / name).as_posix()
+                    self._paths.setdefault(path.lower(), path)
+                    self._of_stem[PurePosixPath(name).stem.lower()].append(path)
+
+    def find(self, listed: str, place: str = "", stem: str = "") -> str | None:
+        """The image that a file in the folder `place` lists; `stem` is that of the file, if it is
+        of one image.
+
+        Paths are often those of another computer, so the base name counts where the path leads
+        nowhere. Files beside `place` win over others; those are meant only if no second one fits.
+        """
+        listed, place = listed.replace("\\", "/"), "" if place == "." else place
+        base = posixpath.basename(listed)
+        for path in (listed, base):
+            path = posixpath.normpath(posixpath.join(place, path)).lower()
+            if path in self._paths:
+                return self._paths[path]
+        for each in filter(None, (stem, PurePosixPath(base).stem)):
+            found = self._of_stem.get(each.lower(), [])
+            found = [one for one in found if posixpath.dirname(one) == place] or found
+            if len(found) > 1:  # the place may be labels/train where the image is in images/train
+                inner = PurePosixPath(place).parts[1:]
+                found = [one for one in found if PurePosixPath(one).parts[1:-1] == inner]
+            if len(found) == 1:
+                return found[0]
+        return None
+
+
+def walk(root: Path, depth: int) -> list[tuple[PurePosixPath, list[str]]]:
+    """The folders in and below `root`, relative to it, with the sorted names of their files."""
+    found = []
+    for folder, below, names in os.walk(root, followlinks=True):  # many data sets are links
+        place = PurePosixPath(Path(folder).relative_to(root).as_posix())
+        below[:] = sorted(name for name in below if name[0] != ".") * (len(place.parts) < depth)
+        found.append((place, sorted(names)))
+    return found

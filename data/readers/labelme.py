@@ -1,0 +1,216 @@
+"""LabelMe: one json for each image. X-AnyLabeling writes the same.
+
+Shapes of one label and group_id are one object. Rectangles are boxes, `__ignore__` is void and
+`_background_` no object. Points refer to the image as displayed, with its EXIF rotation.
+"""
+
+from __future__ import annotations
+
+import math
+import posixpath
+from collections import defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from data import rle
+from data.errors import BadRecords, InputError
+from data.images import SUFFIXES, upright_size
+from data.readers.content import (
+    Content,
+    Outline,
+    base64_bytes,
+    bounds,
+    class_name,
+    flat,
+    image_size,
+    is_side,
+    load_json,
+    mask_at,
+    png_mask,
+    polygon,
+    rectangle,
+    remains,
+    require,
+    short,
+    united,
+)
+from data.readers.image_files import ImageFiles, walk
+from data.readers.source import SPLITS, Source, ellipse, head_of, lines_of
+
+NAME, TITLE = "labelme", "LabelMe"
+LAYOUT = "x.json beside x.jpg"
+OWN_IDS = False
+
+FIX = "correct it in LabelMe or remove it"
+VOID, BACKGROUND = "__ignore__", "_background_"  # labels that LabelMe reserves
+POINTS = {"rectangle": (2, 4), "circle": (2,), "mask": (2,), "polygon": range(3, 1 << 30)}
+BOXES = ("rectangle", "oriented_rectangle", "rotation")
+NO_AREA = ("point", "points", "line", "linestrip")
+KINDS = ("polygon", "circle", "mask", *BOXES, *NO_AREA)
+CLASSES = "labels.txt"
+DEPTH = 2  # folders below the one that is given
+LOOKED_AT = 5  # files of each folder
+
+
+def find(path: Path) -> dict[str, Source] | None:
+    """The json files in a folder, else those in the folders below it, by the splits these name."""
+    if path.is_file():
+        root, names = path.parent, {"all": [path.name]} if is_labelme(path) else {}
+    else:
+        root, names = path, names_below(path)
+    if len(names) > 1 and "all" in names:
+        names["train"] = names.pop("all") + names.get("train", [])
+    found = {}
+    for split, each in names.items():
+        files = [root / CLASSES, *(root / name for name in each)]
+        found[split] = Source(root, split, [root], each, files)
+    return found or None
+
+
+def read(source: Source, bad: BadRecords) -> dict[str, Any]:
+    """The images as COCO content; classes in the order of labels.txt if there, else sorted.
+
+    "embedded" lists the images that exist in their json alone: file name -> json.
+    """
+    classes = source.path / CLASSES
+    listed = lines_of(classes, "write one label per line") if classes.is_file() else []
+    reading = Reading(source, bad, [name for name in listed if name not in (VOID, BACKGROUND)])
+    for name in source.names:
+        try:
+            reading.add_file(source.path / name, PurePosixPath(name))
+        except InputError as error:
+            bad.note(error, source.path / name, "the file")
+    return reading.content.finished() | {"embedded": reading.embedded}
+
+
+def embedded_image(path: Path) -> bytes:
+    """The image file that a json of LabelMe holds."""
+    return base64_bytes(load_json(path)["imageData"])
+
+
+def names_below(root: Path) -> dict[str, list[str]]:
+    """Split -> json files, relative to the root."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for folder, names in walk(root, DEPTH):
+        names = [name for name in names if name.lower().endswith(".json")]
+        if any(is_labelme(root / folder / name) for name in names[:LOOKED_AT]):
+            splits = [SPLITS[part.lower()] for part in folder.parts if part.lower() in SPLITS]
+            found[splits[0] if splits else "all"] += [str(folder / name) for name in names]
+            if not folder.parts:
+                break  # what lies below is another data set, or a result of this one
+    return found
+
+
+def is_labelme(path: Path) -> bool:
+    start = head_of(path)
+    keys = ('"imagePath"', '"imageData"', '"shape_type"')  # imageData may fill what is looked at
+    shapes = '"shapes"' in start and '"version"' in start
+    return start.startswith("{") and (shapes or any(key in start for key in keys))
+
+
+@dataclass
+class Parts:
+    """The shapes of one object; `corners` x, y, x, y, ... of its boxes."""
+
+    outlines: list[Outline] = field(default_factory=list)
+    corners: list[float] = field(default_factory=list)
+    broken: bool = False
+
+
+class Reading:
+    """COCO content while files are read."""
+
+    def __init__(self, source: Source, bad: BadRecords, classes: list[str]) -> None:
+        self.content, self.bad = Content(bad, classes), bad
+        self.embedded: dict[str, str] = {}
+        self.folder = source.images[0]
+        self.files = ImageFiles(self.folder)
+
+    def add_file(self, file: Path, name: PurePosixPath) -> None:
+        record = load_json(file)
+        if not isinstance(record, dict) or not {"shapes", "imagePath"} & record.keys():
+            self.content.counts["other json files"] += 1
+            return
+        try:
+            shapes = require(record, "shapes", list)
+            image = self.add_image(record, name)
+        except InputError as reason:
+            raise InputError(f"{file} {reason}: {FIX}") from None
+        objects = self.objects(shapes, image, file)
+        self.add_objects(objects, image)
+
+    def add_image(self, record: dict, name: PurePosixPath) -> dict[str, Any]:
+        listed, data = record.get("imagePath"), record.get("imageData")
+        listed = listed.replace("\\", "/") if isinstance(listed, str) else ""
+        width, height = record.get("imageWidth"), record.get("imageHeight")
+        found = self.files.find(listed, str(name.parent), name.stem)
+        if found is not None and not (is_side(width) and is_side(height)):
+            height, width = upright_size(self.folder / found)
+        elif found is None:
+            base = posixpath.basename(listed)
+            base = base if base.lower().endswith(SUFFIXES) else f"{name.stem}.png"
+            found = str(name.parent / base)
+            if data:
+                height, width = image_size(base64_bytes(data))
+                self.embedded[found] = str(name)
+        return self.content.add_image(found, width, height, str(name))
+
+    def objects(self, shapes: list, image: dict, file: Path) -> dict[tuple, Parts]:
+        """(label, ...) -> parts."""
+        objects: dict[tuple, Parts] = defaultdict(Parts)
+        for number, shape in enumerate(shapes, start=1):
+            what, key = f"shape {number}", (None, number)
+            try:
+                label = class_name(require(shape, "label", object))
+                what, key = f"{what} ({label})", (label, None, number)
+                group, kind = shape.get("group_id"), shape.get("shape_type") or "polygon"
+                if isinstance(group, (int, str)):
+                    key = (label, group)
+                if kind not in KINDS:
+                    raise InputError(f"has the unknown shape_type {short(kind)}")
+                if kind in NO_AREA or label == BACKGROUND:
+                    left = "lines and points" if kind in NO_AREA else f"shapes of {BACKGROUND}"
+                    self.content.counts[left] += 1
+                    continue
+                points = flat(shape.get("points"))
+                if len(points) // 2 not in POINTS.get(kind, (4,)):
+                    raise InputError(f"is a {kind} of {len(points) // 2} points")
+                if kind in BOXES and label != VOID:
+                    objects[key].corners += polygon(rectangle(points), image).tolist()
+                else:
+                    objects[key].outlines.append(outline(shape, kind, points, image))
+            except InputError as reason:
+                self.bad.note(InputError(f"{file}: {what} {reason}: {FIX}"), file, what)
+                objects[key].broken = True
+                if isinstance(shape, dict):
+                    objects[key].outlines += remains(shape.get("points"), image)
+        return objects
+
+    def add_objects(self, objects: dict[tuple, Parts], image: dict) -> None:
+        void: list[Outline] = []
+        for (label, *_), parts in objects.items():
+            if label == VOID:
+                void += parts.outlines
+            elif parts.broken:
+                self.content.add(image, label, parts.outlines, broken=True)
+            elif parts.outlines:
+                self.content.add(image, label, parts.outlines)
+                self.content.counts["boxes of objects that have a mask"] += bool(parts.corners)
+            else:
+                self.content.add_box(image, label, parts.corners)
+        if void:
+            region = rle.from_annotation(united(void, image), image["height"], image["width"])
+            image["void"] = rle.to_json(region)
+
+
+def outline(shape: dict, kind: Any, points: list[float], image: dict) -> Outline:
+    """A shape that has an area; a rectangle is its outline."""
+    if kind == "mask":  # the second point is its last pixel, but the size of the PNG is right
+        (left, top), _ = bounds(points)
+        return mask_at(png_mask(base64_bytes(shape.get("mask"))), left, top, image)
+    if kind == "circle":  # its centre and a point of its rim
+        x, y, rim_x, rim_y = points
+        radius = math.hypot(rim_x - x, rim_y - y)
+        return polygon(ellipse(x, y, radius, radius), image)
+    return polygon(rectangle(points) if kind == "rectangle" else points, image)
