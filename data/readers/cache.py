@@ -54,10 +54,14 @@ def convert(
             if len(contents) > 1:
                 join_classes(contents)
             for each, content in contents.items():
+                for file_name, file in content.pop("embedded", {}).items():
+                    write(reader.embedded_image(Path(file)), folder / "images" / file_name)
                 write_json(content, targets[each])
                 if progress:
                     print(f"converted to COCO format once: {targets[each]}")
         done[split] = sources[split]._replace(path=targets[split])
+        if (folder / "images").is_dir():
+            done[split] = done[split]._replace(images=[folder / "images"])
     return done
 
 
@@ -124,14 +128,17 @@ def fingerprint(parts: Mapping[str, Source], skip_bad: bool) -> str:
 
 
 def write_json(content: dict[str, Any], path: Path) -> None:
+    write(json.dumps(content).encode(), path)
+
+
+def write(content: bytes, path: Path) -> None:
     """Writes beside the file and renames, so that half a file is never read."""
-    text = json.dumps(content)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
             unfinished = Path(folder) / path.name
-            with open(unfinished, "w", encoding="utf-8") as file:
-                file.write(text)
+            with open(unfinished, "wb") as file:
+                file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(unfinished, path)

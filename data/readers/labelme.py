@@ -63,7 +63,8 @@ def find(path: Path) -> dict[str, Source] | None:
         names["train"] = names.pop("all") + names.get("train", [])
     found = {}
     for split, each in names.items():
-        files = [root / CLASSES, *(root / name for name in each)]
+        folders = [root / folder for folder, _ in walk(root, DEPTH + 1)]  # of new images
+        files = [root / CLASSES, *folders, *(root / name for name in each)]
         found[split] = Source(root, split, [root], each, files)
     return found or None
 
@@ -71,7 +72,7 @@ def find(path: Path) -> dict[str, Source] | None:
 def read(source: Source, bad: BadRecords) -> dict[str, Any]:
     """The images as COCO content; classes in the order of labels.txt if there, else sorted.
 
-    "embedded" lists the images that exist in their json alone: file name -> json.
+    "embedded": file name -> path of the json that holds the image, if images have no file.
     """
     classes = source.path / CLASSES
     listed = lines_of(classes, "write one label per line") if classes.is_file() else []
@@ -81,7 +82,8 @@ def read(source: Source, bad: BadRecords) -> dict[str, Any]:
             reading.add_file(source.path / name, PurePosixPath(name))
         except InputError as error:
             bad.note(error, source.path / name, "the file")
-    return reading.content.finished() | {"embedded": reading.embedded}
+    # All images of a set are in one folder, so those that have a file are written with the others.
+    return reading.content.finished() | {"embedded": reading.embedded if reading.missing else {}}
 
 
 def embedded_image(path: Path) -> bytes:
@@ -123,7 +125,8 @@ class Reading:
 
     def __init__(self, source: Source, bad: BadRecords, classes: list[str]) -> None:
         self.content, self.bad = Content(bad, classes), bad
-        self.embedded: dict[str, str] = {}
+        self.embedded: dict[str, str] = {}  # file name -> the json that holds the image
+        self.missing = False
         self.folder = source.images[0]
         self.files = ImageFiles(self.folder)
 
@@ -134,13 +137,13 @@ class Reading:
             return
         try:
             shapes = require(record, "shapes", list)
-            image = self.add_image(record, name)
+            image = self.add_image(record, name, file)
         except InputError as reason:
             raise InputError(f"{file} {reason}: {FIX}") from None
         objects = self.objects(shapes, image, file)
         self.add_objects(objects, image)
 
-    def add_image(self, record: dict, name: PurePosixPath) -> dict[str, Any]:
+    def add_image(self, record: dict, name: PurePosixPath, file: Path) -> dict[str, Any]:
         listed, data = record.get("imagePath"), record.get("imageData")
         listed = listed.replace("\\", "/") if isinstance(listed, str) else ""
         width, height = record.get("imageWidth"), record.get("imageHeight")
@@ -153,8 +156,11 @@ class Reading:
             found = str(name.parent / base)
             if data:
                 height, width = image_size(base64_bytes(data))
-                self.embedded[found] = str(name)
-        return self.content.add_image(found, width, height, str(name))
+                self.missing = True
+        image = self.content.add_image(found, width, height, str(name))
+        if data:
+            self.embedded[found] = str(file)
+        return image
 
     def objects(self, shapes: list, image: dict, file: Path) -> dict[tuple, Parts]:
         """(label, ...) -> parts."""

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from data import rle
+from data.dataset import open_datasets
 from data.errors import BadRecords, InputError
 from data.readers import labelme
 
@@ -155,13 +156,18 @@ def test_the_image_is_found(tmp_path, listed, image, name):
 
 def test_an_image_without_file_is_in_its_json(tmp_path):
     data = io.BytesIO()
-    Image.new("RGB", (21, 13), "red").save(data, "JPEG")
+    Image.new("RGB", (40, 30), "red").save(data, "PNG")
     text = base64.b64encode(data.getvalue()).decode()
-    write(tmp_path / "a.json", [], image=False, imageData=text, imageWidth=None)
-    content = read(tmp_path)
-    assert content["embedded"] == {"a.jpg": "a.json"}
-    assert (content["images"][0]["width"], content["images"][0]["height"]) == (21, 13)
-    assert labelme.embedded_image(tmp_path / "a.json") == data.getvalue()
+    write(tmp_path / "set" / "a.json", [shape()], imageData=text)
+    assert read(tmp_path / "set")["embedded"] == {}
+    write(tmp_path / "set" / "b.json", [shape()], image=False, imageData=text, imageWidth=None)
+    opened = open_datasets(tmp_path / "set", splits=("all",), cache=tmp_path / "cache")["all"]
+    assert [opened.images[i].file_name for i in (0, 1)] == ["a.jpg", "b.jpg"]
+    image, annotation = opened.read(1)
+    assert image.getpixel((0, 0)) == (255, 0, 0) and len(annotation.rles) == 1
+    write(tmp_path / "set" / "b.json", [], image=False, imageData="eHh4")
+    with pytest.raises(InputError, match=r"b\.json has an image that cannot be read"):
+        read(tmp_path / "set")
 
 
 def test_a_size_is_that_of_the_image_as_displayed(tmp_path):
