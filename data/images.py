@@ -67,12 +67,8 @@ def upright_size(path: Path) -> tuple[int, int]:
     """(height, width) as displayed, from the file's header alone; raises as `read_rgb`."""
     with opened(path) as file:
         width, height = file.size  # of a TIFF, it is turned already
-        turned = file.format != "TIFF" and file.getexif().get(ExifTags.Base.Orientation) in (
-            5,
-            6,
-            7,
-            8,
-        )
+        orientation = file.getexif().get(ExifTags.Base.Orientation)
+        turned = file.format != "TIFF" and orientation in range(5, 9)
     return (width, height) if turned else (height, width)
 
 

@@ -185,8 +185,8 @@ def run_inference(
         threshold: None for evaluation: AP needs the low scores.
         callback: called with (outputs, batch).
     Returns:
-        COCO results with RLE at the original size, image by image, highest score first; their
-        `best`: whether it is the best answer of its query, the only one used for display.
+        COCO results with RLE at the original size, image by image, highest score first, with the
+        `best` of the contract.
     """
     # Some CPUs choose other kernels for weights that require gradients, with other last bits.
     if any(parameter.requires_grad for parameter in model.parameters()):

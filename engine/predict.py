@@ -31,6 +31,7 @@ from mobileinst import zoo
 
 NAME_BYTES = 100  # of an image's name in those of its results; file systems allow 255 in all
 PREDICTIONS = Path("predictions")
+LONGEST_JPEG = 65_500  # pixels; the overlay of a longer image is a PNG
 MARK = "objects.json"  # of a folder that --overwrite may replace
 COLUMNS = ("image", "object", "class", "score", "area", "x0", "y0", "x1", "y1", "cx", "cy")
 
@@ -183,7 +184,8 @@ class Predictor:
         stem = Path(name).stem.encode("utf-8", "replace")[:NAME_BYTES].decode("utf-8", "ignore")
         target = f"{self.folder}/{number:05d}_{stem}"
         overlay = draw.overlay(image, draw.Objects(labels, masks, scores), self.class_names)
-        overlay.save(f"{target}_overlay.jpg", quality=92)
+        suffix = "jpg" if max(image.size) <= LONGEST_JPEG else "png"
+        overlay.save(f"{target}_overlay.{suffix}", quality=92)
         instance_map(masks, size).save(f"{target}_instances.png")
         self.coco["images"].append(
             {"id": number, "file_name": name, "height": size[0], "width": size[1]}

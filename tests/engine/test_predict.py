@@ -92,6 +92,14 @@ def test_equal_names_in_different_folders(run_predict, toy_coco, tmp_path):
     assert names_in(out)[1] == ["1.png", "2.png"]
 
 
+def test_an_image_longer_than_a_jpeg_may_be(run_predict, toy_coco, tmp_path):
+    filled(tmp_path, toy_coco, "a.png")
+    Image.new("L", (65_501, 2)).save(tmp_path / "scan.png")
+    out, _, code = run_predict(tmp_path / "a.png", tmp_path / "scan.png")
+    overlays = sorted(path.name for path in out.glob("*_overlay.*"))
+    assert code == 0 and overlays == ["00001_a_overlay.jpg", "00002_scan_overlay.png"]
+
+
 def test_the_first_page_or_all_of_them(run_predict, toy_coco, tmp_path):
     pages = [Image.open(toy_coco / "train" / f"{number}.png") for number in (0, 3, 6)]  # one size
     pages[0].save(tmp_path / "scan.tif", save_all=True, append_images=pages[1:])
