@@ -8,6 +8,7 @@ from pathlib import Path
 from data.errors import InputError
 from engine import checkpoint, options, start_weights
 from engine.log import info
+from engine.report.tables import number
 from engine.values import counted, is_unset, model_errors, shown
 from mobileinst import weights, zoo
 
@@ -42,7 +43,7 @@ def contents(path: Path) -> dict[str, object]:
 
 
 def lines_of(content: dict[str, object]) -> list[str]:
-    """The same for people; "best" is the score of the last evaluation that was the best."""
+    """The same for people; of a last.pt, the scores are the AP of its best.pt."""
     lines = []
     if names := content.get("class_names"):
         lines.append(f"has          {counted(len(names), 'class')}: {', '.join(names)}")
@@ -50,9 +51,10 @@ def lines_of(content: dict[str, object]) -> list[str]:
         lines.append(f"iteration    {content['iteration']}")
     scores = content.get("scores", {})
     numbers = scores.get("void_removed") or scores.get("metrics")
-    numbers = numbers or {"AP": content.get("best", {}).get("AP", -2)}
-    if numbers["AP"] is not None and numbers["AP"] > -2:  # else it was never evaluated
-        lines.append("scores       " + "  ".join(f"{key} {v:.3f}" for key, v in numbers.items()))
+    numbers = numbers or {"AP": content.get("best", {}).get("AP", -2.0)}
+    if numbers["AP"] > -2:  # else it was never evaluated
+        texts = [f"{key} {number(value)}" for key, value in numbers.items()]
+        lines.append("scores       " + "  ".join(texts))
     given = {name: v for name, v in content.get("options", {}).items() if not is_unset(v)}
     items = [f"{name} {shown(v)}" for name, v in given.items() if name != "set"]
     items += [f"{key}={shown(v)}" for key, v in (given.get("set") or {}).items()]
@@ -66,7 +68,7 @@ def main(argv: list[str]) -> None:
     opts = parse(argv)
     classes = opts.classes
     if opts.num_classes:
-        classes = [f"class {number}" for number in range(opts.num_classes)]
+        classes = [f"class {index}" for index in range(opts.num_classes)]
     with model_errors():
         file = weights.open_weights(opts.file)
     whole = start_weights.model_of(file)
