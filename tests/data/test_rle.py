@@ -57,7 +57,9 @@ def test_masks_at_a_place_of_an_image_are_cut_at_its_borders(masks, left, top):
 @pytest.mark.parametrize("factor", [1, 60_000, 3_000_000])
 def test_index_maps_give_the_mask_of_each_number(factor):
     indices = np.random.default_rng(0).integers(0, 6, (20, 30)) * factor
-    numbers = [number * factor for number in (5, 1, 3)]
+    numbers = [number * factor for number in (5, 0, 3)]
+    assert (rle.distinct(indices)[0] == np.arange(6) * factor).all()
+    assert (rle.distinct(indices)[1] * factor == indices).all()
     expected = rle.encode(np.stack([indices == number for number in numbers]))
     assert rle.from_index_map(indices, numbers) == expected
 
