@@ -42,6 +42,10 @@ class Content:
         self.objects: list[tuple[str | None, dict[str, Any]]] = []
         self._origins: dict[str, str] = {}
 
+    def add_class(self, name: str) -> None:
+        if name not in self.classes:
+            self.classes.append(name)
+
     def add_image(self, name: str, width: Any, height: Any, origin: str) -> dict[str, Any]:
         """A new image; `origin` is what describes it.
 

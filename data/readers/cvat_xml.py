@@ -6,11 +6,12 @@ The runs of a mask go row by row inside its own box, where COCO's go down the co
 
 from __future__ import annotations
 
+import contextlib
 import html
 import math
 import mmap
 import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,10 @@ from xml.etree.ElementTree import Element
 
 import numpy as np
 
-from data import records, rle
+from data import rle
 from data.errors import BadRecords, InputError
 from data.images import MOST_PIXELS
+from data.readers.content import Content, Outline, mask_at, polygon, remains, short
 from data.readers.source import Source, ellipse, head_of, split_of
 
 NAME, TITLE = "cvat-xml", "CVAT XML 1.1"
@@ -56,16 +58,16 @@ def find(path: Path) -> dict[str, Source] | None:
 
 def read(source: Source, bad: BadRecords) -> dict[str, Any]:
     """The images of the split as COCO content; classes in the order of the labels in `meta`."""
-    reading = Reading(bad)
+    content = Content(bad)
     for name in source.names:
         file = source.path / name
         splits, own = splits_in(file), subset_of(file)
         for element in elements(file, bad):
             if element.tag == "label":
-                reading.add_class(element)
+                add_class(content, element)
             elif len(splits) == 1 or split_among(element.get("subset", own)) == source.split:
-                reading.add_image(element, file)
-    return reading.content()
+                add_image(content, element, file)
+    return content.finished()
 
 
 def is_cvat(file: Path) -> bool:
@@ -140,96 +142,61 @@ def elements(file: Path, bad: BadRecords) -> Iterator[Element]:
         bad.note(error, file, "the end of the file")
 
 
-class Reading:
-    """COCO content while files are read; classes are numbered at the end."""
+def add_class(content: Content, element: Element) -> None:
+    name, kind = element.findtext("name"), element.findtext("type")
+    if name and element.find("parent") is None and kind not in NO_AREA:
+        content.add_class(name)
 
-    def __init__(self, bad: BadRecords) -> None:
-        self.bad, self.counts = bad, Counter()
-        self.classes: dict[str, None] = {}  # in order
-        self.images: dict[str, dict] = {}  # by file name
-        self.annotations: list[dict] = []
 
-    def content(self) -> dict[str, Any]:
-        used = {one["category_id"] for one in self.annotations} - {None}
-        names = [*self.classes, *sorted(used - self.classes.keys())]  # a file may lack its meta
-        ids = {name: id_ for id_, name in enumerate(names, start=1)}
-        for number, one in enumerate(self.annotations, start=1):
-            one.update(id=number, category_id=ids.get(one["category_id"]))
-        return {
-            "images": list(self.images.values()),
-            "annotations": self.annotations,
-            "categories": [{"id": id_, "name": name} for name, id_ in ids.items()],
-            "counts": self.counts,
-        }
-
-    def add_class(self, element: Element) -> None:
-        name, kind = element.findtext("name"), element.findtext("type")
-        if name and element.find("parent") is None and kind not in NO_AREA:
-            self.classes[name] = None
-
-    def add_image(self, element: Element, file: Path) -> None:
-        name = element.get("name", "")
+def add_image(content: Content, element: Element, file: Path) -> None:
+    name = element.get("name", "")
+    try:
+        width, height = numbers(element, int, "width", "height")
+        image = content.add_image(name, width, height, str(file))
+    except InputError as reason:
+        error = InputError(f"{file}: image {name!r} {reason}: {FIX}")
+        content.bad.note(error, file, f"image {name}")
+        return
+    objects: dict[tuple, list[Outline]] = defaultdict(list)
+    boxes = []
+    for number, shape in enumerate(element, start=1):
+        if shape.tag not in OUTLINES:
+            content.counts[NO_AREA.get(shape.tag, "other shapes")] += 1
+            continue
+        label, group = shape.get("label") or None, shape.get("group_id", "0")
+        outline: list[Outline] = []
         try:
-            records.file_name({"file_name": name})
-            width, height = numbers(element, int, "width", "height")
-            if width < 1 or height < 1 or width * height > MOST_PIXELS:
-                raise InputError(f"is {width} x {height} pixels")
-            if name in self.images:
-                raise InputError("is listed twice")
+            outline = [OUTLINES[shape.tag](shape, image)]
+            if label is None:
+                raise InputError("has no label")
         except InputError as reason:
-            error = InputError(f"{file}: image {name!r} {reason}: {FIX}")
-            self.bad.note(error, file, f"image {name}")
-            return
-        image = {"id": len(self.images) + 1, "file_name": name, "width": width, "height": height}
-        self.images[name] = image
-        self.add_shapes(element, image, file)
+            where = f"{shape.tag} {number} of image {name}"
+            content.bad.note(InputError(f"{file}: {where}: it {reason}: {FIX}"), file, where)
+            content.add(image, label, outline or rest(shape, image), broken=True)
+            continue
+        key = (label, number if group == "0" else f"group {group}")
+        if shape.tag == "box":
+            boxes.append((key, outline[0]))
+        else:
+            objects[key] += outline
+    for (label, _), outlines in objects.items():
+        content.add(image, label, outlines)
+    for key, corners in boxes:
+        if key in objects:  # the tool's own exports make it the box of the object
+            content.counts["boxes of outlined objects"] += 1
+        else:
+            content.add_box(image, key[0], corners)
 
-    def add_shapes(self, element: Element, image: dict, file: Path) -> None:
-        """The annotations of an image; outlines of one label and group are one."""
-        objects: dict[tuple, list] = defaultdict(list)
-        boxes = []
-        for number, shape in enumerate(element, start=1):
-            if shape.tag not in OUTLINES:
-                self.counts[NO_AREA.get(shape.tag, "other shapes")] += 1
-                continue
-            label, group = shape.get("label") or None, shape.get("group_id", "0")
-            outline = None
-            try:
-                outline = OUTLINES[shape.tag](shape, image["height"], image["width"])
-                if label is None:
-                    raise InputError("has no label")
-            except InputError as reason:
-                where = f"{shape.tag} {number} of image {image['file_name']}"
-                self.bad.note(InputError(f"{file}: {where} {reason}: {FIX}"), file, where)
-                self.add(image, label, [] if outline is None else [outline], broken=True)
-                continue
-            key = (label, number if group == "0" else f"group {group}")
-            if shape.tag == "box":
-                boxes.append((key, outline))
-            else:
-                objects[key].append(outline)
-        for (label, _), outlines in objects.items():
-            self.add(image, label, outlines)
-        for key, corners in boxes:
-            if key in objects:  # the tool's own exports make it the box of the object
-                self.counts["boxes of outlined objects"] += 1
-            else:
-                x, y = corners[::2], corners[1::2]
-                bounds = [min(x), min(y), max(x) - min(x), max(y) - min(y)]
-                self.add(image, key[0], [], bbox=bounds, box=True)
 
-    def add(self, image: dict, label: str | None, outlines: list, **more: Any) -> None:
-        """An annotation; its outlines are polygons or RLEs, all become one RLE if any is."""
-        segmentation: Any = outlines
-        if any(isinstance(one, dict) for one in outlines):
-            size = image["height"], image["width"]
-            rles = [
-                one if isinstance(one, dict) else rle.from_annotation([one], *size)
-                for one in outlines
-            ]
-            segmentation = rle.to_json(rle.union(rles))
-        record = {"image_id": image["id"], "category_id": label, "segmentation": segmentation}
-        self.annotations.append(record | more)
+def rest(shape: Element, image: dict) -> list[np.ndarray]:
+    """The box around the corners of a broken shape, as far as they can be read."""
+    corners = re.findall(r"([-.\d]+),([-.\d]+)", shape.get("points", ""))
+    with contextlib.suppress(InputError, ValueError):
+        if shape.tag == "mask":
+            left, top, width, height = numbers(shape, float, "left", "top", "width", "height")
+            corners = [(left, top), (left + width, top + height)]
+        return remains([[float(x), float(y)] for x, y in corners], image)
+    return []
 
 
 def numbers(element: Element, kind: type, *keys: str) -> list:
@@ -244,30 +211,22 @@ def numbers(element: Element, kind: type, *keys: str) -> list:
     return values
 
 
-def polygon(shape: Element, height: int, width: int) -> list[float]:
-    points = shape.get("points", "")
+def points(shape: Element, image: dict) -> np.ndarray:
+    text = shape.get("points", "")
     try:
-        values = [float(part) for part in points.replace(";", ",").split(",")]
+        values = [float(part) for part in text.replace(";", ",").split(",")]
     except ValueError:
-        raise InputError(f"has the points {points[:40]!r}, which are no numbers") from None
-    return usable(values, height, width)
+        raise InputError(f"has the points {short(text)}, which are no numbers") from None
+    return polygon(values, image)
 
 
-def usable(points: list[float], height: int, width: int) -> list[float]:
-    try:
-        rle.polygons_of([points], height, width)
-    except InputError as reason:
-        raise InputError(f"cannot be used, {reason}") from None
-    return points
-
-
-def oval(shape: Element, height: int, width: int) -> list[float]:
+def oval(shape: Element, image: dict) -> np.ndarray:
     values = numbers(shape, float, "cx", "cy", "rx", "ry")
-    return usable(ellipse(*values, turn_of(shape)), height, width)
+    return polygon(ellipse(*values, turn_of(shape)), image)
 
 
-def box(shape: Element, height: int, width: int) -> list[float]:
-    """The corners of a box, turned about its middle."""
+def box(shape: Element, image: dict) -> np.ndarray:
+    """The outline of a box, turned about its middle."""
     left, top, right, bottom = numbers(shape, float, "xtl", "ytl", "xbr", "ybr")
     x, y, turn = (left + right) / 2, (top + bottom) / 2, math.radians(turn_of(shape))
     corners = []
@@ -275,25 +234,26 @@ def box(shape: Element, height: int, width: int) -> list[float]:
         across, down = across - x, down - y
         corners.append(x + across * math.cos(turn) - down * math.sin(turn))
         corners.append(y + across * math.sin(turn) + down * math.cos(turn))
-    return usable(corners, height, width)
+    return polygon(corners, image)
 
 
 def turn_of(shape: Element) -> float:
+    """Degrees, clockwise as seen."""
     return numbers(shape, float, "rotation")[0] if "rotation" in shape.attrib else 0.0
 
 
-def mask(shape: Element, height: int, width: int) -> rle.Rle:
-    left, top, across, down = numbers(shape, int, "left", "top", "width", "height")
-    if across < 1 or down < 1 or across * down > MOST_PIXELS:
-        raise InputError(f"has a box of {across} x {down} pixels")
+def mask(shape: Element, image: dict) -> rle.Rle:
+    left, top, width, height = numbers(shape, int, "left", "top", "width", "height")
+    if width < 1 or height < 1 or width * height > MOST_PIXELS:
+        raise InputError(f"has a box of {width} x {height} pixels")
     try:
         runs = [int(part) for part in shape.get("rle", "").split(",")]
     except ValueError:
         raise InputError("has an rle that is no list of whole numbers") from None
-    if min(runs) < 0 or sum(runs) != across * down:
-        raise InputError(f"has an rle of {sum(runs)} pixels where its box has {across * down}")
-    inside = np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(down, across)
-    return rle.encode_at(inside, left, top, height, width)
+    if min(runs) < 0 or sum(runs) != width * height:
+        raise InputError(f"has an rle of {sum(runs)} pixels where its box has {width * height}")
+    inside = np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(height, width)
+    return mask_at(inside, left, top, image)
 
 
-OUTLINES = {"polygon": polygon, "mask": mask, "ellipse": oval, "box": box}
+OUTLINES = {"polygon": points, "mask": mask, "ellipse": oval, "box": box}

@@ -229,11 +229,20 @@ WRONG = {
 @pytest.mark.parametrize("reason", WRONG)
 def test_a_bad_shape_is_named_and_the_others_stay(tmp_path, reason):
     path = write(tmp_path / "a.xml", image(POLYGON + WRONG[reason]))
-    with pytest.raises(InputError, match=rf"a\.xml: \w+ 2 of image a\.png .*{re.escape(reason)}"):
+    with pytest.raises(
+        InputError, match=rf"a\.xml: \w+ 2 of image a\.png: it .*{re.escape(reason)}"
+    ):
         read(path)
     content, bad = read(path, skip=True)
     assert len(bad) == 1 and next(iter(bad)).file == str(path)
-    assert [one.get("broken") for one in content["annotations"]] == [True, None]
+    assert sorted("broken" in one for one in content["annotations"]) == [False, True]
+
+
+def test_the_box_of_a_broken_shape_remains(tmp_path):
+    shapes = SQUARE.replace('rle="0, 16"', 'rle="0, 15"') + POLYGON.replace("9,1", "1e9,1")
+    content, _ = read(write(tmp_path / "a.xml", image(shapes)), skip=True)
+    for one, size in zip(content["annotations"], (16, 64), strict=True):
+        assert one["broken"] and mask_of(one).sum() == size
 
 
 @pytest.mark.parametrize(
@@ -245,7 +254,7 @@ def test_a_bad_shape_is_named_and_the_others_stay(tmp_path, reason):
         (image(width=0), "0 x 30 pixels"),
         (image(width="x"), "no usable numbers"),
         (image(width=99999, height=99999), "99999 x 99999 pixels"),
-        (image(name="ok.png"), "listed twice"),
+        (image(name="ok.png"), "about too"),
     ],
 )
 def test_a_bad_image_is_named_and_the_others_stay(tmp_path, wrong, reason):
