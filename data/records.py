@@ -127,6 +127,8 @@ def annotations(
     pixel and "parts" of fewer than three points.
     """
     position_of = {image.id: position for position, image in enumerate(records)}
+    listed = (image.get("id") for image in content["images"] if isinstance(image, dict))
+    left_out = {id_ for id_ in listed if isinstance(id_, int)} - position_of.keys()
     index_of = {category.id: category.index for category in classes}
 
     def check(record: dict, position: int) -> Row:
@@ -167,6 +169,8 @@ def annotations(
             if type(id_ := record.get("id")) is int and id_ not in seen:
                 what = f"annotation {id_}"
                 seen.add(id_)
+            if isinstance(of := record.get("image_id"), int) and of in left_out:
+                raise InputError(f"is of image {of}, which is left out")
             position = lookup(record, "image_id", position_of, "images")
             row = check(record, position)
         except InputError as reason:

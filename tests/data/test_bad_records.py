@@ -80,6 +80,15 @@ def test_what_is_left_out(tiny_coco, name):
         assert one.record.startswith(start) and one.file == "the train annotations" and one.reason
 
 
+def test_annotations_of_an_image_that_is_left_out_say_so(tiny_coco):
+    dataset = opened(tiny_coco, lambda c: c["images"][0].update(file_name="gone.png"))
+    reasons = [one.reason for one in dataset.bad]
+    assert reasons[1:] == [
+        f"the train annotations: annotation {id_} is of image 0, which is left out"
+        for id_ in (one["id"] for one in tiny_coco.content["annotations"] if one["image_id"] == 0)
+    ]
+
+
 def test_a_good_set_is_the_same_either_way(tiny_coco):
     strict, lenient = opened(tiny_coco, skip_bad=False), opened(tiny_coco)
     assert strict.ground_truth() == lenient.ground_truth() and not len(lenient.bad)
