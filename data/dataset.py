@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import copy
 import os
+import re
 import warnings
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -117,13 +118,18 @@ class CocoDataset:
             content = coco.load(self.source)
         records.require_lists(content, self.source)
         self.bad.add(records.left_out(content))
+        self.notes = content.get("notes", [])
         self.categories = records.categories(content, self.source, self.bad)
         found = records.images(content, self.source, self.bad)
         folders = [Path(one) for one in ([images] if isinstance(images, (str, Path)) else images)]
         names = [record.file_name for record, _ in found]
-        files, self.folder = max(
-            ((files_of(folder, names), folder) for folder in folders), key=lambda pair: len(pair[0])
-        )
+        for spellings in (as_written, by_last_part):
+            files, self.folder = max(
+                ((files_of(folder, names, spellings), folder) for folder in folders),
+                key=lambda pair: len(pair[0]),
+            )
+            if files:
+                break
         kept = [
             (record._replace(file_name=files[record.file_name]), void)
             for record, void in found
@@ -329,6 +335,9 @@ class CocoDataset:
             lines.append(f"left out of {self.source}: {number} objects that cover no pixel")
         if number := self.dropped["parts"]:
             lines.append(f"left out of {self.source}: {number} parts of fewer than three points")
+        if number := self.dropped["boxes"]:
+            lines.append(f"ignored in {self.source}: {number} boxes without masks")
+        lines += [f"{self.source}: {note}" for note in self.notes]
         return "\n  ".join(lines)
 
 
@@ -378,9 +387,22 @@ class Store:
         return rle.from_polygons(unpack_polygons(outline), *size)
 
 
-def files_of(folder: Path, names: Sequence[str]) -> dict[str, str]:
-    """The names that have a file, each with its path; backslashes are separators where that finds
-    the file. Folders are listed, as asking for each file is slow on a network.
+def as_written(name: str) -> tuple[str, ...]:
+    """Backslashes are separators where that finds the file."""
+    return name, name.replace("\\", "/")
+
+
+def by_last_part(name: str) -> tuple[str, ...]:
+    """For annotations that keep the folders of where they were made, or LVIS's older names."""
+    last = os.path.basename(name.replace("\\", "/"))
+    return last, re.sub(r"^COCO_[a-z]+\d+_", "", last)
+
+
+def files_of(
+    folder: Path, names: Sequence[str], spellings: Callable[[str], tuple[str, ...]] = as_written
+) -> dict[str, str]:
+    """The names that have a file, each with its path, unless two have the same. Folders are listed,
+    as asking for each file is slow on a network.
     """
     listed: dict[str, set[str]] = {}
 
@@ -391,9 +413,9 @@ def files_of(folder: Path, names: Sequence[str]) -> dict[str, str]:
             listed[parent] = set(os.listdir(place)) if os.path.isdir(place) else set()
         return os.path.basename(name) in listed[parent]
 
-    spellings = ((name, (name, name.replace("\\", "/"))) for name in names)
-    found = ((name, next(filter(exists, paths), "")) for name, paths in spellings)
-    return {name: path for name, path in found if path}
+    found = ((name, next(filter(exists, spellings(name)), "")) for name in names)
+    files = {name: path for name, path in found if path}
+    return files if len({*files.values()}) == len(files) or spellings is as_written else {}
 
 
 def some(names: Sequence[str]) -> str:

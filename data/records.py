@@ -124,7 +124,8 @@ def annotations(
     """The objects that cover a pixel, in the order of the file, each checked when it is asked for.
 
     Ids are for people: they may repeat or be missing. `dropped` counts "objects" that cover no
-    pixel and "parts" of fewer than three points.
+    pixel, "parts" of fewer than three points, and "boxes": objects without a mask, whose region is
+    ignored.
     """
     position_of = {image.id: position for position, image in enumerate(records)}
     listed = (image.get("id") for image in content["images"] if isinstance(image, dict))
@@ -172,7 +173,11 @@ def annotations(
             if isinstance(of := record.get("image_id"), int) and of in left_out:
                 raise InputError(f"is of image {of}, which is left out")
             position = lookup(record, "image_id", position_of, "images")
-            row = check(record, position)
+            if record.get("segmentation") or not (row := remains(record, position)).outline:
+                row = check(record, position)
+            else:
+                lookup(record, "category_id", index_of, "categories")
+                dropped["boxes"] += 1
         except InputError as reason:
             note = InputError(f"{source}: {what} {reason}")
             bad.note(note, source, f"number {number} of annotations")

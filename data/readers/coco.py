@@ -10,46 +10,98 @@ from __future__ import annotations
 import json
 import os
 from array import array
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from data import records
 from data.errors import BadRecord, InputError
-from data.readers.source import Source, head_of
+from data.readers.coco_dialects import plain
+from data.readers.source import Source, folders_in, head_of, split_of, top_keys
 from data.records import LISTS
 
 NAME, TITLE = "coco", "COCO json"
-LAYOUT = "annotations/instances_train.json, train/_annotations.coco.json"
+LAYOUT = "annotations/instances_train.json, train/_annotations.coco.json, or one json file"
 
 KEPT = {
     *LISTS, "left_out", "id", "name", "file_name", "width", "height", "void",
     "image_id", "category_id", "iscrowd", "segmentation", "size", "counts",
-    "area", "bbox", "attributes", *BadRecord._fields,
+    "area", "bbox", "attributes", "extra", "supercategory", *BadRecord._fields,
 }  # fmt: skip
-SPLIT_FOLDERS = {
-    "train": ("train", "train2017"),
-    "val": ("val", "val2017", "valid"),
-    "test": ("test",),
-}
+CROWD_WORDS = {"": 0, "0": 0, "false": 0, "no": 0, "1": 1, "true": 1, "yes": 1}
+PATTERNS = ("instances_*.json", "_annotations.coco.json", "*.json")
+MOST_FILES = 20  # of any name that are looked into; a folder with more has one for each image
+RESULTS = (
+    "is a list of results, which names no images and no classes: give the json with the "
+    "annotations of these images"
+)
 
 
 def find(path: Path) -> dict[str, Source] | None:
-    """annotations/instances_*.json, or _annotations.coco.json beside the images (Roboflow)."""
+    """A json file, or the files in a folder or in `annotations` there, by the split in their names.
+
+    Files with other names than a tool's are opened, to see their first keys.
+    """
     if not path.is_dir():
-        start = head_of(path) if path.suffix.lower() == ".json" else ""
-        is_coco = start.startswith("{") and any(f'"{key}"' in start for key in LISTS)
-        return {"all": beside(path, "all")} if is_coco else None
-    found = {}
-    for split, folders in SPLIT_FOLDERS.items():
-        names = [f"annotations/instances_{folder}.json" for folder in folders]
-        names += [f"{folder}/_annotations.coco.json" for folder in folders]
-        file = next((path / name for name in names if (path / name).is_file()), None)
-        if file:
-            found[split] = beside(file, split, path)
-    return found or None
+        return {"all": beside(path, "all")} if is_coco(path) else None
+    for folder in (path / "annotations", path):
+        for pattern in PATTERNS:
+            files = sorted(folder.glob(pattern))
+            if pattern == PATTERNS[-1]:
+                files = [] if len(files) > MOST_FILES else [one for one in files if is_coco(one)]
+            if files:
+                return by_split(files, path)
+    return None
 
 
-def load(path: Path) -> Any:
-    """The content of a json file; the functions below check it."""
+def is_coco(path: Path) -> bool:
+    """Whether the first keys of a file are those of COCO content."""
+    start = head_of(path) if path.suffix.lower() == ".json" else ""
+    if start.startswith("[") and all(f'"{key}"' in start for key in ("image_id", "score")):
+        raise InputError(f"{path} {RESULTS}")
+    keys = top_keys(start)
+    if "segments_info" in start:  # panoptic
+        return False
+    records_first = keys.get("annotations", "0") in "[{" and '"image_id"' in start
+    return keys.get("images") == "[" or keys.get("categories") == "[" or records_first
+
+
+def by_split(files: Sequence[Path], root: Path) -> dict[str, Source]:
+    found: dict[str, Source] = {}
+    for file in files:
+        split = split_of(file.stem) or ("all" if len(files) == 1 else subset(file))
+        if split in found and split in ("train", "val"):
+            raise InputError(
+                f"{root} has several COCO files for {split} ({found[split].path.name} and "
+                f"{file.name}): name one with --{split}-json"
+            )
+        found.setdefault(split, beside(file, split, root))
+    return found
+
+
+def subset(file: Path) -> str:
+    """What an annotation tool calls a part of a data set."""
+    return file.stem.removeprefix("instances_")
+
+
+def load(path: Path) -> dict[str, Any]:
+    """The content of a COCO json file of any dialect; "notes" are sentences on what was changed.
+
+    The records are not checked yet.
+
+    Raises:
+        InputError: if it cannot be read, or has not the three lists.
+    """
+    content = parse(path)
+    if isinstance(content, list) and content and isinstance(content[0], dict):
+        if content[0].keys() & {"image_id", "category_id"}:
+            raise InputError(f"{path} {RESULTS}")
+    records.require_lists(content, path)
+    content["notes"] = plain(content)
+    return content
+
+
+def parse(path: Path) -> Any:
     if os.path.exists(path) and not path.is_file():  # a pipe or a device would be read forever
         raise InputError(f"{path} is not a file: give the path of a COCO json file")
     try:
@@ -69,22 +121,41 @@ def beside(file: Path, split: str, root: Path | None = None) -> Source:
     """An annotation file with the folders in which its images are looked for, in this order."""
     bases = list(dict.fromkeys(base for base in (root, file.parent.parent, file.parent) if base))
     above = [base.resolve().parent for base in bases]  # the demo set keeps its images there
-    folders = SPLIT_FOLDERS.get(split, (split,))
+    places = [place for base in bases for place in (base, base / "images")]
+    inside = [folder for place in places for folder in folders_in(place)]
+    own = split_of(split) or split_of(file.stem)
     likely = [file.parent] if file.name == "_annotations.coco.json" else []
-    likely += [base / folder for base in bases for folder in (*folders, "images")]
-    likely += [base / "images" / folder for base in bases for folder in folders] + bases
+    likely += [folder for folder in inside if folder.name == subset(file)]
+    likely += [folder for folder in inside if own and split_of(folder.name) == own]
+    likely += [base / "images" for base in bases] + bases
+    likely += [folder for folder in inside if folder.parent.name == "images"]
     likely += [base / "VOCdevkit" / "VOC2012" / "JPEGImages" for base in (*bases, *above)]
-    return Source(file, split, [folder for folder in likely if folder.is_dir()] or bases)
+    likely = [folder for folder in dict.fromkeys(likely) if folder.is_dir()]
+    return Source(file, split, likely or bases)
 
 
-def slim(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A json object without what is never read, numbers packed."""
+def slim(pairs: list[tuple[str, Any]]) -> Any:
+    """A json object without what is never read, numbers packed.
+
+    LIVECell's annotations, an object by id, become a list; VIA's outlines, one flat list, a list of
+    one. LVIS has addresses where names of files are missing, Label Studio "false" for 0.
+    """
+    if pairs and isinstance(pairs[0][1], dict) and "image_id" in pairs[0][1]:
+        return [value for _, value in pairs]
     record = {key: value for key, value in pairs if key in KEPT}
-    if isinstance(record.get("segmentation"), list):
-        record["segmentation"] = [packed(part, "d") for part in record["segmentation"]]
+    outlines = record.get("segmentation")
+    if isinstance(outlines, list):
+        flat = outlines and isinstance(outlines[0], (int, float))
+        record["segmentation"] = [packed(part, "d") for part in ([outlines] if flat else outlines)]
     for key, kind in (("counts", "i"), ("bbox", "d")):
         if key in record:
             record[key] = packed(record[key], kind)
+    if isinstance(crowd := record.get("iscrowd"), str):
+        record["iscrowd"] = CROWD_WORDS.get(crowd.lower(), crowd)
+    if record.get("file_name") is None and "width" in record:
+        url = dict(pairs).get("coco_url")
+        if isinstance(url, str):
+            record["file_name"] = "/".join(url.split("/")[-2:])
     return record
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -14,11 +15,12 @@ from data import rle
 from data.errors import BadRecords, InputError
 
 HEAD = 1 << 16  # bytes that show what a file is
+TOKEN = re.compile(r'([{}\[\]])|"((?:[^"\\]|\\.)*)"(?:\s*:\s*(?=(.)))?')  # of json: brackets, texts
 SPLITS = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("val", "valid", "validation", "validate"), "val"),
     **dict.fromkeys(("test", "testing"), "test"),
-}  # names of folders
+}  # names of folders, words in names of files
 
 
 class Source(NamedTuple):
@@ -82,6 +84,33 @@ def head_of(path: Path) -> str:
         return raw.decode(json.detect_encoding(raw), "ignore").lstrip("\ufeff \t\r\n")
     except OSError:
         return ""
+
+
+def top_keys(start: str) -> dict[str, str]:
+    """The keys of a json object as far as its beginning shows them, each with the first character
+    of its value.
+    """
+    keys, depth = {}, 0
+    for token in TOKEN.finditer(start) if start.startswith("{") else ():
+        text, key, first = token.groups()
+        if first and depth == 1:
+            keys[key] = first
+        depth += (text in "[{") - (text in "]}") if text else 0
+    return keys
+
+
+def split_of(name: str) -> str | None:
+    """The split that a name has a word of; None where it has none, or several."""
+    words = {SPLITS[word] for word in re.findall("[a-z]+", name.lower()) if word in SPLITS}
+    return words.pop() if len(words) == 1 else None
+
+
+def folders_in(path: Path) -> list[Path]:
+    """The folders in a folder by name, or none where it is missing."""
+    if not path.is_dir():
+        return []
+    with os.scandir(path) as entries:
+        return sorted(path / each.name for each in entries if each.is_dir())
 
 
 def require_size(path: Path, shape: Sequence[int], image: str, size: Sequence[int]) -> None:

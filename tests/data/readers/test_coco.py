@@ -1,0 +1,325 @@
+"""data/readers/coco.py and its dialects: each trap in a small file, and real files of other people
+against counts from the raw json.
+"""
+
+import copy
+import json
+import re
+
+import numpy as np
+import pytest
+
+from data import rle
+from data.dataset import CocoDataset
+from data.errors import InputError
+
+SQUARE = [8, 4, 38, 4, 38, 34, 8, 34]
+
+
+@pytest.fixture
+def opened(tiny_coco):
+    """Opens the tiny set after a change of its content."""
+
+    def open_(change, **keywords):
+        content = copy.deepcopy(tiny_coco.content)
+        change(content)
+        tiny_coco.json.write_text(json.dumps(content))
+        return CocoDataset(tiny_coco.json, tiny_coco.images, **keywords)
+
+    return open_
+
+
+def same(dataset, other):
+    first, second = dataset.ground_truth(), other.ground_truth()
+    return first == second
+
+
+def nothing(content):
+    pass
+
+
+# --- ids ------------------------------------------------------------------------------------------
+
+
+def test_ids_may_be_text(opened):
+    def some(content):
+        for one in content["annotations"]:
+            one["image_id"] = str(one["image_id"])
+
+    def all_(content):
+        some(content)
+        for key in ("images", "categories"):
+            for one in content[key]:
+                one["id"] = f"{one['id']:012d}"
+        for one in content["annotations"]:
+            one["category_id"] = float(one["category_id"])
+
+    expected = opened(nothing)
+    assert same(opened(some), expected)
+    assert same(opened(all_), expected)
+
+
+def test_ids_that_are_names_become_places(opened):
+    def named(content):
+        names = {one["id"]: f"image {one['id']}" for one in content["images"]}
+        for one in content["images"]:
+            one["id"] = names[one["id"]]
+        for one in content["annotations"]:
+            one["image_id"] = names[one["image_id"]]
+
+    dataset, expected = opened(named), opened(nothing)
+    assert [one.id for one in dataset.images] == [1, 2, 3, 4, 5, 6]
+    for index in range(6):
+        assert dataset.annotation(index).rles == expected.annotation(index).rles
+
+
+def test_a_category_listed_again_is_one(opened):
+    dataset = opened(lambda content: content["categories"].extend(content["categories"] * 5))
+    assert dataset.class_names == ["shrimp", "fish", "unused", "crab"]
+    with pytest.raises(InputError, match="category 7 has an id that is used twice"):
+        opened(lambda content: content["categories"].append({"id": 7, "name": "used"}))
+
+
+# --- Roboflow -------------------------------------------------------------------------------------
+
+
+def invented(content):
+    """The class 0 that groups the others and has no objects; areas of boxes."""
+    for one in content["categories"]:
+        one["supercategory"], one["id"] = "fish", one["id"] + 1
+    for one in content["annotations"]:
+        one["category_id"] += 1
+        x, y, w, h = one["bbox"] = [1, 2, 11.5, 7.25]
+        one["area"] = round(w * h, 3)
+    content["categories"].append({"id": 0, "name": "fish", "supercategory": "none"})
+
+
+def test_an_invented_class_is_left_out(opened):
+    dataset = opened(invented)
+    assert [(one.id, one.name) for one in dataset.categories] == [
+        (1, "shrimp"), (4, "fish"), (8, "unused"), (91, "crab"),
+    ]  # fmt: skip
+    assert "class 'fish' is left out: no object has it" in dataset.summary()
+
+    def used(content):
+        invented(content)
+        content["annotations"][0]["category_id"] = 0
+
+    assert opened(used).class_names[0] == "fish" and len(opened(used).categories) == 5
+
+    def alone(content):  # an unused class that groups no other
+        invented(content)
+        for one in content["categories"]:
+            one["supercategory"] = "none"
+
+    assert len(opened(alone).categories) == 5
+
+
+@pytest.mark.parametrize("factor", [1, 1.000004, 40])
+def test_areas_of_boxes_are_not_those_of_masks(opened, tiny_coco, factor):
+    def boxes(content):
+        invented(content)
+        for one in content["annotations"]:
+            one["area"] *= factor
+
+    dataset = opened(boxes)
+    areas = [one["area"] for one in dataset.ground_truth()["annotations"]]
+    assert areas == [mask.sum() for mask in tiny_coco.masks.values()]
+    assert "areas are those of boxes" in dataset.summary()
+
+
+def test_areas_below_one_box_are_kept(opened):
+    def below(content):
+        invented(content)
+        content["annotations"][3]["area"] *= 0.5
+
+    dataset = opened(below)
+    assert [one["area"] for one in dataset.ground_truth()["annotations"]][0] == 83.375
+    assert "its areas" not in dataset.summary()
+
+
+def test_boxes_are_counted_and_ignored(opened):
+    def boxed(content):
+        content["annotations"][2].update(segmentation=[], bbox=[8, 4, 30, 30])
+        content["annotations"][5].update(bbox=[4, 8, 32, 48])
+        del content["annotations"][5]["segmentation"]
+
+    dataset = opened(boxed)
+    assert "2 boxes without masks" in dataset.summary() and " 5 objects" in dataset.summary()
+    ignored = rle.decode([dataset.annotation(1).ignore], (64, 48))[0]
+    assert ignored[4:34, 8:38].all()
+    with pytest.raises(InputError, match="annotation 8 of image 2 .* segmentation is empty"):
+        opened(lambda content: content["annotations"][2].update(segmentation=[]))
+    with pytest.raises(InputError, match="annotation 8 has category_id 5"):
+        opened(lambda content: (boxed(content), content["annotations"][2].update(category_id=5)))
+
+
+# --- other tools ----------------------------------------------------------------------------------
+
+
+def test_outlines_may_be_one_flat_list(opened):
+    flat = opened(lambda content: content["annotations"][2].update(segmentation=SQUARE))
+    assert same(flat, opened(nothing))
+
+
+def test_annotations_may_be_an_object_by_id(opened, tiny_coco):
+    def by_id(content):
+        content["annotations"] = {str(one.pop("id")): one for one in content["annotations"]}
+
+    assert same(opened(by_id), opened(nothing))
+
+
+@pytest.mark.parametrize("word", ["false", "False", "0", ""])
+def test_iscrowd_may_be_text(opened, word):
+    def text(content):
+        for one in content["annotations"]:
+            one["iscrowd"] = "true" if one["iscrowd"] else word
+
+    assert same(opened(text), opened(nothing))
+    with pytest.raises(InputError, match="annotation 8 has iscrowd 'maybe': it must be 0 or 1"):
+        opened(lambda content: content["annotations"][2].update(iscrowd="maybe"))
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_complex_polygons_are_objects(opened, turned):
+    def complex_(content):
+        for one in content["annotations"]:
+            one["extra"] = {"instance_id": 5}
+        one = content["annotations"][3]  # an uncompressed crowd
+        one["area"] = 0
+        if turned:
+            one["segmentation"]["size"].reverse()
+
+    dataset = opened(complex_)
+    assert len(dataset.annotation(1).rles) == 2 and " 8 objects, 0 crowds" in dataset.summary()
+    assert "1 complex polygons are marked iscrowd and read as objects" in dataset.summary()
+
+
+def test_names_of_files_are_read_from_addresses(opened, tiny_coco):
+    (tiny_coco.images / "val2017").mkdir()
+    (tiny_coco.images / "5.png").rename(tiny_coco.images / "val2017" / "5.png")
+
+    def addresses(content):
+        for one in content["images"]:
+            name = one.pop("file_name")
+            one["coco_url"] = f"http://images.cocodataset.org/val2017/{name}"
+        content["images"] = content["images"][2:3]
+        content["annotations"] = []
+
+    assert opened(addresses).read(0)[0].size == (40, 40)
+
+
+def test_results_are_refused_with_advice(tiny_coco):
+    tiny_coco.json.write_text(json.dumps([{"image_id": 0, "category_id": 3, "score": 0.5}]))
+    with pytest.raises(InputError, match="is a list of results, .*: give the json with the annota"):
+        CocoDataset(tiny_coco.json, tiny_coco.images)
+    tiny_coco.json.write_text("[]")
+    with pytest.raises(InputError, match="is not a COCO file, its 'images' is not a list"):
+        CocoDataset(tiny_coco.json, tiny_coco.images)
+
+
+@pytest.mark.parametrize("key", ["images", "categories", "annotations"])
+@pytest.mark.parametrize("wrong", [None, 1, "a", [], {}, [[]], 1e300, -1, "../x"])
+def test_wrong_values_are_named(opened, key, wrong):
+    for field in ("id", "image_id", "category_id", "supercategory", "extra", "coco_url", "area"):
+        try:
+            opened(lambda content, field=field: content[key][2].update({field: wrong}))
+        except InputError as error:
+            assert re.search(r"instances_train.json: .*: ", str(error))
+
+
+# --- real files -----------------------------------------------------------------------------------
+
+
+FORMATS = "datasets/formats"
+FILES = {  # file: (images, objects, crowds, boxes, classes)
+    "coco/labelbox_instances.json": (10, 62, 0, 0, 80),
+    "coco/terrain2_coco.json": (1, 5, 0, 0, 1),
+    "cvat_coco/brush_rle_first30.json": (30, 35, 0, 0, 1),
+    "cvat_coco/car_interior/instances_default.json": (6, 29, 0, 0, 23),
+    "labelme/labelme2coco_output/annotations.json": (3, 12, 0, 0, 21),
+    "lvis/lvis_val_first30.json": (30, 318, 0, 0, 1230),
+    "roboflow_coco/dogs_first80.json": (80, 89, 0, 0, 1),
+    "roboflow_coco/leaf_boxes/_annotations.coco.json": (17, 0, 0, 52, 1),
+    "roboflow_coco/leaf_veins/train/_annotations.coco.json": (2, 20, 0, 0, 2),
+    "roboflow_coco/leaf_veins/valid/_annotations.coco.json": (2, 19, 0, 0, 2),
+    "via/export/via_export_coco.json": (6, 18, 0, 0, 3),
+}
+
+
+def counted(content):
+    """Numbers from the raw file alone: images, objects, crowds, boxes, classes."""
+    shaped = [one for one in content["annotations"] if one.get("segmentation")]
+    crowds = [one for one in shaped if one.get("iscrowd") and "attributes" not in one]
+    used = {one["category_id"] for one in content["annotations"]}
+    names = {one["id"]: one["name"] for one in content["categories"]}
+    parents = {one.get("supercategory") for one in content["categories"]}
+    if 0 in names and 0 not in used and names[0] in parents:
+        del names[0]
+    boxes = len(content["annotations"]) - len(shaped)
+    return len(content["images"]), len(shaped) - len(crowds), len(crowds), boxes, len(names)
+
+
+def filled(segmentation, height, width):
+    """A mask by hand, and the pixels along its outline, where two ways of filling may differ.
+
+    Runs go down the columns; a pixel is in a polygon if a line to its left crosses it an odd number
+    of times.
+    """
+    if isinstance(segmentation, dict):
+        runs = segmentation["counts"]
+        pixels = np.repeat(np.arange(len(runs)) % 2, runs)
+        return pixels.reshape(width, height).T.astype(bool), np.zeros((height, width), bool)
+    flat = isinstance(segmentation[0], (int, float))
+    mask, edge = np.zeros((2, height, width), bool)
+    for part in [segmentation] if flat else segmentation:
+        start = np.reshape(part, (-1, 2))
+        end = np.roll(start, -1, axis=0)
+        for y in range(max(int(start[:, 1].min()), 0), min(int(start[:, 1].max()) + 1, height)):
+            over = (start[:, 1] > y + 0.5) != (end[:, 1] > y + 0.5)
+            (x0, y0), (x1, y1) = start[over].T, end[over].T
+            cross = x0 + (y + 0.5 - y0) / (y1 - y0) * (x1 - x0)
+            for left, right in np.sort(cross).reshape(-1, 2):
+                inside = np.arange(width) + 0.5
+                mask[y] |= (left < inside) & (inside < right)
+        steps = np.linspace(0, 1, int(np.abs(end - start).max()) + 2)[:, None, None]
+        near = (start + steps * (end - start)).reshape(-1, 2).astype(int)
+        for dx in (-1, 0, 1):
+            for dy in (-1, 0, 1):
+                x, y = (near + (dx, dy)).T
+                edge[y.clip(0, height - 1), x.clip(0, width - 1)] = True
+    return mask, edge
+
+
+@pytest.mark.filterwarnings("ignore:.*brush masks")
+@pytest.mark.parametrize("name", FILES)
+def test_real_files(shared, tmp_path, name):
+    path = shared / FORMATS / name
+    content = json.loads(path.read_text())
+    assert counted(content) == FILES[name]
+    for one in content["images"]:  # most images are not there, their names suffice
+        (tmp_path / one["file_name"]).parent.mkdir(exist_ok=True)
+        (tmp_path / one["file_name"]).touch()
+    dataset = CocoDataset(path, tmp_path)
+    truth = dataset.ground_truth()["annotations"]
+    objects = dataset.objects_per_image().sum()
+    boxes = dataset.dropped["boxes"]
+    assert not len(dataset.bad) and dataset.dropped["parts"] == 0
+    empty = dataset.dropped["objects"]
+    assert (len(dataset), objects + empty, len(truth) - objects - boxes, boxes) == FILES[name][:4]
+    assert len(dataset.categories) == FILES[name][4]
+    wanted = {}
+    for one in content["annotations"]:
+        if one["segmentation"]:
+            wanted.setdefault(str(one["image_id"]), []).append(one["segmentation"])
+    left = 0
+    for index, record in enumerate(dataset.images):
+        size = record.height, record.width
+        found = rle.decode(dataset.annotation(index).rles, size)
+        drawn = [filled(one, *size) for one in wanted.get(str(record.id), [])]
+        if len(found) < len(drawn):
+            left += len(drawn) - len(found)
+            drawn = [(mask, edge) for mask, edge in drawn if mask.any()]
+        for (mask, edge), other in zip(drawn, found, strict=True):
+            assert not ((mask != other) & ~edge).any()
+    assert left == empty
