@@ -9,12 +9,10 @@ pixels that are neither object nor background, and the file "left_out", what was
 from __future__ import annotations
 
 import copy
-import os
-import re
 import warnings
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -123,9 +121,9 @@ class CocoDataset:
         found = records.images(content, self.source, self.bad)
         folders = [Path(one) for one in ([images] if isinstance(images, (str, Path)) else images)]
         names = [record.file_name for record, _ in found]
-        for spellings in (as_written, by_last_part):
+        for spellings in (records.as_written, records.by_last_part):
             files, self.folder = max(
-                ((files_of(folder, names, spellings), folder) for folder in folders),
+                ((records.files_of(folder, names, spellings), folder) for folder in folders),
                 key=lambda pair: len(pair[0]),
             )
             if files:
@@ -385,37 +383,6 @@ class Store:
         if not self._drawn[place]:
             return {"size": list(size), "counts": outline}
         return rle.from_polygons(unpack_polygons(outline), *size)
-
-
-def as_written(name: str) -> tuple[str, ...]:
-    """Backslashes are separators where that finds the file."""
-    return name, name.replace("\\", "/")
-
-
-def by_last_part(name: str) -> tuple[str, ...]:
-    """For annotations that keep the folders of where they were made, or LVIS's older names."""
-    last = os.path.basename(name.replace("\\", "/"))
-    return last, re.sub(r"^COCO_[a-z]+\d+_", "", last)
-
-
-def files_of(
-    folder: Path, names: Sequence[str], spellings: Callable[[str], tuple[str, ...]] = as_written
-) -> dict[str, str]:
-    """The names that have a file, each with its path, unless two have the same. Folders are listed,
-    as asking for each file is slow on a network.
-    """
-    listed: dict[str, set[str]] = {}
-
-    def exists(name: str) -> bool:
-        parent = os.path.dirname(name)
-        if parent not in listed:
-            place = folder / parent  # os.path.isdir, unlike pathlib's, accepts names of any length
-            listed[parent] = set(os.listdir(place)) if os.path.isdir(place) else set()
-        return os.path.basename(name) in listed[parent]
-
-    found = ((name, next(filter(exists, spellings(name)), "")) for name in names)
-    files = {name: path for name, path in found if path}
-    return files if len({*files.values()}) == len(files) or spellings is as_written else {}
 
 
 def some(names: Sequence[str]) -> str:

@@ -6,6 +6,7 @@ Links inside it are followed, as many data sets consist of them; nothing is ever
 
 from __future__ import annotations
 
+import os
 import re
 from array import array
 from collections import Counter
@@ -252,3 +253,34 @@ def file_name(record: dict) -> str:
     if reason:
         raise InputError(f"{reason}: name its file relative to the folder of --images")
     return name
+
+
+def as_written(name: str) -> tuple[str, ...]:
+    """Backslashes are separators where that finds the file."""
+    return name, name.replace("\\", "/")
+
+
+def by_last_part(name: str) -> tuple[str, ...]:
+    """For annotations that keep the folders of where they were made, or LVIS's older names."""
+    last = os.path.basename(name.replace("\\", "/"))
+    return last, re.sub(r"^COCO_[a-z]+\d+_", "", last)
+
+
+def files_of(
+    folder: Path, names: Sequence[str], spellings: Callable[[str], tuple[str, ...]] = as_written
+) -> dict[str, str]:
+    """The names that have a file, each with its path, unless two have the same. Folders are listed,
+    as asking for each file is slow on a network.
+    """
+    listed: dict[str, set[str]] = {}
+
+    def exists(name: str) -> bool:
+        parent = os.path.dirname(name)
+        if parent not in listed:
+            place = folder / parent  # os.path.isdir, unlike pathlib's, accepts names of any length
+            listed[parent] = set(os.listdir(place)) if os.path.isdir(place) else set()
+        return os.path.basename(name) in listed[parent]
+
+    found = ((name, next(filter(exists, spellings(name)), "")) for name in names)
+    files = {name: path for name, path in found if path}
+    return files if len({*files.values()}) == len(files) or spellings is as_written else {}

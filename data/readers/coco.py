@@ -17,7 +17,7 @@ from typing import Any
 from data import records
 from data.errors import BadRecord, InputError
 from data.readers.coco_dialects import plain
-from data.readers.source import Source, folders_in, head_of, split_of, top_keys
+from data.readers.source import Source, folders_in, head_of, split_in, top_keys
 from data.records import LISTS
 
 NAME, TITLE = "coco", "COCO json"
@@ -69,7 +69,7 @@ def is_coco(path: Path) -> bool:
 def by_split(files: Sequence[Path], root: Path) -> dict[str, Source]:
     found: dict[str, Source] = {}
     for file in files:
-        split = split_of(file.stem) or ("all" if len(files) == 1 else subset(file))
+        split = split_in(file.stem) or ("all" if len(files) == 1 else subset(file))
         if split in found and split in ("train", "val"):
             raise InputError(
                 f"{root} has several COCO files for {split} ({found[split].path.name} and "
@@ -123,10 +123,10 @@ def beside(file: Path, split: str, root: Path | None = None) -> Source:
     above = [base.resolve().parent for base in bases]  # the demo set keeps its images there
     places = [place for base in bases for place in (base, base / "images")]
     inside = [folder for place in places for folder in folders_in(place)]
-    own = split_of(split) or split_of(file.stem)
+    own = split_in(split) or split_in(file.stem)
     likely = [file.parent] if file.name == "_annotations.coco.json" else []
     likely += [folder for folder in inside if folder.name == subset(file)]
-    likely += [folder for folder in inside if own and split_of(folder.name) == own]
+    likely += [folder for folder in inside if own and split_in(folder.name) == own]
     likely += [base / "images" for base in bases] + bases
     likely += [folder for folder in inside if folder.parent.name == "images"]
     likely += [base / "VOCdevkit" / "VOC2012" / "JPEGImages" for base in (*bases, *above)]

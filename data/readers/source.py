@@ -99,7 +99,7 @@ def top_keys(start: str) -> dict[str, str]:
     return keys
 
 
-def split_of(name: str) -> str | None:
+def split_in(name: str) -> str | None:
     """The split that a name has a word of; None where it has none, or several."""
     words = {SPLITS[word] for word in re.findall("[a-z]+", name.lower()) if word in SPLITS}
     return words.pop() if len(words) == 1 else None

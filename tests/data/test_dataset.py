@@ -248,9 +248,9 @@ WRONG = {
     "image twice": (lambda c: c["images"][1].update(id=0), "image 0 has an id that is used twice"),
     "category twice": (lambda c: c["categories"][0].update(id=3), "category 3 has .*twice"),
     "no id": (lambda c: c["images"][1].pop("id"), "image number 2 .*None"),
-    "text as id": (
-        lambda c: c["images"][1].update(id="2"),
-        "image number 2 .*has id '2'",
+    "a list as id": (
+        lambda c: c["images"][1].update(id=[2]),
+        r"image number 2 .*has id \[2\]",
     ),
     "no width": (lambda c: c["images"][1].pop("width"), "image 2 has width None"),
     "no pixels": (lambda c: c["images"][1].update(width=0), "image 2 is 0 x 64"),

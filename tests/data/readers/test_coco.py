@@ -5,6 +5,7 @@ against counts from the raw json.
 import copy
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from data import rle
 from data.dataset import CocoDataset
 from data.errors import InputError
+from data.readers import coco
 
 SQUARE = [8, 4, 38, 4, 38, 34, 8, 34]
 
@@ -226,6 +228,100 @@ def test_wrong_values_are_named(opened, key, wrong):
             opened(lambda content, field=field: content[key][2].update({field: wrong}))
         except InputError as error:
             assert re.search(r"instances_train.json: .*: ", str(error))
+
+
+# --- layouts --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def laid_out(tiny_coco, tmp_path):
+    """Writes json files of the set, with its images in some folders, and finds the splits."""
+
+    def find(files, folders, content=None):
+        root = tmp_path / "set"
+        for folder in folders:
+            shutil.copytree(tiny_coco.images, root / folder, dirs_exist_ok=True)
+        for file in files:
+            (root / file).parent.mkdir(parents=True, exist_ok=True)
+            (root / file).write_text(json.dumps(content or tiny_coco.content))
+        found = coco.find(root)
+        for source in (found or {}).values():
+            assert len(CocoDataset(source.path, source.images)) == 6
+        return {split: source.path.name for split, source in (found or {}).items()}
+
+    return find
+
+
+def test_an_annotation_tool_has_subsets(laid_out):
+    files = [f"annotations/instances_{name}.json" for name in ("Train", "Validation", "a")]
+    found = laid_out(files, ["images/Train", "images/Validation", "images/a"])
+    assert found == {
+        "train": "instances_Train.json", "val": "instances_Validation.json", "a": "instances_a.json"
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("file", "folder"),
+    [
+        ("annotations/instances_default.json", "images/default"),
+        ("annotations/instances_default.json", "images"),
+        ("_annotations.coco.json", "."),
+        ("result.json", "images"),
+        ("via_export_coco.json", "."),
+        ("export/coco.json", "export"),
+        ("labels.json", "images/set one"),
+    ],
+)
+def test_one_file_is_all(laid_out, file, folder, tmp_path):
+    found = laid_out([file], [folder])
+    if file.startswith("export"):  # one level below is the matter of the package
+        assert found == {} and coco.find(tmp_path / "set" / "export").keys() == {"all"}
+    else:
+        assert list(found) == ["all"]
+    (source,) = coco.find(tmp_path / "set" / file).values()
+    assert len(CocoDataset(source.path, source.images)) == 6
+
+
+def test_names_of_files_tell_splits(laid_out, tmp_path):
+    found = laid_out(["lvis_v1_train.json", "lvis_v1_val.json"], ["images"])
+    assert found == {"train": "lvis_v1_train.json", "val": "lvis_v1_val.json"}
+    (tmp_path / "set" / "train2.json").write_text((tmp_path / "set/lvis_v1_val.json").read_text())
+    with pytest.raises(InputError, match="lvis_v1_train.json and train2.json.*--train-json"):
+        coco.find(tmp_path / "set")
+
+
+def test_what_is_not_coco_is_left_alone(tmp_path):
+    others = {
+        "a.json": {"shapes": [], "imagePath": "a.jpg"},
+        "b.json": {"categories": {"label": {"labels": []}}, "items": []},
+        "c.json": {"version": "2.0", "item": {}, "annotations": [{"id": 1}]},
+        "d.json": [{"data": {"image": "a.jpg"}, "annotations": []}],
+        "e.json": {"images": [], "annotations": [{"segments_info": []}], "categories": []},
+        "f.json": {"a.jpg123": {"filename": "a.jpg", "regions": {}}},
+    }
+    for name, content in others.items():
+        (tmp_path / name).write_text(json.dumps(content))
+        assert coco.find(tmp_path / name) is None
+    (tmp_path / "g.json").write_bytes(b"\xff\xfe\0\0{")
+    assert coco.find(tmp_path) is None and coco.find(tmp_path / "g.json") is None
+    (tmp_path / "g.json").write_text(json.dumps([{"image_id": 1, "category_id": 1, "score": 1}]))
+    with pytest.raises(InputError, match="g.json is a list of results"):
+        coco.find(tmp_path / "g.json")
+
+
+def test_folders_of_elsewhere_are_passed_over(opened, tiny_coco):
+    def moved(content):
+        for one in content["images"]:
+            one["file_name"] = f"somebody/else\\{one['file_name']}"
+
+    assert opened(moved).read(2)[0].size == (40, 40)
+
+    def twice(content):
+        moved(content)
+        content["images"][0]["file_name"] = "other/5.png"
+
+    with pytest.raises(InputError, match="6 of 6 images are not in"):
+        opened(twice)
 
 
 # --- real files -----------------------------------------------------------------------------------
