@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import copy
 import warnings
-from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +21,13 @@ from PIL import Image
 
 from data import readers, records, rle
 from data.batch import Annotation
-from data.errors import BadRecords, InputError
+from data.errors import BadRecords, InputError, counted
 from data.images import read_rgb
-from data.packed import Bytes, Images, pack_polygons, unpack_polygons
+from data.packed import Bytes, Images
 from data.readers import coco
 from data.readers.cache import convert
 from data.records import BROKEN, BRUSH, OBJECT, UNKNOWN
+from data.store import Store
 
 
 def open_datasets(
@@ -79,7 +80,7 @@ def open_datasets(
     }
     first, *others = datasets.values()
     for other in others:
-        other.use_classes(first.categories, str(first.source))
+        other.use_classes([one._asdict() for one in first.categories], str(first.source))
     return datasets
 
 
@@ -283,30 +284,44 @@ class CocoDataset:
         part.images = self.images.take(np.asarray(indices, dtype=np.int64))
         return part
 
-    def use_classes(self, classes: Sequence[records.Category], origin: str) -> None:
-        """Takes over the class list of `origin`, which may have more classes; where the names are
-        the same in the same order, the set keeps its ids.
+    def use_classes(self, classes: Sequence[dict[str, Any]], origin: str) -> None:
+        """Takes over the class list of `origin`, records with id and name, which may have more
+        classes. Objects of classes that it lacks are left out, with a warning: no answer can have
+        them. Where the names are the same in the same order, the set keeps its ids.
 
         Raises:
-            InputError: if the set has a category that is not in the list.
+            InputError: if an id or a name is another class there, or no class is the same.
         """
-        if self.class_names == [one.name for one in classes]:
+        if self.class_names == [one["name"] for one in classes]:
             return
-        index_of = {(one.id, one.name): one.index for one in classes}
-        own = {(one.id, one.name) for one in self.categories}
-        if own - index_of.keys():
+        index_of = {(one["id"], one["name"]): index for index, one in enumerate(classes)}
+        known = {value for pair in index_of for value in pair}
+        extra = [(one.id, one.name) for one in self.categories if one[1:] not in index_of]
+        if len(extra) == len(self.categories) or not known.isdisjoint(chain(*extra)):
+            missing = index_of.keys() - {one[1:] for one in self.categories}
             given, there = (
                 some([f"{id_} ({name})" for id_, name in sorted(listed)]) or "none"
-                for listed in (index_of.keys() - own, own - index_of.keys())
+                for listed in (missing, extra)
             )
             raise InputError(
                 f"the class list does not fit: {self.source} and {origin} have different "
                 f"categories (only given: {given}; only there: {there}): list the same ids and "
                 "names in both, also those without objects, or train again"
             )
-        moved = [index_of[one.id, one.name] for one in self.categories]
-        self._store.labels = np.array([*moved, UNKNOWN])[self._store.labels]
-        self.categories = list(classes)
+        moved = [index_of.get(one[1:], len(classes)) for one in self.categories]
+        labels = np.array([*moved, UNKNOWN])[self._store.labels]
+        self._store.labels = labels
+        self.categories = [
+            records.Category(index, one["id"], one["name"]) for index, one in enumerate(classes)
+        ]
+        if extra:
+            objects = counted((labels == len(classes)).sum(), "object")
+            warnings.warn(
+                f"{self.source} also has the classes {some([name for _, name in extra])}, which "
+                f"{origin} has not: they are never predicted, so their {objects} do not count",
+                stacklevel=2,
+            )
+            self._store.drop(labels == len(classes))
 
     def objects_per_image(self) -> np.ndarray:
         """Numbers of objects that are not crowds: int64 [len(self)]."""
@@ -325,64 +340,20 @@ class CocoDataset:
         per_class = np.bincount(labels[kinds == OBJECT], minlength=len(self.categories))
         counts = ", ".join(f"{c.name} {per_class[c.index]}" for c in self.categories)
         lines = [
-            f"{self.name}: {len(self)} images ({empty} without objects), {per_class.sum()} "
-            f"objects, {crowds} crowds, {len(self.categories)} classes",
+            f"{self.name}: {counted(len(self), 'image')} ({empty} without objects), "
+            f"{counted(per_class.sum(), 'object')}, {counted(crowds, 'crowd')}, "
+            f"{counted(len(self.categories), 'class')}",
             counts,
         ]
         if number := self.dropped["objects"]:
-            lines.append(f"left out of {self.source}: {number} objects that cover no pixel")
+            lines.append(f"left out of {self.source}: {counted(number, 'object')} without pixels")
         if number := self.dropped["parts"]:
-            lines.append(f"left out of {self.source}: {number} parts of fewer than three points")
+            parts = counted(number, "part")
+            lines.append(f"left out of {self.source}: {parts} of fewer than three points")
         if number := self.dropped["boxes"]:
-            lines.append(f"ignored in {self.source}: {number} boxes without masks")
+            lines.append(f"ignored in {self.source}: {counted(number, 'box')} without masks")
         lines += [f"{self.source}: {note}" for note in self.notes]
         return "\n  ".join(lines)
-
-
-class Store:
-    """All annotations in flat arrays, sorted by image: row a has labels[a], kinds[a], areas[a].
-
-    void: of each image the counts of its RLE, empty where there is none.
-    """
-
-    def __init__(self, rows: Iterable[records.Row], void: Bytes) -> None:
-        positions, labels, kinds, areas = array("q"), array("i"), array("b"), array("d")
-        drawn = array("b")
-
-        def outlines() -> Iterator[bytes]:
-            for row in rows:
-                positions.append(row.position)
-                labels.append(row.label)
-                kinds.append(row.kind)
-                areas.append(row.area)
-                drawn.append(isinstance(row.outline, list))
-                yield pack_polygons(row.outline) if drawn[-1] else row.outline
-
-        self._outlines = Bytes(outlines())  # in the order of the file, as _drawn
-        self._drawn = np.asarray(drawn).astype(bool)
-        of_row = np.asarray(positions)
-        self._order = np.argsort(of_row, kind="stable")
-        self._first = np.searchsorted(of_row[self._order], np.arange(len(void) + 1))
-        self._void = void
-        self.labels = np.asarray(labels)[self._order]
-        self.kinds = np.asarray(kinds)[self._order]
-        self.areas = np.asarray(areas)[self._order]
-
-    def rows(self, position: int) -> slice:
-        """The rows of the image at this position of the file."""
-        return slice(int(self._first[position]), int(self._first[position + 1]))
-
-    def of_image(self, position: int, size: tuple[int, int]) -> tuple[list[rle.Rle], list[rle.Rle]]:
-        """The masks of one image in the order of its rows, and its void region if it has one."""
-        masks = [self._mask(place, size) for place in self._order[self.rows(position)]]
-        counts = self._void[position]
-        return masks, [{"size": list(size), "counts": counts}] if counts else []
-
-    def _mask(self, place: int, size: tuple[int, int]) -> rle.Rle:
-        outline = self._outlines[place]
-        if not self._drawn[place]:
-            return {"size": list(size), "counts": outline}
-        return rle.from_polygons(unpack_polygons(outline), *size)
 
 
 def some(names: Sequence[str]) -> str:

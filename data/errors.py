@@ -27,6 +27,13 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
+def counted(number: int, noun: str) -> str:
+    """1 class, 2 classes."""
+    if number == 1:
+        return f"1 {noun}"
+    return f"{number} {noun}{'es' if noun[-1] in 'sx' else 's'}"
+
+
 class BadRecord(NamedTuple):
     """What was left out: file and record in it, why, and the image id where an image is bad."""
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from data.errors import InputError
+from data.errors import InputError, counted
 from data.records import Category
 from engine import files
 from engine.log import first_of, info
@@ -154,15 +154,11 @@ def score_threshold(best: dict, asked: float | None = None) -> tuple[float, str]
     return best["threshold"], "the best F1 at the evaluation"
 
 
-def classes(content: Fields) -> list[Category]:
-    return [Category(one["index"], one["id"], one["name"]) for one in content["classes"]]
-
-
-def describe_model(config: zoo.Config, classes: list) -> dict:
+def describe_model(config: zoo.Config, classes: list[Category]) -> dict:
     """The fields of a checkpoint that describe its network: the config and the class map."""
     return {
         "config": zoo.config_to_dict(config),
-        "classes": [{"index": c.index, "id": c.id, "name": c.name} for c in classes],
+        "classes": [one._asdict() for one in classes],
     }
 
 
@@ -265,7 +261,7 @@ def config_of(content: Fields) -> zoo.Config:
         raise InputError(f"{content.where} describes more layers than it has tensors; {FIX}")
     if config.num_classes != len(content["classes"]):
         raise InputError(
-            f"{content.where} describes a model of {config.num_classes} classes and lists "
-            f"{len(content['classes'])}; {FIX}"
+            f"{content.where} describes a model of {counted(config.num_classes, 'class')} and "
+            f"lists {len(content['classes'])}; {FIX}"
         )
     return config

@@ -166,7 +166,7 @@ def score_checkpoint(opts: argparse.Namespace, builder: checkpoint.Builder) -> N
         path, content = checkpoint.load_or_newest(opts.checkpoint, options.RUNS)
     dataset = dist.local_first(lambda: open_split(opts, content), InputError)
     with dist.synced_errors(InputError):
-        dataset.use_classes(checkpoint.classes(content), str(path))
+        dataset.use_classes(content["classes"], str(path))
         dataset.bad.skip = True  # goes on after images that cannot be read
         model, criterion, postprocess = checkpoint.build(content, builder)
     limit = opts.max_detections or postprocess.max_detections

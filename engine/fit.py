@@ -12,10 +12,10 @@ import numpy as np
 
 from data import rle
 from data.dataset import CocoDataset
+from data.errors import counted
 from data.loaders import first_images
 from engine import dist
 from engine.options import TrainOptions
-from engine.values import counted
 from mobileinst import zoo
 
 SAMPLE = 200  # images whose objects are measured

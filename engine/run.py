@@ -171,7 +171,7 @@ class Run:
         """
         path = self.folder / "last.pt"
         content = checkpoint.load(path)
-        self.data.train.use_classes(checkpoint.classes(content), str(path))
+        self.data.train.use_classes(content["classes"], str(path))
         same_average = (content["average"] is None) == (self.trainer.average is None)
         if checkpoint.config_of(content) != self.config or not same_average:
             raise InputError(

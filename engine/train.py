@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from data.dataset import CocoDataset
-from data.errors import InputError
+from data.errors import InputError, counted
 from data.loaders import covering_canvas, first_images, train_canvases
 from data.presets import EvalPreset, TrainPreset
 from engine import checkpoint, determinism, dist, log, options, recipes, skipped, start_weights
@@ -26,7 +26,7 @@ from engine.report import summary
 from engine.report.mask_grid import mask_grid_scores
 from engine.report.tables import table
 from engine.run import Data, Run
-from engine.values import counted, device_for, model_errors
+from engine.values import device_for, model_errors
 from engine.visualize import prediction_grid, spread
 from mobileinst import weights, zoo
 from mobileinst.set_prediction.postprocess import Postprocess

@@ -65,13 +65,6 @@ def shown(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def counted(number: int, noun: str) -> str:
-    """1 class, 2 classes."""
-    if number == 1:
-        return f"1 {noun}"
-    return f"{number} {noun}{'es' if noun.endswith('s') else 's'}"
-
-
 def is_unset(value: object) -> bool:
     """Whether an option of this value does nothing; 0 is a value."""
     return value is None or value is False or value in ([], ())

@@ -103,7 +103,7 @@ def main(argv: list[str], builder: checkpoint.Builder = zoo.build_from_config) -
     device = device_for(opts.device)
     path, content = checkpoint.load_or_newest(opts.checkpoint, options.RUNS)
     dataset = evaluate.open_split(opts, content)
-    dataset.use_classes(checkpoint.classes(content), str(path))
+    dataset.use_classes(content["classes"], str(path))
     dataset.bad.skip = True  # goes on after images that cannot be read
     threshold, origin = checkpoint.score_threshold(content["best"], opts.threshold)
     model, _, postprocess = checkpoint.build(content, builder)

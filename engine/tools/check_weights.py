@@ -5,11 +5,11 @@ import json
 import textwrap
 from pathlib import Path
 
-from data.errors import InputError
+from data.errors import InputError, counted
 from engine import checkpoint, options, start_weights
 from engine.log import info
 from engine.report.tables import number
-from engine.values import counted, is_unset, model_errors, shown
+from engine.values import is_unset, model_errors, shown
 from mobileinst import weights, zoo
 
 

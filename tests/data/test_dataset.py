@@ -319,30 +319,62 @@ def test_images_that_have_objects(tiny_coco):
     assert opened(tiny_coco, without, crowd_as_instances=True).with_objects() == [0, 1, 3, 4, 5]
 
 
-def test_the_class_list_has_to_fit(tiny_coco):
+def plain(classes):
+    return [one._asdict() for one in classes]
+
+
+@pytest.mark.parametrize("change", [{"id": 8}, {"name": "lobster"}])
+def test_the_class_list_has_to_fit(tiny_coco, change):
     dataset = opened(tiny_coco)
     own = dataset.categories
+    given = [one._replace(**change) if one.id == 7 else one for one in own if one.id != 3]
     with pytest.raises(
-        InputError, match=r"class list does not fit.* the x have .*there: 7 \(unused\)"
+        InputError, match=r"class list does not fit.* the x have .*there: .*7 \(unused\)"
     ):
-        dataset.use_classes([one for one in own if one.id != 7], "the x")
-    moved = [one._replace(index=one.index + 1) for one in own if one.id < 7]
+        dataset.use_classes(plain(given), "the x")
+    with pytest.raises(InputError, match="class list does not fit"):
+        dataset.use_classes([{"id": 1, "name": "eel"}], "the x")
+    moved = [one for one in own if one.id < 7]
     more = [Category(0, -4, "eel"), *moved, Category(3, 7, "unused"), Category(4, 90, "crab")]
     before = [dataset.class_names[label] for label in dataset.annotation(0).labels]
-    dataset.use_classes(more, "the x")
+    dataset.use_classes(plain(more), "the x")
     assert [dataset.class_names[label] for label in dataset.annotation(0).labels] == before
     truth = dataset.ground_truth()
     assert {one["category_id"] for one in truth["annotations"]} == {0, 3, 90}
     assert [one["id"] for one in truth["categories"]] == [-4, 0, 3, 7, 90]
     other_ids = [one._replace(id=one.id + 100) for one in own]
     same_names = opened(tiny_coco)
-    same_names.use_classes(other_ids, "the x")
+    same_names.use_classes(plain(other_ids), "the x")
     assert same_names.categories == own  # its results carry its own ids
+
+
+def test_objects_of_more_classes_are_left_out(tiny_coco):
+    """Crab and unused are unknown; image 40 has a crab and a fish."""
+    dataset, whole = opened(tiny_coco), opened(tiny_coco)
+    classes = [{"id": 3, "name": "fish"}, {"id": 0, "name": "shrimp"}]
+    with pytest.warns(UserWarning, match="classes unused, crab, which the x has not: .* 2 objects"):
+        dataset.use_classes(classes, "the x")
+    assert dataset.class_names == ["fish", "shrimp"]
+    assert dataset.annotation(0).labels.tolist() == [1]
+    truth, before = dataset.ground_truth(), whole.ground_truth()["annotations"]
+    before = [one for one in before if one["category_id"] != 90]
+    assert len(before) == 6 and truth["categories"] == classes
+    assert [{**one, "id": 0} for one in truth["annotations"]] == [{**b, "id": 0} for b in before]
+    head = "train: 6 images (1 without objects), 5 objects, 1 crowd, 2 classes"
+    assert dataset.summary().splitlines()[0] == head
+
+
+def test_one_class_is_counted_as_one(tiny_coco):
+    def change(content):
+        content["categories"] = content["categories"][:1]
+        content["annotations"] = [each for each in content["annotations"] if each["id"] == 7]
+
+    assert "1 object, 0 crowds, 1 class\n" in opened(tiny_coco, change).summary()
 
 
 def test_the_summary_counts(tiny_coco):
     dataset = opened(tiny_coco)
-    head = "train: 6 images (1 without objects), 7 objects, 1 crowds, 4 classes"
+    head = "train: 6 images (1 without objects), 7 objects, 1 crowd, 4 classes"
     assert dataset.summary().splitlines()[0] == head
     assert "shrimp 3, fish 2, unused 0, crab 2" in dataset.summary()
     assert "2 images" in dataset.subset([0, 1]).summary()

@@ -1,10 +1,11 @@
 """Evaluation of a model in memory and of its checkpoint."""
 
+import contextlib
 import json
 
 import pytest
 
-from engine import evaluate, train
+from engine import evaluate, train, visualize
 
 
 @pytest.mark.parametrize("average", ["0", "0.5"])
@@ -29,3 +30,30 @@ def test_scores_in_training_are_those_of_the_saved_weights(
     assert in_training == of_file and len(of_file) > 20
     results = json.loads((tmp_path / "run" / "test-001" / "best_val_results.json").read_text())
     assert [each["score"] for each in results["detections"]] == [each["score"] for each in of_file]
+
+
+@pytest.mark.parametrize("more", [False, True])
+def test_another_class_list_than_that_of_the_training(toy_run, toy_coco, tmp_path, capsys, more):
+    """Fewer classes, in another order of lists, and one that the model does not know."""
+    content = json.loads((toy_coco / "annotations" / "instances_train.json").read_text())
+    content["categories"] = [{"id": 90, "name": "disc"}, *([{"id": 5, "name": "star"}] * more)]
+    discs = [each for each in content["annotations"] if each["category_id"] == 90]
+    stars = [{**each, "category_id": 5} for each in discs] if more else []
+    content["annotations"] = stars + discs
+    (tmp_path / "discs.json").write_text(json.dumps(content))
+    common = ["--checkpoint", str(toy_run / "best.pt"), *"--device cpu --threads 1".split()]
+    common += ["--images", str(toy_coco / "train"), "--workers", "0"]
+    said = pytest.warns(UserWarning, match="classes star, which .*best.pt has not")
+    argv = [*common, "--val-json", str(tmp_path / "discs.json"), "--out"]
+    plain = [*common, "--val-json", str(toy_coco / "annotations" / "instances_train.json"), "--out"]
+    evaluate.main([*plain, str(tmp_path / "whole.json")])
+    with said if more else contextlib.nullcontext():
+        evaluate.main([*argv, str(tmp_path / "part.json"), "--diagnose"])
+        visualize.main([*argv, str(tmp_path / "sheet.png"), "--count", "2"])
+    whole, part = (
+        json.loads((tmp_path / f"{name}.json").read_text())["scores"] for name in ("whole", "part")
+    )
+    rows = [{row["name"]: row for row in each["per_class"]} for each in (whole, part)]
+    assert rows[1]["disc"] == rows[0]["disc"] and rows[0]["disc"]["AP"] > 0
+    assert rows[1]["square"]["objects"] == 0 and rows[1]["square"]["AP"] == -1
+    assert part["metrics"]["AP"] == rows[0]["disc"]["AP"] and "star" not in rows[1]
