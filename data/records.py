@@ -6,6 +6,7 @@ Links inside it are followed, as many data sets consist of them; nothing is ever
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from array import array
@@ -71,6 +72,14 @@ def left_out(content: dict) -> Iterator[BadRecord]:
             texts = [one.get(key) for key in BadRecord._fields[:3]]
             if all(isinstance(text, str) for text in texts):
                 yield BadRecord(*map(printable, texts))
+
+
+def counts(content: dict) -> Iterator[str]:
+    """What a conversion to this format left out without being an error."""
+    found = content.get("counts")
+    for one in found if isinstance(found, list) else []:
+        if isinstance(one, list) and [*map(type, one)] == [str, int]:
+            yield printable(f"{one[1]} {one[0]} left out")
 
 
 def categories(content: dict, source: str | Path, bad: BadRecords) -> list[Category]:
@@ -156,11 +165,15 @@ def annotations(
         return Row(position, label, kind, outline, area(record))
 
     def remains(record: dict, position: int) -> Row:
-        """The region of a broken object."""
+        """The region of a broken object, its mask or box as far as they can be used."""
         image, category = records[position], record.get("category_id")
         label = index_of.get(category, UNKNOWN) if isinstance(category, int) else UNKNOWN
-        outlines = record.get("segmentation"), record.get("bbox")
-        region = rle.region_of(*outlines, image.height, image.width)
+        segmentation, size = record.get("segmentation"), (image.height, image.width)
+        if isinstance(segmentation, dict):
+            with contextlib.suppress(InputError):
+                counts = rle.from_annotation(segmentation, *size)["counts"]
+                return Row(position, label, BROKEN, counts, 0.0)
+        region = rle.region_of(segmentation, record.get("bbox"), *size)
         return Row(position, label, BROKEN, region, 0.0)
 
     seen: set[int] = set()
@@ -174,7 +187,9 @@ def annotations(
             if isinstance(of := record.get("image_id"), int) and of in left_out:
                 raise InputError(f"is of image {of}, which is left out")
             position = lookup(record, "image_id", position_of, "images")
-            if record.get("segmentation") or not (row := remains(record, position)).outline:
+            if record.get("broken") is True:  # a reader of another format noted it
+                row = remains(record, position)
+            elif record.get("segmentation") or not (row := remains(record, position)).outline:
                 row = check(record, position)
             else:
                 lookup(record, "category_id", index_of, "categories")

@@ -419,3 +419,17 @@ def test_real_files(shared, tmp_path, name):
         for (mask, edge), other in zip(drawn, found, strict=True):
             assert not ((mask != other) & ~edge).any()
     assert left == empty
+
+
+def test_what_other_readers_left_out_is_ignored_and_counted(opened):
+    """`broken` and `counts`, as a conversion to this format writes them."""
+
+    def converted(content):
+        content["annotations"][2]["broken"] = True
+        del content["annotations"][2]["category_id"]
+        content["counts"] = [["lines and points", 3]]
+
+    dataset = opened(converted)
+    assert len(dataset.annotation(1).rles) == 0 and not len(dataset.bad)
+    assert rle.decode([dataset.annotation(1).ignore], (64, 48))[0][4:34, 8:38].all()
+    assert "3 lines and points left out" in dataset.summary()
