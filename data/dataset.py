@@ -19,69 +19,14 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from data import readers, records, rle
+from data import records, rle
 from data.batch import Annotation
 from data.errors import BadRecords, InputError, counted
 from data.images import read_rgb
 from data.packed import Bytes, Images
 from data.readers import coco
-from data.readers.cache import convert
 from data.records import BROKEN, BRUSH, OBJECT, UNKNOWN
 from data.store import Store
-
-
-def open_datasets(
-    data: str | Path | None = None,
-    train_json: str | Path | None = None,
-    val_json: str | Path | None = None,
-    images: str | Path | None = None,
-    *,
-    splits: Sequence[str] = ("train", "val"),
-    format: str | None = None,
-    cache: str | Path = Path("datasets") / "converted",
-    crowd_as_instances: bool = False,
-    keep_crowds: bool = False,
-    skip_bad: bool = False,
-    progress: bool = True,
-) -> dict[str, CocoDataset]:
-    """Split -> data set, from a folder or from json files (which win over the folder's own).
-
-    `images` is the image folder, found automatically if not given; `format` the NAME of a reader,
-    where several fit; converted annotations go into `cache`; for the others see CocoDataset. All
-    sets have the classes of the first.
-
-    Raises:
-        InputError: if no layout is found, a split is missing, or the categories differ.
-    """
-    files = {"train": train_json, "val": val_json}
-    root = None if data is None else Path(data)
-    named = {
-        split: coco.beside(Path(file), split, root)._replace(reader=coco)
-        for split, file in files.items()
-        if file is not None
-    }
-    sources = readers.recognise(root, format) if root and set(splits) - named.keys() else {}
-    sources |= named
-    for split in splits:
-        if split not in sources:
-            there = f"{data} has {', '.join(sources)}" if root else "nothing else was named"
-            raise InputError(
-                f"there are no {split} annotations, {there}: add them, or give --{split}-json"
-            )
-    sources = convert(sources, splits, Path(cache), skip_bad, progress)
-    options = {
-        "crowd_as_instances": crowd_as_instances,
-        "keep_crowds": keep_crowds,
-        "skip_bad": skip_bad,
-    }
-    datasets = {
-        split: CocoDataset(source.path, images or source.images, name=split, **options)
-        for split, source in sources.items()
-    }
-    first, *others = datasets.values()
-    for other in others:
-        other.use_classes([one._asdict() for one in first.categories], str(first.source))
-    return datasets
 
 
 class CocoDataset:
@@ -193,6 +138,11 @@ class CocoDataset:
 
     def path(self, index: int) -> Path:
         return self.folder / self.images[index].file_name
+
+    def labels(self, index: int) -> np.ndarray:
+        """Class indices of the objects of one image, without their masks; crowds are none."""
+        rows = self._store.rows(self.images.positions[index])
+        return self._store.labels[rows][self._store.kinds[rows] == OBJECT]
 
     def with_objects(self) -> list[int]:
         """The images that have objects; crowds are none."""
@@ -325,8 +275,7 @@ class CocoDataset:
 
     def objects_per_image(self) -> np.ndarray:
         """Numbers of objects that are not crowds: int64 [len(self)]."""
-        kinds = (self._store.kinds[self._store.rows(i)] for i in self.images.positions)
-        return np.array([np.count_nonzero(one == OBJECT) for one in kinds], dtype=np.int64)
+        return np.array([len(self.labels(i)) for i in range(len(self))], dtype=np.int64)
 
     def summary(self) -> str:
         """Images, objects, crowds, empty images, objects per class, and what of the file is left

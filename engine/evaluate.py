@@ -12,9 +12,10 @@ from torch import nn
 
 from data import rle
 from data.batch import Batch
-from data.dataset import CocoDataset, open_datasets
+from data.dataset import CocoDataset
 from data.errors import InputError
 from data.loaders import eval_loader
+from data.opening import open_datasets
 from data.presets import EvalPreset
 from engine import checkpoint, dist, files, options, skipped
 from engine.coco_ap import FIELDS, score

@@ -24,6 +24,7 @@ def convert(
     cache: Path,
     skip_bad: bool = False,
     progress: bool = True,
+    report: Callable[[str], None] = print,
 ) -> dict[str, Source]:
     """The splits of a data set as sources whose path is a COCO json, in `cache` where their reader
     has another format.
@@ -57,8 +58,7 @@ def convert(
                 for file_name, file in content.pop("embedded", {}).items():
                     write(reader.embedded_image(Path(file)), folder / "images" / file_name)
                 write_json(content, targets[each])
-                if progress:
-                    print(f"converted to COCO format once: {targets[each]}")
+                report(f"converted to COCO format once: {targets[each]}")
         done[split] = sources[split]._replace(path=targets[split])
         if (folder / "images").is_dir():
             done[split] = done[split]._replace(images=[folder / "images"])

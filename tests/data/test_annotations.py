@@ -13,8 +13,9 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from data import rle
-from data.dataset import CocoDataset, open_datasets
+from data.dataset import CocoDataset
 from data.errors import InputError
+from data.opening import open_datasets
 from engine.coco_ap import METRICS, score
 
 STRAY = [5, 5, 9, 9]

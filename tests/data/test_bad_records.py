@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from data import loaders
-from data.dataset import CocoDataset, open_datasets
+from data.dataset import CocoDataset
 from data.errors import BadRecord, BadRecords, InputError
+from data.opening import open_datasets
 from data.packed import Bytes, ImageRecord, Images, pack_polygons, unpack_polygons
 from data.presets import EvalPreset, TrainPreset
 from tests.stress import data as stress_data

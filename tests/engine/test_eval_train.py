@@ -7,8 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from data.dataset import open_datasets
 from data.loaders import first_images
+from data.opening import open_datasets
 from engine import checkpoint, evaluate, log, train
 from engine.coco_ap import score
 from engine.report import curves, summary

@@ -35,9 +35,10 @@ from PIL import Image
 
 from data import rle
 from data.batch import Batch
-from data.dataset import CocoDataset, open_datasets
+from data.dataset import CocoDataset
 from data.errors import InputError
 from data.loaders import eval_loader, train_loader
+from data.opening import open_datasets
 from data.presets import EvalPreset, TrainPreset
 from tests.stress.rows import Row
 

@@ -19,8 +19,8 @@ import numpy as np
 from PIL import Image
 
 from data import rle
-from data.dataset import open_datasets
 from data.loaders import train_loader
+from data.opening import open_datasets
 from data.presets import TrainPreset
 from engine import log
 from tests.stress.data import plain

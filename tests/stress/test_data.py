@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from data import records, rle
-from data.dataset import open_datasets
 from data.errors import InputError
+from data.opening import open_datasets
 from engine import options, train
 from tests.stress import data as stress_data
 from tests.stress.data import KINDS

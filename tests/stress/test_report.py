@@ -6,7 +6,7 @@ import os
 import numpy as np
 import pytest
 
-from data.dataset import open_datasets
+from data.opening import open_datasets
 from engine.files import FailedRun
 from tests.stress import __main__ as stress
 from tests.stress import memory as stress_memory

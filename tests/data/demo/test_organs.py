@@ -10,11 +10,11 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from data.dataset import open_datasets
 from data.demo import organs
 from data.demo.files import Scene
 from data.demo.organs import ORGAN_PIXELS
 from data.demo.shrimp import ORGANS
+from data.opening import open_datasets
 
 TRAIN, VAL = 24, 3
 NAMES = ("shrimp", *ORGANS)

@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from data import rle
-from data.dataset import open_datasets
 from data.errors import BadRecords, InputError
+from data.opening import open_datasets
 from data.readers import labelme
 
 REAL = Path(__file__).parents[4] / "shared" / "datasets" / "formats" / "labelme"

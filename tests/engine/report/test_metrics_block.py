@@ -8,8 +8,8 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from data import rle
-from data.dataset import open_datasets
 from data.loaders import eval_loader
+from data.opening import open_datasets
 from data.presets import EvalPreset
 from engine import checkpoint, evaluate
 from engine.coco_ap import score

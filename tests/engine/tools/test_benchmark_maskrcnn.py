@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from data import rle
-from data.dataset import open_datasets
 from data.loaders import Key, Samples
+from data.opening import open_datasets
 from engine import options
 from engine.coco_ap import score
 from engine.tools import benchmark_maskrcnn as peer
