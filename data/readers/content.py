@@ -121,7 +121,10 @@ def rectangle(points: Sequence[float]) -> list[float]:
 
 def polygon(points: Sequence[float], image: dict) -> np.ndarray:
     """A checked polygon from its points x, y, x, y, ... in pixels."""
-    return rle.polygons_of([points], image["height"], image["width"])[0][0]
+    try:
+        return rle.polygons_of([points], image["height"], image["width"])[0][0]
+    except InputError as reason:
+        raise InputError(f"cannot be used, {reason}") from None
 
 
 def mask_at(mask: np.ndarray, x: float, y: float, image: dict) -> rle.Rle:
@@ -179,7 +182,7 @@ def numbers(values: Any, count: int | None = None) -> list[float]:
         found = []
     wrong_count = count is not None and len(found) != count
     if not found or wrong_count or not all(map(math.isfinite, found)):
-        raise InputError(f"has {short(values)} where {count or 'a list of'} numbers are needed")
+        raise InputError(f"has {short(values)} where {count or 'finite'} numbers are needed")
     return found
 
 

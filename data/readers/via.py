@@ -1,0 +1,274 @@
+"""VGG Image Annotator 1 and 2: exports as json or csv, and project files.
+
+None of them has the sizes of the images, so each image is opened. The class is the attribute that
+most regions have. Rectangles are boxes. A file that repeats what another one holds counts once.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from data.errors import BadRecords, InputError
+from data.images import upright_size
+from data.readers.content import (
+    Content,
+    class_name,
+    flat,
+    load_json,
+    numbers,
+    polygon,
+    rectangle,
+    remains,
+    require,
+    short,
+)
+from data.readers.image_files import ImageFiles
+from data.readers.source import SPLITS, Source, ellipse, head_of
+
+NAME, TITLE = "via", "VGG Image Annotator"
+LAYOUT = "via_region_data.json or .csv beside the images"
+OWN_IDS = False
+
+FIX = "correct it in VIA or remove it"
+COLUMNS = ("filename", "region_shape_attributes", "region_attributes")
+ENTRY = ('"regions"', '"file_attributes"', '"base64_img_data"')  # keys beside "filename"
+LOOKED_AT = 20  # files of a folder
+LONGEST_CELL = 1 << 26  # characters of a csv
+USUAL = ("class", "class_id", "class_name", "category", "label", "name", "type")  # attributes
+FLAGS = {"1", "true", "yes", "on"}  # values that make the attribute itself the class
+ONLY_CLASS = "object"  # of regions without attributes
+OPEN = "open polylines (outlines are to be named polygon in the file)"
+SIZES = {
+    "rect": ("x", "y", "width", "height"),
+    "circle": ("cx", "cy", "r"),
+    "ellipse": ("cx", "cy", "rx", "ry"),
+}
+
+
+class Entry(NamedTuple):
+    """An image as one of the files describes it."""
+
+    file: Path
+    name: str
+    regions: list[Any]
+
+
+def find(path: Path) -> dict[str, Source] | None:
+    """The files of VIA in a folder, or one of them; by split if all their names tell it."""
+    if path.is_dir():
+        files = [each for each in path.iterdir() if each.suffix.lower() in (".json", ".csv")]
+        files.sort(key=lambda file: ("via" not in file.name.lower(), file.name))
+        files = files if any(map(is_via, files[:LOOKED_AT])) else []
+    else:
+        files = [path]
+    root, splits = files[0].parent if files else path, {}
+    for file in filter(is_via, files):
+        words = re.split(r"[\W_]+", file.stem.lower())
+        split = next((SPLITS[word] for word in words if word in SPLITS), "all")
+        splits.setdefault(split, []).append(file)
+    if "all" in splits:
+        splits = {"all": [file for files in splits.values() for file in files]}
+    return {
+        split: Source(root, split, [root], [file.name for file in files], [root, *files])
+        for split, files in splits.items()
+    } or None
+
+
+def read(source: Source, bad: BadRecords) -> dict[str, Any]:
+    """The images as COCO content; classes sorted by name."""
+    entries: dict[str, Entry] = {}
+    for name in source.names:
+        file = source.path / name
+        try:
+            for entry in (csv_entries if is_csv(file) else json_entries)(file, bad):
+                known = entries.setdefault(entry.name, entry)
+                if known.regions != entry.regions:
+                    raise InputError(
+                        f"{file} has other regions for {entry.name} than {known.file}: remove one "
+                        "of them"
+                    )
+        except InputError as error:
+            bad.note(error, file, "the file")
+    label_of = labelling(entries.values(), source.path)
+    labels = (label_of(each) for entry in entries.values() for each in attributes_of(entry))
+    content, images = Content(bad, sorted({*filter(None, labels)})), ImageFiles(source.images[0])
+    for entry in entries.values():
+        image_name = images.find(entry.name)
+        try:
+            if image_name is None:
+                raise InputError(
+                    f"{entry.file}: the image {entry.name} is not in {source.images[0]}, and VIA "
+                    "writes no sizes: add it, or remove it from the file"
+                )
+            height, width = upright_size(source.images[0] / image_name)
+            image = content.add_image(image_name, width, height, entry.name)
+        except InputError as error:
+            bad.note(error, entry.file, entry.name)
+            continue
+        for number, region in enumerate(entry.regions):
+            what = f"region {number} of {entry.name}"
+            try:
+                add_region(content, image, region, label_of)
+            except InputError as reason:
+                bad.note(InputError(f"{entry.file}: {what} {reason}: {FIX}"), entry.file, what)
+                content.add(image, None, remains(points_of(region), image), broken=True)
+    return content.finished()
+
+
+def is_csv(file: Path) -> bool:
+    return file.suffix.lower() == ".csv"
+
+
+def is_via(file: Path) -> bool:
+    start = head_of(file)
+    if is_csv(file):
+        return all(column in start.split("\n", 1)[0] for column in COLUMNS)
+    if not start.startswith("{"):
+        return False
+    return '"_via_' in start or ('"filename"' in start and any(key in start for key in ENTRY))
+
+
+def json_entries(file: Path, bad: BadRecords) -> Iterator[Entry]:
+    content = load_json(file)
+    if isinstance(content, dict) and "_via_img_metadata" in content:
+        content = content["_via_img_metadata"]  # of a project
+    if not isinstance(content, dict):
+        raise InputError(f"{file} has no records of images: export it again")
+    for key, record in content.items():  # the key is the file name with the size in bytes
+        try:
+            name, regions = require(record, "filename", str), record.get("regions", [])
+            if isinstance(regions, dict):  # as VIA 1 has them
+                regions = list(regions.values())
+            if not isinstance(regions, list):
+                raise InputError(f"has the regions {short(regions)} where a list is needed")
+        except InputError as reason:
+            bad.note(InputError(f"{file}: image {key} {reason}: {FIX}"), file, f"image {key}")
+            continue
+        yield Entry(file, name, regions)
+
+
+def csv_entries(file: Path, bad: BadRecords) -> Iterator[Entry]:
+    """One row is a region, or an image without regions; cells are json."""
+    csv.field_size_limit(LONGEST_CELL)
+    entries: dict[str, Entry] = {}
+    try:
+        with open(file, encoding="utf-8-sig", newline="") as lines:
+            rows = csv.DictReader(lines)
+            rows.fieldnames = [name.strip("# ") for name in rows.fieldnames or ()]
+            for number, row in enumerate(rows, start=2):
+                name, *cells = (row.get(column) for column in COLUMNS)
+                if not name or None in cells:
+                    error = InputError(f"{file}: row {number} has too few columns: {FIX}")
+                    bad.note(error, file, f"row {number}")
+                    continue
+                entry = entries.setdefault(name, Entry(file, name, []))
+                shape, attributes = map(cell, cells)
+                if shape != {}:
+                    region = {"shape_attributes": shape, "region_attributes": attributes}
+                    entry.regions.append(region)
+    except (OSError, UnicodeDecodeError, csv.Error) as reason:
+        raise InputError(f"{file} cannot be read as csv ({reason}): export it again") from None
+    yield from entries.values()
+
+
+def cell(text: str) -> Any:
+    """The json in a cell; the text itself, to be refused by name later, if it is none."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+
+
+def labelling(entries: Iterable[Entry], path: Path) -> Callable[[dict], str | None]:
+    """The function that gives the class of a region from its attributes.
+
+    Raises:
+        InputError: if two attributes may be the class.
+    """
+    found: dict[str, Counter] = {}
+    for entry in entries:
+        for attributes in attributes_of(entry):
+            for key, raw in attributes.items():
+                if text := value(raw):
+                    found.setdefault(key, Counter())[text] += 1
+    if not found:
+        return lambda attributes: ONLY_CLASS
+    usual = [key for key in found if key.lower() in USUAL]
+    if not usual and set().union(*found.values()) <= FLAGS:
+        return lambda attributes: next((key for key in attributes if value(attributes[key])), None)
+    most = max(values.total() for values in found.values())
+    likely = [key for key, values in found.items() if values.total() == most]
+    likely = sorted(set(likely) & set(usual), key=lambda key: USUAL.index(key.lower())) or likely
+    if len(likely) > 1 and not usual:
+        raise InputError(
+            f"{path}: as many regions have the attribute {likely[0]!r} as {likely[1]!r}: remove "
+            "those that are no class from the region attributes"
+        )
+    return lambda attributes: value(attributes.get(likely[0]))
+
+
+def attributes_of(entry: Entry) -> list[dict]:
+    """The attributes of the regions that have some."""
+    regions = [one for one in entry.regions if isinstance(one, dict)]
+    found = [one.get("region_attributes") for one in regions]
+    return [one for one in found if isinstance(one, dict)]
+
+
+def value(raw: Any) -> str:
+    """An attribute of a region as text, "" if it is empty; of checkboxes the checked ones."""
+    if isinstance(raw, dict):
+        raw = ", ".join(key for key, checked in raw.items() if checked not in (False, "false", ""))
+    return str(raw).strip() if isinstance(raw, (str, int, float)) else ""
+
+
+def add_region(content: Content, image: dict, region: Any, label_of: Callable) -> None:
+    shape = require(region, "shape_attributes", dict)
+    label = label_of(require(region, "region_attributes", dict))
+    kind = require(shape, "name", str)
+    points = points_of(region)
+    is_open = kind == "polyline" and points[:1] != points[-1:]
+    if is_open or kind in ("point", "line"):
+        content.counts[OPEN if is_open else "points"] += 1
+        return
+    drawn = outline(shape, kind, points, image)
+    if not label:
+        content.counts["regions without a class"] += 1
+        content.add(image, None, [drawn], broken=True)
+    elif kind == "rect":
+        content.add_box(image, class_name(label), drawn.tolist())
+    else:
+        content.add(image, class_name(label), [drawn])
+
+
+def outline(shape: dict, kind: str, points: list, image: dict) -> np.ndarray:
+    """The outline of a region; also of a rectangle, which is a box."""
+    if kind in ("polygon", "polyline"):
+        return polygon(flat(points), image)
+    if kind not in SIZES:
+        raise InputError(f"has the unknown shape {short(kind)}")
+    sizes = numbers([shape.get(key) for key in SIZES[kind]])
+    if kind == "rect":
+        x, y, width, height = sizes
+        return polygon(rectangle([x, y, x + width, y + height]), image)
+    x, y, *radii = sizes
+    theta = shape.get("theta") or 0  # radians
+    return polygon(ellipse(x, y, radii[0], radii[-1], math.degrees(*numbers([theta]))), image)
+
+
+def points_of(region: Any) -> list[list]:
+    """The points [[x, y], ...] of a region, if it has some."""
+    shape = region.get("shape_attributes") if isinstance(region, dict) else None
+    if not isinstance(shape, dict):
+        return []
+    x, y = shape.get("all_points_x"), shape.get("all_points_y")
+    are_lists = isinstance(x, list) and isinstance(y, list) and len(x) == len(y)
+    return [list(point) for point in zip(x, y)] if are_lists else []
