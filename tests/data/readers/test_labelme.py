@@ -236,9 +236,25 @@ def test_a_broken_shape_is_named_and_ignored(tmp_path, broken, words):
 
 
 def test_a_group_with_a_broken_part_is_ignored_as_a_whole(tmp_path):
-    write(tmp_path / "a.json", [shape(group_id=1), shape(points=[[30, 30]], group_id=1)])
-    ((_, one),) = objects(read(tmp_path, skip=True))
-    assert one["broken"] and pixels(one).sum() == 60
+    drawn = np.ones((4, 5))
+    shapes = [shape(group_id=1), shape(points=[[30, 30]], group_id=1), shape("fish")]
+    mask = shape(points=[[20, 10], [24, 13]], kind="mask", mask=png(drawn), group_id=1)
+    write(tmp_path / "set" / "a.json", shapes)
+    write(tmp_path / "set" / "b.json", [*shapes, mask])
+    opened = open_datasets(
+        tmp_path / "set", splits=("all",), cache=tmp_path / "cache", skip_bad=True
+    )["all"]
+    assert [(one.file[-6:], one.record) for one in opened.bad] == [
+        ("a.json", "shape 2 (crab)"),
+        ("b.json", "shape 2 (crab)"),
+    ]
+    wanted = np.zeros((30, 40), bool)
+    for index in range(2):
+        one = opened.annotation(index)
+        assert len(one.rles) == 1 and one.labels.tolist() == [1]
+        # Where an object is known, nothing is ignored.
+        assert (rle.decode([one.ignore], (30, 40))[0] == wanted).all()
+        wanted[10:14, 20:25] = True
 
 
 @pytest.mark.parametrize(
