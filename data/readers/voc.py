@@ -34,7 +34,7 @@ COLOURS = "labelmap.txt"  # an annotation tool's: its maps have colours for indi
 
 def find(path: Path) -> dict[str, Source] | None:
     """The splits of the VOC folder at or below `path`, one for each list of names."""
-    folder = find_root(path)
+    folder = find_root(path) if path.is_dir() else None
     if folder is None or (folder / COLOURS).is_file():
         return None
     lists = sorted(file.stem for file in (folder / LISTS).glob("*.txt"))
