@@ -40,7 +40,8 @@ class MobileInstConfig(Config):
     decoder.
     semantic_weight: of a class loss for every cell, of each of five maps (`SEMANTIC_MAPS`); 0 as
     in the paper; above 0 heads for it are built, which only training uses.
-    dice_power, class_power: of the matching cost. *_weight: of the loss terms, 2/2/2/1 as in the
+    dice_power, class_power: of the matching cost. aux_matches: queries per object in the auxiliary
+    output, 1 as in the paper. *_weight: of the loss terms, 2/2/2/1 as in the
     paper (SparseInst's code has 2/5/2/1).
     """
 
@@ -62,6 +63,7 @@ class MobileInstConfig(Config):
     semantic_weight: float = within(0, 1e6, 0.0)
     dice_power: float = within(0, 100, 0.8)
     class_power: float = within(0, 100, 0.2)
+    aux_matches: int = within(1, 100, 1)
     class_weight: float = within(0, 1e6, 2.0)
     pixel_weight: float = within(0, 1e6, 2.0)
     dice_weight: float = within(0, 1e6, 2.0)
@@ -199,7 +201,7 @@ def mobileinst_training(
     if config.semantic_weight:
         extra.append(SemanticLoss(config.semantic_weight))
     criterion = Criterion(
-        Matcher(DiceClassCost(config.dice_power, config.class_power)),
+        Matcher(DiceClassCost(config.dice_power, config.class_power), config.aux_matches),
         FocalClassLoss(config.class_weight),
         MaskLoss(config.pixel_weight, config.dice_weight),
         extra,

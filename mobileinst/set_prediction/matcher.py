@@ -20,36 +20,45 @@ Match = tuple[Tensor, Tensor]  # query_idx, target_idx
 
 
 class Matcher:
-    """Assigns each object of an image to one query, at the smallest total cost."""
+    """Assigns each object of an image to one query, at the smallest total cost.
 
-    def __init__(self, cost: Callable[[dict, Target], Tensor]):
+    aux_matches: queries per object in the auxiliary outputs, fewer where objects would lack one.
+    More than one teaches them faster, as in H-DETR; the last output must not answer twice.
+    """
+
+    def __init__(self, cost: Callable[[dict, Target], Tensor], aux_matches: int = 1):
         self.cost = cost
+        self.aux_matches = aux_matches
 
     @torch.no_grad()
     def __call__(self, layers: Iterable[tuple[dict, list[Target]]]) -> list[list[Match]]:
         """Matches every image of every output. The CPU waits for the device once.
 
         Args:
-            layers: of each output the tensors [B,...] that the cost reads, and B targets; any of
-                them may be without objects.
+            layers: of each output, the last one first, the tensors [B,...] that the cost reads, and
+                B targets; any of them may be without objects.
         Returns:
-            For each output B pairs (query_idx, target_idx), int64, of min(Q, N) entries each: query
-            `query_idx[k]` has the object `target_idx[k]`.
+            For each output B pairs (query_idx, target_idx), int64, of min(Q, N) entries each, or a
+            multiple of N in auxiliary outputs: query `query_idx[k]` has object `target_idx[k]`.
         Raises:
             FloatingPointError: if a cost is not finite; names the image.
         """
         images, costs = [], []
-        for outputs, targets in layers:
+        for number, (outputs, targets) in enumerate(layers):
             for index, target in enumerate(targets):
                 one = {key: x[index] for key, x in outputs.items() if torch.is_tensor(x)}
-                costs.append(self.cost(one, target).float())  # [Q,N]
+                cost = self.cost(one, target).float()  # [Q,N]
+                fair = max(1, cost.shape[0] // max(1, cost.shape[1]))
+                times = min(self.aux_matches, fair) if number else 1
+                costs.append(cost.repeat(1, times))  # [Q,times·N]
                 images.append(target)
         flat = torch.cat([cost.flatten() for cost in costs]).cpu()
         pairs = []
         for target, cost, part in zip(images, costs, flat.split([cost.numel() for cost in costs])):
             if not part.isfinite().all():
                 raise FloatingPointError(f"matching cost of image {target.image_id} is not finite")
-            pairs.append(np.stack(linear_sum_assignment(part.view(cost.shape).numpy())))  # [2,M]
+            query_idx, column = linear_sum_assignment(part.view(cost.shape).numpy())
+            pairs.append(np.stack((query_idx, column % max(1, len(target.labels)))))  # [2,M]
         indices = to_device(torch.from_numpy(np.concatenate(pairs, 1)), costs[0].device)
         matches = list(zip(*(each.split([pair.shape[1] for pair in pairs]) for each in indices)))
         return [matches[i : i + len(targets)] for i in range(0, len(matches), len(targets))]

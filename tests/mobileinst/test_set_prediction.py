@@ -119,6 +119,25 @@ def test_matching_is_the_best_of_all_assignments(shape):
     assert cost[query_idx, target_idx].sum().item() == pytest.approx(best)
 
 
+@pytest.mark.parametrize(("objects", "times"), [(1, 3), (2, 2), (3, 1), (6, 1), (0, 1)])
+def test_objects_have_several_queries_in_auxiliary_outputs(objects, times):
+    """Checked against the best of all assignments, with 5 queries and 3 wanted per object."""
+    cost = torch.randn((5, objects), generator=torch.Generator().manual_seed(5))
+    outputs = {"class_logits": torch.zeros(1, 5, 2)}
+    layer = outputs, [Target.of(make_target([0] * objects))]
+    (last, aux, _) = (pairs for [pairs] in Matcher(lambda *_: cost, 3)([layer] * 3))
+    assert sorted(last[1].tolist()) == sorted(set(last[1].tolist()))
+    query_idx, target_idx = aux
+    assert len(set(query_idx.tolist())) == len(query_idx) == min(5, times * objects)
+    if objects < 6:
+        assert sorted(target_idx.tolist()) == sorted(list(range(objects)) * times)
+        orders = itertools.permutations(range(5), times * objects)
+        best = min(
+            sum(cost[q, n % objects].item() for n, q in enumerate(order)) for order in orders
+        )
+        assert cost[query_idx, target_idx].sum().item() == pytest.approx(best)
+
+
 def test_cost_agrees_with_a_plain_restatement():
     outputs, target = make_outputs(1, 6, 4), make_target([2, 0, 3])
     one = {key: outputs[key][0].detach() for key in ("class_logits", "mask_logits")}
