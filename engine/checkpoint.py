@@ -83,12 +83,17 @@ def load_if_whole(path: Path) -> Fields | None:
 
 
 def load_or_newest(path: Path | None, runs: Path) -> tuple[Path, Fields]:
-    """The checkpoint that the user named, or that of the newest run, of which age and score are
-    printed; raises as `load`, and InputError if there is no run.
+    """The checkpoint that the user named, or that of the newest run that was evaluated, else of the
+    newest; age, score and newer runs are printed. Raises as `load`, and InputError if there is no
+    run.
     """
     if path:
         return path, load(path)
-    path = files.newest_checkpoint(runs)
+    folders = files.newest_runs(runs)
+    found = (folder / "best.pt" for folder in folders if (folder / "best.pt").exists())
+    path = next(found, folders[0] / "last.pt")
+    if newer := folders[: folders.index(path.parent)]:
+        info(f"passed over, as without a best.pt yet: {first_of([str(each) for each in newer])}")
     content = load(path)
     ap, age = content["best"]["AP"], time.time() - path.stat().st_mtime
     units = (("days", 86400), ("hours", 3600), ("minutes", 60), ("seconds", 1))

@@ -73,7 +73,7 @@ def read_json(path: Path) -> Any:
     """The content of a json file of a run; None if it is missing or damaged."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
 
 
@@ -201,12 +201,13 @@ def folder_to_resume(candidates: list[Path], asked: Path) -> Path:
     return found[-1]
 
 
-def newest_checkpoint(parent: Path) -> Path:
-    """The best checkpoint of the newest run; raises InputError if there is none."""
-    found = list(parent.glob("*/best.pt")) or list(parent.glob("*/last.pt"))
+def newest_runs(parent: Path) -> list[Path]:
+    """The run folders that have a checkpoint, newest first; raises InputError if there is none."""
+    found = [*parent.glob("*/last.pt"), *parent.glob("*/best.pt")]
     if not found:
         raise InputError(f"{parent}: no run with a checkpoint; train one or give --checkpoint FILE")
-    return max(found, key=lambda path: path.stat().st_mtime)
+    found.sort(key=lambda path: path.stat().st_mtime, reverse=True)
+    return list(dict.fromkeys(path.parent for path in found))
 
 
 class FolderLock:

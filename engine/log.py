@@ -122,23 +122,35 @@ def whole_lines(path: Path) -> list[str]:
 def read_csv(path: Path) -> list[dict]:
     """The undamaged rows of a `metrics.csv` as dicts of texts; none if it is missing."""
 
-    def is_number(text: object) -> bool:
+    def is_whole(row: dict) -> bool:
         try:
-            return text == "" or math.isfinite(float(text))
-        except (TypeError, ValueError):
+            numbers = [float(text or 0) for text in row.values()]
+            scored = any(row[name] for name in row if name.endswith("/AP") and name != "train/AP")
+            return all(map(math.isfinite, numbers)) and int(row["iteration"]) >= 0 and scored
+        except (AttributeError, LookupError, TypeError, ValueError):
             return False
 
-    rows = csv.DictReader(whole_lines(path))
-    return [row for row in rows if "iteration" in row and all(map(is_number, row.values()))]
+    rows = []
+    with suppress(csv.Error):
+        rows.extend(csv.DictReader(whole_lines(path)))
+    return list(filter(is_whole, rows))
 
 
 def read_jsonl(path: Path) -> list[dict]:
     """The undamaged rows of a `log.jsonl`; none if it is missing."""
+
+    def is_whole(row: object) -> bool:
+        try:
+            numbers = [row["minutes"], row.get("loss", 0.0), *row["seconds"].values()]
+            return type(row["iteration"]) is int and math.isfinite(sum(numbers))
+        except (AttributeError, LookupError, TypeError):
+            return False
+
     rows = []
     for line in whole_lines(path):
-        with suppress(ValueError):
+        with suppress(ValueError, RecursionError):
             rows.append(json.loads(line))
-    return [row for row in rows if isinstance(row, dict) and "iteration" in row]
+    return list(filter(is_whole, rows))
 
 
 def truncate_after(folder: Path, iteration: int, evaluated: int) -> str:

@@ -32,7 +32,8 @@ def write(folder: Path, bad: BadRecords) -> None:
 def read(folder: Path) -> list[BadRecord]:
     """What a run has left out so far; nothing if the file is missing or not one of ours."""
     try:
-        return [BadRecord(**record) for record in files.read_json(folder / NAME) or ()]
+        records = files.read_json(folder / NAME) or ()
+        return list(dict.fromkeys(BadRecord(**record) for record in records))
     except TypeError:
         return []
 

@@ -10,7 +10,6 @@ from PIL import Image
 from data.errors import InputError
 from engine import files, log, options
 from engine.coco_ap import NOTHING
-from engine.files import newest_checkpoint
 from engine.log import info
 from engine.report import summary
 from engine.visualize import save_image
@@ -91,7 +90,7 @@ def draw_curves(curves: dict[str, dict[str, np.ndarray]], out: Path) -> None:
 def main(argv: list[str]) -> None:
     opts = parse(argv)
     files.require_free(opts.out, opts.overwrite)
-    folders = opts.runs or [newest_checkpoint(options.RUNS).parent]
+    folders = opts.runs or [files.newest_runs(options.RUNS)[0]]
     names = [folder.name for folder in folders]
     if len(set(names)) < len(names):
         names = map(str, folders)

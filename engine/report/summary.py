@@ -2,12 +2,12 @@
 
 import argparse
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
-from data.errors import InputError
+from data.errors import InputError, printable
 from engine import checkpoint, files, log, options, skipped, start_weights
 from engine.coco_ap import NOTHING, Scores
-from engine.files import newest_checkpoint
 from engine.log import info
 from engine.report import draw
 from engine.report.tables import number, pipes, table
@@ -73,8 +73,9 @@ def facts(folder: Path, content: checkpoint.Fields) -> list[str]:
     ]
     if rows := log.read_jsonl(folder / "log.jsonl"):
         lines.append(f"speed: {speed(rows, images_per_step(content))}")
-    if report := files.read_json(folder / "weights.json"):
-        lines.append(f"started from: {report['path']}: {report['source']}")
+    with suppress(LookupError, TypeError):  # missing, or not as a start wrote it
+        report = files.read_json(folder / "weights.json")
+        lines.append(printable(f"started from: {report['path']}: {report['source']}"))
     if text := draw.numbered([one["name"] for one in content["classes"]]):
         lines.append(text)
     if content.get("skipped"):
@@ -172,7 +173,7 @@ def contents(folder: Path) -> str:
 
 def main(argv: list[str]) -> None:
     opts = parse(argv)
-    folder = opts.run or newest_checkpoint(options.RUNS).parent
+    folder = opts.run or files.newest_runs(options.RUNS)[0]
     if not folder.is_dir():
         raise InputError(f"{folder}: no such run folder; give one below {options.RUNS}/")
     write(folder)

@@ -158,3 +158,20 @@ def test_the_newest_run_is_named_with_age_and_score(
     assert f"{tmp_path}/new/best.pt, 3 hours old" in first
     assert ("AP 0.414" in first) == (ap > 0)
     assert ("never scored above 0" in first) == ("warning" in second) == (ap <= 0)
+
+
+def test_newer_runs_without_a_score_are_named(toy_run, tmp_path, capsys):
+    """Unless no run has been evaluated: then the newest last.pt is taken."""
+    for age, name in enumerate(("c", "b", "a")):
+        shutil.copytree(toy_run, tmp_path / name)
+        if name != "b":
+            (tmp_path / name / "best.pt").unlink()
+        for path in (tmp_path / name).glob("*.pt"):
+            os.utime(path, (10**9 - age, 10**9 - age))
+    assert checkpoint.load_or_newest(None, tmp_path)[0] == tmp_path / "b" / "best.pt"
+    said = capsys.readouterr().out
+    assert f"passed over, as without a best.pt yet: {tmp_path / 'c'}\n" in said
+    assert f"the newest run: {tmp_path / 'b' / 'best.pt'}" in said
+    (tmp_path / "b" / "best.pt").unlink()
+    assert checkpoint.load_or_newest(None, tmp_path)[0] == tmp_path / "c" / "last.pt"
+    assert "passed over" not in capsys.readouterr().out

@@ -99,6 +99,32 @@ def test_reports_of_a_damaged_run(finished, tmp_path, how):
         curves.read_run(folder)
 
 
+OTHERS = (
+    "[1, [2]]\n", "{}\n", "7\n", '"text"\n', "null\n", "[" * 99_999 + "\n", '[{"file": []}]\n',
+    '{"iteration": 1, "minutes": "a", "seconds": {}}\n', '{"iteration": [], "path": 3}\n',
+    '{"iteration": 2, "minutes": 1, "seconds": []}\n', "iteration,epoch\n1,2\n",
+    "iteration,val/AP\n,0.5\n", "iteration,val/AP\n1.5,0.5\n", "iteration\n" + "1" * 200_000 + "\n",
+    '[{"file": "a", "record": "b", "reason": "c", "image_id": []}]\n',
+)  # fmt: skip
+
+
+def test_files_of_a_run_that_hold_something_else(finished, tmp_path, capsys):
+    """Of good syntax, but no content of ours: as if they were missing."""
+    argv, whole = finished
+    folder = shutil.copytree(whole, tmp_path / "run")
+    for text in OTHERS:
+        for name in ("weights.json", "skipped.json", "options.json", "log.jsonl", "metrics.csv"):
+            (folder / name).write_text(text)
+        lines = summary.summary(folder)
+        assert "length: 4 iterations" in lines and "started from" not in lines
+        assert "speed" not in lines and "bad records" not in lines and "| iteration" not in lines
+        with pytest.raises(InputError, match="no run with an evaluation"):
+            curves.read_run(folder)
+        assert "log.jsonl: no rows, metrics.csv: no rows" in log.truncate_after(folder, 4, 4)
+    assert train.main([*argv, "--out", str(folder), "--resume"]) == 0
+    assert "iteration 4, split val" in (folder / "summary.md").read_text()
+
+
 def scores(ap):
     """Scores of this AP."""
     numbers = dict.fromkeys(METRICS, ap)

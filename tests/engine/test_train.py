@@ -19,8 +19,7 @@ from PIL import Image
 
 from data import rle
 from data.errors import InputError
-from engine import checkpoint, evaluate, predict, train, visualize
-from engine.files import newest_checkpoint
+from engine import checkpoint, evaluate, files, predict, train, visualize
 from mobileinst import zoo
 from mobileinst.set_prediction.postprocess import Postprocess
 
@@ -344,7 +343,7 @@ def test_runs_are_numbered_and_the_newest_is_found(tiny, tmp_path, monkeypatch, 
     (tmp_path / "runs" / f"{model}-006").mkdir(parents=True)  # one that never came to a checkpoint
     assert train.main([*tiny, "--iterations", "1"]) == 0
     folder = Path("runs") / f"{model}-007"
-    assert newest_checkpoint(Path("runs")) == folder / "best.pt"
+    assert files.newest_runs(Path("runs")) == [folder]
     assert train.main([*tiny, "--iterations", "2", "--resume"]) == 0
     assert checkpoint.load(folder / "last.pt")["iteration"] == 2
     evaluate.main(IN_LINE)
