@@ -107,14 +107,17 @@ def pairs_in(images: Path, maps: Path) -> tuple[dict[str, str | None], list[str]
     """
     beside = images == maps
     depth = 0 if beside else DEPTH
-    files = images_by_stem(images, depth)
+    found = images_by_stem(maps, depth)
+    bases = {stem: ENDS.sub("", stem) for stem in found}
+    if beside:
+        bases = {stem: base for stem, base in bases.items() if base != stem}
+    if not bases:
+        return {}, []
+    files = found if beside else images_by_stem(images, depth)
     pairs: dict[str, str | None] = {}
-    for stem, name in (files if beside else images_by_stem(maps, depth)).items():
-        base = ENDS.sub("", stem)
-        if beside and base == stem:
-            continue
+    for stem, base in bases.items():
         stems = [base, f"{base}_img"] if beside else [stem, base, f"{base}_img"]
-        pairs[name] = next((files[each] for each in stems if each in files), None)
+        pairs[found[stem]] = next((files[each] for each in stems if each in files), None)
     used = {*pairs.values(), *(pairs if beside else ())}
     return pairs, [name for name in files.values() if name not in used]
 
