@@ -28,6 +28,7 @@ MOST_PIXELS = Image.MAX_IMAGE_PIXELS  # Pillow's bound, above which a small file
 
 GREY_ALPHA = "LA;16B"
 BITS = ExifTags.Base.BitsPerSample
+SIDES = ExifTags.Base.ImageWidth, ExifTags.Base.ImageLength
 # Pillow keeps the high bytes of 16-bit colours; told the other byte order, it keeps the low ones.
 OTHER_ORDER = {"B": "L", "L": "B", "N": "L" if sys.byteorder == "big" else "B"}
 
@@ -66,9 +67,10 @@ def pages_of(file: Image.Image) -> int:
 def upright_size(path: Path) -> tuple[int, int]:
     """(height, width) as displayed, from the file's header alone; raises as `read_rgb`."""
     with opened(path) as file:
-        width, height = file.size  # of a TIFF, it is turned already
-        orientation = file.getexif().get(ExifTags.Base.Orientation)
-        turned = file.format != "TIFF" and orientation in range(5, 9)
+        width, height = file.size
+        if file.format == "TIFF":  # whose size is turned already, but not before Pillow 11
+            width, height = (file.tag_v2[side] for side in SIDES)
+        turned = file.getexif().get(ExifTags.Base.Orientation) in range(5, 9)
     return (width, height) if turned else (height, width)
 
 
@@ -133,14 +135,15 @@ def deep_colours(file: Image.Image) -> np.ndarray | None:
             again.load()
             halves.append(np.asarray(ImageOps.exif_transpose(again), np.uint16))
     values = 256 * halves[0] + halves[1]
-    return values[..., 0] if tiles[0][0].args == GREY_ALPHA else values[..., :3]
+    return values[..., 0] if tiles[0][0][3] == GREY_ALPHA else values[..., :3]
 
 
 def deep_tiles(file: Image.Image, tile: tuple) -> tuple[tuple, tuple] | None:
     """Tiles that decode to the high and to the low bytes of 16-bit colours, None for others."""
-    rawmode, *rest = [tile.args] if isinstance(tile.args, str) else tile.args
-    if tile.codec_name == "ppm" and rawmode == "RGB" and rest[0] > 255:
-        tile, rawmode, rest = tile._replace(codec_name="raw"), "RGB;16B", [0, 1]
+    codec, extents, offset, args = tile
+    rawmode, *rest = [args] if isinstance(args, str) else args
+    if codec == "ppm" and rawmode == "RGB" and rest[0] > 255:
+        codec, rawmode, rest = "raw", "RGB;16B", [0, 1]
     elif file.format == "TIFF" and rawmode in tuple("RGBA") and 16 in file.tag_v2[BITS]:
         rawmode += ";16B" if file.tag_v2.prefix == b"MM" else ";16L"  # a plane for each colour
     elif not isinstance(rawmode, str):
@@ -152,4 +155,7 @@ def deep_tiles(file: Image.Image, tile: tuple) -> tuple[tuple, tuple] | None:
         low = rawmode[:-1] + OTHER_ORDER[rawmode[-1]]
     else:
         return None
-    return tuple(tile._replace(args=(each, *rest) if rest else each) for each in (rawmode, low))
+    make = getattr(tile, "_make", tuple)  # before Pillow 11, tiles have no type of their own
+    return tuple(
+        make((codec, extents, offset, (each, *rest) if rest else each)) for each in (rawmode, low)
+    )

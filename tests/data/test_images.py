@@ -5,8 +5,9 @@ import zlib
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from data.images import read_rgb, upright_size
+from data.images import deep_tiles, read_rgb, upright_size
 
 RAMP = np.linspace(7, 4095, 1600).reshape(40, 40).round().astype(np.uint16)
 COLOURS = np.stack([RAMP, RAMP.T, RAMP[::-1]], -1)
@@ -91,3 +92,11 @@ def test_ppm_of_16_bit_colours(tmp_path, most):
     path = tmp_path / "a.ppm"
     path.write_bytes(b"P6 40 40 %d\n" % most + COLOURS.astype(">u2").tobytes())
     assert (np.asarray(read_rgb(path)) == STRETCHED).all()
+
+
+def test_tiles_as_pillow_had_them_before_11(tmp_path):
+    """Plain tuples."""
+    write_png(tmp_path / "a.png", COLOURS, 2)
+    with Image.open(tmp_path / "a.png") as file:
+        high, low = deep_tiles(file, tuple(file.tile[0]))
+        assert type(high) is type(low) is tuple and (high, low) == deep_tiles(file, file.tile[0])
