@@ -25,7 +25,7 @@ FRAMEWORKS = (
 MOBILEINST = ("zoo", "systems", "segmenter backbones set_prediction weights", "layers config")
 
 # The same for data; files that are not listed may be imported by any.
-DATA = ("loaders opening", "dataset presets", "readers demo transforms", "batch", "rle")
+DATA = ("loaders opening", "dataset presets writers", "readers demo transforms", "batch", "rle")
 
 
 def module_of(path):

@@ -1,0 +1,145 @@
+"""COCO content that writers rely on, from a COCO json: records are checked, ids are kept."""
+
+from __future__ import annotations
+
+import itertools
+import posixpath
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from data import records, rle
+from data.errors import BadRecords, InputError
+from data.readers import coco
+from data.records import BROKEN, BRUSH, CROWD, OBJECT, UNKNOWN
+from data.writers.target import Content
+
+KEPT = ("area", "attributes")  # of annotations, where they are there
+
+
+def load(path: Path, bad: BadRecords, dropped: Counter[str], keep_crowds: bool = False) -> Content:
+    """The images, classes and objects of a COCO json in its order, classes by their ids.
+
+    Polygons are float64 arrays, masks compressed RLE. Boxes without a mask have "bbox" and an empty
+    segmentation. Brush masks are read as data/dataset.py does. Annotation ids that are missing or
+    used twice are replaced. Objects that cover no pixel are left out and counted in `dropped`.
+
+    Raises:
+        InputError: if a record cannot be used.
+    """
+    content = coco.load(path)
+    records.require_lists(content, path)
+    bad.add(records.left_out(content))
+    classes = records.categories(content, path, bad)
+    found = records.images(content, path, bad)
+    listed = [record for record, _ in found]
+    images = [
+        record._asdict() | ({"void": rle_of(void, record)} if void else {})
+        for record, void in found
+    ]
+    content["annotations"], last = remembered(content["annotations"])
+    annotations, labels, kinds = [], [], []
+    for row in records.annotations(content, listed, classes, path, bad, dropped):
+        origin, image = last[0], listed[row.position]
+        is_box = row.kind == BROKEN and not origin.get("segmentation")
+        if row.label == UNKNOWN or (row.kind == BROKEN and not is_box):
+            continue  # it is listed in `bad`
+        one = {key: origin[key] for key in KEPT if key in origin} | {
+            "id": origin.get("id"),
+            "image_id": image.id,
+            "category_id": classes[row.label].id,
+            "segmentation": row.outline,
+            "iscrowd": int(row.kind in (CROWD, BRUSH)),
+        }
+        if is_box:
+            one |= {"segmentation": [], "bbox": list(origin["bbox"])}
+        elif isinstance(row.outline, bytes):
+            one["segmentation"] = rle_of(row.outline, image)
+        annotations.append(one)
+        labels.append(row.label)
+        kinds.append(OBJECT if is_box else row.kind)
+    if not keep_crowds:
+        for place in brushes(np.array(labels), np.array(kinds)):
+            annotations[place]["iscrowd"] = 0
+    renumber(annotations)
+    categories = [{"id": one.id, "name": one.name} for one in classes]
+    return {"images": images, "categories": categories, "annotations": annotations}
+
+
+def rle_of(counts: bytes, image: records.ImageRecord) -> rle.Rle:
+    return {"size": [image.height, image.width], "counts": counts}
+
+
+def remembered(values: Iterable) -> tuple[Iterator, list]:
+    """An iterator over the values, and a list of one: the last that it has given."""
+    last = [None]
+
+    def each() -> Iterator:
+        for last[0] in values:
+            yield last[0]
+
+    return each(), last
+
+
+def brushes(labels: np.ndarray, kinds: np.ndarray) -> np.ndarray:
+    """The places of brush masks that are objects: those of classes that have nothing else."""
+    others = np.unique(labels[kinds != BRUSH])
+    return np.flatnonzero((kinds == BRUSH) & ~np.isin(labels, others))
+
+
+def renumber(annotations: list[dict]) -> None:
+    """New ids, above all others, for annotations without one of their own."""
+    seen, without = set(), []
+    for one in annotations:
+        if type(one["id"]) is not int or one["id"] in seen:
+            without.append(one)
+        else:
+            seen.add(one["id"])
+    for one, id_ in zip(without, itertools.count(max(seen, default=0) + 1)):
+        one["id"] = id_
+
+
+def join_classes(contents: Mapping[str, Content]) -> None:
+    """Gives all splits the classes of each, by their ids.
+
+    Splits that list the same names get the ids of the first.
+
+    Raises:
+        InputError: if an id stands for two names.
+    """
+    first = next(iter(contents.values()))["categories"]
+    joined: dict[int, str] = {}
+    for split, content in contents.items():
+        own = content["categories"]
+        if own != first and [one["name"] for one in own] == [one["name"] for one in first]:
+            new = {one["id"]: other["id"] for one, other in zip(own, first)}
+            for annotation in content["annotations"]:
+                annotation["category_id"] = new[annotation["category_id"]]
+            own = first
+        for one in own:
+            name = joined.setdefault(one["id"], one["name"])
+            if name != one["name"]:
+                raise InputError(
+                    f"class {one['id']} is {name} in one split and {one['name']} in {split}: "
+                    "give the splits one list of classes"
+                )
+    categories = [{"id": id_, "name": name} for id_, name in sorted(joined.items())]
+    for content in contents.values():
+        content["categories"] = categories
+
+
+def unlike_stems(images: Iterable[dict]) -> list[tuple[str, str]]:
+    """Renames images whose names differ in the suffix alone, or not at all; old and new names."""
+    seen, renamed = set(), []
+    for image in images:
+        name = image["file_name"]
+        stem, suffix = posixpath.splitext(name)
+        names = itertools.chain([stem], (f"{stem}_{number}" for number in itertools.count(2)))
+        new = next(each for each in names if each.lower() not in seen)
+        seen.add(new.lower())
+        if new != stem:
+            image["file_name"] = new + suffix
+            renamed.append((name, image["file_name"]))
+    return renamed

@@ -1,0 +1,42 @@
+"""One PNG for each object: <split>/x/images/x.jpg and <split>/x/masks/0001.png, ..., as the Data
+Science Bowl 2018 has them.
+
+Overlaps, holes and parts are kept. objects.csv names the class and the annotation of each mask.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from PIL import Image
+
+from data import rle
+from data.writers.target import (
+    Losses,
+    Splits,
+    Wrap,
+    images_of,
+    stem_of,
+    without,
+    write_tables,
+)
+
+NAME, TITLE, BY_STEM = "masks", "one PNG per object", True
+
+
+def image_path(split: str, name: str) -> str:
+    return f"{split}/{stem_of(name)}/images/{Path(name).name}"
+
+
+def write(folder: Path, splits: Splits, lost: Losses, wrap: Wrap) -> None:
+    rows = {split: [] for split in splits}
+    for split, content in splits.items():
+        for image, objects in images_of(content, wrap):
+            place = folder / split / stem_of(image["file_name"]) / "masks"
+            place.mkdir(parents=True)
+            for number, one in enumerate(without(image, objects, lost), start=1):
+                pixels = rle.decode([one.mask()], (image["height"], image["width"]))[0]
+                name = f"{number:04d}.png"
+                Image.fromarray(pixels).save(place / name)  # of 1 bit
+                rows[split].append((one, name))
+    write_tables(folder, splits, rows)

@@ -1,0 +1,86 @@
+"""Masks in other forms: outlines along the sides of pixels, and runs along the rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from scipy.spatial import cKDTree
+
+from data import rle
+
+Ring = np.ndarray  # corners [P,2] (x, y) of a closed outline, the last joined to the first
+
+
+def traced(mask: rle.Rle) -> tuple[list[Ring], list[Ring]]:
+    """The outer rings of a mask, one for each part, and the rings of its holes.
+
+    Pixels that touch at a corner belong to one part. Outer rings run clockwise as seen, holes
+    against it, so that both common rules of filling give the mask.
+    """
+    inside, (left, top) = rle.decode_inside(mask)
+    pixels = np.pad(inside, 1)
+    # The four pixels around each corner point of the grid: [h+1,w+1].
+    a, b, c, d = pixels[:-1, :-1], pixels[:-1, 1:], pixels[1:, :-1], pixels[1:, 1:]
+    saddle = (a == d) & (b == c) & (a != b)
+    y, x = np.nonzero((a ^ b ^ c ^ d) | saddle)
+    # At a saddle two rings meet, or one meets itself: the point counts twice.
+    times = 1 + saddle[y, x]
+    y, x = np.repeat(y, times), np.repeat(x, times)
+    # In the order of rows, points 2k and 2k+1 are joined by a horizontal side; in the order of
+    # columns by a vertical one. At a saddle the order decides which sides meet.
+    order = np.arange(len(y))
+    columns = np.lexsort((np.where(a[y, x], -order, order), y, x))
+    across = (order ^ 1).tolist()
+    along = np.empty_like(order)
+    along[columns] = columns[order ^ 1]
+    along = along.tolist()
+    corners = np.stack((x + left, y + top), axis=1).astype(np.float64)
+    outer, holes = [], []
+    unseen = [True] * len(y)
+    is_outer = d[y, x].tolist()
+    for start in range(len(y)):
+        if not unseen[start]:
+            continue
+        ring, point = [], start  # the top left corner of a ring, as rows come in order
+        while unseen[point]:
+            end = across[point]
+            unseen[point] = unseen[end] = False
+            ring += point, end
+            point = along[end]
+        if is_outer[start]:
+            outer.append(corners[ring])
+        else:
+            holes.append(corners[ring[::-1]])
+    return outer, holes
+
+
+def bridged(rings: Sequence[Ring]) -> Ring:
+    """One outline of all rings: each is joined to those before by a seam of no width, a line that
+    is drawn there and back between the nearest corners.
+
+    An even-odd rule, as COCO's is within one polygon, fills it as the rings.
+    """
+    joined = rings[0]
+    for ring in rings[1:]:
+        distances, places = cKDTree(joined).query(ring)
+        there = int(distances.argmin())
+        here = int(places[there])
+        detour = np.concatenate((ring[there:], ring[: there + 1]))
+        joined = np.concatenate((joined[: here + 1], detour, joined[here:]))
+    return joined
+
+
+def row_runs(inside: np.ndarray, left: int, top: int, height: int, width: int) -> np.ndarray:
+    """A mask [h,w] with its corner at (left, top) of an image -> run lengths along the rows of the
+    image, the first of background.
+    """
+    padded = np.pad(inside, ((0, 0), (1, 1)))
+    y, x = np.nonzero(padded[:, 1:] != padded[:, :-1])  # where runs start and end
+    places = (y + top) * width + x + left
+    if inside.shape[1] == width:  # a run goes on in the next row
+        joined = np.flatnonzero(places[1:] == places[:-1])
+        places = np.delete(places, np.concatenate([joined, joined + 1]))
+    if not len(places) or places[-1] < height * width:
+        places = np.append(places, height * width)
+    return np.diff(places, prepend=0)

@@ -1,0 +1,145 @@
+"""Entry: a data set of any format that is read -> a new folder in another format."""
+
+import argparse
+import csv
+import os
+import shutil
+from collections import Counter
+from pathlib import Path
+
+from data import readers
+from data.dataset import files_of
+from data.errors import BadRecords, InputError
+from data.images import upright_size
+from data.readers.cache import convert
+from data.readers.source import Source
+from data.writers import WRITERS, content
+from data.writers.target import Content, Losses, new_file
+from engine import files, options, skipped
+from engine.log import info, progress
+
+LOSSES = "losses.csv"
+DROPPED = {
+    "objects": "objects that cover no pixel",
+    "parts": "parts of fewer than three points",
+}
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    parser = options.Parser("Convert a data set into another annotation format.")
+    parser.add_argument("data", type=Path, help="folder or file of the data set; it is only read")
+    parser.add_argument("out", type=Path, help="new folder")
+    parser.add_argument("--to", required=True, choices=WRITERS, help="format to write")
+    parser.add_argument("--format", metavar="NAME", help="of the data set, where several fit")
+    parser.add_argument("--no-images", action="store_true", help="write the annotations alone")
+    parser.add_argument(
+        "--strict", action="store_true", help="end at the first thing that --to cannot hold"
+    )
+    options.add_option(parser, "keep_crowds")
+    options.add_option(parser, "skip_bad_records")
+    return parser.parse_args(argv)
+
+
+def read(opts: argparse.Namespace, bad: BadRecords) -> tuple[str, dict[str, tuple]]:
+    """The title of the format, and split -> its source and checked content."""
+    sources = readers.recognise(opts.data, opts.format)
+    title = next(iter(sources.values())).reader.TITLE
+    sources = convert(sources, list(sources), options.DATASETS / "converted", opts.skip_bad_records)
+    if "all" in sources and "train" not in sources:
+        sources["train"] = sources.pop("all")
+    dropped: Counter[str] = Counter()
+    contents = {
+        split: content.load(source.path, bad, dropped, opts.keep_crowds)
+        for split, source in sources.items()
+    }
+    for what, number in dropped.items():
+        if number:
+            info(f"left out of {opts.data}: {number} {DROPPED.get(what, what)}")
+    content.join_classes(contents)
+    return title, {split: (sources[split], contents[split]) for split in sources}
+
+
+def find_images(split: Content, source: Source, bad: BadRecords) -> dict[int, Path]:
+    """The image files by id; images that have none, or one of another size, leave the split."""
+    names = [image["file_name"] for image in split["images"]]
+    folders = {folder: files_of(folder, names) for folder in source.images}
+    folder = max(folders, key=lambda folder: len(folders[folder]))
+    found: dict[int, Path] = {}
+    for image in progress(split["images"], desc="looking at images", leave=False):
+        try:
+            path = folder / folders[folder].get(image["file_name"], image["file_name"])
+            size = upright_size(path)
+            if size != (image["height"], image["width"]):
+                raise InputError(
+                    f"{path} is {size[1]} x {size[0]} (width x height, EXIF rotation applied) but "
+                    f"its annotations have {image['width']} x {image['height']}: correct them"
+                )
+            found[image["id"]] = path
+        except InputError as error:
+            bad.note(error, path, f"image {image['id']}", image["id"])
+    for key, id_ in (("images", "id"), ("annotations", "image_id")):
+        split[key] = [one for one in split[key] if one[id_] in found]
+    return found
+
+
+def main(argv: list[str]) -> None:
+    """Raises InputError where the input cannot be read, and nothing is written."""
+    opts = parse(argv)
+    if opts.data.resolve() in (opts.out.resolve(), *opts.out.resolve().parents):
+        raise InputError(f"{opts.out} is in the data set {opts.data}: choose a folder elsewhere")
+    files.require_free(opts.out)
+    writer, bad, lost = WRITERS[opts.to], BadRecords(opts.skip_bad_records), Losses(opts.strict)
+    title, found = read(opts, bad)
+    contents = {split: split_content for split, (_, split_content) in found.items()}
+    with files.appearing(opts.out) as folder:
+        for split, (source, split_content) in found.items():
+            images = {} if opts.no_images else find_images(split_content, source, bad)
+            tidy(split_content, writer.BY_STEM, lost)
+            copied = split_content["images"] if images else ()
+            for image in progress(copied, desc=f"copying {split} images", leave=False):
+                path = folder / writer.image_path(split, image["file_name"])
+                shutil.copyfile(images[image["id"]], new_file(path))
+        writer.write(
+            folder, contents, lost,
+            lambda images: progress(images, desc=f"writing {writer.TITLE}", leave=False),
+        )  # fmt: skip
+        if len(lost):
+            write_losses(folder / LOSSES, lost)
+        skipped.write(folder, bad)
+    skipped.report_skipped(bad, opts.out / skipped.NAME)
+    for sentence in lost.sentences():
+        info(f"{writer.TITLE} cannot hold {sentence}")
+    if len(lost):
+        info(f"each of them is listed in {opts.out / LOSSES}")
+    info(f"{title} -> {writer.TITLE}: {summary(contents)}: {opts.out}")
+
+
+def tidy(split: Content, by_stem: bool, lost: Losses) -> None:
+    """Names of images as they are written; raises InputError for those that no text file holds."""
+    for image in split["images"]:
+        name = os.path.normpath(image["file_name"].replace("\\", "/"))
+        try:
+            name.encode("utf-8")
+        except UnicodeEncodeError:
+            raise InputError(f"{name!r} is no name in UTF-8: rename the image") from None
+        image["file_name"] = name
+    if by_stem:
+        for old, new in content.unlike_stems(split["images"]):
+            lost.note("equal names of images, without their suffixes", f"{old} becomes {new}")
+
+
+def summary(contents: dict[str, Content]) -> str:
+    images = {split: len(each["images"]) for split, each in contents.items()}
+    objects = sum(len(each["annotations"]) for each in contents.values())
+    classes = len(next(iter(contents.values()))["categories"])
+    splits = ", ".join(f"{split} {number}" for split, number in images.items())
+    return f"{sum(images.values())} images ({splits}), {objects} objects, {classes} classes"
+
+
+def write_losses(path: Path, lost: Losses) -> None:
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([("what", "where"), *lost])
+
+
+if __name__ == "__main__":
+    options.run_entry(main)

@@ -1,0 +1,87 @@
+"""data/writers/shapes.py: outlines that are drawn as the masks they come from, runs along rows."""
+
+import numpy as np
+import pytest
+from pycocotools import mask as coco_mask
+from scipy import ndimage
+
+from data import rle
+from data.writers.shapes import bridged, row_runs, traced
+
+
+def random_masks():
+    """Noise, blobs and rings of many sizes."""
+    rng = np.random.default_rng(0)
+    for number in range(400):
+        height, width = rng.integers(1, 40, 2)
+        noise, share = rng.random((height, width)), rng.choice([0.1, 0.3, 0.5, 0.7, 0.95])
+        if number % 2:
+            noise, share = ndimage.gaussian_filter(noise, rng.choice([1, 2, 4])), 0.5
+        if (noise < share).any():
+            yield noise < share
+
+
+def drawn(polygons, mask):
+    """By the COCO tools, parity over the polygons."""
+    parts = coco_mask.frPyObjects([one.ravel().tolist() for one in polygons], *mask.shape)
+    return coco_mask.decode(parts).sum(2) % 2 == 1
+
+
+def inside(ring, mask):
+    """Pixels whose centre is inside by the even-odd rule: sides crossed on the way to the left."""
+    rows, columns = np.mgrid[: mask.shape[0], : mask.shape[1]] + 0.5
+    crossed = np.zeros(mask.shape, int)
+    for (x0, y0), (x1, y1) in zip(ring, np.roll(ring, -1, 0)):
+        if y0 != y1:
+            spans = (min(y0, y1) < rows) & (rows < max(y0, y1))
+            crossed += spans & (x0 + (rows - y0) * (x1 - x0) / (y1 - y0) < columns)
+    return crossed % 2 == 1
+
+
+def test_outlines_are_drawn_as_the_same_mask():
+    count = 0
+    for mask in random_masks():
+        outer, holes = traced(rle.encode_inside(mask))
+        assert (drawn(outer + holes, mask) == mask).all()
+        assert (drawn([bridged(outer + holes)], mask) == mask).all()
+        count += len(holes)
+    assert count > 500
+
+
+def test_one_outer_ring_for_each_part_and_one_ring_for_each_hole():
+    for mask in random_masks():
+        outer, holes = traced(rle.encode_inside(mask))
+        parts = ndimage.label(mask, np.ones((3, 3)))[1]  # corners connect
+        outside = ndimage.label(np.pad(~mask, 1, constant_values=True))[1]
+        assert (len(outer), len(holes)) == (parts, outside - 1)
+
+        def area(ring):
+            x, y = ring.T
+            return x @ np.roll(y, -1) - y @ np.roll(x, -1)
+
+        assert all(area(ring) > 0 for ring in outer) and all(area(ring) < 0 for ring in holes)
+
+
+def test_seams_also_hold_in_another_way_of_drawing():
+    for mask in list(random_masks())[:60]:
+        outer, holes = traced(rle.encode_inside(mask))
+        assert (inside(bridged(outer + holes), mask) == mask).all()
+
+
+def test_a_ring_has_only_its_corners():
+    mask = np.zeros((9, 9), bool)
+    mask[2:7, 1:8] = True
+    (outer,), holes = traced(rle.encode_inside(mask))
+    assert outer.tolist() == [[1, 2], [8, 2], [8, 7], [1, 7]] and not holes
+
+
+@pytest.mark.parametrize("place", [(0, 0, 40, 40), (3, 5, 60, 50)])
+def test_runs_along_the_rows(place):
+    left, top, height, width = place
+    for mask in random_masks():
+        size = (height, width) if (left, top) != (0, 0) else mask.shape
+        whole = np.zeros(size, bool)
+        whole[top : top + mask.shape[0], left : left + mask.shape[1]] = mask
+        runs = row_runs(mask, left, top, *size)
+        assert (np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(size) == whole).all()
+        assert (runs[1:] > 0).all()
