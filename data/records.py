@@ -11,7 +11,7 @@ import os
 import re
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -279,6 +279,16 @@ def by_last_part(name: str) -> tuple[str, ...]:
     """For annotations that keep the folders of where they were made, or LVIS's older names."""
     last = os.path.basename(name.replace("\\", "/"))
     return last, re.sub(r"^COCO_[a-z]+\d+_", "", last)
+
+
+def locate(folders: Iterable[Path], names: Sequence[str]) -> tuple[Path, dict[str, str]]:
+    """The folder that has most of the files, and the names that have one there with its path."""
+    for spellings in (as_written, by_last_part):
+        listed = ((folder, files_of(folder, names, spellings)) for folder in folders)
+        folder, files = max(listed, key=lambda pair: len(pair[1]))
+        if files:
+            break
+    return folder, files
 
 
 def files_of(

@@ -7,12 +7,11 @@ import shutil
 from collections import Counter
 from pathlib import Path
 
-from data import readers
-from data.dataset import files_of
+from data import readers, records
 from data.errors import BadRecords, InputError
 from data.images import upright_size
 from data.readers.cache import convert
-from data.readers.source import Source
+from data.readers.source import Source, split_of
 from data.writers import WRITERS, content
 from data.writers.target import Content, Losses, new_file
 from engine import files, options, skipped
@@ -54,20 +53,30 @@ def read(opts: argparse.Namespace, bad: BadRecords) -> tuple[str, dict[str, tupl
     }
     for what, number in dropped.items():
         if number:
-            info(f"left out of {opts.data}: {number} {DROPPED.get(what, what)}")
+            info(f"left out of {opts.data}: {DROPPED.get(what, what)}: {number}")
     content.join_classes(contents)
     return title, {split: (sources[split], contents[split]) for split in sources}
 
 
 def find_images(split: Content, source: Source, bad: BadRecords) -> dict[int, Path]:
-    """The image files by id; images that have none, or one of another size, leave the split."""
+    """The image files by id; images that have none, or one of another size, leave the split.
+
+    Raises:
+        InputError: if there are none at all.
+    """
     names = [image["file_name"] for image in split["images"]]
-    folders = {folder: files_of(folder, names) for folder in source.images}
-    folder = max(folders, key=lambda folder: len(folders[folder]))
+    folder, spelled = records.locate(source.images, names)
+    if not spelled:
+        raise InputError(
+            f"{source.path}: none of its {len(names)} images is in "
+            f"{', '.join(map(str, source.images))}: add them, or give --no-images to convert the "
+            "annotations alone"
+        )
     found: dict[int, Path] = {}
     for image in progress(split["images"], desc="looking at images", leave=False):
+        image["file_name"] = spelled.get(image["file_name"], image["file_name"])
+        path = folder / image["file_name"]
         try:
-            path = folder / folders[folder].get(image["file_name"], image["file_name"])
             size = upright_size(path)
             if size != (image["height"], image["width"]):
                 raise InputError(
@@ -94,7 +103,7 @@ def main(argv: list[str]) -> None:
     with files.appearing(opts.out) as folder:
         for split, (source, split_content) in found.items():
             images = {} if opts.no_images else find_images(split_content, source, bad)
-            tidy(split_content, writer.BY_STEM, lost)
+            tidy(split, split_content, writer.BY_STEM, lost)
             copied = split_content["images"] if images else ()
             for image in progress(copied, desc=f"copying {split} images", leave=False):
                 path = folder / writer.image_path(split, image["file_name"])
@@ -114,17 +123,28 @@ def main(argv: list[str]) -> None:
     info(f"{title} -> {writer.TITLE}: {summary(contents)}: {opts.out}")
 
 
-def tidy(split: Content, by_stem: bool, lost: Losses) -> None:
-    """Names of images as they are written; raises InputError for those that no text file holds."""
-    for image in split["images"]:
-        name = os.path.normpath(image["file_name"].replace("\\", "/"))
+def tidy(split: str, split_content: Content, by_stem: bool, lost: Losses) -> None:
+    """Names images as they are written: without folders that all of them have and that stand for
+    the split, as every format has its own.
+
+    Raises:
+        InputError: if a name is not text.
+    """
+    images = split_content["images"]
+    names = [os.path.normpath(image["file_name"].replace("\\", "/")) for image in images]
+    for name in names:
         try:
             name.encode("utf-8")
         except UnicodeEncodeError:
             raise InputError(f"{name!r} is no name in UTF-8: rename the image") from None
+    first = {name.partition("/")[0] for name in names}
+    while len(first) == 1 and split_of(min(first)) in (split, "images") and min(first) not in names:
+        names = [name.partition("/")[2] for name in names]
+        first = {name.partition("/")[0] for name in names}
+    for image, name in zip(images, names):
         image["file_name"] = name
     if by_stem:
-        for old, new in content.unlike_stems(split["images"]):
+        for old, new in content.unlike_stems(images):
             lost.note("equal names of images, without their suffixes", f"{old} becomes {new}")
 
 

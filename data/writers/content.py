@@ -24,7 +24,7 @@ def load(path: Path, bad: BadRecords, dropped: Counter[str], keep_crowds: bool =
 
     Polygons are float64 arrays, masks compressed RLE. Boxes without a mask have "bbox" and an empty
     segmentation. Brush masks are read as data/dataset.py does. Annotation ids that are missing or
-    used twice are replaced. Objects that cover no pixel are left out and counted in `dropped`.
+    used twice are replaced. `dropped` counts what is left out without being an error.
 
     Raises:
         InputError: if a record cannot be used.
@@ -60,6 +60,8 @@ def load(path: Path, bad: BadRecords, dropped: Counter[str], keep_crowds: bool =
         annotations.append(one)
         labels.append(row.label)
         kinds.append(OBJECT if is_box else row.kind)
+    dropped.update(dict(content.get("counts", ())))
+    del dropped["boxes"]  # they are kept here
     if not keep_crowds:
         for place in brushes(np.array(labels), np.array(kinds)):
             annotations[place]["iscrowd"] = 0

@@ -1,0 +1,208 @@
+"""engine/convert.py: there and back through every format, and what can go wrong."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools.coco import COCO
+
+from data.errors import InputError
+from data.writers import WRITERS, cvat
+from engine import convert
+from engine.interrupt import Interrupted
+
+BACK = {"coco": None, "labelme": None, "cvat": None}  # formats that are read again
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    """Conversions are kept in the folder of the test."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+
+
+def run(*argv):
+    convert.main([str(each) for each in argv])
+
+
+def objects_of(root, split="train"):
+    """File name -> (class name, mask, segmentation) of its objects, by the COCO tools alone."""
+    tool = COCO(str(root / "annotations" / f"instances_{split}.json"))
+    found = {}
+    for image in tool.dataset["images"]:
+        names = {each["id"]: each["name"] for each in tool.dataset["categories"]}
+        found[image["file_name"]] = [
+            (names[one["category_id"]], tool.annToMask(one), one["segmentation"])
+            for one in tool.imgToAnns[image["id"]]
+            if not one["iscrowd"]
+        ]
+    return found, [each["name"] for each in tool.dataset["categories"]]
+
+
+def same_masks(one, other):
+    assert one.keys() == other.keys()
+    for name in one:
+        assert [each[0] for each in one[name]] == [each[0] for each in other[name]]
+        assert all((a[1] == b[1]).all() for a, b in zip(one[name], other[name], strict=True))
+
+
+def listing(folder):
+    return {str(path): path.stat().st_mtime_ns for path in sorted(folder.rglob("*"))}
+
+
+@pytest.mark.parametrize("name", BACK)
+def test_there_and_back(tiny_coco, tmp_path, name):
+    """Masks, classes, unused classes, images without objects and their files stay."""
+    before = listing(tiny_coco.root)
+    run(tiny_coco.root, tmp_path / "there", "--to", name)
+    run(tmp_path / "there", tmp_path / "back", "--to", "coco")
+    assert listing(tiny_coco.root) == before
+    for split in ("train", "val"):
+        old, classes = objects_of(tiny_coco.root, split)
+        new, names = objects_of(tmp_path / "back", split)
+        same_masks(old, new)
+        assert sorted(names) == sorted(classes)
+        for file_name in old:
+            path = tmp_path / "back" / split / file_name
+            assert path.read_bytes() == (tiny_coco.images / file_name).read_bytes()
+
+
+def test_coco_keeps_all_ids_and_crowds(tiny_coco, tmp_path, capsys):
+    run(tiny_coco.root, tmp_path / "there", "--to", "coco")
+    new = json.loads((tmp_path / "there" / "annotations" / "instances_train.json").read_text())
+    old = tiny_coco.content
+    assert [one["id"] for one in new["images"]] == [one["id"] for one in old["images"]]
+    for one, other in zip(new["annotations"], old["annotations"], strict=True):
+        for key in ("id", "image_id", "category_id", "iscrowd", "area"):
+            assert one[key] == other[key]
+    assert new["categories"] == sorted(old["categories"], key=lambda one: one["id"])
+    assert new["images"][0]["void"]["size"] == [48, 64]
+    line = capsys.readouterr().out.splitlines()[-1]
+    assert "12 images (train 6, val 6), 16 objects, 4 classes" in line
+
+
+@pytest.mark.parametrize("name", ["labelme", "cvat"])
+def test_polygons_keep_their_vertices(shared, tmp_path, name):
+    source = shared / "datasets" / "coco-mini"
+    run(source, tmp_path / "there", "--to", name)
+    run(tmp_path / "there", tmp_path / "back", "--to", "coco")
+    for split in ("train", "val"):
+        (old, _), (new, _) = (objects_of(root, split) for root in (source, tmp_path / "back"))
+        same_masks(old, new)
+        assert [each[2] for one in old.values() for each in one] == [
+            each[2] for one in new.values() for each in one
+        ]
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_annotations_alone(tiny_coco, tmp_path, name):
+    shutil.rmtree(tiny_coco.images)
+    (tiny_coco.root / "val").unlink()
+    with pytest.raises(InputError, match="none of its 6 images is in .*--no-images"):
+        run(tiny_coco.root, tmp_path / "there", "--to", name)
+    assert not (tmp_path / "there").exists()
+    run(tiny_coco.root, tmp_path / "there", "--to", name, "--no-images")
+    names = {path.name for path in (tmp_path / "there").rglob("*.png")}
+    assert names <= {"0001.png", "0002.png"} or name == "ids"
+
+
+def test_what_is_lost_is_counted_and_listed(tiny_coco, tmp_path, capsys):
+    run(tiny_coco.root, tmp_path / "there", "--to", "yolo")
+    out = capsys.readouterr().out
+    assert "YOLO-seg cannot hold 2 crowds, left out (2.png, annotation 9; 2.png" in out
+    assert "2 void regions" in out and "2 objects with holes" in out and "losses.csv" in out
+    lines = (tmp_path / "there" / "losses.csv").read_text().splitlines()
+    assert '"crowds, left out","2.png, annotation 9"' in lines
+    with pytest.raises(InputError, match="0.png.*: the target cannot hold .*--strict"):
+        run(tiny_coco.root, tmp_path / "strict", "--to", "yolo", "--strict")
+    assert not (tmp_path / "strict").exists()
+
+
+def test_an_output_in_use_or_in_the_data_set(tiny_coco, tmp_path):
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "mine.txt").touch()
+    before = listing(tmp_path)
+    with pytest.raises(InputError, match="there: the output exists"):
+        run(tiny_coco.root, tmp_path / "there", "--to", "yolo")
+    for out in (tiny_coco.root, tiny_coco.root / "yolo"):
+        with pytest.raises(InputError, match="is in the data set"):
+            run(tiny_coco.root, out, "--to", "yolo")
+    assert listing(tmp_path) == before
+
+
+def test_a_stop_leaves_nothing(tiny_coco, tmp_path, monkeypatch):
+    def write(folder, *_):
+        (folder / "half.xml").touch()
+        raise Interrupted(2)
+
+    monkeypatch.setattr(cvat, "write", write)
+    with pytest.raises(Interrupted):
+        run(tiny_coco.root, tmp_path / "there", "--to", "cvat")
+    assert not (tmp_path / "there").exists()
+
+
+def test_images_of_another_size_and_missing_ones(tiny_coco, tmp_path, capsys):
+    Image.new("RGB", (5, 6)).save(tiny_coco.images / "0.png")
+    (tiny_coco.images / "2.png").unlink()
+    with pytest.raises(InputError, match=r"0.png is 5 x 6 .* have 64 x 48: correct"):
+        run(tiny_coco.root, tmp_path / "there", "--to", "coco")
+    run(tiny_coco.root, tmp_path / "there", "--to", "coco", "--skip-bad-records")
+    old, new = objects_of(tiny_coco.root)[0], objects_of(tmp_path / "there")[0]
+    del old["0.png"], old["2.png"]
+    same_masks(old, new)
+    assert "2.png is missing" in capsys.readouterr().out
+    assert len(json.loads((tmp_path / "there" / "skipped.json").read_text())) == 4
+
+
+def test_images_that_differ_in_the_suffix_alone(tmp_path):
+    root = tmp_path / "set"
+    (root / "train").mkdir(parents=True)
+    (root / "annotations").mkdir()
+    names = ["a.png", "a.jpg", "A.png", "a_2.png"]
+    content = {"images": [], "annotations": [], "categories": [{"id": 1, "name": "x"}]}
+    for number, name in enumerate(names):
+        Image.new("RGB", (20, 10), (9 * number, 0, 0)).save(root / "train" / name)
+        content["images"].append({"id": number, "file_name": name, "width": 20, "height": 10})
+        square = [[number, 0, number + 5, 0, number + 5, 5, number, 5]]
+        content["annotations"].append(
+            {"id": number, "image_id": number, "category_id": 1, "segmentation": square}
+        )
+    (root / "annotations" / "instances_train.json").write_text(json.dumps(content))
+    run(root, tmp_path / "there", "--to", "labelme")
+    found = sorted((tmp_path / "there" / "train").glob("*.json"))
+    assert [path.name for path in found] == ["A_3.json", "a.json", "a_2.json", "a_2_2.json"]
+    for path in found:
+        record = json.loads(path.read_text())
+        number = int(record["shapes"][0]["points"][0][0])
+        copied = (path.parent / record["imagePath"]).read_bytes()
+        assert copied == (root / "train" / names[number]).read_bytes()
+    run(root, tmp_path / "coco", "--to", "coco")
+    assert {path.name for path in (tmp_path / "coco" / "train").iterdir()} == set(names)
+
+
+def test_a_set_without_splits_is_for_training(tiny_coco, tmp_path):
+    run(tiny_coco.json, tmp_path / "there", "--to", "yolo", "--no-images")
+    assert (tmp_path / "there" / "data.yaml").read_text().startswith("train: images/train\nnames")
+    assert len(list((tmp_path / "there" / "labels" / "train").iterdir())) == 6
+
+
+def test_boxes_stay_boxes(tiny_coco, tmp_path):
+    content = tiny_coco.content
+    for one in content["annotations"]:
+        one |= {"segmentation": [], "bbox": [1.5, 2.5, 10, 20], "iscrowd": 0}
+    tiny_coco.json.write_text(json.dumps(content))
+    for name in ("labelme", "cvat", "coco"):
+        run(tiny_coco.json, tmp_path / name, "--to", name, "--no-images")
+        if name != "coco":
+            back = tmp_path / f"{name} back"
+            run(tmp_path / name, back, "--to", "coco", "--no-images")
+        else:
+            back = tmp_path / "coco"
+        path = Path(back) / "annotations" / "instances_train.json"
+        found = json.loads(path.read_text())["annotations"]
+        assert len(found) == len(content["annotations"])
+        assert all(one["segmentation"] == [] for one in found)
+        assert np.allclose([one["bbox"] for one in found], [1.5, 2.5, 10, 20])
