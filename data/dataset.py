@@ -67,13 +67,7 @@ class CocoDataset:
         found = records.images(content, self.source, self.bad)
         folders = [Path(one) for one in ([images] if isinstance(images, (str, Path)) else images)]
         names = [record.file_name for record, _ in found]
-        for spellings in (records.as_written, records.by_last_part):
-            files, self.folder = max(
-                ((records.files_of(folder, names, spellings), folder) for folder in folders),
-                key=lambda pair: len(pair[0]),
-            )
-            if files:
-                break
+        self.folder, files = records.locate(folders, names)
         kept = [
             (record._replace(file_name=files[record.file_name]), void)
             for record, void in found

@@ -4,7 +4,6 @@ import argparse
 import csv
 import os
 import shutil
-from collections import Counter
 from pathlib import Path
 
 from data import readers, records
@@ -18,10 +17,6 @@ from engine import files, options, skipped
 from engine.log import info, progress
 
 LOSSES = "losses.csv"
-DROPPED = {
-    "objects": "objects that cover no pixel",
-    "parts": "parts of fewer than three points",
-}
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -43,17 +38,16 @@ def read(opts: argparse.Namespace, bad: BadRecords) -> tuple[str, dict[str, tupl
     """The title of the format, and split -> its source and checked content."""
     sources = readers.recognise(opts.data, opts.format)
     title = next(iter(sources.values())).reader.TITLE
-    sources = convert(sources, list(sources), options.DATASETS / "converted", opts.skip_bad_records)
+    cache = options.DATASETS / "converted"
+    sources = convert(sources, list(sources), cache, opts.skip_bad_records, report=info)
     if "all" in sources and "train" not in sources:
         sources["train"] = sources.pop("all")
-    dropped: Counter[str] = Counter()
-    contents = {
-        split: content.load(source.path, bad, dropped, opts.keep_crowds)
-        for split, source in sources.items()
-    }
-    for what, number in dropped.items():
-        if number:
-            info(f"left out of {opts.data}: {DROPPED.get(what, what)}: {number}")
+    contents = {}
+    for split, source in sources.items():
+        notes: list[str] = []
+        contents[split] = content.load(source.path, bad, notes, opts.keep_crowds)
+        for note in notes:
+            info(f"{split}: {note}")
     content.join_classes(contents)
     return title, {split: (sources[split], contents[split]) for split in sources}
 

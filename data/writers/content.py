@@ -11,20 +11,25 @@ from pathlib import Path
 import numpy as np
 
 from data import records, rle
-from data.errors import BadRecords, InputError
+from data.errors import BadRecords, InputError, counted
 from data.readers import coco
 from data.records import BROKEN, BRUSH, CROWD, OBJECT, UNKNOWN
 from data.writers.target import Content
 
+DROPPED = {
+    "objects": "without pixels left out",
+    "parts": "of fewer than three points left out",
+}
 KEPT = ("area", "attributes")  # of annotations, where they are there
 
 
-def load(path: Path, bad: BadRecords, dropped: Counter[str], keep_crowds: bool = False) -> Content:
+def load(path: Path, bad: BadRecords, notes: list[str], keep_crowds: bool = False) -> Content:
     """The images, classes and objects of a COCO json in its order, classes by their ids.
 
     Polygons are float64 arrays, masks compressed RLE. Boxes without a mask have "bbox" and an empty
     segmentation. Brush masks are read as data/dataset.py does. Annotation ids that are missing or
-    used twice are replaced. `dropped` counts what is left out without being an error.
+    used twice are replaced. Sentences about what is read otherwise, or left out without being an
+    error, go to `notes`.
 
     Raises:
         InputError: if a record cannot be used.
@@ -41,9 +46,10 @@ def load(path: Path, bad: BadRecords, dropped: Counter[str], keep_crowds: bool =
     ]
     content["annotations"], last = remembered(content["annotations"])
     annotations, labels, kinds = [], [], []
+    dropped: Counter[str] = Counter()
     for row in records.annotations(content, listed, classes, path, bad, dropped):
         origin, image = last[0], listed[row.position]
-        is_box = row.kind == BROKEN and not origin.get("segmentation")
+        is_box = row.kind == BROKEN and not (origin.get("segmentation") or origin.get("broken"))
         if row.label == UNKNOWN or (row.kind == BROKEN and not is_box):
             continue  # it is listed in `bad`
         one = {key: origin[key] for key in KEPT if key in origin} | {
@@ -60,11 +66,17 @@ def load(path: Path, bad: BadRecords, dropped: Counter[str], keep_crowds: bool =
         annotations.append(one)
         labels.append(row.label)
         kinds.append(OBJECT if is_box else row.kind)
-    dropped.update(dict(content.get("counts", ())))
-    del dropped["boxes"]  # they are kept here
-    if not keep_crowds:
-        for place in brushes(np.array(labels), np.array(kinds)):
+    if not keep_crowds and len(places := brushes(np.array(labels), np.array(kinds))):
+        for place in places:
             annotations[place]["iscrowd"] = 0
+        notes.append(
+            f"{counted(len(places), 'brush mask')} of an annotation tool, marked iscrowd, are read "
+            "as objects; --keep-crowds leaves them crowds"
+        )
+    notes += [*content.get("notes", ()), *records.counts(content)]
+    for key, text in DROPPED.items():
+        if dropped[key]:
+            notes.append(f"{counted(dropped[key], key[:-1])} {text}")
     renumber(annotations)
     categories = [{"id": one.id, "name": one.name} for one in classes]
     return {"images": images, "categories": categories, "annotations": annotations}

@@ -34,7 +34,7 @@ class Losses:
         self.strict, self.found = strict, defaultdict(list)
 
     def note(self, what: str, where: str) -> None:
-        """Notes a case; `what` follows its number in the summary.
+        """Notes a case of `what`, in the plural.
 
         Raises:
             InputError: with `strict`.
@@ -57,7 +57,7 @@ class Losses:
         lines = []
         for what, places in self.found.items():
             more = ", ..." if len(places) > NAMED else ""
-            lines.append(printable(f"{len(places)} {what} ({'; '.join(places[:NAMED])}{more})"))
+            lines.append(printable(f"{what}: {len(places)} ({'; '.join(places[:NAMED])}{more})"))
         return lines
 
 
