@@ -3,7 +3,7 @@
 import argparse
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -15,10 +15,10 @@ from data.batch import Batch
 from data.dataset import CocoDataset
 from data.errors import InputError
 from data.loaders import eval_loader
-from data.opening import open_datasets
 from data.presets import EvalPreset
 from engine import checkpoint, dist, files, options, skipped
 from engine.coco_ap import FIELDS, score
+from engine.datasets import open_split
 from engine.fit import too_many_objects
 from engine.log import info
 from engine.loop import run_inference
@@ -36,7 +36,7 @@ DIAGNOSIS = "diagnose.json"  # beside the results
 def parse(argv: list[str]) -> argparse.Namespace:
     parser = options.Parser("Evaluate a checkpoint: the 12 COCO numbers and a per-category table.")
     parser.add_argument("--checkpoint", type=Path, help="best.pt of the newest run if not given")
-    parser.add_argument("--split", choices=("train", "val"), default="val")
+    parser.add_argument("--split", choices=("train", "val", "test"), default="val")
     options.add_image_size(parser)
     options.add_duplicate_iou(parser)
     parser.add_argument("--batch-size", type=options.positive, default=8, help="cannot change AP")
@@ -64,39 +64,6 @@ def parse(argv: list[str]) -> argparse.Namespace:
     options.add_data(parser)
     options.add_device(parser, workers=True)
     return parser.parse_args(argv)
-
-
-def open_split(opts: argparse.Namespace, content: dict | None = None) -> CocoDataset:
-    """The split that the options name; without data options, of the data of the checkpoint."""
-    if not (opts.data or opts.train_json or opts.val_json):
-        if content is None:
-            _, content = checkpoint.load_or_newest(opts.checkpoint, options.RUNS)
-        trained_with = content["options"]
-        for name in ("data", "train_json", "val_json", "images"):
-            if getattr(opts, name) is None and trained_with[name] is not None:
-                setattr(opts, name, Path(trained_with[name]))
-        if not (opts.crowd_as_instances or opts.keep_crowds):
-            opts.crowd_as_instances = trained_with["crowd_as_instances"]
-            opts.keep_crowds = trained_with["keep_crowds"]
-        opts.skip_bad_records |= trained_with["skip_bad_records"]
-    return open_splits(opts, (opts.split,))[opts.split]
-
-
-def open_splits(
-    opts: argparse.Namespace | options.TrainOptions, splits: Sequence[str]
-) -> dict[str, CocoDataset]:
-    """Opens splits of the data that the options name, by name."""
-    return open_datasets(
-        data=opts.data,
-        train_json=opts.train_json,
-        val_json=opts.val_json,
-        images=opts.images,
-        splits=splits,
-        cache=options.DATASETS,
-        crowd_as_instances=opts.crowd_as_instances,
-        keep_crowds=opts.keep_crowds,
-        skip_bad=opts.skip_bad_records,
-    )
 
 
 def predictions(
@@ -165,7 +132,7 @@ def score_checkpoint(opts: argparse.Namespace, builder: checkpoint.Builder) -> N
             files.require_free(opts.out.with_name(DIAGNOSIS), opts.overwrite)
         device = dist.device_for(device_for(opts.device))
         path, content = checkpoint.load_or_newest(opts.checkpoint, options.RUNS)
-    dataset = dist.local_first(lambda: open_split(opts, content), InputError)
+    dataset = dist.local_first(lambda: open_split(opts, (path, content)), InputError)
     with dist.synced_errors(InputError):
         dataset.use_classes(content["classes"], str(path))
         dataset.bad.skip = True  # goes on after images that cannot be read

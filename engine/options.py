@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from data.errors import InputError
+from data.readers import READERS
 from engine import dist, recipes, values
 from engine.files import FailedRun
 from engine.interrupt import GracefulStop
@@ -84,7 +85,14 @@ class TrainOptions:
         "recipe", choices=tuple(recipes.RECIPES), metavar="NAME")
 
     data: Path | None = option(
-        None, Path, "a VOC or COCO folder, layout detected automatically", "data")
+        None, Path, "a data set: a folder, or its json, xml, csv or yaml; the format is recognised",
+        "data")
+    format: str | None = option(
+        None, str, f"read --data as this format: {', '.join(one.NAME for one in READERS)}",
+        choices=tuple(one.NAME for one in READERS), metavar="NAME")
+    val_fraction: float = option(
+        0.2, values.decay, "images that are held out for validation where the data has no split "
+        "for it; 0: train on all")
     train_json: Path | None = option(None, Path, "COCO json of the training split")
     val_json: Path | None = option(None, Path, "COCO json of the validation split")
     images: Path | None = option(None, Path, "folder of the images in the json files")
@@ -274,6 +282,7 @@ def add_data(parser: Parser) -> None:
     group = parser.add_argument_group("data")
     names = (
         "data",
+        "format",
         "train_json",
         "val_json",
         "images",
@@ -283,6 +292,11 @@ def add_data(parser: Parser) -> None:
     )
     for name in names:
         add_option(group, name)
+    help = (
+        "images of --split val where the data has no split for it; those of the run if not given, "
+        "or all of other data"
+    )
+    add_option(group, "val_fraction", default=None, help=help)
 
 
 def add_config(parser: Parser) -> argparse._ArgumentGroup:

@@ -19,6 +19,7 @@ from data.loaders import Batches, train_loader
 from data.presets import EvalPreset, TrainPreset
 from engine import checkpoint, dist, files, log, options, skipped
 from engine.coco_ap import Scores
+from engine.datasets import write_lists
 from engine.log import info
 from engine.loop import Trainer
 from engine.options import TrainOptions
@@ -153,6 +154,7 @@ class Run:
         )
         self.save()  # first: from here on a killed run can be resumed
         self.write_options()
+        write_lists(self.folder, self.data.train, self.data.val)
         if report:
             files.write_json(self.folder / "weights.json", report.as_dict())
         self.save_image("train_batch.png", image)

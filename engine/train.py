@@ -14,7 +14,8 @@ from data.loaders import covering_canvas, first_images, train_canvases
 from data.presets import EvalPreset, TrainPreset
 from engine import checkpoint, determinism, dist, log, options, recipes, skipped, start_weights
 from engine.coco_ap import Scores, score
-from engine.evaluate import open_splits, predictions
+from engine.datasets import open_splits, read_lists
+from engine.evaluate import predictions
 from engine.files import FolderLock, require_free
 from engine.fit import fit_to_data, too_many_objects
 from engine.interrupt import GracefulStop, Interrupted
@@ -67,7 +68,8 @@ def parse(argv: list[str]) -> TrainOptions:
 
 def open_data(opts: TrainOptions) -> Data:
     """Opens the training and validation sets; raises InputError if something is wrong with them."""
-    sets = open_splits(opts, ("train",) if opts.overfit else ("train", "val"))
+    splits, fraction = (("train",), 0) if opts.overfit else (("train", "val"), opts.val_fraction)
+    sets = open_splits(opts, splits, fraction, read_lists(opts.out) if opts.resume else None)
     train = sets["train"]
     if opts.overfit:
         if opts.overfit > len(train):
@@ -77,9 +79,12 @@ def open_data(opts: TrainOptions) -> Data:
         train = train.subset(first_images(len(train), opts.seed, opts.overfit))
         train.name = f"overfit-{len(train)}"  # never called val
     if not train.with_objects():
+        boxes = train.dropped["boxes"]
+        more = f" and {counted(boxes, 'box')} without masks" if boxes else ""
         raise InputError(
-            f"{train.source}: no image of {train.name} has an object to train on, crowds do not "
-            "count; give annotations with objects, or read crowds so with --crowd-as-instances"
+            f"{train.source}: no image of {train.name} has an object to train on, crowds"
+            f"{more} do not count; give annotations with outlines or masks, or read crowds as "
+            "objects with --crowd-as-instances"
         )
     if opts.overfit:
         preset = EvalPreset(opts.image_size)
@@ -106,7 +111,13 @@ def open_data(opts: TrainOptions) -> Data:
             "so evaluation would see another scale than training; give --canvas as well"
         )
     chosen = first_images(len(train), opts.seed, opts.eval_train)
-    return Data(train, sets["val"], preset, canvases, train.subset(chosen) if chosen else None)
+    seen = train.subset(chosen) if chosen else None
+    if sets["val"] is not train:
+        return Data(train, sets["val"], preset, canvases, seen)
+    val = seen or train.subset(range(len(train)))
+    val.name = f"train-{len(val)}"  # never called val
+    info(f"evaluated on {counted(len(val), 'training image')}: best.pt follows from them")
+    return Data(train, val, preset, canvases)
 
 
 def report_full_images(opts: TrainOptions, sets: dict[str, CocoDataset]) -> None:

@@ -9,6 +9,7 @@ from PIL import Image
 from data.dataset import CocoDataset
 from data.errors import InputError
 from engine import checkpoint, evaluate, files, options, skipped
+from engine.datasets import open_split
 from engine.log import info
 from engine.report import draw
 from engine.values import device_for
@@ -18,7 +19,7 @@ from mobileinst import zoo
 def parse(argv: list[str]) -> argparse.Namespace:
     parser = options.Parser("Draw image / ground truth / prediction, one column per image.")
     parser.add_argument("--checkpoint", type=Path, help="best.pt of the newest run if not given")
-    parser.add_argument("--split", choices=("train", "val"), default="val")
+    parser.add_argument("--split", choices=("train", "val", "test"), default="val")
     parser.add_argument("--count", type=options.positive, default=8, help="images, spread evenly")
     parser.add_argument("--columns", type=options.positive, default=4)
     parser.add_argument(
@@ -102,7 +103,7 @@ def main(argv: list[str], builder: checkpoint.Builder = zoo.build_from_config) -
     torch.set_num_threads(opts.threads)
     device = device_for(opts.device)
     path, content = checkpoint.load_or_newest(opts.checkpoint, options.RUNS)
-    dataset = evaluate.open_split(opts, content)
+    dataset = open_split(opts, (path, content))
     dataset.use_classes(content["classes"], str(path))
     dataset.bad.skip = True  # goes on after images that cannot be read
     threshold, origin = checkpoint.score_threshold(content["best"], opts.threshold)

@@ -19,6 +19,7 @@ CONTENTS = {
     "best.pt": "best weights, with their score threshold",
     "last.pt": "to go on with --resume",
     "options.json": "every option and its origin",
+    "split.json": "the parts of data that had no validation split",
     "metrics.csv": "one row per evaluation",
     "log.jsonl": "losses, rates and times",
     "weights.json": "what was loaded at the start",

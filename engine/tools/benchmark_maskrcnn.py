@@ -38,7 +38,7 @@ from data.errors import InputError
 from data.loaders import Batches, Key, Samples, permutation
 from engine import files, options, skipped, values
 from engine.coco_ap import FIELDS, score
-from engine.evaluate import open_splits
+from engine.datasets import open_splits
 from engine.files import FailedRun
 from engine.log import info, progress
 from engine.report.tables import aligned, number, pipes

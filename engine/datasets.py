@@ -1,0 +1,87 @@
+"""The data sets that options name; where a run divided its data, its parts again."""
+
+import argparse
+from collections.abc import Mapping, Sequence
+from itertools import chain
+from pathlib import Path
+
+from data.dataset import CocoDataset
+from data.opening import PARTS, open_datasets
+from engine import checkpoint, files, options
+from engine.log import info
+
+LISTS = "split.json"  # in a run folder: the file names of the parts
+SAVED = ("data", "train_json", "val_json", "images", "format")
+
+
+def open_splits(
+    opts: argparse.Namespace | options.TrainOptions,
+    splits: Sequence[str],
+    fraction: float | None = None,
+    lists: Mapping[str, list[str]] | None = None,
+) -> dict[str, CocoDataset]:
+    """Opens splits of the data that the options name; see `open_datasets` for data without a
+    validation split.
+    """
+    return open_datasets(
+        data=opts.data,
+        train_json=opts.train_json,
+        val_json=opts.val_json,
+        images=opts.images,
+        splits=splits,
+        format=opts.format,
+        val_fraction=(opts.val_fraction or 0) if fraction is None else fraction,
+        lists=lists,
+        cache=options.DATASETS,
+        crowd_as_instances=opts.crowd_as_instances,
+        keep_crowds=opts.keep_crowds,
+        skip_bad=opts.skip_bad_records,
+        report=info,
+    )
+
+
+def open_split(opts: argparse.Namespace, trained: tuple[Path, dict] | None = None) -> CocoDataset:
+    """One split, of the data of the checkpoint if the options name none. Of data without a
+    validation split it is the part of the run that trained on it; of other data all images, unless
+    the options have a fraction.
+
+    `trained` is the path of the checkpoint and its content.
+    """
+    splits = (opts.split,)
+    if opts.data or opts.train_json or opts.val_json:
+        lists = trained and opts.val_fraction is None and read_lists(trained[0].parent)
+        if lists:
+            whole = open_splits(opts, splits)[opts.split]
+            if {each.file_name for each in whole.images} != {*chain(*lists.values())}:
+                return whole
+        return open_splits(opts, splits, lists=lists)[opts.split]
+    path, content = trained or checkpoint.load_or_newest(opts.checkpoint, options.RUNS)
+    trained_with = content["options"]
+    for name in SAVED:
+        if getattr(opts, name) is None and trained_with[name] is not None:
+            value = trained_with[name]
+            setattr(opts, name, value if name == "format" else Path(value))
+    if not (opts.crowd_as_instances or opts.keep_crowds):
+        opts.crowd_as_instances = trained_with["crowd_as_instances"]
+        opts.keep_crowds = trained_with["keep_crowds"]
+    opts.skip_bad_records |= trained_with["skip_bad_records"]
+    lists = None
+    if opts.val_fraction is None:
+        opts.val_fraction, lists = trained_with["val_fraction"], read_lists(path.parent)
+    return open_splits(opts, splits, lists=lists)[opts.split]
+
+
+def write_lists(folder: Path, train: CocoDataset, val: CocoDataset) -> None:
+    """Writes the lists of a run whose sets are parts of one; other runs have none."""
+    if train.source == val.source and val.name == "val":
+        sets = zip(PARTS, (train, val), strict=True)
+        names = {part: [each.file_name for each in one.images] for part, one in sets}
+        files.write_json(folder / LISTS, names)
+
+
+def read_lists(folder: Path) -> dict[str, list[str]] | None:
+    """The lists of a run folder; None where it has none, or a damaged file."""
+    found = files.read_json(folder / LISTS)
+    if not isinstance(found, dict) or not all(isinstance(found.get(part), list) for part in PARTS):
+        return None
+    return {part: [name for name in found[part] if isinstance(name, str)] for part in PARTS}
