@@ -24,11 +24,21 @@ from types import ModuleType
 
 from data.errors import InputError
 from data.images import SUFFIXES
-from data.readers import coco, cvat_masks, cvat_xml, id_images, labelme, sbd, via, voc
+from data.readers import (
+    coco,
+    cvat_masks,
+    cvat_xml,
+    id_images,
+    labelme,
+    png_per_object,
+    sbd,
+    via,
+    voc,
+)
 from data.readers.cache import guarded
 from data.readers.source import SPLITS, Source
 
-READERS = (coco, voc, sbd, labelme, cvat_xml, cvat_masks, via, id_images)
+READERS = (coco, voc, sbd, labelme, cvat_xml, cvat_masks, via, id_images, png_per_object)
 TOGETHER = {"voc", "sbd"}  # one data set: SBD adds training images to VOC
 ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".7z", ".rar")
 MOST_FOLDERS = 200  # one level below that are looked into
