@@ -69,7 +69,10 @@ def objects(folder: Path, name: str) -> Objects:
     size = upright_size(folder / "img" / image)
     require_size(path, indices.shape, image, size)
     numbers = np.unique(indices[indices > 0]).astype(np.int64)
-    ids = classes[numbers[numbers <= len(classes)] - 1]
-    if len(ids) < len(numbers) or not np.isin(ids, np.arange(len(CLASS_NAMES)) + 1).all():
-        raise InputError(f"{path} has an object without a class: {AGAIN}")
-    return Objects(image, size, ids, rle.from_index_map(indices, numbers))
+    masks = rle.from_index_map(indices, numbers)
+    ids = np.append(classes, 0)[np.minimum(numbers - 1, len(classes))]
+    named = np.isin(ids, np.arange(len(CLASS_NAMES)) + 1)
+    reason = f"{path} has an object without a class: {AGAIN}"
+    broken = [(reason, masks[i]) for i in np.flatnonzero(~named)]
+    used = [masks[i] for i in np.flatnonzero(named)]
+    return Objects(image, size, ids[named], used, None, broken)

@@ -42,26 +42,30 @@ class Source(NamedTuple):
 
 
 class Objects(NamedTuple):
-    """One image (file name, (h, w)) with N category ids and masks, and its void region."""
+    """One image (file name, (h, w)) with N category ids and masks, its void region, and objects
+    that cannot be used: reason and mask, which will be ignored.
+    """
 
     file_name: str
     size: tuple[int, int]
     category_ids: Sequence[int]
     rles: Sequence[rle.Rle]
     void: rle.Rle | None = None
+    broken: Sequence[tuple[str, rle.Rle]] = ()
 
 
 def coco_content(
     source: Source, read: Callable[[str], Objects], class_names: Sequence[str], bad: BadRecords
 ) -> dict[str, Any]:
-    """What `read` finds for each name -> COCO content; names it raises InputError for go to `bad`.
+    """What `read` finds for each name -> COCO content; names it raises InputError for and broken
+    objects go to `bad`.
 
     Category ids count from 1.
     """
     images, annotations = [], []
     for name in source.names:
         try:
-            file_name, (height, width), category_ids, rles, void = read(name)
+            file_name, (height, width), category_ids, rles, void, broken = read(name)
         except InputError as error:
             bad.note(error, source.path, f"image {name}")
             continue
@@ -69,7 +73,13 @@ def coco_content(
         if void is not None:
             image["void"] = rle.to_json(void)
         images.append(image)
-        annotations += rle.records(rles, category_ids, image["id"], len(annotations) + 1)
+        for reason, _ in broken:
+            bad.note(InputError(reason), source.path, f"image {name}")
+        ids = [*category_ids, *[0] * len(broken)]
+        masks = [*rles, *(mask for _, mask in broken)]
+        found = rle.records(masks, ids, image["id"], len(annotations) + 1)
+        annotations += found[: len(rles)]
+        annotations += [each | {"broken": True} for each in found[len(rles) :]]
     categories = [{"id": id_, "name": name} for id_, name in enumerate(class_names, start=1)]
     return {"images": images, "categories": categories, "annotations": annotations}
 

@@ -109,23 +109,28 @@ def objects(source: Source, name: str, num_classes: int) -> Objects:
     counts = counts[1:VOID, :VOID]  # [object 1..254, class 0..254]: no void in either
     numbers = np.flatnonzero(counts.sum(1)) + 1
     votes = counts[numbers - 1, 1:]
-    unnamed = numbers[votes.sum(1) == 0]
-    if len(unnamed):
-        raise InputError(
-            f"{paths[1]}: object {unnamed[0]} lies on background only in "
-            f"SegmentationClass/{name}.png: paint its class there, or remove it here"
-        )
-    ids = votes.argmax(1) + 1
-    if ids.max(initial=0) > num_classes:
-        raise InputError(
-            f"{paths[0]} uses class {ids.max()} but only {num_classes} classes have names: "
-            f"write all names, one per line, into {folder / NAME_FILES[0]}"
-        )
     void = (classes == VOID) | (indices == VOID)
     region = rle.encode(void[None])[0] if void.any() else None
-    return Objects(
-        image.name, size, ids, rle.from_index_map(np.where(void, 0, indices), numbers), region
-    )
+    masks = rle.from_index_map(np.where(void, 0, indices), numbers)
+    used, broken = [], []
+    for number, vote, mask in zip(numbers, votes, masks, strict=True):
+        id_ = vote.argmax() + 1
+        if not vote.any():
+            reason = (
+                f"{paths[1]}: object {number} lies on background only in "
+                f"SegmentationClass/{name}.png: paint its class there, or remove it here"
+            )
+        elif id_ > num_classes:
+            reason = (
+                f"{paths[0]} uses class {id_} but only {num_classes} classes have names: "
+                f"write all names, one per line, into {folder / NAME_FILES[0]}"
+            )
+        else:
+            used.append((id_, mask))
+            continue
+        broken.append((reason, mask))
+    ids, masks = zip(*used) if used else ((), ())
+    return Objects(image.name, size, ids, masks, region, broken)
 
 
 def read_indices(path: Path) -> np.ndarray:

@@ -51,6 +51,13 @@ def test_an_object_without_a_class_is_named(tmp_path, categories):
     root = write_sbd(tmp_path / "sbd", objects, categories, ["x"])
     with pytest.raises(InputError, match=r"x\.mat has an object without a class"):
         read(root)
+    bad = BadRecords(skip=True)
+    content = sbd.read(sbd.find(root)["train"], bad)
+    annotation = CocoDataset(content, root / "img", skip_bad=True).annotation(0)
+    kept = [one["category_id"] for one in content["annotations"] if "broken" not in one]
+    assert kept == [9] and len(annotation.labels) == 1 and len(bad) == 1
+    region = objects == (2 if categories[0] else 1)
+    assert (rle.decode([annotation.ignore], (10, 12))[0] == region).all()
 
 
 def test_broken_files_are_named(sbd_root):

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from data import rle
+from data.dataset import CocoDataset
 from data.errors import BadRecords, InputError
 from data.readers import voc
 
@@ -186,6 +187,24 @@ def test_what_is_wrong_is_named_in_one_sentence(voc_root, name):
     with pytest.raises(InputError, match=words) as caught:
         read(voc_root)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("wrong", [0, 21])
+def test_the_region_of_a_broken_object_is_ignored(voc_root, wrong):
+    """The other object of the image stays; void and the broken object are ignored."""
+    classes, objects = two_boxes()
+    classes[(objects == 2) & (classes != 255)] = wrong
+    save_map(voc_root / "SegmentationClass" / "a.png", classes)
+    bad = BadRecords(skip=True)
+    content = voc.read(voc.find(voc_root)["train"], bad)
+    assert [one.record for one in bad] == ["image a"] and len(content["images"]) == 2
+    dataset = CocoDataset(content, voc_root / "JPEGImages", skip_bad=True)
+    annotation = dataset.annotation(0)
+    void = (classes == 255) | (objects == 255)
+    assert annotation.labels.tolist() == [11]
+    assert (rle.decode(annotation.rles, (30, 40))[0] == ((objects == 1) & ~void)).all()
+    assert (rle.decode([annotation.ignore], (30, 40))[0] == (void | (objects == 2))).all()
+    assert len(dataset.bad) == 0  # noted by the reader, once
 
 
 def test_own_classes_have_own_names(voc_root):
