@@ -51,8 +51,8 @@ def read(source: Source, bad: BadRecords) -> dict[str, Any]:
 def mask_folders(root: Path) -> list[str]:
     """The folders of masks, relative to the root; none where it has another layout."""
     if (root / "images").is_dir():
-        folders = subfolders(root / "masks")
-        return [f"masks/{one.name}" for one in folders if masks_in(one)]
+        found = [f"masks/{one.name}" for one in subfolders(root / "masks") if masks_in(one)]
+        return found if found and not images_of(root).keys().isdisjoint(found) else []
     folders = [one for one in subfolders(root) if (one / "masks").is_dir()]
     if not any(is_object_folder(one) for one in folders[:LOOKED_AT]):
         return []

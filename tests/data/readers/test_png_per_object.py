@@ -99,6 +99,8 @@ def test_id_images_are_another_layout(tmp_path):
     assert png_per_object.find(tmp_path / "set") is None
     assert png_per_object.find(tmp_path / "set/images/a.png") is None
     assert id_images.find(tmp_path / "set")
+    save(tmp_path / "set/masks/train/a_1.png", masks_of()[0].astype(np.uint8))
+    assert png_per_object.find(tmp_path / "set") is None
 
 
 def two_images(root):
