@@ -129,7 +129,7 @@ TRAINING = [
     ("voc", at("ImageSets", shutil.rmtree), "",
      "VOC2012 is not a whole VOC folder|it lacks ImageSets/Segmentation|unpack"),
     ("voc", at(LIST, Path.unlink), "",
-     "Segmentation/train.txt is missing|list one image name per line"),
+     "no train annotations|VOC2012 has val|add them"),
     ("voc", at(LIST, lambda path: path.write_text("\n")), "",
      "Segmentation/train.txt is empty|list one image name per line"),
     ("voc", at(LIST, lambda path: path.write_text("a\ngone\n")), "",
