@@ -35,6 +35,7 @@ class CocoDataset:
     Args:
         annotations: the json file, or its content as a dict (`name` stands for it in messages).
         images: the folder that file names are relative to; of several, the one with most of them.
+        source: what messages name for the file, if it was converted from something else.
         crowd_as_instances: use every crowd as one object.
         keep_crowds: leave the brush masks of annotation tools the crowds that they are exported as.
         skip_bad: leave out records that cannot be used, images without a file among them, and note
@@ -50,6 +51,7 @@ class CocoDataset:
         images: str | Path | Sequence[str | Path],
         *,
         name: str = "train",
+        source: str | Path | None = None,
         crowd_as_instances: bool = False,
         keep_crowds: bool = False,
         skip_bad: bool = False,
@@ -58,8 +60,8 @@ class CocoDataset:
         if isinstance(annotations, dict):
             self.source, content = f"the {name} annotations", annotations
         else:
-            self.source = Path(annotations)
-            content = coco.load(self.source)
+            self.source = Path(source or annotations)
+            content = coco.load(Path(annotations))
         records.require_lists(content, self.source)
         self.bad.add(records.left_out(content))
         self.notes = [*content.get("notes", ()), *records.counts(content)]

@@ -12,6 +12,7 @@ import numpy as np
 from data import readers
 from data.dataset import CocoDataset
 from data.errors import InputError, counted
+from data.images import SUFFIXES
 from data.readers import coco
 from data.readers.cache import convert
 from data.readers.source import Source
@@ -81,6 +82,7 @@ def open_datasets(
             file.path,
             images or file.images,
             name=split,
+            source=sources[split].path,
             crowd_as_instances=crowd_as_instances,
             keep_crowds=keep_crowds,
             skip_bad=skip_bad,
@@ -126,14 +128,17 @@ def describe(sources: Mapping[str, Source], opened: Mapping[str, CocoDataset]) -
     """What was recognised and how much, as "LabelMe: 120 json files, 118 images, 5 classes"."""
     titles = " and ".join(dict.fromkeys(one.reader.TITLE for one in sources.values()))
     files = {file for one in sources.values() for file in one.files or [one.path]}
-    suffixes = Counter(file.suffix.lower() for file in files)
-    suffix, number = max(
-        suffixes.items(), key=lambda pair: (pair[0] not in (".jpg", ".txt"), pair[1])
-    )
-    images = counted(sum(map(len, opened.values())), "image")
+    suffixes = Counter(file.suffix.lower() for file in files if file.suffix and file.is_file())
+    images = {suffix: number for suffix, number in suffixes.items() if suffix in SUFFIXES}
+    others = suffixes - Counter(images)
+    kinds = others if others.total() > len(files) / 5 else suffixes  # maps beside a list are images
+    ranks = {suffix: (suffix not in (".jpg", ".jpeg"), n) for suffix, n in kinds.items()}
+    suffix = max(ranks, key=ranks.get, default="")
+    found = counted(kinds[suffix] or len(files), f"{suffix[1:]} file".strip())
+    shown = counted(sum(map(len, opened.values())), "image")
     classes = counted(len(next(iter(opened.values())).categories), "class")
     place = os.path.commonpath([one.path for one in sources.values()])
-    return f"{titles}: {counted(number, f'{suffix[1:]} file')}, {images}, {classes} ({place})"
+    return f"{titles}: {found}, {shown}, {classes} ({place})"
 
 
 def divide(

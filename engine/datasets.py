@@ -73,7 +73,7 @@ def open_split(opts: argparse.Namespace, trained: tuple[Path, dict] | None = Non
 
 def write_lists(folder: Path, train: CocoDataset, val: CocoDataset) -> None:
     """Writes the lists of a run whose sets are parts of one; other runs have none."""
-    if train.source == val.source and val.name == "val":
+    if train.bad is val.bad and val.name == "val":
         sets = zip(PARTS, (train, val), strict=True)
         names = {part: [each.file_name for each in one.images] for part, one in sets}
         files.write_json(folder / LISTS, names)
