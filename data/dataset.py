@@ -39,7 +39,7 @@ class CocoDataset:
         crowd_as_instances: use every crowd as one object.
         keep_crowds: leave the brush masks of annotation tools the crowds that they are exported as.
         skip_bad: leave out records that cannot be used, images without a file among them, and note
-            them in `bad`; the region of a broken object is ignored where it can be told.
+            them in `bad`; the region of a broken object is ignored where it is known.
 
     Raises:
         InputError: if a record cannot be used. No image is opened for that.

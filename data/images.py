@@ -29,7 +29,7 @@ MOST_PIXELS = Image.MAX_IMAGE_PIXELS  # Pillow's bound, above which a small file
 GREY_ALPHA = "LA;16B"
 BITS = ExifTags.Base.BitsPerSample
 SIDES = ExifTags.Base.ImageWidth, ExifTags.Base.ImageLength
-# Pillow keeps the high bytes of 16-bit colours; told the other byte order, it keeps the low ones.
+# Pillow keeps the high bytes of 16-bit colours; read in the other byte order, the low ones.
 OTHER_ORDER = {"B": "L", "L": "B", "N": "L" if sys.byteorder == "big" else "B"}
 
 

@@ -133,7 +133,7 @@ def annotations(
 ) -> Iterator[Row]:
     """The objects that cover a pixel, in the order of the file, each checked when it is asked for.
 
-    Ids are for people: they may repeat or be missing. `dropped` counts "objects" that cover no
+    Ids may repeat or be missing. `dropped` counts "objects" that cover no
     pixel, "parts" of fewer than three points, and "boxes": objects without a mask, whose region is
     ignored.
     """

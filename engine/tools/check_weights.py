@@ -43,7 +43,7 @@ def contents(path: Path) -> dict[str, object]:
 
 
 def lines_of(content: dict[str, object]) -> list[str]:
-    """The same for people; of a last.pt, the scores are the AP of its best.pt."""
+    """The same as lines of text; of a last.pt, the scores are the AP of its best.pt."""
     lines = []
     if names := content.get("class_names"):
         lines.append(f"has          {counted(len(names), 'class')}: {', '.join(names)}")

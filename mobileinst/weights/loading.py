@@ -110,7 +110,7 @@ def require_exact(file: WeightFile, model: nn.Module, num_classes: int) -> None:
     """
     match = require_match(file, model)
     if match.queries:
-        wrong = "says {1} queries and the file has {0}".format(*match.queries)
+        wrong = "lists {1} queries and the file has {0}".format(*match.queries)
     elif match.redrawn:
         rows = file.rows_per_class(match.redrawn)
         listed = f"{num_classes} class{'es' * (num_classes > 1)}"
