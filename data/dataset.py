@@ -64,7 +64,7 @@ class CocoDataset:
             content = coco.load(Path(annotations))
         records.require_lists(content, self.source)
         self.bad.add(records.left_out(content))
-        self.notes = [*content.get("notes", ()), *records.counts(content)]
+        self.notes = list(records.notes(content))
         self.categories = records.categories(content, self.source, self.bad)
         found = records.images(content, self.source, self.bad)
         folders = [Path(one) for one in ([images] if isinstance(images, (str, Path)) else images)]

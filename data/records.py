@@ -74,12 +74,17 @@ def left_out(content: dict) -> Iterator[BadRecord]:
                 yield BadRecord(*map(printable, texts))
 
 
-def counts(content: dict) -> Iterator[str]:
-    """What a conversion to this format left out without being an error."""
-    found = content.get("counts")
-    for one in found if isinstance(found, list) else []:
-        if isinstance(one, list) and [*map(type, one)] == [str, int]:
-            yield printable(f"{one[1]} {one[0]} left out")
+def notes(content: dict) -> Iterator[str]:
+    """What is worth knowing of the content, and what a conversion left out without being an error,
+    as sentences.
+    """
+    for key in ("notes", "counts"):
+        found = content.get(key)
+        for one in found if isinstance(found, list) else []:
+            if isinstance(one, str):
+                yield printable(one)
+            elif isinstance(one, list) and [*map(type, one)] == [str, int]:
+                yield printable(f"{one[1]} {one[0]} left out")
 
 
 def categories(content: dict, source: str | Path, bad: BadRecords) -> list[Category]:

@@ -34,11 +34,23 @@ from data.readers import (
     sbd,
     via,
     voc,
+    yolo,
 )
 from data.readers.cache import guarded
 from data.readers.source import SPLITS, Source
 
-READERS = (coco, voc, sbd, labelme, cvat_xml, cvat_masks, via, id_images, png_per_object)
+READERS = (
+    coco,
+    yolo,
+    voc,
+    sbd,
+    labelme,
+    cvat_xml,
+    cvat_masks,
+    via,
+    id_images,
+    png_per_object,
+)
 TOGETHER = {"voc", "sbd"}  # one data set: SBD adds training images to VOC
 ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".7z", ".rar")
 MOST_FOLDERS = 200  # one level below that are looked into

@@ -26,7 +26,7 @@ LAYOUT = "annotations/instances_train.json, train/_annotations.coco.json, or one
 KEPT = {
     *LISTS, "left_out", "id", "name", "file_name", "width", "height", "void",
     "image_id", "category_id", "iscrowd", "segmentation", "size", "counts",
-    "area", "bbox", "attributes", "extra", "supercategory", "broken", *BadRecord._fields,
+    "area", "bbox", "attributes", "extra", "supercategory", "broken", "notes", *BadRecord._fields,
 }  # fmt: skip
 CROWD_WORDS = {"": 0, "0": 0, "false": 0, "no": 0, "1": 1, "true": 1, "yes": 1}
 PATTERNS = ("instances_*.json", "_annotations.coco.json", "*.json")
@@ -97,7 +97,8 @@ def load(path: Path) -> dict[str, Any]:
         if content[0].keys() & {"image_id", "category_id"}:
             raise InputError(f"{path} {RESULTS}")
     records.require_lists(content, path)
-    content["notes"] = plain(content)
+    content["notes"] = [*records.notes(content), *plain(content)]
+    content.pop("counts", None)
     return content
 
 

@@ -13,7 +13,7 @@ import os
 import zlib
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,7 @@ class Content:
         self.bad, self.classes = bad, list(dict.fromkeys(classes))
         self.counts: Counter[str] = Counter()
         self.images: list[dict[str, Any]] = []
-        self.objects: list[tuple[str | None, dict[str, Any]]] = []
+        self.objects: list[tuple[str | int | None, dict[str, Any]]] = []
         self._origins: dict[str, str] = {}
 
     def add_class(self, name: str) -> None:
@@ -62,7 +62,9 @@ class Content:
         self.images.append(image)
         return image
 
-    def add(self, image: dict, label: str | None, outlines: Sequence[Outline], **more: Any) -> None:
+    def add(
+        self, image: dict, label: str | int | None, outlines: Sequence[Outline], **more: Any
+    ) -> None:
         """An object, the union of its outlines.
 
         `broken=True`: what is left of an object that cannot be used, which will be ignored; its
@@ -71,23 +73,28 @@ class Content:
         record = {"id": len(self.objects) + 1, "image_id": image["id"], "iscrowd": 0}
         self.objects.append((label, record | {"segmentation": united(outlines, image)} | more))
 
-    def add_box(self, image: dict, label: str | None, corners: Sequence[float]) -> None:
+    def add_box(self, image: dict, label: str | int | None, corners: Sequence[float]) -> None:
         """A box without a mask, around its corners x, y, x, y, ..."""
         (left, top), (right, bottom) = bounds(corners)
         self.add(image, label, [], bbox=[left, top, right - left, bottom - top], box=True)
 
-    def finished(self) -> dict[str, Any]:
-        """The content; category ids count from 1."""
-        found = {label for label, _ in self.objects if label is not None}
-        names = [*self.classes, *sorted(found - set(self.classes))]
-        ids = {name: number for number, name in enumerate(names, start=1)}
+    def finished(self, own: Mapping[int, str] | None = None) -> dict[str, Any]:
+        """The content; category ids count from 1. Where the format has ids, labels are these ids,
+        and `own` has their names.
+        """
+        if own is None:
+            found = {label for label, _ in self.objects if label is not None}
+            own = dict(enumerate([*self.classes, *sorted(found - set(self.classes))], start=1))
+            ids = {name: number for number, name in own.items()}
+        else:
+            ids = {id_: id_ for id_ in own}
         return {
             "images": self.images,
             "annotations": [
                 record if label is None else record | {"category_id": ids[label]}
                 for label, record in self.objects
             ],
-            "categories": [{"id": number, "name": name} for name, number in ids.items()],
+            "categories": [{"id": number, "name": name} for number, name in own.items()],
             "counts": {what: number for what, number in self.counts.items() if number},
         }
 

@@ -1,0 +1,138 @@
+"""The data.yaml of a YOLO set: its classes, and the places that its paths mean.
+
+These paths are often those of another computer, or wrong by a leading "../", so several places are
+tried, all of them in the folder of the file; which one it was is said.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePosixPath
+
+from data.errors import InputError
+from data.images import SUFFIXES
+from data.readers.content import class_name, short
+from data.readers.image_files import walk
+from data.readers.source import SPLITS, folders_in, lines_of, split_in
+from data.readers.yaml import load
+
+NAME_FILES = ("classes.txt", "obj.names")  # instead of a data.yaml, names alone
+KEYS = {"names", "nc", *SPLITS}
+DEPTH = 4  # folders in a folder of images
+
+
+def class_names(file: Path) -> dict[int, str] | None:
+    """Class id -> name; None where the file is about something else.
+
+    Raises:
+        InputError: if there are no names, or they cannot be used.
+    """
+    if file.name in NAME_FILES:
+        return dict(enumerate(lines_of(file, "write one class name per line")))
+    content = load(file)
+    if not isinstance(content, dict) or not content.keys() & KEYS:
+        return None
+    names = content.get("names")
+    if isinstance(names, list):
+        names = {str(id_): name for id_, name in enumerate(names)}
+    if not isinstance(names, dict) or not names:
+        raise InputError(
+            f"{file} has names {short(names)}: write `names: [first class, second class]`"
+        )
+    try:
+        if not all(re.fullmatch(r"\d{1,9}", id_) for id_ in names):
+            raise InputError(f"has the class ids {short(list(names))}, which are no numbers")
+        return {int(id_): class_name(name) for id_, name in names.items()}
+    except InputError as reason:
+        raise InputError(f"{file} {reason}: write `names: [first class, second class]`") from None
+
+
+def entries_of(file: Path) -> dict[str, list[str]]:
+    """Split -> the folders, or lists of images, that the file names for it."""
+    content = load(file)
+    found = {}
+    for key, value in content.items():
+        split = SPLITS.get(key)
+        values = value if isinstance(value, list) else [value]
+        entries = [one for one in values if isinstance(one, str) and one]
+        if split and entries:
+            found[split] = entries
+    return found
+
+
+def located(file: Path, entry: str) -> str | None:
+    """The folder or list of an entry, relative to that of the file; None where it is missing.
+
+    The places of data.yaml's users, in this order: below `path`, beside the file, without leading
+    "../", the last two parts alone; at last a folder whose name means the same split.
+    """
+    root, base = file.parent, load(file).get("path")
+    bases = [base, ""] if isinstance(base, str) else [""]
+    path = slashed(entry)
+    tried = [joined(slashed(base), path) for base in bases]
+    tried += [re.sub(r"^(\.{1,2}/)+", "", path), "/".join(path.split("/")[-2:])]
+    words = [folder for folder in folders_in(root) if SPLITS.get(folder.name.lower())]
+    for folder in words:
+        if SPLITS[folder.name.lower()] == split_in(path):
+            tried += [f"{folder.name}/images", folder.name]
+    for each in tried:
+        each = normal(each)
+        if is_inside(each) and (root / each).exists() and "\0" not in each:
+            return each
+    return None
+
+
+def resolutions(file: Path) -> Iterator[str]:
+    """What became of each path, in words."""
+    for split, entries in entries_of(file).items():
+        for entry in entries:
+            place = located(file, entry)
+            yield f"{split}: {entry} is {'missing' if place is None else file.parent / place}"
+
+
+def normal(path: str) -> str:
+    return os.path.normpath(path).replace(os.sep, "/")
+
+
+def slashed(path: str) -> str:
+    return path.replace("\\", "/").rstrip("/") or "."
+
+
+def joined(base: str, path: str) -> str:
+    return path if re.match("/|[A-Za-z]:", path) else f"{base}/{path}"
+
+
+def is_inside(path: str) -> bool:
+    """Whether a normalised path stays in its folder, on any system."""
+    return not re.match(r"/|[A-Za-z]:|\.\.(/|$)", path) and len(path) < 1000
+
+
+def images_at(root: Path, places: Sequence[str]) -> list[str]:
+    """The images in folders and in lists, relative to `root`."""
+    found: list[str] = []
+    for place in places:
+        if (root / place).is_dir():
+            below = walk(root / place, DEPTH)
+            found += [
+                (PurePosixPath(place) / folder / name).as_posix()
+                for folder, names in below
+                for name in names
+                if name.lower().endswith(SUFFIXES)
+            ]
+        else:
+            lines = lines_of(root / place, "list the path of an image on each line")
+            found += [listed(root, place, slashed(line)) for line in lines]
+    return list(dict.fromkeys(found))
+
+
+def listed(root: Path, place: str, line: str) -> str:
+    """The image that a line of a list means: its path, or the end of it that leads to a file."""
+    parts = normal(line).split("/")
+    for start in range(len(parts)):
+        tail = "/".join(parts[start:])
+        for each in (tail, normal(os.path.join(os.path.dirname(place), tail))):
+            if is_inside(each) and "\0" not in each and (root / each).is_file():
+                return each
+    return "/".join(parts)  # is named as missing when it is read
