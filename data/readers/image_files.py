@@ -1,15 +1,18 @@
-"""Which file is the image that an annotation names."""
+"""Which files are annotations, and which one is the image that an annotation names."""
 
 from __future__ import annotations
 
 import os
 import posixpath
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
 from data.images import SUFFIXES
+from data.readers.source import Source, split_in
 
 DEPTH = 3  # folders below the one that is given
+LOOKED_AT = 20  # files of a folder
 
 
 class ImageFiles:
@@ -47,6 +50,28 @@ class ImageFiles:
             if len(found) == 1:
                 return found[0]
         return None
+
+
+def annotation_files(
+    path: Path, suffixes: tuple[str, ...], fits: Callable[[Path], bool]
+) -> dict[str, Source]:
+    """The annotation files in a folder, or this one, that each hold many images; by split if all
+    their names tell one.
+    """
+    files = [path]
+    if path.is_dir():
+        files = sorted(each for each in path.iterdir() if each.suffix.lower() in suffixes)
+        if not any(map(fits, files[:LOOKED_AT])):
+            return {}
+    root, splits = path if path.is_dir() else path.parent, defaultdict(list)
+    for file in filter(fits, files):
+        splits[split_in(file.stem) or "all" if path.is_dir() else "all"].append(file)
+    if "all" in splits:
+        splits = {"all": [file for files in splits.values() for file in files]}
+    return {
+        split: Source(root, split, [root], [file.name for file in files], [root, *files])
+        for split, files in splits.items()
+    }
 
 
 def walk(root: Path, depth: int) -> list[tuple[PurePosixPath, list[str]]]:

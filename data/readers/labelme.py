@@ -36,7 +36,7 @@ from data.readers.content import (
     united,
 )
 from data.readers.image_files import ImageFiles, walk
-from data.readers.source import SPLITS, Source, ellipse, head_of, lines_of
+from data.readers.source import Source, ellipse, head_of, lines_of, split_in
 
 NAME, TITLE = "labelme", "LabelMe"
 LAYOUT = "x.json beside x.jpg"
@@ -78,10 +78,17 @@ def read(source: Source, bad: BadRecords) -> dict[str, Any]:
     listed = lines_of(classes, "write one label per line") if classes.is_file() else []
     reading = Reading(source, bad, [name for name in listed if name not in (VOID, BACKGROUND)])
     for name in source.names:
+        file = source.path / name
         try:
-            reading.add_file(source.path / name, PurePosixPath(name))
+            record = load_json(file)
+            if not isinstance(record, dict) or not {"shapes", "imagePath"} & record.keys():
+                reading.content.counts["other json files"] += 1
+                continue
+            image = reading.add_image(record, file, PurePosixPath(name))
         except InputError as error:
-            bad.note(error, source.path / name, "the file")
+            bad.note(error, file, "the file")
+            continue
+        reading.add_objects(reading.objects(record["shapes"], image, file), image)
     # All images of a set are in one folder, so those that have a file are written with the others.
     return reading.content.finished() | {"embedded": reading.embedded if reading.missing else {}}
 
@@ -97,8 +104,8 @@ def names_below(root: Path) -> dict[str, list[str]]:
     for folder, names in walk(root, DEPTH):
         names = [name for name in names if name.lower().endswith(".json")]
         if any(is_labelme(root / folder / name) for name in names[:LOOKED_AT]):
-            splits = [SPLITS[part.lower()] for part in folder.parts if part.lower() in SPLITS]
-            found[splits[0] if splits else "all"] += [str(folder / name) for name in names]
+            split = next(filter(None, map(split_in, folder.parts)), "all")
+            found[split] += [str(folder / name) for name in names]
             if not folder.parts:
                 break  # what lies below is another data set, or a result of this one
     return found
@@ -130,34 +137,25 @@ class Reading:
         self.folder = source.images[0]
         self.files = ImageFiles(self.folder)
 
-    def add_file(self, file: Path, name: PurePosixPath) -> None:
-        record = load_json(file)
-        if not isinstance(record, dict) or not {"shapes", "imagePath"} & record.keys():
-            self.content.counts["other json files"] += 1
-            return
+    def add_image(self, record: dict, file: Path, name: PurePosixPath) -> dict[str, Any]:
         try:
-            shapes = require(record, "shapes", list)
-            image = self.add_image(record, name, file)
+            require(record, "shapes", list)
+            listed, data = record.get("imagePath"), record.get("imageData")
+            listed = listed.replace("\\", "/") if isinstance(listed, str) else ""
+            width, height = record.get("imageWidth"), record.get("imageHeight")
+            found = self.files.find(listed, str(name.parent), name.stem)
+            if found is not None and not (is_side(width) and is_side(height)):
+                height, width = upright_size(self.folder / found)
+            elif found is None:
+                base = posixpath.basename(listed)
+                base = base if base.lower().endswith(SUFFIXES) else f"{name.stem}.png"
+                found = str(name.parent / base)
+                if data:
+                    height, width = image_size(base64_bytes(data))
+                    self.missing = True
+            image = self.content.add_image(found, width, height, str(name))
         except InputError as reason:
             raise InputError(f"{file} {reason}: {FIX}") from None
-        objects = self.objects(shapes, image, file)
-        self.add_objects(objects, image)
-
-    def add_image(self, record: dict, name: PurePosixPath, file: Path) -> dict[str, Any]:
-        listed, data = record.get("imagePath"), record.get("imageData")
-        listed = listed.replace("\\", "/") if isinstance(listed, str) else ""
-        width, height = record.get("imageWidth"), record.get("imageHeight")
-        found = self.files.find(listed, str(name.parent), name.stem)
-        if found is not None and not (is_side(width) and is_side(height)):
-            height, width = upright_size(self.folder / found)
-        elif found is None:
-            base = posixpath.basename(listed)
-            base = base if base.lower().endswith(SUFFIXES) else f"{name.stem}.png"
-            found = str(name.parent / base)
-            if data:
-                height, width = image_size(base64_bytes(data))
-                self.missing = True
-        image = self.content.add_image(found, width, height, str(name))
         if data:
             self.embedded[found] = str(file)
         return image

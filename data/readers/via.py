@@ -9,7 +9,6 @@ from __future__ import annotations
 import csv
 import json
 import math
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -31,8 +30,8 @@ from data.readers.content import (
     require,
     short,
 )
-from data.readers.image_files import ImageFiles
-from data.readers.source import SPLITS, Source, ellipse, head_of
+from data.readers.image_files import ImageFiles, annotation_files
+from data.readers.source import Source, ellipse, head_of
 
 NAME, TITLE = "via", "VGG Image Annotator"
 LAYOUT = "via_region_data.json or .csv beside the images"
@@ -41,7 +40,6 @@ OWN_IDS = False
 FIX = "correct it in VIA or remove it"
 COLUMNS = ("filename", "region_shape_attributes", "region_attributes")
 ENTRY = ('"regions"', '"file_attributes"', '"base64_img_data"')  # keys beside "filename"
-LOOKED_AT = 20  # files of a folder
 LONGEST_CELL = 1 << 26  # characters of a csv
 USUAL = ("class", "class_id", "class_name", "category", "label", "name", "type")  # attributes
 FLAGS = {"1", "true", "yes", "on"}  # values that make the attribute itself the class
@@ -64,23 +62,7 @@ class Entry(NamedTuple):
 
 def find(path: Path) -> dict[str, Source] | None:
     """The files of VIA in a folder, or one of them; by split if all their names tell it."""
-    if path.is_dir():
-        files = [each for each in path.iterdir() if each.suffix.lower() in (".json", ".csv")]
-        files.sort(key=lambda file: ("via" not in file.name.lower(), file.name))
-        files = files if any(map(is_via, files[:LOOKED_AT])) else []
-    else:
-        files = [path]
-    root, splits = files[0].parent if files else path, {}
-    for file in filter(is_via, files):
-        words = re.split(r"[\W_]+", file.stem.lower())
-        split = next((SPLITS[word] for word in words if word in SPLITS), "all")
-        splits.setdefault(split, []).append(file)
-    if "all" in splits:
-        splits = {"all": [file for files in splits.values() for file in files]}
-    return {
-        split: Source(root, split, [root], [file.name for file in files], [root, *files])
-        for split, files in splits.items()
-    } or None
+    return annotation_files(path, (".json", ".csv"), is_via) or None
 
 
 def read(source: Source, bad: BadRecords) -> dict[str, Any]:
@@ -89,15 +71,17 @@ def read(source: Source, bad: BadRecords) -> dict[str, Any]:
     for name in source.names:
         file = source.path / name
         try:
-            for entry in (csv_entries if is_csv(file) else json_entries)(file, bad):
-                known = entries.setdefault(entry.name, entry)
-                if known.regions != entry.regions:
-                    raise InputError(
-                        f"{file} has other regions for {entry.name} than {known.file}: remove one "
-                        "of them"
-                    )
+            found = load_csv(file) if is_csv(file) else load(file)
         except InputError as error:
             bad.note(error, file, "the file")
+            continue
+        for entry in entries_of(found, file, bad):
+            known = entries.setdefault(entry.name, entry)
+            if known.regions != entry.regions:
+                raise InputError(
+                    f"{file} has other regions for {entry.name} than {known.file}: remove one of "
+                    "them"
+                )
     label_of = labelling(entries.values(), source.path)
     labels = (label_of(each) for entry in entries.values() for each in attributes_of(entry))
     content, images = Content(bad, sorted({*filter(None, labels)})), ImageFiles(source.images[0])
@@ -137,13 +121,41 @@ def is_via(file: Path) -> bool:
     return '"_via_' in start or ('"filename"' in start and any(key in start for key in ENTRY))
 
 
-def json_entries(file: Path, bad: BadRecords) -> Iterator[Entry]:
+def load(file: Path) -> dict[str, Any]:
+    """The records of images in a json; their keys are file names with the size in bytes."""
     content = load_json(file)
     if isinstance(content, dict) and "_via_img_metadata" in content:
         content = content["_via_img_metadata"]  # of a project
     if not isinstance(content, dict):
         raise InputError(f"{file} has no records of images: export it again")
-    for key, record in content.items():  # the key is the file name with the size in bytes
+    return content
+
+
+def load_csv(file: Path) -> dict[str, Any]:
+    """The same of a csv, where a row is a region, or an image without regions."""
+    csv.field_size_limit(LONGEST_CELL)
+    records: dict[str, Any] = {}
+    try:
+        with open(file, encoding="utf-8-sig", newline="") as lines:
+            rows = csv.DictReader(lines)
+            rows.fieldnames = [name.strip("# ") for name in rows.fieldnames or ()]
+            for number, row in enumerate(rows, start=2):
+                name, *cells = (row.get(column) for column in COLUMNS)
+                if not name or None in cells:
+                    records[f"of row {number}"] = None
+                    continue
+                record = records.setdefault(name, {"filename": name, "regions": []})
+                shape, attributes = map(cell, cells)
+                if shape != {}:
+                    region = {"shape_attributes": shape, "region_attributes": attributes}
+                    record["regions"].append(region)
+    except (OSError, UnicodeDecodeError, csv.Error) as reason:
+        raise InputError(f"{file} cannot be read as csv ({reason}): export it again") from None
+    return records
+
+
+def entries_of(records: dict[str, Any], file: Path, bad: BadRecords) -> Iterator[Entry]:
+    for key, record in records.items():
         try:
             name, regions = require(record, "filename", str), record.get("regions", [])
             if isinstance(regions, dict):  # as VIA 1 has them
@@ -154,30 +166,6 @@ def json_entries(file: Path, bad: BadRecords) -> Iterator[Entry]:
             bad.note(InputError(f"{file}: image {key} {reason}: {FIX}"), file, f"image {key}")
             continue
         yield Entry(file, name, regions)
-
-
-def csv_entries(file: Path, bad: BadRecords) -> Iterator[Entry]:
-    """One row is a region, or an image without regions; cells are json."""
-    csv.field_size_limit(LONGEST_CELL)
-    entries: dict[str, Entry] = {}
-    try:
-        with open(file, encoding="utf-8-sig", newline="") as lines:
-            rows = csv.DictReader(lines)
-            rows.fieldnames = [name.strip("# ") for name in rows.fieldnames or ()]
-            for number, row in enumerate(rows, start=2):
-                name, *cells = (row.get(column) for column in COLUMNS)
-                if not name or None in cells:
-                    error = InputError(f"{file}: row {number} has too few columns: {FIX}")
-                    bad.note(error, file, f"row {number}")
-                    continue
-                entry = entries.setdefault(name, Entry(file, name, []))
-                shape, attributes = map(cell, cells)
-                if shape != {}:
-                    region = {"shape_attributes": shape, "region_attributes": attributes}
-                    entry.regions.append(region)
-    except (OSError, UnicodeDecodeError, csv.Error) as reason:
-        raise InputError(f"{file} cannot be read as csv ({reason}): export it again") from None
-    yield from entries.values()
 
 
 def cell(text: str) -> Any:

@@ -203,7 +203,7 @@ def test_folders_and_splits(tmp_path):
 
 
 BROKEN = [
-    (shape(points=SQUARE[:2]), r"shape 1 \(crab\) is a polygon of 2 points: correct it"),
+    (shape(points=SQUARE[:2]), r"shape 1 \(crab\) is a polygon of 2 points"),
     (shape(points=[[1, 2], [3, float("nan")], [4, 4]]), r"shape 1 \(crab\) has \[3, nan\]"),
     (shape(points=[[1, 2], [3, 1e8], [4, 4]]), "not finite or far outside the image"),
     (shape(points=[["1", 2], [3, 3], [4, 4]]), r"has \['1', 2\] where 2 numbers"),
@@ -224,7 +224,7 @@ BROKEN = [
 @pytest.mark.parametrize("broken, words", BROKEN)
 def test_a_broken_shape_is_named_and_ignored(tmp_path, broken, words):
     write(tmp_path / "a.json", [broken, shape("fish")])
-    with pytest.raises(InputError, match=rf"a\.json: .*{words}.*--skip-bad-records"):
+    with pytest.raises(InputError, match=rf"a\.json: .*{words}[^:]*: correct it [^:]*$"):
         read(tmp_path)
     content = read(tmp_path, skip=True)
     (record, reason), *others = content["bad"]
@@ -271,7 +271,7 @@ def test_a_broken_file_is_named(tmp_path, change, words):
     image = "imagePath" in change
     write(tmp_path / "a.json", [shape()], image=image, imagePath="b.jpg" if image else "a.jpg")
     write(tmp_path / "b.json", **{"shapes": [shape()], "image": image} | change)
-    with pytest.raises(InputError, match=rf"b\.json .*{words}"):
+    with pytest.raises(InputError, match=rf"b\.json .*{words}.*: correct it [^:]*$"):
         read(tmp_path)
     content = read(tmp_path, skip=True)
     assert len(content["images"]) == len(content["bad"]) == 1

@@ -1,0 +1,347 @@
+"""Label Studio: its JSON export, or JSON-MIN as far as that tells.
+
+Of several annotations of one task the ground truth counts, else the last; cancelled ones and
+predictions do not. A task without annotation is not an empty image. Coordinates are in percent of
+the image. Rectangles are boxes.
+"""
+
+from __future__ import annotations
+
+import html
+import math
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import parse_qs, unquote, urlsplit
+
+import numpy as np
+
+from data import rle
+from data.errors import BadRecords, InputError
+from data.images import SUFFIXES, upright_size
+from data.readers.content import (
+    Content,
+    Outline,
+    class_name,
+    flat,
+    load_json,
+    numbers,
+    polygon,
+    remains,
+    require,
+)
+from data.readers.image_files import ImageFiles, annotation_files
+from data.readers.source import Source, ellipse, head_of
+
+NAME, TITLE = "label-studio", "Label Studio json"
+LAYOUT = "project-1.json (its JSON export) beside the images"
+OWN_IDS = False
+
+FIX = "correct it in Label Studio or remove it"
+LABELS = re.compile(r"<(Polygon|Brush|Rectangle|Ellipse|)Labels\b.*?</\1Labels>", re.DOTALL)
+LABEL = re.compile(r"""<Label\b[^>]*?\bvalue\s*=\s*(?:"([^"]*)"|'([^']*)')""")
+UPLOADED = re.compile(r"^[0-9a-f]{8}-")  # in front of the names of uploaded files
+WORD = 8  # bits of a value of a brush
+SOLID = 127  # alpha above it is the object; at the rim of a stroke it lies between 0 and 255
+SIZE = ("original_width", "original_height")
+SHAPES = {"points": "polygon", "rle": "brush", "radiusX": "ellipse", "height": "rectangle"}
+
+
+class Task(NamedTuple):
+    """An image with the regions of one annotation."""
+
+    file: Path
+    id: str
+    names: list[str]  # paths that the image may have
+    regions: list[Any]
+
+
+def find(path: Path) -> dict[str, Source] | None:
+    """The exports in a folder, or one of them; by split if all their names tell it."""
+    found = annotation_files(path, (".json",), is_label_studio)
+    for split, source in found.items():
+        files = [*source.files, *configs(source.path)]
+        found[split] = source._replace(files=files)
+    return found or None
+
+
+def read(source: Source, bad: BadRecords) -> dict[str, Any]:
+    """The tasks as COCO content; classes as a labeling config lists them, if there, else sorted."""
+    content = Content(bad, [name for file in configs(source.path) for name in classes_in(file)])
+    images = ImageFiles(source.images[0])
+    for name in source.names:
+        file = source.path / name
+        try:
+            tasks = load_json(file)
+            if not isinstance(tasks, list):
+                raise InputError(f"{file} is not a list of tasks: export it again as JSON")
+        except InputError as error:
+            bad.note(error, file, "the file")
+            continue
+        for task in chosen(tasks, file, content):
+            try:
+                regions = regions_of(task)
+                image = add_image(content, task, regions, images, source.images[0])
+            except InputError as reason:
+                error = InputError(f"{file}: task {task.id} {reason}: {FIX}")
+                bad.note(error, file, f"task {task.id}")
+                continue
+            for id_, region in regions.items():
+                add_region(content, image, region, file, f"region {id_} of task {task.id}")
+    return content.finished()
+
+
+def is_label_studio(path: Path) -> bool:
+    start = head_of(path)
+    exported = '"result"' in start and re.search('"(annotations|completions|predictions)"', start)
+    return start.startswith("[") and bool(exported or re.search('"[a-z]+labels"', start))
+
+
+def configs(folder: Path) -> list[Path]:
+    """The labeling configs in a folder."""
+    return [file for file in sorted(folder.glob("*.xml")) if head_of(file).startswith("<View")]
+
+
+def classes_in(config: Path) -> list[str]:
+    # By pattern, as a parser of XML would expand entities.
+    blocks = (block.group() for block in LABELS.finditer(head_of(config)))
+    return [html.unescape(a or b).strip() for block in blocks for a, b in LABEL.findall(block)]
+
+
+def chosen(tasks: list, file: Path, content: Content) -> list[Task]:
+    """The tasks that have an annotation, with the one that counts."""
+    found: dict[Any, Task] = {}
+    for number, record in enumerate(tasks, start=1):
+        id_ = record.get("id", number) if isinstance(record, dict) else number
+        try:
+            if "result" in require({"task": record}, "task", dict):
+                raise InputError("is an annotation without its task, so it names no image")
+            if "data" not in record:  # JSON-MIN
+                task = Task(file, id_, names_in(record), minimal(record))
+                content.counts["annotations beside the last"] += task.names[0] in found
+                found[task.names[0]] = task
+                continue
+            regions = chosen_result(record, content)
+            names = names_in(require(record, "data", dict), record.get("file_upload"))
+        except InputError as reason:
+            content.bad.note(InputError(f"{file}: task {id_} {reason}: {FIX}"), file, f"task {id_}")
+            continue
+        if regions is not None:
+            found[number] = Task(file, id_, names, regions)
+    return list(found.values())
+
+
+def chosen_result(record: dict, content: Content) -> list | None:
+    """The regions of a task; None where it has no annotation."""
+    key = "completions" if "completions" in record else "annotations"  # once called so
+    made = require({key: []} | record, key, list)
+    annotations = [one for one in made if not require({"annotation": one}, "annotation", dict)
+                   .get("was_cancelled")]  # fmt: skip
+    content.counts["cancelled annotations"] += len(made) - len(annotations)
+    content.counts["predictions"] += len(require({"predictions": []} | record, "predictions", list))
+    if not annotations:
+        content.counts["tasks without an annotation"] += 1
+        return None
+    content.counts["annotations beside the one that counts"] += len(annotations) - 1
+    truth = [one for one in annotations if one.get("ground_truth")]
+    return require((truth or annotations)[-1], "result", list)
+
+
+def minimal(record: dict) -> list[dict]:
+    """The regions of a row of JSON-MIN, as those of a task."""
+    lists = [value for value in record.values() if isinstance(value, list)]
+    values = [one for each in lists for one in each if isinstance(one, dict)]
+    return [{key: one.get(key) for key in SIZE} | {"value": one} for one in values]
+
+
+def names_in(data: dict, uploaded: Any = None) -> list[str]:
+    """The paths that the image of a task may have, the likeliest first."""
+    texts = [data.get("image"), *data.values(), uploaded]
+    paths = [path_in(text) for text in texts if isinstance(text, str)]
+    paths = [path for path in paths if path.lower().endswith(SUFFIXES)] or paths[:1]
+    if not paths:
+        raise InputError("names no image")
+    bases = [path.replace("\\", "/").rsplit("/", 1)[-1] for path in paths]
+    return list(dict.fromkeys([*paths, *(UPLOADED.sub("", base) for base in bases)]))
+
+
+def path_in(text: str) -> str:
+    """The path of an address, or that of a file of the local storage."""
+    try:
+        parts = urlsplit(text)
+    except ValueError:
+        return text
+    return parse_qs(parts.query).get("d", [unquote(parts.path)])[0]
+
+
+class Region(NamedTuple):
+    """One or more results of one id: the values together, and the type of the first."""
+
+    record: dict
+    value: dict
+
+
+def regions_of(task: Task) -> dict[Any, Region]:
+    """What the results of a task say about each region: shape and class may be two results."""
+    regions: dict[Any, Region] = {}
+    for number, record in enumerate(task.regions):
+        is_shape = require({"result": record}, "result", dict).get("type") in TYPES
+        value = require(record, "value", dict) if is_shape else record.get("value")
+        if isinstance(value, dict):
+            first = regions.setdefault(str(record.get("id") or number), Region(record, {}))
+            first.value.update(value)
+    return regions
+
+
+def kind_of(region: Region) -> str | None:
+    """The key of OUTLINES for a region; None where it has no area."""
+    words = [str(region.record.get("type")), *region.value]
+    kinds = [word.removesuffix("labels") for word in words]
+    kinds += [kind for key, kind in SHAPES.items() if key in region.value]
+    return next((kind for kind in kinds if kind in OUTLINES), None)
+
+
+def add_image(
+    content: Content, task: Task, regions: dict[Any, Region], images: ImageFiles, folder: Path
+) -> dict[str, Any]:
+    found = next(filter(None, map(images.find, task.names)), None)
+    sizes = [[one.record.get(side) for side in SIZE] for one in regions.values()]
+    size = next((each for each in sizes if None not in each), [None, None])
+    if found is not None and None in size:
+        size = upright_size(folder / found)[::-1]
+    name = found or task.names[0].replace("\\", "/").rsplit("/", 1)[-1]
+    return content.add_image(name, *size, f"task {task.id}")
+
+
+def add_region(content: Content, image: dict, region: Region, file: Path, what: str) -> None:
+    label, kind = None, kind_of(region)
+    if kind is None:
+        content.counts["results without an area"] += 1
+        return
+    try:
+        label = label_of(region.value)
+        if region.record.get("image_rotation"):
+            raise InputError("was drawn on an image that was turned, which is not supported")
+        size = image["width"], image["height"]
+        if any(region.record.get(side) not in (None, size[i]) for i, side in enumerate(SIZE)):
+            raise InputError("is of an image of another size than other regions")
+        drawn = OUTLINES[kind](region.value, image)
+    except InputError as reason:
+        content.bad.note(InputError(f"{file}: {what} {reason}: {FIX}"), file, what)
+        content.add(image, label, rest(region.value, image), broken=True)
+        return
+    if label is None:
+        content.counts["regions without a class"] += 1
+        content.add(image, None, [drawn], broken=True)
+    elif kind == "rectangle":
+        content.add_box(image, label, drawn.tolist())
+    else:
+        content.add(image, label, [drawn])
+
+
+def label_of(value: dict) -> str | None:
+    """The first class of a region, if it has one."""
+    labels = [one for key, one in value.items() if key.endswith("labels")]
+    named = [one for one in labels if one != []]
+    return class_name(named[0][0] if isinstance(named[0], list) else named[0]) if named else None
+
+
+def scale(points: np.ndarray | list[float], image: dict) -> np.ndarray:
+    """Points x, y, x, y, ... in percent -> in pixels."""
+    return (np.reshape(points, (-1, 2)) * (image["width"], image["height"]) / 100).ravel()
+
+
+def rest(value: dict, image: dict) -> list[np.ndarray]:
+    """The box around the points of a broken polygon that can be used."""
+    percent = {"width": 100, "height": 100}
+    return [scale(one, image) for one in remains(value.get("points"), percent)]
+
+
+def outline(value: dict, image: dict) -> np.ndarray:
+    return polygon(scale(flat(value.get("points")), image).tolist(), image)
+
+
+def oval(value: dict, image: dict) -> np.ndarray:
+    keys = ("x", "y", "radiusX", "radiusY")
+    sizes = scale(numbers([value.get(key) for key in keys]), image)
+    return polygon(ellipse(*sizes.tolist(), *turn_of(value)), image)
+
+
+def box(value: dict, image: dict) -> np.ndarray:
+    """The corners of a rectangle, turned clockwise about its top left one."""
+    keys = ("x", "y", "width", "height")
+    x, y, width, height = scale(numbers([value.get(key) for key in keys]), image).tolist()
+    turn = math.radians(*turn_of(value))
+    right = np.array([math.cos(turn), math.sin(turn)]) * width
+    down = np.array([-math.sin(turn), math.cos(turn)]) * height
+    corners = np.array([x, y]) + np.array([0 * right, right, right + down, down])
+    return polygon(corners.ravel().tolist(), image)
+
+
+def turn_of(value: dict) -> list[float]:
+    return numbers([value.get("rotation") or 0])
+
+
+def brush(value: dict, image: dict) -> rle.Rle:
+    size = image["height"], image["width"]
+    mask = brush_mask(value.get("rle"), *size)
+    return rle.encode(mask[None])[0]
+
+
+OUTLINES: dict[str, Callable[[dict, dict], Outline]] = {
+    "polygon": outline,
+    "ellipse": oval,
+    "rectangle": box,
+    "brush": brush,
+}
+TYPES = (*OUTLINES, *(f"{kind}labels" for kind in OUTLINES))
+
+
+def brush_mask(data: Any, height: int, width: int) -> np.ndarray:
+    """The bytes of a brush -> the pixels whose alpha is above SOLID, bool [h,w].
+
+    A stream of bits, the highest first: 32 for the number of values (RGBA of each pixel, by rows),
+    5 for the bits of a value minus 1, 4 times 4 for the bits of a count minus 1. Then blocks: 1 bit
+    for a repeated value, 2 for which of the four sizes the count has, the count minus 1, and one
+    value or as many.
+
+    Raises:
+        InputError: if it is another stream, or not one of this size.
+    """
+    try:
+        raw = bytes(data if isinstance(data, list) else None)
+    except (TypeError, ValueError):
+        raise InputError("has an rle that is not a list of bytes") from None
+    padded = raw + bytes(8)
+
+    def bits(place: int, number: int) -> int:
+        window = int.from_bytes(padded[place >> 3 : (place >> 3) + 8], "big")
+        return window >> (64 - (place & 7) - number) & ((1 << number) - 1)
+
+    count, word, place = bits(0, 32), bits(32, 5) + 1, 53
+    if word != WORD or count != 4 * height * width:
+        raise InputError(
+            f"has an rle of {count} values of {word} bits where its image has "
+            f"{4 * height * width} of {WORD} bits"
+        )
+    sizes = [bits(place, 4) + 1 for place in range(37, 53, 4)]
+    lengths: list[int] = []
+    values: list[int] = []
+    done = 0
+    while done < count and place < 8 * len(raw):
+        repeated, which = bits(place, 1), bits(place + 1, 2)
+        times = bits(place + 3, sizes[which]) + 1
+        place += 3 + sizes[which]
+        if repeated:
+            lengths.append(times)
+            values.append(bits(place, WORD))
+        else:
+            lengths += [1] * times
+            values += [bits(place + WORD * i, WORD) for i in range(times)]
+        place += WORD * (1 if repeated else times)
+        done += times
+    if done != count or place > 8 * len(raw):
+        raise InputError(f"has an rle that ends after {done} of {count} values")
+    alphas = np.diff(np.cumsum(lengths) // 4, prepend=0)  # of each run; alpha is the fourth value
+    return np.repeat(np.array(values) > SOLID, alphas).reshape(height, width)
