@@ -29,6 +29,7 @@ from data.readers import (
     cvat_masks,
     cvat_xml,
     id_images,
+    label_studio,
     labelme,
     png_per_object,
     sbd,
@@ -41,12 +42,13 @@ from data.readers.source import SPLITS, Source
 
 READERS = (
     coco,
-    yolo,
     voc,
     sbd,
+    yolo,
     labelme,
     cvat_xml,
     cvat_masks,
+    label_studio,
     via,
     id_images,
     png_per_object,
