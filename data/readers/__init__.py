@@ -25,6 +25,7 @@ from types import ModuleType
 from data.errors import InputError
 from data.images import SUFFIXES
 from data.readers import (
+    cityscapes,
     coco,
     cvat_masks,
     cvat_xml,
@@ -52,6 +53,7 @@ READERS = (
     via,
     id_images,
     png_per_object,
+    cityscapes,
 )
 TOGETHER = {"voc", "sbd"}  # one data set: SBD adds training images to VOC
 ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".7z", ".rar")
