@@ -130,9 +130,9 @@ def is_stray(points: Any) -> bool:
     return isinstance(points, SEQUENCES) and len(points) < 6
 
 
-def region_of(segmentation: Any, box: Any, height: int, width: int) -> list[np.ndarray]:
-    """Polygons that an object which cannot be used may cover: its good parts, else its box (x, y,
-    w, h), else none.
+def region_of(segmentation: Any, box: Any, height: int, width: int) -> bytes | list[np.ndarray]:
+    """What an object that cannot be used may cover, as polygons or the counts of an RLE: its
+    segmentation where that is usable, else its box (x, y, w, h), else its good parts, else nothing.
     """
     limit, parts = FARTHEST * (height + width), []
     for points in segmentation if isinstance(segmentation, list) else ():
@@ -142,8 +142,10 @@ def region_of(segmentation: Any, box: Any, height: int, width: int) -> list[np.n
     with contextlib.suppress(TypeError, ValueError, OverflowError):
         x, y, w, h = array("d", box)
         corners = [[x, y, x + w, y, x + w, y + h, x, y + h]]
-    for outline in (parts, corners):
+    for outline in (segmentation, corners, parts):
         with contextlib.suppress(InputError):
+            if isinstance(outline, dict):
+                return from_runs(outline, height, width)["counts"]
             return polygons_of(outline, height, width)[0]
     return []
 

@@ -115,8 +115,18 @@ def test_a_stray_part_is_dropped_and_counted(tiny_coco):
         opened(tiny_coco, lambda c: c["annotations"][2].update(segmentation=[STRAY]))
 
 
+WHOLE = {"size": [64, 48], "counts": [516, *[30, 34] * 29, 30, 670]}  # SQUARE as runs
 BROKEN = {
-    "its good parts": ({"segmentation": [SQUARE, [1, 2, 3, 4, 5, 6, 7]]}, {3}),
+    "its good parts": ({"segmentation": [SQUARE, [1, 2, 3, 4, 5, 6, 7]], "bbox": None}, {3}),
+    "its box, which holds the bad part as well": (
+        {"segmentation": [[8, 4, 9, 4, 9, 5, 8, 5], [1, 2, 3, 4, 5, 6, 7]], "bbox": [8, 4, 30, 30]},
+        {3},
+    ),
+    "its RLE": ({"segmentation": WHOLE, "bbox": None, "iscrowd": 2}, {3}),
+    "its RLE, not its box": (
+        {"segmentation": WHOLE, "bbox": [0, 0, 48, 64], "category_id": None},
+        {0, 3, 7, 90},
+    ),
     "its box": ({"segmentation": [STRAY], "bbox": [8, 4, 30, 30]}, {3}),
     "its box, for a broken RLE": ({"segmentation": {"size": 3}, "bbox": [8, 4, 30, 30]}, {3}),
     "all of it, without a class": ({"category_id": 55}, {0, 3, 7, 90}),
