@@ -71,7 +71,8 @@ def images_of(given: list[Path], recursive: bool = False) -> tuple[dict[str, Pat
         if path.is_dir():
             paths = images_in(path, recursive, passed_over)
         elif path.suffix.lower() == ".txt" and path.is_file():
-            paths = [folder / line for line in lines_of(path, "list an image in each line")]
+            lines = lines_of(path, "list an image in each line")
+            paths = [listed(folder, line) for line in lines]
         else:
             paths = [path]
         found += [(each, folder) for each in paths]
@@ -87,6 +88,12 @@ def images_of(given: list[Path], recursive: bool = False) -> tuple[dict[str, Pat
         base = os.path.commonpath([os.path.abspath(path.parent) for path, _ in once])
         named = {name_of(path, base): path for path, _ in once}
     return named, passed_over
+
+
+def listed(folder: Path, line: str) -> Path:
+    """The image of a line; backslashes are separators where that finds the file."""
+    path, other = folder / line, folder / line.replace("\\", "/")
+    return other if os.path.isfile(other) and not os.path.exists(path) else path
 
 
 def name_of(path: Path, folder: Path | str) -> str:
@@ -257,20 +264,23 @@ def main(argv: list[str], builder: checkpoint.Builder = zoo.build_from_config) -
                 number += 1
                 bad.note(error, path, f"image {number}{later}", number)
         images = predictor.coco["images"]
-        if not images:
+        if number == len(bad) == 1:
             raise InputError(next(iter(bad)).reason)
+        if not images:
+            skipped.report_skipped(bad)
+            raise InputError(f"none of {number} images can be read, as listed above; name others")
         predictor.write()
         skipped.write(folder, bad)
     if text := draw.numbered(predictor.class_names):
         info(text)
-    listed = out / skipped.NAME
-    skipped.report_skipped(bad, listed)
+    place = out / skipped.NAME
+    skipped.report_skipped(bad, place)
     info(
         f"{len(predictor.rows)} objects in {len(images)} of {number} images, scores above "
         f"{threshold:.3f} ({origin}): {out}{in_words(passed_over)}"
     )
     if not opts.skip_bad_records:
-        skipped.require_none(bad, number, listed)
+        skipped.require_none(bad, number, place)
 
 
 if __name__ == "__main__":

@@ -20,16 +20,19 @@ ON_CPU = ["--device", "cpu", "--threads", "1"]
 def run_predict(toy_run, tmp_path, capsys):
     """Predicts and returns the output folder, the printed lines, and the exit code."""
 
-    def run(*argv):
-        out = tmp_path / "found"
+    def raises(*argv):
         given = ["--checkpoint", toy_run / "best.pt", "--out", out, *ON_CPU]
+        predict.main([str(each) for each in [*argv, *given]])
+
+    def run(*argv):
         code = 0
         try:
-            predict.main([str(each) for each in [*argv, *given]])
+            raises(*argv)
         except InputError:
             code = 2
         return out, capsys.readouterr().out.splitlines(), code
 
+    out, run.raises = tmp_path / "found", raises
     return run
 
 
@@ -72,6 +75,14 @@ def test_a_list_with_a_byte_order_mark(run_predict, toy_coco, tmp_path):
     out, lines, code = run_predict(tmp_path / "list.TXT")
     assert code == 0 and names_in(out)[1] == ["b c.png", "a.png"]
     assert "repeated: 1" in lines[-1]
+
+
+def test_a_list_with_backslashes(run_predict, toy_coco, tmp_path):
+    filled(tmp_path / "a", toy_coco, "1.png", "2.png")
+    filled(tmp_path, toy_coco, "a\\2.png")  # a name of its own, on this system
+    (tmp_path / "list.txt").write_text("a\\1.png\na\\2.png\na/2.png\n")
+    out, _, code = run_predict(tmp_path / "list.txt")
+    assert code == 0 and names_in(out)[1] == ["a/1.png", "a\\2.png", "a/2.png"]
 
 
 def test_equal_names_in_different_folders(run_predict, toy_coco, tmp_path):
@@ -136,6 +147,18 @@ def test_a_bad_page_is_listed_and_the_ones_before_are_kept(run_predict, toy_coco
     assert "0.png" in names and "scan.gif#page=1" in names
     [bad] = json.loads((out / "skipped.json").read_text())
     assert bad["file"] == str(path) and "page 3 and later" in bad["record"]
+
+
+def test_where_no_image_can_be_read_all_are_listed(run_predict, tmp_path, capsys):
+    for name in ("a.png", "b.jpg"):
+        (tmp_path / name).write_bytes(b"no image")
+    given = [str(tmp_path / name) for name in ("a.png", "b.jpg")]
+    with pytest.raises(InputError, match="none of 2 images can be read, as listed above"):
+        run_predict.raises(*given)
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in given) and not (tmp_path / "found").exists()
+    with pytest.raises(InputError, match="a.png cannot be read as an image"):
+        run_predict.raises(given[0])
 
 
 @pytest.mark.parametrize("main", [predict.main, visualize.main, evaluate.main])
