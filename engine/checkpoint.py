@@ -155,7 +155,7 @@ def score_threshold(best: dict, asked: float | None = None) -> tuple[float, str]
     if asked is not None:
         return asked, "from --threshold"
     if best["threshold"] is None:
-        return FALLBACK_THRESHOLD, "a default: the last evaluation found nothing"
+        return FALLBACK_THRESHOLD, "a default: no object was found at the evaluation"
     return best["threshold"], "the best F1 at the evaluation"
 
 

@@ -23,7 +23,7 @@ from engine.log import info
 from engine.loop import NonFiniteError, Trainer
 from engine.optim import MovingAverage, Schedule, describe_groups, parameter_groups
 from engine.options import TrainOptions
-from engine.report import summary
+from engine.report import draw, summary
 from engine.report.mask_grid import mask_grid_scores
 from engine.report.tables import table
 from engine.run import Data, Run
@@ -121,18 +121,22 @@ def open_data(opts: TrainOptions) -> Data:
 
 
 def report_full_images(opts: TrainOptions, sets: dict[str, CocoDataset]) -> None:
-    """Prints how many objects are beyond the model's queries in training, and beyond the answers
-    per image in evaluation.
+    """Prints how many objects are beyond the model's queries, of which each finds one, and beyond
+    the answers per image in evaluation.
     """
     config = options.model_config(opts, num_classes=1)
+    queries, answers = config.num_queries, config.max_detections
     lost = "have no query and are not learned; raise it with --set num_queries"
-    missed = "cannot be found in evaluation; raise it with --set max_detections"
-    for text in (
-        too_many_objects(sets["train"], config.num_queries, "queries of the model", lost),
-        too_many_objects(sets["val"], config.max_detections, "answers per image", missed),
-    ):
-        if text:
-            info(text)
+    missed = "cannot be found in evaluation; raise it with --set"
+    texts = [too_many_objects(sets["train"], queries, "queries of the model", lost)]
+    if sets["val"] is not sets["train"] and queries < answers:
+        what = "queries of the model", f"{missed} num_queries"
+        texts.append(too_many_objects(sets["val"], queries, *what))
+    texts.append(
+        too_many_objects(sets["val"], answers, "answers per image", f"{missed} max_detections")
+    )
+    for text in filter(None, texts):
+        info(text)
 
 
 def total_iterations(opts: TrainOptions, images: int) -> int:
@@ -384,6 +388,8 @@ def finish(run: Run) -> None:
     info(table(Scores(**content["scores"])))
     info(summary.about_best(content))
     info(f"predictions.png shows scores above {threshold:.3f} ({origin})")
+    if text := draw.numbered(val.class_names):
+        info(text)
     if text := summary.remark(log.read_csv(run.folder / "metrics.csv")):
         info(text)
     if run.grid:

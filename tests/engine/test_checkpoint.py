@@ -160,7 +160,7 @@ def test_the_threshold_is_always_a_number_with_its_origin():
     assert checkpoint.score_threshold({"threshold": 0.4}) == (0.4, "the best F1 at the evaluation")
     assert checkpoint.score_threshold({"threshold": 0.4}, 0.0)[0] == 0.0
     value, origin = checkpoint.score_threshold({"threshold": None})
-    assert value == checkpoint.FALLBACK_THRESHOLD == 0.3 and "found nothing" in origin
+    assert value == checkpoint.FALLBACK_THRESHOLD == 0.3 and "no object was found" in origin
 
 
 def test_a_checkpoint_with_tensors_of_another_version_is_refused(toy_run):

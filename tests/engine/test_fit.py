@@ -5,7 +5,8 @@ import pytest
 
 from data import rle
 from data.dataset import CocoDataset
-from engine import recipes
+from engine import recipes, train
+from engine.datasets import open_splits
 from engine.fit import fit_to_data
 from engine.options import TrainOptions
 
@@ -103,3 +104,18 @@ def test_no_objects_and_other_systems(drawn):
 
 def test_fitted_recipes_exist():
     assert set(recipes.FITTED) <= recipes.RECIPES.keys()
+
+
+def test_objects_without_a_query_are_counted_in_both_sets(toy_coco, capsys):
+    """The toy set has up to 2 objects in an image, and each query finds one."""
+    opts = TrainOptions(data=toy_coco, set={"num_queries": "1"})
+    sets = open_splits(opts, ("train", "val"))
+    more = {name: int((each.objects_per_image() - 1).clip(0).sum()) for name, each in sets.items()}
+    capsys.readouterr()
+    train.report_full_images(opts, sets)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2 and min(more.values()) > 0
+    for line, (name, number) in zip(lines, more.items(), strict=True):
+        assert line.startswith(f"{name}: ") and f"{number} object" in line
+        assert "the 1 queries of the model" in line and line.endswith("--set num_queries=2")
+    assert "are not learned" in lines[0] and "cannot be found in evaluation" in lines[1]

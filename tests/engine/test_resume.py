@@ -10,7 +10,7 @@ from data.errors import InputError
 from engine import checkpoint, evaluate, log, train
 from engine.coco_ap import METRICS, Scores
 from engine.options import TrainOptions
-from engine.report import curves, summary
+from engine.report import curves, draw, summary
 from mobileinst import zoo
 
 STEPS = "--iterations 4 --eval-every 1 --average 0.9 --log-every 1".split()
@@ -123,6 +123,18 @@ def test_files_of_a_run_that_hold_something_else(finished, tmp_path, capsys):
         assert "log.jsonl: no rows, metrics.csv: no rows" in log.truncate_after(folder, 4, 4)
     assert train.main([*argv, "--out", str(folder), "--resume"]) == 0
     assert "iteration 4, split val" in (folder / "summary.md").read_text()
+
+
+def test_numbers_drawn_for_class_names_are_explained_at_the_end(
+    finished, tmp_path, capsys, monkeypatch
+):
+    argv, whole = finished
+    folder = shutil.copytree(whole, tmp_path / "run")
+    monkeypatch.setattr(draw, "font_file", lambda text: None if "disc" in text else "a font")
+    assert train.main([*argv, "--out", str(folder), "--resume"]) == 0
+    sentence = "no font here has the letters of these classes; images show numbers: 2 = disc"
+    assert sentence in capsys.readouterr().out
+    assert sentence in (folder / "summary.md").read_text()
 
 
 def scores(ap):
