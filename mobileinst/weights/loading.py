@@ -33,7 +33,8 @@ def load(
         module: keeps its dtypes and device.
         path: the file, or what `open_weights` read from it.
         classes: names of the model's classes, needed for whole checkpoints of ours only.
-        config: keywords the model was built with, to name those of a checkpoint that differ.
+        config: keywords the model was built with, to name those of a checkpoint that differ;
+            modules that only these keywords add keep their values.
         allow_partial: load what fits into the backbone, if anything does; of a whole checkpoint
             that does not fit, load the backbone alone.
     Raises:
@@ -71,7 +72,8 @@ def require_match(
     match = find_match(file, module, classes, allow_partial)
     report = match.report
     foreign = [] if allow_partial else other_layers(match)
-    if report.fitting and (report.complete or allow_partial) and not foreign:
+    enough = report.complete or allow_partial or only_added(match, other_keywords(file, config))
+    if report.fitting and enough and not foreign:
         return match
     wrong = []
     if foreign:
@@ -91,6 +93,16 @@ def require_match(
         f"{file.path}: {file.source}, {model}: {fits} of {total} tensors fit, "
         f"{' and '.join(wrong)}; {fix_for(file, match, other_keywords(file, config))}"
     )
+
+
+def only_added(match: Match, keywords: str) -> bool:
+    """Whether all that a checkpoint of ours lacks are modules that other keywords add to the model;
+    they start from random values.
+    """
+    report, there = match.report, {name.rpartition(".")[0] for name in match.given}
+    modules = {name.rpartition(".")[0] for name in report.missing}
+    added = not any(name in there or name.startswith("backbone.") for name in modules)
+    return bool(keywords) and hasattr(match.part, "backbone") and added and not report.other_shape
 
 
 def other_layers(match: Match) -> list[str]:

@@ -522,6 +522,46 @@ def test_queries_are_carried_over(save, queries, report):
     assert torch.equal(after[:6], there[:queries]) and torch.equal(after[6:], before[6:])
 
 
+GROWN = {  # system, keywords of the file and of the model, what starts from random values
+    "finer masks": ("mobileinst", {}, {"mask_stride": 4}, "mask_decoder.fine_pixels"),
+    "coarser masks": ("mobileinst", {"mask_stride": 4}, {}, None),
+    "placed queries": ("mobileinst", {}, {"placed": True}, "instance_decoder.places"),
+    "attention": ("mobileinst", {"self_attention": False}, {}, "instance_decoder."),
+    "more layers": ("mask2former", {"num_layers": 1}, {"num_layers": 2}, "query_decoder.transf"),
+    "fewer layers": ("mask2former", {"num_layers": 2}, {"num_layers": 1}, None),
+}
+
+
+def with_keywords(system, keywords, seed):
+    """A small model and its keywords."""
+    sizes = SMALL if system == "mobileinst" else {"width": 32, "num_encoder_layers": 1}
+    config = zoo.config_for(f"{system}_mobilenet_v2", num_classes=1, **sizes | keywords)
+    return zoo.build_from_config(config, seed=seed)[0], zoo.config_to_dict(config)
+
+
+@pytest.mark.parametrize("name", GROWN)
+def test_other_keywords_carry_over_what_is_in_the_file(save, name):
+    """All tensors in both are those of the file; the report names what is not in it."""
+    system, there, here, random = GROWN[name]
+    classes = [{"index": 0, "id": 1, "name": "a"}]
+    old, config = with_keywords(system, there, 0)
+    file = {"format": weights.FORMAT, "config": config, "classes": classes}
+    path = save(file | {"model": old.state_dict()})
+    new, config = with_keywords(system, here, 1)
+    before = snapshot(new)
+    found = weights.load(new, path, classes=["a"], config=config)
+    expected = before | {k: v for k, v in old.state_dict().items() if k in before}
+    assert found.whole and same(new.state_dict(), expected)
+    assert [each for each in found.random if each.startswith(random or "")] == [*found.random]
+    assert bool(found.random) == bool(random) and found.warnings[0].startswith("the checkpoint's")
+    lost = dict(list(old.state_dict().items())[:-1])
+    with pytest.raises(weights.LoadError, match="missing"):
+        weights.load(new, save(file | {"model": lost}), classes=["a"], config=config)
+    with pytest.raises(weights.LoadError, match="another shape"):
+        wide = with_keywords(system, here | {"width": 64}, 1)
+        weights.load(wide[0], path, classes=["a"], config=wide[1])
+
+
 def test_an_efficientnet_with_squeeze_excite_is_no_lite(save):
     """B0 has all tensors of Lite0 in the same shapes, and more."""
     backbone = zoo.build_backbone("efficientnet_lite0")
