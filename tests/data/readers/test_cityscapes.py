@@ -89,8 +89,6 @@ def test_other_folders(tmp_path):
 
 WRONG = {
     "the number 8000": lambda path: Image.fromarray(ids() % 1000 + np.uint16(8000)).save(path),
-        path
-    ),
     "the number 34": lambda path: Image.fromarray(np.full(SIZE, 34, np.uint8)).save(path),
     "63 x 32": lambda path: Image.fromarray(ids()[:, 1:]).save(path),
     "cannot be read": lambda path: path.write_bytes(b""),
