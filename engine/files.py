@@ -169,7 +169,8 @@ def appearing(folder: Path, overwrite: bool = False, mark: str = "") -> Iterator
         shutil.rmtree(unfinished, ignore_errors=True)  # what a killed process left
         unfinished.mkdir()
         yield unfinished
-        clear(folder, but=unfinished)
+        if overwrite:
+            clear(folder, but=unfinished)
         for path in sorted(unfinished.iterdir(), key=lambda path: path.name == mark):
             path.rename(folder / path.name)
     except OSError as error:

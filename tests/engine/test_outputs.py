@@ -169,3 +169,11 @@ def test_a_link_to_a_missing_disk(tmp_path):
     (tmp_path / "runs").symlink_to("missing")
     with pytest.raises(InputError, match=f"^{tmp_path}/runs: the folder cannot be made"):
         files.next_free(tmp_path / "runs")
+
+
+def test_what_a_killed_prediction_left_is_removed_and_nothing_else(tmp_path):
+    (tmp_path / "out" / "unfinished.tmp" / "more").mkdir(parents=True)
+    (tmp_path / "out" / "draft.tmp").touch()
+    with files.appearing(tmp_path / "out") as folder:
+        (folder / "a.txt").touch()
+    assert set(os.listdir(tmp_path / "out")) == {"a.txt", "draft.tmp"}
