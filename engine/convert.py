@@ -135,11 +135,12 @@ def tidy(split: str, split_content: Content, by_stem: bool, lost: Losses) -> Non
     while len(first) == 1 and split_of(min(first)) in (split, "images") and min(first) not in names:
         names = [name.partition("/")[2] for name in names]
         first = {name.partition("/")[0] for name in names}
+    stems: set[str] = set()
     for image, name in zip(images, names):
-        image["file_name"] = name
-    if by_stem:
-        for old, new in content.unlike_stems(images):
-            lost.note("equal names of images, without their suffixes", f"{old} becomes {new}")
+        image["file_name"] = content.unlike_stem(name, stems) if by_stem else name
+        if image["file_name"] != name:
+            where = f"{name} becomes {image['file_name']}"
+            lost.note("names of images that are equal without suffix", where)
 
 
 def summary(contents: dict[str, Content]) -> str:

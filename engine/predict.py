@@ -1,16 +1,19 @@
-"""Entry: images -> overlays, instance maps, a COCO json and a table of the objects.
+"""Entry: images -> overlays, instance maps, a COCO json and a table of the objects, and sets for
+annotation tools to correct.
 
 Result files are named by a running number and the plain name of their image, and all of them lie in
 one new folder, wherever the names of images or the lines of lists point to. In the json and the
-table, an image is named by its path relative to what was given.
+table, an image is named by its path relative to what was given. A set for a tool is a folder of its
+own with copies of the images.
 """
 
 import argparse
 import csv
 import os
 import re
+import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +26,10 @@ from data.errors import BadRecords, InputError
 from data.images import SUFFIXES, num_pages, read_pages, read_rgb
 from data.presets import EvalPreset
 from data.readers.source import lines_of
+from data.writers import WRITERS, ids
+from data.writers.content import unlike_stem
+from data.writers.shapes import editable
+from data.writers.target import Losses, new_file
 from engine import checkpoint, files, options, skipped
 from engine.log import info, progress
 from engine.report import draw
@@ -32,7 +39,10 @@ from mobileinst import zoo
 NAME_BYTES = 100  # of an image's name in those of its results; file systems allow 255 in all
 PREDICTIONS = Path("predictions")
 LONGEST_JPEG = 65_500  # pixels; the overlay of a longer image is a PNG
-MARK = "objects.json"  # of a folder that --overwrite may replace
+MARK = "objects.json"  # of a folder that --overwrite may replace; it is always written
+DEFAULT = ("overlay", "ids", "coco", "csv")
+SETS = tuple(name for name in WRITERS if name not in DEFAULT)
+SPLIT = "train"  # of the images in a set, which will be learned from
 COLUMNS = ("image", "object", "class", "score", "area", "x0", "y0", "x1", "y1", "cx", "cy")
 
 
@@ -47,12 +57,28 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--threshold", type=float, help="score; the one with the best F1 on val if not given"
     )
+    parser.add_argument(
+        "--save", type=outputs, default=DEFAULT, metavar="NAME,...",
+        help=f"what to write, of {', '.join((*DEFAULT, *SETS))}; all but the first "
+        f"{len(DEFAULT)} are sets to correct in annotation tools",
+    )  # fmt: skip
     options.add_image_size(parser)
     options.add_duplicate_iou(parser)
     options.add_out(parser, f"folder; {PREDICTIONS}/NNN if not given")
     options.add_option(parser, "skip_bad_records")
     options.add_device(parser)
     return parser.parse_args(argv)
+
+
+def outputs(text: str) -> tuple[str, ...]:
+    """Names of outputs, separated by commas."""
+    names = tuple(filter(None, text.split(",")))
+    unknown = [name for name in names if name not in (*DEFAULT, *SETS)]
+    if unknown or not names:
+        known = ", ".join((*DEFAULT, *SETS))
+        wrong = unknown[0] if unknown else "it"
+        raise argparse.ArgumentTypeError(f"{text}: {wrong} is none of {known}")
+    return names
 
 
 def images_of(given: list[Path], recursive: bool = False) -> tuple[dict[str, Path], Counter]:
@@ -140,20 +166,6 @@ def in_words(passed_over: Counter) -> str:
     return f" (passed over: {', '.join(counts)})" if counts else ""
 
 
-def instance_map(masks: list[dict], size: tuple[int, int]) -> Image.Image:
-    """Instance ids 1, 2, ... in the order of the table, 0 elsewhere.
-
-    Where masks overlap, the smaller one is on top (of equal ones, the first), so that no object is
-    hidden by one around it. The json has the whole masks.
-    """
-    ids = np.zeros(size, np.uint16)
-    for place in np.argsort(rle.area(masks), kind="stable")[::-1]:
-        inside, (left, top) = rle.decode_inside(masks[place])
-        height, width = inside.shape
-        ids[top : top + height, left : left + width][inside] = place + 1
-    return Image.fromarray(ids)
-
-
 def pages(
     path: Path, name: str, every: bool, passed_over: Counter
 ) -> Iterator[tuple[str, Image.Image]]:
@@ -173,32 +185,44 @@ class Predictor:
     Args:
         categories: of the training data, in the order of the model's classes.
         find: image -> results of the contract, masks as RLE at its size.
+        save: names of the outputs.
     """
 
     def __init__(
-        self, folder: Path, categories: list[dict], find: Callable[[Image.Image], dict]
+        self,
+        folder: Path,
+        categories: list[dict],
+        find: Callable[[Image.Image], dict],
+        save: Sequence[str] = DEFAULT,
     ) -> None:
-        self.folder, self.find = folder, find
+        self.folder, self.find, self.save = folder, find, save
+        self.sets = [name for name in SETS if name in save]
+        self.copies: list[str] = []  # names of the images in the sets
+        self._stems: set[str] = set()
         self.class_names = [category["name"] for category in categories]
         self.rows: list[tuple] = []  # of objects.csv
         self.coco: dict[str, list] = {"images": [], "categories": categories, "annotations": []}
 
-    def add(self, number: int, name: str, image: Image.Image) -> None:
-        """Predicts one image and writes its overlay and instance map."""
+    def add(self, number: int, name: str, image: Image.Image, path: Path) -> None:
+        """Predicts one image, the file `path` or a page of it, and writes what is saved of it."""
         result = self.find(image)
         labels, scores, boxes = (result[key].tolist() for key in ("labels", "scores", "boxes"))
         masks, size = result["masks"], (image.height, image.width)
         stem = Path(name).stem.encode("utf-8", "replace")[:NAME_BYTES].decode("utf-8", "ignore")
         target = f"{self.folder}/{number:05d}_{stem}"
-        overlay = draw.overlay(image, draw.Objects(labels, masks, scores), self.class_names)
-        suffix = "jpg" if max(image.size) <= LONGEST_JPEG else "png"
-        overlay.save(f"{target}_overlay.{suffix}", quality=92)
-        instance_map(masks, size).save(f"{target}_instances.png")
+        if "overlay" in self.save:
+            overlay = draw.overlay(image, draw.Objects(labels, masks, scores), self.class_names)
+            suffix = "jpg" if max(image.size) <= LONGEST_JPEG else "png"
+            overlay.save(f"{target}_overlay.{suffix}", quality=92)
+        if "ids" in self.save:
+            Image.fromarray(ids.index_map(masks, size)).save(f"{target}_instances.png")
+        if self.sets:
+            self.copy(name, image, path)
         self.coco["images"].append(
             {"id": number, "file_name": name, "height": size[0], "width": size[1]}
         )
-        ids = [self.coco["categories"][label]["id"] for label in labels]
-        records = rle.records(masks, ids, number, len(self.coco["annotations"]) + 1)
+        classes = [self.coco["categories"][label]["id"] for label in labels]
+        records = rle.records(masks, classes, number, len(self.coco["annotations"]) + 1)
         for record, score in zip(records, scores, strict=True):
             self.coco["annotations"].append(record | {"score": round(score, 5)})
         objects = zip(masks, labels, scores, boxes, strict=True)
@@ -212,13 +236,41 @@ class Predictor:
             shown = self.class_names[label], round(score, 4), area, *map(int, box), *centre
             self.rows.append((name, place, *shown))
 
-    def write(self) -> None:
-        """Writes objects.csv and objects.json."""
+    def copy(self, name: str, image: Image.Image, path: Path) -> None:
+        """Copies the image into every set; pages become images of their own."""
+        name, _, page = name.partition("#page=")
+        if page:
+            name = f"{name.rpartition('.')[0]}_page{page}.png"
         # Names on a disk need not be UTF-8.
-        with open(self.folder / "objects.csv", "w", encoding="utf-8", errors="backslashreplace",
-                  newline="") as file:  # fmt: skip
-            csv.writer(file).writerows([COLUMNS, *self.rows])
+        name = unlike_stem(name.encode("utf-8", "replace").decode("utf-8"), self._stems)
+        self.copies.append(name)
+        for each in self.sets:
+            target = new_file(self.folder / each / WRITERS[each].image_path(SPLIT, name))
+            if page:
+                image.save(target)
+            else:
+                shutil.copyfile(path, target)
+
+    def write(self) -> list[str]:
+        """Writes objects.csv, objects.json and the sets; returns what these cannot hold."""
+        if "csv" in self.save:
+            with open(self.folder / "objects.csv", "w", encoding="utf-8",
+                      errors="backslashreplace", newline="") as file:  # fmt: skip
+                csv.writer(file).writerows([COLUMNS, *self.rows])
+        sentences = []
+        for name in self.sets:
+            writer, lost = WRITERS[name], Losses()
+            images = [
+                image | {"file_name": copy}
+                for image, copy in zip(self.coco["images"], self.copies, strict=True)
+            ]
+            content = self.coco | {"images": images}
+            if name == "labelme":  # it has no brush to correct masks with
+                content["annotations"] = list(map(editable, self.coco["annotations"]))
+            writer.write(self.folder / name, {SPLIT: content}, lost, iter)
+            sentences += [f"{writer.TITLE} cannot hold {each}" for each in lost.sentences()]
         files.write_json(self.folder / MARK, self.coco)
+        return sentences
 
 
 def main(argv: list[str], builder: checkpoint.Builder = zoo.build_from_config) -> None:
@@ -252,13 +304,13 @@ def main(argv: list[str], builder: checkpoint.Builder = zoo.build_from_config) -
     bad, number = BadRecords(skip=True), 0
     out = opts.out or files.next_free(PREDICTIONS)
     with files.appearing(out, opts.overwrite, MARK) as folder:
-        predictor = Predictor(folder, categories, find)
+        predictor = Predictor(folder, categories, find, opts.save)
         for name, path in progress(named.items(), desc="predicting", leave=False):
             before = number
             try:
                 for label, image in pages(path, name, opts.pages == "all", passed_over):
                     number += 1
-                    predictor.add(number, label, image)
+                    predictor.add(number, label, image, path)
             except InputError as error:
                 later = f", page {number - before + 1} and later" if number > before else ""
                 number += 1
@@ -269,10 +321,12 @@ def main(argv: list[str], builder: checkpoint.Builder = zoo.build_from_config) -
         if not images:
             skipped.report_skipped(bad)
             raise InputError(f"none of {number} images can be read, as listed above; name others")
-        predictor.write()
+        sentences = predictor.write()
         skipped.write(folder, bad)
     if text := draw.numbered(predictor.class_names):
         info(text)
+    for sentence in sentences:
+        info(sentence)
     place = out / skipped.NAME
     skipped.report_skipped(bad, place)
     info(

@@ -144,16 +144,14 @@ def join_classes(contents: Mapping[str, Content]) -> None:
         content["categories"] = categories
 
 
-def unlike_stems(images: Iterable[dict]) -> list[tuple[str, str]]:
-    """Renames images whose names differ in the suffix alone, or not at all; old and new names."""
-    seen, renamed = set(), []
-    for image in images:
-        name = image["file_name"]
-        stem, suffix = posixpath.splitext(name)
-        names = itertools.chain([stem], (f"{stem}_{number}" for number in itertools.count(2)))
-        new = next(each for each in names if each.lower() not in seen)
-        seen.add(new.lower())
-        if new != stem:
-            image["file_name"] = new + suffix
-            renamed.append((name, image["file_name"]))
-    return renamed
+def unlike_stem(name: str, seen: set[str]) -> str:
+    """The name of an image, changed where another one has it but for the suffix and the kind of
+    letters; _ counts as /, as some formats write it. `seen` collects the names.
+    """
+    stem, suffix = posixpath.splitext(name)
+    for number in itertools.count(1):
+        new = stem if number == 1 else f"{stem}_{number}"
+        key = new.lower().replace("/", "_")
+        if key not in seen:
+            seen.add(key)
+            return new + suffix

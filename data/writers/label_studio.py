@@ -1,8 +1,8 @@
 """Label Studio: <split>.json to import, label_config.xml for the project, images in <split>.
 
-An object of one polygon is a polygon in percent, any other a brush mask. Objects with a score are
-predictions, which Label Studio shows to be corrected. Images are named as its local storage serves
-them, with the folder of the set as LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT.
+An object of one polygon is a polygon in percent, any other a brush mask. If objects have scores,
+all are predictions, which Label Studio shows to be corrected. Images are named as its local storage
+serves them, with the folder of the set as LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT.
 """
 
 from __future__ import annotations
@@ -34,9 +34,10 @@ def write(folder: Path, splits: Splits, lost: Losses, wrap: Wrap) -> None:
     for split, content in splits.items():
         with open(new_file(folder / f"{split}.json"), "w", encoding="utf-8") as file:
             mark = "["
+            predicted = any("score" in one for one in content["annotations"])
             for image, objects in images_of(content, wrap):
                 kept = without(image, objects, lost, boxes=False)
-                file.write(f"{mark}\n{json.dumps(task(image, kept, split, lost))}")
+                file.write(f"{mark}\n{json.dumps(task(image, kept, split, predicted, lost))}")
                 mark = ","
             file.write("\n]\n")
         names = [each["name"] for each in content["categories"]]
@@ -49,15 +50,17 @@ def write(folder: Path, splits: Splits, lost: Losses, wrap: Wrap) -> None:
     (folder / "label_config.xml").write_text("\n".join(lines), encoding="utf-8")
 
 
-def task(image: dict, objects: list[Object], split: str, lost: Losses) -> dict[str, Any]:
+def task(
+    image: dict, objects: list[Object], split: str, predicted: bool, lost: Losses
+) -> dict[str, Any]:
     result = [region(one, lost) for one in objects]
     path = quote(image_path(split, image["file_name"]))
     record = {"id": image["id"], "data": {"image": f"/data/local-files/?d={path}"}}
-    scores = [one.annotation["score"] for one in objects if "score" in one.annotation]
-    if scores:
-        about = {"model_version": "mobileinst", "score": sum(scores) / len(scores)}
-        return record | {"predictions": [about | {"result": result}]}
-    return record | {"annotations": [{"result": result, "was_cancelled": False}]}
+    if not predicted:
+        return record | {"annotations": [{"result": result, "was_cancelled": False}]}
+    scores = [one.annotation["score"] for one in objects]
+    about = {"model_version": "mobileinst", "score": float(np.mean(scores)) if scores else 0.0}
+    return record | {"predictions": [about | {"result": result}]}
 
 
 def region(one: Object, lost: Losses) -> dict[str, Any]:

@@ -1,5 +1,5 @@
-"""One PNG for each object: <split>/x/images/x.jpg and <split>/x/masks/0001.png, ..., as the Data
-Science Bowl 2018 has them.
+"""One PNG for each object: <split>/x/images/x.jpg and <split>/x/masks/object_0001.png, ..., as
+the Data Science Bowl 2018 has them. x is a name without suffix, with _ for the / of folders.
 
 Overlaps, holes and parts are kept. objects.csv names the class and the annotation of each mask.
 """
@@ -25,18 +25,22 @@ NAME, TITLE, BY_STEM = "masks", "one PNG per object", True
 
 
 def image_path(split: str, name: str) -> str:
-    return f"{split}/{stem_of(name)}/images/{Path(name).name}"
+    return f"{split}/{flat(name)}/images/{Path(name).name}"
+
+
+def flat(name: str) -> str:
+    return stem_of(name).replace("/", "_")
 
 
 def write(folder: Path, splits: Splits, lost: Losses, wrap: Wrap) -> None:
     rows = {split: [] for split in splits}
     for split, content in splits.items():
         for image, objects in images_of(content, wrap):
-            place = folder / split / stem_of(image["file_name"]) / "masks"
+            place = folder / split / flat(image["file_name"]) / "masks"
             place.mkdir(parents=True)
             for number, one in enumerate(without(image, objects, lost), start=1):
                 pixels = rle.decode([one.mask()], (image["height"], image["width"]))[0]
-                name = f"{number:04d}.png"
+                name = f"object_{number:04d}.png"
                 Image.fromarray(pixels).save(place / name)  # of 1 bit
                 rows[split].append((one, name))
     write_tables(folder, splits, rows)

@@ -9,6 +9,7 @@ from scipy.spatial import cKDTree
 
 from data import rle
 
+TOLERANCE = 1.0  # pixels between a mask and the polygon that people correct
 Ring = np.ndarray  # corners [P,2] (x, y) of a closed outline, the last joined to the first
 
 
@@ -69,6 +70,36 @@ def bridged(rings: Sequence[Ring]) -> Ring:
         detour = np.concatenate((ring[there:], ring[: there + 1]))
         joined = np.concatenate((joined[: here + 1], detour, joined[here:]))
     return joined
+
+
+def simplified(ring: Ring, tolerance: float) -> Ring:
+    """A ring with fewer corners, of which no one that is left out is farther than `tolerance` from
+    the new outline.
+    """
+    kept = {0, int(np.hypot(*(ring - ring[0]).T).argmax())}
+    closed = np.concatenate((ring, ring[:1]))
+    spans = list(zip(sorted(kept), [*sorted(kept)[1:], len(ring)]))
+    while spans:
+        start, end = spans.pop()
+        if end - start < 2:
+            continue
+        (x, y), along = (closed[start + 1 : end] - closed[start]).T, closed[end] - closed[start]
+        length = np.hypot(*along)
+        far = np.abs(x * along[1] - y * along[0]) / length if length else np.hypot(x, y)
+        middle = start + 1 + int(far.argmax())
+        if far.max() > tolerance:
+            kept.add(middle)
+            spans += (start, middle), (middle, end)
+    return ring[sorted(kept)] if len(kept) > 2 else ring
+
+
+def editable(annotation: dict) -> dict:
+    """The annotation with polygons of few corners for its mask, unless this has holes."""
+    outer, holes = traced(annotation["segmentation"])
+    if holes or not outer:
+        return annotation
+    polygons = [simplified(ring, TOLERANCE).ravel() for ring in outer]
+    return annotation | {"segmentation": polygons}
 
 
 def row_runs(inside: np.ndarray, left: int, top: int, height: int, width: int) -> np.ndarray:

@@ -105,7 +105,7 @@ def test_annotations_alone(tiny_coco, tmp_path, name):
     assert not (tmp_path / "there").exists()
     run(tiny_coco.root, tmp_path / "there", "--to", name, "--no-images")
     names = {path.name for path in (tmp_path / "there").rglob("*.png")}
-    assert names <= {"0001.png", "0002.png"} or name == "ids"
+    assert names <= {"object_0001.png", "object_0002.png"} or name == "ids"
 
 
 def test_what_is_lost_is_counted_and_listed(tiny_coco, tmp_path, capsys):

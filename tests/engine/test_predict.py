@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from data.errors import InputError
-from engine import checkpoint, evaluate, options, predict, visualize
+from engine import checkpoint, convert, evaluate, options, predict, visualize
 
 ON_CPU = ["--device", "cpu", "--threads", "1"]
 
@@ -198,3 +198,57 @@ def test_newer_runs_without_a_score_are_named(toy_run, tmp_path, capsys):
     (tmp_path / "b" / "best.pt").unlink()
     assert checkpoint.load_or_newest(None, tmp_path)[0] == tmp_path / "c" / "last.pt"
     assert "passed over" not in capsys.readouterr().out
+
+
+TOOLS = ["masks", "labelme", "cvat", "yolo", "label-studio"]
+
+
+def test_sets_for_annotation_tools(run_predict, toy_coco, tmp_path, monkeypatch):
+    """Each is a set of its own, with copies of the images, that is read again."""
+    filled(tmp_path / "in" / "a", toy_coco, "x.png")
+    filled(tmp_path / "in", toy_coco, "x.jpg", "x.png", "empty.png")
+    shutil.copy(toy_coco / "train" / "6.png", tmp_path / "in" / "empty.png")  # without objects
+    out, lines, code = run_predict(tmp_path / "in", "--recursive", "--save", ",".join(TOOLS))
+    assert code == 0 and sorted(os.listdir(out)) == sorted([*TOOLS, "objects.json"])
+    copies = sorted(path.name for path in (out / "labelme").rglob("*.*g"))
+    assert copies == ["empty.png", "x.jpg", "x.png", "x_2.png"]
+    content = json.loads((out / "objects.json").read_text())
+    record = json.loads((out / "labelme" / "train" / "a" / "x.json").read_text())
+    names = {each["id"]: each["name"] for each in content["categories"]}
+    ids = {each["file_name"]: each["id"] for each in content["images"]}
+    found = [each for each in content["annotations"] if each["image_id"] == ids["a/x.png"]]
+    assert [shape["label"] for shape in record["shapes"]] == [
+        names[each["category_id"]] for each in found
+    ]
+    assert {shape["shape_type"] for shape in record["shapes"]} <= {"polygon", "mask"}
+    assert record["shapes"][0]["description"] == f"score {found[0]['score']}"
+    tasks = json.loads((out / "label-studio" / "train.json").read_text())
+    assert all("annotations" not in task for task in tasks)
+    numbers = [len(task["predictions"][0]["result"]) for task in tasks]
+    assert sum(numbers) == len(content["annotations"]) and 0 in numbers
+    monkeypatch.chdir(tmp_path)
+    convert.main([str(out / "cvat"), str(tmp_path / "back"), "--to", "coco"])
+    back = json.loads((tmp_path / "back" / "annotations" / "instances_train.json").read_text())
+    assert [one["segmentation"]["counts"] for one in back["annotations"]] == [
+        one["segmentation"]["counts"] for one in content["annotations"]
+    ]
+
+
+def test_pages_become_images_of_the_sets(run_predict, toy_coco, tmp_path):
+    pages = [Image.open(toy_coco / "train" / f"{number}.png") for number in (0, 3)]
+    pages[0].save(tmp_path / "scan.tif", save_all=True, append_images=pages[1:])
+    out, _, code = run_predict(tmp_path / "scan.tif", "--pages", "all", "--save", "labelme")
+    assert code == 0
+    for number, page in enumerate(pages, 1):
+        name = f"scan_page{number}"
+        copy = np.asarray(Image.open(out / "labelme" / "train" / f"{name}.png"))
+        assert (copy == np.asarray(page)).all()
+        record = json.loads((out / "labelme" / "train" / f"{name}.json").read_text())
+        assert record["imagePath"] == f"{name}.png"
+
+
+def test_outputs_of_other_names(run_predict, toy_coco):
+    for given, wrong in (("overlay,mask", "mask"), (",", "it")):
+        with pytest.raises(InputError, match=f"--save: {given}: {wrong} is none of overlay, ids"):
+            predict.parse(["x.png", "--save", given])
+    assert predict.parse(["x.png"]).save == ("overlay", "ids", "coco", "csv")

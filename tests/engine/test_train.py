@@ -19,6 +19,7 @@ from PIL import Image
 
 from data import rle
 from data.errors import InputError
+from data.writers import ids
 from engine import checkpoint, evaluate, files, predict, train, visualize
 from mobileinst import zoo
 from mobileinst.set_prediction.postprocess import Postprocess
@@ -213,13 +214,13 @@ def test_an_object_inside_another_keeps_its_pixels_whatever_its_score():
     outer, inner, other = np.zeros((3, 20, 30), bool)
     outer[2:18, 2:20], inner[5:10, 5:10], other[0:8, 15:30] = True, True, True
     for order in itertools.permutations([outer, inner, other]):  # the order is that of the scores
-        ids = np.asarray(predict.instance_map(rle.encode(np.stack(order)), (20, 30)))
+        indices = ids.index_map(rle.encode(np.stack(order)), (20, 30))
         for number, mask in enumerate(order, 1):
             on_top = {id(outer): inner | other}.get(id(mask), np.zeros_like(mask))
-            assert np.array_equal(ids == number, mask & ~on_top)
-    twins = np.asarray(predict.instance_map(rle.encode(np.stack([inner, inner])), (20, 30)))
+            assert np.array_equal(indices == number, mask & ~on_top)
+    twins = ids.index_map(rle.encode(np.stack([inner, inner])), (20, 30))
     assert np.array_equal(twins == 1, inner)
-    assert not np.asarray(predict.instance_map([], (20, 30))).any()
+    assert not ids.index_map([], (20, 30)).any()
 
 
 def test_without_anything_found_a_stopgap_threshold_is_named(tiny, toy_coco, tmp_path, capsys):

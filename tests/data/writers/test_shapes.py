@@ -6,7 +6,7 @@ from pycocotools import mask as coco_mask
 from scipy import ndimage
 
 from data import rle
-from data.writers.shapes import bridged, row_runs, traced
+from data.writers.shapes import bridged, editable, row_runs, simplified, traced
 
 
 def random_masks():
@@ -85,3 +85,27 @@ def test_runs_along_the_rows(place):
         runs = row_runs(mask, left, top, *size)
         assert (np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(size) == whole).all()
         assert (runs[1:] > 0).all()
+
+
+def test_polygons_to_edit_have_few_corners_and_stay_near():
+    rows, columns = np.mgrid[:200, :200]
+    disc = np.hypot(rows - 100, columns - 90) < 60
+    (outer,), _ = traced(rle.encode_inside(disc))
+    ring = simplified(outer, 1.0)
+    assert len(ring) < len(outer) / 8
+    steps = np.roll(ring, -1, 0) - ring
+    for corner in outer:  # to the nearest of the new sides
+        share = (((corner - ring) * steps).sum(1) / (steps**2).sum(1)).clip(0, 1)
+        assert np.hypot(*(ring + share[:, None] * steps - corner).T).min() <= 1.0
+    near = drawn([ring], disc)
+    assert (near & disc).sum() / (near | disc).sum() > 0.97
+
+
+def test_only_masks_without_holes_become_polygons():
+    mask = np.zeros((20, 20), bool)
+    mask[2:8, 2:8] = mask[12:18, 2:18] = mask[0, 0] = True
+    one = editable({"id": 1, "segmentation": rle.encode_inside(mask)})
+    assert (drawn(one["segmentation"], mask) == mask).all() and len(one["segmentation"]) == 3
+    mask[4, 4] = False
+    holed = {"id": 1, "segmentation": rle.encode_inside(mask)}
+    assert editable(holed) is holed
