@@ -3,6 +3,7 @@
 import argparse
 import csv
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -118,8 +119,8 @@ def main(argv: list[str]) -> None:
 
 
 def tidy(split: str, split_content: Content, by_stem: bool, lost: Losses) -> None:
-    """Names images as they are written: without folders that all of them have and that stand for
-    the split, as every format has its own.
+    """Names images as they are written: without the folders that every format has of its own, those
+    that stand for the split, and x of x/images/y.png.
 
     Raises:
         InputError: if a name is not text.
@@ -135,6 +136,9 @@ def tidy(split: str, split_content: Content, by_stem: bool, lost: Losses) -> Non
     while len(first) == 1 and split_of(min(first)) in (split, "images") and min(first) not in names:
         names = [name.partition("/")[2] for name in names]
         first = {name.partition("/")[0] for name in names}
+    own = [re.fullmatch(r"([^/]+)/images/[^/]+(\.[^/.]+)", name) for name in names]
+    if all(own):
+        names = ["".join(match.groups()) for match in own]
     stems: set[str] = set()
     for image, name in zip(images, names):
         image["file_name"] = content.unlike_stem(name, stems) if by_stem else name

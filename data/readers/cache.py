@@ -46,7 +46,7 @@ def convert(
             joined = [*ORDER, *(each for each in splits if each not in ORDER)]
             joined = [each for each in joined if each in sources and sources[each].reader is reader]
         parts = {each: sources[each] for each in joined}
-        path = parts[split].path.resolve()
+        path = next(iter(parts.values())).path.resolve()
         name = "-".join(path.parts[-2:]).strip("/").replace(" ", "_")
         folder = cache / f"{name}-{fingerprint(parts, skip_bad)}"
         targets = {each: folder / f"instances_{each}.json" for each in joined}

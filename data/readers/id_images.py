@@ -1,8 +1,9 @@
 """Id images: one map for each image, 0 for background and a number for each object.
 
 They are those of cellpose (x_masks, x_cp_masks beside the image), StarDist (images, masks) and
-others: grey, with a palette, or RGB-coded, see data/readers/maps.py. All objects are of one class.
-What has one number is one object, in several parts also.
+others: grey, with a palette, or RGB-coded, see data/readers/maps.py. What has one number is one
+object, in several parts also. All objects are of one class, unless a table beside the folder of
+maps names others (data/readers/class_table.py).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from scipy import ndimage
 from data import rle
 from data.errors import BadRecords, InputError
 from data.images import upright_size
+from data.readers.class_table import ClassTable, files_in
 from data.readers.content import Content
 from data.readers.image_files import DEPTH
 from data.readers.maps import images_by_stem, read_numbers
@@ -28,7 +30,6 @@ NAME, TITLE = "id-images", "id images"
 LAYOUT = "images/x.png and masks/x.png (a number for each object); x.png beside x_masks.png"
 OWN_IDS = False
 
-CLASS = "object"
 IMAGES = ("images", "image", "imgs", "img", "pngimages", "jpegimages")
 MAPS = ("masks", "mask", "labels", "label", "instances", "pedmasks")
 ENDS = re.compile(r"_(cp_masks|masks?|labels?|instances?)$")  # of the names of maps
@@ -48,7 +49,13 @@ def find(path: Path) -> dict[str, Source] | None:
             if len(splits) > 1 and "all" in splits:
                 splits["train"] += splits.pop("all")
             return {
-                split: Source(maps, split, [images], names, [maps / name for name in names])
+                split: Source(
+                    maps,
+                    split,
+                    [images],
+                    names,
+                    [*files_in(maps.parent), *(maps / name for name in names)],
+                )
                 for split, names in splits.items()
             }
         if pairs and not lonely:
@@ -70,7 +77,8 @@ def read(source: Source, bad: BadRecords) -> dict[str, Any]:
     Raises:
         InputError: if most maps are masks of a class: one number for several areas.
     """
-    content, parted = Content(bad, [CLASS]), 0
+    classes, parted = ClassTable(source.path.parent), 0
+    content = Content(bad, classes.names)
     images = source.images[0]
     pairs, unused = pairs_in(images, source.path)
     for name in source.names:
@@ -78,7 +86,7 @@ def read(source: Source, bad: BadRecords) -> dict[str, Any]:
         try:
             if pairs.get(name) is None:
                 raise InputError(f"{file} has no image of its name: add the image or remove it")
-            parted += add_image(content, file, images, pairs[name])
+            parted += add_image(content, classes, file, images, pairs[name])
         except InputError as error:
             bad.note(error, file, "the map")
     if 2 * parted > len(content.images):
@@ -127,15 +135,15 @@ def split_in(name: str) -> str:
     return SPLITS.get(name.split("/")[0].lower(), "all")
 
 
-def add_image(content: Content, file: Path, images: Path, name: str) -> bool:
+def add_image(content: Content, classes: ClassTable, file: Path, images: Path, name: str) -> bool:
     """Adds the objects of a map; whether it has one number for areas that do not touch."""
     indices = read_numbers(file)
     require_size(file, indices.shape, name, upright_size(images / name))
     numbers, _ = rle.distinct(indices)
     numbers = numbers[numbers > 0]
     image = content.add_image(name, *indices.shape[::-1], str(file))
-    for mask in rle.from_index_map(indices, numbers):
-        content.add(image, CLASS, [mask])
+    for number, mask in zip(numbers.tolist(), rle.from_index_map(indices, numbers)):
+        content.add(image, classes.of(file, number), [mask])
     if len(numbers) != 1:
         return False
     sizes = np.sort(np.bincount(ndimage.label(indices)[0].ravel())[1:])

@@ -1,5 +1,6 @@
 """One mask file for each object: x/images/x.png with x/masks/*.png (DSB 2018), or images/x.png
-with masks/x/*.png. Masks may overlap. All objects are of one class.
+with masks/x/*.png. Masks may overlap. All objects are of one class, unless a table names others
+(data/readers/class_table.py).
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from typing import Any
 from data import rle
 from data.errors import BadRecords, InputError
 from data.images import upright_size
+from data.readers.class_table import ClassTable, files_in
 from data.readers.content import Content
 from data.readers.maps import images_by_stem, read_numbers
 from data.readers.source import Source, require_size
@@ -18,7 +20,6 @@ NAME, TITLE = "png-per-object", "one PNG per object"
 LAYOUT = "x/images/x.png and x/masks/*.png (DSB 2018); images/x.png and masks/x/*.png"
 OWN_IDS = False
 
-CLASS = "object"
 STAGES = {"stage1_train": "train", "stage1_test": "test"}  # as DSB 2018 unpacks
 LOOKED_AT = 5  # folders
 
@@ -31,17 +32,18 @@ def find(path: Path) -> dict[str, Source] | None:
         folders = mask_folders(root)
         if folders:
             files = [root / name / file for name in folders for file in masks_in(root / name)]
-            found[split] = Source(root, split, [root], folders, files)
+            found[split] = Source(root, split, [root], folders, [*files_in(root), *files])
     return found or None
 
 
 def read(source: Source, bad: BadRecords) -> dict[str, Any]:
     """The images as COCO content; those without a folder of masks were not annotated."""
-    content, root = Content(bad, [CLASS]), source.path
-    images = images_of(root)
+    root = source.path
+    classes, images = ClassTable(root), images_of(root)
+    content = Content(bad, classes.names)
     for name in source.names:
         try:
-            add_image(content, root, images.get(name), name)
+            add_image(content, classes, root, images.get(name), name)
         except InputError as error:
             bad.note(error, root / name, "the masks")
     content.counts["images without a folder of masks"] = len(images.keys() - {*source.names})
@@ -87,7 +89,9 @@ def subfolders(folder: Path) -> list[Path]:
     return [one for one in sorted(folder.glob("*")) if one.is_dir()]
 
 
-def add_image(content: Content, root: Path, image: str | None, folder: str) -> None:
+def add_image(
+    content: Content, classes: ClassTable, root: Path, image: str | None, folder: str
+) -> None:
     if image is None:
         raise InputError(f"{root / folder} needs one image of its own: add it, or remove the masks")
     size = upright_size(root / image)
@@ -102,7 +106,7 @@ def add_image(content: Content, root: Path, image: str | None, folder: str) -> N
                 f"{file} holds several numbers where a mask holds 0 and one other: save a file "
                 "for each object"
             )
-        masks.append(rle.encode(mask[None])[0])
+        masks.append((classes.of(file, 1), rle.encode(mask[None])[0]))
     record = content.add_image(image, size[1], size[0], folder)
-    for mask in masks:
-        content.add(record, CLASS, [mask])
+    for label, mask in masks:
+        content.add(record, label, [mask])

@@ -73,7 +73,7 @@ def load(path: Path, bad: BadRecords, notes: list[str], keep_crowds: bool = Fals
             f"{counted(len(places), 'brush mask')} of an annotation tool, marked iscrowd, are read "
             "as objects; --keep-crowds leaves them crowds"
         )
-    notes += [*content.get("notes", ()), *records.counts(content)]
+    notes += records.notes(content)
     for key, text in DROPPED.items():
         if dropped[key]:
             notes.append(f"{counted(dropped[key], key[:-1])} {text}")

@@ -47,10 +47,9 @@ def write(folder: Path, splits: Splits, lost: Losses, wrap: Wrap) -> None:
                 if left < area:
                     what = "objects that lose pixels where a smaller one lies on top"
                     lost.note(what, f"{one.where}: {area - left} of {area} pixels")
-            Image.fromarray(indices).save(
-                new_file(folder / split / "masks" / f"{stem_of(name)}.png")
-            )
-            rows[split] += zip(kept, range(1, len(kept) + 1))
+            mask = f"masks/{stem_of(name)}.png"
+            Image.fromarray(indices).save(new_file(folder / split / mask))
+            rows[split] += ((one, mask, number) for number, one in enumerate(kept, start=1))
     write_tables(folder, splits, rows)
 
 

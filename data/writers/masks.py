@@ -42,5 +42,5 @@ def write(folder: Path, splits: Splits, lost: Losses, wrap: Wrap) -> None:
                 pixels = rle.decode([one.mask()], (image["height"], image["width"]))[0]
                 name = f"object_{number:04d}.png"
                 Image.fromarray(pixels).save(place / name)  # of 1 bit
-                rows[split].append((one, name))
+                rows[split].append((one, (place / name).relative_to(folder / split).as_posix(), 1))
     write_tables(folder, splits, rows)

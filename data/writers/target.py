@@ -134,20 +134,21 @@ def new_file(path: Path) -> Path:
 
 
 def write_tables(
-    folder: Path, splits: Splits, rows: Mapping[str, Iterable[tuple[Object, object]]]
+    folder: Path, splits: Splits, rows: Mapping[str, Iterable[tuple[Object, str, int]]]
 ) -> None:
-    """Writes classes.txt, and <split>/objects.csv: image, mask, class and ids of each object.
+    """Writes classes.txt and objects.csv into the folder of each split, as
+    data/readers/class_table.py reads them, with the ids of the annotations.
 
     Args:
-        rows: of each split the objects, each with the name or number of its mask.
+        rows: of each split the objects, each with its file there and its number in it.
     """
     for split, content in splits.items():
-        table = [("image", "mask", "class", "category_id", "annotation_id")]
-        for one, mask in rows[split]:
+        table = [("mask", "number", "class", "image", "category_id", "annotation_id")]
+        for one, mask, number in rows[split]:
             ids = one.annotation["category_id"], one.annotation["id"]
-            table.append((one.image["file_name"], mask, one.label, *ids))
-        path = new_file(folder / split / "objects.csv")
-        with open(path, "w", encoding="utf-8", newline="") as file:
+            table.append((mask, number, one.label, one.image["file_name"], *ids))
+        place = new_file(folder / split / "objects.csv")
+        with open(place, "w", encoding="utf-8", newline="") as file:
             csv.writer(file).writerows(table)
-        names = [each["name"] for each in content["categories"]]
-    (folder / "classes.txt").write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
+        names = "".join(f"{each['name']}\n" for each in content["categories"])
+        (folder / split / "classes.txt").write_text(names, encoding="utf-8")

@@ -14,7 +14,7 @@ from data.writers import WRITERS, cvat
 from engine import convert
 from engine.interrupt import Interrupted
 
-BACK = {"coco": None, "labelme": None, "cvat": None}  # formats that are read again
+BACK = ["coco", "yolo", "labelme", "cvat", "masks", "ids"]  # formats that are read again
 
 
 @pytest.fixture(autouse=True)

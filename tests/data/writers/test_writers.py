@@ -260,11 +260,12 @@ def rows_of(path):
 def test_masks(write, content, truth):
     folder, lost = write("masks")
     assert lost["crowds, left out"] == lost["boxes without a mask, left out"] == 1
-    assert (folder / "classes.txt").read_text(encoding="utf-8").splitlines() == NAMES
+    assert (folder / "train" / "classes.txt").read_text(encoding="utf-8").splitlines() == NAMES
     left = dict(truth)
     for row in rows_of(folder / "train" / "objects.csv"):
+        place = folder / "train" / row["mask"]
         stem = row["image"].removesuffix(".png").replace("/", "_")
-        place = folder / "train" / stem / "masks" / row["mask"]
+        assert row["mask"].startswith(f"{stem}/masks/") and row["number"] == "1"
         id_ = int(row["annotation_id"])
         assert (np.asarray(Image.open(place)).astype(bool) == left.pop(id_)).all()
         one = owner(content, id_)
@@ -288,8 +289,8 @@ def test_ids(write, content, truth):
     indices = np.asarray(Image.open(folder / "train" / "masks" / "5.png"))
     assert indices.dtype == np.uint16 and indices.shape == (41, 33)
     for id_ in (30, 31, 32, 33):
-        assert ((indices == int(rows[id_]["mask"])) == (covered == id_)).all()
-    ring = np.asarray(Image.open(folder / "train" / "masks" / "3.png")) == int(rows[1]["mask"])
+        assert ((indices == int(rows[id_]["number"])) == (covered == id_)).all()
+    ring = np.asarray(Image.open(folder / "train" / "masks" / "3.png")) == int(rows[1]["number"])
     assert (ring == truth[1]).all()
     assert np.asarray(Image.open(folder / "train" / "masks" / "10.png")).max() == 0
 
