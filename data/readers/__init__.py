@@ -32,6 +32,7 @@ from data.readers import (
     id_images,
     label_studio,
     labelme,
+    panoptic,
     png_per_object,
     sbd,
     via,
@@ -53,6 +54,7 @@ READERS = (
     via,
     id_images,
     png_per_object,
+    panoptic,
     cityscapes,
 )
 TOGETHER = {"voc", "sbd"}  # one data set: SBD adds training images to VOC

@@ -17,7 +17,7 @@ from typing import Any
 from data import records
 from data.errors import BadRecord, InputError
 from data.readers.coco_dialects import plain
-from data.readers.source import Source, folders_in, head_of, split_in, top_keys
+from data.readers.source import Source, ends_of, folders_in, head_of, split_in, top_keys
 from data.records import LISTS
 
 NAME, TITLE = "coco", "COCO json"
@@ -26,7 +26,8 @@ LAYOUT = "annotations/instances_train.json, train/_annotations.coco.json, or one
 KEPT = {
     *LISTS, "left_out", "id", "name", "file_name", "width", "height", "void",
     "image_id", "category_id", "iscrowd", "segmentation", "size", "counts",
-    "area", "bbox", "attributes", "extra", "supercategory", "broken", "notes", *BadRecord._fields,
+    "area", "bbox", "attributes", "extra", "supercategory", "isthing", "segments_info", "broken",
+    "notes", *BadRecord._fields,
 }  # fmt: skip
 CROWD_WORDS = {"": 0, "0": 0, "false": 0, "no": 0, "1": 1, "true": 1, "yes": 1}
 PATTERNS = ("instances_*.json", "_annotations.coco.json", "*.json")
@@ -60,10 +61,18 @@ def is_coco(path: Path) -> bool:
     if start.startswith("[") and all(f'"{key}"' in start for key in ("image_id", "score")):
         raise InputError(f"{path} {RESULTS}")
     keys = top_keys(start)
-    if "segments_info" in start:  # panoptic
+    if not keys or is_panoptic(path):
         return False
     records_first = keys.get("annotations", "0") in "[{" and '"image_id"' in start
     return keys.get("images") == "[" or keys.get("categories") == "[" or records_first
+
+
+def is_panoptic(path: Path) -> bool:
+    """Whether the masks are in PNG files, of which the json names the segments."""
+    text = ends_of(path) if path.suffix.lower() == ".json" else ""
+    if not text.startswith("{"):
+        return False
+    return '"segments_info"' in text or ('"isthing"' in text and '"segmentation"' not in text)
 
 
 def by_split(files: Sequence[Path], root: Path) -> dict[str, Source]:

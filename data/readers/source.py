@@ -96,6 +96,16 @@ def head_of(path: Path) -> str:
         return ""
 
 
+def ends_of(path: Path) -> str:
+    """The first and the last kilobytes of a file as text, for keys that come late."""
+    start = head_of(path)
+    if not start or path.stat().st_size <= HEAD:
+        return start
+    with open(path, "rb") as file:
+        file.seek(-HEAD, os.SEEK_END)
+        return start + file.read().decode("utf-8", "ignore")
+
+
 def top_keys(start: str) -> dict[str, str]:
     """The keys of a json object as far as its beginning shows them, each with the first character
     of its value.
