@@ -13,7 +13,7 @@ from data.errors import BadRecord, BadRecords, InputError
 from data.opening import open_datasets
 from data.packed import Bytes, ImageRecord, Images, pack_polygons, unpack_polygons
 from data.presets import EvalPreset, TrainPreset
-from tests.stress import data as stress_data
+from tests.stress.made import voc_set
 
 CANVASES = [(64, 64), (64, 128)]
 
@@ -151,7 +151,7 @@ def test_nothing_that_can_be_read(tiny_coco):
 
 def test_what_a_conversion_leaves_out_is_known_later(tmp_path):
     root = tmp_path / "VOC2012"
-    made = stress_data.voc_set()
+    made = voc_set()
     made.files["VOC2012/SegmentationObject/b.png"] = b"no image"
     made.write(tmp_path)
     for _ in range(2):  # converted, and found converted

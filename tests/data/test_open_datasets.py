@@ -11,13 +11,13 @@ from data.errors import InputError
 from data.opening import open_datasets
 from data.readers import voc
 from data.readers.cache import write_json
-from tests.stress import data as stress_data
+from tests.stress.made import sbd_set, voc_set
 
 
 @pytest.fixture
 def voc_data(tmp_path):
     """Images a, b and c, each with one object of class 1; c is the validation set."""
-    made = stress_data.voc_set()
+    made = voc_set()
     for split, names in (("train", b"a\nb\n"), ("val", b"c\n")):
         made.files[f"VOC2012/ImageSets/Segmentation/{split}.txt"] = names
     made.write(tmp_path / "data" / "VOCdevkit")
@@ -79,7 +79,7 @@ def test_json_is_written_whole_or_not_at_all(tmp_path):
 
 def test_sbd_trains_beside_voc(voc_data, tmp_path):
     root = voc_data / "benchmark_RELEASE" / "dataset"
-    stress_data.sbd_set().write(root)
+    sbd_set().write(root)
     sets = open_datasets(voc_data, cache=tmp_path / "cache")
     assert [record.file_name for record in sets["train"].images] == ["a.jpg", "b.jpg"]
     assert [record.file_name for record in sets["val"].images] == ["c.jpg"]

@@ -23,7 +23,7 @@ from data.loaders import train_loader
 from data.opening import open_datasets
 from data.presets import TrainPreset
 from engine import log
-from tests.stress.data import plain
+from tests.stress.made import plain
 from tests.stress.rows import Row
 
 COCO_TRAIN = (118_287, 860_001)  # images, objects of instances_train2017.json

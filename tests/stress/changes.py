@@ -1,0 +1,145 @@
+"""What is spoilt in a set of any format: values, numbers, text, files, and paths."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from numpy.random import Generator
+
+from tests.stress.formats import NAMES, SETS
+from tests.stress.made import (
+    NAMES_THAT_LEAD_AWAY,
+    ODD_NAMES,
+    WRONG,
+    Made,
+    Spoilt,
+    broken_bytes,
+    pick,
+)
+
+TEXTS = (".json", ".xml", ".csv", ".txt", ".yaml", ".geojson")
+ODD_NUMBERS = (
+    "NaN", "Infinity", "-1", "0", "1e8", "1e308", "9" * 30, "1.5", "-0.0", "x", "", '"7"', "null",
+    "[]", "2147483648", "0x10", "1,5",
+)  # fmt: skip
+ENTITIES = (
+    '<!DOCTYPE a [<!ENTITY x "xx"><!ENTITY y "&x;&x;&x;&x;&x;&x;&x;&x;">]>',
+    '<!DOCTYPE a [<!ENTITY f SYSTEM "file:///etc/hostname">]>',
+    '<!DOCTYPE a SYSTEM "http://localhost:9/a.dtd">',
+)
+
+
+def containers(content: Any) -> Iterator[dict | list]:
+    """Every record and list in the content of a json file."""
+    if isinstance(content, (dict, list)):
+        yield content
+        for inner in content.values() if isinstance(content, dict) else content:
+            yield from containers(inner)
+
+
+def text_of(rng: Generator, made: Made, suffixes: tuple[str, ...]) -> str | None:
+    """The name of a file with one of these suffixes."""
+    names = sorted(name for name in made.files if name.endswith(suffixes))
+    return pick(rng, names) if names else None
+
+
+def values(rng: Generator, made: Made) -> Spoilt:
+    """A field of a json is gone, wrong or repeated; a number of another text file is odd."""
+    name = text_of(rng, made, (".json", ".geojson"))
+    if name is None:
+        return numbers(rng, made)
+    content = json.loads(made.files[name])
+    inside = pick(rng, [one for one in containers(content) if one])
+    keys = list(inside) if isinstance(inside, dict) else range(len(inside))
+    key = pick(rng, keys)
+    which = int(rng.integers(4))
+    if which == 0:
+        del inside[key]
+    elif which == 1 and isinstance(inside, list):
+        inside.append(inside[key])
+    else:
+        inside[key] = pick(rng, WRONG)
+    made.files[name] = json.dumps(content).encode()
+    return Spoilt(("",))
+
+
+def numbers(rng: Generator, made: Made) -> Spoilt:
+    """A number in a text file is another one, or none."""
+    name = text_of(rng, made, TEXTS)
+    if name is None:
+        return files(rng, made)
+    text = made.files[name].decode()
+    digits = [place for place, letter in enumerate(text) if letter.isdigit()] or [0]
+    start = end = pick(rng, digits)
+    while end < len(text) and text[end] in "0123456789.":
+        end += 1
+    made.files[name] = (text[:start] + pick(rng, ODD_NUMBERS) + text[end:]).encode()
+    return Spoilt(("",))
+
+
+def text(rng: Generator, made: Made) -> Spoilt:
+    """A text file is cut short, encoded otherwise, has other letters or lines, or entities."""
+    name = text_of(rng, made, TEXTS)
+    if name is None:
+        return files(rng, made)
+    before = made.files[name].decode()
+    place = int(rng.integers(len(before)))
+    lines = before.splitlines()
+    line = int(rng.integers(len(lines)))
+    odd = [
+        before[:place], before[:place] + chr(int(rng.integers(1, 1000))) + before[place + 1 :], "",
+        "null", "[]", "{}", "[" * 100_000, f"[{before}]", before + before,
+        "\n".join(lines[:line] + lines[line + 1 :]), "\n".join([*lines, lines[line]]),
+        before.replace("<annotations>", pick(rng, ENTITIES) + "<annotations>&x;&f;"),
+        before.replace(":", ": &anchor "), before.replace("crab", "\x1b[31m"),
+        before.replace("crab", "x" * 3000), before.replace("crab", ""),
+    ]  # fmt: skip
+    encoding = pick(rng, ("utf-8", "utf-8", "utf-8", "utf-8-sig", "utf-16"))
+    made.files[name] = pick(rng, odd).encode(encoding, "surrogatepass")
+    return Spoilt(("",))
+
+
+def files(rng: Generator, made: Made) -> Spoilt:
+    """A file is missing, broken, another one, a folder, a pipe or a link."""
+    name = pick(rng, sorted(made.files))
+    which = int(rng.integers(6))
+    if which < 2:
+        made.files[name] = broken_bytes(rng, made.files[name])
+    elif which == 2:
+        made.files[name] = made.files[pick(rng, sorted(made.files))]
+    else:
+        del made.files[name]
+        if which == 3:
+            made.files[f"{name}/inside.bin"] = b"a folder with the name of a file"
+        elif which == 4:
+            made.pipes.append(name)
+            made.files[str(Path(name).with_name("beside.bin"))] = b""  # makes its folder
+        elif rng.integers(2):
+            made.files[str(Path(name).with_name("beside.bin"))] = b""
+            made.links[name] = pick(rng, ("gone.png", "/dev/zero", "/etc", "../..", "beside.bin"))
+    return Spoilt(("",))
+
+
+def paths(rng: Generator, made: Made) -> Spoilt:
+    """The name of an image leads out of the folder, or is odd."""
+    name = text_of(rng, made, TEXTS)
+    if name is None:
+        return files(rng, made)
+    old = pick(rng, NAMES)
+    stem = pick(rng, (*NAMES_THAT_LEAD_AWAY, *ODD_NAMES)).removesuffix(".png")
+    raw = made.files[name].decode()
+    new = json.dumps(stem)[1:-1] if name.endswith("json") else stem
+    made.files[name] = raw.replace(old, new).encode("utf-8", "surrogatepass")
+    return Spoilt(("",))
+
+
+def of_formats(known: set[str]) -> dict[str, tuple[Callable[[], Made], Callable]]:
+    """The kinds of changes for the formats with these names."""
+    changes = {"values": values, "numbers": numbers, "text": text, "files": files, "paths": paths}
+    return {
+        f"{name}: {what}": (base, change)
+        for name, base in SETS.items()
+        if name.split(",")[0] in known
+        for what, change in changes.items()
+    }

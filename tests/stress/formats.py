@@ -1,0 +1,345 @@
+"""A small set in every format.
+
+Each set has three images (of SIZES) with the same object, a square, drawn as the format draws.
+"""
+
+import base64
+import io
+import json
+import struct
+import zlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from tests.stress.made import SIZES, Made, image_bytes
+
+CORNERS = [[4.0, 3.0], [14.0, 3.0], [14.0, 12.5], [4.0, 12.5]]
+FLAT = [number for corner in CORNERS for number in corner]
+NAMES = ("ma", "mb", "mc")  # of the images, as they occur in no other word
+
+
+def squares() -> Iterator[tuple[str, tuple[int, int], np.ndarray]]:
+    """Name, size (h, w) and mask of each image's object."""
+    for name, size in zip(NAMES, SIZES, strict=True):
+        mask = np.zeros(size, np.uint8)
+        mask[3:12, 4:14] = 1
+        yield name, size, mask
+
+
+def png(pixels: np.ndarray, palette: bool = False) -> bytes:
+    with io.BytesIO() as file:
+        image = Image.fromarray(pixels)
+        if palette:
+            image.putpalette([0, 0, 0, 128, 0, 0, 0, 128, 0])
+        image.save(file, "PNG")
+        return file.getvalue()
+
+
+def photos(folder: str, suffix: str = "png") -> dict[str, bytes]:
+    kind = "JPEG" if suffix == "jpg" else "PNG"
+    return {f"{folder}{name}.{suffix}": image_bytes(size, kind) for name, size, _ in squares()}
+
+
+def dumped(content: Any) -> bytes:
+    return json.dumps(content).encode()
+
+
+def coloured(mask: np.ndarray, colour: tuple[int, int, int]) -> bytes:
+    return png(mask[..., None] * np.array(colour, np.uint8))
+
+
+def row_runs(mask: np.ndarray) -> list[int]:
+    """Row-major runs, the first of background."""
+    changes = np.flatnonzero(np.diff(mask.ravel(), append=2)) + 1
+    return np.diff(changes, prepend=0).tolist()
+
+
+def labelme() -> Made:
+    files = photos("")
+    for name, (height, width), mask in squares():
+        coded = base64.b64encode(png(mask[3:12, 4:14] * 255)).decode()
+        corners = [[4, 3], [13, 11]]
+        shapes = [
+            {"label": "crab", "points": CORNERS, "shape_type": "polygon", "group_id": 1},
+            {"label": "crab", "points": [[15, 3], [17, 3], [16, 6]], "shape_type": "polygon",
+             "group_id": 1},
+            {"label": "fish", "points": corners, "shape_type": "mask", "mask": coded},
+            {"label": "crab", "points": [[8, 8], [10, 8]], "shape_type": "circle"},
+            {"label": "fish", "points": corners, "shape_type": "rectangle"},
+        ]  # fmt: skip
+        files[f"{name}.json"] = dumped(
+            {"version": "5.4.1", "flags": {}, "shapes": shapes, "imagePath": f"{name}.png",
+             "imageData": None, "imageHeight": height, "imageWidth": width}
+        )  # fmt: skip
+    return Made(None, files)
+
+
+def cvat_xml() -> Made:
+    points = ";".join(f"{x},{y}" for x, y in CORNERS)
+    images = []
+    for number, (name, (height, width), _) in enumerate(squares()):
+        images.append(
+            f'<image id="{number}" name="{name}.png" width="{width}" height="{height}">'
+            f'<polygon label="crab" source="manual" occluded="0" points="{points}" z_order="0"/>'
+            '<mask label="fish" source="manual" occluded="0" rle="3, 14, 3" left="4" top="3" '
+            'width="5" height="4" z_order="1"/>'
+            f'<polygon label="crab" points="{points}" group_id="2" z_order="0"/>'
+            '<box label="fish" xtl="2" ytl="2" xbr="9" ybr="9.5" z_order="0"/>'
+            '<ellipse label="crab" cx="9" cy="9" rx="4" ry="3" z_order="0"/></image>'
+        )
+    labels = "".join(f"<label><name>{name}</name></label>" for name in ("crab", "fish"))
+    meta = f"<meta><task><labels>{labels}</labels></task></meta>"
+    text = f"<annotations><version>1.1</version>{meta}{''.join(images)}</annotations>"
+    return Made(None, photos("images/") | {"annotations.xml": text.encode()})
+
+
+def cvat_masks() -> Made:
+    files = photos("JPEGImages/", "jpg")
+    files["labelmap.txt"] = (
+        b"# label:color_rgb:parts:actions\nbackground:0,0,0::\ncrab:250,50,83::\n"
+    )
+    files["ImageSets/Segmentation/default.txt"] = "\n".join(NAMES).encode()
+    for name, _, mask in squares():
+        files[f"SegmentationClass/{name}.png"] = coloured(mask, (250, 50, 83))
+        files[f"SegmentationObject/{name}.png"] = coloured(mask, (128, 0, 0))
+    return Made(None, files)
+
+
+def via() -> Made:
+    files, content = photos(""), {}
+    xs, ys = zip(*CORNERS)
+    shapes = [
+        {"name": "polygon", "all_points_x": xs, "all_points_y": ys},
+        {"name": "circle", "cx": 9, "cy": 9, "r": 3},
+        {"name": "ellipse", "cx": 9, "cy": 9, "rx": 4, "ry": 3, "theta": 0.5},
+    ]
+    for name in files:
+        regions = [
+            {"shape_attributes": one, "region_attributes": {"name": "crab"}} for one in shapes
+        ]
+        content[f"{name}99"] = {"filename": name, "size": 99, "regions": regions,
+                                "file_attributes": {}}  # fmt: skip
+    return Made(None, files | {"via_region_data.json": dumped(content)})
+
+
+def via_csv() -> Made:
+    rows = ["filename,file_size,file_attributes,region_count,region_id,region_shape_attributes,"
+            "region_attributes"]  # fmt: skip
+    shape = '{""name"":""polygon"",""all_points_x"":[4,14,14],""all_points_y"":[3,3,12]}'
+    rows += [f'{name}.png,9,{{}},1,0,"{shape}","{{""name"":""crab""}}"' for name in NAMES]
+    return Made(None, photos("") | {"via_region_data.csv": "\n".join(rows).encode()})
+
+
+def id_images() -> Made:
+    files = photos("images/")
+    for name, _, mask in squares():
+        files[f"masks/{name}.png"] = png(mask.astype(np.uint16) * 300)
+    return Made(None, files)
+
+
+def png_per_object() -> Made:
+    files = {}
+    for name, size, mask in squares():
+        files[f"{name}/images/{name}.png"] = image_bytes(size)
+        for number in range(2):
+            files[f"{name}/masks/k{number}.png"] = png(np.roll(mask, number * 5, 1) * 255)
+    return Made(None, files)
+
+
+def yolo() -> Made:
+    files = photos("train/images/", "jpg")
+    files["data.yaml"] = b"train: ../train/images\n\nnc: 2\nnames: ['crab', 'fish']\n"
+    for name, (height, width), _ in squares():
+        points = " ".join(f"{x / width:.6f} {y / height:.6f}" for x, y in CORNERS)
+        text = f"0 {points}\n1 {points} 0.5 0.5\n1 0.5 0.5 0.2 0.3\n"
+        files[f"train/labels/{name}.txt"] = text.encode()
+    return Made(None, files)
+
+
+def panoptic() -> Made:
+    files, images, annotations = photos("train/", "jpg"), [], []
+    for number, (name, (height, width), mask) in enumerate(squares()):
+        files[f"annotations/panoptic_train/{name}.png"] = coloured(mask, (7, 1, 0))
+        images.append({"id": number, "file_name": f"{name}.jpg", "width": width, "height": height})
+        segment = {"id": 263, "category_id": 3, "area": 90, "bbox": [4, 3, 10, 9], "iscrowd": 0}
+        annotations.append(
+            {"image_id": number, "file_name": f"{name}.png", "segments_info": [segment]}
+        )
+    categories = [{"id": 3, "name": "crab", "isthing": 1}, {"id": 9, "name": "sea", "isthing": 0}]
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    return Made(None, files | {"annotations/panoptic_train.json": dumped(content)})
+
+
+def datumaro() -> Made:
+    items = []
+    for name, (height, width), mask in squares():
+        runs = row_runs(mask.T)
+        annotations = [
+            {"id": 0, "type": "polygon", "label_id": 0, "group": 1, "points": FLAT, "z_order": 0},
+            {"id": 1, "type": "bbox", "label_id": 1, "group": 0, "bbox": [1, 1, 5, 6]},
+            {"id": 2, "type": "mask", "label_id": 1, "group": 3,
+             "rle": {"counts": runs, "size": [height, width]}},
+        ]  # fmt: skip
+        image = {"path": f"{name}.png", "size": [height, width]}
+        items.append({"id": name, "annotations": annotations, "attr": {}, "image": image})
+    labels = [{"name": name, "parent": "", "attributes": []} for name in ("crab", "fish")]
+    content = {"info": {}, "categories": {"label": {"labels": labels}}, "items": items}
+    return Made(None, photos("images/default/") | {"annotations/default.json": dumped(content)})
+
+
+def label_studio() -> Made:
+    tasks = []
+    for number, (name, (height, width), _) in enumerate(squares()):
+        points = [[100 * x / width, 100 * y / height] for x, y in CORNERS]
+        about = {"original_width": width, "original_height": height, "image_rotation": 0,
+                 "from_name": "label", "to_name": "image"}  # fmt: skip
+        result = [
+            {"id": "p", "type": "polygonlabels", **about,
+             "value": {"points": points, "closed": True, "polygonlabels": ["crab"]}},
+            {"id": "r", "type": "rectanglelabels", **about,
+             "value": {"x": 5, "y": 5, "width": 30, "height": 40, "rotation": 0,
+                       "rectanglelabels": ["fish"]}},
+            {"id": "e", "type": "ellipselabels", **about,
+             "value": {"x": 40, "y": 40, "radiusX": 20, "radiusY": 10, "rotation": 0,
+                       "ellipselabels": ["crab"]}},
+            {"id": "b", "type": "brushlabels", **about,
+             "value": {"format": "rle", "rle": brush(height * width), "brushlabels": ["fish"]}},
+        ]  # fmt: skip
+        tasks.append({"id": number, "data": {"image": f"/data/upload/1/0123abcd-{name}.png"},
+                      "annotations": [{"id": 1, "result": result, "was_cancelled": False}],
+                      "predictions": []})  # fmt: skip
+    return Made(None, photos("images/") | {"project.json": dumped(tasks)})
+
+
+def brush(pixels: int) -> list[int]:
+    """A brush mask of Label Studio: its first pixels are the object, one run of bytes each."""
+    bits = f"{4 * pixels:032b}{7:05b}{3:04b}{7:04b}{15:04b}{15:04b}"
+    first = 4 * min(40, pixels // 2)
+    for value, number in ((255, first), (0, 4 * pixels - first)):
+        bits += f"1{3:02b}{number - 1:016b}{value:08b}"
+    bits += "0" * (-len(bits) % 8)
+    return [int(bits[place : place + 8], 2) for place in range(0, len(bits), 8)]
+
+
+def darwin() -> Made:
+    files = photos("images/")
+    for name, (height, width), mask in squares():
+        runs = [number for pair in zip((0, 1, 0) * 50, row_runs(mask)) for number in pair]
+        path = [{"x": x, "y": y} for x, y in CORNERS]
+        annotations = [
+            {"id": "1", "name": "crab", "polygon": {"paths": [path]}},
+            {"id": "2", "name": "fish", "mask": {}},
+            {"id": "3", "name": "__raster_layer__",
+             "raster_layer": {"dense_rle": runs, "mask_annotation_ids_mapping": {"2": 1},
+                              "total_pixels": height * width}},
+        ]  # fmt: skip
+        slot = {"slot_name": "0", "type": "image", "width": width, "height": height}
+        slot["source_files"] = [{"file_name": f"{name}.png", "url": "https://x.test/a"}]
+        item = {"name": f"{name}.png", "path": "/", "slots": [slot]}
+        files[f"{name}.json"] = dumped(
+            {"version": "2.0", "schema_ref": "x", "item": item, "annotations": annotations}
+        )
+    return Made(None, files)
+
+
+def supervisely() -> Made:
+    files = photos("first/img/")
+    classes = [{"title": name, "shape": "any", "color": "#102030"} for name in ("crab", "fish")]
+    files["meta.json"] = dumped({"classes": classes, "tags": []})
+    for name, (height, width), mask in squares():
+        data = base64.b64encode(zlib.compress(png(mask[3:12, 4:14] * 255))).decode()
+        objects = [
+            {"classTitle": "crab", "geometryType": "polygon",
+             "points": {"exterior": CORNERS, "interior": [[[6, 5], [8, 5], [8, 7]]]}},
+            {"classTitle": "fish", "geometryType": "bitmap",
+             "bitmap": {"data": data, "origin": [4, 3]}},
+        ]  # fmt: skip
+        content = {"size": {"height": height, "width": width}, "objects": objects, "tags": []}
+        files[f"first/ann/{name}.png.json"] = dumped(content)
+    return Made(None, files)
+
+
+def cityscapes() -> Made:
+    files = {}
+    for number, (_, size, mask) in enumerate(squares()):
+        stem = f"ulm_00000{number}_000019"
+        files[f"leftImg8bit/train/ulm/{stem}_leftImg8bit.png"] = image_bytes(size)
+        ids = np.where(mask, 26001, 7).astype(np.uint16)
+        ids[0], ids[-1] = 26, 4
+        files[f"gtFine/train/ulm/{stem}_gtFine_instanceIds.png"] = png(ids)
+    return Made(None, files)
+
+
+def davis() -> Made:
+    files = {"ImageSets/2017/train.txt": b"bike\n"}
+    for number in range(3):
+        _, size, mask = next(squares())
+        files[f"JPEGImages/480p/bike/0000{number}.jpg"] = image_bytes(size, "JPEG")
+        files[f"Annotations/480p/bike/0000{number}.png"] = png(mask * 2, palette=True)
+    return Made(None, files)
+
+
+def openimages() -> Made:
+    files = photos("images/train/", "jpg")
+    rows = ["MaskPath,ImageID,LabelName,BoxID,BoxXMin,BoxXMax,BoxYMin,BoxYMax,PredictedIoU,Clicks"]
+    for name, _, mask in squares():
+        rows.append(f"{name}_m01_1.png,{name},/m/01,1,0.1,0.5,0.1,0.6,0.9,")
+        files[f"masks/train/{name}_m01_1.png"] = png(mask > 0)
+    files["annotations/train-annotations-object-segmentation.csv"] = "\n".join(rows).encode()
+    files["annotations/oidv6-class-descriptions.csv"] = b"LabelName,DisplayName\n/m/01,Crab\n"
+    return Made(None, files)
+
+
+def ade20k() -> Made:
+    files = photos("images/training/x/", "jpg")
+    for name, (height, width), mask in squares():
+        parts = np.stack([mask * 20, mask * 57, mask * 3], -1).astype(np.uint8)
+        files[f"images/training/x/{name}_seg.png"] = png(parts)
+        files[f"images/training/x/{name}/instance_000_{name}.png"] = png(mask * 255)
+        one = {"id": 0, "name": "crab", "name_ndx": 569, "occluded": "no", "crop": False,
+               "parts": {"part_level": 0}, "instance_mask": f"{name}/instance_000_{name}.png",
+               "polygon": {"x": [4, 14, 14, 4], "y": [3, 3, 12, 12]}}  # fmt: skip
+        content = {"filename": f"{name}.jpg", "folder": "x", "imsize": [height, width, 3],
+                   "object": [one]}  # fmt: skip
+        files[f"images/training/x/{name}.json"] = dumped({"annotation": content})
+    return Made(None, files)
+
+
+def qupath() -> Made:
+    files = photos("")
+    for name in NAMES:
+        geometry = {"type": "Polygon", "coordinates": [[*CORNERS, CORNERS[0]]]}
+        about = {"objectType": "annotation", "classification": {"name": "crab", "color": [1, 2, 3]}}
+        feature = {"type": "Feature", "geometry": geometry, "properties": about}
+        content = {"type": "FeatureCollection", "features": [feature]}
+        files[f"{name}.geojson"] = dumped(content)
+    return Made(None, files)
+
+
+def imagej_roi() -> Made:
+    files = photos("")
+    for name in NAMES:
+        head = b"Iout" + struct.pack(">hBBhhhhh", 227, 0, 0, 3, 4, 12, 14, 4)
+        xy = struct.pack(">8h", 0, 10, 10, 0, 0, 0, 9, 9)
+        files[f"{name}.roi"] = head.ljust(64, b"\0") + xy
+    return Made(None, files)
+
+
+def huggingface() -> Made:
+    files = photos("images/")
+    for name, _, mask in squares():
+        files[f"annotations/{name}.png"] = coloured(mask, (3, 1, 0))
+    return Made(None, files)
+
+
+SETS: dict[str, Callable[[], Made]] = {
+    "labelme": labelme, "cvat-xml": cvat_xml, "cvat-masks": cvat_masks, "via": via,
+    "via, csv": via_csv, "id-images": id_images, "png-per-object": png_per_object, "yolo": yolo,
+    "panoptic": panoptic, "datumaro": datumaro, "label-studio": label_studio, "darwin": darwin,
+    "supervisely": supervisely, "cityscapes": cityscapes, "davis": davis,
+    "openimages": openimages, "ade20k": ade20k, "qupath": qupath, "imagej-roi": imagej_roi,
+    "huggingface": huggingface,
+}  # fmt: skip

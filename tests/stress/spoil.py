@@ -1,0 +1,348 @@
+"""What is spoilt: each function changes one thing in a set of COCO, VOC or SBD."""
+
+import io
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from numpy.random import Generator
+from PIL import Image
+
+from tests.stress.made import (
+    JSON,
+    NAMES_THAT_LEAD_AWAY,
+    ODD_NAMES,
+    SIZES,
+    WRONG,
+    Made,
+    Spoilt,
+    broken_bytes,
+    coco_set,
+    image_bytes,
+    map_bytes,
+    mat_bytes,
+    pick,
+    sbd_set,
+    voc_set,
+)
+
+IMAGE_KINDS = (  # file type and mode
+    ("JPEG", "CMYK"), ("JPEG", "L"), ("PNG", "L"), ("PNG", "P"), ("PNG", "RGBA"), ("PNG", "LA"),
+    ("PNG", "1"), ("PNG", "I;16"), ("TIFF", "F"), ("TIFF", "I"), ("BMP", "RGB"), ("GIF", "P"),
+    ("WEBP", "RGBA"), ("TIFF", "CMYK"), ("PPM", "RGB"), ("JPEG", "YCbCr"),
+)  # fmt: skip
+
+
+def any_record(rng: Generator, made: Made) -> tuple[str, dict, tuple[str, ...]]:
+    """Returns a list of the json, a record in it, and the names for the record in messages."""
+    key = pick(rng, ("images", "annotations", "annotations", "categories"))
+    number = int(rng.integers(len(made.content[key])))
+    record = made.content[key][number]
+    what = {"images": "image", "annotations": "annotation", "categories": "category"}[key]
+    return key, record, (f"{what} {record['id']}", f"{what} number {number + 1}",
+                         f"{what} id {record['id']}", f"a{'n' * (what == 'image')} {what} has",
+                         *(() if key == "annotations" else ("annotation ", "categories"))
+                         )  # fmt: skip
+
+
+def annotation_of(rng: Generator, made: Made, *places: int) -> tuple[dict, tuple[str, ...]]:
+    record = made.content["annotations"][pick(rng, places)]
+    return record, (f"annotation {record['id']} ",)
+
+
+def field_gone(rng: Generator, made: Made) -> Spoilt:
+    _, record, names = any_record(rng, made)
+    record.pop(pick(rng, list(record)))
+    return Spoilt(names)
+
+
+def field_wrong(rng: Generator, made: Made) -> Spoilt:
+    _, record, names = any_record(rng, made)
+    record[pick(rng, list(record))] = pick(rng, WRONG)
+    return Spoilt((*names, "images are not in", "used twice"))
+
+
+def list_wrong(rng: Generator, made: Made) -> Spoilt:
+    key = pick(rng, list(made.content))
+    if rng.random() < 0.5:
+        made.content[key] = pick(rng, WRONG)
+    else:
+        made.content[key][int(rng.integers(len(made.content[key])))] = pick(rng, WRONG)
+    return Spoilt((f"{key!r}", "categories", "lists no images", "annotation ", "has "))
+
+
+def polygon_short(rng: Generator, made: Made) -> Spoilt:
+    record, names = annotation_of(rng, made, 0, 3)
+    count = int(rng.integers(0, 6))
+    record["segmentation"][-1] = rng.uniform(0, 20, count).tolist()
+    return Spoilt(names, refused=len(record["segmentation"]) == 1)  # else a stray part
+
+
+def polygon_values(rng: Generator, made: Made) -> Spoilt:
+    record, names = annotation_of(rng, made, 0, 3)
+    part = record["segmentation"][-1]
+    bad = (math.nan, math.inf, -math.inf, 1e300, -1e9, 10**400, "3", None, [1], {}, 1e39, 2**70)
+    part[int(rng.integers(len(part)))] = pick(rng, bad)
+    return Spoilt(names, refused=True)
+
+
+def polygon_outside(rng: Generator, made: Made) -> Spoilt:
+    record, _ = annotation_of(rng, made, 0, 3)
+    points = np.array(record["segmentation"][0]) + rng.uniform(-60, 60)
+    record["segmentation"][0] = points.round(int(rng.integers(0, 4))).tolist()
+    return Spoilt((), refused=False)
+
+
+def polygon_knot(rng: Generator, made: Made) -> Spoilt:
+    record, names = annotation_of(rng, made, 0, 3)
+    corners = int(rng.integers(3, 40_000))
+    record["segmentation"][0] = rng.choice([-400.0, 400.0], 2 * corners).tolist()
+    return Spoilt(names, refused=None if corners < 10_000 else True)
+
+
+def rle_truncated(rng: Generator, made: Made) -> Spoilt:
+    record, names = annotation_of(rng, made, 1, 4)
+    counts = record["segmentation"]["counts"]
+    place = int(rng.integers(0, len(counts)))
+    letters = "".join(chr(int(code)) for code in rng.integers(1, 300, 3))
+    changed = (counts[:place], counts[:place] + letters, letters + counts, counts + "0", counts * 9)
+    record["segmentation"]["counts"] = pick(rng, changed)
+    return Spoilt(names)
+
+
+def rle_size(rng: Generator, made: Made) -> Spoilt:
+    record, names = annotation_of(rng, made, 1, 2, 4, 5)
+    height, width = record["segmentation"]["size"]
+    sizes = ([height + 1, width], [10**9, 10**9], [-height, -width], [height], [], None, "20",
+             [height, width, 1], [0, 0], [math.nan, width], [str(height), width], {}, [[], []],
+             [2**32 + height, width])  # fmt: skip
+    record["segmentation"]["size"] = pick(rng, sizes)
+    return Spoilt(names, refused=True)
+
+
+def rle_counts(rng: Generator, made: Made) -> Spoilt:
+    record, names = annotation_of(rng, made, 2, 5)
+    counts = record["segmentation"]["counts"]
+    place = int(rng.integers(len(counts)))
+    bad = (-1, 2**31, 2**32 + 5, 2**40, 2**64, 2**70, 1.5, math.nan, "4", None, [], True)
+    shapes = (
+        [*counts[:place], pick(rng, bad), *counts[place + 1 :]],
+        [], [-1, sum(counts) + 1], [2**32, *counts], [0] * 50 + [1], None, 7, {}, "~" * 40, "0" * 9,
+        "P" * 3000 + "0", [2**31, 2**31, sum(counts)],
+    )  # fmt: skip
+    record["segmentation"]["counts"] = pick(rng, shapes)
+    return Spoilt(names)
+
+
+def duplicated(rng: Generator, made: Made) -> Spoilt:
+    key = pick(rng, list(made.content))
+    first, second = rng.choice(len(made.content[key]), 2, replace=False)
+    made.content[key][second]["id"] = made.content[key][first]["id"]
+    return Spoilt(("used twice", "annotation "), refused=key != "annotations")
+
+
+def categories_wrong(rng: Generator, made: Made) -> Spoilt:
+    which = int(rng.integers(4))
+    if which == 0:
+        made.content["categories"].pop(int(rng.integers(2)))
+    elif which == 1:
+        made.content["categories"].clear()
+    elif which == 2:
+        made.content["categories"][0]["name"] = pick(rng, ("", [], {}, "a\nb", "\x1b[2J", None))
+    else:
+        record, _ = annotation_of(rng, made, *range(6))
+        record["category_id"] = pick(rng, (0, -3, 4, "3", 3.0, None, [3], 10**20))
+    return Spoilt(("annotation ", "categories", "category "), refused=True)
+
+
+def declared_size(rng: Generator, made: Made) -> Spoilt:
+    image = pick(rng, made.content["images"])
+    image.pop("void", None)
+    made.content["annotations"] = []
+    side = pick(rng, (0, -5, 1, 10**6, 10**9, 2**31, 2**32, 2**62, 10**19, 20_000, 4_000_000))
+    image[pick(rng, ("width", "height"))] = side
+    if rng.random() < 0.3:
+        image["width"] = image["height"] = side
+    return Spoilt((f"image {image['id']}",), refused=True)
+
+
+def void_wrong(rng: Generator, made: Made) -> Spoilt:
+    image = made.content["images"][0]
+    image["void"] = pick(rng, [each for each in WRONG if each is not None])
+    return Spoilt(("image 0",), refused=True)
+
+
+def image_broken(rng: Generator, made: Made) -> Spoilt:
+    name = pick(rng, sorted(made.files))
+    made.files[name] = broken_bytes(rng, made.files[name])
+    return Spoilt((Path(name).name,))
+
+
+def image_kind(rng: Generator, made: Made) -> Spoilt:
+    """Another mode, depth or file type under the old name; the size is right."""
+    name, size = "train/0.png", SIZES[0]
+    kind, mode = pick(rng, IMAGE_KINDS)
+    if mode == "I;16":
+        with io.BytesIO() as file:
+            deep = rng.integers(0, 2 ** int(rng.integers(1, 17)), size).astype(np.uint16)
+            Image.fromarray(deep).save(file, kind)
+            made.files[name] = file.getvalue()
+    else:
+        made.files[name] = image_bytes(size, kind, mode)
+    return Spoilt((), refused=False)
+
+
+def image_no_numbers(rng: Generator, made: Made) -> Spoilt:
+    values = rng.uniform(-1, 1, SIZES[0]).astype(np.float32)
+    values[0, 0] = pick(rng, (math.nan, math.inf, -math.inf))
+    with io.BytesIO() as file:
+        Image.fromarray(values).save(file, "TIFF")
+        made.files["train/0.png"] = file.getvalue()
+    return Spoilt(("0.png",), refused=True)
+
+
+def image_turned(rng: Generator, made: Made) -> Spoilt:
+    """Every EXIF orientation, with annotations of the image as displayed or as stored."""
+    turn, displayed = int(rng.integers(0, 10)), bool(rng.integers(2))
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    height, width = SIZES[0]
+    stored = (width, height) if turn in (5, 6, 7, 8) and displayed else (height, width)
+    kind = pick(rng, ("PNG", "JPEG", "WEBP", "TIFF"))
+    made.files["train/0.png"] = image_bytes(stored, kind, exif=exif)
+    return Spoilt(("0.png",), refused=turn in (5, 6, 7, 8) and not displayed)
+
+
+def image_wide(rng: Generator, made: Made) -> Spoilt:
+    size = int(rng.integers(1, 9)), 20_000
+    size = size if rng.integers(2) else size[::-1]
+    made.files["train/0.png"] = image_bytes(size)
+    made.content["images"][0] |= {"height": size[0], "width": size[1], "void": None}
+    made.content["annotations"] = made.content["annotations"][2:]
+    far = [0, 0, size[1], 0, size[1], size[0], 0, size[0]]
+    made.content["annotations"].append(
+        {"id": 99, "image_id": 0, "category_id": 3, "segmentation": [far]}
+    )
+    return Spoilt((), refused=False)
+
+
+def paths(rng: Generator, made: Made) -> Spoilt:
+    """Names that are odd but valid, and names that lead out of the folder."""
+    image, data = made.content["images"][0], made.files.pop("train/0.png")
+    made.files["outside.png"] = data  # beside the image folder
+    if rng.integers(2):
+        image["file_name"] = pick(rng, ODD_NAMES)
+        made.files[f"train/{image['file_name']}"] = data
+        return Spoilt((), refused=False)
+    image["file_name"] = pick(rng, NAMES_THAT_LEAD_AWAY)
+    return Spoilt(("image 0", "images are not in", "cannot be read"), refused=True)
+
+
+def links(rng: Generator, made: Made) -> Spoilt:
+    """Links instead of an image; links to an image are followed anywhere."""
+    made.files["outside.png"] = made.files["train/0.png"]
+    targets = ("../outside.png", "gone.png", "0.png", "/dev/zero", "/etc", "../train", "/dev/stdin")
+    which = int(rng.integers(len(targets) + 2))
+    if which < len(targets):
+        made.links["train/0.png"] = targets[which]
+        return Spoilt(("0.png", "image 0"), refused=which > 0)
+    if which == len(targets):
+        made.pipes.append("train/0.png")
+        return Spoilt(("0.png",), refused=True)
+    del made.files["train/0.png"]
+    made.files["train/0.png/inside.txt"] = b"a folder with the name of an image"
+    return Spoilt(("0.png",), refused=True)
+
+
+def json_text(rng: Generator, made: Made) -> Spoilt:
+    text = json.dumps(made.content)
+    made.content = None
+    place = int(rng.integers(len(text)))
+    odd = (text[:place], text[:place] + chr(int(rng.integers(32, 1000))) + text[place + 1 :], "",
+           "null", "[" * 100_000, '{"a":' * 100_000, text.replace("18", "9" * 5000), f"[{text}]",
+           text.replace("4,", "NaN,"), text.replace('"id"', '"id": 5, "id"'), text + text,
+           text.replace("12.5", "1e999"), text.replace("20", "2e1"),
+           text.replace("{", "[{", 3))  # fmt: skip
+    raw = pick(rng, odd).encode(pick(rng, ("utf-8", "utf-8", "utf-8-sig", "utf-16")))
+    if rng.random() < 0.2:
+        raw = raw[:place] + rng.bytes(3) + raw[place + 1 :]
+    made.files[JSON] = raw
+    return Spoilt(("instances_train.json",))
+
+
+def voc_map(rng: Generator, made: Made) -> Spoilt:
+    part = pick(rng, ("SegmentationClass", "SegmentationObject"))
+    name = f"VOC2012/{part}/b.png"
+    size = SIZES[1]
+    which = int(rng.integers(5))
+    if which == 0:
+        made.files[name] = broken_bytes(rng, made.files[name])
+    elif which == 1:
+        made.files[name] = map_bytes(rng.integers(0, 256, size).astype(np.uint8))
+    elif which == 2:
+        indices = np.zeros(size, np.uint8)
+        made.files[name] = map_bytes(indices, pick(rng, ("RGB", "RGBA", "1", "I;16", "L", "LA")))
+    elif which == 3:
+        other = (size[0] + int(rng.integers(1, 3)), size[1])
+        made.files[name] = map_bytes(np.ones(other, np.uint8))
+    else:
+        del made.files[name]
+    return Spoilt(("b.png", "b.jpg", "lists b", "classes"))
+
+
+def voc_list(rng: Generator, made: Made) -> Spoilt:
+    made.files["VOC2012/JPEGImages/../outside.jpg"] = made.files["VOC2012/JPEGImages/a.jpg"]
+    lines = ("../outside", "/etc/hostname", "..", "gone", "a", "", "虾", "x" * 400, "a/b", "\0",
+             "..\\a", "\x1b[31m", "a.jpg", "b c d e")  # fmt: skip
+    names = [pick(rng, lines) for _ in range(int(rng.integers(0, 4)))]
+    raw = "\n".join(names).encode() + (b"\xff\xfe" if rng.random() < 0.1 else b"")
+    made.files["VOC2012/ImageSets/Segmentation/train.txt"] = raw
+    return Spoilt(("train.txt",))
+
+
+def sbd_file(rng: Generator, made: Made) -> Spoilt:
+    which, name = int(rng.integers(3)), "inst/b.mat"
+    if which == 0:
+        made.files[name] = broken_bytes(rng, made.files[name])
+    elif which == 1:
+        size = SIZES[1]
+        things = (np.ones(size), np.full(size, math.nan), np.zeros((0, 0)), "text", 3,
+                  np.full(size, -1, np.int16), np.full(size, 200, np.uint8),
+                  np.ones(5, int))  # fmt: skip
+        made.files[name] = mat_bytes(pick(rng, things), pick(rng, ([9], [], [0], [99], "x", [1.5])))
+    else:
+        made.files["train.txt"] = pick(rng, (b"a\n../b\n", b"/etc/hostname\n", b"a\ngone\n", b"\n"))
+    return Spoilt(("b.mat", "b.jpg", "gone.mat", "train.txt", "inst holds no image"))
+
+
+Spoil = Callable[[Generator, Made], Spoilt]
+RECORDS: dict[str, tuple[Callable[[], Made], Spoil]] = {
+    "a field gone": (coco_set, field_gone),
+    "a field of the wrong type, negative, huge": (coco_set, field_wrong),
+    "a list or a record of the wrong type": (coco_set, list_wrong),
+    "a polygon of 0 to 5 numbers": (coco_set, polygon_short),
+    "a polygon with NaN, infinite, huge, no numbers": (coco_set, polygon_values),
+    "a polygon outside the image": (coco_set, polygon_outside),
+    "a polygon of thousands of long edges": (coco_set, polygon_knot),
+    "RLE text cut short, with other letters": (coco_set, rle_truncated),
+    "RLE of another size": (coco_set, rle_size),
+    "RLE with absurd counts": (coco_set, rle_counts),
+    "ids used twice": (coco_set, duplicated),
+    "categories missing, misnamed": (coco_set, categories_wrong),
+    "a declared size of any number": (coco_set, declared_size),
+    "a void region of the wrong type": (coco_set, void_wrong),
+    "an image cut short, empty, other bytes, a bomb": (coco_set, image_broken),
+    "CMYK, 16 bits, other kinds and endings": (coco_set, image_kind),
+    "an image with NaN": (coco_set, image_no_numbers),
+    "EXIF rotation": (coco_set, image_turned),
+    "20,000 pixels wide or high": (coco_set, image_wide),
+    "paths: .., absolute, unicode, spaces": (coco_set, paths),
+    "links, pipes and folders for images": (coco_set, links),
+    "json text cut short, nested, recoded": (coco_set, json_text),
+    "VOC maps": (voc_set, voc_map),
+    "VOC lists": (voc_set, voc_list),
+    "VOC images and maps, other bytes": (voc_set, image_broken),
+    "SBD files and lists": (sbd_set, sbd_file),
+}
