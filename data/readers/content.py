@@ -170,7 +170,7 @@ def require(record: Any, key: str, kind: type) -> Any:
         raise InputError(f"is {short(record)} where a record is needed")
     if not isinstance(record.get(key), kind):
         raise InputError(f"has {key} {short(record.get(key))} where {KINDS[kind]} is needed")
-    return record[key]
+    return record.get(key)
 
 
 def class_name(value: Any) -> str:

@@ -54,7 +54,7 @@ def find(path: Path) -> dict[str, Source] | None:
     images = [path / name for name in ("JPEGImages", "images") if (path / name).is_dir()]
     found = {}
     for split, lines in listed.items():
-        names = [line.strip('"') for line in lines]  # those with blanks are quoted
+        names = list(dict.fromkeys(line.strip('"') for line in lines))  # with blanks: quoted
         files = [path / part / f"{name}.png" for name in names for part in (CLASSES, OBJECTS)]
         found[split] = Source(path, split, images or [path], names, [path / LABELS, *files])
     return found
@@ -71,7 +71,10 @@ def read(source: Source, bad: BadRecords) -> dict[str, Any]:
     files = images_by_stem(folder, 0 if folder == source.path else DEPTH)
     for name in source.names:
         try:
-            records.file_name({"file_name": name})
+            try:
+                records.file_name({"file_name": name})
+            except InputError as reason:
+                raise InputError(f"{source.path}: an image in a list {reason}") from None
             if (source.path / OBJECTS / f"{name}.png").is_file():
                 add_image(content, source, name, files.get(name, f"{name}.jpg"), labels)
             else:
