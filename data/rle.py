@@ -236,6 +236,16 @@ def union(rles: Sequence[Rle]) -> Rle:
     return coco_mask.merge(list(rles))
 
 
+def even_odd(rles: Sequence[Rle]) -> Rle:
+    """The pixels that an odd number of one or more masks cover."""
+    require_size(rles, rles[0]["size"])
+    height, width = rles[0]["size"]
+    changes = np.concatenate([np.cumsum(runs_of(one["counts"]))[:-1] for one in rles])
+    places, times = np.unique(changes, return_counts=True)
+    runs = np.diff(places[times % 2 == 1], prepend=0, append=height * width).tolist()
+    return coco_mask.frPyObjects({"size": [height, width], "counts": runs}, height, width)
+
+
 def subtract(rles: Sequence[Rle], region: Rle) -> list[Rle]:
     """Each mask without the pixels of `region`."""
     require_size(rles, region["size"])

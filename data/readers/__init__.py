@@ -29,6 +29,7 @@ from data.readers import (
     coco,
     cvat_masks,
     cvat_xml,
+    darwin,
     id_images,
     label_studio,
     labelme,
@@ -56,6 +57,7 @@ READERS = (
     png_per_object,
     panoptic,
     cityscapes,
+    darwin,
 )
 TOGETHER = {"voc", "sbd"}  # one data set: SBD adds training images to VOC
 ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".7z", ".rar")

@@ -74,6 +74,34 @@ def annotation_files(
     }
 
 
+def files_of_images(path: Path, fits: Callable[[Path], bool], *others: str) -> dict[str, Source]:
+    """The json files, one for each image, in a folder, else in those below it; or this one.
+
+    Folders tell the split. `others` are further files in the folder that the annotations follow
+    from. Files that do not fit are listed if others beside them do.
+    """
+    names: dict[str, list[str]] = defaultdict(list)
+    root = path
+    if path.is_file():
+        root, names = path.parent, {"all": [path.name]} if fits(path) else {}
+    for folder, files in walk(path, DEPTH - 1):
+        files = [name for name in files if name.lower().endswith(".json")]
+        if any(fits(path / folder / name) for name in files[:LOOKED_AT]):
+            split = next(filter(None, map(split_in, folder.parts)), "all")
+            names[split] += [str(folder / name) for name in files]
+            if not folder.parts:
+                break  # what lies below is another data set, or a result of this one
+    if len(names) > 1 and "all" in names:
+        names["train"] = names.pop("all") + names.get("train", [])
+    # New images change the folders that they are in.
+    folders = [root / folder for folder, _ in walk(root, DEPTH)] if names else []
+    found = {}
+    for split, each in names.items():
+        files = [root / name for name in (*others, *each)]
+        found[split] = Source(root, split, [root], each, folders + files)
+    return found
+
+
 def walk(root: Path, depth: int) -> list[tuple[PurePosixPath, list[str]]]:
     """The folders in and below `root`, relative to it, with the sorted names of their files."""
     found = []

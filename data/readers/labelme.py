@@ -35,8 +35,8 @@ from data.readers.content import (
     short,
     united,
 )
-from data.readers.image_files import ImageFiles, walk
-from data.readers.source import Source, ellipse, head_of, lines_of, split_in
+from data.readers.image_files import ImageFiles, files_of_images
+from data.readers.source import Source, ellipse, head_of, lines_of
 
 NAME, TITLE = "labelme", "LabelMe"
 LAYOUT = "x.json beside x.jpg"
@@ -49,24 +49,11 @@ BOXES = ("rectangle", "oriented_rectangle", "rotation")
 NO_AREA = ("point", "points", "line", "linestrip")
 KINDS = ("polygon", "circle", "mask", *BOXES, *NO_AREA)
 CLASSES = "labels.txt"
-DEPTH = 2  # folders below the one that is given
-LOOKED_AT = 5  # files of each folder
 
 
 def find(path: Path) -> dict[str, Source] | None:
     """The json files in a folder, else those in the folders below it, by the splits these name."""
-    if path.is_file():
-        root, names = path.parent, {"all": [path.name]} if is_labelme(path) else {}
-    else:
-        root, names = path, names_below(path)
-    if len(names) > 1 and "all" in names:
-        names["train"] = names.pop("all") + names.get("train", [])
-    found = {}
-    for split, each in names.items():
-        folders = [root / folder for folder, _ in walk(root, DEPTH + 1)]  # of new images
-        files = [root / CLASSES, *folders, *(root / name for name in each)]
-        found[split] = Source(root, split, [root], each, files)
-    return found or None
+    return files_of_images(path, is_labelme, CLASSES) or None
 
 
 def read(source: Source, bad: BadRecords) -> dict[str, Any]:
@@ -96,19 +83,6 @@ def read(source: Source, bad: BadRecords) -> dict[str, Any]:
 def embedded_image(path: Path) -> bytes:
     """The image file that a json of LabelMe holds."""
     return base64_bytes(load_json(path)["imageData"])
-
-
-def names_below(root: Path) -> dict[str, list[str]]:
-    """Split -> json files, relative to the root."""
-    found: dict[str, list[str]] = defaultdict(list)
-    for folder, names in walk(root, DEPTH):
-        names = [name for name in names if name.lower().endswith(".json")]
-        if any(is_labelme(root / folder / name) for name in names[:LOOKED_AT]):
-            split = next(filter(None, map(split_in, folder.parts)), "all")
-            found[split] += [str(folder / name) for name in names]
-            if not folder.parts:
-                break  # what lies below is another data set, or a result of this one
-    return found
 
 
 def is_labelme(path: Path) -> bool:

@@ -191,3 +191,11 @@ def test_encoding_inside_the_box_gives_the_bytes_of_pycocotools(share):
             mask = mask[:: rng.choice([-1, 1]), :: rng.choice([-1, 1])]
             expected = coco_mask.encode(np.asfortranarray(mask, np.uint8))
             assert rle.encode(mask[None]) == [expected]
+
+
+def test_even_odd():
+    masks = np.random.default_rng(0).random((5, 7, 9)) > 0.5
+    masks[1, :, 0] = masks[2] = True  # a run from the first pixel, and one of all of them
+    for number in range(1, 6):
+        found = rle.even_odd(rle.encode(masks[:number]))
+        assert (rle.decode([found], (7, 9))[0] == (masks[:number].sum(0) % 2 == 1)).all()
