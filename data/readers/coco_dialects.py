@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 WHOLE = re.compile(r"\s*-?\d{1,18}\s*")
-BOX_SHARE = 0.99  # of a box that an area must have to be that of the box
+BOX_SHARE = 0.99, 1.01  # of a box: an area between is that of the box
 
 
 def plain(content: dict[str, Any]) -> list[str]:
@@ -21,7 +21,7 @@ def plain(content: dict[str, Any]) -> list[str]:
     - classes that are listed twice count once (VIA); the class that stands for all others and has
       no objects goes (Roboflow)
     - complex polygons that are marked iscrowd are objects, their sizes are turned (Darwin)
-    - areas that no object keeps below its box are not those of masks and go (Roboflow, SAHI)
+    - areas that are those of boxes for every object are not those of masks and go (Roboflow)
     """
     for key, reference in (("images", "image_id"), ("categories", "category_id")):
         whole_ids(content, key, reference)
@@ -111,13 +111,14 @@ def complex_polygons(content: dict) -> int:
 
 
 def has_box_areas(content: dict) -> bool:
-    """Whether the area of every object is at least that of its box."""
+    """Whether the area of every object is that of its box."""
     found = False
     for one in dicts(content, "annotations"):
         area, box = one.get("area"), one.get("bbox")
         if type(area) not in (int, float) or not isinstance(box, array) or len(box) != 4:
             return False
-        if not area >= BOX_SHARE * box[2] * box[3] > 0:
+        low, high = (share * box[2] * box[3] for share in BOX_SHARE)
+        if not 0 < low <= area <= high:
             return False
         found = True
     return found
