@@ -2,10 +2,11 @@
 
 import contextlib
 import json
+import shutil
 
 import pytest
 
-from engine import evaluate, train, visualize
+from engine import checkpoint, evaluate, train, visualize
 
 
 @pytest.mark.parametrize("average", ["0", "0.5"])
@@ -57,3 +58,30 @@ def test_another_class_list_than_that_of_the_training(toy_run, toy_coco, tmp_pat
     assert rows[1]["disc"] == rows[0]["disc"] and rows[0]["disc"]["AP"] > 0
     assert rows[1]["square"]["objects"] == 0 and rows[1]["square"]["AP"] == -1
     assert part["metrics"]["AP"] == rows[0]["disc"]["AP"] and "star" not in rows[1]
+
+
+@pytest.mark.parametrize("option", ["keep_crowds", "crowd_as_instances"])
+def test_how_crowds_are_read_is_that_of_the_training(toy_run, toy_coco, tmp_path, option):
+    """Unless the options of the evaluation name one; here all discs are brush masks."""
+    data = shutil.copytree(toy_coco, tmp_path / "data")
+    path = data / "annotations" / "instances_val.json"
+    content = json.loads(path.read_text())
+    for one in content["annotations"]:
+        if one["category_id"] == 90:
+            size = one["segmentation"]["size"]
+            runs = [10, 200, size[0] * size[1] - 210]
+            one |= {"attributes": {}, "iscrowd": 1, "segmentation": {"size": size, "counts": runs}}
+    path.write_text(json.dumps(content))
+    trained = checkpoint.load(toy_run / "best.pt")
+    trained["options"] |= {"data": str(data), option: True}
+    checkpoint.save(tmp_path / "best.pt", trained)
+    objects = []
+    for number, more in enumerate(([], ["--keep-crowds"], ["--crowd-as-instances"])):
+        argv = ["--checkpoint", str(tmp_path / "best.pt"), "--device", "cpu", "--threads", "1"]
+        out = tmp_path / f"{number}.json"
+        evaluate.main([*argv, "--workers", "0", *more, "--out", str(out)])
+        objects.append(json.loads(out.read_text())["scores"]["objects"])
+    discs = sum(one["category_id"] == 90 for one in content["annotations"])
+    every = len(content["annotations"])
+    kept = every - discs
+    assert objects == [kept if option == "keep_crowds" else every, kept, every] and kept < every

@@ -435,3 +435,11 @@ def test_copy_paste_is_an_option_of_the_training_images(tiny, tmp_path, no_finis
     assert np.array_equal(without, never)
     always = first_batch("always", "--copy-paste", "1")
     assert always.shape != without.shape or not np.array_equal(always, without)
+
+
+def test_overfit_beyond_the_set_takes_all_of_it(tiny, toy_coco, capsys):
+    data = train.open_data(train.parse([*tiny, "--overfit", "99"]))
+    assert "--overfit 99: there are 8 images, all are taken" in capsys.readouterr().out
+    assert len(data.train) == len(data.val) == 8 and data.train.name == "overfit-8"
+    train.open_data(train.parse([*tiny, "--overfit", "8"]))
+    assert "all are taken" not in capsys.readouterr().out

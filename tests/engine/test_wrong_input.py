@@ -177,6 +177,8 @@ TRAINING = [
      "runs/mobileinst_topformer_tiny-NNN: no last.pt|without --resume"),
     *(("coco", None, f"--set {frozen}", "at random values forever|--pretrained")
       for frozen in ("frozen_norms=true", "frozen_stride=4")),
+    ("coco", None, "--recipe small-pretrained",
+     "--recipe small-pretrained, frozen_norms: |random values forever|take a recipe without"),
     ("coco", None, "--set wdith=64", "--set: mobileinst has no keyword 'wdith'|width"),
     ("coco", None, "--set num_classes=4", "--set num_classes|leave it out"),
     ("coco", None, "--set width=wide", "--set: width is wide|a whole number from 1"),

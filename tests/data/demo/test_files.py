@@ -46,6 +46,24 @@ def test_a_finished_set_is_used_again_and_nothing_else(demo, folder, tmp_path):
         demo.write(tmp_path / "none", 0, 1)
 
 
+def test_two_writers_of_one_set_at_once(demo, folder, tmp_path, monkeypatch):
+    """The second one finds the set that the first one has finished meanwhile, and keeps it."""
+    draw, out, first = demo.draw_scene, tmp_path / "set", []
+
+    def draw_scene(seed):
+        if not first:
+            first.append(None)
+            demo.write(out, 2, 2)
+            first.append((out / "demo.json").stat().st_ino)
+        return draw(seed)
+
+    monkeypatch.setattr(demo, "draw_scene", draw_scene)
+    assert demo.write(out, 2, 2) == out and first[1] == (out / "demo.json").stat().st_ino
+    files = [path.relative_to(folder) for path in folder.rglob("*") if path.is_file()]
+    assert all((out / name).read_bytes() == (folder / name).read_bytes() for name in files)
+    assert [path.name for path in tmp_path.iterdir()] == ["set"]
+
+
 def test_an_interrupted_set_leaves_nothing(demo, tmp_path, monkeypatch):
     def stop(*_):
         raise KeyboardInterrupt

@@ -77,3 +77,12 @@ def test_the_steps_have_about_the_same_loss_and_lower_it(tiny):
     losses = {whose: [step() for _ in range(20)] for whose, step in steps.items()}
     assert losses["ours"][0] == pytest.approx(losses["theirs"][0], rel=0.05)
     assert all(last < 0.95 * first for first, *_, last in losses.values())
+
+
+def test_without_transformers_it_is_one_sentence(monkeypatch):
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(InputError, match="^--against transformers: it cannot be imported .*; inst"):
+        benchmark_peers.main(["--against", "transformers"])
+    for argv in (["--against"], []):
+        with pytest.raises(InputError, match="--against.*; --help lists all options"):
+            benchmark_peers.parse(argv)
