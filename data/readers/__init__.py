@@ -30,6 +30,7 @@ from data.readers import (
     cvat_masks,
     cvat_xml,
     darwin,
+    datumaro,
     id_images,
     label_studio,
     labelme,
@@ -58,6 +59,7 @@ READERS = (
     panoptic,
     cityscapes,
     darwin,
+    datumaro,
 )
 TOGETHER = {"voc", "sbd"}  # one data set: SBD adds training images to VOC
 ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".7z", ".rar")

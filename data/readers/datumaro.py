@@ -1,0 +1,169 @@
+"""Datumaro json: the items of a subset with polygons, masks (RLE) and boxes.
+
+Shapes of one label in one group that is not 0 are one object; a box among them adds nothing.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from data import rle
+from data.errors import BadRecords, InputError
+from data.images import upright_size
+from data.readers.content import (
+    Content,
+    Outline,
+    class_name,
+    load_json,
+    numbers,
+    polygon,
+    rectangle,
+    require,
+    short,
+)
+from data.readers.image_files import ImageFiles
+from data.readers.source import Source, head_of, split_of, top_keys
+
+NAME, TITLE = "datumaro", "Datumaro json"
+LAYOUT = "annotations/default.json with categories and items, images/default"
+OWN_IDS = False
+
+AGAIN = "export it again, or remove it"
+SHAPES = ("polygon", "mask", "bbox")
+
+
+class Part(NamedTuple):
+    """A shape: its key is that of its object. Its outline is None if it cannot be used."""
+
+    key: Any
+    label: str | None
+    outline: Outline | None
+    is_box: bool
+    is_crowd: bool
+
+
+def find(path: Path) -> dict[str, Source] | None:
+    """The subsets in `annotations`, or one file."""
+    if not path.is_dir():
+        return {"all": source(path, "all")} if is_datumaro(path) else None
+    files = [one for one in sorted(path.glob("annotations/*.json")) if is_datumaro(one)]
+    return {split_of(one.stem): source(one, split_of(one.stem)) for one in files} or None
+
+
+def is_datumaro(path: Path) -> bool:
+    keys = top_keys(head_of(path)) if path.suffix.lower() == ".json" else {}
+    return keys.get("categories") == "{" and keys.get("items", "[") == "["
+
+
+def source(file: Path, split: str) -> Source:
+    root = file.parent.parent if file.parent.name == "annotations" else file.parent
+    folders = [root / "images" / file.stem, root / "images", root]
+    images = next(folder for folder in folders if folder.is_dir())
+    return Source(file, split, [images], [file.name], [file])
+
+
+def read(source: Source, bad: BadRecords) -> dict[str, Any]:
+    """A subset as COCO content, classes in the order of the file."""
+    content: Any = None
+    for _ in source.names:
+        content = load_json(source.path)
+    try:
+        items = require(content, "items", list)
+        categories = require(content, "categories", dict)
+        labels = require(require(categories, "label", dict), "labels", list)
+        classes = [class_name(require(one, "name", str)) for one in labels]
+    except InputError as reason:
+        raise InputError(f"{source.path} {reason}: {AGAIN}") from None
+    found, files = Content(bad, classes), ImageFiles(source.images[0])
+    for number, item in enumerate(items, start=1):
+        where = f"item {number}"
+        try:
+            where = f"item {short(require(item, 'id', str))}"
+            shapes = require(item, "annotations", list)
+            image = image_of(item, shapes, files, source.images[0], found)
+        except InputError as reason:
+            bad.note(InputError(f"{source.path}: {where} {reason}: {AGAIN}"), source.path, where)
+            continue
+        if image is None:
+            found.counts["items without an image"] += 1
+            continue
+        parts = []
+        for place, shape in enumerate(shapes, start=1):
+            what = f"{where}, annotation {place}"
+            part = part_of(shape, image, classes, place, f"{source.path}: {what}", found)
+            parts += [] if part is None else [part]
+        add_objects(found, image, parts)
+    return found.finished()
+
+
+def image_of(
+    item: dict, shapes: list, files: ImageFiles, folder: Path, content: Content
+) -> dict | None:
+    """The image of an item; None where it has neither one nor shapes, as a point cloud."""
+    record = item.get("image") if isinstance(item.get("image"), dict) else {}
+    listed = record.get("path") or item["id"]
+    if not isinstance(listed, str):
+        raise InputError(f"has the image {short(listed)} where a path is needed")
+    name, size = files.find(listed, stem=item["id"]), record.get("size")
+    if name is None and not record:
+        if any(isinstance(one, dict) and one.get("type") in SHAPES for one in shapes):
+            raise InputError(f"has shapes, but its image is not in {folder}")
+        return None
+    if isinstance(size, list) and len(size) == 2:
+        height, width = size
+    elif name is not None:
+        height, width = upright_size(folder / name)
+    else:
+        raise InputError(f"has the image {short(listed)} without a size, which is not in {folder}")
+    return content.add_image(name or listed, width, height, f"item {short(item['id'])}")
+
+
+def part_of(
+    shape: Any, image: dict, classes: list[str], place: int, where: str, content: Content
+) -> Part | None:
+    """A shape of an item, None for one without area; what is wrong with it is noted."""
+    label, outline, kind, group = None, None, "", 0
+    try:
+        kind = require(shape, "type", str)
+        if kind not in SHAPES:
+            content.counts["captions, labels, points and other shapes without area"] += 1
+            return None
+        id_, group = shape.get("label_id"), shape.get("group")
+        group = group if type(group) is int else 0
+        label = classes[id_] if type(id_) is int and 0 <= id_ < len(classes) else None
+        outline = outline_of(shape, kind, image)
+        if label is None:
+            raise InputError(f"has label_id {short(id_)} where there are {len(classes)} labels")
+    except InputError as reason:
+        content.bad.note(InputError(f"{where} {reason}: {AGAIN}"), where, f"annotation {place}")
+    attributes = shape.get("attributes") if isinstance(shape, dict) else None
+    is_crowd = isinstance(attributes, dict) and attributes.get("is_crowd") is True
+    key = (group, label) if group and label is not None else place
+    return Part(key, label, outline, kind == "bbox", is_crowd)
+
+
+def outline_of(shape: dict, kind: str, image: dict) -> Outline:
+    if kind == "polygon":
+        return polygon(numbers(shape.get("points")), image)
+    if kind == "mask":
+        return rle.from_annotation(require(shape, "rle", dict), image["height"], image["width"])
+    x, y, w, h = numbers(shape.get("bbox"), 4)
+    return polygon(rectangle([x, y, x + w, y + h]), image)
+
+
+def add_objects(content: Content, image: dict, parts: list[Part]) -> None:
+    """Adds the objects of an image; those with a part that cannot be used are ignored."""
+    objects: dict[Any, list[Part]] = {}
+    for part in parts:
+        objects.setdefault(part.key, []).append(part)
+    for own in objects.values():
+        label, is_crowd = own[0].label, int(any(part.is_crowd for part in own))
+        outlines = [part.outline for part in own if part.outline is not None]
+        drawn = [one.outline for one in own if one.outline is not None and not one.is_box]
+        if len(outlines) < len(own) or label is None:
+            content.add(image, label, outlines, broken=True)
+        elif drawn:
+            content.add(image, label, drawn, iscrowd=is_crowd)
+        else:
+            content.add_box(image, label, outlines[0].tolist())
