@@ -372,12 +372,16 @@ def run_entry(main: Callable[[list[str]], int | None]) -> None:
     try:
         with GracefulStop(at_once=True):
             code = main(sys.argv[1:]) or 0
-    except (InputError, FailedRun) as error:
+    except (InputError, FailedRun, PermissionError) as error:
         if "--debug" in sys.argv:
             traceback.print_exc()
-        failure = error
-        complaint = f"error: {error}" if dist.should_report(error) else ""
-        code = 2 if isinstance(error, InputError) else 3
+        failure = sentence = error
+        if isinstance(error, PermissionError):
+            sentence = InputError(
+                f"{error.filename}: permission denied; allow it, or name another place"
+            )
+        complaint = f"error: {sentence}" if dist.should_report(error) else ""
+        code = 3 if isinstance(error, FailedRun) else 2
     except dist.RankLost as error:
         failure, complaint, code = error, str(error), dist.EXIT_RANK_LOST
     except KeyboardInterrupt as stop:

@@ -256,6 +256,15 @@ def test_resuming_with_other_weights(complain, tiny, toy_coco, toy_run, tmp_path
     assert f"--pretrained {toy_run}/best.pt did not start this run (nothing did)" in said
 
 
+def test_a_place_that_may_not_be_read(monkeypatch, capsys):
+    def main(argv):
+        raise PermissionError(13, "Permission denied", "/root/photos")
+
+    code, lines = exit_of(main, [], monkeypatch, capsys)
+    wanted = "error: /root/photos: permission denied; allow it, or name another place"
+    assert (code, lines) == (2, [wanted])
+
+
 def test_an_output_folder_in_use(complain, toy_coco, toy_run, tmp_path):
     out = tmp_path / "mine"
     out.mkdir()
