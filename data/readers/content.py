@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from data import records, rle
 from data.errors import BadRecords, InputError
@@ -215,6 +215,8 @@ def png_mask(png: bytes) -> np.ndarray:
             if "A" in file.mode or "transparency" in file.info:
                 file = file.convert("RGBA").getchannel("A")
             values = np.asarray(file) > 0
+    except UnidentifiedImageError:
+        raise InputError("has a mask that cannot be read as a PNG (it is none)") from None
     except Exception as reason:  # its reader raises nearly everything
         raise InputError(f"has a mask that cannot be read as a PNG ({reason})") from None
     return values if values.ndim == 2 else values.any(2)
@@ -226,6 +228,8 @@ def image_size(data: bytes) -> tuple[int, int]:
         with Image.open(io.BytesIO(data), formats=TYPES) as file:
             require_pixels(file)
             return file.height, file.width
+    except UnidentifiedImageError:
+        raise InputError("has an image of no known type") from None
     except Exception as reason:
         raise InputError(f"has an image that cannot be read ({reason})") from None
 

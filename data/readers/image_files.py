@@ -18,10 +18,10 @@ LOOKED_AT = 20  # files of a folder
 class ImageFiles:
     """The image files in and below a folder, by their paths relative to it."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, depth: int = DEPTH) -> None:
         self._paths: dict[str, str] = {}  # in lower case -> as written
         self._of_stem: dict[str, list[str]] = defaultdict(list)
-        for folder, names in walk(root, DEPTH):
+        for folder, names in walk(root, depth):
             for name in names:
                 if name.lower().endswith(SUFFIXES):
                     path = (folder / name).as_posix()

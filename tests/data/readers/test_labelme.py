@@ -166,7 +166,7 @@ def test_an_image_without_file_is_in_its_json(tmp_path):
     image, annotation = opened.read(1)
     assert image.getpixel((0, 0)) == (255, 0, 0) and len(annotation.rles) == 1
     write(tmp_path / "set" / "b.json", [], image=False, imageData="eHh4")
-    with pytest.raises(InputError, match=r"b\.json has an image that cannot be read"):
+    with pytest.raises(InputError, match=r"b\.json has an image of no known type"):
         read(tmp_path / "set")
 
 

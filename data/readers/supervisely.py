@@ -1,0 +1,165 @@
+"""Supervisely: meta.json, and for each dataset a folder with ann/x.jpg.json and img/x.jpg.
+
+Polygons have holes. Bitmaps are PNGs, usually packed, with their place in the image.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from data import rle
+from data.errors import BadRecords, InputError
+from data.images import upright_size
+from data.readers.content import (
+    Content,
+    Outline,
+    base64_bytes,
+    class_name,
+    flat,
+    is_side,
+    load_json,
+    mask_at,
+    numbers,
+    png_mask,
+    polygon,
+    rectangle,
+    remains,
+    require,
+    short,
+    unzipped,
+)
+from data.readers.image_files import ImageFiles, walk
+from data.readers.source import Source, head_of, split_in, top_keys
+
+NAME, TITLE = "supervisely", "Supervisely"
+LAYOUT = "meta.json, dataset/ann/x.jpg.json, dataset/img/x.jpg"
+OWN_IDS = False
+
+FIX = "correct it in Supervisely or remove it"
+META = "meta.json"
+DEPTH = 5  # folders below a project; datasets may hold datasets
+NO_AREA = ("point", "line", "polyline", "graph", "cuboid", "cuboid_3d", "multichannel_bitmap")
+PNG = b"\x89PNG"
+
+
+def find(path: Path) -> dict[str, Source] | None:
+    """The datasets of a project, by the splits that their names tell; or one dataset."""
+    if not path.is_dir() or not ((path / META).is_file() or (path / "ann").is_dir()):
+        return None
+    names: dict[str, list[str]] = defaultdict(list)
+    for folder, files in walk(path, DEPTH):
+        files = [name for name in files if name.endswith(".json")]
+        if folder.name == "ann" and files and is_annotation(path / folder / files[0]):
+            split = next(filter(None, map(split_in, folder.parts)), "all")
+            names[split] += [str(folder / name) for name in files]
+    if len(names) > 1 and "all" in names:
+        names["train"] = names.pop("all") + names.get("train", [])
+    found = {}
+    for split, each in names.items():
+        folders = {path / PurePosixPath(name).parent.parent / "img" for name in each}
+        files = [path / META, *sorted(folders), *(path / name for name in each)]
+        found[split] = Source(path, split, [path], each, files)
+    return found or None
+
+
+def is_annotation(file: Path) -> bool:
+    keys = top_keys(head_of(file))
+    return keys.get("objects") == "[" and keys.get("size") == "{"
+
+
+def read(source: Source, bad: BadRecords) -> dict[str, Any]:
+    """The images as COCO content; classes in the order of meta.json if there, else sorted."""
+    content, images = Content(bad, classes_in(source.path / META)), ImageFiles(source.path, DEPTH)
+    for name in source.names:
+        file = source.path / name
+        try:
+            image, objects = opened(file, PurePosixPath(name), source.path, images, content)
+        except InputError as error:
+            bad.note(error, file, "the file")
+            continue
+        for number, record in enumerate(objects, start=1):
+            add_object(content, image, record, file, f"object {number}")
+    return content.finished()
+
+
+def classes_in(meta: Path) -> list[str]:
+    """The names of the classes whose shape has an area, in a meta.json."""
+    content = load_json(meta) if meta.is_file() else {"classes": []}
+    try:
+        classes = [
+            require({"class": one}, "class", dict) for one in require(content, "classes", list)
+        ]
+        return [class_name(one.get("title")) for one in classes if one.get("shape") not in NO_AREA]
+    except InputError as reason:
+        raise InputError(f"{meta} {reason}: {FIX}") from None
+
+
+def opened(
+    file: Path, name: PurePosixPath, root: Path, images: ImageFiles, content: Content
+) -> tuple[dict, list[Any]]:
+    """The image of an annotation file, and its objects."""
+    record = load_json(file)
+    try:
+        objects, size = require(record, "objects", list), require(record, "size", dict)
+        folder, base = name.parent.parent / "img", name.name.removesuffix(".json")
+        found = images.find(base, str(folder), base)
+        width, height = size.get("width"), size.get("height")
+        if found is None or PurePosixPath(found).parent != folder:
+            found = str(folder / base)
+        elif not (is_side(width) and is_side(height)):
+            height, width = upright_size(root / found)
+        return content.add_image(found, width, height, str(name)), objects
+    except InputError as reason:
+        raise InputError(f"{file} {reason}: {FIX}") from None
+
+
+def add_object(content: Content, image: dict, record: Any, file: Path, what: str) -> None:
+    label = None
+    try:
+        label = class_name(require(record, "classTitle", object))
+        what = f"{what} ({label})"
+        kind = record.get("geometryType") or ("bitmap" if record.get("bitmap") else "polygon")
+        if kind in NO_AREA:
+            content.counts["objects without an area"] += 1
+        elif kind == "bitmap":
+            content.add(image, label, [bitmap(require(record, "bitmap", dict), image)])
+        elif kind in ("polygon", "rectangle"):
+            points = require(record, "points", dict)
+            exterior = flat(points.get("exterior"))
+            if kind == "rectangle":
+                content.add_box(image, label, polygon(rectangle(exterior), image).tolist())
+            else:
+                content.add(image, label, [outline(exterior, points.get("interior") or [], image)])
+        else:
+            raise InputError(f"has the unknown geometryType {short(kind)}")
+    except InputError as reason:
+        content.bad.note(InputError(f"{file}: {what} {reason}: {FIX}"), file, what)
+        points = record.get("points") if isinstance(record, dict) else None
+        exterior = points.get("exterior") if isinstance(points, dict) else None
+        content.add(image, label, remains(exterior, image), broken=True)
+
+
+def outline(exterior: list[float], interior: Any, image: dict) -> Outline:
+    """A polygon; without its holes, if it has some."""
+    if not isinstance(interior, list):
+        raise InputError(f"has the interior {short(interior)} where a list of polygons is needed")
+    drawn, size = polygon(exterior, image), (image["height"], image["width"])
+    if not interior:
+        return drawn
+    holes = rle.from_polygons([polygon(flat(hole), image) for hole in interior], *size)
+    return rle.subtract([rle.from_polygons([drawn], *size)], holes)[0]
+
+
+def bitmap(value: dict, image: dict) -> rle.Rle:
+    left, top = numbers(value.get("origin"), 2)
+    return mask_at(bitmap_mask(value.get("data")), left, top, image)
+
+
+def bitmap_mask(data: Any) -> np.ndarray:
+    """The data of a bitmap, base64 of a PNG that may be packed -> its pixels, bool [h,w]."""
+    raw = base64_bytes(data)
+    return png_mask(raw if raw.startswith(PNG) else unzipped(raw))
