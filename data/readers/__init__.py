@@ -37,6 +37,7 @@ from data.readers import (
     panoptic,
     png_per_object,
     sbd,
+    supervisely,
     via,
     voc,
     yolo,
@@ -60,6 +61,7 @@ READERS = (
     cityscapes,
     darwin,
     datumaro,
+    supervisely,
 )
 TOGETHER = {"voc", "sbd"}  # one data set: SBD adds training images to VOC
 ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".7z", ".rar")
