@@ -136,6 +136,8 @@ def polygon(points: Sequence[float], image: dict) -> np.ndarray:
 
 def mask_at(mask: np.ndarray, x: float, y: float, image: dict) -> rle.Rle:
     """A mask [h,w] whose top left pixel is at (x, y), rounded; what lies outside is cut off."""
+    if max(abs(x), abs(y)) > rle.FARTHEST * (image["height"] + image["width"]):
+        raise InputError("has a mask far outside the image")
     return rle.encode_at(mask, round(x), round(y), image["height"], image["width"])
 
 

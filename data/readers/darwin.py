@@ -204,7 +204,7 @@ def rings(value: dict) -> list[list]:
     """The paths of a polygon, of either version."""
     paths = require(value, "paths" if "paths" in value else "path", list)
     if "paths" not in value and not (paths and isinstance(paths[0], list)):
-        paths = [paths, *(value.get("additional_paths") or ())]
+        paths = [paths, *require({"additional_paths": []} | value, "additional_paths", list)]
     if not paths or not all(isinstance(path, list) and path for path in paths):
         raise InputError(f"has the paths {short(paths)} where lists of points are needed")
     return paths

@@ -6,6 +6,7 @@ most regions have. Rectangles are boxes. A file that repeats what another one ho
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import math
@@ -83,8 +84,11 @@ def read(source: Source, bad: BadRecords) -> dict[str, Any]:
                     "them"
                 )
     label_of = labelling(entries.values(), source.path)
-    labels = (label_of(each) for entry in entries.values() for each in attributes_of(entry))
-    content, images = Content(bad, sorted({*filter(None, labels)})), ImageFiles(source.images[0])
+    classes: set[str] = set()  # those of missing images too
+    for attributes in (each for entry in entries.values() for each in attributes_of(entry)):
+        with contextlib.suppress(InputError):
+            classes.add(class_name(label_of(attributes)))
+    content, images = Content(bad, sorted(classes)), ImageFiles(source.images[0])
     for entry in entries.values():
         image_name = images.find(entry.name)
         try:

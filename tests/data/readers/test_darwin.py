@@ -184,6 +184,10 @@ def test_folders_and_splits(tmp_path):
         (polygon([*ring(), {"x": 3, "y": 1e9}]), "cannot be used, .* far outside"),
         (polygon([]), "where lists of points are needed"),
         ({"name": "crab", "polygon": {}}, "has path None where a list"),
+        (
+            {"name": "crab", "polygon": {"path": ring(), "additional_paths": 3}},
+            "paths 3 where a list",
+        ),
         ({"name": "crab", "polygon": [1]}, r"has polygon \[1\] where a record"),
         ({"name": "crab", "bounding_box": {"x": 1}}, r"has \[1, None, None, None\] where finite"),
         ({"name": "crab", "ellipse": {"center": {}}}, "has radius None where a record"),

@@ -155,6 +155,7 @@ def test_a_size_that_is_missing_is_that_of_the_image(tmp_path):
             "has a mask that cannot be",
         ),
         (bitmap(packed(np.ones((2, 2))), (1, None)), r"has \[1, None\] where 2 numbers"),
+        (bitmap(packed(np.ones((2, 2))), (1, 1e300)), "has a mask far outside the image"),
         (bitmap(packed(np.ones((2, 2)))) | {"bitmap": []}, r"has bitmap \[\] where a record"),
     ],
 )
