@@ -53,6 +53,8 @@ class Content:
             InputError: if its name or size cannot be used, or it is described twice.
         """
         records.file_name({"file_name": name})
+        if width is None or height is None:
+            raise InputError(f"has no size for its image {name}, which is not there")
         if not (is_side(width) and is_side(height) and width * height <= MOST_PIXELS):
             raise InputError(f"has an image of {width!r} x {height!r} pixels, which is no size")
         if name in self._origins:

@@ -284,9 +284,18 @@ def turn_of(value: dict) -> list[float]:
 
 
 def brush(value: dict, image: dict) -> rle.Rle:
-    size = image["height"], image["width"]
-    mask = brush_mask(value.get("rle"), *size)
-    return rle.encode(mask[None])[0]
+    height, width = image["height"], image["width"]
+    solid, runs = brush_runs(value.get("rle"), height, width)
+    ends = np.cumsum(runs)
+    drawn = np.flatnonzero(solid & (runs > 0))
+    top, bottom = 0, 0  # only the rows that the brush touched become pixels
+    if len(drawn):
+        top, bottom = (ends - runs)[drawn[0]] // width, (ends[drawn[-1]] - 1) // width + 1
+    runs = np.diff(ends.clip(top * width, bottom * width), prepend=top * width)
+    rows = np.repeat(solid, runs).reshape(bottom - top, width)
+    columns = np.flatnonzero(rows.any(0))
+    left, right = (columns[0], columns[-1] + 1) if len(columns) else (0, 0)
+    return rle.encode_at(rows[:, left:right], left, top, height, width)
 
 
 OUTLINES: dict[str, Callable[[dict, dict], Outline]] = {
@@ -298,8 +307,9 @@ OUTLINES: dict[str, Callable[[dict, dict], Outline]] = {
 TYPES = (*OUTLINES, *(f"{kind}labels" for kind in OUTLINES))
 
 
-def brush_mask(data: Any, height: int, width: int) -> np.ndarray:
-    """The bytes of a brush -> the pixels whose alpha is above SOLID, bool [h,w].
+def brush_runs(data: Any, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """The bytes of a brush -> runs of its pixels by rows: whether their alpha is above SOLID, bool
+    [N], and their lengths, int64 [N], of which some are 0.
 
     A stream of bits, the highest first: 32 for the number of values (RGBA of each pixel, by rows),
     5 for the bits of a value minus 1, 4 times 4 for the bits of a count minus 1. Then blocks: 1 bit
@@ -330,12 +340,14 @@ def brush_mask(data: Any, height: int, width: int) -> np.ndarray:
     values: list[int] = []
     done = 0
     while done < count and place < 8 * len(raw):
-        repeated, which = bits(place, 1), bits(place + 1, 2)
-        times = bits(place + 3, sizes[which]) + 1
-        place += 3 + sizes[which]
+        window = bits(place, 3 + 16 + WORD)  # a block, of a single value or of repeated ones
+        size = sizes[window >> 16 + WORD & 3]
+        times = (window >> 16 + WORD - size & (1 << size) - 1) + 1
+        repeated = window >> 18 + WORD
+        place += 3 + size
         if repeated:
             lengths.append(times)
-            values.append(bits(place, WORD))
+            values.append(window >> 16 - size & (1 << WORD) - 1)
         else:
             lengths += [1] * times
             values += [bits(place + WORD * i, WORD) for i in range(times)]
@@ -344,4 +356,4 @@ def brush_mask(data: Any, height: int, width: int) -> np.ndarray:
     if done != count or place > 8 * len(raw):
         raise InputError(f"has an rle that ends after {done} of {count} values")
     alphas = np.diff(np.cumsum(lengths) // 4, prepend=0)  # of each run; alpha is the fourth value
-    return np.repeat(np.array(values) > SOLID, alphas).reshape(height, width)
+    return np.array(values) > SOLID, alphas

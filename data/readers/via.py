@@ -79,10 +79,11 @@ def read(source: Source, bad: BadRecords) -> dict[str, Any]:
         for entry in entries_of(found, file, bad):
             known = entries.setdefault(entry.name, entry)
             if known.regions != entry.regions:
-                raise InputError(
+                error = InputError(
                     f"{file} has other regions for {entry.name} than {known.file}: remove one of "
                     "them"
                 )
+                bad.note(error, file, entry.name)
     label_of = labelling(entries.values(), source.path)
     classes: set[str] = set()  # those of missing images too
     for attributes in (each for entry in entries.values() for each in attributes_of(entry)):

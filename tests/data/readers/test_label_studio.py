@@ -107,10 +107,11 @@ def test_polygons_boxes_and_ellipses(tmp_path):
 
 @pytest.mark.parametrize("sizes", [(3, 4, 8, 16), (1, 2, 5, 9)])
 def test_brushes(tmp_path, sizes):
-    alpha = np.zeros((2, HEIGHT, WIDTH), np.uint8)
+    alpha = np.zeros((4, HEIGHT, WIDTH), np.uint8)
     alpha[0, 4:20, 3:30] = 255
     alpha[0, 8:12, 8:12] = 0  # a hole
     alpha[1] = np.random.default_rng(0).choice([0, 40, 200, 255], (HEIGHT, WIDTH))
+    alpha[2, -1, -1] = 255  # and nothing in the last one
     data = [brush_of(each, sizes) for each in alpha]
     regions = [region("brush", format="rle", rle=each) for each in data]
     content = read(write(tmp_path / "set", [task(*regions)]))
@@ -269,7 +270,7 @@ def test_a_broken_region_is_named_and_ignored(tmp_path, broken, words):
         (task(data=3), "task 1 has data 3 where a record"),
         (task(data={}), "task 1 names no image"),
         (task(changed(original_width="40")), "task 1 has an image of '40' x 25 pixels"),
-        (task(image="gone.jpg"), "task 1 has an image of None x None pixels"),
+        (task(image="gone.jpg"), "task 1 has no size for its image gone.jpg"),
         (task(image="b.jpg"), "task 1 is about the image b.jpg, which task 9 is about too"),
         ({"model_version": "x", "result": []}, "task 2 is an annotation without its task"),
         (4, "task 2 has task 4 where a record"),
