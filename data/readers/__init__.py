@@ -31,6 +31,7 @@ from data.readers import (
     cvat_xml,
     darwin,
     datumaro,
+    davis,
     id_images,
     label_studio,
     labelme,
@@ -61,6 +62,7 @@ READERS = (
     cityscapes,
     darwin,
     datumaro,
+    davis,
     supervisely,
 )
 TOGETHER = {"voc", "sbd"}  # one data set: SBD adds training images to VOC
