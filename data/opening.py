@@ -132,7 +132,10 @@ def describe(sources: Mapping[str, Source], opened: Mapping[str, CocoDataset]) -
     images = {suffix: number for suffix, number in suffixes.items() if suffix in SUFFIXES}
     others = suffixes - Counter(images)
     kinds = others if others.total() > len(files) / 5 else suffixes  # maps beside a list are images
-    ranks = {suffix: (suffix not in (".jpg", ".jpeg"), n) for suffix, n in kinds.items()}
+    ranks = {
+        suffix: (suffix not in (".jpg", ".jpeg"), number, suffix != ".txt")
+        for suffix, number in kinds.items()
+    }
     suffix = max(ranks, key=ranks.get, default="")
     found = counted(kinds[suffix] or len(files), f"{suffix[1:]} file".strip())
     shown = counted(sum(map(len, opened.values())), "image")

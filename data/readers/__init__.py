@@ -15,6 +15,7 @@ splits are numbered together. YIELDS_TO: names of formats that are meant where b
 from __future__ import annotations
 
 import os
+import re
 import tarfile
 import zipfile
 from collections import Counter
@@ -67,6 +68,7 @@ READERS = (
 )
 TOGETHER = {"voc", "sbd"}  # one data set: SBD adds training images to VOC
 ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".7z", ".rar")
+LESS = re.compile(r"( \(|; |, or ).*")  # of a layout, so that the sentence is not too long
 MOST_FOLDERS = 200  # one level below that are looked into
 MOST_FILES = 100_000  # that are counted for a message
 
@@ -176,7 +178,7 @@ def reader_of(reading: Reading) -> ModuleType:
 
 def unknown(path: Path, readers: Sequence[ModuleType]) -> str:
     """The sentence for a folder or a file that no reader knows: what is there, what was tried."""
-    tried = "; ".join(f"{one.NAME}: {one.LAYOUT}" for one in readers)
+    tried = "; ".join(f"{one.NAME}: {LESS.sub('', one.LAYOUT)}" for one in readers)
     fix = "or name COCO files with --train-json, --val-json and --images"
     if path.is_file():
         return f"{path} is no annotation file of a known format, tried {tried}: give another, {fix}"

@@ -338,7 +338,7 @@ def huggingface() -> Made:
 SETS: dict[str, Callable[[], Made]] = {
     "labelme": labelme, "cvat-xml": cvat_xml, "cvat-masks": cvat_masks, "via": via,
     "via, csv": via_csv, "id-images": id_images, "png-per-object": png_per_object, "yolo": yolo,
-    "panoptic": panoptic, "datumaro": datumaro, "label-studio": label_studio, "darwin": darwin,
+    "coco-panoptic": panoptic, "datumaro": datumaro, "label-studio": label_studio, "darwin": darwin,
     "supervisely": supervisely, "cityscapes": cityscapes, "davis": davis,
     "openimages": openimages, "ade20k": ade20k, "qupath": qupath, "imagej-roi": imagej_roi,
     "huggingface": huggingface,

@@ -167,7 +167,7 @@ def test_nothing_known(tmp_path):
         recognise(tmp_path / "music")
     said = str(caught.value)
     assert "2 .mp3, 1 .txt files" in said and "--train-json" in said and "[...]" not in said
-    assert all(f"{one.NAME}: {one.LAYOUT}" in said for one in readers.READERS)
+    assert all(f"{one.NAME}: {one.LAYOUT[:8]}" in said for one in readers.READERS)
     assert len(said) < LONGEST
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="empty holds no data set .* no files"):
