@@ -281,9 +281,15 @@ def as_written(name: str) -> tuple[str, ...]:
 
 
 def by_last_part(name: str) -> tuple[str, ...]:
-    """For annotations that keep the folders of where they were made, or LVIS's older names."""
-    last = os.path.basename(name.replace("\\", "/"))
-    return last, re.sub(r"^COCO_[a-z]+\d+_", "", last)
+    """For annotations that keep the folders of where they were made, LVIS's older names, and files
+    that were uploaded to Label Studio.
+    """
+    last = last_part(name)
+    return last, re.sub(r"^COCO_[a-z]+\d+_", "", last), re.sub(r"^[0-9a-f]{8}-", "", last)
+
+
+def last_part(name: str) -> str:
+    return os.path.basename(re.sub(r".*\?d=", "", name.replace("\\", "/")))
 
 
 def locate(folders: Iterable[Path], names: Sequence[str]) -> tuple[Path, dict[str, str]]:

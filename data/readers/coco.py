@@ -44,27 +44,42 @@ def find(path: Path) -> dict[str, Source] | None:
     Files with other names than a tool's are opened, to see their first keys.
     """
     if not path.is_dir():
+        require_no_results([path])
         return {"all": beside(path, "all")} if is_coco(path) else None
+    results: list[Path] = []
     for folder in (path / "annotations", path):
         for pattern in PATTERNS:
             files = sorted(folder.glob(pattern))
             if pattern == PATTERNS[-1]:
-                files = [] if len(files) > MOST_FILES else [one for one in files if is_coco(one)]
+                files = [] if len(files) > MOST_FILES else files
+                results += [one for one in files if is_results(one)]
+                files = [one for one in files if is_coco(one)]
+            files = [one for one in files if not is_results(one)]
             if files:
                 return by_split(files, path)
+    require_no_results(results)
     return None
 
 
 def is_coco(path: Path) -> bool:
     """Whether the first keys of a file are those of COCO content."""
     start = head_of(path) if path.suffix.lower() == ".json" else ""
-    if start.startswith("[") and all(f'"{key}"' in start for key in ("image_id", "score")):
-        raise InputError(f"{path} {RESULTS}")
     keys = top_keys(start)
     if not keys or is_panoptic(path):
         return False
     records_first = keys.get("annotations", "0") in "[{" and '"image_id"' in start
     return keys.get("images") == "[" or keys.get("categories") == "[" or records_first
+
+
+def is_results(path: Path) -> bool:
+    """Whether a file is a list of predictions."""
+    start = head_of(path) if path.suffix.lower() == ".json" else ""
+    return start.startswith("[") and '"image_id"' in start and '"score"' in start
+
+
+def require_no_results(paths: Sequence[Path]) -> None:
+    for path in filter(is_results, paths):
+        raise InputError(f"{path} {RESULTS}")
 
 
 def is_panoptic(path: Path) -> bool:

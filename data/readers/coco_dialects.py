@@ -10,6 +10,8 @@ from array import array
 from collections.abc import Iterator
 from typing import Any
 
+from data.records import OUTSIDE, last_part
+
 WHOLE = re.compile(r"\s*-?\d{1,18}\s*")
 BOX_SHARE = 0.99, 1.01  # of a box: an area between is that of the box
 
@@ -20,6 +22,7 @@ def plain(content: dict[str, Any]) -> list[str]:
     - ids that are text, also in references alone (VIA), become numbers
     - classes that are listed twice count once (VIA); the class that stands for all others and has
       no objects goes (Roboflow)
+    - names of files that all lead elsewhere become their last parts (Label Studio)
     - complex polygons that are marked iscrowd are objects, their sizes are turned (Darwin)
     - areas that are those of boxes for every object are not those of masks and go (Roboflow)
     """
@@ -27,6 +30,10 @@ def plain(content: dict[str, Any]) -> list[str]:
         whole_ids(content, key, reference)
     notes = [f"class {name!r} is left out: no object has it, it only groups other classes"
              for name in drop_categories(content)]  # fmt: skip
+    if are_elsewhere(content):
+        for one in dicts(content, "images"):
+            one["file_name"] = last_part(one["file_name"])
+        notes.append("its images lie in folders elsewhere, the last parts of their names are used")
     if number := complex_polygons(content):
         notes.append(f"{number} complex polygons are marked iscrowd and read as objects")
     if has_box_areas(content):
@@ -80,6 +87,14 @@ def drop_categories(content: dict) -> list[str]:
             kept.setdefault(repr((id_, name)), one)
     content["categories"] = list(kept.values())
     return invented
+
+
+def are_elsewhere(content: dict) -> bool:
+    """Whether all names of files lead out of the folder, and can be told by their last parts."""
+    names = [one.get("file_name") for one in dicts(content, "images")]
+    if not names or not all(isinstance(name, str) and OUTSIDE.search(name) for name in names):
+        return False
+    return len({last_part(name) for name in names}) == len(names)
 
 
 def complex_polygons(content: dict) -> int:

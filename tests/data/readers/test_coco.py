@@ -312,6 +312,37 @@ def test_what_is_not_coco_is_left_alone(tmp_path):
         coco.find(tmp_path / "g.json")
 
 
+def test_results_beside_annotations_are_passed_over(laid_out, tmp_path):
+    found = laid_out(["labels.json"], ["images"])
+    results = json.dumps([{"image_id": 1, "category_id": 1, "score": 1}])
+    (tmp_path / "set/instances_val_results.json").write_text(results)
+    assert [source.path.name for source in coco.find(tmp_path / "set").values()] == ["labels.json"]
+    (tmp_path / "set/labels.json").unlink()
+    with pytest.raises(InputError, match="instances_val_results.json is a list of results"):
+        coco.find(tmp_path / "set")
+    assert found == {"all": "labels.json"}
+
+
+@pytest.mark.parametrize(
+    "prefix",
+    ["..\\..\\label-studio\\media\\upload\\4\\", "/data/local-files/?d=", "C:\\x\\", "../a/"],
+)
+@pytest.mark.parametrize("uploaded", ["", "cb0618f6-"])
+def test_names_that_all_lead_elsewhere_become_their_last_parts(opened, prefix, uploaded):
+    def elsewhere(content):
+        for one in content["images"]:
+            one["file_name"] = f"{prefix}{uploaded}{one['file_name']}"
+
+    dataset = opened(elsewhere)
+    assert dataset.images[2].file_name == "5.png" and "last parts of their" in dataset.summary()
+
+    def one_of_them(content):
+        content["images"][2]["file_name"] = f"{prefix}{content['images'][2]['file_name']}"
+
+    with pytest.raises(InputError, match="image 5 .* leads out of the image folder"):
+        opened(one_of_them)
+
+
 def test_folders_of_elsewhere_are_passed_over(opened, tiny_coco):
     def moved(content):
         for one in content["images"]:
