@@ -21,8 +21,12 @@ from data.readers.source import Source, require_size, split_of
 NAME, TITLE = "cityscapes", "Cityscapes"
 LAYOUT = "gtFine/train/CITY/x_gtFine_instanceIds.png, leftImg8bit/train/CITY/x_leftImg8bit.png"
 
-CLASSES = "person rider car truck bus caravan trailer train motorcycle bicycle".split()
 FIRST_ID = 24
+NAMES = dict(
+    enumerate(
+        "person rider car truck bus caravan trailer train motorcycle bicycle".split(), FIRST_ID
+    )
+)
 LAST_VOID = 6
 GROUPS = 1000  # from here on, values have an instance
 TRUTHS, END = ("gtFine", "gtCoarse"), "_instanceIds.png"
@@ -55,7 +59,7 @@ def source_of(maps: Path, images: Path) -> Source | None:
 
 def read(source: Source, bad: BadRecords) -> dict[str, Any]:
     """The maps as COCO content, with Cityscapes' ids of its ten classes of instances."""
-    content = Content(bad, CLASSES)
+    content = Content(bad)
     images = images_by_stem(source.images[0])
     for name in source.names:
         stem = next(name.removesuffix(end) for end in ENDS if name.endswith(end))
@@ -64,12 +68,7 @@ def read(source: Source, bad: BadRecords) -> dict[str, Any]:
             add_image(content, source.path / name, source.images[0], image)
         except InputError as error:
             bad.note(error, source.path / name, "the map")
-    found = content.finished()
-    for one in found["categories"]:
-        one["id"] += FIRST_ID - 1
-    for one in found["annotations"]:
-        one["category_id"] += FIRST_ID - 1
-    return found
+    return content.finished(NAMES)
 
 
 def add_image(content: Content, file: Path, images: Path, name: str) -> None:
@@ -79,7 +78,7 @@ def add_image(content: Content, file: Path, images: Path, name: str) -> None:
     numbers, places = rle.distinct(values)
     numbers = numbers.astype(np.int64)  # of 8 bits in an image without instances
     classes = np.where(numbers < GROUPS, numbers, numbers // GROUPS)
-    countable = (classes >= FIRST_ID) & (classes < FIRST_ID + len(CLASSES))
+    countable = np.isin(classes, list(NAMES))
     unknown = numbers[~countable & (numbers >= FIRST_ID)]
     if len(unknown):
         raise InputError(
@@ -93,4 +92,4 @@ def add_image(content: Content, file: Path, images: Path, name: str) -> None:
         image["void"] = rle.to_json(rle.encode(void[None])[0])
     masks = rle.from_index_map(values, numbers[countable])
     for number, id_, mask in zip(numbers[countable], classes[countable], masks, strict=True):
-        content.add(image, CLASSES[id_ - FIRST_ID], [mask], iscrowd=int(number < GROUPS))
+        content.add(image, int(id_), [mask], iscrowd=int(number < GROUPS))
