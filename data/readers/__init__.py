@@ -36,6 +36,7 @@ from data.readers import (
     id_images,
     label_studio,
     labelme,
+    openimages,
     panoptic,
     png_per_object,
     sbd,
@@ -64,6 +65,7 @@ READERS = (
     darwin,
     datumaro,
     davis,
+    openimages,
     supervisely,
 )
 TOGETHER = {"voc", "sbd"}  # one data set: SBD adds training images to VOC
