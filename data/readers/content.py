@@ -22,10 +22,18 @@ from PIL import Image, UnidentifiedImageError
 
 from data import records, rle
 from data.errors import BadRecords, InputError
-from data.images import MOST_PIXELS, TYPES
+from data.images import MOST_PIXELS, TYPES, upright_size
 
 Outline = np.ndarray | rle.Rle  # a checked polygon (x, y, x, y, ... in pixels), or a mask
 KINDS = {dict: "a record", list: "a list", str: "a text"}
+
+
+class Whole(InputError):
+    """An error whose sentence names its file and the fix already."""
+
+
+def sentence(where: str, reason: InputError, fix: str) -> InputError:
+    return reason if isinstance(reason, Whole) else InputError(f"{where} {reason}: {fix}")
 
 
 class Content:
@@ -224,6 +232,14 @@ def png_mask(png: bytes) -> np.ndarray:
     except Exception as reason:  # its reader raises nearly everything
         raise InputError(f"has a mask that cannot be read as a PNG ({reason})") from None
     return values if values.ndim == 2 else values.any(2)
+
+
+def size_of(path: Path) -> tuple[int, int]:
+    """(height, width) of an image file as displayed."""
+    try:
+        return upright_size(path)
+    except InputError as error:
+        raise Whole(error) from None
 
 
 def image_size(data: bytes) -> tuple[int, int]:

@@ -16,7 +16,6 @@ import numpy as np
 
 from data import rle
 from data.errors import BadRecords, InputError
-from data.images import upright_size
 from data.readers.content import (
     Content,
     Outline,
@@ -29,7 +28,9 @@ from data.readers.content import (
     rectangle,
     remains,
     require,
+    sentence,
     short,
+    size_of,
 )
 from data.readers.image_files import ImageFiles, files_of_images
 from data.readers.source import Source, ellipse, head_of, top_keys
@@ -96,7 +97,7 @@ class Reading:
             found = self.files.find(name)
             width, height = slot.get("width"), slot.get("height")
             if found is not None and not (is_side(width) and is_side(height)):
-                height, width = upright_size(self.folder / found)
+                height, width = size_of(self.folder / found)
             kept = [one for one in annotations if is_of(one, slot.get("slot_name"))]
             masks: dict[str, rle.Rle] = {}
             for one in kept if is_side(width) and is_side(height) else ():
@@ -108,7 +109,7 @@ class Reading:
                 image = self.content.add_image(name, width, height, file.name)
                 self.images[name] = image
         except InputError as reason:
-            raise InputError(f"{file} {reason}: {FIX}") from None
+            raise sentence(str(file), reason, FIX) from None
         self.content.counts["annotations of further slots"] += len(annotations) - len(kept)
         new = [one for one in kept if id_of(one) not in self.ids[name]]
         self.content.counts["annotations that another file has"] += len(kept) - len(new)

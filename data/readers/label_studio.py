@@ -19,7 +19,7 @@ import numpy as np
 
 from data import rle
 from data.errors import BadRecords, InputError
-from data.images import SUFFIXES, upright_size
+from data.images import SUFFIXES
 from data.readers.content import (
     Content,
     Outline,
@@ -30,6 +30,8 @@ from data.readers.content import (
     polygon,
     remains,
     require,
+    sentence,
+    size_of,
 )
 from data.readers.image_files import ImageFiles, annotation_files
 from data.readers.source import Source, ellipse, head_of
@@ -84,7 +86,7 @@ def read(source: Source, bad: BadRecords) -> dict[str, Any]:
                 regions = regions_of(task)
                 image = add_image(content, task, regions, images, source.images[0])
             except InputError as reason:
-                error = InputError(f"{file}: task {task.id} {reason}: {FIX}")
+                error = sentence(f"{file}: task {task.id}", reason, FIX)
                 bad.note(error, file, f"task {task.id}")
                 continue
             for id_, region in regions.items():
@@ -209,7 +211,7 @@ def add_image(
     sizes = [[one.record.get(side) for side in SIZE] for one in regions.values()]
     size = next((each for each in sizes if None not in each), [None, None])
     if found is not None and None in size:
-        size = upright_size(folder / found)[::-1]
+        size = size_of(folder / found)[::-1]
     name = found or task.names[0].replace("\\", "/").rsplit("/", 1)[-1]
     return content.add_image(name, *size, f"task {task.id}")
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from data import rle
 from data.errors import BadRecords, InputError
-from data.images import SUFFIXES, upright_size
+from data.images import SUFFIXES
 from data.readers.content import (
     Content,
     Outline,
@@ -32,7 +32,9 @@ from data.readers.content import (
     rectangle,
     remains,
     require,
+    sentence,
     short,
+    size_of,
     united,
 )
 from data.readers.image_files import ImageFiles, files_of_images
@@ -119,7 +121,7 @@ class Reading:
             width, height = record.get("imageWidth"), record.get("imageHeight")
             found = self.files.find(listed, str(name.parent), name.stem)
             if found is not None and not (is_side(width) and is_side(height)):
-                height, width = upright_size(self.folder / found)
+                height, width = size_of(self.folder / found)
             elif found is None:
                 base = posixpath.basename(listed)
                 base = base if base.lower().endswith(SUFFIXES) else f"{name.stem}.png"
@@ -129,7 +131,7 @@ class Reading:
                     self.missing = True
             image = self.content.add_image(found, width, height, str(name))
         except InputError as reason:
-            raise InputError(f"{file} {reason}: {FIX}") from None
+            raise sentence(str(file), reason, FIX) from None
         if data:
             self.embedded[found] = str(file)
         return image

@@ -13,7 +13,6 @@ import numpy as np
 
 from data import rle
 from data.errors import BadRecords, InputError
-from data.images import upright_size
 from data.readers.content import (
     Content,
     Outline,
@@ -29,7 +28,9 @@ from data.readers.content import (
     rectangle,
     remains,
     require,
+    sentence,
     short,
+    size_of,
     unzipped,
 )
 from data.readers.image_files import ImageFiles, walk
@@ -111,10 +112,10 @@ def opened(
         if found is None or PurePosixPath(found).parent != folder:
             found = str(folder / base)
         elif not (is_side(width) and is_side(height)):
-            height, width = upright_size(root / found)
+            height, width = size_of(root / found)
         return content.add_image(found, width, height, str(name)), objects
     except InputError as reason:
-        raise InputError(f"{file} {reason}: {FIX}") from None
+        raise sentence(str(file), reason, FIX) from None
 
 
 def add_object(content: Content, image: dict, record: Any, file: Path, what: str) -> None:

@@ -11,14 +11,13 @@ import csv
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from data.errors import BadRecords, InputError
-from data.images import upright_size
 from data.readers.content import (
     Content,
     class_name,
@@ -29,7 +28,9 @@ from data.readers.content import (
     rectangle,
     remains,
     require,
+    sentence,
     short,
+    size_of,
 )
 from data.readers.image_files import ImageFiles, annotation_files
 from data.readers.source import Source, ellipse, head_of
@@ -68,6 +69,45 @@ def find(path: Path) -> dict[str, Source] | None:
 
 def read(source: Source, bad: BadRecords) -> dict[str, Any]:
     """The images as COCO content; classes sorted by name."""
+    entries, folder = all_entries(source, bad), source.images[0]
+    label_of = labelling(entries, source.path)
+    classes: set[str] = set()  # those of missing images too
+    for attributes in (each for entry in entries for each in attributes_of(entry)):
+        with contextlib.suppress(InputError):
+            classes.add(class_name(label_of(attributes)))
+    content, images = Content(bad, sorted(classes)), ImageFiles(folder)
+    names = [images.find(entry.name) for entry in entries]
+    missing = [entry for entry, name in zip(entries, names) if name is None]
+    for entry in missing:
+        error = InputError(
+            f"{entry.file}: {len(missing)} of {len(entries)} images are not in {folder}, the first "
+            f"is {missing[0].name}, and VIA writes no sizes: add them, or remove them from the file"
+        )
+        if len(missing) == len(entries):
+            raise error
+        bad.note(error, entry.file, entry.name)
+    for entry, name in zip(entries, names):
+        if name is None:
+            continue
+        try:
+            height, width = size_of(folder / name)
+            image = content.add_image(name, width, height, entry.name)
+        except InputError as reason:
+            error = sentence(f"{entry.file}: {entry.name}", reason, FIX)
+            bad.note(error, entry.file, entry.name)
+            continue
+        for number, region in enumerate(entry.regions):
+            what = f"region {number} of {entry.name}"
+            try:
+                add_region(content, image, region, label_of)
+            except InputError as reason:
+                bad.note(InputError(f"{entry.file}: {what} {reason}: {FIX}"), entry.file, what)
+                content.add(image, None, remains(points_of(region), image), broken=True)
+    return content.finished()
+
+
+def all_entries(source: Source, bad: BadRecords) -> list[Entry]:
+    """What all the files describe, each image once."""
     entries: dict[str, Entry] = {}
     for name in source.names:
         file = source.path / name
@@ -84,33 +124,7 @@ def read(source: Source, bad: BadRecords) -> dict[str, Any]:
                     "them"
                 )
                 bad.note(error, file, entry.name)
-    label_of = labelling(entries.values(), source.path)
-    classes: set[str] = set()  # those of missing images too
-    for attributes in (each for entry in entries.values() for each in attributes_of(entry)):
-        with contextlib.suppress(InputError):
-            classes.add(class_name(label_of(attributes)))
-    content, images = Content(bad, sorted(classes)), ImageFiles(source.images[0])
-    for entry in entries.values():
-        image_name = images.find(entry.name)
-        try:
-            if image_name is None:
-                raise InputError(
-                    f"{entry.file}: the image {entry.name} is not in {source.images[0]}, and VIA "
-                    "writes no sizes: add it, or remove it from the file"
-                )
-            height, width = upright_size(source.images[0] / image_name)
-            image = content.add_image(image_name, width, height, entry.name)
-        except InputError as error:
-            bad.note(error, entry.file, entry.name)
-            continue
-        for number, region in enumerate(entry.regions):
-            what = f"region {number} of {entry.name}"
-            try:
-                add_region(content, image, region, label_of)
-            except InputError as reason:
-                bad.note(InputError(f"{entry.file}: {what} {reason}: {FIX}"), entry.file, what)
-                content.add(image, None, remains(points_of(region), image), broken=True)
-    return content.finished()
+    return list(entries.values())
 
 
 def is_csv(file: Path) -> bool:
@@ -181,7 +195,7 @@ def cell(text: str) -> Any:
         return text
 
 
-def labelling(entries: Iterable[Entry], path: Path) -> Callable[[dict], str | None]:
+def labelling(entries: Sequence[Entry], path: Path) -> Callable[[dict], str | None]:
     """The function that gives the class of a region from its attributes.
 
     Raises:

@@ -179,6 +179,13 @@ def test_a_size_is_that_of_the_image_as_displayed(tmp_path):
     assert [read(tmp_path)["images"][0][side] for side in ("width", "height")] == [30, 40]
 
 
+def test_an_image_that_cannot_be_read_is_named(tmp_path):
+    write(tmp_path / "a.json", [], imageWidth=None)
+    (tmp_path / "a.jpg").write_bytes(b"no image")
+    with pytest.raises(InputError, match=r"^[^ ]*a\.jpg cannot be read as an image [^:]*: replace"):
+        read(tmp_path)
+
+
 def test_folders_and_splits(tmp_path):
     for place in ("labels/train/a", "labels/train/b", "labels/valid/a", "labels/c"):
         write(tmp_path / f"{place}.json", [shape()], image=False)

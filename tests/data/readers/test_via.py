@@ -206,9 +206,12 @@ def test_a_broken_region_is_named_and_ignored(tmp_path, broken, words):
     [
         ({"filename": None}, r"image b\.jpg77 has filename None where a text"),
         ({"regions": 3}, r"image b\.jpg77 has the regions 3 where a list"),
-        ({"filename": "gone.jpg"}, r"the image gone\.jpg is not in .* and VIA writes no sizes"),
-        ({"filename": "../../a.jpg"}, r"is about the image a\.jpg, which a\.jpg is about too"),
-        ({"filename": "/etc/passwd"}, "the image /etc/passwd is not in"),
+        ({"filename": "gone.jpg"}, r"1 of 2 images are not in .*, the first is gone\.jpg, and VIA"),
+        (
+            {"filename": "../../a.jpg"},
+            r"json: \.\./\.\./a\.jpg is about the image a\.jpg, which a\.jpg is",
+        ),
+        ({"filename": "/etc/passwd"}, "1 of 2 images are not in .*, the first is /etc/passwd"),
     ],
 )
 def test_a_broken_image_is_named(tmp_path, change, words):
@@ -219,6 +222,12 @@ def test_a_broken_image_is_named(tmp_path, change, words):
         read(root)
     found = read(root, skip=True)
     assert [one["file_name"] for one in found["images"]] == ["a.jpg"] and len(found["bad"]) == 1
+
+
+def test_no_image_at_all(tmp_path):
+    root = write(tmp_path / "set", entries(a=[region()], b=[]), images="")
+    with pytest.raises(InputError, match="2 of 2 images are not in .*, the first is a.jpg"):
+        read(root, skip=True)
 
 
 def test_broken_files_are_named(tmp_path):
