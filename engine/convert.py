@@ -5,6 +5,7 @@ import csv
 import os
 import re
 import shutil
+from collections import defaultdict
 from pathlib import Path
 
 from data import readers, records
@@ -25,7 +26,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("data", type=Path, help="folder or file of the data set; it is only read")
     parser.add_argument("out", type=Path, help="new folder")
     parser.add_argument("--to", required=True, choices=WRITERS, help="format to write")
-    parser.add_argument("--format", metavar="NAME", help="of the data set, where several fit")
+    options.add_option(parser, "format", help="of the data set, where several fit")
     parser.add_argument("--no-images", action="store_true", help="write the annotations alone")
     parser.add_argument(
         "--strict", action="store_true", help="end at the first thing that --to cannot hold"
@@ -43,12 +44,14 @@ def read(opts: argparse.Namespace, bad: BadRecords) -> tuple[str, dict[str, tupl
     sources = convert(sources, list(sources), cache, opts.skip_bad_records, report=info)
     if "all" in sources and "train" not in sources:
         sources["train"] = sources.pop("all")
-    contents = {}
+    contents, told = {}, defaultdict(list)
     for split, source in sources.items():
         notes: list[str] = []
         contents[split] = content.load(source.path, bad, notes, opts.keep_crowds)
         for note in notes:
-            info(f"{split}: {note}")
+            told[note].append(split)
+    for note, splits in told.items():
+        info(f"{', '.join(splits)}: {note}")
     content.join_classes(contents)
     return title, {split: (sources[split], contents[split]) for split in sources}
 

@@ -14,7 +14,6 @@ from data.writers import WRITERS, cvat
 from engine import convert
 from engine.interrupt import Interrupted
 
-BACK = ["coco", "yolo", "labelme", "cvat", "masks", "ids"]  # formats that are read again
 
 
 @pytest.fixture(autouse=True)
@@ -53,7 +52,7 @@ def listing(folder):
     return {str(path): path.stat().st_mtime_ns for path in sorted(folder.rglob("*"))}
 
 
-@pytest.mark.parametrize("name", BACK)
+@pytest.mark.parametrize("name", WRITERS)
 def test_there_and_back(tiny_coco, tmp_path, name):
     """Masks, classes, unused classes, images without objects and their files stay."""
     before = listing(tiny_coco.root)
