@@ -130,11 +130,11 @@ def tidy(split: str, split_content: Content, by_stem: bool, lost: Losses) -> Non
     """
     images = split_content["images"]
     names = [os.path.normpath(image["file_name"].replace("\\", "/")) for image in images]
-    for name in names:
+    for name in [*names, *(one["name"] for one in split_content["categories"])]:
         try:
             name.encode("utf-8")
         except UnicodeEncodeError:
-            raise InputError(f"{name!r} is no name in UTF-8: rename the image") from None
+            raise InputError(f"{name!r} is no UTF-8 text: rename the image or the class") from None
     first = {name.partition("/")[0] for name in names}
     while len(first) == 1 and split_of(min(first)) in (split, "images") and min(first) not in names:
         names = [name.partition("/")[2] for name in names]

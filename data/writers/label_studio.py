@@ -16,7 +16,7 @@ from xml.sax.saxutils import quoteattr
 import numpy as np
 
 from data import rle
-from data.writers.shapes import row_runs
+from data.writers.shapes import relative, row_runs
 from data.writers.target import Losses, Object, Splits, Wrap, images_of, new_file, without
 
 NAME, TITLE, BY_STEM = "label-studio", "Label Studio json", False
@@ -77,7 +77,7 @@ def region(one: Object, lost: Losses) -> dict[str, Any]:
             "rotation": 0,
         }  # fmt: skip
     elif len(one.parts) == 1:
-        points = one.parts[0] * 100 / (width, height)
+        points = relative(one.parts[0], (width, height), 100.0)
         kind, value = "polygon", {"points": points.tolist(), "closed": True}
     else:
         inside, (left, top) = rle.decode_inside(one.mask())

@@ -102,6 +102,18 @@ def editable(annotation: dict) -> dict:
     return annotation | {"segmentation": polygons}
 
 
+def relative(points: Ring, size: tuple[int, int], whole: float = 1.0) -> Ring:
+    """Points as parts of an image of this size (width, height), which is `whole`.
+
+    part * size / whole is the point again, or a number just above it. COCO's rule for polygons
+    rounds at tenths of a pixel: a number below one, however near, may be drawn as another mask.
+    """
+    parts = points * whole / size
+    lower = np.nextafter(parts, -np.inf)
+    parts = np.where(lower * size / whole >= points, lower, parts)
+    return np.where(parts * size / whole < points, np.nextafter(parts, np.inf), parts)
+
+
 def row_runs(inside: np.ndarray, left: int, top: int, height: int, width: int) -> np.ndarray:
     """A mask [h,w] with its corner at (left, top) of an image -> run lengths along the rows of the
     image, the first of background.

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from data import rle
-from data.writers.shapes import bridged, traced
+from data.writers.shapes import bridged, relative, traced
 from data.writers.target import Losses, Object, Splits, Wrap, images_of, new_file, stem_of, without
 
 NAME, TITLE, BY_STEM = "yolo", "YOLO-seg", True
@@ -26,11 +26,11 @@ def write(folder: Path, splits: Splits, lost: Losses, wrap: Wrap) -> None:
     lines = [f"{split}: images/{split}" for split in splits] + ["names:"]
     for split, content in splits.items():
         for image, objects in images_of(content, wrap):
-            size = np.array((image["width"], image["height"]), float)
+            size = image["width"], image["height"]
             path = new_file(folder / "labels" / split / f"{stem_of(image['file_name'])}.txt")
             rows = []
             for one in without(image, objects, lost):
-                numbers = (outline(one, lost) / size).ravel().tolist()
+                numbers = relative(outline(one, lost), size).ravel().tolist()
                 rows.append(" ".join([str(one.category), *map(repr, numbers)]) + "\n")
             path.write_text("".join(rows))
         names = [each["name"] for each in content["categories"]]

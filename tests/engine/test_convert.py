@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 from PIL import Image
 from pycocotools.coco import COCO
+from scipy import ndimage
 
+from data import rle
 from data.errors import InputError
 from data.writers import WRITERS, cvat
 from engine import convert
 from engine.interrupt import Interrupted
-
 
 
 @pytest.fixture(autouse=True)
@@ -81,6 +82,49 @@ def test_coco_keeps_all_ids_and_crowds(tiny_coco, tmp_path, capsys):
     assert new["images"][0]["void"]["size"] == [48, 64]
     line = capsys.readouterr().out.splitlines()[-1]
     assert "12 images (train 6, val 6), 16 objects, 4 classes" in line
+
+
+def test_masks_through_all_formats(tmp_path):
+    """Noise, blobs and rings that overlap, of two classes, from format to format."""
+    rng = np.random.default_rng(0)
+    images = [{"id": 7 * n, "file_name": f"{n}.png", "width": 70, "height": 50} for n in range(3)]
+    annotations = []
+    for image in images:
+        for number in range(6 * (image["id"] != 7)):
+            smooth = ndimage.gaussian_filter(rng.random((50, 70)), rng.choice([0, 1, 3]))
+            mask = (smooth > np.quantile(smooth, 0.7)) & (np.arange(70) > rng.integers(0, 60))
+            segmentation = rle.to_json(rle.encode(mask[None])[0])
+            annotations.append(
+                {"id": len(annotations) + 1, "image_id": image["id"], "iscrowd": 0}
+                | {"category_id": 1 + number % 2, "segmentation": segmentation}
+            )
+    categories = [{"id": id_, "name": name} for id_, name in ((1, "ä b"), (2, "c/d"), (3, "e"))]
+    root = tmp_path / "start"
+    (root / "annotations").mkdir(parents=True)
+    (root / "train").mkdir()
+    for image in images:
+        Image.new("RGB", (70, 50)).save(root / "train" / image["file_name"])
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    (root / "annotations" / "instances_train.json").write_text(json.dumps(content))
+    last = root
+    for name in ("cvat", "labelme", "label-studio", "masks", "coco"):
+        run(last, tmp_path / name, "--to", name, "--strict")
+        last = tmp_path / name
+    (old, names), (new, classes) = objects_of(root), objects_of(last)
+    same_masks(old, new)
+    assert len(annotations) == 12 and names == classes
+    assert [one[2] for each in old.values() for one in each] == [
+        one[2] for each in new.values() for one in each
+    ]
+
+
+@pytest.mark.parametrize("name", ["yolo", "label-studio"])
+def test_polygons_relative_to_the_image_keep_their_masks(shared, tmp_path, name):
+    source = shared / "datasets" / "coco-mini"
+    run(source, tmp_path / "there", "--to", name)
+    run(tmp_path / "there", tmp_path / "back", "--to", "coco")
+    for split in ("train", "val"):
+        same_masks(*(objects_of(root, split)[0] for root in (source, tmp_path / "back")))
 
 
 @pytest.mark.parametrize("name", ["labelme", "cvat"])
@@ -206,3 +250,13 @@ def test_boxes_stay_boxes(tiny_coco, tmp_path):
         assert len(found) == len(content["annotations"])
         assert all(one["segmentation"] == [] for one in found)
         assert np.allclose([one["bbox"] for one in found], [1.5, 2.5, 10, 20])
+
+
+@pytest.mark.parametrize("key", ["images", "categories"])
+def test_names_that_no_text_file_holds(tiny_coco, tmp_path, key):
+    name = {"images": "file_name", "categories": "name"}[key]
+    tiny_coco.content[key][0][name] = "\ud800.png"
+    tiny_coco.json.write_text(json.dumps(tiny_coco.content))
+    with pytest.raises(InputError, match="is no UTF-8 text: rename"):
+        run(tiny_coco.json, tmp_path / "there", "--to", "labelme", "--no-images")
+    assert not (tmp_path / "there").exists()

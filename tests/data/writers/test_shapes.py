@@ -6,7 +6,7 @@ from pycocotools import mask as coco_mask
 from scipy import ndimage
 
 from data import rle
-from data.writers.shapes import bridged, editable, row_runs, simplified, traced
+from data.writers.shapes import bridged, editable, relative, row_runs, simplified, traced
 
 
 def random_masks():
@@ -109,3 +109,13 @@ def test_only_masks_without_holes_become_polygons():
     mask[4, 4] = False
     holed = {"id": 1, "segmentation": rle.encode_inside(mask)}
     assert editable(holed) is holed
+
+
+@pytest.mark.parametrize("whole", [1.0, 100.0])
+def test_parts_of_a_size_are_the_same_points_again_or_just_above(whole):
+    rng = np.random.default_rng(0)
+    for width, height in rng.integers(1, 3000, (50, 2)):
+        points = (rng.random((200, 2)) * (width, height)).round(rng.integers(0, 3))
+        back = relative(points, (width, height), whole) * (width, height) / whole
+        assert (back >= points).all() and (back - points <= 2 * np.spacing(points)).all()
+        assert (back == points).mean() > 0.5
