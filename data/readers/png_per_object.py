@@ -5,6 +5,7 @@ with masks/x/*.png. Masks may overlap. All objects are of one class, unless a ta
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,8 @@ def mask_folders(root: Path) -> list[str]:
         found = [f"masks/{one.name}" for one in subfolders(root / "masks") if masks_in(one)]
         return found if found and not images_of(root).keys().isdisjoint(found) else []
     folders = [one for one in subfolders(root) if (one / "masks").is_dir()]
-    if not any(is_object_folder(one) for one in folders[:LOOKED_AT]):
+    filled = (one for one in folders if masks_in(one / "masks"))
+    if not any(is_object_folder(one) for one in itertools.islice(filled, LOOKED_AT)):
         return []
     return [f"{one.name}/masks" for one in folders]
 

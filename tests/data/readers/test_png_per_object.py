@@ -63,6 +63,16 @@ def test_a_folder_for_each_image(tmp_path):
     assert content["counts"] == {"images without a folder of masks": 1}
 
 
+def test_many_images_without_objects_first(tmp_path):
+    write_dsb(tmp_path, ["z"])
+    for name in "abcdefgh":
+        save(tmp_path / name / "images" / f"{name}.png", np.zeros(SIZE, np.uint8))
+        (tmp_path / name / "masks").mkdir()
+    content = read(tmp_path)
+    check(content, masks_of())
+    assert len(content["images"]) == 9
+
+
 def test_a_folder_of_masks_for_each_image(tmp_path):
     write(tmp_path / "images/a.jpg.tif", tmp_path / "masks/a.jpg")
     write(tmp_path / "images/b.tif", tmp_path / "masks/b", count=1)
