@@ -84,12 +84,13 @@ def located(file: Path, entry: str) -> str | None:
     return None
 
 
-def resolutions(file: Path) -> Iterator[str]:
-    """What became of each path, in words."""
-    for split, entries in entries_of(file).items():
+def resolutions(file: Path, split: str) -> Iterator[str]:
+    """What became of the paths of a split, and the paths of others that are missing, in words."""
+    for key, entries in entries_of(file).items():
         for entry in entries:
             place = located(file, entry)
-            yield f"{split}: {entry} is {'missing' if place is None else file.parent / place}"
+            if place is None or key == split:
+                yield f"{key}: {entry} is {'missing' if place is None else file.parent / place}"
 
 
 def normal(path: str) -> str:

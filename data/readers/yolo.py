@@ -52,7 +52,7 @@ def find(path: Path) -> dict[str, Source] | None:
         if places:
             sources[split] = source(file, root, split, images_at(root, places))
     if not sources:
-        tried = "; ".join(resolutions(file))
+        tried = "; ".join(resolutions(file, "train"))
         raise InputError(
             f"{file} names no folder of images that is there ({tried}): correct its paths, or put "
             "it into the folder of the data set"
@@ -128,7 +128,8 @@ def read(source: Source, bad: BadRecords) -> dict[str, Any]:
             "add them, in folders called labels beside those called images"
         )
     found = content.finished(names)
-    found["notes"] = list(resolutions(source.path)) if source.path.name not in NAME_FILES else []
+    if source.path.name not in NAME_FILES:
+        found["notes"] = list(resolutions(source.path, source.split))
     return found
 
 

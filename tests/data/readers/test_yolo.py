@@ -260,7 +260,7 @@ def test_a_set_is_opened(make, tmp_path):
     assert rle.decode(annotation.rles, (20, 40))[0].sum() == 100 and annotation.labels == [1]
     summary = sets["train"].summary()
     assert ": 1 box" in summary
-    assert f"train: images/train is {root / 'images/train'}" in summary
+    assert f"train: images/train is {root / 'images/train'}" in summary and "val: " not in summary
 
 
 def test_reading_is_fast(make):
