@@ -26,6 +26,7 @@ from types import ModuleType
 from data.errors import InputError
 from data.images import SUFFIXES
 from data.readers import (
+    ade20k,
     cityscapes,
     coco,
     cvat_masks,
@@ -66,6 +67,7 @@ READERS = (
     datumaro,
     davis,
     openimages,
+    ade20k,
     supervisely,
 )
 TOGETHER = {"voc", "sbd"}  # one data set: SBD adds training images to VOC
