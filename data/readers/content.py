@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from data import records, rle
 from data.errors import BadRecords, InputError
@@ -243,11 +243,12 @@ def size_of(path: Path) -> tuple[int, int]:
 
 
 def image_size(data: bytes) -> tuple[int, int]:
-    """(height, width) of an image file in memory."""
+    """(height, width) of an image file in memory, as displayed."""
     try:
         with Image.open(io.BytesIO(data), formats=TYPES) as file:
             require_pixels(file)
-            return file.height, file.width
+            turned = file.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
+            return (file.width, file.height) if turned else (file.height, file.width)
     except UnidentifiedImageError:
         raise InputError("has an image of no known type") from None
     except Exception as reason:

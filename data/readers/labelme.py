@@ -61,7 +61,7 @@ def find(path: Path) -> dict[str, Source] | None:
 def read(source: Source, bad: BadRecords) -> dict[str, Any]:
     """The images as COCO content; classes in the order of labels.txt if there, else sorted.
 
-    "embedded": file name -> path of the json that holds the image, if images have no file.
+    "embedded": file name -> path of the image or the json that holds it, if some have no file.
     """
     classes = source.path / CLASSES
     listed = lines_of(classes, "write one label per line") if classes.is_file() else []
@@ -78,13 +78,14 @@ def read(source: Source, bad: BadRecords) -> dict[str, Any]:
             bad.note(error, file, "the file")
             continue
         reading.add_objects(reading.objects(record["shapes"], image, file), image)
-    # All images of a set are in one folder, so those that have a file are written with the others.
+    # A set has its images in one folder, so those that have a file are written with the others.
     return reading.content.finished() | {"embedded": reading.embedded if reading.missing else {}}
 
 
 def embedded_image(path: Path) -> bytes:
-    """The image file that a json of LabelMe holds."""
-    return base64_bytes(load_json(path)["imageData"])
+    """The content of an image file, or of the one that a json of LabelMe holds."""
+    is_json = path.suffix.lower() == ".json"
+    return base64_bytes(load_json(path)["imageData"]) if is_json else path.read_bytes()
 
 
 def is_labelme(path: Path) -> bool:
@@ -108,8 +109,8 @@ class Reading:
 
     def __init__(self, source: Source, bad: BadRecords, classes: list[str]) -> None:
         self.content, self.bad = Content(bad, classes), bad
-        self.embedded: dict[str, str] = {}  # file name -> the json that holds the image
-        self.missing = False
+        self.embedded: dict[str, str] = {}  # file name -> the file that holds the image
+        self.missing = False  # an image that only its json holds
         self.folder = source.images[0]
         self.files = ImageFiles(self.folder)
 
@@ -119,7 +120,9 @@ class Reading:
             listed, data = record.get("imagePath"), record.get("imageData")
             listed = listed.replace("\\", "/") if isinstance(listed, str) else ""
             width, height = record.get("imageWidth"), record.get("imageHeight")
-            found = self.files.find(listed, str(name.parent), name.stem)
+            found, held = self.files.find(listed, str(name.parent), name.stem), ""
+            if found is not None:
+                held = str(self.folder / found)
             if found is not None and not (is_side(width) and is_side(height)):
                 height, width = size_of(self.folder / found)
             elif found is None:
@@ -128,12 +131,12 @@ class Reading:
                 found = str(name.parent / base)
                 if data:
                     height, width = image_size(base64_bytes(data))
-                    self.missing = True
+                    held, self.missing = str(file), True
             image = self.content.add_image(found, width, height, str(name))
         except InputError as reason:
             raise sentence(str(file), reason, FIX) from None
-        if data:
-            self.embedded[found] = str(file)
+        if held:
+            self.embedded[found] = held
         return image
 
     def objects(self, shapes: list, image: dict, file: Path) -> dict[tuple, Parts]:

@@ -155,19 +155,28 @@ def test_the_image_is_found(tmp_path, listed, image, name):
 
 
 def test_an_image_without_file_is_in_its_json(tmp_path):
-    data = io.BytesIO()
-    Image.new("RGB", (40, 30), "red").save(data, "PNG")
+    root, data = tmp_path / "set", io.BytesIO()
+    image = Image.new("RGB", (30, 40), "red")
+    exif = image.getexif()
+    exif[0x0112] = 6
+    image.save(data, "PNG", exif=exif)
     text = base64.b64encode(data.getvalue()).decode()
-    write(tmp_path / "set" / "a.json", [shape()], imageData=text)
-    assert read(tmp_path / "set")["embedded"] == {}
-    write(tmp_path / "set" / "b.json", [shape()], image=False, imageData=text, imageWidth=None)
-    opened = open_datasets(tmp_path / "set", splits=("all",), cache=tmp_path / "cache")["all"]
-    assert [opened.images[i].file_name for i in (0, 1)] == ["a.jpg", "b.jpg"]
-    image, annotation = opened.read(1)
-    assert image.getpixel((0, 0)) == (255, 0, 0) and len(annotation.rles) == 1
-    write(tmp_path / "set" / "b.json", [], image=False, imageData="eHh4")
-    with pytest.raises(InputError, match=r"b\.json has an image of no known type"):
-        read(tmp_path / "set")
+    write(root / "a.json", [shape()])
+    write(root / "b.json", [shape()], imageData=text)
+    assert read(root)["embedded"] == {}
+    write(root / "c.json", [shape()], image=False, imageData=text, imageWidth=None)
+    opened = open_datasets(root, splits=("all",), cache=tmp_path / "cache")["all"]
+    assert [one.file_name for one in map(opened.images.__getitem__, range(3))] == [
+        "a.jpg",
+        "b.jpg",
+        "c.jpg",
+    ]
+    colours = [opened.read(index)[0].getpixel((0, 0)) for index in range(3)]
+    assert colours == [(0, 0, 0), (0, 0, 0), (255, 0, 0)]
+    assert len(opened.annotation(2).rles) == 1
+    write(root / "c.json", [], image=False, imageData="eHh4")
+    with pytest.raises(InputError, match=r"c\.json has an image of no known type"):
+        read(root)
 
 
 def test_a_size_is_that_of_the_image_as_displayed(tmp_path):
