@@ -111,6 +111,11 @@ class CocoDataset:
                 wholly.append(f"{category.name} ({len(found)})")
         read = np.isin(labels, brush) & (kinds == BRUSH)
         kinds[read] = OBJECT
+        if number := np.count_nonzero(kinds == BRUSH):
+            self.notes.append(
+                f"{number} brush masks are marked iscrowd by an annotation tool in classes that "
+                "have other objects, and stay crowds; --crowd-as-instances makes them objects"
+            )
         if brush:
             names = [self.categories[index].name for index in brush]
             warnings.warn(
