@@ -145,6 +145,12 @@ class CocoDataset:
         rows = self._store.rows(self.images.positions[index])
         return self._store.labels[rows][self._store.kinds[rows] == OBJECT]
 
+    def crowd_labels(self, index: int) -> np.ndarray:
+        """Class indices of the crowds of one image."""
+        rows = self._store.rows(self.images.positions[index])
+        kinds = self._store.kinds[rows]
+        return self._store.labels[rows][(kinds != OBJECT) & (kinds != BROKEN)]
+
     def with_objects(self) -> list[int]:
         """The images that have objects; crowds are none."""
         return np.flatnonzero(self.objects_per_image()).tolist()
@@ -191,6 +197,14 @@ class CocoDataset:
             image_id=record.id,
             orig_size=size,
         )
+
+    def as_in_file(self, index: int) -> tuple[list[list[np.ndarray]], np.ndarray]:
+        """The polygons of each object of one image, none of an RLE, and their areas in the file, 0
+        where it has none.
+        """
+        rows = self._store.rows(self.images.positions[index])
+        objects = rows.start + np.flatnonzero(self._store.kinds[rows] == OBJECT)
+        return [self._store.polygons(row) for row in objects], self._store.areas[objects]
 
     def ground_truth(self, indices: Sequence[int] | None = None) -> dict[str, Any]:
         """The readable images (of `indices`) as a COCO dict of RLEs for pycocotools.

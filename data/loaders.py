@@ -65,9 +65,6 @@ class Batches(DataLoader):
         workers: int,
         collate: Callable[[list], Any] = collate,
     ) -> None:
-        # Forked workers share the set; started otherwise, each would hold a copy. Outside Linux
-        # forking is not safe, or missing.
-        fork = sys.platform == "linux" and "fork" in multiprocessing.get_all_start_methods()
         super().__init__(
             samples,
             batch_sampler=sampler,
@@ -75,7 +72,7 @@ class Batches(DataLoader):
             collate_fn=functools.partial(collate_loaded, collate=collate),
             generator=torch.Generator(),  # else it would draw from the generator of the training
             worker_init_fn=ignore_signals,
-            multiprocessing_context="fork" if workers and fork else None,
+            multiprocessing_context=worker_context(workers),
         )
 
     def __iter__(self) -> Iterator[PackedBatch]:
@@ -270,6 +267,14 @@ def collate_loaded(loaded: list[Loaded], collate: Callable[[list], Any]) -> Load
             return Loaded(one.item, bad)
     samples = [one.item for one in loaded if one.item is not None]
     return Loaded(collate(samples) if samples else None, bad)
+
+
+def worker_context(workers: int) -> str | None:
+    """How workers start. Forked ones share the set; started otherwise, each would hold a copy.
+    Outside Linux forking is not safe, or missing.
+    """
+    fork = sys.platform == "linux" and "fork" in multiprocessing.get_all_start_methods()
+    return "fork" if workers and fork else None
 
 
 def ignore_signals(worker: int) -> None:

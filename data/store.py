@@ -57,6 +57,11 @@ class Store:
         counts = self._void[position]
         return masks, [{"size": list(size), "counts": counts}] if counts else []
 
+    def polygons(self, row: int) -> list[np.ndarray]:
+        """The polygons of a row, none if it has an RLE."""
+        place = self._order[row]
+        return unpack_polygons(self._outlines[place]) if self._drawn[place] else []
+
     def _mask(self, place: int, size: tuple[int, int]) -> rle.Rle:
         outline = self._outlines[place]
         if not self._drawn[place]:

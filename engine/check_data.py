@@ -1,0 +1,154 @@
+"""Entry: a data set -> a page with what is in it and what is wrong with it, before a training."""
+
+import argparse
+import csv
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+from data.dataset import CocoDataset
+from data.errors import InputError, counted
+from data.inspection import Facts, facts_of
+from data.opening import PARTS, divide, open_datasets
+from engine import files, options, values
+from engine.findings import ERROR, Finding, find_all
+from engine.fit import fit_to_data
+from engine.log import info, progress
+from engine.options import TrainOptions
+from engine.recipes import FITTED
+from engine.report import data_page
+
+CHECKS = Path("checks")
+PAGE, LIST = "report.html", "problems.csv"
+RECIPE = "small-pretrained"  # of own data, where ImageNet weights are at hand
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    parser = options.Parser("Check a data set before a training: what is in it, what is wrong.")
+    parser.add_argument("folder", type=Path, nargs="?", help="the same as --data")
+    options.add_out(parser, "new folder for the page; checks/NNN if not given")
+    group = parser.add_argument_group("data")
+    names = ("data", "format", "train_json", "val_json", "images", "val_fraction")
+    for name in (*names, "crowd_as_instances", "keep_crowds"):
+        options.add_option(group, name)
+    group = parser.add_argument_group("training, for which the data are checked")
+    options.add_option(group, "recipe", default=RECIPE)
+    for name in ("model", "set", "image_size"):
+        options.add_option(group, name, default=None)
+    group = parser.add_argument_group("machine")
+    number = values.default_workers()
+    options.add_option(group, "workers", default=number, help="processes; 0 reads in line")
+    opts = parser.parse_args(argv)
+    if opts.folder and opts.data:
+        raise InputError(f"{opts.folder} and --data {opts.data} are two data sets; give one")
+    opts.data = opts.folder or opts.data
+    return opts
+
+
+def open_all(opts: argparse.Namespace) -> tuple[dict[str, CocoDataset], list[str]]:
+    """Every split, data without a validation split divided as a training does it; and what was
+    said while they were opened.
+    """
+    said: list[str] = []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        sets = open_datasets(
+            opts.data,
+            opts.train_json,
+            opts.val_json,
+            opts.images,
+            splits=None,
+            format=opts.format,
+            cache=options.DATASETS,
+            crowd_as_instances=opts.crowd_as_instances,
+            keep_crowds=opts.keep_crowds,
+            skip_bad=True,
+            report=said.append,
+        )
+        if "all" in sets and "train" not in sets:
+            sets = {"train": sets.pop("all"), **sets}
+            sets["train"].name = "train"
+        if "train" in sets and "val" not in sets:
+            parts = divide(sets["train"], PARTS, opts.val_fraction, None, said.append)
+            if parts["val"] is not parts["train"]:
+                sets = parts | {split: sets[split] for split in sets if split != "train"}
+    return sets, said + [str(one.message) for one in caught]
+
+
+def read_facts(sets: dict[str, CocoDataset], workers: int) -> dict[str, list[Facts]]:
+    found = {}
+    with progress(total=sum(map(len, sets.values())), unit="image") as bar:
+        for split, one in sets.items():
+            bar.set_description(f"checking {split}", refresh=False)
+            found[split] = []
+            for facts in facts_of(one, workers):
+                found[split].append(facts)
+                bar.update()
+    return found
+
+
+def training(opts: argparse.Namespace, sets: dict[str, CocoDataset]) -> tuple[TrainOptions, dict]:
+    """The options of a training on these data, and the reasons of those that follow from them."""
+    names = ("recipe", "model", "set", "image_size")
+    trained = TrainOptions(**{name: getattr(opts, name) for name in names})
+    fits = trained.recipe in FITTED and "train" in sets and sets["train"].with_objects()
+    return trained, fit_to_data(trained, sets["train"]) if fits else {}
+
+
+def write_list(path: Path, findings: Sequence[Finding]) -> None:
+    """Every place of every finding."""
+    rows = [("level", "what", "split", "image", "where")]
+    for one in findings:
+        places = one.places or [one.whole()]
+        rows += [(one.level, one.title, each.split, each.image, each.text) for each in places]
+    with open(path, "w", encoding="utf-8", errors="backslashreplace", newline="") as file:
+        csv.writer(file).writerows(rows)
+
+
+def verdict(sets: dict[str, CocoDataset], findings: Sequence[Finding]) -> str:
+    """One line: what was checked, what must be corrected, what deserves a look."""
+    numbers = {
+        "image": sum(map(len, sets.values())),
+        "object": sum(int(one.objects_per_image().sum()) for one in sets.values()),
+        "class": len(next(iter(sets.values())).categories),
+    }
+    checked = ", ".join(counted(number, noun) for noun, number in numbers.items())
+    errors = [f"{one.title} ({one.count:,})" for one in findings if one.level == ERROR]
+    looks = [f"{one.title} ({one.count:,})" for one in findings if one.level != ERROR]
+    if errors:
+        text = f"NOT READY, {checked}; to correct: {', '.join(errors)}"
+    else:
+        text = f"READY, {checked}"
+    return text + (f"; to look at: {', '.join(looks)}" if looks else "")
+
+
+def main(argv: list[str]) -> int:
+    """Exit code 2 if the data must be corrected.
+
+    Raises:
+        InputError: if the data cannot be opened.
+    """
+    opts = parse(argv)
+    files.require_free(opts.out, opts.overwrite, PAGE)
+    sets, said = open_all(opts)
+    for text in said:
+        info(text)
+    trained, reasons = training(opts, sets)
+    facts = read_facts(sets, opts.workers)
+    findings = find_all(sets, facts, trained)
+    line = verdict(sets, findings)
+    content = data_page.Content(
+        str(opts.data or opts.train_json or opts.val_json), line, said, sets, facts, findings,
+        trained, reasons,
+    )  # fmt: skip
+    out = opts.out or files.next_free(CHECKS)
+    with files.appearing(out, opts.overwrite, PAGE) as folder:
+        write_list(folder / LIST, findings)
+        text = data_page.build(content)
+        (folder / PAGE).write_text(text, encoding="utf-8", errors="backslashreplace")
+    info(f"{line}: {out / PAGE}")
+    return 2 if any(one.level == ERROR for one in findings) else 0
+
+
+if __name__ == "__main__":
+    options.run_entry(main)
