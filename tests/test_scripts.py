@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from torch.distributed import run as torchrun
 
-from engine import train
+from engine import convert, train
 from engine.tools import (
     benchmark,
     benchmark_maskrcnn,
@@ -108,6 +108,13 @@ def test_reproducing_takes_the_options_of_a_training(tmp_path):
     own = train.parse(recipe(tmp_path, "reproduce.sh", *words, entry=reproduce).training)
     assert (own.data, own.epochs, own.set["num_queries"]) == (Path("x"), 1.0, 70)
     assert own.set["depths"] == (2, 2, 2, 2)
+
+
+def test_converting_takes_a_set_a_folder_and_a_format(tmp_path):
+    words = "in out --to label-studio --no-images --strict --format labelme"
+    opts = recipe(tmp_path, "convert.sh", *words.split(), entry=convert)
+    assert (opts.data, opts.out, opts.to) == (Path("in"), Path("out"), "label-studio")
+    assert opts.no_images and opts.strict and opts.format == "labelme"
 
 
 def test_inspecting_takes_a_model_and_sizes(tmp_path):

@@ -188,17 +188,23 @@ def test_a_stop_leaves_nothing(tiny_coco, tmp_path, monkeypatch):
     assert not (tmp_path / "there").exists()
 
 
-def test_images_of_another_size_and_missing_ones(tiny_coco, tmp_path, capsys):
+def test_images_of_another_size(tiny_coco, tmp_path):
     Image.new("RGB", (5, 6)).save(tiny_coco.images / "0.png")
-    (tiny_coco.images / "2.png").unlink()
     with pytest.raises(InputError, match=r"0.png is 5 x 6 .* have 64 x 48: correct"):
         run(tiny_coco.root, tmp_path / "there", "--to", "coco")
-    run(tiny_coco.root, tmp_path / "there", "--to", "coco", "--skip-bad-records")
-    old, new = objects_of(tiny_coco.root)[0], objects_of(tmp_path / "there")[0]
-    del old["0.png"], old["2.png"]
-    same_masks(old, new)
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_what_is_bad_is_left_out_and_listed(tiny_coco, tmp_path, capsys, name):
+    """The lists lie beside the set, which is read again."""
+    (tiny_coco.images / "2.png").unlink()
+    run(tiny_coco.root, tmp_path / "there", "--to", name, "--skip-bad-records")
     assert "2.png is missing" in capsys.readouterr().out
-    assert len(json.loads((tmp_path / "there" / "skipped.json").read_text())) == 4
+    assert len(json.loads((tmp_path / "there" / "skipped.json").read_text())) == 2
+    run(tmp_path / "there", tmp_path / "back", "--to", "coco")
+    old, new = objects_of(tiny_coco.root)[0], objects_of(tmp_path / "back")[0]
+    del old["2.png"]
+    same_masks(old, new)
 
 
 def test_images_that_differ_in_the_suffix_alone(tmp_path):
@@ -225,6 +231,18 @@ def test_images_that_differ_in_the_suffix_alone(tmp_path):
         assert copied == (root / "train" / names[number]).read_bytes()
     run(root, tmp_path / "coco", "--to", "coco")
     assert {path.name for path in (tmp_path / "coco" / "train").iterdir()} == set(names)
+
+
+def test_crowds_and_void_of_labelme_are_void(tiny_coco, tmp_path):
+    run(tiny_coco.root, tmp_path / "there", "--to", "labelme")
+    run(tmp_path / "there", tmp_path / "back", "--to", "coco")
+    path = tmp_path / "back" / "annotations" / "instances_train.json"
+    void = {one["file_name"]: one.get("void") for one in json.loads(path.read_text())["images"]}
+    rows = np.zeros((48, 64), bool)
+    rows[:3] = True
+    assert (rle.decode([void.pop("0.png")], rows.shape)[0] == rows).all()
+    assert (rle.decode([void.pop("2.png")], (64, 48))[0] == tiny_coco.masks[9]).all()
+    assert not any(void.values())
 
 
 def test_a_set_without_splits_is_for_training(tiny_coco, tmp_path):
