@@ -14,7 +14,8 @@ from data import rle
 from data.dataset import CocoDataset
 from data.errors import counted
 from data.loaders import first_images
-from engine import dist
+from engine import dist, options
+from engine.log import info
 from engine.options import TrainOptions
 from mobileinst import zoo
 
@@ -73,6 +74,25 @@ def fit_to_data(opts: TrainOptions, train: CocoDataset) -> dict[str, str]:
             decide("epochs", float(epochs), f"{len(train)} images: {STEPS} steps")
             decide("eval_every", float(max(1, epochs // EVALUATIONS)), "follows from the epochs")
     return reasons
+
+
+def report_full_images(opts: TrainOptions, sets: dict[str, CocoDataset]) -> None:
+    """Prints how many objects are beyond the model's queries, of which each finds one, and beyond
+    the answers per image in evaluation.
+    """
+    config = options.model_config(opts, num_classes=1)
+    queries, answers = config.num_queries, config.max_detections
+    lost = "have no query and are not learned; raise it with --set num_queries"
+    missed = "cannot be found in evaluation; raise it with --set"
+    texts = [too_many_objects(sets["train"], queries, "queries of the model", lost)]
+    if sets["val"] is not sets["train"] and queries < answers:
+        what = "queries of the model", f"{missed} num_queries"
+        texts.append(too_many_objects(sets["val"], queries, *what))
+    texts.append(
+        too_many_objects(sets["val"], answers, "answers per image", f"{missed} max_detections")
+    )
+    for text in filter(None, texts):
+        info(text)
 
 
 def too_many_objects(data: CocoDataset, most: int, what: str, effect: str) -> str:

@@ -17,7 +17,7 @@ from engine.coco_ap import Scores, score
 from engine.datasets import open_splits, read_lists
 from engine.evaluate import predictions
 from engine.files import FolderLock, require_free
-from engine.fit import fit_to_data, too_many_objects
+from engine.fit import fit_to_data, report_full_images
 from engine.interrupt import GracefulStop, Interrupted
 from engine.log import info
 from engine.loop import NonFiniteError, Trainer
@@ -118,25 +118,6 @@ def open_data(opts: TrainOptions) -> Data:
     val.name = f"train-{len(val)}"  # never called val
     info(f"evaluated on {counted(len(val), 'training image')}: best.pt follows from them")
     return Data(train, val, preset, canvases)
-
-
-def report_full_images(opts: TrainOptions, sets: dict[str, CocoDataset]) -> None:
-    """Prints how many objects are beyond the model's queries, of which each finds one, and beyond
-    the answers per image in evaluation.
-    """
-    config = options.model_config(opts, num_classes=1)
-    queries, answers = config.num_queries, config.max_detections
-    lost = "have no query and are not learned; raise it with --set num_queries"
-    missed = "cannot be found in evaluation; raise it with --set"
-    texts = [too_many_objects(sets["train"], queries, "queries of the model", lost)]
-    if sets["val"] is not sets["train"] and queries < answers:
-        what = "queries of the model", f"{missed} num_queries"
-        texts.append(too_many_objects(sets["val"], queries, *what))
-    texts.append(
-        too_many_objects(sets["val"], answers, "answers per image", f"{missed} max_detections")
-    )
-    for text in filter(None, texts):
-        info(text)
 
 
 def total_iterations(opts: TrainOptions, images: int) -> int:
