@@ -13,14 +13,13 @@ import numpy as np
 from data import records, rle
 from data.errors import BadRecords, InputError, counted
 from data.readers import coco
-from data.records import BROKEN, BRUSH, CROWD, OBJECT, UNKNOWN
+from data.records import BROKEN, BRUSH, CROWD, UNKNOWN
 from data.writers.target import Content
 
 DROPPED = {
     "objects": "without pixels left out",
     "parts": "of fewer than three points left out",
 }
-KEPT = ("area", "attributes")  # of annotations, where they are there
 
 
 def load(path: Path, bad: BadRecords, notes: list[str], keep_crowds: bool = False) -> Content:
@@ -52,20 +51,22 @@ def load(path: Path, bad: BadRecords, notes: list[str], keep_crowds: bool = Fals
         is_box = row.kind == BROKEN and not (origin.get("segmentation") or origin.get("broken"))
         if row.label == UNKNOWN or (row.kind == BROKEN and not is_box):
             continue  # it is listed in `bad`
-        one = {key: origin[key] for key in KEPT if key in origin} | {
+        one = {
             "id": origin.get("id"),
             "image_id": image.id,
             "category_id": classes[row.label].id,
             "segmentation": row.outline,
             "iscrowd": int(row.kind in (CROWD, BRUSH)),
         }
+        if row.area:
+            one["area"] = row.area
         if is_box:
             one |= {"segmentation": [], "bbox": list(origin["bbox"])}
         elif isinstance(row.outline, bytes):
             one["segmentation"] = rle_of(row.outline, image)
         annotations.append(one)
         labels.append(row.label)
-        kinds.append(OBJECT if is_box else row.kind)
+        kinds.append(row.kind)
     if not keep_crowds and len(places := brushes(np.array(labels), np.array(kinds))):
         for place in places:
             annotations[place]["iscrowd"] = 0
@@ -98,8 +99,8 @@ def remembered(values: Iterable) -> tuple[Iterator, list]:
 
 
 def brushes(labels: np.ndarray, kinds: np.ndarray) -> np.ndarray:
-    """The places of brush masks that are objects: those of classes that have nothing else."""
-    others = np.unique(labels[kinds != BRUSH])
+    """The places of brush masks that are objects: those of classes that have no other masks."""
+    others = np.unique(labels[(kinds != BRUSH) & (kinds != BROKEN)])
     return np.flatnonzero((kinds == BRUSH) & ~np.isin(labels, others))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import posixpath
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -103,15 +104,12 @@ def images_of(content: Content, wrap: Wrap) -> Iterator[tuple[dict, list[Object]
 
 
 def without(
-    image: dict, objects: list[Object], lost: Losses, *, crowds: bool = True, boxes: bool = True
+    image: dict, objects: list[Object], lost: Losses, *, boxes: bool = True
 ) -> list[Object]:
-    """The objects without the kinds that a format cannot hold, and without void; noted in `lost`.
-
-    `crowds`, `boxes`: whether these are left out.
-    """
+    """The objects without crowds, and with `boxes` without those; notes them and void in `lost`."""
     kept = []
     for one in objects:
-        if crowds and one.is_crowd:
+        if one.is_crowd:
             lost.note("crowds, left out", one.where)
         elif boxes and one.is_box:
             lost.note("boxes without a mask, left out", one.where)
@@ -124,7 +122,7 @@ def without(
 
 def stem_of(name: str) -> str:
     """The name of an image without suffix, with its folders."""
-    return Path(name).with_suffix("").as_posix()
+    return posixpath.splitext(name)[0]
 
 
 def new_file(path: Path) -> Path:
