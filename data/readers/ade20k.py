@@ -17,7 +17,7 @@ from data.images import upright_size
 from data.readers.content import Content, class_name
 from data.readers.image_files import DEPTH, walk
 from data.readers.maps import images_by_stem, read_colours
-from data.readers.source import SPLITS, Source, require_size
+from data.readers.source import SPLITS, Source, require_file, require_size
 
 NAME, TITLE = "ade20k", "ADE20K"
 LAYOUT = "images/ADE/training/.../x.jpg, x_seg.png, x.json"
@@ -77,6 +77,7 @@ def read(source: Source, bad: BadRecords) -> dict[str, Any]:
 
 def classes_of(file: Path) -> tuple[dict[int, str], int]:
     """name_ndx -> class, of whole objects; and the number of parts."""
+    require_file(file)
     try:
         raw = file.read_bytes()
         try:

@@ -10,6 +10,7 @@ import csv
 import os
 import posixpath
 from collections.abc import Iterator
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from data.images import SUFFIXES, upright_size
 from data.readers.content import Content, class_name, polygon, rectangle
 from data.readers.image_files import DEPTH, walk
 from data.readers.maps import read_numbers
-from data.readers.source import SPLITS, Source, head_of
+from data.readers.source import SPLITS, Source, head_of, require_file
 
 NAME, TITLE = "openimages", "OpenImages"
 LAYOUT = "annotations/train-annotations-object-segmentation.csv, masks, images"
@@ -84,25 +85,33 @@ def boxes_of(file: Path) -> Path:
 
 
 def rows_of(file: Path) -> Iterator[dict[str, str]]:
-    try:
-        with open(file, encoding="utf-8-sig", newline="") as stream:
-            yield from csv.DictReader(stream, restkey="", restval="")
-    except (OSError, UnicodeDecodeError, csv.Error) as reason:
-        raise InputError(f"{file} cannot be read ({reason}): download it again") from None
+    """The rows of a csv file by its header; "" for what a row lacks."""
+    header: list[str] | None = None
+    for row in lists_of(file):
+        if header is None:
+            header = row
+        else:
+            yield dict(zip_longest(header, row[: len(header)], fillvalue=""))
 
 
 def class_names(root: Path) -> dict[str, str]:
     """LabelName ("/m/...") -> the name of the class; some files have no header."""
     names: dict[str, str] = {}
     for file in csv_files(root, *DESCRIPTIONS):
-        try:
-            with open(file, encoding="utf-8-sig", newline="") as stream:
-                for row in csv.reader(stream):
-                    if len(row) == 2:
-                        names.setdefault(*row)
-        except (OSError, UnicodeDecodeError, csv.Error) as reason:
-            raise InputError(f"{file} cannot be read ({reason}): download it again") from None
+        for row in lists_of(file):
+            if len(row) == 2:
+                names.setdefault(*row)
     return names
+
+
+def lists_of(file: Path) -> Iterator[list[str]]:
+    """The rows of a csv file; raises InputError if it cannot be read."""
+    require_file(file)
+    try:
+        with open(file, encoding="utf-8-sig", newline="") as stream:
+            yield from csv.reader(stream)
+    except (OSError, UnicodeDecodeError, csv.Error) as reason:
+        raise InputError(f"{file} cannot be read ({reason}): download it again") from None
 
 
 def box_in(row: dict[str, str], image: dict, prefix: str) -> np.ndarray:

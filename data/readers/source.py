@@ -143,12 +143,19 @@ def require_size(path: Path, shape: Sequence[int], image: str, size: Sequence[in
         )
 
 
+def require_file(path: Path) -> None:
+    """Refuses a pipe or a device, which would be read forever; a missing file is for the reader."""
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise InputError(f"{path} is not a file: replace it with one")
+
+
 def lines_of(path: Path, advice: str) -> list[str]:
     """The lines of a text file that are not blank.
 
     Raises:
         InputError: if it is missing, empty or no UTF-8 text; `advice` is the fix.
     """
+    require_file(path)
     try:
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:

@@ -187,6 +187,15 @@ def test_a_bad_image_is_named_and_the_others_stay(tmp_path, reason):
     assert [one["file_name"] for one in content["images"]] == ["b.jpg"] and len(bad) == 1
 
 
+def test_a_device_is_never_read(tmp_path):
+    root = write(tmp_path, {"a": two_objects()})
+    path = root / "ImageSets/Segmentation/default.txt"
+    path.unlink()
+    path.symlink_to("/dev/zero")
+    with pytest.raises(InputError, match=r"default\.txt is not a file"):
+        cvat_masks.find(root)
+
+
 def test_classes_alone_are_refused(tmp_path):
     (tmp_path / "SegmentationClass").mkdir()
     (tmp_path / "labelmap.txt").write_text(LABELMAP)
