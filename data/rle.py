@@ -249,7 +249,9 @@ def even_odd(rles: Sequence[Rle]) -> Rle:
 def subtract(rles: Sequence[Rle], region: Rle) -> list[Rle]:
     """Each mask without the pixels of `region`."""
     require_size(rles, region["size"])
-    outside = encode(~decode([region], region["size"]))[0]
+    runs = runs_of(region["counts"]).tolist()
+    runs = runs[1:] if runs[0] == 0 else [0, *runs]
+    outside = coco_mask.frPyObjects({"size": region["size"], "counts": runs}, *region["size"])
     return [coco_mask.merge([one, outside], intersect=True) for one in rles]
 
 

@@ -40,6 +40,7 @@ from data.readers import (
     openimages,
     panoptic,
     png_per_object,
+    qupath,
     sbd,
     supervisely,
     via,
@@ -69,6 +70,7 @@ READERS = (
     openimages,
     ade20k,
     supervisely,
+    qupath,
 )
 TOGETHER = {"voc", "sbd"}  # one data set: SBD adds training images to VOC
 ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".7z", ".rar")

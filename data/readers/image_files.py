@@ -51,6 +51,10 @@ class ImageFiles:
                 return found[0]
         return None
 
+    def only(self) -> str | None:
+        """The image, if there is one alone."""
+        return next(iter(self._paths.values())) if len(self._paths) == 1 else None
+
 
 def annotation_files(
     path: Path, suffixes: tuple[str, ...], fits: Callable[[Path], bool]
@@ -74,8 +78,13 @@ def annotation_files(
     }
 
 
-def files_of_images(path: Path, fits: Callable[[Path], bool], *others: str) -> dict[str, Source]:
-    """The json files, one for each image, in a folder, else in those below it; or this one.
+def files_of_images(
+    path: Path,
+    fits: Callable[[Path], bool],
+    *others: str,
+    suffixes: tuple[str, ...] = (".json",),
+) -> dict[str, Source]:
+    """The annotation files, one for each image, in a folder, else in those below it; or this one.
 
     Folders tell the split. `others` are further files in the folder that the annotations follow
     from. Files that do not fit are listed if others beside them do.
@@ -85,7 +94,7 @@ def files_of_images(path: Path, fits: Callable[[Path], bool], *others: str) -> d
     if path.is_file():
         root, names = path.parent, {"all": [path.name]} if fits(path) else {}
     for folder, files in walk(path, DEPTH - 1):
-        files = [name for name in files if name.lower().endswith(".json")]
+        files = [name for name in files if name.lower().endswith(suffixes)]
         if any(fits(path / folder / name) for name in files[:LOOKED_AT]):
             split = next(filter(None, map(split_in, folder.parts)), "all")
             names[split] += [str(folder / name) for name in files]

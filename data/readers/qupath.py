@@ -1,0 +1,222 @@
+"""GeoJSON in pixels, as QuPath exports it: one file for each image, which has its name.
+
+Coordinates are those of the full resolution. Map coordinates, which other programs write, are
+refused: they lead nowhere without the place of the image on the map.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from data import rle
+from data.errors import BadRecords, InputError
+from data.readers.content import (
+    Content,
+    Outline,
+    class_name,
+    load_json,
+    numbers,
+    polygon,
+    remains,
+    require,
+    sentence,
+    short,
+    size_of,
+)
+from data.readers.image_files import ImageFiles, files_of_images
+from data.readers.source import Source, head_of
+
+NAME, TITLE = "qupath", "QuPath GeoJSON"
+LAYOUT = "x.geojson beside x.tif"
+OWN_IDS = False
+
+FIX = "correct it in QuPath or remove it"
+SUFFIXES = (".geojson", ".json")
+KEYS = re.compile(r'"type"\s*:\s*"(FeatureCollection|Feature|(Multi)?Polygon)"')
+AREAS = ("Polygon", "MultiPolygon")
+NO_AREA = ("Point", "MultiPoint", "LineString", "MultiLineString")
+CLASSES = ("classification", "class", "label", "category")  # properties; QuPath writes the first
+UNNAMED, ONLY_CLASS = "", "object"  # no class, and that of all where nothing has a class
+DEGREES = re.compile(r"CRS84|EPSG:+4326")  # names of coordinates in longitude and latitude
+
+
+def find(path: Path) -> dict[str, Source] | None:
+    """The files in a folder, else those in the folders below it, by the splits these name."""
+    return files_of_images(path, is_geojson, suffixes=SUFFIXES) or None
+
+
+def read(source: Source, bad: BadRecords) -> dict[str, Any]:
+    """The images as COCO content; classes sorted by name."""
+    content, images = Content(bad), ImageFiles(source.images[0])
+    only = images.only() if len(source.names) == 1 else None
+    for name in source.names:
+        file = source.path / name
+        try:
+            record = load_json(file)
+            if not is_record(record):
+                content.counts["other json files"] += 1
+                continue
+            features, place = features_of(record), PurePosixPath(name)
+            found = images.find(place.stem, str(place.parent), place.stem) or only
+            if found is None:
+                raise InputError(f"has no image of its name (as {place.stem}.png) in {source.path}")
+            height, width = size_of(source.path / found)
+            require_pixels(features, record, height, width)
+            image = content.add_image(found, width, height, name)
+        except InputError as reason:
+            bad.note(sentence(str(file), reason, FIX), file, "the file")
+            continue
+        for number, feature in enumerate(features, start=1):
+            add_feature(content, image, feature, file, f"feature {number}")
+    name_all(content)
+    return content.finished()
+
+
+def is_geojson(path: Path) -> bool:
+    start = head_of(path)
+    return start[:1] in ("{", "[") and KEYS.search(start) is not None
+
+
+def is_record(record: Any) -> bool:
+    """Whether json is a collection, a list of features, a feature or a geometry."""
+    if isinstance(record, list):
+        return not record or (isinstance(record[0], dict) and "geometry" in record[0])
+    return isinstance(record, dict) and "type" in record
+
+
+def features_of(record: Any) -> list[Any]:
+    if isinstance(record, list):
+        return record
+    if record["type"] == "FeatureCollection":
+        return require(record, "features", list)
+    return [record if record["type"] == "Feature" else {"geometry": record}]
+
+
+def require_pixels(features: list[Any], record: Any, height: int, width: int) -> None:
+    """Checks that half of the objects are in the image, and are no dots, as degrees make them."""
+    boxes = np.array([box for feature in features if (box := box_of(feature))]).reshape(-1, 4)
+    if not len(boxes):
+        return
+    (left, top), (right, bottom) = boxes[:, :2].min(0), boxes[:, 2:].max(0)
+    outside = (boxes[:, :2] >= (width, height)).any(1) | (boxes[:, 2:] <= 0).any(1)
+    named = isinstance(record, dict) and DEGREES.search(str(record.get("crs")))
+    degrees = named and max(-left, right) <= 180 and max(-top, bottom) <= 90
+    dots = len(boxes) > 1 and right - left < 1 and bottom - top < 1
+    if outside.mean() > 0.5 or degrees or dots:
+        raise InputError(
+            f"has objects from x = {left:.6g} to {right:.6g} and y = {top:.6g} to {bottom:.6g} "
+            f"where its image has {width} x {height} pixels, so use the image of full resolution; "
+            "map coordinates (as of SpaceNet) must be converted to pixels with the transform of "
+            "the image"
+        )
+
+
+def box_of(feature: Any) -> list[float] | None:
+    """The box left, top, right, bottom around an object; None where it has no usable area."""
+    try:
+        geometry = require(feature, "geometry", dict)
+        rings = [outer for outer, *_ in parts_of(geometry)] if is_area(geometry) else []
+    except InputError:
+        return None
+    if not rings:
+        return None
+    points = np.concatenate(rings).reshape(-1, 2)
+    return [*points.min(0).tolist(), *points.max(0).tolist()]
+
+
+def is_area(geometry: dict) -> bool:
+    return geometry.get("type") in AREAS
+
+
+def parts_of(geometry: dict) -> Iterator[list[np.ndarray]]:
+    """The polygons of a geometry as rings (x, y, x, y, ...): the outer one, then its holes."""
+    coordinates = require(geometry, "coordinates", list)
+    for part in [coordinates] if geometry["type"] == "Polygon" else coordinates:
+        if not isinstance(part, list) or not part:
+            raise InputError(f"has {short(part)} where a list of rings is needed")
+        yield [ring(points) for points in part]
+
+
+def ring(points: Any) -> np.ndarray:
+    """The points [[x, y], ...] of a ring without the last one, which is the first; z is dropped."""
+    if not isinstance(points, list) or not all(isinstance(p, list) and len(p) > 1 for p in points):
+        raise InputError(f"has {short(points)} where a list of points [x, y] is needed")
+    points = points[:-1] if len(points) > 1 and points[0] == points[-1] else points
+    return np.array(numbers([number for point in points for number in point[:2]]))
+
+
+def add_feature(content: Content, image: dict, feature: Any, file: Path, what: str) -> None:
+    label = None
+    try:
+        geometry = require(feature, "geometry", dict)
+        properties = feature.get("properties")
+        properties = properties if isinstance(properties, dict) else {}
+        label = label_of(properties)
+        what = f"{what} ({label})" if label else what
+        kind = geometry.get("type")
+        if kind in NO_AREA:
+            content.counts["lines and points"] += 1
+        elif properties.get("objectType") == "tile":
+            content.counts["tiles"] += 1
+        elif kind in AREAS:
+            content.add(image, label, outlines_of(geometry, image))
+            content.counts["nuclei of cells"] += "nucleusGeometry" in feature
+        else:
+            raise InputError(f"has the unknown geometry {short(kind)}")
+    except InputError as reason:
+        content.bad.note(InputError(f"{file}: {what} {reason}: {FIX}"), file, what)
+        geometry = feature.get("geometry") if isinstance(feature, dict) else None
+        coordinates = geometry.get("coordinates") if isinstance(geometry, dict) else None
+        left = remains(list(points_in(coordinates)), image)
+        content.add(image, label or None, left, broken=True)
+
+
+def label_of(properties: dict) -> str:
+    for key in CLASSES:
+        value = properties.get(key)
+        if isinstance(value, dict):  # newer files list the names of a class and of its subclasses
+            names = value.get("names")
+            value = ": ".join(map(str, names)) if isinstance(names, list) else value.get("name")
+        if value not in (None, ""):
+            return class_name(value)
+    return UNNAMED
+
+
+def outlines_of(geometry: dict, image: dict) -> list[Outline]:
+    """The parts of an object; one with holes is a mask."""
+    found: list[Outline] = []
+    size = image["height"], image["width"]
+    for outer, *holes in parts_of(geometry):
+        drawn = polygon(outer, image)
+        if holes:
+            region = rle.from_polygons([polygon(hole, image) for hole in holes], *size)
+            found += rle.subtract([rle.from_polygons([drawn], *size)], region)
+        else:
+            found.append(drawn)
+    if not found:
+        raise InputError("has no coordinates")
+    return found
+
+
+def points_in(value: Any) -> Iterator[list]:
+    """All points in nested lists."""
+    if isinstance(value, list) and value and isinstance(value[0], list):
+        for each in value:
+            yield from points_in(each)
+    elif isinstance(value, list):
+        yield value[:2]
+
+
+def name_all(content: Content) -> None:
+    """Objects without a class are of one class if none has one; else they will be ignored."""
+    named = any(label for label, _ in content.objects)
+    for place, (label, record) in enumerate(content.objects):
+        if label == UNNAMED:
+            more = {"broken": True} if named else {}
+            content.objects[place] = (None if named else ONLY_CLASS, record | more)
+            content.counts["objects without a class"] += named
