@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Stress tests: broken data, memory, kills, several processes. A table with a row for each trial.
+# Stress tests: broken data, memory, speed of reading, kills, several processes. A table with a row for each trial.
 #
 #   bash sbin/stress.sh                 all reports in their short form, some minutes
 #   bash sbin/stress.sh memory          this report only; several may be named

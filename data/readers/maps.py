@@ -42,6 +42,8 @@ def read_numbers(path: Path) -> np.ndarray:
         require_exact(path, file)
         deep = deep_colours(file)
         values = np.asarray(file) if deep is None else deep
+    if values.dtype == bool:
+        values = values.view(np.uint8)
     if values.ndim == 3:
         colours = values[..., : 3 if values.shape[2] > 2 else 1]
         if (colours == colours[..., :1]).all():
@@ -52,7 +54,7 @@ def read_numbers(path: Path) -> np.ndarray:
             raise InputError(f"{path} has colours of 16 bits: save its numbers as grey values")
     if values.dtype.kind != "u" and not (np.abs(values) < LARGEST).all():  # also for NaN
         raise InputError(f"{path} holds values that are no numbers of objects: save it again")
-    whole = values.astype(np.int64) if values.dtype.kind in "fb" else values
+    whole = values.astype(np.int64) if values.dtype.kind == "f" else values
     if whole.dtype.kind != "u" and (whole.min() < 0 or (whole != values).any()):
         raise InputError(
             f"{path} holds fractions or numbers below 0: number the objects from 1, 0 is background"

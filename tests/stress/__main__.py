@@ -18,18 +18,22 @@ from tests.stress import data as stress_data
 from tests.stress import kills as stress_kills
 from tests.stress import memory as stress_memory
 from tests.stress import processes as stress_processes
+from tests.stress import speed as stress_speed
 from tests.stress.rows import Report, Row, command, markdown
 
 REPORTS: dict[str, Report] = {
     "data": stress_data.report,
     "memory": stress_memory.report,
+    "speed": stress_speed.report,
     "kills": stress_kills.report,
     "processes": stress_processes.report,
 }
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
-    parser = options.Parser("Test broken data, memory, kills and several processes.")
+    parser = options.Parser(
+        "Test broken data, memory, speed of reading, kills and several processes."
+    )
     parser.add_argument(
         "reports", nargs="*", choices=[*REPORTS, []], metavar="REPORT",
         help=f"some of {', '.join(REPORTS)}; all of them if none is named",

@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 
 from data.opening import open_datasets
+from data.writers import WRITERS
 from engine.files import FailedRun
 from tests.stress import __main__ as stress
 from tests.stress import memory as stress_memory
+from tests.stress import speed as stress_speed
 from tests.stress.rows import Row, markdown
 
 
@@ -58,3 +60,11 @@ def test_what_is_measured(tmp_path):
     assert found["peak"] >= found["after"] > 50 and found["seconds"] > 0
     assert 1 < found["worker"] < 500 and found["worker"] >= found["worker at first"]
     assert stress_memory.curve([1.0, 2.0, 8.0]) == "▂▃█"
+
+
+def test_every_format_is_timed(tmp_path, monkeypatch):
+    monkeypatch.setattr(stress_speed, "IMAGES", 4)
+    monkeypatch.setattr(stress_speed, "BOUND", 100)
+    rows = list(stress_speed.report(tmp_path, thorough=False))
+    assert [row.what for row in rows] == [f"speed: {name}" for name in WRITERS]
+    assert all(row.passed and "ms of CPU per object" in row.result for row in rows)
