@@ -39,8 +39,10 @@ def write(folder: Path, splits: Splits, lost: Losses, wrap: Wrap) -> None:
             place = folder / split / flat(image["file_name"]) / "masks"
             place.mkdir(parents=True)
             for number, one in enumerate(without(image, objects, lost), start=1):
-                pixels = rle.decode([one.mask()], (image["height"], image["width"]))[0]
+                inside, corner = rle.decode_inside(one.mask())
+                mask = Image.new("1", (image["width"], image["height"]))
+                mask.paste(Image.fromarray(inside), corner)
                 name = f"object_{number:04d}.png"
-                Image.fromarray(pixels).save(place / name)  # of 1 bit
+                mask.save(place / name, compress_level=1)
                 rows[split].append((one, (place / name).relative_to(folder / split).as_posix(), 1))
     write_tables(folder, splits, rows)
