@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections import Counter
 from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
@@ -56,7 +55,7 @@ class CocoDataset:
         keep_crowds: bool = False,
         skip_bad: bool = False,
     ) -> None:
-        self.name, self.bad, self.dropped = name, BadRecords(skip_bad), Counter()
+        self.name, self.bad, self.dropped = name, BadRecords(skip_bad), records.Dropped()
         if isinstance(annotations, dict):
             self.source, content = f"the {name} annotations", annotations
         else:
@@ -85,7 +84,7 @@ class CocoDataset:
                 raise error
             for record, _ in found:
                 if record.file_name not in files:
-                    self.bad.note(error, self.source, f"image {record.id}")
+                    self.bad.note(error, self.source, f"image {record.id}, {record.file_name}")
         listed = [record for record, _ in kept]
         self.images, void = Images(listed), Bytes(void for _, void in kept)
         self._store = Store(

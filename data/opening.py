@@ -16,6 +16,7 @@ from data.images import SUFFIXES
 from data.readers import coco
 from data.readers.cache import convert
 from data.readers.source import Source
+from data.records import Dropped
 from data.split import hold_out
 
 PARTS = ("train", "val")  # of data without a validation split
@@ -187,5 +188,5 @@ def divide(
     parts = {part: whole.subset(chosen[part]) for part in PARTS}
     for part, one in parts.items():
         one.name = part
-    parts["val"].dropped, parts["val"].notes = Counter(), []  # of the file, train has them
+    parts["val"].dropped, parts["val"].notes = Dropped(), []  # of the file, train has them
     return parts

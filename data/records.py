@@ -23,6 +23,7 @@ from data.packed import ImageRecord
 LISTS = {"images": "image", "categories": "category", "annotations": "annotation"}
 LONGEST_NAME = 1000  # characters of a path or of a class name
 OUTSIDE = re.compile(r"\0|(^|[/\\])\.\.([/\\]|$)|^[/\\]|^[A-Za-z]:")  # on any system
+MOST_PLACES = 10_000  # of what is left out; millions of boxes would take much memory
 LARGEST_AREA = 1e18  # of an annotation; more is a mistake
 
 
@@ -52,6 +53,22 @@ class Row(NamedTuple):
     kind: int
     outline: bytes | list
     area: float
+
+
+class Dropped:
+    """What is left out without being an error: the number of each kind, and its first places."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[str] = Counter()
+        self.places: list[tuple[str, str, str]] = []  # kind, file name of the image, record
+
+    def __getitem__(self, kind: str) -> int:
+        return self._counts[kind]
+
+    def note(self, kind: str, image: str, record: str, number: int = 1) -> None:
+        self._counts[kind] += number
+        if self._counts[kind] <= MOST_PLACES:
+            self.places.append((kind, image, record))
 
 
 def require_lists(content: Any, source: str | Path) -> None:
@@ -134,7 +151,7 @@ def annotations(
     classes: Sequence[Category],
     source: str | Path,
     bad: BadRecords,
-    dropped: Counter[str],
+    dropped: Dropped,
 ) -> Iterator[Row]:
     """The objects that cover a pixel, in the order of the file, each checked when it is asked for.
 
@@ -160,7 +177,8 @@ def annotations(
                 brush = "attributes" in record and isinstance(segmentation["counts"], (list, array))
             else:
                 outline, stray = rle.polygons_of(segmentation, image.height, image.width)
-                dropped["parts"] += stray
+                if stray:
+                    dropped.note("parts", image.file_name, what, stray)
         except InputError as reason:
             raise InputError(
                 f"of image {image.id} ({image.file_name}) cannot be used, {reason}: "
@@ -198,7 +216,7 @@ def annotations(
                 row = check(record, position)
             else:
                 lookup(record, "category_id", index_of, "categories")
-                dropped["boxes"] += 1
+                dropped.note("boxes", records[position].file_name, what)
         except InputError as reason:
             note = InputError(f"{source}: {what} {reason}")
             bad.note(note, source, f"number {number} of annotations")
@@ -209,7 +227,7 @@ def annotations(
         if not rle.is_empty(row.outline, image.height, image.width):
             yield row
         elif row.kind != BROKEN:
-            dropped["objects"] += 1
+            dropped.note("objects", image.file_name, what)
 
 
 def area(record: dict) -> float:

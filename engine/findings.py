@@ -63,7 +63,7 @@ def find_all(sets: Sets, facts: FactsOf, trained: TrainOptions) -> list[Finding]
 def of_records(sets: Sets) -> Iterator[Finding]:
     lists = {id(one.bad): (split, one.bad) for split, one in sets.items()}
     places = [
-        Place(split, each.file, f"{each.record}: {each.reason}")
+        Place(split, text=f"{each.record}: {each.reason.removeprefix(f'{each.file}: ')}")
         for split, bad in lists.values()
         for each in bad
     ]
@@ -80,9 +80,10 @@ def of_records(sets: Sets) -> Iterator[Finding]:
          "objects stays."),
     ):  # fmt: skip
         places = [
-            Place(split, text=f"{one.dropped[key]} in {one.source}")
+            Place(split, image, record)
             for split, one in sets.items()
-            if one.dropped[key]
+            for kind, image, record in one.dropped.places
+            if kind == key
         ]
         yield Finding(LOOK, title, advice, sum(one.dropped[key] for one in sets.values()), places)
 

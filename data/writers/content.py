@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import posixpath
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -45,7 +44,7 @@ def load(path: Path, bad: BadRecords, notes: list[str], keep_crowds: bool = Fals
     ]
     content["annotations"], last = remembered(content["annotations"])
     annotations, labels, kinds = [], [], []
-    dropped: Counter[str] = Counter()
+    dropped = records.Dropped()
     for row in records.annotations(content, listed, classes, path, bad, dropped):
         origin, image = last[0], listed[row.position]
         is_box = row.kind == BROKEN and not (origin.get("segmentation") or origin.get("broken"))

@@ -59,7 +59,9 @@ figcaption { font-size: 12.5px; line-height: 1.35; margin-top: 3px; overflow-wra
 rect { fill: var(--bar); } text { fill: var(--faint); font-size: 11px; }
 a { color: inherit; }
 @media (max-width: 600px) { body { padding: 16px 12px 40px; } h1 { font-size: 20px; }
-  .tile b { font-size: 19px; } th, td { padding-right: 10px; } }
+  .tile b { font-size: 19px; } th, td { padding-right: 10px; }
+  td.left { white-space: normal; overflow-wrap: anywhere; min-width: 64px; }
+  td.long { min-width: 130px; } }
 """
 
 
@@ -151,6 +153,7 @@ def histogram(values: Sequence[float] | np.ndarray, title: str, log: bool = Fals
     base, middle = BARS_HEIGHT + 28, len(counts) // 2
     marks = {0: (0, "start"), middle: (320 * middle / len(counts), "middle")}
     marks[len(counts)] = (320, "end")
+    edges[-1] = values.max()
     texts = [
         element("text", number(edges[place]), x=f"{x:.1f}", y=base, **{"text-anchor": anchor})
         for place, (x, anchor) in marks.items()

@@ -1,15 +1,21 @@
 """engine/check_data.py: each problem is planted in a small set, and its count is made here."""
 
+import contextlib
 import csv
+import io
 import json
 import shutil
 from collections import Counter
+from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 from PIL import Image
+from pycocotools.coco import COCO
 
+from data.errors import InputError
 from engine import check_data
+from engine.interrupt import Interrupted
 
 
 @pytest.fixture(autouse=True)
@@ -245,3 +251,116 @@ def test_a_planted_problem_is_found(planted, capsys, title):
         assert line.count("(") == 1, line
     page = check_data.Path(line.rsplit(": ", 1)[1]).read_text()
     assert f"{title}: {count} " in page
+
+
+def test_every_place_is_listed(planted, capsys):
+    """What is left out without being an error, too, with its image and record."""
+    empty_masks(planted)
+    boxes(planted)
+    _, _, found, rows = checked(planted.write(), capsys)
+    assert found == {"masks without a pixel": 2, "boxes without a mask": 3}
+    places = [(row["split"], row["image"], row["where"]) for row in rows]
+    assert places[:2] == [("train", "0.png", "annotation 13"), ("val", "6.png", "annotation 7")]
+    assert places[2:] == [("train", f"{n}.png", f"annotation {14 + n}") for n in range(3)]
+
+
+def test_data_without_a_validation_split_are_divided_as_a_training_does(planted, capsys):
+    content = planted.contents.pop("train")
+    shutil.rmtree(planted.root / "val")
+    planted.contents = {"train": content}
+    code, line, _, _ = checked(planted.write(), capsys, "--val-fraction", "0.34")
+    page = check_data.Path(line.rsplit(": ", 1)[1]).read_text()
+    assert code == 0 and "2 of 6 images are held out" in page
+    shutil.copy(planted.path("train", 0), planted.path("train", 1))
+    code, line, _, _ = checked(planted.root, capsys, "--val-fraction", "0")
+    assert code == 0 and "6 images" in line and "images several times in a split (1)" in line
+
+
+class Page(HTMLParser):
+    """Tags that are open, what is loaded from elsewhere, links and their targets."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.loaded, self.links, self.ids = [], [], set(), set()
+
+    def handle_starttag(self, tag, attributes):
+        found = dict(attributes)
+        if tag not in ("meta", "img"):
+            self.open.append(tag)
+        self.loaded += [v for k, v in found.items() if k == "src" and not v.startswith("data:")]
+        self.links |= {found["href"][1:]} if "href" in found else set()
+        self.ids |= {found["id"]} if "id" in found else set()
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_the_page_is_whole_and_self_contained(planted, capsys):
+    """Names of classes and files are text, whatever they hold."""
+    for content in planted.contents.values():
+        content["categories"][0]["name"] = "<script>alert(1)</script> & \u202e"
+    Image.open(planted.path("train", 0)).save(planted.root / "train" / "<b>.png")
+    planted.contents["train"]["images"][0]["file_name"] = "<b>.png"
+    tiny(planted)
+    doubles(planted)
+    _, line, _, _ = checked(planted.write(), capsys)
+    text = check_data.Path(line.rsplit(": ", 1)[1]).read_text()
+    page = Page()
+    page.feed(text)
+    assert not page.open and not page.loaded and page.links and page.links <= page.ids
+    assert "<script" not in text and "<b>.png" not in text and "\u202e" not in text
+    assert "&lt;b&gt;.png" in text and text.count("data:image/jpeg;base64,") > 8
+
+
+def test_wrong_input_is_one_sentence(tmp_path, planted, capsys):
+    for argv, sentence in (
+        ([], "give the data set with --data"),
+        ([str(tmp_path / "no")], "is not a folder or a file"),
+        (["a", "--data", "b"], "two data sets"),
+        ([str(planted.write()), "--out", str(planted.root)], "the output exists"),
+        ([str(planted.root), "--recipe", "no"], "invalid choice"),
+        ([str(planted.root), "--set", "num_queries=x"], "num_queries"),
+        ([str(tmp_path)], ""),
+    ):
+        if argv == [str(tmp_path)]:
+            (planted.root / "annotations" / "instances_train.json").write_text("{")
+        with pytest.raises(InputError) as error:
+            check_data.main(argv)
+        assert sentence in str(error.value) and "\n" not in str(error.value)
+    assert not check_data.CHECKS.exists()
+
+
+@pytest.mark.parametrize("at", ["reading", "writing"])
+def test_an_interrupted_check_leaves_nothing(planted, monkeypatch, at):
+    def stop(*arguments):
+        raise Interrupted(2)
+
+    name = "read_facts" if at == "reading" else "write_list"
+    monkeypatch.setattr(check_data, name, stop)
+    with pytest.raises(KeyboardInterrupt):
+        check_data.main([str(planted.write()), "--workers", "0"])
+    assert not list(check_data.CHECKS.glob("*"))
+
+
+def test_workers_and_no_workers_find_the_same(planted, capsys):
+    for plant in (tiny, twice, leaks, broken_files, other_sizes):
+        plant(planted)
+    planted.write()
+    one = checked(planted.root, capsys)
+    two = checked(planted.root, capsys, "--workers", "2")
+    assert one[0] == two[0] == 2 and one[3] == two[3]
+
+
+def test_a_real_set(shared, capsys):
+    """Counts of masks under 16 pixels and of identical files, by the COCO tools and bytes alone."""
+    root = shared / "datasets" / "coco-mini"
+    masks, files = 0, Counter()
+    for split in ("train", "val"):
+        with contextlib.redirect_stdout(io.StringIO()):
+            tool = COCO(str(next((root / "annotations").glob(f"*{split}*.json"))))
+        for one in tool.anns.values():
+            masks += not one["iscrowd"] and 0 < tool.annToMask(one).sum() < 16
+        files.update(path.read_bytes() for path in (root / split).iterdir())
+    code, line, found, _ = checked(root, capsys)
+    assert found["masks under 16 pixels"] == masks
+    assert max(files.values()) == 1 and code == 0 and "READY, 121 images" in line
