@@ -151,8 +151,8 @@ def histogram(values: Sequence[float] | np.ndarray, title: str, log: bool = Fals
             )
         )  # fmt: skip
     base, middle = BARS_HEIGHT + 28, len(counts) // 2
-    marks = {0: (0, "start"), middle: (320 * middle / len(counts), "middle")}
-    marks[len(counts)] = (320, "end")
+    marks = {middle: (320 * middle / len(counts), "middle")} if len(counts) > 4 else {}
+    marks |= {0: (0, "start"), len(counts): (320, "end")}
     edges[-1] = values.max()
     texts = [
         element("text", number(edges[place]), x=f"{x:.1f}", y=base, **{"text-anchor": anchor})
