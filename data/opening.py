@@ -65,6 +65,8 @@ def open_datasets(
         if file is not None
     }
     sources = found_in(root, named, splits, format) | named
+    if images is not None:
+        sources = {split: one._replace(images=[Path(images)]) for split, one in sources.items()}
     wanted = list(sources if splits is None else splits)
     if splits is not None and "all" in sources and "all" not in splits:
         sources.setdefault("train", sources.pop("all"))
@@ -81,7 +83,7 @@ def open_datasets(
     opened = {
         split: CocoDataset(
             file.path,
-            images or file.images,
+            file.images,
             name=split,
             source=sources[split].path,
             crowd_as_instances=crowd_as_instances,

@@ -116,7 +116,8 @@ def fingerprint(parts: Mapping[str, Source], skip_bad: bool) -> str:
     """
     mark = 0
     for split, source in parts.items():
-        about = (split, str(source.path.resolve()), list(source.names), skip_bad)
+        folders = [os.path.abspath(folder) for folder in source.images]
+        about = (split, str(source.path.resolve()), folders, list(source.names), skip_bad)
         mark = zlib.crc32(repr(about).encode("utf-8", "surrogatepass"), mark)
         mark = zlib.crc32(Path(source.reader.__file__).read_bytes(), mark)
         for file in source.files:

@@ -11,6 +11,7 @@ from PIL import Image
 
 from data import rle
 from data.errors import BadRecords, InputError
+from data.opening import open_datasets
 from data.readers import via
 
 REAL = Path(__file__).parents[4] / "shared" / "datasets" / "formats" / "via"
@@ -44,7 +45,7 @@ def write_csv(path, content, mark="#"):
 
 
 def write(root, content, name="via_region_data.json", images="ab"):
-    root.mkdir(exist_ok=True)
+    root.mkdir(parents=True, exist_ok=True)
     for stem in images:
         Image.new("RGB", (40, 30)).save(root / f"{stem}.jpg")
     (root / name).write_text(json.dumps(content))
@@ -222,6 +223,14 @@ def test_a_broken_image_is_named(tmp_path, change, words):
         read(root)
     found = read(root, skip=True)
     assert [one["file_name"] for one in found["images"]] == ["a.jpg"] and len(found["bad"]) == 1
+
+
+def test_images_may_be_in_another_folder(tmp_path):
+    root = write(tmp_path / "set", entries(a=[region()], b=[]), images="")
+    write(tmp_path / "photos" / "sea", {}, "x.json")
+    places = {"images": tmp_path / "photos", "cache": tmp_path / "cache"}
+    opened = open_datasets(root, splits=("all",), **places)["all"]
+    assert opened.path(0) == tmp_path / "photos" / "sea" / "a.jpg" and len(opened) == 2
 
 
 def test_no_image_at_all(tmp_path):
