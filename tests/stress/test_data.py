@@ -9,9 +9,11 @@ import pytest
 from data import records, rle
 from data.errors import InputError
 from data.opening import open_datasets
+from data.readers import READERS
 from engine import options, train
 from tests.stress import data as stress_data
 from tests.stress.data import KINDS
+from tests.stress.formats import SETS
 from tests.stress.made import JSON, coco_set, voc_set
 from tests.stress.spoil import RECORDS
 
@@ -37,6 +39,12 @@ def test_the_sets_work_before_they_are_spoilt(tmp_path):
             {"data": folder, "cache": tmp_path / "cache"}, skip_bad=True
         )
         assert (message, bad) == (None, 0)
+
+
+def test_every_format_has_a_set():
+    """A new reader needs one in tests/stress/formats.py."""
+    of_records = {"coco", "voc", "sbd"}
+    assert {one.NAME for one in READERS} <= of_records | {name.split(",")[0] for name in SETS}
 
 
 def test_faults_are_seen(tmp_path, monkeypatch):
