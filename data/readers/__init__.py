@@ -35,6 +35,7 @@ from data.readers import (
     datumaro,
     davis,
     id_images,
+    imagej_roi,
     label_studio,
     labelme,
     openimages,
@@ -71,6 +72,7 @@ READERS = (
     ade20k,
     supervisely,
     qupath,
+    imagej_roi,
 )
 TOGETHER = {"voc", "sbd"}  # one data set: SBD adds training images to VOC
 ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".7z", ".rar")
@@ -92,7 +94,7 @@ def recognise(path: Path, format: str | None = None) -> Reading:
             f"{path} is not a folder or a file: give the folder of the data set, or its json, xml, "
             "csv or yaml, with --data"
         )
-    if path.is_file() and path.suffix.lower() in ARCHIVES:
+    if path.is_file() and path.suffix.lower() in ARCHIVES and not imagej_roi.is_roi(path):
         raise InputError(
             f"{path} is an archive{inside(path)}: unpack it and give the folder with --data"
         )

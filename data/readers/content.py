@@ -144,6 +144,15 @@ def polygon(points: Sequence[float], image: dict) -> np.ndarray:
         raise InputError(f"cannot be used, {reason}") from None
 
 
+def even_odd(parts: list[np.ndarray], image: dict) -> list[Outline]:
+    """The outlines of checked polygons; one mask if they overlap, which makes holes."""
+    if len(parts) < 2:
+        return list(parts)
+    masks = [rle.from_polygons([part], image["height"], image["width"]) for part in parts]
+    odd = rle.even_odd(masks)
+    return list(parts) if rle.area([odd]).sum() == rle.area(masks).sum() else [odd]
+
+
 def mask_at(mask: np.ndarray, x: float, y: float, image: dict) -> rle.Rle:
     """A mask [h,w] whose top left pixel is at (x, y), rounded; what lies outside is cut off."""
     if max(abs(x), abs(y)) > rle.FARTHEST * (image["height"] + image["width"]):

@@ -20,6 +20,7 @@ from data.readers.content import (
     Content,
     Outline,
     class_name,
+    even_odd,
     flat,
     is_side,
     load_json,
@@ -193,12 +194,7 @@ def outlines(value: dict, image: dict) -> list[Outline]:
     """The parts of a polygon; one mask if they overlap, which makes holes."""
     found = [flat([xy(point) for point in ring]) for ring in rings(value)]
     found = [ring for ring in found if len(ring) > 4] or found  # others enclose nothing
-    parts = [polygon(ring, image) for ring in found]
-    if len(parts) < 2:
-        return parts
-    masks = [rle.from_polygons([part], image["height"], image["width"]) for part in parts]
-    odd = rle.even_odd(masks)
-    return parts if rle.area([odd]).sum() == rle.area(masks).sum() else [odd]
+    return even_odd([polygon(ring, image) for ring in found], image)
 
 
 def rings(value: dict) -> list[list]:

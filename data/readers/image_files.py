@@ -51,9 +51,11 @@ class ImageFiles:
                 return found[0]
         return None
 
-    def only(self) -> str | None:
-        """The image, if there is one alone."""
-        return next(iter(self._paths.values())) if len(self._paths) == 1 else None
+    def only(self, place: str = "") -> str | None:
+        """The image, if there is one alone: in the folder `place`, else in all."""
+        paths, place = list(self._paths.values()), "" if place == "." else place
+        found = [path for path in paths if posixpath.dirname(path) == place] or paths
+        return found[0] if len(found) == 1 else None
 
 
 def annotation_files(

@@ -7,6 +7,7 @@ import base64
 import io
 import json
 import struct
+import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -319,12 +320,23 @@ def qupath() -> Made:
     return Made(None, files)
 
 
+def roi() -> bytes:
+    head = b"Iout" + struct.pack(">hBBhhhhh", 227, 0, 0, 3, 4, 12, 14, 4)
+    return head.ljust(64, b"\0") + struct.pack(">8h", 0, 10, 10, 0, 0, 0, 9, 9)
+
+
 def imagej_roi() -> Made:
+    return Made(None, photos("") | {f"{name}.roi": roi() for name in NAMES})
+
+
+def roi_set() -> Made:
     files = photos("")
     for name in NAMES:
-        head = b"Iout" + struct.pack(">hBBhhhhh", 227, 0, 0, 3, 4, 12, 14, 4)
-        xy = struct.pack(">8h", 0, 10, 10, 0, 0, 0, 9, 9)
-        files[f"{name}.roi"] = head.ljust(64, b"\0") + xy
+        with io.BytesIO() as file:
+            with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+                for number in range(2):
+                    archive.writestr(f"000{number}-0009.roi", roi())
+            files[f"{name}.zip"] = file.getvalue()
     return Made(None, files)
 
 
@@ -341,5 +353,5 @@ SETS: dict[str, Callable[[], Made]] = {
     "coco-panoptic": panoptic, "datumaro": datumaro, "label-studio": label_studio, "darwin": darwin,
     "supervisely": supervisely, "cityscapes": cityscapes, "davis": davis,
     "openimages": openimages, "ade20k": ade20k, "qupath": qupath, "imagej-roi": imagej_roi,
-    "huggingface": huggingface,
+    "imagej-roi, zip": roi_set, "huggingface": huggingface,
 }  # fmt: skip
