@@ -59,7 +59,7 @@ def open_all(opts: argparse.Namespace) -> tuple[dict[str, CocoDataset], list[str
             opts.images,
             splits=None,
             format=opts.format,
-            cache=options.DATASETS,
+            cache=options.CONVERTED,
             crowd_as_instances=opts.crowd_as_instances,
             keep_crowds=opts.keep_crowds,
             skip_bad=True,

@@ -40,8 +40,7 @@ def read(opts: argparse.Namespace, bad: BadRecords) -> tuple[str, dict[str, tupl
     """The title of the format, and split -> its source and checked content."""
     sources = readers.recognise(opts.data, opts.format)
     title = next(iter(sources.values())).reader.TITLE
-    cache = options.DATASETS / "converted"
-    sources = convert(sources, list(sources), cache, opts.skip_bad_records, report=info)
+    sources = convert(sources, list(sources), options.CONVERTED, opts.skip_bad_records, report=info)
     if "all" in sources and "train" not in sources:
         sources["train"] = sources.pop("all")
     contents, told = {}, defaultdict(list)

@@ -32,7 +32,7 @@ def open_splits(
         format=opts.format,
         val_fraction=(opts.val_fraction or 0) if fraction is None else fraction,
         lists=lists,
-        cache=options.DATASETS,
+        cache=options.CONVERTED,
         crowd_as_instances=opts.crowd_as_instances,
         keep_crowds=opts.keep_crowds,
         skip_bad=opts.skip_bad_records,

@@ -21,6 +21,7 @@ from mobileinst import weights, zoo
 from mobileinst.set_prediction.postprocess import DUPLICATE_IOU
 
 DATASETS = Path("datasets")
+CONVERTED = DATASETS / "converted"  # what was read in other formats
 RUNS = Path("runs")
 MARK = "options.json"  # of a run folder
 
