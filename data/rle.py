@@ -212,6 +212,7 @@ def distinct(indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     starts = np.concatenate(([0], np.flatnonzero(flat[1:] != flat[:-1]) + 1))
     present, places = np.unique(flat[starts], return_inverse=True)
     lengths = np.diff(starts, append=flat.size)
+    places = places.astype(np.int32)  # half the memory
     return present, np.repeat(places, lengths).reshape(indices.shape)
 
 
