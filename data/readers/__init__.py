@@ -43,6 +43,7 @@ from data.readers import (
     png_per_object,
     qupath,
     sbd,
+    spacenet,
     supervisely,
     via,
     voc,
@@ -73,6 +74,7 @@ READERS = (
     supervisely,
     qupath,
     imagej_roi,
+    spacenet,
 )
 TOGETHER = {"voc", "sbd"}  # one data set: SBD adds training images to VOC
 ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".7z", ".rar")

@@ -144,6 +144,15 @@ def polygon(points: Sequence[float], image: dict) -> np.ndarray:
         raise InputError(f"cannot be used, {reason}") from None
 
 
+def with_holes(outer: Sequence[float], holes: Sequence[Sequence[float]], image: dict) -> Outline:
+    """A polygon from its points x, y, x, y, ... in pixels; a mask if it has holes."""
+    drawn, size = polygon(outer, image), (image["height"], image["width"])
+    if not holes:
+        return drawn
+    region = rle.from_polygons([polygon(hole, image) for hole in holes], *size)
+    return rle.subtract([rle.from_polygons([drawn], *size)], region)[0]
+
+
 def even_odd(parts: list[np.ndarray], image: dict) -> list[Outline]:
     """The outlines of checked polygons; one mask if they overlap, which makes holes."""
     if len(parts) < 2:

@@ -133,8 +133,9 @@ class Reading:
     """COCO content while files are read. Several files may be about one image."""
 
     def __init__(self, source: Source, bad: BadRecords) -> None:
-        self.content, self.root, self.files = Content(bad), source.path, ImageFiles(source.path)
-        places = (PurePosixPath(file.relative_to(self.root)) for file in source.files)
+        self.content, self.folder = Content(bad), source.images[0]
+        self.files = ImageFiles(self.folder)
+        places = (PurePosixPath(file.relative_to(source.path)) for file in source.files)
         self.zips = Counter(one.parent for one in places if one.suffix.lower() == ".zip")
         self.images: dict[str, dict] = {}
         self.stacks: dict[str, tuple[int, ...]] = {}  # where the regions of an image are
@@ -150,9 +151,9 @@ class Reading:
         if found is None and (self.zips[name.parent] == 1 if is_zip else is_numbered(name)):
             found = self.files.only(str(name.parent))
         if found is None:
-            raise InputError(f"has no image of its name (as {name.stem}.png) in {self.root}")
+            raise InputError(f"has no image of its name (as {name.stem}.png) in {self.folder}")
         if found not in self.images:
-            height, width = size_of(self.root / found)
+            height, width = size_of(self.folder / found)
             self.images[found] = self.content.add_image(found, width, height, str(name))
         return self.images[found]
 

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from data import rle
 from data.errors import BadRecords, InputError
 from data.readers.content import (
     Content,
@@ -21,12 +20,12 @@ from data.readers.content import (
     class_name,
     load_json,
     numbers,
-    polygon,
     remains,
     require,
     sentence,
     short,
     size_of,
+    with_holes,
 )
 from data.readers.image_files import ImageFiles, files_of_images
 from data.readers.source import Source, head_of
@@ -52,7 +51,8 @@ def find(path: Path) -> dict[str, Source] | None:
 
 def read(source: Source, bad: BadRecords) -> dict[str, Any]:
     """The images as COCO content; classes sorted by name."""
-    content, images = Content(bad), ImageFiles(source.images[0])
+    folder = source.images[0]
+    content, images = Content(bad), ImageFiles(folder)
     only = images.only() if len(source.names) == 1 else None
     for name in source.names:
         file = source.path / name
@@ -64,8 +64,8 @@ def read(source: Source, bad: BadRecords) -> dict[str, Any]:
             features, place = features_of(record), PurePosixPath(name)
             found = images.find(place.stem, str(place.parent), place.stem) or only
             if found is None:
-                raise InputError(f"has no image of its name (as {place.stem}.png) in {source.path}")
-            height, width = size_of(source.path / found)
+                raise InputError(f"has no image of its name (as {place.stem}.png) in {folder}")
+            height, width = size_of(folder / found)
             require_pixels(features, record, height, width)
             image = content.add_image(found, width, height, name)
         except InputError as reason:
@@ -189,15 +189,7 @@ def label_of(properties: dict) -> str:
 
 def outlines_of(geometry: dict, image: dict) -> list[Outline]:
     """The parts of an object; one with holes is a mask."""
-    found: list[Outline] = []
-    size = image["height"], image["width"]
-    for outer, *holes in parts_of(geometry):
-        drawn = polygon(outer, image)
-        if holes:
-            region = rle.from_polygons([polygon(hole, image) for hole in holes], *size)
-            found += rle.subtract([rle.from_polygons([drawn], *size)], region)
-        else:
-            found.append(drawn)
+    found = [with_holes(outer, holes, image) for outer, *holes in parts_of(geometry)]
     if not found:
         raise InputError("has no coordinates")
     return found

@@ -32,6 +32,7 @@ from data.readers.content import (
     short,
     size_of,
     unzipped,
+    with_holes,
 )
 from data.readers.image_files import ImageFiles, walk
 from data.readers.source import Source, head_of, split_in, top_keys
@@ -148,11 +149,7 @@ def outline(exterior: list[float], interior: Any, image: dict) -> Outline:
     """A polygon; without its holes, if it has some."""
     if not isinstance(interior, list):
         raise InputError(f"has the interior {short(interior)} where a list of polygons is needed")
-    drawn, size = polygon(exterior, image), (image["height"], image["width"])
-    if not interior:
-        return drawn
-    holes = rle.from_polygons([polygon(flat(hole), image) for hole in interior], *size)
-    return rle.subtract([rle.from_polygons([drawn], *size)], holes)[0]
+    return with_holes(exterior, [flat(hole) for hole in interior], image)
 
 
 def bitmap(value: dict, image: dict) -> rle.Rle:

@@ -40,7 +40,7 @@ def png(pixels: np.ndarray, palette: bool = False) -> bytes:
 
 
 def photos(folder: str, suffix: str = "png") -> dict[str, bytes]:
-    kind = "JPEG" if suffix == "jpg" else "PNG"
+    kind = {"jpg": "JPEG", "tif": "TIFF"}.get(suffix, "PNG")
     return {f"{folder}{name}.{suffix}": image_bytes(size, kind) for name, size, _ in squares()}
 
 
@@ -340,6 +340,14 @@ def roi_set() -> Made:
     return Made(None, files)
 
 
+def spacenet() -> Made:
+    rows = ["ImageId,BuildingId,PolygonWKT_Pix,PolygonWKT_Geo"]
+    for name in NAMES:
+        ring = ",".join(f"{x} {y} 0" for x, y in (*CORNERS, CORNERS[0]))
+        rows.append(f'{name},1,"POLYGON (({ring}))",1')
+    return Made(None, photos("RGB/", "tif") | {"summaryData/all.csv": "\n".join(rows).encode()})
+
+
 def huggingface() -> Made:
     files = photos("images/")
     for name, _, mask in squares():
@@ -353,5 +361,6 @@ SETS: dict[str, Callable[[], Made]] = {
     "coco-panoptic": panoptic, "datumaro": datumaro, "label-studio": label_studio, "darwin": darwin,
     "supervisely": supervisely, "cityscapes": cityscapes, "davis": davis,
     "openimages": openimages, "ade20k": ade20k, "qupath": qupath, "imagej-roi": imagej_roi,
-    "imagej-roi, zip": roi_set, "huggingface": huggingface,
+    "imagej-roi, zip": roi_set, "spacenet": spacenet,
+    "huggingface": huggingface,
 }  # fmt: skip
