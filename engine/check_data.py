@@ -45,9 +45,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
     return opts
 
 
-def open_all(opts: argparse.Namespace) -> tuple[dict[str, CocoDataset], list[str]]:
-    """Every split, data without a validation split divided as a training does it; and what was
-    said while they were opened.
+def open_all(opts: argparse.Namespace) -> tuple[dict[str, CocoDataset], list[str], list[str]]:
+    """Every split, data without a validation split divided as a training does it; what was
+    recognised and decided; and warnings.
     """
     said: list[str] = []
     with warnings.catch_warnings(record=True) as caught:
@@ -72,7 +72,7 @@ def open_all(opts: argparse.Namespace) -> tuple[dict[str, CocoDataset], list[str
             parts = divide(sets["train"], PARTS, opts.val_fraction, None, said.append)
             if parts["val"] is not parts["train"]:
                 sets = parts | {split: sets[split] for split in sets if split != "train"}
-    return sets, said + [str(one.message) for one in caught]
+    return sets, said, [str(one.message) for one in caught]
 
 
 def read_facts(sets: dict[str, CocoDataset], workers: int) -> dict[str, list[Facts]]:
@@ -130,12 +130,12 @@ def main(argv: list[str]) -> int:
     """
     opts = parse(argv)
     files.require_free(opts.out, opts.overwrite, PAGE)
-    sets, said = open_all(opts)
+    sets, said, warned = open_all(opts)
     for text in said:
         info(text)
     trained, reasons = training(opts, sets)
     facts = read_facts(sets, opts.workers)
-    findings = find_all(sets, facts, trained)
+    findings = find_all(sets, facts, trained, warned)
     line = verdict(sets, findings)
     content = data_page.Content(
         str(opts.data or opts.train_json or opts.val_json), line, said, sets, facts, findings,

@@ -1,6 +1,6 @@
 """What is wrong with a data set, or deserves a look, as lists of places."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -47,9 +47,13 @@ class Finding(NamedTuple):
         return Place("", "", f"{self.count} in all")
 
 
-def find_all(sets: Sets, facts: FactsOf, trained: TrainOptions) -> list[Finding]:
-    """All findings that have something, errors first."""
+def find_all(
+    sets: Sets, facts: FactsOf, trained: TrainOptions, warned: Sequence[str]
+) -> list[Finding]:
+    """All findings that have something, errors first; `warned` came up while reading."""
+    said = [Place("", text=text) for text in warned]
     found = [
+        Finding(LOOK, "warnings of reading", "They come in a training, too.", len(said), said),
         *of_records(sets),
         *of_files(sets, facts),
         *of_twins(sets, facts),
@@ -212,12 +216,12 @@ def of_counts(sets: Sets, trained: TrainOptions) -> Iterator[Finding]:
             "crowds and boxes do not count.", 1, [],
         )  # fmt: skip
     places = []
-    for split, what, effect in (
-        ("train", "num_queries", "have no query and are not learned; --set num_queries"),
-        ("val", "num_queries", "have no query and cannot be found; --set num_queries"),
-        ("val", "max_detections", "cannot be found; --set max_detections"),
+    for split, key, what, effect in (
+        ("train", "num_queries", "queries", "have no query and are not learned"),
+        ("val", "num_queries", "queries", "have no query and cannot be found"),
+        ("val", "max_detections", "answers per image", "cannot be found"),
     ):
-        most = getattr(config, what)
+        most, effect = getattr(config, key), f"{effect}; --set {key}"
         if split in sets and (text := too_many_objects(sets[split], most, what, effect)):
             places.append(Place(split, text=text))
     yield Finding(

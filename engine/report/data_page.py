@@ -44,8 +44,8 @@ DECISIONS = (
 class Content(NamedTuple):
     """All that the page holds.
 
-    data: what the user gave. said: what opening it printed. reasons: option -> why it follows from
-    the data.
+    data: what the user gave. said: what was recognised and decided. reasons: option -> why it
+    follows from the data.
     """
 
     data: str
@@ -77,15 +77,14 @@ def build(found: Content) -> str:
         element("p", found.verdict, kind=f"verdict {'bad' if errors else looks}"),
         tiles(numbers),
         section("Problems", overview(found.findings)),
-        section("Splits", splits(found)),
+        section("Splits", joined(element("p", text) for text in found.said), splits(found)),
         section("Distributions", distributions(found)),
         section(
             "What a training would do", decisions(found),
             note=f"Recipe {found.trained.recipe}; each of these options can be given.",
         ),
-        section("Classes", classes(found, counts)),
-        section("Reading", joined(element("p", text) for text in found.said)),
         *(problem(found, number, one) for number, one in enumerate(found.findings)),
+        section("Classes", classes(found, counts)),
         section(
             "Samples of the classes", class_samples(found),
             note=f"{SAMPLES} objects of a class, spread evenly over the images.",

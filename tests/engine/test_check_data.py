@@ -212,6 +212,12 @@ def similar(planted):
     return 4  # three pairs of discs, one of elephants
 
 
+def warned(planted):
+    for one in planted.contents["train"]["annotations"][::2]:
+        one["iscrowd"] = 1
+    return 1  # sentence: all discs are crowds
+
+
 def no_objects(planted):
     planted.contents["train"]["annotations"] = []
     return 1
@@ -223,6 +229,7 @@ PROBLEMS = {
     "images of another size than annotated": other_sizes,
     "images in several splits": leaks,
     "training set without objects": no_objects,
+    "warnings of reading": warned,
     "images turned by EXIF": turned,
     "images several times in a split": doubles,
     "masks without a pixel": empty_masks,
@@ -247,7 +254,7 @@ def test_a_planted_problem_is_found(planted, capsys, title):
     assert code == (2 if title in ERRORS else 0)
     assert line.startswith("NOT READY" if title in ERRORS else "READY")
     assert f"{title} ({count})" in line
-    if title not in ("no_objects", "training set without objects"):
+    if title not in ("training set without objects", "warnings of reading"):  # no disc is left
         assert line.count("(") == 1, line
     page = check_data.Path(line.rsplit(": ", 1)[1]).read_text()
     assert f"{title}: {count} " in page
@@ -262,6 +269,20 @@ def test_every_place_is_listed(planted, capsys):
     places = [(row["split"], row["image"], row["where"]) for row in rows]
     assert places[:2] == [("train", "0.png", "annotation 13"), ("val", "6.png", "annotation 7")]
     assert places[2:] == [("train", f"{n}.png", f"annotation {14 + n}") for n in range(3)]
+
+
+def test_objects_beyond_the_queries_and_answers(planted, capsys):
+    """The recipe follows the training set, so only val and a number of the user are too small."""
+    for place in range(60):
+        planted.add("val", 6, square(place, 40, 5))
+    _, line, _, rows = checked(planted.write(), capsys)
+    assert "splits with more objects than queries or answers (1)" in line
+    text = next(row["where"] for row in rows if row["what"].startswith("splits with more"))
+    assert "1 image of 3" in text and "62" in text and "49 queries" in text
+    _, _, _, rows = checked(planted.root, capsys, "--set", "num_queries=1", "max_detections=60")
+    found = [row["where"] for row in rows if row["what"].startswith("splits with more")]
+    assert [text.split(":")[0] for text in found] == ["train", "val", "val"]
+    assert "6 images of 6" in found[0] and "63 objects" in found[1] and "2 objects" in found[2]
 
 
 def test_data_without_a_validation_split_are_divided_as_a_training_does(planted, capsys):
