@@ -113,6 +113,11 @@ def recognise(path: Path, format: str | None = None) -> Reading:
             return chosen(found, path)
     if problems:
         raise problems[0]
+    if format is not None:
+        raise InputError(
+            f"{path} is no data set of --format {format} ({readers[0].TITLE}: "
+            f"{readers[0].LAYOUT}): leave the option out to see what it is"
+        )
     raise InputError(unknown(path, readers))
 
 

@@ -102,7 +102,7 @@ def test_two_readings_are_named_and_format_decides(formats, tmp_path):
     assert recognise(tmp_path / "both", "dark")["all"].reader.NAME == "dark"
     with pytest.raises(InputError, match="--format pink: there is no such format; known are .*red"):
         recognise(tmp_path, "pink")
-    with pytest.raises(InputError, match=r"no data set of a known layout.*tried red: \*.red"):
+    with pytest.raises(InputError, match=r"one is no data set of --format red \(Red: \*.red\)"):
         recognise(write(tmp_path / "one", a_blue="x"), "red")
     write(tmp_path / "several" / "first", a_red="x")
     write(tmp_path / "several" / "second", a_red="x")
