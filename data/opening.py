@@ -175,11 +175,9 @@ def divide(
         held_out, groups = hold_out(names, labels, fraction) if fraction else ([], "")
         if not held_out:
             if "val" in wanted:
+                all_of = f"all {len(names)} images are" if len(names) > 1 else "its only image is"
                 both = "trained on and evaluated: the scores tell nothing about new images"
-                report(
-                    f"{start}, all {len(names)} images are "
-                    f"{both if 'train' in wanted else 'evaluated'}"
-                )
+                report(f"{start}, {all_of} {both if 'train' in wanted else 'evaluated'}")
             return dict.fromkeys(PARTS, whole)
         kept = np.setdiff1d(np.arange(len(names)), held_out).tolist()
         chosen = {"train": kept, "val": held_out}

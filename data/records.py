@@ -116,7 +116,10 @@ def categories(content: dict, source: str | Path, bad: BadRecords) -> list[Categ
 
     named = sorted(checked(content, "categories", check, source, bad))
     if not named:
-        raise InputError(f"{source} has no categories: list at least one with id and name")
+        raise InputError(
+            f"{source} has no categories: annotate at least one object, or list the categories "
+            "with id and name in COCO json"
+        )
     return [Category(index, id_, name) for index, (id_, name) in enumerate(named)]
 
 

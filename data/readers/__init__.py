@@ -195,9 +195,13 @@ def unknown(path: Path, readers: Sequence[ModuleType]) -> str:
     """The sentence for a folder or a file that no reader knows: what is there, what was tried."""
     tried = "; ".join(f"{one.NAME}: {LESS.sub('', one.LAYOUT)}" for one in readers)
     fix = "or name COCO files with --train-json, --val-json and --images"
+    if path.is_file() and path.suffix.lower() in SUFFIXES:
+        return f"{path} is an image: give the folder of the data set, or its file of annotations"
     if path.is_file():
         return f"{path} is no annotation file of a known format, tried {tried}: give another, {fix}"
     counts = suffixes(path)
+    if not counts:
+        return f"{path} holds no files: give the folder with the images and their annotations"
     archives = [suffix for suffix in counts if suffix in ARCHIVES]
     if archives:
         return f"{path} holds {listed(counts)}: unpack the {archives[0]} file and give its folder"

@@ -17,7 +17,7 @@ from typing import Any
 from data import records
 from data.errors import BadRecord, InputError
 from data.readers.coco_dialects import plain
-from data.readers.source import Source, ends_of, folders_in, head_of, split_in, top_keys
+from data.readers.source import HEAD, Source, ends_of, folders_in, head_of, split_in, top_keys
 from data.records import LISTS
 
 NAME, TITLE = "coco", "COCO json"
@@ -68,7 +68,11 @@ def is_coco(path: Path) -> bool:
     if not keys or is_panoptic(path):
         return False
     records_first = keys.get("annotations", "0") in "[{" and '"image_id"' in start
-    return keys.get("images") == "[" or keys.get("categories") == "[" or records_first
+    # Classes alone are the notes.json beside Label Studio's YOLO export.
+    classes_first = keys.get("categories") == "[" and (
+        "annotations" in keys or path.stat().st_size > HEAD
+    )
+    return keys.get("images") == "[" or classes_first or records_first
 
 
 def is_results(path: Path) -> bool:

@@ -1,7 +1,7 @@
 """YOLO-seg: a data.yaml, and for each image a text file with a polygon or a box on each line.
 
 Coordinates are parts of the upright image's size. The labels of a/images/b/x.jpg are in
-a/labels/b/x.txt; an image without such a file has no objects.
+a/labels/b/x.txt, those of a/x.jpg beside it; an image without such a file has no objects.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from data.errors import BadRecords, InputError
-from data.images import upright_size
+from data.images import SUFFIXES, upright_size
 from data.readers.content import Content, polygon, rectangle, short
 from data.readers.data_yaml import (
     DEPTH,
@@ -72,15 +72,25 @@ def yaml_in(path: Path) -> Path | None:
 
 
 def without_yaml(path: Path) -> dict[str, Source] | None:
-    """Label Studio's export, or one without any list of classes, which is refused."""
+    """Label Studio's export, texts beside their images, or a folder without a list of classes,
+    which is refused.
+    """
     images, labels = path / "images", path / "labels"
-    if not (images.is_dir() and labels.is_dir()):
+    beside = not (images.is_dir() and labels.is_dir())
+    file = next((path / name for name in NAME_FILES if (path / name).is_file()), None)
+    if beside and file is None:
         return None
-    files = (labels / place / name for place, names in walk(labels, DEPTH) for name in names)
+    root, depth = (path, 0) if beside else (labels, DEPTH)
+    files = [root / place / name for place, names in walk(root, depth) for name in names]
     texts = [one for one in files if one.suffix == ".txt" and one.name not in NAME_FILES]
     if not any(re.match(r"\s*\d+(\s+[-+.\de]+){4}", head_of(one)) for one in texts[:10]):
         return None
-    file = next((path / name for name in NAME_FILES if (path / name).is_file()), None)
+    if beside:
+        stems = {one.stem for one in texts}
+        found = [one for one in files if one.suffix.lower() in SUFFIXES]
+        if stems.isdisjoint(one.stem for one in found):
+            return None
+        return {"all": source(file, path, "all", [one.name for one in found])}
     if file is None:
         raise InputError(
             f"{path} is a YOLO folder with {len(texts)} label files, but has no data.yaml: write "

@@ -170,7 +170,7 @@ def test_nothing_known(tmp_path):
     assert all(f"{one.NAME}: {one.LAYOUT[:8]}" in said for one in readers.READERS)
     assert len(said) < LONGEST
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match="empty holds no data set .* no files"):
+    with pytest.raises(InputError, match="empty holds no files: give the folder"):
         recognise(tmp_path / "empty")
     with pytest.raises(InputError, match="c.txt is no annotation file of a known format"):
         recognise(tmp_path / "music" / "c.txt")
@@ -199,6 +199,9 @@ def test_a_file_for_the_folder(tiny_coco, capsys):
     (tiny_coco.json.with_name("other.json")).write_text(json.dumps({"a": 1}))
     with pytest.raises(InputError, match="other.json is no annotation file"):
         open_datasets(tiny_coco.json.with_name("other.json"))
+    image = next(tiny_coco.json.parent.parent.rglob("*.png"))
+    with pytest.raises(InputError, match="is an image: give the folder of the data set"):
+        open_datasets(image)
 
 
 def test_a_folder_of_images_beside_named_files(tiny_coco):

@@ -345,3 +345,25 @@ def test_real_paths_of_other_computers(shared, make, name, classes):
     assert [one["name"] for one in read(root, "val")[0]["categories"]] == classes
     assert json.dumps(read(root)[0])
     assert isinstance(yolo.find(root)["val"], Source)
+
+
+# --- without a data.yaml --------------------------------------------------------------------------
+
+
+def test_texts_beside_their_images(make):
+    files = {"aDOTJPG": None, "bDOTjpg": None, "classesDOTtxt": "crab\nfish\n"}
+    root = make(**files, aDOTtxt=line(1, POLYGON))
+    content, bad = read(root, "all")
+    assert [one["file_name"] for one in content["images"]] == ["a.JPG", "b.jpg"] and not bad
+    (annotation,) = content["annotations"]
+    assert annotation["category_id"] == 1 and annotation["image_id"] == content["images"][0]["id"]
+    (root / "classes.txt").unlink()
+    assert yolo.find(root) is None
+
+
+def test_label_studio_s_notes_are_no_second_format(make):
+    notes = {"categories": [{"id": 0, "name": "crab"}], "info": {"contributor": "Label Studio"}}
+    files = {"images__aDOTjpg": None, "labels__aDOTtxt": line(0, POLYGON)}
+    root = make(**files, classesDOTtxt="crab\n", notesDOTjson=json.dumps(notes))
+    sets = open_datasets(root, cache=root.parent / "cache")
+    assert len(sets["train"]) == 1 and sets["train"].class_names == ["crab"]
