@@ -44,6 +44,8 @@ class CocoDataset:
         InputError: if a record cannot be used. No image is opened for that.
     """
 
+    own_ids = True  # False: its format has none, so classes are the same if their names are
+
     def __init__(
         self,
         annotations: str | Path | dict,
@@ -251,13 +253,23 @@ class CocoDataset:
     def use_classes(self, classes: Sequence[dict[str, Any]], origin: str) -> None:
         """Takes over the class list of `origin`, records with id and name, which may have more
         classes. Objects of classes that it lacks are left out, with a warning: no answer can have
-        them. Where the names are the same in the same order, the set keeps its ids.
+        them. Where the names are the same in the same order, the set keeps its ids. Where all its
+        names are there, or it has no ids of its own, names alone decide.
 
         Raises:
             InputError: if an id or a name is another class there, or no class is the same.
         """
-        if self.class_names == [one["name"] for one in classes]:
+        names = [one["name"] for one in classes]
+        if self.class_names == names:
             return
+        by_name = {one["name"]: one["id"] for one in classes}
+        distinct = len(by_name) == len(names) and len({*self.class_names}) == len(self.categories)
+        if distinct and (not self.own_ids or by_name.keys() >= {*self.class_names}):
+            ids = {one.id for one in self.categories} | {*by_name.values()}
+            free = max(ids, default=0) + 1  # of classes that are not there
+            self.categories = [
+                one._replace(id=by_name.get(one.name, free + one.index)) for one in self.categories
+            ]
         index_of = {(one["id"], one["name"]): index for index, one in enumerate(classes)}
         known = {value for pair in index_of for value in pair}
         extra = [(one.id, one.name) for one in self.categories if one[1:] not in index_of]

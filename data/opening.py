@@ -92,6 +92,8 @@ def open_datasets(
         )
         for split, file in files.items()
     }
+    for split, one in opened.items():
+        one.own_ids = getattr(sources[split].reader, "OWN_IDS", True)
     first, *others = opened.values()
     for other in others:
         other.use_classes([one._asdict() for one in first.categories], str(first.source))
@@ -136,7 +138,7 @@ def describe(sources: Mapping[str, Source], opened: Mapping[str, CocoDataset]) -
     others = suffixes - Counter(images)
     kinds = others if others.total() > len(files) / 5 else suffixes  # maps beside a list are images
     ranks = {
-        suffix: (suffix not in (".jpg", ".jpeg"), number, suffix != ".txt")
+        suffix: (suffix not in (".jpg", ".jpeg"), number, suffix != ".txt", suffix == ".json")
         for suffix, number in kinds.items()
     }
     suffix = max(ranks, key=ranks.get, default="")

@@ -379,3 +379,20 @@ def test_the_summary_counts(tiny_coco):
     assert "shrimp 3, fish 2, unused 0, crab 2" in dataset.summary()
     assert "2 images" in dataset.subset([0, 1]).summary()
     assert "0 objects" in dataset.subset([2]).summary()
+
+
+def test_classes_are_the_same_by_name_where_all_are_there_or_ids_are_made_up(tiny_coco):
+    """As a set that was corrected in an annotation tool has them: other ids, not all classes."""
+    dataset, own = opened(tiny_coco), opened(tiny_coco).categories
+    given = [{"id": 50 - k, "name": one.name} for k, one in enumerate(reversed(own))]
+    eel = {"id": own[0].id, "name": "eel"}
+    before = [dataset.class_names[label] for label in dataset.annotation(0).labels]
+    dataset.use_classes([*given, eel], "the x")
+    assert [dataset.class_names[label] for label in dataset.annotation(0).labels] == before
+    other = opened(tiny_coco)
+    with pytest.raises(InputError, match="class list does not fit"):
+        other.use_classes([eel, *given[:2]], "the x")
+    other.own_ids = False
+    with pytest.warns(UserWarning, match="which the x has not"):
+        other.use_classes([eel, *given[:2]], "the x")
+    assert other.class_names == ["eel", *(one["name"] for one in given[:2])]

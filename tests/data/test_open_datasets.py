@@ -147,6 +147,7 @@ def test_what_is_missing_is_named(tiny_coco, tmp_path):
     with pytest.raises(InputError, match=r"none is not a folder or a file: .*--data"):
         open_datasets(tmp_path / "none")
     (tmp_path / "empty").mkdir()
+    (tmp_path / "empty/notes.md").touch()
     with pytest.raises(InputError, match="instances_train.json.*VOCdevkit/VOC2012.*--train-json"):
         open_datasets(tmp_path / "empty")
     with pytest.raises(InputError, match="no train annotations were named: .*--train-json"):
