@@ -386,7 +386,9 @@ def run_entry(main: Callable[[list[str]], int | None]) -> None:
     except dist.RankLost as error:
         failure, complaint, code = error, str(error), dist.EXIT_RANK_LOST
     except KeyboardInterrupt as stop:
-        failure, complaint, code = stop, "interrupted", getattr(stop, "exit_code", 130)
+        # Its frames hold loaders, whose workers end only when they are let go.
+        failure = stop.with_traceback(None)
+        complaint, code = "interrupted", getattr(stop, "exit_code", 130)
     if complaint:  # only now: progress bars leave the terminal when the error lets go of them
         print(complaint, file=sys.stderr)
     dist.shutdown(failure)
