@@ -327,12 +327,13 @@ def from_runs(segmentation: dict, height: int, width: int) -> Rle:
     return coco_mask.frPyObjects({"size": [height, width], "counts": runs}, height, width)
 
 
-def runs_of(counts: bytes) -> np.ndarray:
+def runs_of(counts: bytes | str) -> np.ndarray:
     """The run lengths of a compressed counts string, in Python (the format of the COCO tools).
 
     Each character carries 5 bits, lowest first; from the fourth number on, what is written is the
     difference to the number two before.
     """
+    counts = counts.encode("ascii") if isinstance(counts, str) else counts
     values = np.frombuffer(counts, dtype=np.uint8).astype(np.int64) - 48
     last = (values & CONTINUES) == 0
     ends = np.flatnonzero(last)

@@ -173,7 +173,13 @@ class Run:
         """
         path = self.folder / "last.pt"
         content = checkpoint.load(path)
-        self.data.train.use_classes(content["classes"], str(path))
+        train, known = self.data.train, {one["name"] for one in content["classes"]}
+        if extra := sorted(set(train.class_names) - known):
+            raise InputError(
+                f"{path}: the class list does not fit, {train.source} also has {', '.join(extra)}: "
+                "resume with the data it began with, or train again with --pretrained"
+            )
+        train.use_classes(content["classes"], str(path))
         same_average = (content["average"] is None) == (self.trainer.average is None)
         if checkpoint.config_of(content) != self.config or not same_average:
             raise InputError(

@@ -39,7 +39,7 @@ for count in (0, 0, 10, 100):
     with tempfile.TemporaryDirectory() as folder:
         predictor = predict.Predictor(Path(folder), [{"id": 1, "name": "thing"}], find)
         start = time.process_time()
-        predictor.add(1, "photo.jpg", image)
+        predictor.add(1, "photo.jpg", image, Path("photo.jpg"))
         seconds = time.process_time() - start
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     costs.append([len(predictor.rows), seconds, memory])

@@ -171,7 +171,7 @@ TRAINING = [
     ("none", None, "", "no train annotations|--train-json|--data"),
     ("none", None, "--data nowhere", "nowhere is not a folder|--data"),
     ("none", lambda home: (home / "music").mkdir(), "--data music",
-     "music holds no data set of a known layout|--train-json"),
+     "music holds no files"),
     ("coco", None, "--batch-size 1 --canvas 64x64", "--batch-size 1"),
     ("coco", None, "--resume",
      "runs/mobileinst_topformer_tiny-NNN: no last.pt|without --resume"),
