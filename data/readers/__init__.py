@@ -34,6 +34,7 @@ from data.readers import (
     darwin,
     datumaro,
     davis,
+    huggingface,
     id_images,
     imagej_roi,
     label_studio,
@@ -75,6 +76,7 @@ READERS = (
     qupath,
     imagej_roi,
     spacenet,
+    huggingface,
 )
 TOGETHER = {"voc", "sbd"}  # one data set: SBD adds training images to VOC
 ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".7z", ".rar")

@@ -1,0 +1,99 @@
+"""Instance maps as examples of Hugging Face read them: an RGB PNG for each image.
+
+Red is the class, green counts the objects of an image, blue is 0; red and green are 0 on
+background. A class without a count is an area without objects. Names of classes are in
+id2label.json, if it is there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from data import rle
+from data.errors import BadRecords, InputError
+from data.images import upright_size
+from data.readers.content import Content, class_name, load_json
+from data.readers.maps import images_by_stem, read_colours
+from data.readers.source import Source, require_size
+
+NAME, TITLE = "huggingface", "Hugging Face instance maps"
+LAYOUT = "images/x.jpg and annotations/x.png (red: class, green: object)"
+OWN_IDS = False
+
+IMAGES, MAPS, NAMES = "images", "annotations", "id2label.json"
+LOOKED_AT = 5  # maps
+
+
+def find(path: Path) -> dict[str, Source] | None:
+    """The maps in `annotations` whose images are in `images`; red and green must hold numbers."""
+    if not ((path / IMAGES).is_dir() and (path / MAPS).is_dir()):
+        return None
+    maps, images = (images_by_stem(path / folder) for folder in (MAPS, IMAGES))
+    names = sorted(name for name in maps.values() if name.lower().endswith(".png"))
+    paired = [path / MAPS / name for stem, name in maps.items() if stem in images]
+    if not fits(paired[:LOOKED_AT]):
+        return None
+    files = [path / NAMES, path / IMAGES, *(path / MAPS / name for name in names)]
+    return {"all": Source(path / MAPS, "all", [path / IMAGES], names, files)}
+
+
+def fits(files: Sequence[Path]) -> bool:
+    """Whether all files are RGB without blue, and one of them has both red and green."""
+    found = []
+    for file in filter(Path.is_file, files):  # a pipe would be read forever
+        try:
+            with Image.open(file, formats=["PNG"]) as image:
+                if image.mode != "RGB":
+                    return False
+                found.append([high for _, high in image.getextrema()])
+        except Exception:  # the reader of images raises nearly everything
+            return False
+    return all(blue == 0 for *_, blue in found) and any(red and green for red, green, _ in found)
+
+
+def read(source: Source, bad: BadRecords) -> dict[str, Any]:
+    """The maps as COCO content, classes in the order of their numbers."""
+    labels = names_in(source.path.parent / NAMES)
+    content, images = Content(bad, labels.values()), images_by_stem(source.images[0])
+    for name in source.names:
+        file = source.path / name
+        try:
+            image = images.get(name.rpartition(".")[0])
+            if image is None:
+                raise InputError(f"{file} has no image of its name: add the image or remove it")
+            add_image(content, file, image, source.images[0] / image, labels)
+        except InputError as error:
+            bad.note(error, file, "the map")
+    return content.finished()
+
+
+def names_in(file: Path) -> dict[int, str]:
+    """Class number -> name; empty without a file."""
+    listed = load_json(file) if file.is_file() else {}
+    try:
+        pairs = [(int(number), class_name(name)) for number, name in listed.items()]
+    except (AttributeError, ValueError):
+        raise InputError(f'{file} is no table of classes: write it as {{"1": "crab"}}') from None
+    return dict(sorted(pairs))
+
+
+def add_image(content: Content, file: Path, name: str, path: Path, labels: dict[int, str]) -> None:
+    colours = read_colours(file)
+    require_size(file, colours.shape, name, upright_size(path))
+    numbers = rle.distinct(colours)[0]
+    objects = numbers[numbers >> 8 > 0]
+    if numbers[-1] >> 16 or (objects & 255 == 0).any():
+        raise InputError(
+            f"{file} has colours with blue, or green without red: red has to be the class and "
+            "green the number of the object"
+        )
+    image = content.add_image(name, *colours.shape[::-1], str(file))
+    for number, mask in zip(objects.tolist(), rle.from_index_map(colours, objects), strict=True):
+        label = number & 255
+        content.add(image, labels.get(label, f"class {label:03}"), [mask])
+    content.counts["areas without objects"] += int(np.count_nonzero(numbers)) - len(objects)
