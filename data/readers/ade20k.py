@@ -1,6 +1,6 @@
 """ADE20K (2021): x_seg.png holds the visible pixels of all whole objects, x.json their classes.
 
-A class is R // 10 * 256 + G, which is name_ndx in the json; B tells the objects of a class apart,
+A class is R // 10 * 256 + G, which is name_ndx in the json; B numbers the objects of a class,
 with gaps. Parts of objects (windows of a house) are left out. There is no list of things: sky and
 road are objects too.
 """

@@ -1,6 +1,6 @@
 """CVAT Segmentation mask 1.1: the folders of VOC, with colours in place of indices.
 
-labelmap.txt has the colour of each class. Those of objects start anew in each image; an object's
+labelmap.txt has the colour of each class. Those of objects start again in each image; an object's
 class is the majority of SegmentationClass under it.
 """
 

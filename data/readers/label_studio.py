@@ -1,4 +1,4 @@
-"""Label Studio: its JSON export, or JSON-MIN as far as that tells.
+"""Label Studio: its JSON export, or JSON-MIN as far as it goes.
 
 Of several annotations of one task the ground truth counts, else the last; cancelled ones and
 predictions do not. A task without annotation is not an empty image. Coordinates are in percent of
