@@ -6,6 +6,7 @@ class is the majority of SegmentationClass under it.
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -75,7 +76,7 @@ def read(source: Source, bad: BadRecords) -> dict[str, Any]:
                 records.file_name({"file_name": name})
             except InputError as reason:
                 raise InputError(f"{source.path}: an image in a list {reason}") from None
-            if (source.path / OBJECTS / f"{name}.png").is_file():
+            if os.path.isfile(source.path / OBJECTS / f"{name}.png"):  # of any length
                 add_image(content, source, name, files.get(name, f"{name}.jpg"), labels)
             else:
                 content.counts["listed images without masks"] += 1
@@ -111,7 +112,7 @@ def add_image(
     classes, objects = read_colours(class_file), read_colours(object_file)
     require_size(class_file, classes.shape, f"{OBJECTS}/{name}.png", objects.shape)
     image_file = source.images[0] / image_name
-    if image_file.is_file():
+    if os.path.isfile(image_file):
         require_size(object_file, objects.shape, image_name, upright_size(image_file))
     colours, class_places = rle.distinct(classes)
     for colour in colours.tolist():

@@ -79,7 +79,7 @@ def located(file: Path, entry: str) -> str | None:
             tried += [f"{folder.name}/images", folder.name]
     for each in tried:
         each = normal(each)
-        if is_inside(each) and (root / each).exists() and "\0" not in each:
+        if is_inside(each) and os.path.exists(root / each):
             return each
     return None
 
@@ -134,6 +134,6 @@ def listed(root: Path, place: str, line: str) -> str:
     for start in range(len(parts)):
         tail = "/".join(parts[start:])
         for each in (tail, normal(os.path.join(os.path.dirname(place), tail))):
-            if is_inside(each) and "\0" not in each and (root / each).is_file():
+            if is_inside(each) and os.path.isfile(root / each):
                 return each
     return "/".join(parts)  # is named as missing when it is read

@@ -84,12 +84,12 @@ def test_lists_are_splits_and_names_may_have_folders_and_blanks(tmp_path):
     root = write(tmp_path, maps, ("Train", "Validation", "trainval"), suffix=".png")
     lists = root / "ImageSets" / "Segmentation"
     (lists / "Train.txt").write_text('"left cam/1.2"\n')
-    (lists / "Validation.txt").write_text("b\nnot_annotated\n")
+    (lists / "Validation.txt").write_text(f"b\nnot_annotated\n{300 * 'x'}\n")
     assert cvat_masks.find(root).keys() == {"train", "val"}
     assert [one["file_name"] for one in read(root, "train")["images"]] == ["left cam/1.2.png"]
     content = read(root, "val")
     assert [one["file_name"] for one in content["images"]] == ["b.png"]
-    assert content["counts"] == {"listed images without masks": 1}
+    assert content["counts"] == {"listed images without masks": 2}
 
 
 def test_without_lists_all_masks_are_read(tmp_path):
