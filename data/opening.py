@@ -133,7 +133,8 @@ def describe(sources: Mapping[str, Source], opened: Mapping[str, CocoDataset]) -
     """What was recognised and how much, as "LabelMe: 120 json files, 118 images, 5 classes"."""
     titles = " and ".join(dict.fromkeys(one.reader.TITLE for one in sources.values()))
     files = {file for one in sources.values() for file in one.files or [one.path]}
-    suffixes = Counter(file.suffix.lower() for file in files if file.suffix and file.is_file())
+    found = (file for file in files if file.suffix and os.path.isfile(file))
+    suffixes = Counter(file.suffix.lower() for file in found)
     images = {suffix: number for suffix, number in suffixes.items() if suffix in SUFFIXES}
     others = suffixes - Counter(images)
     kinds = others if others.total() > len(files) / 5 else suffixes  # maps beside a list are images
