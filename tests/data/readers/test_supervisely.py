@@ -35,7 +35,7 @@ def packed(mask, mode="palette", squeeze=True):
         image = Image.fromarray(mask.astype(np.uint8), "P")
         image.putpalette([0, 0, 0, 255, 255, 255])
         more = {"transparency": 0, "bits": 1}
-    elif mode == "RGBA":  # white everywhere, so only its alpha tells
+    elif mode == "RGBA":  # white everywhere, the object is in its alpha
         image = Image.new("RGBA", grey.size, "white")
         image.putalpha(grey)
     else:
