@@ -105,7 +105,8 @@ def as_rgb(file: Image.Image) -> Image.Image:
     Deep values are stretched from their own darkest to brightest one. Our choice: cameras fill 10,
     12 or 16 of the 16 bits; Pillow cuts grey above 255, and of colours it keeps the high byte.
     """
-    values = deep_colours(file)  # before loading, which forgets the tiles
+    # An image that was made, or is loaded, has no tiles.
+    values = deep_colours(file) if getattr(file, "tile", None) else None
     file.load()
     image = ImageOps.exif_transpose(file)
     if values is None and (image.mode in ("F", "I") or image.mode.startswith("I;16")):
@@ -130,12 +131,12 @@ def deep_colours(file: Image.Image) -> np.ndarray | None:
     """The colours of the open page, upright, if they have 16 bits: uint16 [H,W,3], or [H,W] of
     grey with alpha.
     """
-    if file.mode.startswith("RGB") and file.tile and file.tile[0][0] == "libtiff":
+    if file.mode.startswith("RGB") and file.tile[0][0] == "libtiff":
         tags = file.tag_v2
         if tags.get(ExifTags.Base.PlanarConfiguration) == 2 and 16 in tags[BITS]:
             return np.stack([grey_plane(file, number) for number in range(3)], -1)
     tiles = [deep_tiles(file, tile) for tile in file.tile]
-    if not tiles or None in tiles:
+    if None in tiles:
         return None
     halves = []
     for chosen in zip(*tiles):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from data.dataset import CocoDataset
 from data.opening import PARTS, open_datasets
-from engine import checkpoint, files, options
+from engine import checkpoint, files, log, options
 from engine.log import info
 
 LISTS = "split.json"  # in a run folder: the file names of the parts
@@ -37,6 +37,7 @@ def open_splits(
         keep_crowds=opts.keep_crowds,
         skip_bad=opts.skip_bad_records,
         report=info,
+        progress=not log.is_quiet.get(),
     )
 
 

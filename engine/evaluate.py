@@ -1,6 +1,7 @@
 """Entry: a checkpoint and a split -> the table of AP."""
 
 import argparse
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -16,8 +17,8 @@ from data.dataset import CocoDataset
 from data.errors import InputError
 from data.loaders import eval_loader
 from data.presets import EvalPreset
-from engine import checkpoint, dist, files, options, skipped
-from engine.coco_ap import FIELDS, score
+from engine import Command, checkpoint, dist, files, options, skipped
+from engine.coco_ap import FIELDS, Scores, score
 from engine.datasets import open_split
 from engine.fit import too_many_objects
 from engine.log import info
@@ -118,8 +119,11 @@ def score_ground_truth(opts: argparse.Namespace) -> None:
     skipped.report_skipped(dataset.bad)
 
 
-def score_checkpoint(opts: argparse.Namespace, builder: checkpoint.Builder) -> None:
-    """Prints the table, and the block of metrics if wanted; writes the results json.
+def score_checkpoint(
+    opts: argparse.Namespace, builder: checkpoint.Builder = zoo.build_from_config
+) -> Scores | None:
+    """Prints the table, and the block of metrics if wanted; writes the results json. Returns the
+    scores on rank 0, None on the others.
 
     Goes on after images that cannot be read, which are not scored, and lists them at the end.
 
@@ -159,7 +163,7 @@ def score_checkpoint(opts: argparse.Namespace, builder: checkpoint.Builder) -> N
     if opts.diagnose:
         answers = predictions(model, diagnose.one_per_query(postprocess), dataset, **settings)
     if not dist.is_main_process():
-        return
+        return None
     ground_truth = dataset.ground_truth()  # without the images that could not be read
     scores = score(ground_truth, detections, max_dets=limit)
     info(table(scores))
@@ -191,7 +195,10 @@ def score_checkpoint(opts: argparse.Namespace, builder: checkpoint.Builder) -> N
     skipped.report_skipped(dataset.bad, out)
     if not opts.skip_bad_records:
         skipped.require_none(dataset.bad, len(dataset), out)
+    return scores
 
+
+sys.modules[__name__].__class__ = Command
 
 if __name__ == "__main__":
     options.run_entry(main)

@@ -6,8 +6,9 @@ import math
 import os
 import time
 from collections import Counter
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from itertools import chain
 from pathlib import Path
 
@@ -15,16 +16,31 @@ from tqdm import tqdm
 
 from engine import dist, files
 
+is_quiet: ContextVar[bool] = ContextVar("is_quiet", default=False)
+has_progress: ContextVar[bool | None] = ContextVar("has_progress", default=None)
+
+
+@contextmanager
+def quiet(progress: bool = False) -> Iterator[None]:
+    """Nothing is printed in the block, and progress is shown only where `progress` is True."""
+    tokens = is_quiet.set(True), has_progress.set(progress)
+    try:
+        yield
+    finally:
+        is_quiet.reset(tokens[0])
+        has_progress.reset(tokens[1])
+
 
 def info(text: str = "") -> None:
     """Prints on rank 0 only, above a progress bar if there is one."""
-    if dist.is_main_process():
+    if dist.is_main_process() and not is_quiet.get():
         tqdm.write(text)
 
 
 def progress(*items: Iterable, **settings) -> tqdm:
-    """A progress bar on rank 0, if the output is a terminal."""
-    hidden = None if dist.is_main_process() else True  # None: tqdm looks for a terminal
+    """A progress bar on rank 0, if the output is a terminal or `quiet` asks for it."""
+    shown = has_progress.get() if dist.is_main_process() else False
+    hidden = None if shown is None else not shown  # None: tqdm looks for a terminal
     return tqdm(*items, dynamic_ncols=True, disable=hidden, **settings)
 
 

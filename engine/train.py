@@ -1,6 +1,7 @@
 """Entry: read the options, build everything, train, evaluate, draw."""
 
 import shlex
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -12,7 +13,17 @@ from data.dataset import CocoDataset
 from data.errors import InputError, counted
 from data.loaders import covering_canvas, first_images, train_canvases
 from data.presets import EvalPreset, TrainPreset
-from engine import checkpoint, determinism, dist, log, options, recipes, skipped, start_weights
+from engine import (
+    Command,
+    checkpoint,
+    determinism,
+    dist,
+    log,
+    options,
+    recipes,
+    skipped,
+    start_weights,
+)
 from engine.coco_ap import Scores, score
 from engine.datasets import open_splits, read_lists
 from engine.evaluate import predictions
@@ -380,6 +391,8 @@ def finish(run: Run) -> None:
     info(f"  bash sbin/test.sh --checkpoint {shlex.quote(str(path))} --diagnose")
     info(f"  bash sbin/visualize.sh --checkpoint {shlex.quote(str(path))}")
 
+
+sys.modules[__name__].__class__ = Command
 
 if __name__ == "__main__":
     options.run_entry(main)

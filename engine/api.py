@@ -1,0 +1,187 @@
+"""The library in notebooks and programs: `engine.load`, `engine.train`, `engine.evaluate`.
+
+They do what the commands of `sbin/` do, print nothing, show progress where asked, and raise
+ValueError for wrong input with the sentence of the command.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from tqdm import tqdm
+
+from data import rle
+from data.batch import Annotation, Sample, collate
+from data.errors import InputError
+from data.images import as_rgb, read_rgb
+from data.presets import EvalPreset
+from data.records import Category
+from engine import checkpoint, log, options
+from engine import evaluate as evaluation
+from engine import predict as prediction
+from engine import train as training
+from engine.result import Result
+from engine.values import device_for
+from mobileinst.set_prediction.postprocess import Postprocess
+
+Source = str | Path | Image.Image | np.ndarray
+
+
+class Model:
+    """A trained model with its classes, from `load`. It may be called from several threads.
+
+    threshold: answers with a higher score are returned. categories: index, id and name of each.
+    """
+
+    def __init__(
+        self,
+        network: torch.nn.Module,
+        postprocess: Postprocess,
+        categories: list[Category],
+        preset: EvalPreset,
+        threshold: float,
+        device: torch.device,
+    ) -> None:
+        self.network, self.postprocess, self.categories = network, postprocess, categories
+        self.preset, self.threshold, self.device = preset, threshold, device
+
+    def __call__(
+        self,
+        images: Source | Sequence[Source] | Iterator[Source],
+        *,
+        threshold: float | None = None,
+        batch_size: int = 1,
+        progress: bool = False,
+    ) -> Result | list[Result] | Iterator[Result]:
+        """Finds objects.
+
+        Args:
+            images: a path, a PIL image, or an array uint8 [H,W], [H,W,3] or [H,W,4]; a folder, read
+                in natural order; a list of these; or a generator of them.
+            threshold: another one for this call.
+            batch_size: images in the network at a time; only those of one padded size can share.
+            progress: show a progress bar.
+        Returns:
+            A Result; of a folder or a list, a list of them; of a generator, a generator.
+        Raises:
+            InputError: a ValueError, if an image cannot be used.
+        """
+        if isinstance(images, (str, Path)) and Path(images).is_dir():
+            images = list(prediction.images_of([Path(images)], recursive=False)[0].values())
+        if isinstance(images, Iterator):
+            return self.results(images, threshold, batch_size)
+        if not isinstance(images, (list, tuple)):
+            return next(self.results([images], threshold, 1))
+        found = self.results(images, threshold, batch_size)
+        return list(tqdm(found, total=len(images), disable=not progress, dynamic_ncols=True))
+
+    def results(
+        self, images: Iterable[Source], threshold: float | None, batch_size: int
+    ) -> Iterator[Result]:
+        """The Result of each image, in their order."""
+        images = iter(images)
+        while several := [rgb_of(one) for one in islice(images, batch_size)]:
+            for image, found in zip(several, self.find(several, threshold)):
+                yield Result(image, found, self.categories)
+
+    @torch.inference_mode()
+    def find(self, images: list[Image.Image], threshold: float | None = None) -> list[dict]:
+        """RGB images -> results of the contract in data/batch.py, masks as RLE."""
+        threshold = self.threshold if threshold is None else threshold
+        by_size = defaultdict(list)  # of canvas
+        for place, image in enumerate(images):
+            by_size[self.preset.padded_size(image.height, image.width)].append(place)
+        results = {}
+        for places in by_size.values():
+            samples = [self.sample(images[place]) for place in places]
+            batch = collate(samples).to(self.device)
+            outputs = self.network(batch.images, batch.padding)
+            found = self.postprocess(outputs, batch.sizes(), threshold, encode=rle.encode)
+            results |= dict(zip(places, found))
+        return [results[place] for place in range(len(images))]
+
+    def sample(self, image: Image.Image) -> Sample:
+        nothing = Annotation(np.zeros(0, np.int64), [], None, 0, (image.height, image.width))
+        return self.preset(image, nothing)
+
+
+def load(path: str | Path, *, device: str | None = None, threshold: float | None = None) -> Model:
+    """The model of a checkpoint, with the threshold found at its evaluation if none is given.
+
+    Args:
+        device: "cuda", "mps" or "cpu"; the best one if not given.
+    Raises:
+        InputError: a ValueError, if the file is missing or no checkpoint of this library.
+    """
+    with log.quiet():
+        content = checkpoint.load(Path(path))
+        network, _, postprocess = checkpoint.build(content)
+        threshold, _ = checkpoint.score_threshold(content["best"], threshold)
+    chosen = device_for(device)
+    categories = [Category(**each) for each in content["classes"]]
+    preset = EvalPreset(content["options"]["image_size"])
+    return Model(network.to(chosen), postprocess, categories, preset, threshold, chosen)
+
+
+def train(*, progress: bool = False, **given: object) -> Path:
+    """Trains as `python -m engine.train` with these options; returns the run folder.
+
+    Options have the names of the command line with underscores, as data="DIR", epochs=20.
+
+    Raises:
+        InputError: a ValueError, if the options or the data are wrong.
+        FailedRun: if numbers are not finite or files cannot be written.
+        KeyboardInterrupt: at an interrupt, when the current step is saved.
+    """
+    with log.quiet(progress):
+        return training.train(options.TrainOptions(**given))
+
+
+def evaluate(path: str | Path, *, progress: bool = False, **given: object) -> dict[str, float]:
+    """Evaluates a checkpoint as `python -m engine.evaluate`; returns the 12 COCO numbers of
+    masks by name, void removed where the set has void.
+
+    Raises:
+        InputError: a ValueError, if the checkpoint, the options or the data are wrong.
+    """
+    with log.quiet(progress):
+        opts = evaluation.parse(arguments(checkpoint=path, **given))
+        return evaluation.score_checkpoint(opts).headline
+
+
+def arguments(**given: object) -> list[str]:
+    """Options by name -> the arguments of a command line; None and False are left out."""
+    found = []
+    for name, value in given.items():
+        if value is None or value is False:
+            continue
+        found.append(f"--{name.replace('_', '-')}")
+        if value is not True:
+            found += map(str, value) if isinstance(value, (list, tuple)) else [str(value)]
+    return found
+
+
+def rgb_of(source: Source) -> Image.Image:
+    """The image as RGB, upright; raises InputError if it cannot be used."""
+    if isinstance(source, (str, Path)):
+        return read_rgb(Path(source))
+    if isinstance(source, Image.Image):
+        source.load()
+        return as_rgb(source)
+    if not isinstance(source, np.ndarray):
+        raise InputError(
+            f"an image is a path, a PIL image or an array, not {type(source).__name__}; convert it"
+        )
+    shape = source.shape
+    if source.dtype != np.uint8 or len(shape) not in (2, 3) or shape[2:] not in ((), (3,), (4,)):
+        raise InputError(
+            f"an array {source.dtype} {list(shape)} is no image; give uint8 [H,W], [H,W,3] (RGB) "
+            "or [H,W,4]"
+        )
+    if 0 in shape:
+        raise InputError(f"an array {list(shape)} has no pixels; leave it out")
+    return Image.fromarray(np.ascontiguousarray(source)).convert("RGB")
