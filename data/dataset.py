@@ -61,8 +61,9 @@ class CocoDataset:
         if isinstance(annotations, dict):
             self.source, content = f"the {name} annotations", annotations
         else:
-            self.source = Path(source or annotations)
-            content = coco.load(Path(annotations))
+            self.source, path = Path(source or annotations), Path(annotations)
+            fix = "export it again" if self.source == path else "remove it, it will be made again"
+            content = coco.load(path, fix)
         records.require_lists(content, self.source)
         self.bad.add(records.left_out(content))
         self.notes = list(records.notes(content))

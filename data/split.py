@@ -20,7 +20,7 @@ COPY = re.compile(r"\.rf\.\w+$")  # Roboflow's mark of an augmented copy
 OLD_SUFFIX = re.compile(r"[_.](jpe?g|png|bmp|tiff?|webp)$", re.IGNORECASE)
 # A number at the end of a name: of a frame, a tile, or its place in x or y.
 NUMBER = re.compile(
-    r"(^|[_\-. ]((x|y|z|t|f|r|c|row|col|frame|tile|patch|crop|slice)[_-]?)?)\(?\d+\)?$",
+    r"(^|[_\-. ]+((x|y|z|t|f|r|c|row|col|frame|tile|patch|crop|slice)[_-]?)?)\(?\d+\)?$",
     re.IGNORECASE,
 )
 # Words that name no video or place: their numbers count all images of a camera or of a folder.
@@ -67,11 +67,14 @@ def source_of(name: str, numbers: int) -> str:
     stem = os.path.splitext(base)[0]
     if ".rf." in stem:
         stem = OLD_SUFFIX.sub("", COPY.sub("", stem))
-    rest = stem
+    rest, removed = stem, 0
     for _ in range(numbers):
-        rest = NUMBER.sub("", rest)
+        rest, found = NUMBER.subn("", rest)
+        removed += found
     if not GENERAL.fullmatch(rest):
         return rest
+    if removed == 2 and rest[-1:].isdigit():  # img7_512_0 is a tile of img7, img_7 is of anything
+        return folder + slash + rest
     return folder + slash if folder and numbers else folder + slash + stem
 
 

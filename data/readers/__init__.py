@@ -51,7 +51,7 @@ from data.readers import (
     yolo,
 )
 from data.readers.cache import guarded
-from data.readers.source import SPLITS, Source
+from data.readers.source import SPLITS, Source, folders_in
 
 READERS = (
     coco,
@@ -112,7 +112,7 @@ def recognise(path: Path, format: str | None = None) -> Reading:
         for place in places:
             found += readings(place, readers, problems)
         if found:
-            return chosen(found, path)
+            return chosen([*found, *beside(found, path, readers)], path)
     if problems:
         raise problems[0]
     if format is not None:
@@ -160,6 +160,21 @@ def readings(
                 splits[split] = next(iter(inside.values()))._replace(split=split)
         found += [splits] if splits else []
     return found
+
+
+def beside(found: Sequence[Reading], path: Path, readers: Iterable[ModuleType]) -> list[Reading]:
+    """What other readers find in the folders that hold nothing of data sets that lie in folders.
+
+    Formats with a file for each image are found in any folders below.
+    """
+    sources = [source for one in found for source in one.values()]
+    names = [name for one in sources if one.path == path for name in one.names]
+    if not names or any("/" not in name for name in names):
+        return []
+    used = {name.split("/")[0] for name in names}
+    others = [reader for reader in readers if all(reader is not one.reader for one in sources)]
+    unused = [place for place in folders_in(path) if place.name not in used][:MOST_FOLDERS]
+    return [each for place in unused for each in readings(place, others, [])]
 
 
 def chosen(found: Sequence[Reading], path: Path) -> Reading:

@@ -12,7 +12,10 @@ from typing import Any
 
 from tqdm import tqdm
 
+from data import rle
 from data.errors import BadRecords, InputError
+from data.images import SUFFIXES
+from data.readers.image_files import DEPTH, walk
 from data.readers.source import Source
 
 ORDER = ("train", "all", "val")  # of the splits whose classes come first
@@ -111,20 +114,34 @@ def join_classes(contents: Mapping[str, dict[str, Any]]) -> None:
 
 
 def fingerprint(parts: Mapping[str, Source], skip_bad: bool) -> str:
-    """Eight hex digits that change with the folder, the lists of names, any of the files, and the
-    code of the reader.
+    """Eight hex digits that change with the folder, the lists of names, any of the files or of the
+    images, and the code of the readers.
     """
     mark = 0
+
+    def add(text: str) -> None:
+        nonlocal mark
+        mark = zlib.crc32(text.encode("utf-8", "surrogatepass"), mark)
+
+    def add_state(file: Path) -> None:
+        if os.path.exists(file):  # the reader names a missing file
+            state = os.stat(file)  # the last time also tells copies that keep the one of writing
+            times = state.st_mtime_ns, state.st_ctime_ns
+            add(f"{os.path.basename(file)} {state.st_size} {times}")
+
+    for code in (*sorted(Path(__file__).parent.glob("*.py")), Path(rle.__file__)):
+        mark = zlib.crc32(code.read_bytes(), mark)
     for split, source in parts.items():
         folders = [os.path.abspath(folder) for folder in source.images]
-        about = (split, str(source.path.resolve()), folders, list(source.names), skip_bad)
-        mark = zlib.crc32(repr(about).encode("utf-8", "surrogatepass"), mark)
-        mark = zlib.crc32(Path(source.reader.__file__).read_bytes(), mark)
+        add(repr((split, str(source.path.resolve()), folders, list(source.names), skip_bad)))
         for file in source.files:
-            if os.path.exists(file):  # the reader names a missing file
-                state = os.stat(file)
-                text = f"{os.path.basename(file)} {state.st_size} {state.st_mtime_ns}"
-                mark = zlib.crc32(text.encode("utf-8", "surrogatepass"), mark)
+            add_state(file)
+    # Sizes of images that no annotation has are those of the files.
+    for folder in dict.fromkeys(folder for source in parts.values() for folder in source.images):
+        for place, names in walk(folder, DEPTH):
+            for name in names:
+                if name.lower().endswith(SUFFIXES):
+                    add_state(folder / place / name)
     return f"{mark:08x}"
 
 

@@ -112,15 +112,15 @@ def subset(file: Path) -> str:
     return file.stem.removeprefix("instances_")
 
 
-def load(path: Path) -> dict[str, Any]:
+def load(path: Path, fix: str = "export it again") -> dict[str, Any]:
     """The content of a COCO json file of any dialect; "notes" are sentences on what was changed.
 
-    The records are not checked yet.
+    The records are not checked yet. `fix` is for a file that is no json.
 
     Raises:
         InputError: if it cannot be read, or has not the three lists.
     """
-    content = parse(path)
+    content = parse(path, fix)
     if isinstance(content, list) and content and isinstance(content[0], dict):
         if content[0].keys() & {"image_id", "category_id"}:
             raise InputError(f"{path} {RESULTS}")
@@ -130,7 +130,7 @@ def load(path: Path) -> dict[str, Any]:
     return content
 
 
-def parse(path: Path) -> Any:
+def parse(path: Path, fix: str) -> Any:
     if os.path.exists(path) and not path.is_file():  # a pipe or a device would be read forever
         raise InputError(f"{path} is not a file: give the path of a COCO json file")
     try:
@@ -143,7 +143,7 @@ def parse(path: Path) -> Any:
             f"{path} cannot be read ({reason.strerror}): give the path of a COCO json file"
         ) from None
     except (ValueError, RecursionError) as reason:
-        raise InputError(f"{path} is not a json file ({reason}): export it again") from None
+        raise InputError(f"{path} is not a json file ({reason}): {fix}") from None
 
 
 def beside(file: Path, split: str, root: Path | None = None) -> Source:

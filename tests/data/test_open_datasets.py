@@ -1,12 +1,14 @@
 """data/dataset.py, open_datasets: every layout is found, and what is missing is named."""
 
 import json
+import os
 import shutil
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from data import rle
 from data.errors import InputError
 from data.opening import open_datasets
 from data.readers import voc
@@ -53,6 +55,43 @@ def test_voc_is_converted_again_when_something_changes(voc_data, tmp_path):
     (root / "classes.txt").write_text("crab\n")
     assert open_datasets(voc_data, splits=("train",), cache=cache)["train"].class_names == ["crab"]
     assert len(converted(cache)) == 4
+
+
+def test_an_image_of_another_size_is_converted_again(tmp_path):
+    """YOLO's coordinates are shares of the size of the file."""
+    for name in ("a", "b"):
+        Image.new("RGB", (40, 20)).save(tmp_path / f"{name}.png")
+        (tmp_path / f"{name}.txt").write_text("0 0.25 0.25 0.75 0.25 0.75 0.5 0.25 0.5\n")
+    (tmp_path / "classes.txt").write_text("crab\n")
+    one = open_datasets(tmp_path, cache=tmp_path / "cache")["train"]
+    assert one.read(0)[0].size == (40, 20) and len(converted(tmp_path / "cache")) == 1
+    Image.new("RGB", (80, 40)).save(tmp_path / "a.png")
+    one = open_datasets(tmp_path, cache=tmp_path / "cache")["train"]
+    image, annotation = one.read(0)
+    assert image.size == (80, 40) and rle.area(annotation.rles).tolist() == [40 * 10]
+
+
+def test_a_changed_file_with_its_old_time_is_read_again(voc_data, tmp_path):
+    cache, root = tmp_path / "cache", voc_data / "VOCdevkit" / "VOC2012"
+    file = root / "SegmentationObject" / "a.png"
+    open_datasets(voc_data, splits=("train",), cache=cache)
+    before, content = file.stat(), bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert file.stat()[6:9] == before[6:9]  # size and times in seconds
+    open_datasets(voc_data, splits=("train",), cache=cache)
+    assert len(converted(cache)) == 2
+
+
+def test_a_damaged_conversion_is_named(voc_data, tmp_path):
+    open_datasets(voc_data, cache=tmp_path / "cache")
+    file = converted(tmp_path / "cache")[0]
+    file.write_bytes(file.read_bytes()[:99])
+    with pytest.raises(InputError, match=rf"{file} is not a json file .*: remove it, it will be"):
+        open_datasets(voc_data, cache=tmp_path / "cache")
+    file.unlink()
+    assert len(open_datasets(voc_data, cache=tmp_path / "cache")["train"]) == 2
 
 
 def test_a_failed_conversion_leaves_nothing(voc_data, tmp_path):

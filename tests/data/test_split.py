@@ -22,6 +22,13 @@ GROUPS = {  # name -> the part of it that names its group
     "tiles with letters": [
         f"s{k}-x{x}-y{y}.tif" for k in range(9) for x in range(3) for y in (0, 9)
     ],
+    "tiles of numbered images": [
+        f"img{k}_{x}_{y}.png" for k in range(10) for x in (0, 512) for y in (0, 512, 1024)
+    ],
+    "tiles of numbers": [f"{k}_{x}_{y}.png" for k in range(10) for x in (0, 512) for y in (0, 9)],
+    "tiles with long gaps": [
+        f"P{k}__1__{x}___{y}.png" for k in range(9) for x in "09" for y in "09"
+    ],
     "folders": [f"clip{k}/{i:05d}.jpg" for k in range(6) for i in range(10)],
     "frames in folders": [f"clip{k}/frame_{i}.jpg" for k in range(6) for i in range(10)],
     "equal stems": [f"{folder}/drop {k}.jpg" for folder in ("near", "far") for k in "abcdefghij"],

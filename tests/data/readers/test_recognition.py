@@ -110,6 +110,22 @@ def test_two_readings_are_named_and_format_decides(formats, tmp_path):
         recognise(tmp_path / "several")
 
 
+@pytest.mark.parametrize("other", ["another", "val"])
+def test_a_format_in_any_folder_does_not_hide_another_one_beside_it(formats, tmp_path, other):
+    """LabelMe's files are found in any folders below."""
+    record = {"version": "5.0", "shapes": [], "imagePath": "a.png"}
+    write(tmp_path / "train", a_json=json.dumps(record))
+    assert recognise(tmp_path)["train"].names == ["train/a.json"]
+    write(tmp_path / other, a_red="x")
+    words = r"LabelMe \(labelme\) and Red \(red\): choose one with --format labelme or --format red"
+    with pytest.raises(InputError, match=words):
+        recognise(tmp_path)
+    for name in ("labelme", "red"):
+        assert {one.reader.NAME for one in recognise(tmp_path, name).values()} == {name}
+    write(tmp_path, b_json=json.dumps(record))  # at the top: what lies below may follow from it
+    assert recognise(tmp_path)["all"].names == ["b.json"]
+
+
 def test_what_was_recognised_is_said(formats, tmp_path, capsys):
     write(tmp_path / "set", a_red="crab", b_red="fish", c_red="crab")
     one = open_datasets(tmp_path / "set", cache=tmp_path / "cache", splits=None)["all"]
