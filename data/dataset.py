@@ -24,6 +24,7 @@ from data.errors import BadRecords, InputError, counted
 from data.images import read_rgb
 from data.packed import Bytes, Images
 from data.readers import coco
+from data.readers.image_files import locate
 from data.records import BROKEN, BRUSH, OBJECT, UNKNOWN
 from data.store import Store
 
@@ -71,7 +72,7 @@ class CocoDataset:
         found = records.images(content, self.source, self.bad)
         folders = [Path(one) for one in ([images] if isinstance(images, (str, Path)) else images)]
         names = [record.file_name for record, _ in found]
-        self.folder, files = records.locate(folders, names)
+        self.folder, files = locate(folders, names)
         kept = [
             (record._replace(file_name=files[record.file_name]), void)
             for record, void in found

@@ -171,7 +171,7 @@ def divide(
                 )
         gone = sum(map(len, lists.values())) - sum(map(len, chosen.values()))
         new = len(names) - sum(map(len, chosen.values()))
-        differs = f"; {gone} of its images are gone, {new} new ones are left out"
+        differs = f"; {counted(gone, 'image')} gone, {counted(new, 'new image')} left out"
         report(f"{start}: that of the run is used{differs if gone or new else ''}")
     else:
         labels = [whole.labels(index) for index in range(len(whole))] if fraction else []

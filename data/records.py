@@ -7,11 +7,10 @@ Links inside it are followed, as many data sets consist of them; nothing is ever
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -101,7 +100,7 @@ def notes(content: dict) -> Iterator[str]:
             if isinstance(one, str):
                 yield printable(one)
             elif isinstance(one, list) and [*map(type, one)] == [str, int]:
-                yield printable(f"{one[1]} {one[0]} left out")
+                yield printable(f"{one[0]} left out: {one[1]}")
 
 
 def categories(content: dict, source: str | Path, bad: BadRecords) -> list[Category]:
@@ -294,50 +293,3 @@ def file_name(record: dict) -> str:
     if reason:
         raise InputError(f"{reason}: name its file relative to the folder of --images")
     return name
-
-
-def as_written(name: str) -> tuple[str, ...]:
-    """Backslashes are separators where that finds the file."""
-    return name, name.replace("\\", "/")
-
-
-def by_last_part(name: str) -> tuple[str, ...]:
-    """For annotations that keep the folders of where they were made, LVIS's older names, and files
-    that were uploaded to Label Studio.
-    """
-    last = last_part(name)
-    return last, re.sub(r"^COCO_[a-z]+\d+_", "", last), re.sub(r"^[0-9a-f]{8}-", "", last)
-
-
-def last_part(name: str) -> str:
-    return os.path.basename(re.sub(r".*\?d=", "", name.replace("\\", "/")))
-
-
-def locate(folders: Iterable[Path], names: Sequence[str]) -> tuple[Path, dict[str, str]]:
-    """The folder that has most of the files, and the names that have one there with its path."""
-    for spellings in (as_written, by_last_part):
-        listed = ((folder, files_of(folder, names, spellings)) for folder in folders)
-        folder, files = max(listed, key=lambda pair: len(pair[1]))
-        if files:
-            break
-    return folder, files
-
-
-def files_of(
-    folder: Path, names: Sequence[str], spellings: Callable[[str], tuple[str, ...]] = as_written
-) -> dict[str, str]:
-    """The names that have a file, each with its path, unless two have the same. Folders are listed,
-    as asking for each file is slow on a network.
-    """
-    listed: dict[str, set[str]] = {}
-
-    def exists(name: str) -> bool:
-        parent = os.path.dirname(name)
-        if parent not in listed:
-            place = folder / parent  # os.path.isdir, unlike pathlib's, accepts names of any length
-            listed[parent] = set(os.listdir(place)) if os.path.isdir(place) else set()
-        return os.path.basename(name) in listed[parent]
-
-    found = ((name, next(filter(exists, spellings(name)), "")) for name in names)
-    files = {name: path for name, path in found if path}
-    return files if len({*files.values()}) == len(files) or spellings is as_written else {}

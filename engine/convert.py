@@ -8,10 +8,11 @@ import shutil
 from collections import defaultdict
 from pathlib import Path
 
-from data import readers, records
+from data import readers
 from data.errors import BadRecords, InputError
 from data.images import upright_size
 from data.readers.cache import convert
+from data.readers.image_files import locate
 from data.readers.source import Source, split_of
 from data.writers import WRITERS, content
 from data.writers.target import Content, Losses, new_file
@@ -62,7 +63,7 @@ def find_images(split: Content, source: Source, bad: BadRecords) -> dict[int, Pa
         InputError: if there are none at all.
     """
     names = [image["file_name"] for image in split["images"]]
-    folder, spelled = records.locate(source.images, names)
+    folder, spelled = locate(source.images, names)
     if not spelled:
         raise InputError(
             f"{source.path}: none of its {len(names)} images is in "

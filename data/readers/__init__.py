@@ -23,7 +23,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import ModuleType
 
-from data.errors import InputError
+from data.errors import InputError, counted
 from data.images import SUFFIXES
 from data.readers import (
     ade20k,
@@ -225,9 +225,9 @@ def unknown(path: Path, readers: Sequence[ModuleType]) -> str:
     images = sum(counts[suffix] for suffix in SUFFIXES)
     if images and images == counts.total():
         return (
-            f"{path} holds {images} images and no annotations: draw the objects with an annotation "
-            "tool and save them there, as LabelMe or COCO json for example; sbin/predict.sh "
-            "needs no annotations"
+            f"{path} holds {counted(images, 'image')} and no annotations: draw the objects with an "
+            "annotation tool and save them there, as LabelMe or COCO json for example; "
+            "sbin/predict.sh needs no annotations"
         )
     return (
         f"{path} holds no data set of a known layout, but {listed(counts)}; tried {tried}: " + fix
@@ -246,7 +246,9 @@ def suffixes(path: Path) -> Counter[str]:
 
 def listed(counts: Counter[str]) -> str:
     named = [f"{number} {suffix}" for suffix, number in counts.most_common(6)]
-    return f"{', '.join(named)} files" if named else "no files"
+    return (
+        f"{', '.join(named)} {'file' if counts.total() == 1 else 'files'}" if named else "no files"
+    )
 
 
 def inside(path: Path) -> str:

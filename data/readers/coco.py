@@ -17,7 +17,16 @@ from typing import Any
 from data import records
 from data.errors import BadRecord, InputError
 from data.readers.coco_dialects import plain
-from data.readers.source import HEAD, Source, ends_of, folders_in, head_of, split_in, top_keys
+from data.readers.source import (
+    HEAD,
+    Source,
+    ends_of,
+    folders_in,
+    head_of,
+    split_in,
+    split_of,
+    top_keys,
+)
 from data.records import LISTS
 
 NAME, TITLE = "coco", "COCO json"
@@ -27,10 +36,11 @@ KEPT = {
     *LISTS, "left_out", "id", "name", "file_name", "width", "height", "void",
     "image_id", "category_id", "iscrowd", "segmentation", "size", "counts",
     "area", "bbox", "attributes", "extra", "supercategory", "isthing", "segments_info", "broken",
-    "notes", *BadRecord._fields,
+    "notes", "neg_category_ids", *BadRecord._fields,
 }  # fmt: skip
 CROWD_WORDS = {"": 0, "0": 0, "false": 0, "no": 0, "1": 1, "true": 1, "yes": 1}
 PATTERNS = ("instances_*.json", "_annotations.coco.json", "*.json")
+MOST_FOLDERS = 20  # of any name in which images are looked for
 MOST_FILES = 20  # of any name that are looked into; a folder with more has one for each image
 RESULTS = (
     "is a list of results, which names no images and no classes: give the json with the "
@@ -97,7 +107,7 @@ def is_panoptic(path: Path) -> bool:
 def by_split(files: Sequence[Path], root: Path) -> dict[str, Source]:
     found: dict[str, Source] = {}
     for file in files:
-        split = split_in(file.stem) or ("all" if len(files) == 1 else subset(file))
+        split = split_in(file.stem) or ("all" if len(files) == 1 else split_of(subset(file)))
         if split in found and split in ("train", "val"):
             raise InputError(
                 f"{root} has several COCO files for {split} ({found[split].path.name} and "
@@ -159,6 +169,7 @@ def beside(file: Path, split: str, root: Path | None = None) -> Source:
     likely += [base / "images" for base in bases] + bases
     likely += [folder for folder in inside if folder.parent.name == "images"]
     likely += [base / "VOCdevkit" / "VOC2012" / "JPEGImages" for base in (*bases, *above)]
+    likely += inside[:MOST_FOLDERS]
     likely = [folder for folder in dict.fromkeys(likely) if folder.is_dir()]
     return Source(file, split, likely or bases)
 
@@ -167,15 +178,16 @@ def slim(pairs: list[tuple[str, Any]]) -> Any:
     """A json object without what is never read, numbers packed.
 
     LIVECell's annotations, an object by id, become a list; VIA's outlines, one flat list, a list of
-    one. LVIS has addresses where names of files are missing, Label Studio "false" for 0.
+    one; an empty outline, none. LVIS has addresses where names of files are missing, Label Studio
+    "false" for 0.
     """
     if pairs and isinstance(pairs[0][1], dict) and "image_id" in pairs[0][1]:
         return [value for _, value in pairs]
     record = {key: value for key, value in pairs if key in KEPT}
     outlines = record.get("segmentation")
     if isinstance(outlines, list):
-        flat = outlines and isinstance(outlines[0], (int, float))
-        record["segmentation"] = [packed(part, "d") for part in ([outlines] if flat else outlines)]
+        parts = [outlines] if outlines and isinstance(outlines[0], (int, float)) else outlines
+        record["segmentation"] = [packed(part, "d") for part in parts] if any(parts) else []
     for key, kind in (("counts", "i"), ("bbox", "d")):
         if key in record:
             record[key] = packed(record[key], kind)

@@ -5,12 +5,15 @@ The marks of a dialect are its own, so nothing here asks which tool wrote the fi
 
 from __future__ import annotations
 
+import os
 import re
 from array import array
 from collections.abc import Iterator
 from typing import Any
 
-from data.records import OUTSIDE, last_part
+from data.errors import counted
+from data.readers.image_files import last_part
+from data.records import OUTSIDE
 
 WHOLE = re.compile(r"\s*-?\d{1,18}\s*")
 BOX_SHARE = 0.99, 1.01  # of a box: an area between is that of the box
@@ -19,23 +22,35 @@ BOX_SHARE = 0.99, 1.01  # of a box: an area between is that of the box
 def plain(content: dict[str, Any]) -> list[str]:
     """Changes COCO content in place; what deserves to be known, as sentences.
 
-    - ids that are text, also in references alone (VIA), become numbers
+    - ids that are text, also in references alone (VIA), become numbers, sizes like 640.0 too
     - classes that are listed twice count once (VIA); the class that stands for all others and has
       no objects goes (Roboflow)
-    - names of files that all lead elsewhere become their last parts (Label Studio)
+    - names of files that all lead elsewhere become their last parts (Label Studio), or what follows
+      the folders that they share
     - complex polygons that are marked iscrowd are objects, their sizes are turned (Darwin)
     - areas that are those of boxes for every object are not those of masks and go (Roboflow)
+
+    Classes that were looked for in some images only (LVIS) are a note alone.
     """
     for key, reference in (("images", "image_id"), ("categories", "category_id")):
         whole_ids(content, key, reference)
+    for image in dicts(content, "images"):
+        for side in ("width", "height"):
+            image[side] = as_whole(image.get(side))
     notes = [f"class {name!r} is left out: no object has it, it only groups other classes"
              for name in drop_categories(content)]  # fmt: skip
-    if are_elsewhere(content):
-        for one in dicts(content, "images"):
-            one["file_name"] = last_part(one["file_name"])
+    names = [one.get("file_name") for one in dicts(content, "images")]
+    if shorter := inner_names(names):
+        for one, name in zip(dicts(content, "images"), shorter):
+            one["file_name"] = name
         notes.append("its images lie in folders elsewhere, the last parts of their names are used")
     if number := complex_polygons(content):
-        notes.append(f"{number} complex polygons are marked iscrowd and read as objects")
+        notes.append(f"{counted(number, 'complex polygon')} marked iscrowd, read as objects")
+    if any([one.pop("neg_category_ids", None) is not None for one in dicts(content, "images")]):
+        notes.append(
+            "a class that was not looked for in an image (LVIS) counts as absent there, also in "
+            "scores, which LVIS computes otherwise"
+        )
     if has_box_areas(content):
         for one in dicts(content, "annotations"):
             one.pop("area", None)
@@ -60,10 +75,15 @@ def whole_ids(content: dict, key: str, reference: str) -> None:
             value = one.get(name)
             if places and isinstance(value, (int, str)):
                 one[name] = places.get(str(value), value)
-            elif isinstance(value, str) and WHOLE.fullmatch(value):
-                one[name] = int(value)
-            elif isinstance(value, float) and value.is_integer():
-                one[name] = int(value)
+            else:
+                one[name] = as_whole(value)
+
+
+def as_whole(value: Any) -> Any:
+    """The whole number that a text or a float writes, anything else unchanged."""
+    if isinstance(value, str) and WHOLE.fullmatch(value):
+        return int(value)
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def drop_categories(content: dict) -> list[str]:
@@ -89,12 +109,16 @@ def drop_categories(content: dict) -> list[str]:
     return invented
 
 
-def are_elsewhere(content: dict) -> bool:
-    """Whether all names of files lead out of the folder, and can be told by their last parts."""
-    names = [one.get("file_name") for one in dicts(content, "images")]
+def inner_names(names: list) -> list[str]:
+    """Names of files that all lead out of the folder without that part; none of others."""
     if not names or not all(isinstance(name, str) and OUTSIDE.search(name) for name in names):
-        return False
-    return len({last_part(name) for name in names}) == len(names)
+        return []
+    found = [last_part(name) for name in names]
+    if len({*found}) < len(found):
+        paths = [name.replace("\\", "/").split("/") for name in names]
+        shared = len(os.path.commonprefix([path[:-1] for path in paths]))
+        found = ["/".join(path[shared:]) for path in paths]
+    return found if len({*found}) == len(found) else []
 
 
 def complex_polygons(content: dict) -> int:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import posixpath
+import re
+import unicodedata
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 
 from data.images import SUFFIXES
@@ -15,18 +17,23 @@ DEPTH = 3  # folders below the one that is given
 LOOKED_AT = 20  # files of a folder
 
 
+def alike(name: str) -> str:
+    """What names have in common that some systems take for the same: é is one letter or two."""
+    return unicodedata.normalize("NFC", name).lower()
+
+
 class ImageFiles:
     """The image files in and below a folder, by their paths relative to it."""
 
     def __init__(self, root: Path, depth: int = DEPTH) -> None:
-        self._paths: dict[str, str] = {}  # in lower case -> as written
+        self._paths: dict[str, str] = {}  # alike -> as written
         self._of_stem: dict[str, list[str]] = defaultdict(list)
         for folder, names in walk(root, depth):
             for name in names:
                 if name.lower().endswith(SUFFIXES):
                     path = (folder / name).as_posix()
-                    self._paths.setdefault(path.lower(), path)
-                    self._of_stem[PurePosixPath(name).stem.lower()].append(path)
+                    self._paths.setdefault(alike(path), path)
+                    self._of_stem[alike(PurePosixPath(name).stem)].append(path)
 
     def find(self, listed: str, place: str = "", stem: str = "") -> str | None:
         """The image that a file in the folder `place` lists; `stem` is that of the file, if it is
@@ -38,11 +45,11 @@ class ImageFiles:
         listed, place = listed.replace("\\", "/"), "" if place == "." else place
         base = posixpath.basename(listed)
         for path in (listed, base):
-            path = posixpath.normpath(posixpath.join(place, path)).lower()
+            path = alike(posixpath.normpath(posixpath.join(place, path)))
             if path in self._paths:
                 return self._paths[path]
         for each in filter(None, (stem, PurePosixPath(base).stem)):
-            found = self._of_stem.get(each.lower(), [])
+            found = self._of_stem.get(alike(each), [])
             found = [one for one in found if posixpath.dirname(one) == place] or found
             if len(found) > 1:  # the place may be labels/train where the image is in images/train
                 inner = PurePosixPath(place).parts[1:]
@@ -121,3 +128,75 @@ def walk(root: Path, depth: int) -> list[tuple[PurePosixPath, list[str]]]:
         below[:] = sorted(name for name in below if name[0] != ".") * (len(place.parts) < depth)
         found.append((place, sorted(names)))
     return found
+
+
+def as_written(name: str) -> tuple[str, ...]:
+    """Backslashes are separators where that finds the file."""
+    return name, name.replace("\\", "/")
+
+
+def by_last_part(name: str) -> tuple[str, ...]:
+    """For annotations that keep the folders of where they were made, LVIS's older names, and files
+    that were uploaded to Label Studio.
+    """
+    last = last_part(name)
+    return last, re.sub(r"^COCO_[a-z]+\d+_", "", last), re.sub(r"^[0-9a-f]{8}-", "", last)
+
+
+def last_part(name: str) -> str:
+    return os.path.basename(re.sub(r".*\?d=", "", name.replace("\\", "/")))
+
+
+def locate(folders: Sequence[Path], names: Sequence[str]) -> tuple[Path, dict[str, str]]:
+    """The folder that has most of the files, and the names that have one there with its path.
+
+    What it lacks may be in the others, but not in one whose name tells another split: they may use
+    the same names for other images.
+    """
+    wanted = len({*names})
+    for spellings in (as_written, by_last_part):
+        listed = []
+        for folder in folders:
+            listed.append((folder, files_of(folder, names, spellings)))
+            if len(listed[-1][1]) == wanted:
+                break
+        best, files = max(listed, key=lambda pair: len(pair[1]))
+        if files:
+            break
+    places = {name: best / path for name, path in files.items()}
+    for folder, others in listed if len(files) < wanted else ():
+        if split_in(folder.name) in (None, split_in(best.name)):
+            places = {name: folder / path for name, path in others.items()} | places
+    if len(places) == len(files):
+        return best, files
+    root = os.path.commonpath([place.parent for place in places.values()])
+    return Path(root), {name: os.path.relpath(place, root) for name, place in places.items()}
+
+
+def files_of(
+    folder: Path, names: Sequence[str], spellings: Callable[[str], tuple[str, ...]] = as_written
+) -> dict[str, str]:
+    """The names that have a file, each with its path, unless two have the same. Folders are listed,
+    as asking for each file is slow on a network.
+    """
+    listed: dict[str, dict[str, str]] = {}
+
+    def at(path: str, spelled: Callable[[str], str]) -> str | None:
+        parent, name = os.path.split(path)
+        if parent not in listed:
+            place = folder / parent  # os.path.isdir, unlike pathlib's, accepts names of any length
+            there = os.listdir(place) if os.path.isdir(place) else []
+            listed[parent] = {alike(each): each for each in there} | {each: each for each in there}
+        found = listed[parent].get(spelled(name))
+        return None if found is None else os.path.join(parent, found)
+
+    files: dict[str, str] = {}
+    for spelled in (str, alike):
+        used = {*files.values()}
+        for name in names:
+            if name not in files:
+                paths = (at(each, spelled) for each in spellings(name))
+                path = next(filter(None, paths), None)
+                if path is not None and path not in used:
+                    files[name] = path
+    return files if len({*files.values()}) == len(files) or spellings is as_written else {}

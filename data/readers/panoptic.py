@@ -85,10 +85,13 @@ def read(source: Source, bad: BadRecords) -> dict[str, Any]:
         if name not in segments:
             unlisted += 1
             continue
+        path, (record, listed) = folder / f"{name}.png", segments.pop(name)
         try:
-            add_image(found, folder / f"{name}.png", *segments.pop(name), classes.keys(), things)
+            image, colours = opened(found, path, record)
         except InputError as reason:
             bad.note(InputError(f"{source.path}: {reason}"), source.path, f"image {name}")
+            continue
+        add_segments(found, path, image, colours, listed, classes.keys(), things)
     found.counts["maps that the json does not list"] = unlisted
     for name in segments:
         error = f"{source.path}: {folder / name}.png is missing: add it or remove its annotation"
@@ -100,10 +103,8 @@ def dicts(values: Iterable[Any]) -> list[dict]:
     return [one for one in values if isinstance(one, dict)]
 
 
-def add_image(
-    content: Content, path: Path, record: dict, listed: Any, classes: Iterable[int], things: set
-) -> None:
-    """Adds the things in one PNG; what is listed in the json is checked against it."""
+def opened(content: Content, path: Path, record: dict) -> tuple[dict, np.ndarray]:
+    """A new image of the content, and the colours of its PNG."""
     colours = read_colours(path)
     size = record.get("height"), record.get("width")
     if all(type(side) is int for side in size):
@@ -111,6 +112,19 @@ def add_image(
     image = content.add_image(str(record.get("file_name")), *colours.shape[::-1], str(path))
     if type(record.get("id")) is int:
         image["id"] = record["id"]
+    return image, colours
+
+
+def add_segments(
+    content: Content,
+    path: Path,
+    image: dict,
+    colours: np.ndarray,
+    listed: Any,
+    classes: Iterable[int],
+    things: set,
+) -> None:
+    """Adds the things in one PNG; what is listed in the json is checked against it."""
     present = rle.distinct(colours)[0]
     present = present[present > 0]
     known = {

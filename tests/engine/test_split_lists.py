@@ -107,7 +107,7 @@ def test_data_that_has_changed_since(run, data, tiny, tmp_path, capsys):
     checkpoint.save(copy / "best.pt", saved)
     _, said = scored(copy, capsys)
     assert images_of(said) == 1
-    assert "1 of its images are gone, 1 new ones are left out" in said
+    assert "1 image gone, 1 new image left out" in said
 
 
 def test_a_resumed_run_keeps_its_split(run, data, tiny, tmp_path, capsys):

@@ -5,7 +5,6 @@ against counts from the raw json.
 import copy
 import json
 import re
-import shutil
 
 import numpy as np
 import pytest
@@ -13,7 +12,6 @@ import pytest
 from data import rle
 from data.dataset import CocoDataset
 from data.errors import InputError
-from data.readers import coco
 
 SQUARE = [8, 4, 38, 4, 38, 34, 8, 34]
 
@@ -153,6 +151,9 @@ def test_boxes_are_counted_and_ignored(opened):
     assert "2 boxes without masks" in dataset.summary() and " 5 objects" in dataset.summary()
     ignored = rle.decode([dataset.annotation(1).ignore], (64, 48))[0]
     assert ignored[4:34, 8:38].all()
+    for empty in ([[]], [[], []], None, {}, ""):  # as other tools write it
+        dataset = opened(lambda c, e=empty: (boxed(c), c["annotations"][2].update(segmentation=e)))
+        assert dataset.dropped["boxes"] == 2
     with pytest.raises(InputError, match="annotation 8 of image 2 .* segmentation is empty"):
         opened(lambda content: content["annotations"][2].update(segmentation=[]))
     with pytest.raises(InputError, match="annotation 8 has category_id 5"):
@@ -165,6 +166,27 @@ def test_boxes_are_counted_and_ignored(opened):
 def test_outlines_may_be_one_flat_list(opened):
     flat = opened(lambda content: content["annotations"][2].update(segmentation=SQUARE))
     assert same(flat, opened(nothing))
+
+
+def test_sizes_may_be_text_or_floats(opened):
+    def written(content):
+        for one in content["images"]:
+            one.update(width=float(one["width"]), height=f"{one['height']}")
+
+    assert same(opened(written), opened(nothing))
+    with pytest.raises(InputError, match="image 5 has width 40.5"):
+        opened(lambda content: content["images"][2].update(width=40.5))
+
+
+def test_classes_that_were_not_looked_for_are_said(opened):
+    def federated(content):
+        for one in content["images"]:
+            one.update(neg_category_ids=[3], not_exhaustive_category_ids=[])
+
+    dataset = opened(federated)
+    assert same(dataset, opened(nothing))
+    assert "counts as absent there, also in scores" in dataset.summary()
+    assert "absent" not in opened(nothing).summary()
 
 
 def test_annotations_may_be_an_object_by_id(opened, tiny_coco):
@@ -197,7 +219,7 @@ def test_complex_polygons_are_objects(opened, turned):
 
     dataset = opened(complex_)
     assert len(dataset.annotation(1).rles) == 2 and " 8 objects, 0 crowds" in dataset.summary()
-    assert "1 complex polygons are marked iscrowd and read as objects" in dataset.summary()
+    assert "1 complex polygon marked iscrowd, read as objects" in dataset.summary()
 
 
 def test_names_of_files_are_read_from_addresses(opened, tiny_coco):
@@ -231,131 +253,6 @@ def test_wrong_values_are_named(opened, key, wrong):
             opened(lambda content, field=field: content[key][2].update({field: wrong}))
         except InputError as error:
             assert re.search(r"instances_train.json: .*: ", str(error))
-
-
-# --- layouts --------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def laid_out(tiny_coco, tmp_path):
-    """Writes json files of the set, with its images in some folders, and finds the splits."""
-
-    def find(files, folders, content=None):
-        root = tmp_path / "set"
-        for folder in folders:
-            shutil.copytree(tiny_coco.images, root / folder, dirs_exist_ok=True)
-        for file in files:
-            (root / file).parent.mkdir(parents=True, exist_ok=True)
-            (root / file).write_text(json.dumps(content or tiny_coco.content))
-        found = coco.find(root)
-        for source in (found or {}).values():
-            assert len(CocoDataset(source.path, source.images)) == 6
-        return {split: source.path.name for split, source in (found or {}).items()}
-
-    return find
-
-
-def test_an_annotation_tool_has_subsets(laid_out):
-    files = [f"annotations/instances_{name}.json" for name in ("Train", "Validation", "a")]
-    found = laid_out(files, ["images/Train", "images/Validation", "images/a"])
-    assert found == {
-        "train": "instances_Train.json", "val": "instances_Validation.json", "a": "instances_a.json"
-    }  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("file", "folder"),
-    [
-        ("annotations/instances_default.json", "images/default"),
-        ("annotations/instances_default.json", "images"),
-        ("_annotations.coco.json", "."),
-        ("result.json", "images"),
-        ("via_export_coco.json", "."),
-        ("export/coco.json", "export"),
-        ("labels.json", "images/set one"),
-    ],
-)
-def test_one_file_is_all(laid_out, file, folder, tmp_path):
-    found = laid_out([file], [folder])
-    if file.startswith("export"):  # one level below is the matter of the package
-        assert found == {} and coco.find(tmp_path / "set" / "export").keys() == {"all"}
-    else:
-        assert list(found) == ["all"]
-    (source,) = coco.find(tmp_path / "set" / file).values()
-    assert len(CocoDataset(source.path, source.images)) == 6
-
-
-def test_names_of_files_tell_splits(laid_out, tmp_path):
-    found = laid_out(["lvis_v1_train.json", "lvis_v1_val.json"], ["images"])
-    assert found == {"train": "lvis_v1_train.json", "val": "lvis_v1_val.json"}
-    (tmp_path / "set" / "train2.json").write_text((tmp_path / "set/lvis_v1_val.json").read_text())
-    with pytest.raises(InputError, match="lvis_v1_train.json and train2.json.*--train-json"):
-        coco.find(tmp_path / "set")
-
-
-def test_what_is_not_coco_is_left_alone(tmp_path):
-    others = {
-        "a.json": {"shapes": [], "imagePath": "a.jpg"},
-        "b.json": {"categories": {"label": {"labels": []}}, "items": []},
-        "c.json": {"version": "2.0", "item": {}, "annotations": [{"id": 1}]},
-        "d.json": [{"data": {"image": "a.jpg"}, "annotations": []}],
-        "e.json": {"images": [], "annotations": [{"segments_info": []}], "categories": []},
-        "f.json": {"a.jpg123": {"filename": "a.jpg", "regions": {}}},
-    }
-    for name, content in others.items():
-        (tmp_path / name).write_text(json.dumps(content))
-        assert coco.find(tmp_path / name) is None
-    (tmp_path / "g.json").write_bytes(b"\xff\xfe\0\0{")
-    assert coco.find(tmp_path) is None and coco.find(tmp_path / "g.json") is None
-    (tmp_path / "g.json").write_text(json.dumps([{"image_id": 1, "category_id": 1, "score": 1}]))
-    with pytest.raises(InputError, match="g.json is a list of results"):
-        coco.find(tmp_path / "g.json")
-
-
-def test_results_beside_annotations_are_passed_over(laid_out, tmp_path):
-    found = laid_out(["labels.json"], ["images"])
-    results = json.dumps([{"image_id": 1, "category_id": 1, "score": 1}])
-    (tmp_path / "set/instances_val_results.json").write_text(results)
-    assert [source.path.name for source in coco.find(tmp_path / "set").values()] == ["labels.json"]
-    (tmp_path / "set/labels.json").unlink()
-    with pytest.raises(InputError, match="instances_val_results.json is a list of results"):
-        coco.find(tmp_path / "set")
-    assert found == {"all": "labels.json"}
-
-
-@pytest.mark.parametrize(
-    "prefix",
-    ["..\\..\\label-studio\\media\\upload\\4\\", "/data/local-files/?d=", "C:\\x\\", "../a/"],
-)
-@pytest.mark.parametrize("uploaded", ["", "cb0618f6-"])
-def test_names_that_all_lead_elsewhere_become_their_last_parts(opened, prefix, uploaded):
-    def elsewhere(content):
-        for one in content["images"]:
-            one["file_name"] = f"{prefix}{uploaded}{one['file_name']}"
-
-    dataset = opened(elsewhere)
-    assert dataset.images[2].file_name == "5.png" and "last parts of their" in dataset.summary()
-
-    def one_of_them(content):
-        content["images"][2]["file_name"] = f"{prefix}{content['images'][2]['file_name']}"
-
-    with pytest.raises(InputError, match="image 5 .* leads out of the image folder"):
-        opened(one_of_them)
-
-
-def test_folders_of_elsewhere_are_passed_over(opened, tiny_coco):
-    def moved(content):
-        for one in content["images"]:
-            one["file_name"] = f"somebody/else\\{one['file_name']}"
-
-    assert opened(moved).read(2)[0].size == (40, 40)
-
-    def twice(content):
-        moved(content)
-        content["images"][0]["file_name"] = "other/5.png"
-
-    with pytest.raises(InputError, match="6 of 6 images are not in"):
-        opened(twice)
 
 
 # --- real files -----------------------------------------------------------------------------------
@@ -466,4 +363,4 @@ def test_what_other_readers_left_out_is_ignored_and_counted(opened):
     dataset = opened(converted)
     assert len(dataset.annotation(1).rles) == 0 and not len(dataset.bad)
     assert rle.decode([dataset.annotation(1).ignore], (64, 48))[0][4:34, 8:38].all()
-    assert "3 lines and points left out" in dataset.summary()
+    assert "lines and points left out: 3" in dataset.summary()

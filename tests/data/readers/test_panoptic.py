@@ -130,8 +130,9 @@ BAD = {
 def test_what_does_not_fit_is_named(make, name):
     change, words = BAD[name]
     root = make(change)
-    with pytest.raises(InputError, match=words):
+    with pytest.raises(InputError, match=words) as error:
         read(root, skip=False)
+    assert str(error.value).count("--skip-bad-records") == 1
     content, bad = read(root)
     assert bad
     if "class" in name or "segment" in name:

@@ -132,7 +132,7 @@ def test_what_was_recognised_is_said(formats, tmp_path, capsys):
     said = capsys.readouterr().out
     assert f"Red: 3 red files, 3 images, 2 classes ({tmp_path / 'set'})" in said
     assert "converted to COCO format once" in said
-    assert f"{tmp_path / 'set'}: 3 lines left out" in one.summary()
+    assert f"{tmp_path / 'set'}: lines left out: 3" in one.summary()
     open_datasets(tmp_path / "set", cache=tmp_path / "cache", splits=None)
     assert "Red: 3" in (said := capsys.readouterr().out) and "converted" not in said
 
@@ -200,7 +200,7 @@ def test_archives_are_not_unpacked(tmp_path):
     words = r"export.zip is an archive of 2 .json, 1 .jpg files: unpack it"
     with pytest.raises(InputError, match=words):
         recognise(path)
-    with pytest.raises(InputError, match=r"holds 1 .zip files: unpack the .zip file"):
+    with pytest.raises(InputError, match=r"holds 1 .zip file: unpack the .zip file"):
         recognise(tmp_path)
     path.write_bytes(b"PK\3\4 cut short")
     with pytest.raises(InputError, match="export.zip is an archive.*: unpack it"):
