@@ -1,7 +1,9 @@
 """Options: declared once, checked whether they come from a command line or from a program."""
 
 import argparse
+import difflib
 import json
+import re
 import sys
 import textwrap
 import traceback
@@ -44,7 +46,17 @@ class Parser(argparse.ArgumentParser):
         self.add_argument("--debug", action="store_true", help="show the traceback of an error")
 
     def error(self, message: str) -> NoReturn:
-        raise InputError(f"{message}; --help lists all options")
+        """Also names the option, or the value of one, that is closest to a mistyped one."""
+        _, _, unknown = message.partition("unrecognized arguments: ")
+        known = [name for name in self._option_string_actions if name.startswith("--")]
+        words = [word.partition("=")[0] for word in unknown.split() if word.startswith("--")]
+        if wrong := re.search(r"argument (--[\w-]+).*invalid choice: '(.*?)'", message):
+            known, words = list(self._option_string_actions[wrong[1]].choices), [wrong[2]]
+        near = [difflib.get_close_matches(word, known, 1) for word in words]
+        hint = ", ".join(each[0] for each in near if each)
+        raise InputError(
+            f"{message}; did you mean {hint}?" if hint else f"{message}; --help lists all options"
+        )
 
 
 METAVARS = {

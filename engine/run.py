@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from PIL import Image
 from torch import nn
+from tqdm import tqdm
 
 from data.dataset import CocoDataset
 from data.errors import BadRecords, InputError
@@ -29,6 +30,7 @@ from engine.values import shown
 from mobileinst import weights, zoo
 from mobileinst.set_prediction.postprocess import Postprocess
 
+MAIN_TERMS = 4  # of the loss, itself among them, on the console; log.jsonl has all
 SAVE_SECONDS = 60  # between two saves: the most work that a kill can cost
 
 
@@ -310,10 +312,12 @@ class Run:
             "images_per_second": self.images_per_step / max(1e-9, sum(seconds.values())),
         }
         log.append_jsonl(self.folder / "log.jsonl", row)
-        terms = "  ".join(f"{name} {values[name]:.3f}" for name in values if "aux" not in name)
+        terms = "  ".join(f"{name} {values[name]:.3f}" for name in list(values)[:MAIN_TERMS])
+        total = self.trainer.schedule.iterations
+        left = (total - self.trainer.iteration) * sum(seconds.values())
         info(
-            f"epoch {row['epoch']:7.2f}  it {row['iteration']:6d}  lr {row['lr']:.2e}  {terms}  "
-            f"{row['images_per_second']:.1f} images/s"
+            f"epoch {row['epoch']:6.1f}/{self.epoch_of(total):<5.4g}  {terms}  "
+            f"{row['images_per_second']:.1f} images/s  {tqdm.format_interval(left)} left"
         )
 
     def keep_best(self, scores: Scores, seen: Scores | None) -> None:
