@@ -66,13 +66,16 @@ def located(file: Path, entry: str) -> str | None:
     """The folder or list of an entry, relative to that of the file; None where it is missing.
 
     The places of data.yaml's users, in this order: below `path`, beside the file, without leading
-    "../", the last two parts alone; at last a folder whose name means the same split.
+    "../", without more and more of its first folders as far as two are left; at last a folder
+    whose name means the same split.
     """
     root, base = file.parent, load(file).get("path")
     bases = [base, ""] if isinstance(base, str) else [""]
     path = slashed(entry)
     tried = [joined(slashed(base), path) for base in bases]
-    tried += [re.sub(r"^(\.{1,2}/)+", "", path), "/".join(path.split("/")[-2:])]
+    parts = path.split("/")
+    tried.append(re.sub(r"^(\.{1,2}/)+", "", path))
+    tried += ["/".join(parts[start:]) for start in range(1, len(parts) - 1)]
     words = [folder for folder in folders_in(root) if SPLITS.get(folder.name.lower())]
     for folder in words:
         if SPLITS[folder.name.lower()] == split_in(path):

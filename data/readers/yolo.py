@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from data.errors import BadRecords, InputError
+from data.errors import BadRecords, InputError, counted
 from data.images import SUFFIXES, upright_size
 from data.readers.content import Content, polygon, rectangle, short
 from data.readers.data_yaml import (
@@ -29,12 +29,13 @@ from data.readers.data_yaml import (
     resolutions,
 )
 from data.readers.image_files import walk
-from data.readers.source import Source, folders_in, head_of, split_in
+from data.readers.source import SPLITS, Source, folders_in, head_of, split_in
 
 NAME, TITLE = "yolo", "YOLO-seg"
 LAYOUT = "data.yaml, images and labels (a text file for each image)"
 
 FIRST_KEY = re.compile(r"^[\"']?(names|nc|train|val|validation)[\"']?\s*:", re.MULTILINE)
+FARTHEST = 1  # outside the image, in parts of its sides; more are pixels
 NUMBERS = (5, 7)  # on the line of a box; at least for a polygon
 
 
@@ -72,20 +73,21 @@ def yaml_in(path: Path) -> Path | None:
 
 
 def without_yaml(path: Path) -> dict[str, Source] | None:
-    """Label Studio's export, texts beside their images, or a folder without a list of classes,
-    which is refused.
+    """Label Studio's export, also in folders of splits, texts beside their images, or a folder
+    without a list of classes, which is refused.
     """
-    images, labels = path / "images", path / "labels"
-    beside = not (images.is_dir() and labels.is_dir())
+    splits = [one for one in folders_in(path) if one.name.lower() in SPLITS]
+    pairs = [path] if is_pair(path) else [one for one in splits if is_pair(one)]
     file = next((path / name for name in NAME_FILES if (path / name).is_file()), None)
-    if beside and file is None:
+    if not pairs and file is None:
         return None
-    root, depth = (path, 0) if beside else (labels, DEPTH)
-    files = [root / place / name for place, names in walk(root, depth) for name in names]
+    roots, depth = ([one / "labels" for one in pairs], DEPTH) if pairs else ([path], 0)
+    walked = [(root / place, names) for root in roots for place, names in walk(root, depth)]
+    files = [folder / name for folder, names in walked for name in names]
     texts = [one for one in files if one.suffix == ".txt" and one.name not in NAME_FILES]
     if not any(re.match(r"\s*\d+(\s+[-+.\de]+){4}", head_of(one)) for one in texts[:10]):
         return None
-    if beside:
+    if not pairs:
         stems = {one.stem for one in texts}
         found = [one for one in files if one.suffix.lower() in SUFFIXES]
         if stems.isdisjoint(one.stem for one in found):
@@ -93,13 +95,19 @@ def without_yaml(path: Path) -> dict[str, Source] | None:
         return {"all": source(file, path, "all", [one.name for one in found])}
     if file is None:
         raise InputError(
-            f"{path} is a YOLO folder with {len(texts)} label files, but has no data.yaml: write "
-            "one with a line `names: [first class, second class]`"
+            f"{path} is a YOLO folder with {counted(len(texts), 'label file')}, but has no "
+            "data.yaml: write one with a line `names: [first class, second class]`"
         )
-    splits = {split: one for one in folders_in(images) if (split := split_in(one.name))}
-    places = {split: one.relative_to(path).as_posix() for split, one in splits.items()}
-    places = places or {"all": "images"}
+    if pairs == [path]:
+        splits = [one for one in folders_in(path / "images") if split_in(one.name)]
+        places = {split_in(one.name): f"images/{one.name}" for one in splits} or {"all": "images"}
+    else:
+        places = {SPLITS[one.name.lower()]: f"{one.name}/images" for one in pairs}
     return {split: source(file, path, split, images_at(path, [at])) for split, at in places.items()}
+
+
+def is_pair(path: Path) -> bool:
+    return (path / "images").is_dir() and (path / "labels").is_dir()
 
 
 def source(file: Path, root: Path, split: str, images: Sequence[str]) -> Source:
@@ -198,6 +206,11 @@ def parsed(line: str) -> tuple[int, np.ndarray]:
     id_, points = values[0], values[1:].reshape(-1, 2)
     if not np.isfinite(values).all() or id_ != math.floor(id_) or not 0 <= id_ < 1 << 31:
         raise InputError(f"has {short(line)}: write a whole number and finite ones behind it")
+    if np.abs(points - 0.5).max() > FARTHEST + 0.5:
+        raise InputError(
+            f"has coordinates up to {np.abs(points).max():g}: write parts of the image's width and "
+            "height, from 0 to 1"
+        )
     if len(words) == NUMBERS[0]:
         (x, y), (w, h) = points
         points = np.array([[x - w / 2, y - h / 2], [x + w / 2, y + h / 2]])
