@@ -4,13 +4,14 @@ import argparse
 import csv
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from data.dataset import CocoDataset
 from data.errors import InputError, counted
 from data.inspection import Facts, facts_of
 from data.opening import PARTS, divide, open_datasets
-from engine import files, options, values
+from engine import fetch, files, options, start_weights, values
 from engine.findings import ERROR, Finding, find_all
 from engine.fit import fit_to_data
 from engine.log import info, progress
@@ -20,7 +21,7 @@ from engine.report import data_page
 
 CHECKS = Path("checks")
 PAGE, LIST = "report.html", "problems.csv"
-RECIPE = "small-pretrained"  # of own data, where ImageNet weights are at hand
+RECIPE = "small"  # that of sbin/train_voc.sh for own data
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -33,7 +34,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
         options.add_option(group, name)
     group = parser.add_argument_group("training, for which the data are checked")
     options.add_option(group, "recipe", default=RECIPE)
-    for name in ("model", "set", "image_size"):
+    for name in ("model", "set", "image_size", "pretrained", "from_scratch"):
         options.add_option(group, name, default=None)
     group = parser.add_argument_group("machine")
     number = values.default_workers()
@@ -88,9 +89,15 @@ def read_facts(sets: dict[str, CocoDataset], workers: int) -> dict[str, list[Fac
 
 
 def training(opts: argparse.Namespace, sets: dict[str, CocoDataset]) -> tuple[TrainOptions, dict]:
-    """The options of a training on these data, and the reasons of those that follow from them."""
-    names = ("recipe", "model", "set", "image_size")
-    trained = TrainOptions(**{name: getattr(opts, name) for name in names})
+    """The options of a training on these data, and the reasons of those that follow from them.
+
+    Its weights are chosen as there; nothing is fetched.
+    """
+    names = ("recipe", "model", "set", "image_size", "pretrained", "from_scratch")
+    trained = TrainOptions(**{name: getattr(opts, name) for name in (*names, "data", "train_json")})
+    with suppress(InputError):  # without weights a training does not start, but the data may fit
+        start = start_weights.choose(trained, lambda one: fetch.FOLDER / fetch.PUBLISHED[one].file)
+        trained = trained.changed(start, "weights")
     fits = trained.recipe in FITTED and "train" in sets and sets["train"].with_objects()
     return trained, fit_to_data(trained, sets["train"]) if fits else {}
 

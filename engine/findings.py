@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from data.dataset import CocoDataset
+from data.errors import counted
 from data.inspection import Facts, similar_names, twins
 from engine import options
 from engine.fit import too_many_objects
@@ -190,7 +191,7 @@ def of_classes(sets: Sets) -> Iterator[Finding]:
     splits, total = list(sets), counts.sum(0)
     unused = [Place("", text=names[i]) for i in np.flatnonzero(total == 0)]
     partly = [
-        Place(splits[row], text=f"{names[i]}: none of its {total[i]} objects")
+        Place(splits[row], text=f"{names[i]}: none of its {counted(total[i], 'object')}")
         for row, i in np.argwhere((counts == 0) & (total > 0)).tolist()
     ]
     similar = [Place("", text=" and ".join(pair)) for pair in similar_names(names)]
@@ -210,7 +211,12 @@ def of_classes(sets: Sets) -> Iterator[Finding]:
 
 def of_counts(sets: Sets, trained: TrainOptions) -> Iterator[Finding]:
     config = options.model_config(trained, num_classes=1)
-    if "train" in sets and not sets["train"].with_objects():
+    if "train" not in sets:
+        yield Finding(
+            ERROR, "no training split", "A training needs one: add it, or name its COCO file with "
+            "--train-json.", 1, [],
+        )  # fmt: skip
+    elif not sets["train"].with_objects():
         yield Finding(
             ERROR, "training set without objects", "Give annotations with outlines or masks; "
             "crowds and boxes do not count.", 1, [],

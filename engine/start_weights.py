@@ -7,7 +7,7 @@ recipe goes on from random values where there are none; any other training is re
 
 import contextlib
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -79,10 +79,10 @@ def model_of(file: weights.WeightFile) -> tuple[str, dict[str, object]] | None:
     return model and (model, keywords)
 
 
-def choose(opts: TrainOptions) -> dict[str, object]:
+def choose(opts: TrainOptions, fetched: Callable[[str], Path] | None = None) -> dict[str, object]:
     """Values for --model, --set and --pretrained; empty if the user chose the start. A file of a
     backbone given with --pretrained alone names its model, a checkpoint of ours also the keywords
-    that the user did not give.
+    that the user did not give. `fetched` is called instead of `fetch.fetch`.
 
     Raises:
         InputError: if there are no weights, and the recipe is not that of a demo set.
@@ -113,7 +113,7 @@ def choose(opts: TrainOptions) -> dict[str, object]:
             raise InputError(
                 f"--model {opts.model}: no ImageNet weights at hand; {copy}give --pretrained FILE"
             )
-        start = {"pretrained": there[found] if found else fetch.fetch(candidates[-1])}
+        start = {"pretrained": there[found] if found else (fetched or fetch.fetch)(candidates[-1])}
     except InputError as error:
         if opts.recipe not in recipes.DEMOS:
             raise InputError(f"{error}, or start from random values with --from-scratch") from error

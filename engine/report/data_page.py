@@ -153,10 +153,10 @@ def decisions(found: Content) -> Html:
     opts, rows = found.trained, []
     config = options.model_config(opts, num_classes=1)
     for name in DECISIONS:
-        key = name.removeprefix("set.")
-        value = getattr(config, key) if name.startswith("set.") else getattr(opts, name)
-        origin = opts.origins.get(name, "default")
-        rows.append((key, shown(value), found.reasons.get(name, origin)))
+        key, holder = name.removeprefix("set."), config if name.startswith("set.") else opts
+        if hasattr(holder, key):  # not every model has a mask stride
+            why = found.reasons.get(name, opts.origins.get(name, "default"))
+            rows.append((key, shown(getattr(holder, key)), why))
     most = max(int(one.objects_per_image().max(initial=0)) for one in found.sets.values())
     rows.append(("objects in the fullest image", f"{most:,}", "each needs a query and a detection"))
     return table(("option", "value", "why"), rows, long=2)

@@ -285,6 +285,32 @@ def test_objects_beyond_the_queries_and_answers(planted, capsys):
     assert "6 images of 6" in found[0] and "63 objects" in found[1] and "2 objects" in found[2]
 
 
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_without_a_training_split_no_training_can_use_the_data(planted, capsys, split):
+    planted.contents = {split: planted.contents["val"]}
+    (planted.root / "val").rename(planted.root / split)
+    shutil.rmtree(planted.root / "train")
+    code, line, _, rows = checked(planted.write(), capsys)
+    assert code == 2 and "to correct: no training split (1)" in line and len(rows) == 1
+
+
+@pytest.mark.parametrize(
+    "options, recipe",
+    [
+        ((), "small-pretrained"),
+        (("--from-scratch",), "small"),
+        (("--recipe", "mask2former-small"), "mask2former-small-pretrained"),
+        (("--recipe", "mask2former-small", "--from-scratch"), "mask2former-small"),
+        (("--recipe", "coco"), "coco"),
+    ],
+)
+def test_the_recipe_is_the_one_of_a_training(planted, capsys, options, recipe):
+    code, line, _, _ = checked(planted.write(), capsys, *options)
+    page = check_data.Path(line.rsplit(": ", 1)[1]).read_text()
+    assert code == 0 and f"Recipe {recipe}; " in page
+    assert ("mask_stride" in page) != recipe.startswith("mask2former")
+
+
 def test_data_without_a_validation_split_are_divided_as_a_training_does(planted, capsys):
     content = planted.contents.pop("train")
     shutil.rmtree(planted.root / "val")
