@@ -1,0 +1,74 @@
+"""A folder with a page that runs an exported model in the browser, for any static server."""
+
+import hashlib
+import shutil
+import subprocess
+import tarfile
+import tempfile
+from pathlib import Path
+
+from data.errors import InputError
+from engine.log import info
+
+EXPORTED = Path(__file__).parent / "exported"  # files that go with a model
+VERSION = "1.30.0"  # of onnxruntime-web
+ARCHIVE = "d2228df7e4616bc3348bf504ee888f3bec43789a273f0a63f3e68d203ce3bf71"  # SHA-256
+RUNTIME = {  # files of the package, and their names in the folder; servers know .js, not all .mjs
+    "dist/ort.wasm.bundle.min.mjs": "ort.js",
+    "dist/ort-wasm-simd-threaded.wasm": "ort-wasm-simd-threaded.wasm",
+}
+TIMEOUT = 600  # seconds for npm
+
+
+def write(folder: Path, exported: Path, runtime: Path | None = None) -> None:
+    """Writes the page, the model, and the runtime into a folder.
+
+    Args:
+        exported: folder with model.onnx and model.json.
+        runtime: folder of the package onnxruntime-web; fetched with npm if not given.
+    Raises:
+        InputError: if the runtime cannot be had.
+    """
+    folder.mkdir()
+    with tempfile.TemporaryDirectory() as temporary:
+        package = runtime or fetch(Path(temporary))
+        for source, name in RUNTIME.items():
+            if not (package / source).is_file():
+                raise InputError(
+                    f"{package}: holds no {source}; give the folder of the npm package "
+                    f"onnxruntime-web {VERSION}"
+                )
+            shutil.copyfile(package / source, folder / name)
+    for name in ("index.html", "decode.js"):
+        shutil.copyfile(EXPORTED / name, folder / name)
+    for name in ("model.onnx", "model.json"):
+        shutil.copyfile(exported / name, folder / name)
+
+
+def fetch(folder: Path) -> Path:
+    """The package, unpacked in a folder; raises InputError if npm fails or gives another one."""
+    name = f"onnxruntime-web@{VERSION}"
+    other = "or give its folder with --web-runtime"
+    npm = shutil.which("npm")
+    if npm is None:
+        raise InputError(f"--web needs npm to fetch {name}: install Node.js, {other}")
+    info(f"fetching {name} with npm, about 33 MB")
+    try:
+        subprocess.run(
+            [npm, "pack", name, "--silent", "--prefer-offline"],
+            cwd=folder, check=True, capture_output=True, text=True, timeout=TIMEOUT,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        raise InputError(f"npm gave no {name} in {TIMEOUT} seconds; try again, {other}") from None
+    except subprocess.CalledProcessError as error:
+        lines = (error.stderr or error.stdout).strip().splitlines() or ["it gives no reason"]
+        raise InputError(f"npm cannot fetch {name} ({lines[0]}); get a network, {other}") from None
+    (archive,) = folder.glob("*.tgz")
+    if hashlib.sha256(archive.read_bytes()).hexdigest() != ARCHIVE:
+        raise InputError(f"{archive.name}: not the published {name}; check the registry of npm")
+    with tarfile.open(archive) as file:
+        for source in RUNTIME:
+            target = folder / "package" / source
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(file.extractfile(f"package/{source}").read())
+    return folder / "package"
