@@ -7,7 +7,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from mobileinst.layers.position import coordinate_maps
-from mobileinst.mobile.mask_decoder import FinePixels, MaskDecoder, enhance
+from mobileinst.mobile.mask_decoder import CoordinateConv, FinePixels, MaskDecoder, enhance
 
 CHANNELS = (6, 8, 10, 12)
 
@@ -126,6 +126,24 @@ def test_multiply_adds_of_the_six_convolutions():
     cells = (80**2, 40**2, 20**2, 10**2)
     ones = sum(n * c * width for n, c in zip(cells, CHANNELS, strict=True)) + 80**2 * width**2
     assert counter.get_total_flops() / 2 == 151_200 * width**2 + ones
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_the_part_of_the_coordinates_is_that_of_one_convolution(training):
+    """Outputs, gradients and running averages, for a batch on a grid that is no square."""
+    torch.manual_seed(0)
+    split = CoordinateConv(4, 5).double()
+    randomise_norms(split).train(training)
+    whole = nn.Sequential(split.c, split.bn)
+    places = coordinate_maps(6, 7).double().expand(3, -1, -1, -1)
+    results = []
+    for forward in (split, lambda x: whole(torch.cat((x, places), 1))):
+        split.bn.reset_running_stats()
+        x = torch.linspace(-1, 1, 3 * 4 * 6 * 7).double().sin().view(3, 4, 6, 7).requires_grad_()
+        y = forward(x)
+        grads = torch.autograd.grad(y.pow(3).sum(), (x, *split.parameters()))
+        results.append([y, *grads, split.bn.running_mean.clone(), split.bn.running_var.clone()])
+    torch.testing.assert_close(*results)
 
 
 def test_coordinates_run_from_border_to_border():
