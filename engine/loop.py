@@ -1,6 +1,5 @@
 """The training step, the steps of a run, and inference. Reads and writes no files."""
 
-import copy
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from engine.determinism import reseed
 from engine.files import FailedRun
 from engine.log import StepTimer, first_of, info, progress
 from engine.optim import MovingAverage, Schedule
+from mobileinst.deploy import fold_batchnorms
 from mobileinst.set_prediction.points import SeededPoints
 
 
@@ -180,7 +180,7 @@ def run_inference(
     """Predicts a whole data set; every rank the batches of its loader, rank 0 gets all results.
 
     Args:
-        model: put into eval mode, or a copy of it if it requires gradients.
+        model: stays unchanged; a copy with folded BatchNorms runs.
         category_ids: original id of each class index.
         threshold: None for evaluation: AP needs the low scores.
         callback: called with (outputs, batch).
@@ -188,10 +188,7 @@ def run_inference(
         COCO results with RLE at the original size, image by image, highest score first, with the
         `best` of the contract.
     """
-    # Some CPUs choose other kernels for weights that require gradients, with other last bits.
-    if any(parameter.requires_grad for parameter in model.parameters()):
-        model = copy.deepcopy(model).requires_grad_(False)
-    model.eval()
+    model = fold_batchnorms(model)
     found = []
     with dist.synced_errors(InputError):
         for batch in progress(loader, desc=title, leave=False):

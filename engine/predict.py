@@ -35,6 +35,7 @@ from engine.log import info, progress
 from engine.report import draw
 from engine.values import device_for
 from mobileinst import zoo
+from mobileinst.deploy import fold_batchnorms
 
 NAME_BYTES = 100  # of an image's name in those of its results; file systems allow 255 in all
 PREDICTIONS = Path("predictions")
@@ -291,7 +292,7 @@ def main(argv: list[str], builder: checkpoint.Builder = zoo.build_from_config) -
     preset = EvalPreset(opts.image_size or content["options"]["image_size"])
     model, _, postprocess = checkpoint.build(content, builder)
     postprocess.duplicate_iou = opts.duplicate_iou
-    model.to(device)
+    model = fold_batchnorms(model.to(device))
 
     @torch.inference_mode()
     def find(image: Image.Image) -> dict:
