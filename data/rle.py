@@ -218,8 +218,9 @@ def distinct(indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def area(rles: Sequence[Rle]) -> np.ndarray:
     """Pixels of each mask, int64 [N]."""
-    # One by one: the length of a list goes through a uint8 there, so that 256 masks overflow it.
-    return np.array([coco_mask.area(one) for one in rles], dtype=np.int64)
+    # In parts: the length of a list goes through a uint8 there, so that 256 masks overflow it.
+    parts = [coco_mask.area(list(rles[n : n + 255])) for n in range(0, len(rles), 255)]
+    return np.concatenate([[], *parts]).astype(np.int64)
 
 
 def boxes(rles: Sequence[Rle]) -> np.ndarray:

@@ -8,7 +8,8 @@ import torch
 
 from data.errors import InputError
 from engine import checkpoint, evaluate, log, train
-from engine.coco_ap import METRICS, Scores
+from engine.coco_ap import Scores
+from engine.coco_eval import METRICS
 from engine.options import TrainOptions
 from engine.report import curves, draw, summary
 from mobileinst import zoo
