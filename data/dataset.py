@@ -252,14 +252,17 @@ class CocoDataset:
         part.images = self.images.take(np.asarray(indices, dtype=np.int64))
         return part
 
-    def use_classes(self, classes: Sequence[dict[str, Any]], origin: str) -> None:
+    def use_classes(
+        self, classes: Sequence[dict[str, Any]], origin: str, may_have_more: bool = True
+    ) -> None:
         """Takes over the class list of `origin`, records with id and name, which may have more
         classes. Objects of classes that it lacks are left out, with a warning: no answer can have
         them. Where the names are the same in the same order, the set keeps its ids. Where all its
         names are there, or it has no ids of its own, names alone decide.
 
         Raises:
-            InputError: if an id or a name is another class there, or no class is the same.
+            InputError: if an id or a name is another class there, or no class is the same, or the
+                set has more classes but must not.
         """
         names = [one["name"] for one in classes]
         if self.class_names == names:
@@ -285,6 +288,12 @@ class CocoDataset:
                 f"the class list does not fit: {self.source} and {origin} have different "
                 f"categories (only given: {given}; only there: {there}): list the same ids and "
                 "names in both, also those without objects, or train again"
+            )
+        if extra and not may_have_more:
+            raise InputError(
+                f"{origin}: the class list does not fit, {self.source} also has "
+                f"{some([name for _, name in extra])}: resume with the data it began with, or "
+                "train again with --pretrained"
             )
         moved = [index_of.get(one[1:], len(classes)) for one in self.categories]
         labels = np.array([*moved, UNKNOWN])[self._store.labels]

@@ -43,15 +43,15 @@ def open_splits(
 
 def open_split(opts: argparse.Namespace, trained: tuple[Path, dict] | None = None) -> CocoDataset:
     """One split, of the data of the checkpoint if the options name none. Of data without a
-    validation split it is the part of the run that trained on it; of other data all images, unless
-    the options have a fraction.
+    validation split it is the part of the run that trained on it, also if it is elsewhere now; of
+    other data all images, unless the options have a fraction.
 
     `trained` is the path of the checkpoint and its content.
     """
     splits = (opts.split,)
     if opts.data or opts.train_json or opts.val_json:
         lists = trained and opts.val_fraction is None and read_lists(trained[0].parent)
-        if lists:
+        if lists and not names_same_data(opts, trained[1]["options"]):
             whole = open_splits(opts, splits)[opts.split]
             if {each.file_name for each in whole.images} != {*chain(*lists.values())}:
                 return whole
@@ -70,6 +70,16 @@ def open_split(opts: argparse.Namespace, trained: tuple[Path, dict] | None = Non
     if opts.val_fraction is None:
         opts.val_fraction, lists = trained_with["val_fraction"], read_lists(path.parent)
     return open_splits(opts, splits, lists=lists)[opts.split]
+
+
+def names_same_data(opts: argparse.Namespace, trained_with: Mapping[str, object]) -> bool:
+    """Whether the options name the data of a training."""
+    names = ("data", "train_json", "val_json")
+    places = ((getattr(opts, name), trained_with[name]) for name in names)
+    return all(
+        one is other or bool(one and other) and Path(one).resolve() == Path(other).resolve()
+        for one, other in places
+    )
 
 
 def write_lists(folder: Path, train: CocoDataset, val: CocoDataset) -> None:

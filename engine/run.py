@@ -175,13 +175,7 @@ class Run:
         """
         path = self.folder / "last.pt"
         content = checkpoint.load(path)
-        train, known = self.data.train, {one["name"] for one in content["classes"]}
-        if extra := sorted(set(train.class_names) - known):
-            raise InputError(
-                f"{path}: the class list does not fit, {train.source} also has {', '.join(extra)}: "
-                "resume with the data it began with, or train again with --pretrained"
-            )
-        train.use_classes(content["classes"], str(path))
+        self.data.train.use_classes(content["classes"], str(path), may_have_more=False)
         same_average = (content["average"] is None) == (self.trainer.average is None)
         if checkpoint.config_of(content) != self.config or not same_average:
             raise InputError(
@@ -219,10 +213,11 @@ class Run:
             gone = [name for name in of_start if not (self.folder / name).exists()]
             if gone:
                 info(f"{self.folder}: without {', '.join(gone)}, which only a start writes")
-        for name, now in self.opts.plain().items():
-            before = content["options"].get(name)
-            if name not in ("resume", "out", "overwrite") and now != before:
-                info(f"resumed with --{name.replace('_', '-')} {shown(now)} (was {shown(before)})")
+        now = self.opts.plain()
+        for name, before in content["options"].items():
+            if name not in ("resume", "out", "overwrite") and now.get(name, before) != before:
+                values = f"{shown(now[name])} (was {shown(before)})"
+                info(f"resumed with --{name.replace('_', '-')} {values}")
         info(f"resumed at iteration {self.trainer.iteration} of {self.trainer.schedule.iterations}")
 
     def require_same_training(self, content: dict) -> None:
@@ -232,7 +227,10 @@ class Run:
         images: then only rounding, the images that a BatchNorm sees together, and drop path differ.
         """
         now, before, ranks = self.opts.plain(), content["options"], content["world_size"]
-        fixed = ["overfit", "seed", "image_size", "canvas", "scale", "flip", "colour", "copy_paste"]
+        fixed = [
+            "overfit", "val_fraction", "seed", "image_size", "canvas", "scale", "flip", "colour",
+            "copy_paste",
+        ]  # fmt: skip
         per_step = before["batch_size"] * before["accumulate"] * ranks
         if ranks == dist.world_size():
             fixed = ["batch_size", "accumulate", *fixed]

@@ -123,8 +123,9 @@ def choose(opts: TrainOptions, fetched: Callable[[str], Path] | None = None) -> 
 
 
 def of_run(opts: TrainOptions) -> dict[str, object]:
-    """Values of the run that is resumed: its folder, recipe, model and weights; a model or file of
-    the user stays, to be checked. Raises InputError if there is nothing to resume.
+    """Values of the run that is resumed: its folder, recipe, model, weights and validation split; a
+    model, file or fraction of the user stays, to be checked. Raises InputError if there is nothing
+    to resume.
     """
     named = "model" in opts.given
     stem = opts.model if named else f"{opts.model.partition('_')[0]}_*"
@@ -138,7 +139,7 @@ def of_run(opts: TrainOptions) -> dict[str, object]:
     before = checkpoint.load(folder / "last.pt")["options"]
     if recipe and before["recipe"] not in recipes.variants(recipe):
         return {"out": folder}
-    names = {"model", "pretrained"} - opts.given.keys()
+    names = {"model", "pretrained", "val_fraction"} - opts.given.keys()
     names |= {"from_scratch"} if "pretrained" in names else set()
     own = opts.given.get("set", {})
     if before["pretrained"] and opts.given.get("model", before["model"]) == before["model"]:

@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 
+from data.errors import InputError
 from data.opening import open_datasets
 from engine import checkpoint, evaluate, train, visualize
 
@@ -108,16 +109,24 @@ def test_data_that_has_changed_since(run, data, tiny, tmp_path, capsys):
     _, said = scored(copy, capsys)
     assert images_of(said) == 1
     assert "1 image gone, 1 new image left out" in said
+    _, said = scored(copy, capsys, "--data", str(moved))  # the same data, given again
+    assert images_of(said) == 1 and "1 new image left out" in said
 
 
 def test_a_resumed_run_keeps_its_split(run, data, tiny, tmp_path, capsys):
     copy = shutil.copytree(run, tmp_path / "copy")
     argv = [*tiny, *STEPS, "--data", str(data), "--val-fraction", "0.25", "--out", str(copy)]
-    argv[argv.index("2")] = "4"
+    argv += ["--iterations", "4"]
     capsys.readouterr()
     assert train.main([*argv, "--resume"]) == 0
     assert "that of the run is used" in capsys.readouterr().out
+    del argv[argv.index("--val-fraction") : argv.index("--val-fraction") + 2]
+    argv += ["--iterations", "6"]
+    assert train.main([*argv, "--resume"]) == 0
+    assert "resumed with --val-fraction" not in capsys.readouterr().out
     assert lists_of(copy) == lists_of(run)
+    with pytest.raises(InputError, match="--val-fraction was 0.25 in this run and is 0.5 now"):
+        train.main([*argv, "--resume", "--val-fraction", "0.5"])
 
 
 def test_training_on_all_images(data, tiny, tmp_path, capsys):
