@@ -27,6 +27,10 @@ class Segmenter(nn.Module):
         self.backbone = backbone
         self.mask_stride = strides[0]
         self.levels = [tuple(backbone.strides).index(stride) for stride in strides]
+        # A parameter without a gradient would be waited for by DistributedDataParallel.
+        if len(backbone.strides) - 1 not in self.levels:
+            for layer in getattr(backbone, "last_map_layers", ()):
+                layer.requires_grad_(False)
         self.normalise = Normalise(backbone.mean, backbone.std)
 
     def forward(self, images: Tensor, padding: Tensor | None = None) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from mobileinst import weights
-from mobileinst.backbones import efficientnet_lite, mobilenet_v2, seaformer, swin, topformer
+from mobileinst.backbones import efficientnet_lite, mobilenet_v2, resnet, seaformer, swin, topformer
 from mobileinst.config import Config
 from mobileinst.layers.freeze import freeze_layers, freeze_norms
 from mobileinst.layers.init import draw_parameters
@@ -20,6 +20,7 @@ from mobileinst.mobile.model import MobileInstConfig, build_mobileinst, mobilein
 from mobileinst.segmenter import Segmenter
 from mobileinst.set_prediction.losses import Criterion
 from mobileinst.set_prediction.postprocess import Postprocess
+from mobileinst.sparseinst.model import SparseInstConfig, build_sparseinst, sparseinst_training
 
 Built = tuple[Segmenter, Criterion, Postprocess]
 
@@ -39,12 +40,14 @@ class System(NamedTuple):
 SYSTEMS = {
     "mobileinst": System(MobileInstConfig, build_mobileinst, mobileinst_training),
     "mask2former": System(Mask2FormerConfig, build_mask2former, mask2former_training),
+    "sparseinst": System(SparseInstConfig, build_sparseinst, sparseinst_training),
 }
 
 BACKBONES = {
     "topformer_tiny": topformer.topformer_tiny,
     "topformer_small": topformer.topformer_small,
     "topformer_base": topformer.topformer_base,
+    "topformer_tiny_injected": topformer.topformer_tiny_injected,
     "seaformer_tiny": seaformer.seaformer_tiny,
     "seaformer_small": seaformer.seaformer_small,
     "seaformer_base": seaformer.seaformer_base,
@@ -54,6 +57,7 @@ BACKBONES = {
     "efficientnet_lite0": efficientnet_lite.efficientnet_lite0,
     "efficientnet_lite1": efficientnet_lite.efficientnet_lite1,
     "efficientnet_lite2": efficientnet_lite.efficientnet_lite2,
+    "resnet50": resnet.resnet50,
     "swin_tiny": swin.swin_tiny,
     "swin_small": swin.swin_small,
     "swin_base": swin.swin_base,
@@ -83,6 +87,12 @@ MODELS = {
     "mask2former_efficientnet_lite0": Mask2FormerConfig(
         backbone="efficientnet_lite0", drop_path=0.0
     ),
+    # As published: the backbone's norms stay as ImageNet left them.
+    "sparseinst_resnet50": SparseInstConfig(groups=0, frozen_norms=True),
+    "sparseinst_resnet50_giam": SparseInstConfig(frozen_norms=True),
+    "sparseinst_topformer_tiny": SparseInstConfig(backbone="topformer_tiny_injected"),
+    "sparseinst_mobilenet_v2": SparseInstConfig(backbone="mobilenet_v2"),
+    "sparseinst_efficientnet_lite0": SparseInstConfig(backbone="efficientnet_lite0"),
 }
 
 

@@ -66,6 +66,10 @@ class EfficientNetLite(nn.Module):
         self.channels = (*widths, HEAD)
         self.strides = (4, 8, 16, 32, 64)
 
+    @property
+    def last_map_layers(self) -> list[nn.Module]:
+        return [self.conv_head, self.bn1]
+
     def layers_until(self, stride: int) -> list[nn.Module]:
         """The layers that work at this stride or a finer one, in order."""
         layers: list[nn.Module] = [self.conv_stem, self.bn0] if stride >= 2 else []

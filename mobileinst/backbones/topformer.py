@@ -1,18 +1,20 @@
 """TopFormer (CVPR 2022): a token pyramid of inverted residuals and a small transformer at 1/64.
 
-Parameter names are those of the published checkpoints (`tpm.*`, `trans.*`). The semantics
-injection of the paper is left out: MobileInst's enhancers take its place, and ImageNet
-checkpoints have no weights for it.
+Parameter names are those of the published checkpoints (`tpm.*`, `trans.*`, `SIM.*`). MobileInst's
+enhancers take the place of the paper's semantics injection, for which ImageNet checkpoints have no
+weights; SparseInst, which has no use for X6, reads the injected maps.
 """
 
+from collections import OrderedDict
 from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mobileinst.layers.conv import ConvBN, Pyramid, Rows
+from mobileinst.layers.conv import ConvBN, Pyramid, Rows, resize_like
 from mobileinst.layers.conv_transformer import attend_on_map, transformer
+from mobileinst.layers.init import init_conv
 from mobileinst.layers.pixels import IMAGENET_MEAN, IMAGENET_STD
 
 TINY = (
@@ -34,7 +36,8 @@ class TopFormer(nn.Module):
 
     rows: of the pyramid, after its stem. taps: indices of the rows whose outputs are returned. X6
     holds all taps, averaged onto half the grid of the last tap (rounded up) and mixed by `depth`
-    transformer blocks, whose drop path rises from 0 to `drop_path`.
+    transformer blocks, whose drop path rises from 0 to `drop_path`. injected: channels of the maps
+    that replace all taps but the first, if X6 is injected into them.
     """
 
     mean, std = IMAGENET_MEAN, IMAGENET_STD
@@ -49,6 +52,7 @@ class TopFormer(nn.Module):
         attn_ratio: int = 2,
         mlp_ratio: int = 2,
         drop_path: float = 0.1,
+        injected: int = 0,
     ):
         super().__init__()
         self.tpm = TokenPyramid(rows, taps)
@@ -56,6 +60,12 @@ class TopFormer(nn.Module):
         width = sum(channels)
         attentions = [MapAttention(width, num_heads, key_dim, attn_ratio) for _ in range(depth)]
         self.trans = transformer(attentions, width, mlp_ratio, drop_path)
+        self.widths = channels
+        if injected:
+            self.SIM = nn.ModuleDict(
+                {str(i): Injection(c, injected) for i, c in enumerate(channels) if i}
+            )
+            channels = (channels[0], *(injected for _ in self.SIM))
         self.channels, self.strides = (*channels, width), (*strides, 2 * strides[-1])
 
     def layers_until(self, stride: int) -> list[nn.Module]:
@@ -66,7 +76,12 @@ class TopFormer(nn.Module):
         taps = self.tpm(images)  # /4, /8, /16, /32
         height, width = taps[-1].shape[-2:]
         tokens = [average_onto(tap, (height + 1) // 2, (width + 1) // 2) for tap in taps]
-        return [*taps, self.trans(torch.cat(tokens, 1))]  # and /64
+        x6 = self.trans(torch.cat(tokens, 1))  # and /64
+        if hasattr(self, "SIM"):
+            parts = x6.split(self.widths, 1)  # one for each tap
+            for i, inject in enumerate(self.SIM.values(), 1):
+                taps[i] = inject(taps[i], parts[i])  # [B,injected,h,w]
+        return [*taps, x6]
 
 
 class TokenPyramid(Pyramid):
@@ -82,6 +97,28 @@ class TokenPyramid(Pyramid):
             x = layer(x)  # [B,C_i,H/s_i,W/s_i]
             maps.append(x)
         return [maps[tap + 1] for tap in self.taps]
+
+
+class Injection(nn.Module):
+    """A tap [B,C,h,w] and its part of X6 [B,C,·,·] -> [B,channels,h,w]: semantics gate the tap and
+    are added to it.
+    """
+
+    def __init__(self, in_channels: int, channels: int):
+        super().__init__()
+        for name in ("local_embedding", "global_embedding", "global_act"):
+            layers = {"conv": nn.Conv2d(in_channels, channels, 1, bias=False)}
+            layers["bn"] = nn.BatchNorm2d(channels)
+            self.add_module(name, nn.Sequential(OrderedDict(layers)))
+
+    def reset_parameters(self) -> None:
+        for conv_bn in self.children():
+            init_conv(conv_bn.conv)
+
+    def forward(self, tap: Tensor, semantics: Tensor) -> Tensor:
+        gate = resize_like(F.hardsigmoid(self.global_act(semantics)), tap)
+        added = resize_like(self.global_embedding(semantics), tap)
+        return self.local_embedding(tap) * gate + added
 
 
 class MapAttention(nn.Module):
@@ -137,5 +174,6 @@ def average_columns(x: Tensor, bins: int) -> Tensor:
 
 # 1.29, 2.81 and 4.68 M parameters; 0.42, 0.77 and 1.20 G multiply-adds at 512 × 512.
 topformer_tiny = TopFormer
+topformer_tiny_injected = partial(TopFormer, injected=128)  # 76 k more
 topformer_small = partial(TopFormer, SMALL, taps=(2, 4, 6, 9), num_heads=6)
 topformer_base = partial(TopFormer, BASE, taps=(2, 4, 6, 9), num_heads=8)

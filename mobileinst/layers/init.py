@@ -42,3 +42,17 @@ def init_linear(linear: nn.Linear | nn.Conv2d) -> None:
     nn.init.xavier_uniform_(linear.weight)
     if linear.bias is not None:
         nn.init.zeros_(linear.bias)
+
+
+@torch.no_grad()
+def init_caffe(layer: nn.Linear | nn.Conv2d) -> None:
+    """Uniform weights of variance 1 / fan-in, Caffe2's form of Xavier's start, and zero bias."""
+    nn.init.kaiming_uniform_(layer.weight, a=1)
+    nn.init.zeros_(layer.bias)
+
+
+@torch.no_grad()
+def init_fan_out(conv: nn.Conv2d) -> None:
+    """Normal weights of variance 2 / fan-out, and zero bias."""
+    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+    nn.init.zeros_(conv.bias)

@@ -16,10 +16,25 @@ def cell_centres(count: int, device: Device = "cpu") -> Tensor:
     return (2 * torch.arange(count, device=device, dtype=torch.float32) + 1) / count - 1
 
 
-def coordinate_maps(height: int, width: int, device: Device = "cpu") -> Tensor:
-    """The x and the y of every cell centre, each over -1..1: float32 [1,2,height,width]."""
-    x = cell_centres(width, device).expand(height, width)
-    y = cell_centres(height, device)[:, None].expand(height, width)
+def cell_corners(count: int, device: Device = "cpu") -> Tensor:
+    """`count` places over -1..1, the first and the last at the ends, a single one at 0: float32
+    [count].
+    """
+    last = count - 1
+    return (2 * torch.arange(count, device=device, dtype=torch.float32) - last) / max(last, 1)
+
+
+def coordinate_maps(
+    height: int, width: int, device: Device = "cpu", corners: bool = False
+) -> Tensor:
+    """The x and the y of every cell, each over -1..1: float32 [1,2,height,width].
+
+    corners: -1 and 1 are the places of the first and the last cell, as in SparseInst; otherwise the
+    places are the centres of cells that fill -1..1.
+    """
+    places = cell_corners if corners else cell_centres
+    x = places(width, device).expand(height, width)
+    y = places(height, device)[:, None].expand(height, width)
     return torch.stack((x, y))[None]
 
 

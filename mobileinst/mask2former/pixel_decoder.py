@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mobileinst.layers.conv import resize_like
-from mobileinst.layers.device import to_device
+from mobileinst.layers.device import to_device, without_autocast
 from mobileinst.layers.init import init_linear
 from mobileinst.layers.position import detr_position
 from mobileinst.mask2former.deformable import Sizes, deformable_attention
@@ -69,9 +69,8 @@ class PixelDecoder(nn.Module):
         Computes in the type of its parameters also under autocast, as the official code does. Maps
         are channels last, our choice: on a CPU, group norm takes a third of the time so.
         """
-        dtype, device = self.mask_features.weight.dtype, maps[0].device.type
-        known = torch.amp.is_autocast_available(device)  # not on the meta device
-        with torch.autocast(device if known else "cpu", enabled=False):
+        dtype = self.mask_features.weight.dtype
+        with without_autocast(maps[0].device.type):
             finest, *coarse = (x.to(dtype, memory_format=torch.channels_last) for x in maps)
             coarse = zip(self.input_proj, reversed(coarse), strict=True)
             maps = self.transformer([project(x) for project, x in coarse])  # [B,width,h_i,w_i] each

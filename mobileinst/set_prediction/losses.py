@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mobileinst.layers.device import to_device
+from mobileinst.layers.device import to_device, without_autocast
 from mobileinst.set_prediction.matcher import Match, Matcher
 from mobileinst.set_prediction.points import SeededPoints, sample_points
-from mobileinst.set_prediction.targets import Target, stride_grid
+from mobileinst.set_prediction.targets import Target, at_stride
 
 Targets, Matches = list[Target], list[Match]  # of the B images
 Counts = Losses = dict[str, Tensor]  # scalars by name
@@ -73,7 +73,7 @@ class Criterion(nn.Module):
         shared = [Target.of(target) for target in targets]
         own = {key: [replace(t, points=points, layer=key) for t in shared] for key in layers}
         losses = {}
-        with torch.autocast(outputs["class_logits"].device.type, enabled=False):
+        with without_autocast(outputs["class_logits"].device.type):
             if matches is None:
                 matches = self.matcher((layers[key], own[key]) for key in layers)
             for (key, layer), pairs in zip(layers.items(), matches, strict=True):
@@ -189,10 +189,9 @@ class MaskLoss:
     stride: int = 4
 
     def __call__(self, outputs: dict, targets: Targets, matches: Matches, counts: Counts) -> Losses:
-        grid = stride_grid(tuple(targets[0].ignore.shape), self.stride)
-        logits = matched(outputs["mask_logits"], matches)[:, None]  # [M,1,h,w]
-        logits = F.interpolate(logits, size=grid, mode="bilinear", align_corners=False)
-        masks, weights = (x.to(logits) for x in matched_masks(targets, matches, grid))
+        logits = matched(outputs["mask_logits"], matches)  # [M,h,w]
+        logits = at_stride(logits, tuple(targets[0].ignore.shape), self.stride)
+        masks, weights = (x.to(logits) for x in matched_masks(targets, matches, logits.shape[-2:]))
         flat = logits.flatten(1), masks.flatten(1), weights.flatten(1)  # 3 × [M,P]
         return {
             "pixel": self.pixel_weight * pixel_loss(*flat).sum() / counts["objects"],
@@ -249,15 +248,19 @@ class PointMaskLoss:
 class ObjectnessLoss:
     """Cross-entropy of a matched query's objectness with the IoU of its mask (SparseInst).
 
-    The IoU is that of (probability ≥ 0.4) with (target > 0.5) on the valid cells of the grid of the
-    logits, without gradient. Unmatched queries have no objectness loss.
+    The IoU is that of (probability ≥ 0.4) with (target > 0.5) on the valid cells, without gradient.
+    Unmatched queries have no objectness loss.
+
+    stride: of the grid of the IoU, 4 in SparseInst; 0: that of the logits.
     """
 
     weight: float = 1.0
+    stride: int = 0
 
     def __call__(self, outputs: dict, targets: Targets, matches: Matches, counts: Counts) -> Losses:
         scores = matched(outputs["objectness"], matches)[:, 0]  # [M]
         logits = matched(outputs["mask_logits"], matches).detach()  # [M,h,w]
+        logits = at_stride(logits, tuple(targets[0].ignore.shape), self.stride)
         masks, weights = (x.to(logits) for x in matched_masks(targets, matches, logits.shape[-2:]))
         predicted, wanted = logits.sigmoid() >= 0.4, masks > 0.5
         overlap = ((predicted & wanted) * weights).sum((-2, -1))

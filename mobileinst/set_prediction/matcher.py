@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mobileinst.layers.device import to_device
 from mobileinst.set_prediction.points import sample_shared_points
-from mobileinst.set_prediction.targets import Target
+from mobileinst.set_prediction.targets import Target, at_stride
 
 Match = tuple[Tensor, Tensor]  # query_idx, target_idx
 
@@ -68,15 +68,17 @@ class Matcher:
 class DiceClassCost:
     """−dice^α · p(class)^β, dice with squared denominators (SparseInst; the paper follows it).
 
-    Computed on the grid of the mask logits, stride 8 (our choice, because only the order of the
-    costs matters there; SparseInst upsamples all N logit maps to stride 4 first).
+    stride: of the grid of the dice, 4 in SparseInst; 0: that of the logits (our choice for
+    MobileInst, because only the order of the costs matters).
     """
 
     dice_power: float = 0.8
     class_power: float = 0.2
+    stride: int = 0
 
     def __call__(self, outputs: dict, target: Target) -> Tensor:
         mask_logits = outputs["mask_logits"]  # [Q,h,w]
+        mask_logits = at_stride(mask_logits, tuple(target.ignore.shape), self.stride)
         masks, valid = (x.to(mask_logits) for x in target.soft_masks(mask_logits.shape[-2:]))
         probs, masks, valid = mask_logits.sigmoid().flatten(1), masks.flatten(1), valid.flatten()
         overlap = (probs * valid) @ masks.T  # [Q,N]

@@ -78,3 +78,14 @@ class Target:
 def stride_grid(size: tuple[int, int], stride: int) -> tuple[int, int]:
     """Cells of a map of `stride` over a canvas of `size`, by the ceil rule."""
     return -(-size[0] // stride), -(-size[1] // stride)
+
+
+def at_stride(mask_logits: Tensor, canvas: tuple[int, int], stride: int) -> Tensor:
+    """Mask logits resized bilinearly to a map of `stride` over a canvas, unchanged if it is 0:
+    [N,h,w] -> [N,·,·].
+    """
+    if not stride:
+        return mask_logits
+    grid = stride_grid(canvas, stride)
+    logits = F.interpolate(mask_logits[:, None], size=grid, mode="bilinear", align_corners=False)
+    return logits[:, 0]

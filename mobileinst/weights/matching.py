@@ -8,12 +8,12 @@ from torch import Tensor, nn
 
 from mobileinst.weights.files import WeightFile
 from mobileinst.weights.names import (
+    BACKBONE_NEW,
     COUNTER,
     DROPPED,
     PUBLISHED_DROPPED,
     QUERY_ROWS,
     RECOMPUTED,
-    SWIN_NEW,
     WRAPPER,
     WRAPPERS,
     recognise,
@@ -68,7 +68,7 @@ def find_match(
         if match.report.complete or not allow_partial:
             return match
     backbone = getattr(module, "backbone", module)
-    match = compare(Match.of(file, backbone, WRAPPERS), DROPPED, SWIN_NEW)
+    match = compare(Match.of(file, backbone, WRAPPERS), DROPPED, BACKBONE_NEW)
     match.report.whole = match.report.complete and not is_whole_model
     return match
 

@@ -14,6 +14,7 @@ T = TypeVar("T")
 SYSTEMS = {
     "MobileInst": ("mask_decoder.", "instance_decoder.", "semantic_heads."),
     "Mask2Former": ("pixel_decoder.", "query_decoder."),
+    "SparseInst": ("encoder.", "decoder.inst_branch.", "decoder.mask_branch."),
 }
 # Tensors that are left out on purpose, by how their names begin, unless the module has them too.
 LOSS = "class weights of the loss"
@@ -23,15 +24,17 @@ DROPPED = {
     "linear.": "a classification head",
     "classifier.": "a classification head",
     "fc.": "a classification head",
+    "stem.fc.": "a classification head",
     "decode_head.": "a segmentation head",
     "auxiliary_head.": "a segmentation head",
-    "SIM.": "semantics injection, which MobileInst does without",
+    "SIM.": "semantics injection, which this backbone does without",
     "criterion.": LOSS,
     "norm.": NORM,
 } | {part: "the decoder of a whole model" for parts in SYSTEMS.values() for part in parts}
 # The same for whole models of Mask2Former as they are published.
 PUBLISHED_DROPPED = {"backbone.norm.": NORM, "criterion.": LOSS}
-SWIN_NEW = ("norm0.", "norm1.", "norm2.", "norm3.")  # output norms, which no classifier has
+# Parts of a backbone that no classifier has: output norms of a Swin, injection of a TopFormer.
+BACKBONE_NEW = ("norm0.", "norm1.", "norm2.", "norm3.", "SIM.")
 QUERY_ROWS = (  # tensors with one row per query
     "query_features.weight", "query_positions.weight", "query_feat.weight", "query_embed.weight",
 )  # fmt: skip
@@ -51,6 +54,7 @@ FAMILIES = {
 }
 SWIN = "layers.0.blocks.0.attn.qkv.weight"
 SWIN_SIZES = {(96, 6): "T", (96, 18): "S", (128, 18): "B", (192, 18): "L"}  # width, blocks
+RESNET_BLOCK, RESNET_SIZES = "layer3.{}.conv3.weight", {6: "50", 23: "101", 36: "152"}
 # Published names: patterns and what they become, applied in this order. Torchvision's Swin: stage s
 # is features[2s + 1], the merging after it features[2s + 2]; the tensors are the same.
 TORCHVISION_SWIN = (
@@ -72,12 +76,22 @@ STAGED_LITE = (
     (r"\.conv_dw\.", ".depthwise_conv."),
     (r"\.conv_pwl\.", ".project_conv."),
 )
+# A ResNet as SparseInst's authors name it, and its ImageNet file; the tensors are torchvision's.
+RESNET = (
+    (r"^(backbone\.|)stem\.conv1\.norm\.", r"\1bn1."),
+    (r"^(backbone\.|)stem\.conv1\.", r"\1conv1."),
+    (r"^(backbone\.|)res([2-5])\.", lambda found: f"{found[1]}layer{int(found[2]) - 1}."),
+    (r"(layer\d\.\d+\.)conv(\d)\.norm\.", r"\1bn\2."),
+    (r"(layer\d\.\d+\.)shortcut\.norm\.", r"\1downsample.1."),
+    (r"(layer\d\.\d+\.)shortcut\.", r"\1downsample.0."),
+)
 # Mask2Former of its authors; older files have `static_query` and leave out `pixel_decoder.`.
 AUTHORS = (
     (r"^sem_seg_head\.predictor\.static_query\.", "query_decoder.query_feat."),
     (r"^sem_seg_head\.predictor\.", "query_decoder."),
     (r"^sem_seg_head\.(pixel_decoder\.)?", "pixel_decoder."),
 )
+AUTHORS_STARTS = ("sem_seg_head.", "stem.conv1.", "backbone.stem.conv1.")
 # Mask2Former of the hub, and as newer versions of transformers name it in memory (`swin`, `*_proj`
 # in the backbone). |q|, |k| or |v| marks a third of a matrix here.
 LAYER = r"^query_decoder\.layers\.(\d+)\."
@@ -150,6 +164,9 @@ def recognise_backbone(tensors: Mapping[str, Tensor]) -> str:
             return f"{family}-{size}" if len(size) == 1 else f"{family} {size}".rstrip()
     if SWIN in tensors:
         return recognise_swin(tensors)
+    if RESNET_BLOCK.format(0) in tensors:
+        blocks = sum(RESNET_BLOCK.format(number) in tensors for number in range(36))
+        return f"ResNet-{RESNET_SIZES.get(blocks, f' of another size ({blocks} blocks at 1/16)')}"
     return f"names that are not known here ({', '.join(list(tensors)[:2])}, …)"
 
 
@@ -197,7 +214,7 @@ def renamed(name: str, patterns: Sequence[tuple]) -> str:
 
 
 def in_our_names(tensors: Mapping[str, Tensor]) -> tuple[str, dict[str, Tensor]]:
-    """Renames tensors with published names of Mask2Former; a prefix `module.` stays.
+    """Renames tensors with published names of Mask2Former or a ResNet; a prefix `module.` stays.
 
     Returns:
         Who published the names, "" if it is unknown, and the tensors by our names.
@@ -206,12 +223,12 @@ def in_our_names(tensors: Mapping[str, Tensor]) -> tuple[str, dict[str, Tensor]]
     """
     plain = [name.removeprefix(beginning(name, WRAPPER)) for name in tensors]
     is_hub = any(name.startswith(HUB_STARTS) for name in plain)
-    if not is_hub and not any(name.startswith("sem_seg_head.") for name in plain):
+    if not is_hub and not any(name.startswith(AUTHORS_STARTS) for name in plain):
         return "", dict(tensors)
     ours: dict[str, Tensor] = {}
     for name, value in tensors.items():
         start = beginning(name, WRAPPER)
-        new = start + renamed(name[len(start) :], HUB if is_hub else AUTHORS)
+        new = start + renamed(name[len(start) :], HUB if is_hub else (*RESNET, *AUTHORS))
         if new in ours:
             raise ValueError(f"{name} and another of its tensors are both {new} here")
         ours[new] = value

@@ -23,6 +23,9 @@ SYSTEMS = {
         drop_path=0.2, width=16, mask_dim=16, num_heads=2, num_encoder_layers=1,
         encoder_ffn_width=16, num_queries=6, num_layers=1, ffn_width=16, train_points=32,
     ),
+    "sparseinst_topformer_tiny": dict(
+        width=16, kernel_dim=8, num_queries=6, drop_path=0.2, convs=2
+    ),
 }  # fmt: skip
 STEPS, SKIPPED = 4, 1  # the step whose numbers are bad, and which is left out
 

@@ -44,6 +44,9 @@ SYSTEMS = {
         "window_size=4 drop_path=0.2 width=32 mask_dim=16 num_heads=2 num_encoder_layers=1 "
         "encoder_ffn_width=32 num_queries=6 num_layers=2 ffn_width=32 train_points=128"
     ),
+    "SparseInst": (
+        "--model sparseinst_topformer_tiny --set width=32 kernel_dim=16 num_queries=6 drop_path=0.2"
+    ),
 }
 # Fields of a log row that differ between runs.
 TIMES = ("seconds", "minutes", "cpu_minutes", "images_per_second")
@@ -314,6 +317,5 @@ def row_of(system: str, hits: list[Kill], wrong: list[str]) -> Row:
 
 def report(scratch: Path, thorough: bool) -> Iterator[Row]:
     """A row for each system."""
-    yield survive("MobileInst", scratch, kills=25 if thorough else 5)
-    if thorough:
-        yield survive("Mask2Former", scratch, kills=25)
+    for system in SYSTEMS if thorough else ["MobileInst"]:
+        yield survive(system, scratch, kills=25 if thorough else 5)

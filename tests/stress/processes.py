@@ -34,6 +34,7 @@ SYSTEMS = {
     "backbone_heads=1,2,2,4 window_size=4 drop_path=0 width=32 mask_dim=16 num_heads=2 "
     "num_encoder_layers=1 "
     "encoder_ffn_width=32 num_queries=20 num_layers=3 ffn_width=32 train_points=256",
+    "SparseInst": "--model sparseinst_topformer_tiny --set width=32 kernel_dim=16 num_queries=20",
 }
 TRAINING = (
     "--from-scratch --device cpu --threads 1 --workers 0 --image-size 64 --canvas 64x64 64x128 "

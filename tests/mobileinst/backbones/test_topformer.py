@@ -11,6 +11,7 @@ from mobileinst.backbones.topformer import (
     topformer_base,
     topformer_small,
     topformer_tiny,
+    topformer_tiny_injected,
 )
 from mobileinst.layers.conv import InvertedResidual
 from mobileinst.layers.conv_transformer import Block
@@ -36,6 +37,24 @@ def test_names_and_shapes_are_the_official_ones(reference):
     shapes = reference("topformer_tiny")["shapes"]
     official = {name: shape for name, shape in shapes.items() if not name.startswith("SIM.")}
     assert official == {name: [*v.shape] for name, v in topformer_tiny().state_dict().items()}
+    injected = topformer_tiny_injected()
+    assert shapes == {name: [*v.shape] for name, v in injected.state_dict().items()}
+    more = sum(p.numel() for p in injected.parameters()) - 1_293_888
+    assert more == 76_032
+
+
+@torch.no_grad()
+def test_injected_maps_agree_with_the_official_code(shared, official_input, rebuild):
+    path = shared / "oracles" / "topformer_tiny.pt"
+    if not path.is_file():
+        pytest.skip(f"needs {path.name}, numbers of the official code")
+    case, images = official_input
+    wanted = torch.load(path, weights_only=True)["results"][case]["sim"]
+    taps = rebuild(topformer_tiny_injected()).double()(images)
+    assert len(taps) == 5 and len(wanted) == 3
+    for got, want in zip(taps[1:4], wanted):
+        error = (got - want).abs().max() / want.abs().max()
+        assert error < (1e-5 if case == "even" else 2e-4)
 
 
 @torch.no_grad()
