@@ -38,6 +38,7 @@ class CocoDataset:
         source: what messages name for the file, if it was converted from something else.
         crowd_as_instances: use every crowd as one object.
         keep_crowds: leave the brush masks of annotation tools the crowds that they are exported as.
+        boxes_as_masks: read boxes without a mask as objects that fill them.
         skip_bad: leave out records that cannot be used, images without a file among them, and note
             them in `bad`; the region of a broken object is ignored where it is known.
 
@@ -56,6 +57,7 @@ class CocoDataset:
         source: str | Path | None = None,
         crowd_as_instances: bool = False,
         keep_crowds: bool = False,
+        boxes_as_masks: bool = False,
         skip_bad: bool = False,
     ) -> None:
         self.name, self.bad, self.dropped = name, BadRecords(skip_bad), records.Dropped()
@@ -93,7 +95,13 @@ class CocoDataset:
         self.images, void = Images(listed), Bytes(void for _, void in kept)
         self._store = Store(
             records.annotations(
-                content, listed, self.categories, self.source, self.bad, self.dropped
+                content,
+                listed,
+                self.categories,
+                self.source,
+                self.bad,
+                self.dropped,
+                boxes_as_masks,
             ),
             void,
         )
@@ -116,14 +124,15 @@ class CocoDataset:
         kinds[read] = OBJECT
         if number := np.count_nonzero(kinds == BRUSH):
             self.notes.append(
-                f"{number} brush masks are marked iscrowd by an annotation tool in classes that "
-                "have other objects, and stay crowds; --crowd-as-instances makes them objects"
+                f"{counted(number, 'brush mask')} marked iscrowd by an annotation tool left as "
+                "crowds, as their classes have other objects; --crowd-as-instances makes them "
+                "objects"
             )
         if brush:
             names = [self.categories[index].name for index in brush]
             warnings.warn(
-                f"{self.source}: {read.sum()} brush masks of {some(names)} are marked iscrowd by "
-                "an annotation tool and read as objects; --keep-crowds leaves them crowds",
+                f"{self.source}: {counted(read.sum(), 'brush mask')} of {some(names)}, marked "
+                "iscrowd by an annotation tool, read as objects; --keep-crowds leaves them crowds",
                 stacklevel=3,
             )
         if wholly:
@@ -338,6 +347,8 @@ class CocoDataset:
             lines.append(f"left out of {self.source}: {parts} of fewer than three points")
         if number := self.dropped["boxes"]:
             lines.append(f"ignored in {self.source}: {counted(number, 'box')} without masks")
+        if number := self.dropped["filled"]:
+            lines.append(f"read as masks of {self.source}: {counted(number, 'box')} without masks")
         lines += [f"{self.source}: {note}" for note in self.notes]
         return "\n  ".join(lines)
 

@@ -35,6 +35,7 @@ def open_datasets(
     cache: str | Path = Path("datasets") / "converted",
     crowd_as_instances: bool = False,
     keep_crowds: bool = False,
+    boxes_as_masks: bool = False,
     skip_bad: bool = False,
     progress: bool = True,
     report: Callable[[str], None] = print,
@@ -88,6 +89,7 @@ def open_datasets(
             source=sources[split].path,
             crowd_as_instances=crowd_as_instances,
             keep_crowds=keep_crowds,
+            boxes_as_masks=boxes_as_masks,
             skip_bad=skip_bad,
         )
         for split, file in files.items()

@@ -55,7 +55,9 @@ class Row(NamedTuple):
 
 
 class Dropped:
-    """What is left out without being an error: the number of each kind, and its first places."""
+    """What is left out, or read otherwise, without being an error: the number of each kind, and its
+    first places.
+    """
 
     def __init__(self) -> None:
         self._counts: Counter[str] = Counter()
@@ -154,12 +156,13 @@ def annotations(
     source: str | Path,
     bad: BadRecords,
     dropped: Dropped,
+    boxes_as_masks: bool = False,
 ) -> Iterator[Row]:
     """The objects that cover a pixel, in the order of the file, each checked when it is asked for.
 
-    Ids may repeat or be missing. `dropped` counts "objects" that cover no
-    pixel, "parts" of fewer than three points, and "boxes": objects without a mask, whose region is
-    ignored.
+    Ids may repeat or be missing. `dropped` counts "objects" that cover no pixel, "parts" of fewer
+    than three points, and "boxes": objects without a mask, whose region is ignored. With
+    `boxes_as_masks` boxes that are no crowds are objects, counted as "filled".
     """
     position_of = {image.id: position for position, image in enumerate(records)}
     listed = (image.get("id") for image in content["images"] if isinstance(image, dict))
@@ -218,7 +221,10 @@ def annotations(
                 row = check(record, position)
             else:
                 lookup(record, "category_id", index_of, "categories")
-                dropped.note("boxes", records[position].file_name, what)
+                fills = boxes_as_masks and not record.get("iscrowd")
+                dropped.note("filled" if fills else "boxes", records[position].file_name, what)
+                if fills:
+                    row = check(record | {"segmentation": box_of(record) or row.outline}, position)
         except InputError as reason:
             note = InputError(f"{source}: {what} {reason}")
             bad.note(note, source, f"number {number} of annotations")
@@ -230,6 +236,15 @@ def annotations(
             yield row
         elif row.kind != BROKEN:
             dropped.note("objects", image.file_name, what)
+
+
+def box_of(record: dict) -> list:
+    """The outlines of a box that is turned, or of several, as a reader of another format keeps them
+    in "corners".
+    """
+    corners = record.get("corners")
+    known = isinstance(corners, list) and len(corners) % 8 == 0
+    return [corners[start : start + 8] for start in range(0, len(corners), 8)] if known else []
 
 
 def area(record: dict) -> float:

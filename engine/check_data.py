@@ -30,7 +30,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     options.add_out(parser, "new folder for the page; checks/NNN if not given")
     group = parser.add_argument_group("data")
     names = ("data", "format", "train_json", "val_json", "images", "val_fraction")
-    for name in (*names, "crowd_as_instances", "keep_crowds"):
+    for name in (*names, "crowd_as_instances", "keep_crowds", "boxes_as_masks"):
         options.add_option(group, name)
     group = parser.add_argument_group("training, for which the data are checked")
     options.add_option(group, "recipe", default=RECIPE)
@@ -63,6 +63,7 @@ def open_all(opts: argparse.Namespace) -> tuple[dict[str, CocoDataset], list[str
             cache=options.CONVERTED,
             crowd_as_instances=opts.crowd_as_instances,
             keep_crowds=opts.keep_crowds,
+            boxes_as_masks=opts.boxes_as_masks,
             skip_bad=True,
             report=said.append,
         )

@@ -33,6 +33,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
         "--strict", action="store_true", help="end at the first thing that --to cannot hold"
     )
     options.add_option(parser, "keep_crowds")
+    options.add_option(parser, "boxes_as_masks")
     options.add_option(parser, "skip_bad_records")
     return parser.parse_args(argv)
 
@@ -47,7 +48,9 @@ def read(opts: argparse.Namespace, bad: BadRecords) -> tuple[str, dict[str, tupl
     contents, told = {}, defaultdict(list)
     for split, source in sources.items():
         notes: list[str] = []
-        contents[split] = content.load(source.path, bad, notes, opts.keep_crowds)
+        contents[split] = content.load(
+            source.path, bad, notes, opts.keep_crowds, opts.boxes_as_masks
+        )
         for note in notes:
             told[note].append(split)
     for note, splits in told.items():

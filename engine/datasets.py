@@ -35,6 +35,7 @@ def open_splits(
         cache=options.CONVERTED,
         crowd_as_instances=opts.crowd_as_instances,
         keep_crowds=opts.keep_crowds,
+        boxes_as_masks=opts.boxes_as_masks,
         skip_bad=opts.skip_bad_records,
         report=info,
         progress=not log.is_quiet.get(),
@@ -65,6 +66,7 @@ def open_split(opts: argparse.Namespace, trained: tuple[Path, dict] | None = Non
     if not (opts.crowd_as_instances or opts.keep_crowds):
         opts.crowd_as_instances = trained_with["crowd_as_instances"]
         opts.keep_crowds = trained_with["keep_crowds"]
+    opts.boxes_as_masks |= trained_with["boxes_as_masks"]
     opts.skip_bad_records |= trained_with["skip_bad_records"]
     lists = None
     if opts.val_fraction is None:

@@ -80,7 +80,7 @@ def of_records(sets: Sets) -> Iterator[Finding]:
     for key, title, advice in (
         ("objects", "masks without a pixel", "They are left out. Draw them again, or remove them."),
         ("boxes", "boxes without a mask", "They are no objects to learn: their region is ignored. "
-         "Outline them."),
+         "Outline them, or fill them with --boxes-as-masks."),
         ("parts", "parts of fewer than three points", "They are left out, the rest of their "
          "objects stays."),
     ):  # fmt: skip

@@ -113,6 +113,9 @@ class TrainOptions:
         False, bool, "read iscrowd objects as ordinary ones (some tools export brush masks so)")
     keep_crowds: bool = option(
         False, bool, "leave brush masks of annotation tools the crowds that they are exported as")
+    boxes_as_masks: bool = option(
+        False, bool, "read boxes without a mask as objects that fill them, where the boxes are the "
+        "shapes themselves; else their region is ignored")
     skip_bad_records: bool = option(
         False, bool, "leave out records and images that cannot be used, and list them at the end")
 
@@ -301,6 +304,7 @@ def add_data(parser: Parser) -> None:
         "images",
         "crowd_as_instances",
         "keep_crowds",
+        "boxes_as_masks",
         "skip_bad_records",
     )
     for name in names:

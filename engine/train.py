@@ -95,7 +95,7 @@ def open_data(opts: TrainOptions) -> Data:
         raise InputError(
             f"{train.source}: no image of {train.name} has an object to train on, crowds"
             f"{more} do not count; give annotations with outlines or masks, or read crowds as "
-            "objects with --crowd-as-instances"
+            "objects with --crowd-as-instances, boxes with --boxes-as-masks"
         )
     if opts.overfit:
         preset = EvalPreset(opts.image_size)

@@ -36,7 +36,7 @@ KEPT = {
     *LISTS, "left_out", "id", "name", "file_name", "width", "height", "void",
     "image_id", "category_id", "iscrowd", "segmentation", "size", "counts",
     "area", "bbox", "attributes", "extra", "supercategory", "isthing", "segments_info", "broken",
-    "notes", "neg_category_ids", *BadRecord._fields,
+    "corners", "notes", "neg_category_ids", *BadRecord._fields,
 }  # fmt: skip
 CROWD_WORDS = {"": 0, "0": 0, "false": 0, "no": 0, "1": 1, "true": 1, "yes": 1}
 PATTERNS = ("instances_*.json", "_annotations.coco.json", "*.json")
@@ -140,7 +140,7 @@ def load(path: Path, fix: str = "export it again") -> dict[str, Any]:
     return content
 
 
-def parse(path: Path, fix: str) -> Any:
+def parse(path: Path, fix: str = "export it again") -> Any:
     if os.path.exists(path) and not path.is_file():  # a pipe or a device would be read forever
         raise InputError(f"{path} is not a file: give the path of a COCO json file")
     try:

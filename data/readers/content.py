@@ -83,10 +83,17 @@ class Content:
         record = {"id": len(self.objects) + 1, "image_id": image["id"], "iscrowd": 0}
         self.objects.append((label, record | {"segmentation": united(outlines, image)} | more))
 
-    def add_box(self, image: dict, label: str | int | None, corners: Sequence[float]) -> None:
-        """A box without a mask, around its corners x, y, x, y, ..."""
+    def add_box(
+        self, image: dict, label: str | int | None, corners: Sequence[float], iscrowd: int = 0
+    ) -> None:
+        """A box without a mask, from two corners x, y, x, y or four; several boxes have four each.
+
+        It is recorded as the upright box around all corners; `corners` is what it covers.
+        """
         (left, top), (right, bottom) = bounds(corners)
-        self.add(image, label, [], bbox=[left, top, right - left, bottom - top], box=True)
+        box = [left, top, right - left, bottom - top]
+        four = list(corners) if len(corners) % 8 == 0 else rectangle(corners)
+        self.add(image, label, [], bbox=box, corners=four, iscrowd=iscrowd)
 
     def finished(self, own: Mapping[int, str] | None = None) -> dict[str, Any]:
         """The content; category ids count from 1. Where the format has ids, labels are these ids,

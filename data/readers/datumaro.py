@@ -127,7 +127,7 @@ def part_of(
     try:
         kind = require(shape, "type", str)
         if kind not in SHAPES:
-            content.counts["captions, labels, points and other shapes without area"] += 1
+            content.counts["captions, labels, points and other shapes that are not read"] += 1
             return None
         id_, group = shape.get("label_id"), shape.get("group")
         group = group if type(group) is int else 0
@@ -166,4 +166,4 @@ def add_objects(content: Content, image: dict, parts: list[Part]) -> None:
         elif drawn:
             content.add(image, label, drawn, iscrowd=is_crowd)
         else:
-            content.add_box(image, label, outlines[0].tolist())
+            content.add_box(image, label, outlines[0].tolist(), is_crowd)

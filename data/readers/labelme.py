@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from data import rle
-from data.errors import BadRecords, InputError
+from data.errors import BadRecords, InputError, counted
 from data.images import SUFFIXES
 from data.readers.content import (
     Content,
@@ -158,9 +158,10 @@ class Reading:
                     continue
                 points = flat(shape.get("points"))
                 if len(points) // 2 not in POINTS.get(kind, (4,)):
-                    raise InputError(f"is a {kind} of {len(points) // 2} points")
+                    raise InputError(f"is a {kind} of {counted(len(points) // 2, 'point')}")
                 if kind in BOXES and label != VOID:
-                    objects[key].corners += polygon(rectangle(points), image).tolist()
+                    corners = rectangle(points) if kind == "rectangle" else points
+                    objects[key].corners += polygon(corners, image).tolist()
                 else:
                     objects[key].outlines.append(outline(shape, kind, points, image))
             except InputError as reason:

@@ -175,7 +175,8 @@ class Reading:
         image = self.images.get(row.get("ImageID", ""))
         if image is not None and row.get("IsGroupOf") == "1":
             try:
-                self.content.add_box(image, self.label_of(row), box_in(row, image, ""))
+                box = box_in(row, image, "")
+                self.content.add_box(image, self.label_of(row), box, iscrowd=1)
             except InputError:
                 self.content.counts["broken boxes of groups"] += 1
 

@@ -21,7 +21,13 @@ DROPPED = {
 }
 
 
-def load(path: Path, bad: BadRecords, notes: list[str], keep_crowds: bool = False) -> Content:
+def load(
+    path: Path,
+    bad: BadRecords,
+    notes: list[str],
+    keep_crowds: bool = False,
+    boxes_as_masks: bool = False,
+) -> Content:
     """The images, classes and objects of a COCO json in its order, classes by their ids.
 
     Polygons are float64 arrays, masks compressed RLE. Boxes without a mask have "bbox" and an empty
@@ -45,7 +51,7 @@ def load(path: Path, bad: BadRecords, notes: list[str], keep_crowds: bool = Fals
     content["annotations"], last = remembered(content["annotations"])
     annotations, labels, kinds = [], [], []
     dropped = records.Dropped()
-    for row in records.annotations(content, listed, classes, path, bad, dropped):
+    for row in records.annotations(content, listed, classes, path, bad, dropped, boxes_as_masks):
         origin, image = last[0], listed[row.position]
         is_box = row.kind == BROKEN and not (origin.get("segmentation") or origin.get("broken"))
         if row.label == UNKNOWN or (row.kind == BROKEN and not is_box):
@@ -70,13 +76,15 @@ def load(path: Path, bad: BadRecords, notes: list[str], keep_crowds: bool = Fals
         for place in places:
             annotations[place]["iscrowd"] = 0
         notes.append(
-            f"{counted(len(places), 'brush mask')} of an annotation tool, marked iscrowd, are read "
+            f"{counted(len(places), 'brush mask')} of an annotation tool, marked iscrowd, read "
             "as objects; --keep-crowds leaves them crowds"
         )
     notes += records.notes(content)
     for key, text in DROPPED.items():
         if dropped[key]:
             notes.append(f"{counted(dropped[key], key[:-1])} {text}")
+    if dropped["filled"]:
+        notes.append(f"{counted(dropped['filled'], 'box')} without masks read as masks")
     renumber(annotations)
     categories = [{"id": one.id, "name": one.name} for one in classes]
     return {"images": images, "categories": categories, "annotations": annotations}

@@ -195,6 +195,51 @@ def test_objects_without_pixels_are_one_number(tiny_coco):
     assert 3 not in dataset.with_objects()
 
 
+# --- boxes as masks -------------------------------------------------------------------------------
+
+
+def boxed(content):
+    """A box, a turned one, two of one object, and one around a crowd."""
+    own, crowd, turned = [], [], [20, 5, 30, 15, 20, 25, 10, 15]
+    two = [1, 1, 5, 1, 5, 4, 1, 4, 20, 20, 30, 20, 30, 31, 20, 31]
+    rows = [([8, 4, 30, 20], own), ([10, 5, 20, 20], turned), ([1, 1, 29, 30], two)]
+    content["annotations"] = [
+        {"id": number, "image_id": 2, "category_id": 3, "bbox": box, "segmentation": []}
+        | {"corners": corners, "iscrowd": 0, "area": 999}
+        for number, (box, corners) in enumerate([*rows, ([0, 50, 10, 10], crowd)], start=1)
+    ]
+    content["annotations"][-1]["iscrowd"] = 1
+
+
+def test_boxes_are_masks_only_if_asked_for(tiny_coco):
+    ignored = opened(tiny_coco, boxed)
+    assert "0 objects" in ignored.summary() and "4 boxes without masks" in ignored.summary()
+    filled = opened(tiny_coco, boxed, boxes_as_masks=True)
+    summary = filled.summary()
+    assert " 3 objects, 0 crowds" in summary and f"of {filled.source}: 3 boxes without" in summary
+    assert f"ignored in {filled.source}: 1 box without masks" in summary
+    y, x = np.mgrid[:64, :48] + 0.5
+    wanted = np.zeros((3, 64, 48), bool)
+    wanted[0, 4:24, 8:38] = True
+    wanted[2, 1:4, 1:5] = wanted[2, 20:31, 20:30] = True
+    found = rle.decode(filled.annotation(1).rles, (64, 48))
+    assert (found[[0, 2]] == wanted[[0, 2]]).all()
+    near, inside = abs(abs(x - 20) + abs(y - 15) - 10) < 1, abs(x - 20) + abs(y - 15) < 10
+    assert (found[1] == inside)[~near].all() and filled.annotation(1).labels.tolist() == [1] * 3
+    crowd = rle.decode([filled.annotation(1).ignore], (64, 48))[0]
+    assert crowd.sum() == 100 and crowd[50:60, :10].all()
+    for corners in ([1, 2], "a", [[]], {}, None):  # of other files, where it means something else
+
+        def other(content, corners=corners):
+            boxed(content)
+            content["annotations"][0]["corners"] = corners
+
+        assert (
+            opened(tiny_coco, other, boxes_as_masks=True).annotation(1).rles[0]
+            == (filled.annotation(1).rles[0])
+        )
+
+
 # --- crowds per class -----------------------------------------------------------------------------
 
 
@@ -213,7 +258,7 @@ def brush(content, attributes=True):
 
 
 def test_brush_masks_are_objects(tiny_coco):
-    with pytest.warns(UserWarning, match="3 brush masks of shrimp .*--keep-crowds"):
+    with pytest.warns(UserWarning, match="3 brush masks of shrimp, .*--keep-crowds"):
         dataset = opened(tiny_coco, brush)
     assert " 7 objects, 1 crowd" in dataset.summary()
     with warnings.catch_warnings():
@@ -236,7 +281,7 @@ def test_a_class_with_one_polygon_keeps_its_crowds(tiny_coco):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         summary = opened(tiny_coco, mixed).summary()
-    assert " 7 objects, 1 crowd" in summary and "1 brush masks are marked iscrowd" in summary
+    assert " 7 objects, 1 crowd" in summary and "1 brush mask marked iscrowd" in summary
 
 
 # --- classes and names of files -------------------------------------------------------------------

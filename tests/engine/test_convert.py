@@ -268,6 +268,10 @@ def test_boxes_stay_boxes(tiny_coco, tmp_path):
         assert len(found) == len(content["annotations"])
         assert all(one["segmentation"] == [] for one in found)
         assert np.allclose([one["bbox"] for one in found], [1.5, 2.5, 10, 20])
+    run(tiny_coco.json, tmp_path / "filled", "--to", "coco", "--no-images", "--boxes-as-masks")
+    path = tmp_path / "filled" / "annotations" / "instances_train.json"
+    for one in json.loads(path.read_text())["annotations"]:
+        assert one["segmentation"] == [[1.5, 2.5, 11.5, 2.5, 11.5, 22.5, 1.5, 22.5]]
 
 
 @pytest.mark.parametrize("key", ["images", "categories"])

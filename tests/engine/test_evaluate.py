@@ -85,3 +85,26 @@ def test_how_crowds_are_read_is_that_of_the_training(toy_run, toy_coco, tmp_path
     every = len(content["annotations"])
     kept = every - discs
     assert objects == [kept if option == "keep_crowds" else every, kept, every] and kept < every
+
+
+def test_boxes_are_masks_as_in_the_training(toy_run, toy_coco, tmp_path):
+    data = shutil.copytree(toy_coco, tmp_path / "data")
+    path = data / "annotations" / "instances_val.json"
+    content = json.loads(path.read_text())
+    discs = 0
+    for one in content["annotations"]:
+        if one["category_id"] == 90:
+            one |= {"segmentation": [], "bbox": [2, 3, 20, 10]}
+            discs += 1
+    path.write_text(json.dumps(content))
+    trained = checkpoint.load(toy_run / "best.pt")
+    objects = []
+    for number, (option, more) in enumerate([(0, []), (0, ["--boxes-as-masks"]), (1, [])]):
+        trained["options"] |= {"data": str(data), "boxes_as_masks": bool(option)}
+        checkpoint.save(tmp_path / "best.pt", trained)
+        argv = ["--checkpoint", str(tmp_path / "best.pt"), "--device", "cpu", "--threads", "1"]
+        out = tmp_path / f"{number}.json"
+        evaluate.main([*argv, "--workers", "0", *more, "--out", str(out)])
+        objects.append(json.loads(out.read_text())["scores"]["objects"])
+    every = len(content["annotations"])
+    assert objects == [every - discs, every, every] and 0 < discs < every

@@ -28,7 +28,7 @@ def honest():
         "average": None,
         "best": {"AP": 0.5, "iteration": 3, "threshold": 0.0},
         "options": {"data": "pond", "image_size": 64}
-        | dict.fromkeys(("crowd_as_instances", "keep_crowds"), False),
+        | dict.fromkeys(("crowd_as_instances", "keep_crowds", "boxes_as_masks"), False),
         "iteration": 7,
     }
 

@@ -123,7 +123,7 @@ def test_boxes_stay_boxes_also_turned_ones(tmp_path):
     straight, turned = content["annotations"]
     assert straight["bbox"] == [10, 12, 10, 4]
     assert turned["bbox"] == pytest.approx([13, 9, 4, 10])
-    assert all(one["segmentation"] == [] and one["box"] for one in (straight, turned))
+    assert all(one["segmentation"] == [] and one["corners"] for one in (straight, turned))
     assert content["counts"] == {"tags": 1, "lines": 1, "points": 1, "skeletons": 1}
 
 
@@ -281,7 +281,7 @@ def test_real_files(name):
     assert [one["file_name"] for one in content["images"]] == [
         one.get("name") for one in root.iter("image")
     ]
-    boxes = [one for one in content["annotations"] if one.get("box")]
+    boxes = [one for one in content["annotations"] if one.get("corners")]
     assert len(boxes) == len(root.findall("image/box"))
     assert len(content["annotations"]) - len(boxes) == len(
         [*root.findall("image/mask"), *root.findall("image/polygon")]
@@ -291,7 +291,7 @@ def test_real_files(name):
     assert list(names.values()) == labels
     for number, image in enumerate(root.iter("image"), start=1):
         own = iter(
-            [o for o in content["annotations"] if o["image_id"] == number and "box" not in o]
+            [o for o in content["annotations"] if o["image_id"] == number and "corners" not in o]
         )
         height, width = int(image.get("height")), int(image.get("width"))
         for shape in image:

@@ -79,7 +79,7 @@ def test_shapes(make):
     polygon, crowd, box = content["annotations"]
     assert polygon["segmentation"] == [SQUARE] and polygon["category_id"] == 2
     assert (dense(crowd) == mask()).all() and (polygon["iscrowd"], crowd["iscrowd"]) == (0, 1)
-    assert box["segmentation"] == [] and box["bbox"] == [1, 2, 3, 4.5] and box["box"]
+    assert box["segmentation"] == [] and box["bbox"] == [1, 2, 3, 4.5] and box["corners"]
     assert [*content["counts"].values()] == [2] and not bad
     dataset = open_datasets(root, splits=("all",), cache=root / "cache", progress=False)["all"]
     assert " 1 object, 1 crowd" in dataset.summary()
@@ -221,7 +221,7 @@ def test_real_files(shared, name):
         ]  # fmt: skip
         assert len(content["annotations"]) == len(shapes)
         boxes = [one for one in shapes if one["type"] == "bbox" and one["label_id"] is not None]
-        assert sum("box" in one for one in content["annotations"]) == len(boxes)
+        assert sum("corners" in one for one in content["annotations"]) == len(boxes)
         expected = {
             ("diverse", "train"): ([1, 3, 1, 2], 3),  # a box without a label, a mask of another
             ("diverse", "val"): ([0, 0, 0, 0], 1),  # size, items without an image

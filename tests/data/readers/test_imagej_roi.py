@@ -109,8 +109,8 @@ def test_ovals_and_rectangles(tmp_path):
         mask = pixels(content["annotations"][place])
         assert (mask != wanted).sum() <= 0.1 * wanted.sum()
     first, turned = content["annotations"][3:]
-    assert first["box"] and first["bbox"] == [4, 3, 5, 5] and first["segmentation"] == []
-    assert turned["box"] and turned["bbox"] == [2, 3, 10, 6]
+    assert first["corners"] and first["bbox"] == [4, 3, 5, 5] and first["segmentation"] == []
+    assert turned["corners"] and turned["bbox"] == [2, 3, 10, 6]
 
 
 def test_composites_are_even_odd(tmp_path):

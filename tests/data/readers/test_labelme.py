@@ -103,7 +103,7 @@ def test_other_shapes(tmp_path):
     found = objects(content)
     assert [name for name, _ in found] == ["crab", "crab", "crab", "ball", "ship"]
     for (_, one), box in zip(found[:3], ([10, 5, 20, 15], [10, 5, 20, 15], [10, 5, 10, 10])):
-        assert one["box"] and one["bbox"] == box and one["segmentation"] == []
+        assert one["corners"] and one["bbox"] == box and one["segmentation"] == []
     assert abs(pixels(found[3][1]).sum() - math.pi * 25) < 3
     assert found[4][1]["segmentation"] == [[2, 3, 12, 3, 12, 9, 2, 9]]
     void = np.zeros((30, 40), bool)
@@ -224,7 +224,7 @@ BROKEN = [
     (shape(points=[[1, 2], [3, 1e8], [4, 4]]), "not finite or far outside the image"),
     (shape(points=[["1", 2], [3, 3], [4, 4]]), r"has \['1', 2\] where 2 numbers"),
     (shape(points=None), "has None where a list of points"),
-    (shape(points=[[1, 2]], kind="circle"), "is a circle of 1 points"),
+    (shape(points=[[1, 2]], kind="circle"), "is a circle of 1 point"),
     (shape(points=[[0, 0], [1e300, 0]], kind="circle"), "far outside"),
     (shape(kind="blob"), "has the unknown shape_type 'blob'"),
     (shape(kind=["x"]), r"has the unknown shape_type \['x'\]"),
@@ -318,7 +318,7 @@ def counted(file):
 def test_real_files():
     for folder in (REAL, REAL / "video", REAL / "other_repo", REAL / "sahi"):
         content, files = read(folder), sorted(folder.glob("*.json"))
-        boxes = sum(one.get("box", False) for one in content["annotations"])
+        boxes = sum(("corners" in one) for one in content["annotations"])
         others = sum(content["counts"].values()) + sum("void" in one for one in content["images"])
         wanted = np.sum([counted(file) for file in files], axis=0).tolist()
         assert [len(content["annotations"]) - boxes, boxes, others] == wanted

@@ -111,7 +111,7 @@ def test_boxes_of_groups_are_boxes(tmp_path):
     (root / "annotations/train-annotations-bbox.csv").write_text("\n".join([header, *rows]))
     content = read(root)
     group = content["annotations"][1]
-    assert group["box"] and group["bbox"] == pytest.approx([20, 3, 20, 3])
+    assert group["corners"] and group["bbox"] == pytest.approx([20, 3, 20, 3])
     assert content["counts"] == {"broken boxes of groups": 1}
     assert len(content["annotations"]) == 2
 

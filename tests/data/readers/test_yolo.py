@@ -62,7 +62,7 @@ def test_polygons_and_boxes_in_one_file(make):
     assert content["categories"] == [{"id": 0, "name": "crab"}, {"id": 1, "name": "fish"}]
     first, box, last = content["annotations"]
     assert first["segmentation"] == [[10, 5, 30, 5, 30, 10, 10, 10]] and first["category_id"] == 1
-    assert box["segmentation"] == [] and box["bbox"] == [10, 0, 20, 20] and box["box"]
+    assert box["segmentation"] == [] and box["bbox"] == [10, 0, 20, 20] and box["corners"]
     assert last["segmentation"] == [[0, 0, 40, 0, 20, 20]] and last["category_id"] == 1
     assert not bad
 
@@ -307,11 +307,11 @@ def test_ships(shared, split, folder, expected):
     content, bad = read(root, split)
     unknown = [row for row in rows if row[0] != "0"]
     assert len(bad) == len(unknown) and len(content["annotations"]) == polygons + boxes
-    assert sum("box" in one for one in content["annotations"]) == boxes
+    assert sum("corners" in one for one in content["annotations"]) == boxes
     assert sum("broken" in one for one in content["annotations"]) == len(unknown)
     assert f"{split}: ../{'valid' if split == 'val' else split}/images is" in str(content["notes"])
     sizes = {one["id"]: (one["width"], one["height"]) for one in content["images"]}
-    drawn = [one for one in content["annotations"] if "box" not in one]
+    drawn = [one for one in content["annotations"] if "corners" not in one]
     raw = [row for row in rows if len(row) > 5]
     for one, row in zip(drawn, raw, strict=True):
         expected = np.array(row[1:], float).reshape(-1, 2) * sizes[one["image_id"]]
