@@ -1,14 +1,19 @@
-"""A trained model made ready for use."""
+"""A trained model made ready for use, and as one graph of tensors of fixed sizes for export."""
 
 import copy
 from itertools import pairwise
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from mobileinst.segmenter import Segmenter
+from mobileinst.set_prediction.postprocess import Postprocess, Size, grid_quality, mean_inside
+
+# Of the pad colour in bytes; image pixels as near to it become zero as well, half a step away.
+TOLERANCE = 0.51 / 255
 
 
 @torch.inference_mode(False)
@@ -48,3 +53,82 @@ def fold_batchnorms(model: Segmenter) -> Segmenter:
             layer.weight, layer.bias = weight.requires_grad_(False), bias.requires_grad_(False)
             setattr(parent, name, nn.Identity())
     return model.to(memory_format=torch.channels_last)
+
+
+def deploy(model: Segmenter, postprocess: Postprocess, size: Size) -> "Deployed":
+    """A trained model with its post-processing up to final scores, for images of one size.
+
+    The model that is given stays as it is.
+
+    Args:
+        size: (H, W) of the input, multiples of the coarsest stride.
+    Raises:
+        ValueError: if the scores of the post-processing cannot be part of a graph.
+    """
+    if postprocess.quality not in (grid_quality, None):
+        raise ValueError("the mask quality of the post-processing is a function of its own")
+    model = fold_batchnorms(model).to(memory_format=torch.contiguous_format)
+    for name in model.training_layers:
+        setattr(model, name, nn.ModuleDict())
+    return Deployed(model, postprocess, size).eval()
+
+
+def final_postprocess(max_detections: int, duplicate_iou: float) -> Postprocess:
+    """The post-processing of `scores` and `mask_logits` that a deployed model gave."""
+
+    def rank(outputs: dict) -> tuple[Tensor, Tensor]:
+        return outputs["scores"], torch.ones_like(outputs["scores"][:, 0], dtype=torch.bool)
+
+    def quality(mask_logits: Tensor, padded: Size, size: Size, cut: float) -> Tensor:
+        return mask_logits.new_ones(len(mask_logits))  # it is part of the scores
+
+    return Postprocess(rank, 0.5, max_detections, quality, duplicate_iou)
+
+
+class Deployed(nn.Module):
+    """Image float32 [1,3,H,W], RGB in 0..1 -> scores [1,Q,K] and masks [1,Q,h,w].
+
+    The image lies at the top left, the rest has the mean colour of the model, which marks it as
+    padding: it is zero after normalising and does not count for the mask quality.
+
+    scores: final, of each query with each class. masks: logits minus the cut, above 0 inside.
+    """
+
+    def __init__(self, model: Segmenter, postprocess: Postprocess, size: Size):
+        super().__init__()
+        self.model = model
+        self.rank, self.cut, self.size = postprocess.rank, postprocess.cut, size
+        self.cell = model.mask_stride // 2  # of the grid of the mask quality, in pixels
+        for name, pixels in zip(("rows", "columns"), size):
+            count = pixels // self.cell
+            self.register_buffer(name, torch.ones(count, count).tril(), persistent=False)
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        distance = (image - self.model.normalise.mean).abs().amax(1, keepdim=True)  # [1,1,H,W]
+        outputs = self.model(image, distance.squeeze(1) < TOLERANCE)
+        masks = outputs["mask_logits"]  # [1,Q,h,w]
+        names = {"class_logits", "objectness"} & outputs.keys()
+        scores, _ = self.rank({name: outputs[name].squeeze(0) for name in names})  # [Q,K]
+        quality = self.quality(masks, distance)  # [Q]
+        return (scores * quality[:, None])[None], masks - self.cut
+
+    def quality(self, masks: Tensor, distance: Tensor) -> Tensor:
+        """As `grid_quality`, with the size of the image found in its pixels: -> [Q]."""
+        seen = F.max_pool2d(distance, self.cell).squeeze(1)  # [1,2h,2w]
+        # A cell counts if it or a later one holds a pixel of the image.
+        rows = (seen.amax(2) >= TOLERANCE).to(masks.dtype) @ self.rows > 0  # [1,2h]
+        columns = (seen.amax(1) >= TOLERANCE).to(masks.dtype) @ self.columns > 0  # [1,2w]
+        fine = F.interpolate(masks, scale_factor=2, mode="bilinear", align_corners=False)
+        inside = (fine > self.cut) & rows[..., None] & columns[:, None]  # [1,Q,2h,2w]
+        return mean_inside(fine.squeeze(0), inside.squeeze(0).to(masks.dtype))
+
+
+class FromBytes(nn.Module):
+    """The same for an image uint8 [1,H,W,3]."""
+
+    def __init__(self, deployed: Deployed):
+        super().__init__()
+        self.deployed = deployed
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        return self.deployed(image.permute(0, 3, 1, 2).float() / 255)

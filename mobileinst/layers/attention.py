@@ -19,7 +19,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, scale: float, bias: Tensor | None = 
     if bias is not None:
         logits = logits + bias
     precise = torch.promote_types(logits.dtype, torch.float32)
-    return logits.softmax(-1, dtype=precise).to(v.dtype) @ v  # [...,N,e]
+    return logits.to(precise).softmax(-1).to(v.dtype) @ v  # [...,N,e]
 
 
 def attend_in_heads(

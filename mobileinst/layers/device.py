@@ -1,5 +1,7 @@
 """Copies that do not make the CPU wait for the device, and precision on it."""
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 from torch import Tensor
 
@@ -11,7 +13,9 @@ def to_device(x: Tensor, device: torch.device) -> Tensor:
     return x.to(device)
 
 
-def without_autocast(device: str) -> torch.autocast:
+def without_autocast(device: str) -> AbstractContextManager:
     """A context in which a device computes in the types that tensors have."""
-    known = torch.amp.is_autocast_available(device)  # not on the meta device
-    return torch.autocast(device if known else "cpu", enabled=False)
+    # The meta device knows no autocast. Where it is off, an exported graph stays in one piece.
+    known = torch.amp.is_autocast_available(device)
+    on = known and torch.is_autocast_enabled(device)
+    return torch.autocast(device, enabled=False) if on else nullcontext()

@@ -45,6 +45,10 @@ def deformable_attention(values: Tensor, sizes: Sizes, places: Tensor, weights: 
     offsets = to_device(torch.tensor(steps, dtype=corners.dtype), corners.device)
     rows = (corners[:, None] + offsets[:, None]).flatten(1)  # [·,4·L·points]
     table = canvas.view(-1, values.shape[3])  # [B·rows·columns·heads,d]
+    if torch.compiler.is_exporting():  # no runtime has an embedding bag
+        samples = table.index_select(0, rows.flatten().long()).unflatten(0, (len(rows), -1))
+        sums = four.flatten(1)[:, None] @ samples  # [B·N·heads,1,d]
+        return sums.view(*weights.shape[:2], -1)
     sums = F.embedding_bag(rows, table.detach(), mode="sum", per_sample_weights=four.flatten(1))
     sums = TableGradient.apply(sums, table, corners, steps, four.detach())  # [B·N·heads,d]
     return sums.view(*weights.shape[:2], -1)

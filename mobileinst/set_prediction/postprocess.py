@@ -152,7 +152,8 @@ class Postprocess:
         """Results of a batch.
 
         Args:
-            outputs: the dict of the contract.
+            outputs: the dict of the contract, or scores [B,Q,K] and mask_logits for a rank that
+                reads these.
             sizes: (padded, size before padding, original size) of each image.
             threshold: drops scores at or below it, queries that predict no object, all but the
                 best answer of a query, and duplicates. None keeps all, for evaluation; `best` marks
@@ -162,7 +163,7 @@ class Postprocess:
             B `results` of the contract, highest score first; masks are dense without `encode`.
             Empty masks are dropped.
         """
-        names = {"class_logits", "mask_logits", "objectness"} & outputs.keys()
+        names = {"class_logits", "mask_logits", "objectness", "scores"} & outputs.keys()
         return [
             self.of_image({k: outputs[k][index].float() for k in names}, each, threshold, encode)
             for index, each in enumerate(sizes)

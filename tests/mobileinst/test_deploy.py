@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from mobileinst import zoo
-from mobileinst.deploy import fold_batchnorms
+from mobileinst.deploy import FromBytes, deploy, final_postprocess, fold_batchnorms
+from mobileinst.set_prediction.postprocess import Postprocess, grid_quality
 
 SMALL = dict(width=16, num_queries=7, query_width=16, num_heads=4)
 MODELS = [f"mobileinst_{name}" for name in ("topformer_tiny", "seaformer_tiny", "mobilenet_v2")]
@@ -16,7 +17,8 @@ MODELS += ["mobileinst_efficientnet_lite0", "mask2former_mobilenet_v2"]
 
 def trained(name, **keywords):
     """A model whose BatchNorms have statistics, scales and shifts of their own."""
-    small = SMALL if name.startswith("mobileinst") else dict(width=32, num_queries=7, num_heads=4)
+    small = SMALL if name.startswith("mobileinst") else dict(width=32, num_queries=7)
+    small = small | {"num_heads": 4} if name.startswith("mask2former") else small
     torch.manual_seed(0)
     model = zoo.build(name, 3, **small | keywords)[0].eval()
     for module in model.modules():
@@ -63,3 +65,81 @@ def test_parts_that_use_their_norms_in_another_order_are_left_as_they_are():
         wanted = model.eval()(images)
         found = fold_batchnorms(model)(images)
     torch.testing.assert_close(found["mask_logits"], wanted["mask_logits"], rtol=1e-3, atol=1e-4)
+
+
+SIZE = (128, 192)
+DEPLOYED = {
+    "mobileinst_topformer_tiny": {"semantic_weight": 1.0},
+    "mobileinst_seaformer_tiny": {"placed": True, "guided": True, "kv_stride": 16},
+    "mobileinst_mobilenet_v2": {"mask_stride": 4},
+    "mask2former_efficientnet_lite0": {"num_layers": 2, "num_encoder_layers": 1},
+    "sparseinst_mobilenet_v2": {},
+}
+
+
+def with_postprocess(name, **keywords):
+    """A model of `trained` without gradients, and its post-processing."""
+    model = trained(name, **keywords).requires_grad_(False)
+    return model, zoo.build(name, 3)[2]
+
+
+def padded(model: nn.Module, size: tuple[int, int]):
+    """An image in 0..1 of this size on the canvas, once with zeros and once with the mean."""
+    image = torch.rand(1, 3, *SIZE, generator=torch.Generator().manual_seed(1))
+    padding = torch.ones(1, *SIZE, dtype=torch.bool)
+    padding[:, : size[0], : size[1]] = False
+    return image * ~padding, torch.where(padding[:, None], model.normalise.mean, image), padding
+
+
+@pytest.mark.parametrize("size", [SIZE, (97, 151)])
+@pytest.mark.parametrize("name", DEPLOYED)
+@torch.no_grad()
+def test_the_graph_answers_as_model_and_postprocess(name, size):
+    model, postprocess = with_postprocess(name, **DEPLOYED[name])
+    before = copy.deepcopy(model.state_dict())
+    image, with_mean, padding = padded(model, size)
+    outputs = model(image, padding)
+    postprocess.cut = outputs["mask_logits"].median().item()
+    deployed = deploy(model, postprocess, SIZE)
+    scores, masks = deployed(with_mean)
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    assert not any(isinstance(each, nn.BatchNorm2d) for each in deployed.modules())
+    assert not any("semantic" in key for key in deployed.state_dict())
+
+    def every_query(outputs):
+        scores, found = postprocess.rank(outputs)
+        return scores, torch.ones_like(found)
+
+    # Mask2Former's own rule for empty queries, and its quality at the original size, are no part.
+    reference = Postprocess(every_query, quality=grid_quality)
+    reference.cut = postprocess.cut
+    sizes = [(SIZE, size, (211, 333))]
+    [expected] = reference(outputs, sizes)
+    found = {"scores": scores, "mask_logits": masks}
+    [found] = final_postprocess(100, 0.7)(found, sizes)
+    assert len(expected["scores"]) and expected["masks"].float().mean() > 0.02
+    torch.testing.assert_close(found["scores"], expected["scores"], atol=1e-5, rtol=1e-4)
+    pairs = zip(found["query_idx"], found["labels"], found["masks"])
+    answers = {(int(query), int(label)): mask for query, label, mask in pairs}
+    for query, label, mask in zip(expected["query_idx"], expected["labels"], expected["masks"]):
+        differ = (answers[int(query), int(label)] != mask).sum()
+        assert differ <= 1e-3 * mask.sum() + 2
+
+
+@torch.no_grad()
+def test_bytes_with_the_rounded_pad_colour_are_padding():
+    model, postprocess = with_postprocess("mobileinst_topformer_tiny")
+    deployed = deploy(model, postprocess, SIZE)
+    _, image, padding = padded(model, (97, 151))
+    pixels = (image * 255).round().byte()
+    expected = deployed(torch.where(padding[:, None], model.normalise.mean, pixels / 255))
+    found = FromBytes(deployed)(pixels.permute(0, 2, 3, 1))
+    for one, other in zip(found, expected):
+        torch.testing.assert_close(one, other)
+
+
+def test_a_quality_of_its_own_is_no_part_of_a_graph():
+    model, postprocess = with_postprocess("mobileinst_topformer_tiny")
+    postprocess.quality = lambda *_: torch.ones(7)
+    with pytest.raises(ValueError, match="mask quality"):
+        deploy(model, postprocess, SIZE)
