@@ -97,7 +97,8 @@ def main(argv: list[str]) -> None:
     opts = parse(argv)
     if opts.data.resolve() in (opts.out.resolve(), *opts.out.resolve().parents):
         raise InputError(f"{opts.out} is in the data set {opts.data}: choose a folder elsewhere")
-    files.require_free(opts.out)
+    if not files.is_free(opts.out):
+        raise InputError(f"{opts.out}: the output exists; name a new folder")
     writer, bad, lost = WRITERS[opts.to], BadRecords(opts.skip_bad_records), Losses(opts.strict)
     title, found = read(opts, bad)
     contents = {split: split_content for split, (_, split_content) in found.items()}

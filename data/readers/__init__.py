@@ -51,7 +51,9 @@ from data.readers import (
     yolo,
 )
 from data.readers.cache import guarded
-from data.readers.source import SPLITS, Source, folders_in
+from data.readers.image_files import DEPTH, walk
+from data.readers.maps import images_by_stem, is_like_a_map
+from data.readers.source import SPLITS, Source, folders_in, head_of
 
 READERS = (
     coco,
@@ -83,6 +85,8 @@ ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".7z", ".rar")
 LESS = re.compile(r"( \(|; |, or ).*")  # of a layout, so that the sentence is not too long
 MOST_FOLDERS = 200  # one level below that are looked into
 MOST_FILES = 100_000  # that are counted for a message
+MOST_LOOKED_AT = 3  # files of a folder, for a message
+LABELBOX = re.compile(r'"(Labeled Data|instanceURI|dataRow|data_row)"\s*:')
 
 Reading = dict[str, Source]
 
@@ -214,6 +218,13 @@ def unknown(path: Path, readers: Sequence[ModuleType]) -> str:
     fix = "or name COCO files with --train-json, --val-json and --images"
     if path.is_file() and path.suffix.lower() in SUFFIXES:
         return f"{path} is an image: give the folder of the data set, or its file of annotations"
+    for file in [path, *sorted(path.glob("*json"))[:MOST_LOOKED_AT]]:
+        if LABELBOX.search(head_of(file)):
+            return (
+                f"{file} is an export of Labelbox, whose masks are web links that expire: download "
+                f"them while they are valid and save them as {png_per_object.LAYOUT}, or convert "
+                "the export to COCO json with the tools of Labelbox"
+            )
     if path.is_file():
         return f"{path} is no annotation file of a known format, tried {tried}: give another, {fix}"
     counts = suffixes(path)
@@ -224,6 +235,12 @@ def unknown(path: Path, readers: Sequence[ModuleType]) -> str:
         return f"{path} holds {listed(counts)}: unpack the {archives[0]} file and give its folder"
     images = sum(counts[suffix] for suffix in SUFFIXES)
     if images and images == counts.total():
+        if folders := folders_of_maps(path):
+            return (
+                f"{path} holds {counted(images, 'image')}; those in {' and '.join(folders)} look "
+                f"like masks: arrange them as {id_images.LAYOUT}; or, one file for each object, as "
+                f"{png_per_object.LAYOUT}"
+            )
         return (
             f"{path} holds {counted(images, 'image')} and no annotations: draw the objects with an "
             "annotation tool and save them there, as LabelMe or COCO json for example; "
@@ -232,6 +249,16 @@ def unknown(path: Path, readers: Sequence[ModuleType]) -> str:
     return (
         f"{path} holds no data set of a known layout, but {listed(counts)}; tried {tried}: " + fix
     )
+
+
+def folders_of_maps(path: Path) -> list[str]:
+    """The folders in which the first images are like maps of objects."""
+    found = []
+    for folder, _ in walk(path, DEPTH)[:MOST_FOLDERS]:
+        names = sorted(images_by_stem(path / folder, 0).values())[:MOST_LOOKED_AT]
+        if names and all(is_like_a_map(path / folder / name) for name in names):
+            found.append(str(path / folder))
+    return found
 
 
 def suffixes(path: Path) -> Counter[str]:

@@ -72,7 +72,7 @@ def read(source: Source, split: str, skip_bad: bool, progress: bool) -> dict[str
     """COCO content of one split, with what its reader left out."""
     bad = BadRecords(skip_bad)
     title = f"reading {source.path.name} {split}"
-    with tqdm(source.names, title, disable=not progress, leave=False) as names:
+    with tqdm(source.names, title, disable=None if progress else True, leave=False) as names:
         shown, reader = source._replace(names=names), source.reader
         content = guarded(reader, source.path, reader.read, shown, bad)
     if len(bad):

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,17 +21,19 @@ from data.errors import BadRecords, InputError
 from data.images import upright_size
 from data.readers.class_table import ClassTable, files_in
 from data.readers.content import Content
-from data.readers.image_files import DEPTH
-from data.readers.maps import images_by_stem, read_numbers
+from data.readers.image_files import DEPTH, alike
+from data.readers.maps import folders_of, images_by_stem, read_numbers
 from data.readers.source import SPLITS, Source, require_size
 
 NAME, TITLE = "id-images", "id images"
 LAYOUT = "images/x.png and masks/x.png (a number for each object); x.png beside x_masks.png"
 OWN_IDS = False
 
-IMAGES = ("images", "image", "imgs", "img", "pngimages", "jpegimages")
-MAPS = ("masks", "mask", "labels", "label", "instances", "pedmasks")
-ENDS = re.compile(r"_(cp_masks|masks?|labels?|instances?)$")  # of the names of maps
+KIND = r"(cp_masks|masks_cp|masks?|labels?|instances?|gt)"  # of a map, in its name
+ENDS = re.compile(rf"[-_]{KIND}$", re.IGNORECASE)
+WORDS = re.compile(rf"^({KIND}|img|image)[-_]|[-_]({KIND}|img|image)$", re.IGNORECASE)
+PARTED = 0.1  # of an object's pixels are in its second area: it is not one stray pixel
+TOUCHING = np.ones((3, 3))  # also at a corner
 
 
 def find(path: Path) -> dict[str, Source] | None:
@@ -40,7 +41,7 @@ def find(path: Path) -> dict[str, Source] | None:
     if not path.is_dir():
         return None
     lonely = ""
-    for images, maps in folders(path):
+    for images, maps in (*folders_of(path), (path, path)):
         pairs, _ = pairs_in(images, maps)
         if any(pairs.values()):
             splits = defaultdict(list)
@@ -75,7 +76,7 @@ def read(source: Source, bad: BadRecords) -> dict[str, Any]:
     """The maps as COCO content; images without one were not annotated and are left out.
 
     Raises:
-        InputError: if most maps are masks of a class: one number for several areas.
+        InputError: if most numbers stand for several areas, as in masks of classes.
     """
     classes, parted = ClassTable(source.path.parent), 0
     content = Content(bad, classes.names)
@@ -89,23 +90,15 @@ def read(source: Source, bad: BadRecords) -> dict[str, Any]:
             parted += add_image(content, classes, file, images, pairs[name])
         except InputError as error:
             bad.note(error, file, "the map")
-    if 2 * parted > len(content.images):
+    listed = files_in(source.path.parent)[1].is_file()  # the numbers are objects, whatever they are
+    if 2 * parted > len(content.objects) and not listed:
         raise InputError(
-            f"{source.path}: {parted} of {len(content.images)} maps have one number for areas that "
-            "do not touch, as masks of a class have: give each object a number of its own"
+            f"{source.path}: {parted} of {len(content.objects)} numbers in its maps stand for "
+            "areas that do not touch, as in masks of classes: give each object a number of its own"
         )
     splits = {split_in(name) for name in source.names}
     content.counts["images without a map"] = sum(split_in(name) in splits for name in unused)
     return content.finished()
-
-
-def folders(path: Path) -> Iterator[tuple[Path, Path]]:
-    """The folders that may hold the images and the maps."""
-    below = {each.name.lower(): each for each in sorted(path.iterdir()) if each.is_dir()}
-    images = [below[name] for name in IMAGES if name in below]
-    for maps in (below[name] for name in MAPS if name in below):
-        yield from ((each, maps) for each in images)
-    yield path, path
 
 
 def pairs_in(images: Path, maps: Path) -> tuple[dict[str, str | None], list[str]]:
@@ -114,20 +107,27 @@ def pairs_in(images: Path, maps: Path) -> tuple[dict[str, str | None], list[str]
     All are relative to their folders.
     """
     beside = images == maps
-    depth = 0 if beside else DEPTH
-    found = images_by_stem(maps, depth)
+    found = images_by_stem(maps, 0 if beside else DEPTH)
     bases = {stem: ENDS.sub("", stem) for stem in found}
     if beside:
         bases = {stem: base for stem, base in bases.items() if base != stem}
     if not bases:
         return {}, []
-    files = found if beside else images_by_stem(images, depth)
-    pairs: dict[str, str | None] = {}
-    for stem, base in bases.items():
-        stems = [base, f"{base}_img"] if beside else [stem, base, f"{base}_img"]
-        pairs[found[stem]] = next((files[each] for each in stems if each in files), None)
-    used = {*pairs.values(), *(pairs if beside else ())}
+    files = found if beside else images_by_stem(images, 0 if images == maps.parent else DEPTH)
+    files = {stem: name for stem, name in files.items() if not (beside and stem in bases)}
+    similar = {bare(stem): name for stem, name in files.items()}
+    pairs = {
+        found[stem]: files.get(stem) or files.get(base) or similar.get(bare(base))
+        for stem, base in bases.items()
+    }
+    used = {*pairs.values()}
     return pairs, [name for name in files.values() if name not in used]
+
+
+def bare(stem: str) -> str:
+    """A path without the words that tell an image from its map."""
+    folder, _, name = stem.rpartition("/")
+    return f"{alike(folder)}/{alike(WORDS.sub('', name))}"
 
 
 def split_in(name: str) -> str:
@@ -135,16 +135,20 @@ def split_in(name: str) -> str:
     return SPLITS.get(name.split("/")[0].lower(), "all")
 
 
-def add_image(content: Content, classes: ClassTable, file: Path, images: Path, name: str) -> bool:
-    """Adds the objects of a map; whether it has one number for areas that do not touch."""
+def add_image(content: Content, classes: ClassTable, file: Path, images: Path, name: str) -> int:
+    """Adds the objects of a map; returns how many of them are areas that do not touch."""
     indices = read_numbers(file)
     require_size(file, indices.shape, name, upright_size(images / name))
     numbers, _ = rle.distinct(indices)
     numbers = numbers[numbers > 0]
     image = content.add_image(name, *indices.shape[::-1], str(file))
-    for number, mask in zip(numbers.tolist(), rle.from_index_map(indices, numbers)):
+    masks = rle.from_index_map(indices, numbers)
+    for number, mask in zip(numbers.tolist(), masks):
         content.add(image, classes.of(file, number), [mask])
-    if len(numbers) != 1:
-        return False
-    sizes = np.sort(np.bincount(ndimage.label(indices)[0].ravel())[1:])
-    return len(sizes) > 1 and bool(sizes[-2] > sizes.sum() / 10)  # not a stray pixel
+    return sum(map(is_parted, masks))
+
+
+def is_parted(mask: rle.Rle) -> bool:
+    areas, _ = ndimage.label(rle.decode_inside(mask)[0], TOUCHING)
+    sizes = np.sort(np.bincount(areas.ravel())[1:])
+    return len(sizes) > 1 and bool(sizes[-2] > PARTED * sizes.sum())

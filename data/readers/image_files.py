@@ -126,7 +126,7 @@ def walk(root: Path, depth: int) -> list[tuple[PurePosixPath, list[str]]]:
     for folder, below, names in os.walk(root, followlinks=True):  # many data sets are links
         place = PurePosixPath(Path(folder).relative_to(root).as_posix())
         below[:] = sorted(name for name in below if name[0] != ".") * (len(place.parts) < depth)
-        found.append((place, sorted(names)))
+        found.append((place, sorted(name for name in names if name[0] != ".")))
     return found
 
 

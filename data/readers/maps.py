@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +12,26 @@ from PIL import Image
 from data.errors import InputError
 from data.images import SUFFIXES, deep_colours, opened, pages_of
 from data.readers.image_files import DEPTH, walk
+from data.readers.source import folders_in
 
+IMAGES = ("images", "image", "imgs", "img", "pngimages", "jpegimages")
+MAPS = (
+    *("masks", "mask", "labels", "label", "instances", "pedmasks", "gt", "ground_truth"),
+    *("groundtruth", "instance_masks", "label_masks", "segmentations"),
+)  # names of folders in lower case, the likeliest first
 EXACT = {"BMP", "DIB", "GIF", "PNG", "PPM", "TIFF"}
 LOSSY = {"jpeg", "tiff_jpeg", "webp"}  # compressions of TIFF
 MODES = {"1", "L", "P", "LA", "RGB", "RGBA", "I", "F", "I;16", "I;16B", "I;16L"}
+MOST_CHANGES = 0.05  # of the pixels of a map differ from the one before
 LARGEST = 1 << 53  # that every format keeps
+
+
+def folders_of(path: Path) -> Iterator[tuple[Path, Path]]:
+    """The folders in a folder that may hold images and their maps; the images may be in `path`."""
+    below = {each.name.lower(): each for each in folders_in(path)}
+    for maps in (below[name] for name in MAPS if name in below):
+        yield from ((below[name], maps) for name in IMAGES if name in below)
+        yield path, maps
 
 
 def images_by_stem(root: Path, depth: int = DEPTH) -> dict[str, str]:
@@ -60,6 +76,16 @@ def read_numbers(path: Path) -> np.ndarray:
             f"{path} holds fractions or numbers below 0: number the objects from 1, 0 is background"
         )
     return whole
+
+
+def is_like_a_map(path: Path) -> bool:
+    """Whether an image has areas of one number or colour, as no photo has."""
+    try:
+        values = read_numbers(path)
+    except InputError:
+        return False
+    changes = np.count_nonzero(values[:, 1:] != values[:, :-1])
+    return 0 < changes < MOST_CHANGES * values.size
 
 
 def read_colours(path: Path) -> np.ndarray:

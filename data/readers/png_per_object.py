@@ -1,11 +1,12 @@
 """One mask file for each object: x/images/x.png with x/masks/*.png (DSB 2018), or images/x.png
 with masks/x/*.png. Masks may overlap. All objects are of one class, unless a table names others
-(data/readers/class_table.py).
+(data/readers/class_table.py). For other names of the folders see data/readers/maps.py.
 """
 
 from __future__ import annotations
 
-import itertools
+import posixpath
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,10 @@ from data.errors import BadRecords, InputError
 from data.images import upright_size
 from data.readers.class_table import ClassTable, files_in
 from data.readers.content import Content
-from data.readers.maps import images_by_stem, read_numbers
-from data.readers.source import Source, require_size
+from data.readers.id_images import bare
+from data.readers.image_files import DEPTH, walk
+from data.readers.maps import folders_of, images_by_stem, read_numbers
+from data.readers.source import SPLITS, Source, folders_in, require_size
 
 NAME, TITLE = "png-per-object", "one PNG per object"
 LAYOUT = "x/images/x.png and x/masks/*.png (DSB 2018); images/x.png and masks/x/*.png"
@@ -28,67 +31,78 @@ LOOKED_AT = 5  # folders
 def find(path: Path) -> dict[str, Source] | None:
     """The folder, or the stages of DSB 2018 in it."""
     found = {}
-    for place, split in {"": "all", **STAGES}.items():
-        root = path / place
-        folders = mask_folders(root)
-        if folders:
-            files = [root / name / file for name in folders for file in masks_in(root / name)]
-            found[split] = Source(root, split, [root], folders, [*files_in(root), *files])
+    for place, stage in {"": "all", **STAGES}.items():
+        root, splits = path / place, defaultdict(list)
+        for folder in folders_with_images(root):
+            splits[split_in(folder, stage)].append(folder)
+        for split, names in splits.items():
+            files = [root / name / file for name in names for file in masks_in(root / name)]
+            found[split] = Source(root, split, [root], names, [*files_in(root), *files])
     return found or None
 
 
 def read(source: Source, bad: BadRecords) -> dict[str, Any]:
     """The images as COCO content; those without a folder of masks were not annotated."""
     root = source.path
-    classes, images = ClassTable(root), images_of(root)
+    classes, folders = ClassTable(root), folders_with_images(root)
     content = Content(bad, classes.names)
     for name in source.names:
         try:
-            add_image(content, classes, root, images.get(name), name)
+            add_image(content, classes, root, folders.get(name), name)
         except InputError as error:
             bad.note(error, root / name, "the masks")
-    content.counts["images without a folder of masks"] = len(images.keys() - {*source.names})
+    splits, used = {split_in(name) for name in source.names}, {*folders.values()}
+    content.counts["images without a folder of masks"] = sum(
+        name not in used and split_in(name) in splits and posixpath.dirname(name) not in folders
+        for name in images_by_stem(root).values()
+    )
     return content.finished()
 
 
-def mask_folders(root: Path) -> list[str]:
-    """The folders of masks, relative to the root; none where it has another layout."""
-    if (root / "images").is_dir():
-        found = [f"masks/{one.name}" for one in subfolders(root / "masks") if masks_in(one)]
-        return found if found and not images_of(root).keys().isdisjoint(found) else []
-    folders = [one for one in subfolders(root) if (one / "masks").is_dir()]
-    filled = (one for one in folders if masks_in(one / "masks"))
-    if not any(is_object_folder(one) for one in itertools.islice(filled, LOOKED_AT)):
-        return []
-    return [f"{one.name}/masks" for one in folders]
+def split_in(name: str, stage: str = "all") -> str:
+    """The split that a path names, as masks/train/x and images/train/x.png do."""
+    _, *inner = name.lower().split("/")
+    return SPLITS.get(inner[0], stage) if inner else stage
 
 
-def is_object_folder(folder: Path) -> bool:
-    """Whether there is one image, and not one map of its name, as an id image has it."""
-    images, masks = (images_by_stem(folder / part, 0) for part in ("images", "masks"))
-    return len(images) == 1 and len(masks) > 0 and images.keys() != masks.keys()
+def folders_with_images(root: Path) -> dict[str, str | None]:
+    """The folders of masks -> their images, None where that is unclear, relative to the root.
+
+    It has none where the layout is another one.
+    """
+    for images, masks in folders_of(root):
+        found = folders_by_name(images, masks) if images != root else {}
+        if any(found.values()):
+            return found
+    found, fits = {}, []
+    for folder in folders_in(root):
+        pairs = [*folders_of(folder)]
+        if not pairs:
+            continue
+        images, masks = next((pair for pair in pairs if images_by_stem(pair[0], 0)), pairs[0])
+        stems, files = images_by_stem(images, 0), images_by_stem(masks, 0)
+        place = masks.relative_to(root).as_posix()
+        names = [(images.relative_to(root) / name).as_posix() for name in stems.values()]
+        found[place] = names[0] if len(names) == 1 else None
+        if files:  # one map of the name of the image is an id image
+            fits.append(len(stems) == 1 and {*map(bare, files)} != {*map(bare, stems)})
+    return found if any(fits[:LOOKED_AT]) else {}
 
 
-def images_of(root: Path) -> dict[str, str | None]:
-    """The folder of masks that an image has or would have -> the image; None if it is unclear."""
-    if (root / "images").is_dir():
-        images = images_by_stem(root / "images", 0)
-        return {f"masks/{stem}": f"images/{name}" for stem, name in images.items()}
-    found = {}
-    for folder in subfolders(root):
-        names = [*images_by_stem(folder / "images", 0).values()]
-        image = f"{folder.name}/images/{names[0]}" if len(names) == 1 else None
-        if names or (folder / "masks").is_dir():
-            found[f"{folder.name}/masks"] = image
+def folders_by_name(images: Path, masks: Path) -> dict[str, str | None]:
+    """The folders below `masks` that hold masks, each with the image of its name."""
+    files = images_by_stem(images)
+    files |= {name: name for name in files.values()}
+    found: dict[str, str | None] = {}
+    for folder, _ in walk(masks, DEPTH - 1):
+        image, place = files.get(str(folder)), f"{masks.name}/{folder}"
+        if folder.parts and (image is not None or masks_in(masks / folder)):
+            found[place] = None if image is None else f"{images.name}/{image}"
     return found
 
 
 def masks_in(folder: Path) -> list[str]:
     return [*images_by_stem(folder, 0).values()]
-
-
-def subfolders(folder: Path) -> list[Path]:
-    return [one for one in sorted(folder.glob("*")) if one.is_dir()]
 
 
 def add_image(

@@ -96,6 +96,10 @@ def test_numbers_are_read_from_all_kinds_of_files(tmp_path, name):
         ("x.tif", "x_cp_masks.png"),
         ("000_img.png", "000_masks.png"),
         ("PNGImages/FudanPed00001.png", "PedMasks/FudanPed00001_mask.png"),
+        ("images/img_001x.png", "masks/mask_001x.png"),
+        ("imgs/x.JPG", "GT/X.png"),
+        ("x.png", "masks/x.png"),
+        ("x.png", "x-Mask.png"),
     ],
 )
 def test_maps_find_their_images(tmp_path, image, mask):
@@ -129,8 +133,14 @@ def test_masks_of_a_class_are_refused(tmp_path):
     for name in "abc":
         save_image(tmp_path / "images" / f"{name}.png")
         save(tmp_path / "masks" / f"{name}.png", (numbered() == 7).astype(np.uint8) * 255)
-    with pytest.raises(InputError, match="3 of 3 maps have one number for areas"):
+    with pytest.raises(InputError, match="3 of 3 numbers in its maps stand for areas"):
         read(tmp_path)
+    several = numbered() % 3 + (numbered() > 0)  # three classes
+    for name in "abc":
+        save(tmp_path / "masks" / f"{name}.png", several.astype(np.uint8))
+    with pytest.raises(InputError, match="stand for areas that do not touch, as in masks of class"):
+        read(tmp_path)
+    save(tmp_path / "masks" / "c.png", (numbered() == 7).astype(np.uint8) * 255)
     for name in "ab":  # one area each
         save(tmp_path / "masks" / f"{name}.png", (numbered() == 1).astype(np.uint8) * 255)
     assert len(read(tmp_path)["annotations"]) == 3
@@ -150,6 +160,14 @@ def test_maps_without_any_image_are_refused(tmp_path):
     save(tmp_path / "masks/b.png", numbered().astype(np.uint8))
     with pytest.raises(InputError, match=r"1 maps, .*b\.png for one, but no image"):
         id_images.find(tmp_path)
+
+
+def test_hidden_files_are_no_maps(tmp_path):
+    """As systems write them beside files on disks of other systems."""
+    save_image(tmp_path / "images/a.png")
+    save(tmp_path / "masks/a.png", numbered().astype(np.uint8))
+    (tmp_path / "masks/._a.png").write_bytes(b"\0\5\x16\7")
+    check(read(tmp_path), numbered())
 
 
 def test_other_folders_are_not_recognised(tmp_path):

@@ -83,6 +83,33 @@ def test_a_folder_of_masks_for_each_image(tmp_path):
     assert content["counts"] == {"images without a folder of masks": 1}
 
 
+@pytest.mark.parametrize(
+    "image, masks",
+    [
+        ("Images/a.tif", "Masks/a"),
+        ("images/a b.bmp", "labels/a b.bmp"),
+        ("images/é/a.png", "instances/é/a"),
+        ("001/image/photo.png", "001/mask"),
+        ("a/a.png", "a/masks"),
+    ],
+)
+def test_other_names_of_folders(tmp_path, image, masks):
+    write(tmp_path / image, tmp_path / masks)
+    content = read(tmp_path)
+    check(content, masks_of())
+    assert content["images"][0]["file_name"] == image
+
+
+def test_splits_in_the_folders_of_images_and_masks(tmp_path):
+    for place in ("train/a", "train/b", "valid/a"):
+        write(tmp_path / "images" / f"{place}.png", tmp_path / "masks" / place)
+    save(tmp_path / "images/valid/c.png", np.zeros(SIZE, np.uint8))
+    found = png_per_object.find(tmp_path)
+    assert {split: len(one.names) for split, one in found.items()} == {"train": 2, "val": 1}
+    assert read(tmp_path, "val")["counts"] == {"images without a folder of masks": 1}
+    assert not read(tmp_path, "train")["counts"]
+
+
 def test_stages_are_splits(tmp_path):
     write_dsb(tmp_path / "stage1_train", ["a", "b"])
     write_dsb(tmp_path / "stage1_test", ["c"])
@@ -107,6 +134,8 @@ def test_id_images_are_another_layout(tmp_path):
     save(tmp_path / "set/masks/a.png", masks_of()[0].astype(np.uint8))
     assert png_per_object.find(tmp_path) is None
     assert png_per_object.find(tmp_path / "set") is None
+    (tmp_path / "set/masks/a.png").rename(tmp_path / "set/masks/a_mask.png")
+    assert png_per_object.find(tmp_path) is None
     assert png_per_object.find(tmp_path / "set/images/a.png") is None
     assert id_images.find(tmp_path / "set")
     save(tmp_path / "set/masks/train/a_1.png", masks_of()[0].astype(np.uint8))

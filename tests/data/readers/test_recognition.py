@@ -175,6 +175,34 @@ def test_images_alone(tmp_path):
         recognise(tmp_path / "photos")
 
 
+def test_masks_alone(tmp_path):
+    values = np.zeros((40, 50), np.uint8)
+    values[5:20, 5:30] = 1
+    rng = np.random.default_rng(0)
+    for name in "ab":
+        photo = Image.fromarray(rng.integers(0, 255, (40, 50, 3), np.uint8))
+        for folder in ("raw", "seg"):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            (photo if folder == "raw" else Image.fromarray(values)).save(
+                tmp_path / folder / f"{name}.png"
+            )
+    for folder, number in ((tmp_path, 4), (tmp_path / "seg", 2)):
+        words = rf"holds {number} images; those in \S*seg look like masks: arrange them as images/x"
+        with pytest.raises(InputError, match=words):
+            recognise(folder)
+    with pytest.raises(InputError, match="holds 2 images and no annotations"):
+        recognise(tmp_path / "raw")
+
+
+def test_labelbox_has_no_masks(tmp_path):
+    record = {"Labeled Data": "https://example.org/a.jpg", "Label": {"objects": []}}
+    (tmp_path / "export.json").write_text(json.dumps([record]))
+    (tmp_path / "v2.ndjson").write_text('{"data_row": {"id": "a"}, "projects": {}}\n')
+    for path in (tmp_path, tmp_path / "export.json", tmp_path / "v2.ndjson"):
+        with pytest.raises(InputError, match="json is an export of Labelbox, whose masks are web"):
+            recognise(path)
+
+
 def test_nothing_known(tmp_path):
     write(tmp_path / "music", a_mp3="", b_mp3="", c_txt="")
     for file in (tmp_path / "music").glob("*.png"):
