@@ -1,20 +1,25 @@
-"""COCO average precision of instance masks, without a score threshold.
+"""COCO average precision of instance masks, through pycocotools, without a score threshold.
 
 Sets with void are scored twice: as COCO does, and with predicted pixels inside void removed,
 because a mask that is perfect on VOC may cover half of the void border.
 """
 
+import contextlib
+import io
 import math
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 
 import numpy as np
 from pycocotools import mask as coco_mask
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
 from data import rle
-from engine.coco_eval import Evaluation, Matches, evaluate, mean_of_present, twelve_numbers
 
+METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 FIELDS = ("image_id", "category_id", "segmentation", "score")  # of a COCO result
+NOTHING = -1.0  # COCO's mark for "the ground truth holds nothing of this kind"
 
 
 @dataclass(frozen=True)
@@ -74,14 +79,14 @@ def score(ground_truth: dict, detections: list[dict], *, max_dets: int = 100) ->
     ]
     truths = with_geometry(ground_truth["annotations"])
     found = with_geometry(detections)
-    plain = evaluate(ground_truth, truths, found, "segm", max_dets)
+    plain = run_cocoeval(ground_truth, truths, found, "segm", max_dets)
     # pycocotools takes the area of the box for box results.
     boxed = [{**each, "area": each["bbox"][2] * each["bbox"][3]} for each in found]
-    boxes = evaluate(ground_truth, truths, boxed, "bbox", max_dets)
+    boxes = run_cocoeval(ground_truth, truths, boxed, "bbox", max_dets)
     scored, removed = found, None
     if any(image.get("void") for image in ground_truth["images"]):
         scored = with_geometry(remove_void(ground_truth, detections))
-        removed = evaluate(ground_truth, truths, scored, "segm", max_dets)
+        removed = run_cocoeval(ground_truth, truths, scored, "segm", max_dets)
     shown = [each for each in scored if each["best"]]
     return Scores(
         images=len(ground_truth["images"]),
@@ -93,7 +98,7 @@ def score(ground_truth: dict, detections: list[dict], *, max_dets: int = 100) ->
         void_removed=removed and twelve_numbers(removed),
         per_class_void_removed=removed and class_scores(removed, ground_truth, truths),
         boxes=twelve_numbers(boxes),
-        **best_f1(evaluate(ground_truth, truths, shown, "segm", max_dets).matches),
+        **best_f1(run_cocoeval(ground_truth, truths, shown, "segm", max_dets, half=True)),
     )
 
 
@@ -137,56 +142,96 @@ def check(ground_truth: dict, detections: list[dict]) -> None:
 
 
 def with_geometry(records: list[dict]) -> list[dict]:
-    """Copies with area, bbox and iscrowd."""
-    masks = {key_of(record): record["segmentation"] for record in records}
-    boxes = coco_mask.toBbox(list(masks.values())) if masks else ()
-    areas = dict(zip(masks, rle.area(list(masks.values())).tolist(), strict=True))
-    boxes = dict(zip(masks, map(list, boxes), strict=True))
-    found = []
-    for record in records:
-        key, area, box = key_of(record), record.get("area"), record.get("bbox")
-        found.append(
-            {
-                **record,
-                "iscrowd": int(record.get("iscrowd") or 0),
-                "area": float(areas[key] if area is None else area),
-                "bbox": boxes[key] if box is None else box,
-            }
-        )
-    return found
+    """Copies with area, bbox and ids from 1 on: COCOeval reads a match with id 0 as no match."""
+    masks = [record["segmentation"] for record in records]
+    areas = rle.area(masks)
+    boxes = coco_mask.toBbox(masks) if masks else ()
+    return [
+        {
+            **record,
+            "id": number,
+            "iscrowd": int(record.get("iscrowd") or 0),
+            "area": float(area if record.get("area") is None else record["area"]),
+            "bbox": box.tolist() if record.get("bbox") is None else record["bbox"],
+        }
+        for number, (record, area, box) in enumerate(zip(records, areas, boxes, strict=True), 1)
+    ]
 
 
-def key_of(record: dict) -> tuple:
-    """The same for equal masks: a query gives its mask to answers of several classes."""
-    return (*record["segmentation"]["size"], record["segmentation"]["counts"])
+def run_cocoeval(
+    ground_truth: dict,
+    truths: list[dict],
+    found: list[dict],
+    kind: str,
+    max_dets: int,
+    half: bool = False,
+) -> COCOeval:
+    """An accumulated COCOeval; with `half`, only its matches at IoU 0.5 of objects of any size. The
+    records are copied, as COCOeval writes into its own.
+    """
+    with contextlib.redirect_stdout(io.StringIO()):
+        sides = COCO(), COCO()
+        for coco, records in zip(sides, (truths, found)):
+            coco.dataset = {**ground_truth, "annotations": [dict(record) for record in records]}
+            coco.createIndex()
+        evaluation = COCOeval(*sides, kind)
+        evaluation.params.maxDets = [1, min(10, max_dets), max_dets]
+        if half:
+            params = evaluation.params
+            params.iouThrs, params.areaRng = params.iouThrs[:1], params.areaRng[:1]
+        evaluation.evaluate()
+        if not half:
+            evaluation.accumulate()
+    return evaluation
 
 
-def class_scores(evaluation: Evaluation, ground_truth: dict, truths: list[dict]) -> list[dict]:
+def mean_of_present(values: np.ndarray) -> float:
+    """Mean over what exists; COCOeval marks the rest with -1."""
+    present = values[values > NOTHING]
+    return float(present.mean()) if present.size else NOTHING
+
+
+def twelve_numbers(evaluation: COCOeval) -> dict[str, float]:
+    """The 12 COCO numbers. COCOeval.summarize prints, and fails for other values of maxDets."""
+    precision = evaluation.eval["precision"][..., 2]  # [T,R,K,A=4]: IoU, recall, class, area
+    recall = evaluation.eval["recall"]  # [T,K,A,M], M: maxDets
+    values = (
+        *(precision[ious, :, :, 0] for ious in (slice(None), 0, 5)),  # IoU 0.50:0.95, 0.50, 0.75
+        *(precision[..., area] for area in range(1, 4)),
+        *(recall[:, :, 0, dets] for dets in range(3)),
+        *(recall[:, :, area, 2] for area in range(1, 4)),
+    )
+    return dict(zip(METRICS, map(mean_of_present, values), strict=True))
+
+
+def class_scores(evaluation: COCOeval, ground_truth: dict, truths: list[dict]) -> list[dict]:
     """One row per category, in the order of the ground truth's categories."""
     objects = Counter(truth["category_id"] for truth in truths if not truth["iscrowd"])
-    precision = evaluation.precision[..., 0]  # [T,R,K]
-    recall = evaluation.recall[:, :, 0, 2]  # [T,K]
-    classes = sorted(category["id"] for category in ground_truth["categories"])
+    precision = evaluation.eval["precision"][:, :, :, 0, 2]  # [T,R,K]
+    recall = evaluation.eval["recall"][:, :, 0, 2]  # [T,K]
     rows = []
     for category in ground_truth["categories"]:
-        k = classes.index(category["id"])
+        k = evaluation.params.catIds.index(category["id"])
         values = {"AP": precision[:, :, k], "AP50": precision[0, :, k], "AR": recall[:, k]}
         means = {key: mean_of_present(value) for key, value in values.items()}
         rows.append({"name": category["name"], "objects": objects[category["id"]]} | means)
     return rows
 
 
-def best_f1(matches: list[Matches]) -> dict[str, float | None]:
-    """best_threshold with its f1, precision and recall, from the matches at IoU 0.5.
+def best_f1(evaluation: COCOeval) -> dict[str, float | None]:
+    """best_threshold with its f1, precision and recall, from COCOeval's own matches at IoU 0.5.
 
     Matches are made in the order of the scores, so those above a threshold do not depend on the
     ones below. Predictions on crowds do not count. Of equal F1 the highest threshold wins.
     """
     nothing = dict.fromkeys(("best_threshold", "f1", "precision", "recall"))
-    objects = int(sum(one.objects[0] for one in matches))
-    counted = [~one.ignored[0, 0] for one in matches]
-    scores = np.concatenate([one.scores[kept] for one, kept in zip(matches, counted)] or [()])
-    hits = np.concatenate([one.hits[0, 0, kept] for one, kept in zip(matches, counted)] or [()])
+    matches = [each for each in evaluation.evalImgs if each is not None]
+    if not matches:
+        return nothing
+    objects = sum(int((np.asarray(each["gtIgnore"]) == 0).sum()) for each in matches)
+    counted = np.concatenate([~each["dtIgnore"][0].astype(bool) for each in matches])
+    scores = np.concatenate([np.asarray(each["dtScores"], float) for each in matches])[counted]
+    hits = np.concatenate([each["dtMatches"][0] > 0 for each in matches])[counted]
     if not objects or not hits.any():
         return nothing
     order = np.argsort(-scores, kind="stable")

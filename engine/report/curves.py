@@ -9,7 +9,7 @@ from PIL import Image
 
 from data.errors import InputError
 from engine import files, log, options
-from engine.coco_eval import NOTHING
+from engine.coco_ap import NOTHING
 from engine.log import info
 from engine.report import summary
 from engine.visualize import save_image

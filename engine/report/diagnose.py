@@ -14,8 +14,7 @@ from pycocotools import mask as coco_mask
 from torch import Tensor
 
 from data import rle
-from engine.coco_ap import Scores, remove_void, with_geometry
-from engine.coco_eval import NOTHING, evaluate, twelve_numbers
+from engine.coco_ap import NOTHING, Scores, remove_void, run_cocoeval, twelve_numbers, with_geometry
 from engine.report.tables import aligned, number
 from mobileinst.set_prediction.postprocess import Postprocess
 
@@ -172,7 +171,7 @@ def oracles(ground_truth: dict, answers: list[dict], max_dets: int) -> dict[str,
     truths, numbers = with_geometry(ground_truth["annotations"]), {}
     for name, found in changed.items():
         found = with_geometry(found)
-        numbers[name] = twelve_numbers(evaluate(ground_truth, truths, found, "segm", max_dets))
+        numbers[name] = twelve_numbers(run_cocoeval(ground_truth, truths, found, "segm", max_dets))
     return {name: {key: values[key] for key in ("AP", "AP50")} for name, values in numbers.items()}
 
 

@@ -15,8 +15,7 @@ from torch import nn
 
 from data.batch import Batch
 from engine import dist
-from engine.coco_ap import Scores
-from engine.coco_eval import METRICS
+from engine.coco_ap import METRICS, Scores
 
 TITLE = "***** test metrics *****"
 # The names of the numbers in the order of METRICS.

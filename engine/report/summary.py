@@ -7,8 +7,7 @@ from pathlib import Path
 
 from data.errors import InputError, printable
 from engine import checkpoint, files, log, options, skipped, start_weights
-from engine.coco_ap import Scores
-from engine.coco_eval import NOTHING
+from engine.coco_ap import NOTHING, Scores
 from engine.log import info
 from engine.report import draw
 from engine.report.tables import number, pipes, table

@@ -1,7 +1,6 @@
 """Scores as tables: plain text for the terminal, markdown for summary.md."""
 
-from engine.coco_ap import Scores
-from engine.coco_eval import NOTHING
+from engine.coco_ap import NOTHING, Scores
 
 MEANING = {
     "AP": "IoU 0.50:0.95",

@@ -16,8 +16,7 @@ from data import rle
 from data.dataset import CocoDataset
 from data.errors import InputError
 from data.opening import open_datasets
-from engine.coco_ap import score
-from engine.coco_eval import METRICS
+from engine.coco_ap import METRICS, score
 
 STRAY = [5, 5, 9, 9]
 SQUARE = [8, 4, 38, 4, 38, 34, 8, 34]

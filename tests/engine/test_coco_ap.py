@@ -12,8 +12,7 @@ from pycocotools.cocoeval import COCOeval
 
 from data import rle
 from engine import coco_ap
-from engine.coco_ap import score
-from engine.coco_eval import METRICS
+from engine.coco_ap import METRICS, score
 from engine.report import tables
 
 HEIGHT, WIDTH = 160, 200

@@ -8,8 +8,7 @@ import torch
 
 from data.errors import InputError
 from engine import checkpoint, evaluate, log, train
-from engine.coco_ap import Scores
-from engine.coco_eval import METRICS
+from engine.coco_ap import METRICS, Scores
 from engine.options import TrainOptions
 from engine.report import curves, draw, summary
 from mobileinst import zoo
