@@ -52,7 +52,7 @@ def find(path: Path) -> dict[str, Source] | None:
 
 def source_of(maps: Path, images: Path) -> Source | None:
     files = sorted(file for pattern in ("*", "*/*") for file in maps.glob(pattern + END))
-    files = [file for file in files if file.name.endswith(ENDS)]
+    files = [file for file in files if file.name.endswith(ENDS) and file.name[0] != "."]
     names = [file.relative_to(maps).as_posix() for file in files]
     return Source(maps, "all", [images], names, files) if names else None
 

@@ -29,9 +29,9 @@ LABELS, CLASSES, OBJECTS = "labelmap.txt", "SegmentationClass", "SegmentationObj
 LISTS = "ImageSets/Segmentation"
 BOTH = "trainval"  # a list, used where it is the only one
 BACKGROUND, VOID = NO_OBJECT = ("background", "ignored")  # names that VOC reserves
-LINE = re.compile(
-    r"(.+):(\d{1,3}),(\d{1,3}),(\d{1,3}):[^:]*:[^:]*"
-)  # name:red,green,blue:parts:actions
+LINE = re.compile(  # name:red,green,blue:parts:actions
+    r"(.+):\s*(\d{1,3})\s*,\s*(\d{1,3})\s*,\s*(\d{1,3})\s*:[^:]*:[^:]*"
+)
 
 
 def find(path: Path) -> dict[str, Source] | None:
@@ -49,7 +49,8 @@ def find(path: Path) -> dict[str, Source] | None:
     listed = {split_of(name): lines_of(file, "export it again") for name, file in lists.items()}
     if not listed:
         masks = [
-            file.relative_to(path / OBJECTS) for file in sorted(path.glob(f"{OBJECTS}/**/*.png"))
+            file.relative_to(path / OBJECTS)
+            for file in sorted(path.glob(f"{OBJECTS}/**/[!.]*.png"))
         ]
         listed = {"all": [file.with_suffix("").as_posix() for file in masks]}
     images = [path / name for name in ("JPEGImages", "images") if (path / name).is_dir()]

@@ -24,6 +24,7 @@ from data import rle
 from data.errors import BadRecords, InputError
 from data.images import MOST_PIXELS
 from data.readers.content import Content, Outline, mask_at, polygon, remains, short
+from data.readers.image_files import LOOKED_AT
 from data.readers.source import Source, ellipse, head_of, split_of
 
 NAME, TITLE = "cvat-xml", "CVAT XML 1.1"
@@ -39,8 +40,8 @@ CHUNK = 1 << 20  # bytes
 
 def find(path: Path) -> dict[str, Source] | None:
     """The subsets of the xml file, or of all those in the folder."""
-    files = sorted(path.glob("*.xml")) if path.is_dir() else [path]
-    if not files or not is_cvat(files[0]):
+    files = sorted(path.glob("[!.]*.xml")) if path.is_dir() else [path]
+    if not any(map(is_cvat, files[:LOOKED_AT])):
         return None
     folder = files[0].parent
     splits: dict[str, list[str]] = defaultdict(list)
@@ -163,7 +164,7 @@ def add_image(content: Content, element: Element, file: Path) -> None:
         if shape.tag not in OUTLINES:
             content.counts[NO_AREA.get(shape.tag, "other shapes")] += 1
             continue
-        label, group = shape.get("label") or None, shape.get("group_id", "0")
+        label, group = shape.get("label") or None, shape.get("group_id") or "0"
         outline: list[Outline] = []
         try:
             outline = [OUTLINES[shape.tag](shape, image)]

@@ -62,7 +62,7 @@ def frames_in(maps: Path) -> dict[str, list[str]]:
     """Video -> its maps, relative to the folder."""
     found = {}
     for folder in sorted(one for one in maps.iterdir() if one.is_dir()):
-        frames = sorted(one.name for one in folder.glob("*.png"))
+        frames = sorted(one.name for one in folder.glob("[!.]*.png"))
         if frames:
             found[folder.name] = [f"{folder.name}/{frame}" for frame in frames]
     return found

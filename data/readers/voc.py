@@ -1,11 +1,13 @@
 """VOC 2012: two palette PNGs for each image, read as indices.
 
 255 in either is void: carried along in the image record, so that it is neither object nor
-background. An object's class is the majority of SegmentationClass under its number.
+background. An object's class is the majority of SegmentationClass under its number. Sets of other
+tools, as of labelme2voc, have their own class names and need no lists.
 """
 
 from __future__ import annotations
 
+from itertools import dropwhile
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,16 @@ import numpy as np
 from data import rle
 from data.errors import BadRecords, InputError
 from data.images import opened, upright_size
-from data.readers.source import Objects, Source, coco_content, lines_of, names_of, require_size
+from data.readers.maps import images_by_stem
+from data.readers.source import (
+    Objects,
+    Source,
+    coco_content,
+    folders_in,
+    lines_of,
+    names_of,
+    require_size,
+)
 
 NAME, TITLE = "voc", "VOC 2012"
 LAYOUT = "VOCdevkit/VOC2012 (JPEGImages, SegmentationClass, SegmentationObject, ImageSets)"
@@ -24,31 +35,32 @@ CLASS_NAMES = (
 ).split()
 VOID = 255
 
-FILES = (("JPEGImages", ".jpg"), ("SegmentationClass", ".png"), ("SegmentationObject", ".png"))
+IMAGES, CLASSES, OBJECTS = "JPEGImages", "SegmentationClass", "SegmentationObject"
 LISTS = "ImageSets/Segmentation"
-FOLDERS = (*(folder for folder, _ in FILES), LISTS)
+FOLDERS = (IMAGES, CLASSES, OBJECTS, LISTS)
 BOTH = "trainval"  # a list, used where it is the only one
-NAME_FILES = ("classes.txt", "labels.txt")
+NAME_FILES = ("classes.txt", "labels.txt", "class_names.txt")
+NO_CLASS = ("__ignore__", "_background_", "background")  # of 255 and 0, which some lists start with
 COLOURS = "labelmap.txt"  # an annotation tool's: its maps have colours for indices
 
 
 def find(path: Path) -> dict[str, Source] | None:
     """The splits of the VOC folder at or below `path`, one for each list of names."""
     folder = find_root(path) if path.is_dir() else None
-    if folder is None or (folder / COLOURS).is_file():
+    if folder is None:
         return None
-    lists = sorted(file.stem for file in (folder / LISTS).glob("*.txt"))
-    if not lists:
-        raise InputError(f"{folder / LISTS} has no lists: write train.txt there, a name per line")
+    lists = sorted(file.stem for file in (folder / LISTS).glob("[!.]*.txt"))
     if len(lists) > 1 and BOTH in lists:
         lists.remove(BOTH)
     found = {}
-    for split in lists:
-        names = list_of(folder, split)
-        files = [folder / part / f"{name}{suffix}" for part, suffix in FILES for name in names]
+    for split in lists or [BOTH]:
+        names = list_of(folder, split) if lists else [*images_by_stem(folder / OBJECTS, 0)]
+        images = images_by_stem(folder / IMAGES, 0)
+        files = [folder / IMAGES / images[name] for name in names if name in images]
+        files += [folder / part / f"{name}.png" for part in (CLASSES, OBJECTS) for name in names]
         files += [folder / name for name in NAME_FILES]
         key = "all" if split == BOTH else split
-        found[key] = Source(folder, split, [folder / "JPEGImages"], names, files)
+        found[key] = Source(folder, split, [folder / IMAGES], names, files)
     return found
 
 
@@ -59,25 +71,30 @@ def read(source: Source, bad: BadRecords) -> dict[str, Any]:
     """
     own = [source.path / name for name in NAME_FILES if (source.path / name).is_file()]
     names = lines_of(own[0], "write one class name per line") if own else CLASS_NAMES
-    return coco_content(source, lambda name: objects(source, name, len(names)), names, bad)
+    names = [*dropwhile(NO_CLASS.__contains__, names)]
+    images = images_by_stem(source.images[0], 0)
+    return coco_content(source, lambda name: objects(source, name, len(names), images), names, bad)
 
 
 def find_root(root: Path) -> Path | None:
-    """The VOC2012 folder at or below `root`; None where there is no sign of one.
+    """The VOC folder at or below `root`, that of 2012 of several; None where there is no sign.
 
     Raises:
         InputError: if only a part of one is there.
     """
-    places = [root, root / "VOC2012", root / "VOCdevkit" / "VOC2012"]
+    years = [place for inner in ("", "VOCdevkit") for place in folders_in(root / inner)
+             if place.name.startswith("VOC20")]  # fmt: skip
     missing = {
         place: [folder for folder in FOLDERS if not (place / folder).is_dir()]
-        for place in places
-        if place.is_dir()
+        for place in (root, *years)
+        if not (place / COLOURS).is_file()
     }
+    if not missing:
+        return None
     folder = min(missing, key=lambda place: (len(missing[place]), place.name != "VOC2012"))
     if len(missing[folder]) >= len(FOLDERS) - 1 and folder.name != "VOC2012":
         return None  # one folder called JPEGImages is no VOC yet
-    if missing[folder]:
+    if missing[folder] not in ([], [LISTS]):
         raise InputError(
             f"{folder} is not a whole VOC folder, it lacks {', '.join(missing[folder])}: "
             "unpack the VOC 2012 trainval archive there again"
@@ -88,12 +105,13 @@ def find_root(root: Path) -> Path | None:
 def list_of(folder: Path, split: str) -> list[str]:
     """The names in ImageSets/Segmentation/<split>.txt."""
     advice = "list one image name per line there"
-    return names_of(folder / LISTS / f"{split}.txt", advice, folder / "JPEGImages" / "*.jpg")
+    return names_of(folder / LISTS / f"{split}.txt", advice, folder / CLASSES / "*.png")
 
 
-def objects(source: Source, name: str, num_classes: int) -> Objects:
+def objects(source: Source, name: str, num_classes: int, images: dict[str, str]) -> Objects:
     folder = source.path
-    image, *paths = (folder / part / f"{name}{suffix}" for part, suffix in FILES)
+    paths = [folder / part / f"{name}.png" for part in (CLASSES, OBJECTS)]
+    image = folder / IMAGES / images.get(name, f"{name}.jpg")
     for path in (image, *paths):
         if not path.is_file():
             raise InputError(

@@ -102,6 +102,14 @@ def test_polygons_keep_their_vertices_and_groups_are_one_object(tmp_path):
     assert content["counts"] == {"boxes of outlined objects": 1}
 
 
+def test_other_xml_files_and_empty_groups(tmp_path):
+    square = '<polygon label="cell" points="1,1;9,1;9,9" group_id=""/>'
+    write(tmp_path / "annotations.xml", image(square + square))
+    (tmp_path / "._annotations.xml").write_bytes(b"\0\5\x16\7")
+    (tmp_path / "a_config.xml").write_text("<View/>")
+    assert len(read(tmp_path)[0]["annotations"]) == 2
+
+
 def test_ellipses_are_filled(tmp_path):
     shapes = '<ellipse label="cell" cx="60" cy="50" rx="40" ry="15" rotation="30"/>'
     content, _ = read(write(tmp_path / "annotations.xml", image(shapes, width=120, height=100)))

@@ -1,6 +1,7 @@
 """data/readers/voc.py: maps against plain numpy, and the messages of wrong ones."""
 
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,8 @@ from data.dataset import CocoDataset
 from data.errors import BadRecords, InputError
 from data.readers import voc
 
+FORMATS = Path(__file__).resolve().parents[3].parent / "shared/datasets/formats"
+REAL = FORMATS / "labelme/labelme2voc_output"
 PALETTE = [(37 * i) % 256 for i in range(768)]  # colours that are not the indices
 
 
@@ -123,12 +126,13 @@ def test_every_list_is_a_split(voc_root):
         "all": ["a", "b", "c"]
     }
     list_of(voc_root, "trainval").unlink()
-    with pytest.raises(InputError, match="Segmentation has no lists: write train.txt"):
-        voc.find(voc_root)
+    assert voc.find(voc_root)["all"].names == ["a", "b", "c"]
+    shutil.rmtree(voc_root / "ImageSets")
+    assert voc.find(voc_root)["all"].names == ["a", "b", "c"]
 
 
 def test_half_a_voc_folder_is_named(voc_root):
-    for part in ("SegmentationClass", "ImageSets/Segmentation"):
+    for part in ("SegmentationClass", "SegmentationObject"):
         shutil.rmtree(voc_root / part)
         with pytest.raises(InputError, match=f"VOC2012 is not a whole VOC folder, .*{part}"):
             voc.find_root(voc_root.parents[1])
@@ -214,6 +218,44 @@ def test_own_classes_have_own_names(voc_root):
     expected = [{"id": 1, "name": "shrimp"}, {"id": 2, "name": "crab"}]
     assert content["categories"] == expected
     assert {a["category_id"] for a in content["annotations"]} == {2}
+
+
+def test_sets_of_labelme2voc(voc_root):
+    """No lists, images of any type, class names that start with those of 255 and 0."""
+    shutil.rmtree(voc_root / "ImageSets")
+    Image.open(voc_root / "JPEGImages" / "a.jpg").save(voc_root / "JPEGImages" / "a.png")
+    (voc_root / "JPEGImages" / "a.jpg").unlink()
+    names = [f"class {number}" for number in range(1, 16)]
+    lines = ["__ignore__", "_background_", *names]
+    (voc_root / "class_names.txt").write_text("\n".join(lines))
+    content = read(voc_root, "all")
+    assert [one["file_name"] for one in content["images"]] == ["a.png", "b.jpg", "c.jpg"]
+    assert [one["name"] for one in content["categories"]] == names
+    assert [one["category_id"] for one in content["annotations"]] == [12, 15, 12, 15]
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason=f"no real files in {REAL}")
+def test_real_files_of_labelme2voc(tmp_path):
+    """Its images are not there; those of the test are black."""
+    shutil.copytree(REAL, tmp_path / "set")
+    (tmp_path / "set" / "JPEGImages").mkdir()
+    for file in REAL.glob("SegmentationObject/*.png"):
+        image = Image.new("RGB", Image.open(file).size)
+        image.save(tmp_path / "set" / "JPEGImages" / f"{file.stem}.jpg")
+    names = (REAL.parent / "labels.txt").read_text()
+    (tmp_path / "set" / "class_names.txt").write_text(names)
+    content = read(tmp_path / "set", "all")
+    found = [
+        content["categories"][one["category_id"] - 1]["name"] for one in content["annotations"]
+    ]
+    assert sorted(found[:3]) == ["bottle", "person", "person"]  # as in its json files
+    assert sorted(found[3:]) == ["bus", "bus", "car"]
+    for number, file in enumerate(sorted(REAL.glob("SegmentationObject/*.png")), start=1):
+        objects = np.asarray(Image.open(file))
+        void = np.asarray(Image.open(REAL / "SegmentationClass" / file.name)) == 255
+        expected = [(objects == k) & ~void for k in (1, 2, 3)]
+        masks = [one["segmentation"] for one in content["annotations"] if one["image_id"] == number]
+        assert (rle.decode(masks, objects.shape) == expected).all()
 
 
 def test_names_with_spaces_and_what_follows_them(tmp_path):
