@@ -7,6 +7,7 @@ id2label.json, if it is there.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from data import rle
 from data.errors import BadRecords, InputError
 from data.images import upright_size
 from data.readers.content import Content, class_name, load_json
+from data.readers.id_images import split_in
 from data.readers.maps import images_by_stem, read_colours
 from data.readers.source import Source, require_size
 
@@ -25,21 +27,30 @@ NAME, TITLE = "huggingface", "Hugging Face instance maps"
 LAYOUT = "images/x.jpg and annotations/x.png (red: class, green: object)"
 OWN_IDS = False
 
-IMAGES, MAPS, NAMES = "images", "annotations", "id2label.json"
+IMAGES, NAMES = "images", "id2label.json"
+MAPS = ("annotations", "annotations_instance")  # the second in the ADE20K challenge of 2017
 LOOKED_AT = 5  # maps
 
 
 def find(path: Path) -> dict[str, Source] | None:
-    """The maps in `annotations` whose images are in `images`; red and green must hold numbers."""
-    if not ((path / IMAGES).is_dir() and (path / MAPS).is_dir()):
+    """The maps whose images are in `images`; red and green must hold numbers. Folders in these may
+    tell the split.
+    """
+    folder = next((path / name for name in MAPS if (path / name).is_dir()), None)
+    if folder is None or not (path / IMAGES).is_dir():
         return None
-    maps, images = (images_by_stem(path / folder) for folder in (MAPS, IMAGES))
-    names = sorted(name for name in maps.values() if name.lower().endswith(".png"))
-    paired = [path / MAPS / name for stem, name in maps.items() if stem in images]
+    maps, images = images_by_stem(folder), images_by_stem(path / IMAGES)
+    paired = [folder / name for stem, name in maps.items() if stem in images]
     if not fits(paired[:LOOKED_AT]):
         return None
-    files = [path / NAMES, path / IMAGES, *(path / MAPS / name for name in names)]
-    return {"all": Source(path / MAPS, "all", [path / IMAGES], names, files)}
+    splits = defaultdict(list)
+    for name in sorted(name for name in maps.values() if name.lower().endswith(".png")):
+        splits[split_in(name)].append(name)
+    found = {}
+    for split, names in splits.items():
+        files = [path / NAMES, path / IMAGES, *(folder / name for name in names)]
+        found[split] = Source(folder, split, [path / IMAGES], names, files)
+    return found
 
 
 def fits(files: Sequence[Path]) -> bool:
@@ -73,13 +84,13 @@ def read(source: Source, bad: BadRecords) -> dict[str, Any]:
 
 
 def names_in(file: Path) -> dict[int, str]:
-    """Class number -> name; empty without a file."""
+    """Class number -> name, without 0, which is background; empty without a file."""
     listed = load_json(file) if file.is_file() else {}
     try:
         pairs = [(int(number), class_name(name)) for number, name in listed.items()]
     except (AttributeError, ValueError):
         raise InputError(f'{file} is no table of classes: write it as {{"1": "crab"}}') from None
-    return dict(sorted(pairs))
+    return dict(sorted(pair for pair in pairs if pair[0]))
 
 
 def add_image(content: Content, file: Path, name: str, path: Path, labels: dict[int, str]) -> None:

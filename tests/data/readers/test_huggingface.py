@@ -56,6 +56,25 @@ def test_objects_and_areas_without(tmp_path):
     assert readers.recognise(tmp_path)["all"].reader is huggingface
 
 
+@pytest.mark.parametrize("maps", huggingface.MAPS)
+def test_folders_of_splits(tmp_path, maps):
+    write(tmp_path, {"0": "background", "3": "crab"}, a=colours((*LEFT, (3, 1, 0))))
+    for split in ("training", "validation"):
+        for part, suffix, new in (("images", "jpg", "images"), ("annotations", "png", maps)):
+            target = tmp_path / "set" / new / split / f"a.{suffix}"
+            target.parent.mkdir(parents=True)
+            target.write_bytes((tmp_path / part / f"a.{suffix}").read_bytes())
+    (tmp_path / "id2label.json").rename(tmp_path / "set" / "id2label.json")
+    found = huggingface.find(tmp_path / "set")
+    assert {split: list(one.names) for split, one in found.items()} == {
+        "train": ["training/a.png"],
+        "val": ["validation/a.png"],
+    }
+    content = huggingface.read(found["val"], BadRecords())
+    assert content["images"][0]["file_name"] == "validation/a.jpg"
+    assert content["categories"] == [{"id": 1, "name": "crab"}]
+
+
 def test_classes_without_names(tmp_path):
     content = read(write(tmp_path, a=colours((*LEFT, (12, 1, 0)), (*RIGHT, (3, 1, 0)))))
     assert [one["name"] for one in content["categories"]] == ["class 003", "class 012"]
