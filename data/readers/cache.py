@@ -59,12 +59,13 @@ def convert(
                 join_classes(contents)
             for each, content in contents.items():
                 for file_name, file in content.pop("embedded", {}).items():
-                    write(reader.embedded_image(Path(file)), folder / "images" / file_name)
+                    place = folder / f"images_{each}" / file_name
+                    write(reader.embedded_image(Path(file)), place)
                 write_json(content, targets[each])
                 report(f"converted to COCO format once: {targets[each]}")
         done[split] = sources[split]._replace(path=targets[split])
-        if (folder / "images").is_dir():
-            done[split] = done[split]._replace(images=[folder / "images"])
+        if (held := folder / f"images_{split}").is_dir():
+            done[split] = done[split]._replace(images=[held])
     return done
 
 

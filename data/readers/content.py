@@ -72,6 +72,12 @@ class Content:
         self.images.append(image)
         return image
 
+    def remove_image(self, name: str) -> None:
+        """Removes an image and its objects."""
+        (gone,) = (one for one in self.images if one["file_name"] == name)
+        self.images.remove(gone)
+        self.objects = [one for one in self.objects if one[1]["image_id"] != gone["id"]]
+
     def add(
         self, image: dict, label: str | int | None, outlines: Sequence[Outline], **more: Any
     ) -> None:
@@ -268,10 +274,11 @@ def size_of(path: Path) -> tuple[int, int]:
 
 
 def image_size(data: bytes) -> tuple[int, int]:
-    """(height, width) of an image file in memory, as displayed."""
+    """(height, width) of an image file in memory, as displayed; all of it can be read."""
     try:
         with Image.open(io.BytesIO(data), formats=TYPES) as file:
             require_pixels(file)
+            file.load()
             turned = file.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
             return (file.width, file.height) if turned else (file.height, file.width)
     except UnidentifiedImageError:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from array import array
 from collections import defaultdict
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -59,7 +59,7 @@ def read(source: Source, bad: BadRecords) -> dict[str, Any]:
             if not isinstance(record, dict) or not {"item", "image"} & record.keys():
                 reading.content.counts["other json files"] += 1
                 continue
-            image, annotations, masks = reading.open(record, file)
+            image, annotations, masks = reading.open(record, file, PurePosixPath(name))
         except InputError as error:
             bad.note(error, file, "the file")
             continue
@@ -82,9 +82,11 @@ class Reading:
         self.images: dict[str, dict] = {}
         self.ids: dict[str, set] = defaultdict(set)  # of the annotations of each image
 
-    def open(self, record: dict, file: Path) -> tuple[dict, list[Any], dict[str, rle.Rle]]:
-        """The image of a file, the annotations of its first slot that are new, and the masks in the
-        raster layer by their ids.
+    def open(
+        self, record: dict, file: Path, place: PurePosixPath
+    ) -> tuple[dict, list[Any], dict[str, rle.Rle]]:
+        """The image of a file at a place of the folder, the annotations of its first slot that are
+        new, and the masks in the raster layer by their ids.
         """
         try:
             annotations = require(record, "annotations", list)
@@ -95,7 +97,7 @@ class Reading:
                 raise InputError(f"is about a {short(slot['type'])}, only images can be used")
             name = require(item, "name" if "name" in item else "filename", str)
             name = f"{item.get('path') or ''}/{name}".strip("/")
-            found = self.files.find(name)
+            found = self.files.find(name, str(place.parent))
             width, height = slot.get("width"), slot.get("height")
             if found is not None and not (is_side(width) and is_side(height)):
                 height, width = size_of(self.folder / found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import posixpath
 import re
@@ -40,7 +41,8 @@ class ImageFiles:
         of one image.
 
         Paths are often those of another computer, so the base name counts where the path leads
-        nowhere. Files beside `place` win over others; those are meant only if no second one fits.
+        nowhere. Files beside `place` win over others; those are meant only if no second one fits,
+        and none in a folder of another split, which may use the same names.
         """
         listed, place = listed.replace("\\", "/"), "" if place == "." else place
         base = posixpath.basename(listed)
@@ -51,6 +53,11 @@ class ImageFiles:
         for each in filter(None, (stem, PurePosixPath(base).stem)):
             found = self._of_stem.get(alike(each), [])
             found = [one for one in found if posixpath.dirname(one) == place] or found
+            if own := split_of_path(f"{place}/x"):
+                found = [one for one in found if split_of_path(one) in (None, own)]
+            if len(found) > 1:
+                shared = [shared_folders(one, listed) for one in found]
+                found = [one for one, n in zip(found, shared) if n == max(shared)]
             if len(found) > 1:  # the place may be labels/train where the image is in images/train
                 inner = PurePosixPath(place).parts[1:]
                 found = [one for one in found if PurePosixPath(one).parts[1:-1] == inner]
@@ -63,6 +70,17 @@ class ImageFiles:
         paths, place = list(self._paths.values()), "" if place == "." else place
         found = [path for path in paths if posixpath.dirname(path) == place] or paths
         return found[0] if len(found) == 1 else None
+
+
+def split_of_path(path: str | PurePosixPath) -> str | None:
+    """The split that the first folder of a file's path tells that tells one."""
+    return next(filter(None, map(split_in, PurePosixPath(path).parts[:-1])), None)
+
+
+def shared_folders(path: str, other: str) -> int:
+    """The number of folders in front of the names in which two paths agree."""
+    pairs = zip(*(PurePosixPath(alike(one)).parent.parts[::-1] for one in (path, other)))
+    return len([*itertools.takewhile(lambda pair: pair[0] == pair[1], pairs)])
 
 
 def annotation_files(
@@ -102,10 +120,10 @@ def files_of_images(
     root = path
     if path.is_file():
         root, names = path.parent, {"all": [path.name]} if fits(path) else {}
-    for folder, files in walk(path, DEPTH - 1):
+    for folder, files in walk(path, DEPTH):
         files = [name for name in files if name.lower().endswith(suffixes)]
         if any(fits(path / folder / name) for name in files[:LOOKED_AT]):
-            split = next(filter(None, map(split_in, folder.parts)), "all")
+            split = split_of_path(folder / files[0]) or "all"
             names[split] += [str(folder / name) for name in files]
             if not folder.parts:
                 break  # what lies below is another data set, or a result of this one

@@ -79,7 +79,12 @@ def read(source: Source, bad: BadRecords) -> dict[str, Any]:
             continue
         reading.add_objects(reading.objects(record["shapes"], image, file), image)
     # A set has its images in one folder, so those that have a file are written with the others.
-    return reading.content.finished() | {"embedded": reading.embedded if reading.missing else {}}
+    held = reading.embedded if reading.missing else {}
+    for name, file in reading.absent.items() if held else ():
+        error = f"{file}: its image {name} is not there, and its imageData is empty: add the image"
+        bad.note(InputError(error), file, "the file")
+        reading.content.remove_image(name)
+    return reading.content.finished() | {"embedded": held}
 
 
 def embedded_image(path: Path) -> bytes:
@@ -110,6 +115,7 @@ class Reading:
     def __init__(self, source: Source, bad: BadRecords, classes: list[str]) -> None:
         self.content, self.bad = Content(bad, classes), bad
         self.embedded: dict[str, str] = {}  # file name -> the file that holds the image
+        self.absent: dict[str, Path] = {}  # file name -> the json of an image that is nowhere
         self.missing = False  # an image that only its json holds
         self.folder = source.images[0]
         self.files = ImageFiles(self.folder)
@@ -137,6 +143,8 @@ class Reading:
             raise sentence(str(file), reason, FIX) from None
         if held:
             self.embedded[found] = held
+        else:
+            self.absent[found] = file
         return image
 
     def objects(self, shapes: list, image: dict, file: Path) -> dict[tuple, Parts]:

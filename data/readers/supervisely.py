@@ -34,8 +34,8 @@ from data.readers.content import (
     unzipped,
     with_holes,
 )
-from data.readers.image_files import ImageFiles, walk
-from data.readers.source import Source, head_of, split_in, top_keys
+from data.readers.image_files import ImageFiles, split_of_path, walk
+from data.readers.source import Source, head_of, top_keys
 
 NAME, TITLE = "supervisely", "Supervisely"
 LAYOUT = "meta.json, dataset/ann/x.jpg.json, dataset/img/x.jpg"
@@ -56,7 +56,7 @@ def find(path: Path) -> dict[str, Source] | None:
     for folder, files in walk(path, DEPTH):
         files = [name for name in files if name.endswith(".json")]
         if folder.name == "ann" and files and is_annotation(path / folder / files[0]):
-            split = next(filter(None, map(split_in, folder.parts)), "all")
+            split = split_of_path(folder / files[0]) or "all"
             names[split] += [str(folder / name) for name in files]
     if len(names) > 1 and "all" in names:
         names["train"] = names.pop("all") + names.get("train", [])

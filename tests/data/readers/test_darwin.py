@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data import rle
-from data.errors import BadRecords, InputError
+from data.errors import InputError
 from data.readers import darwin
 
 REAL = Path(__file__).parents[4] / "shared" / "datasets" / "formats" / "darwin"
@@ -46,22 +45,7 @@ def write(path, *annotations, image="a.jpg", item=None, slot=None):
     return path.parent
 
 
-def read(path, skip=False, split="all"):
-    bad = BadRecords(skip)
-    content = darwin.read(darwin.find(path)[split], bad)
-    return content | {"bad": [(one.record, one.reason) for one in bad]}
-
-
-def labels(content):
-    names = {one["id"]: one["name"] for one in content["categories"]}
-    return [names.get(one.get("category_id")) for one in content["annotations"]]
-
-
-def pixels(annotation, size=(HEIGHT, WIDTH)):
-    return rle.decode([rle.from_annotation(annotation["segmentation"], *size)], size)[0]
-
-
-def test_the_rings_of_a_polygon_are_even_odd(tmp_path):
+def test_the_rings_of_a_polygon_are_even_odd(tmp_path, read, pixels):
     hole = ring([(4, 5), (10, 5), (10, 8), (4, 8)])
     island = ring([(6, 6), (8, 6), (8, 7), (6, 7)])
     apart = ring(x=20, y=10)
@@ -84,7 +68,7 @@ def test_the_rings_of_a_polygon_are_even_odd(tmp_path):
     assert (pixels(holed) == wanted).all()
 
 
-def test_other_annotations(tmp_path):
+def test_other_annotations(tmp_path, read, labels, pixels):
     box = {"x": 3, "y": 4, "w": 5, "h": 6}
     radius = {"x": 10, "y": 4}
     ellipse = {"center": {"x": 20, "y": 12}, "radius": radius, "angle": 0.5}
@@ -112,7 +96,7 @@ def test_other_annotations(tmp_path):
     assert content["counts"] == counts
 
 
-def test_masks_are_in_the_raster_layer(tmp_path):
+def test_masks_are_in_the_raster_layer(tmp_path, read, labels, pixels):
     indices = np.zeros((HEIGHT, WIDTH), int)
     indices[2:9, 3:30] = 7
     indices[4:6, 5:8] = 2
@@ -129,7 +113,7 @@ def test_masks_are_in_the_raster_layer(tmp_path):
     assert content["counts"] == {"masks without pixels in a raster layer": 3}
 
 
-def test_several_files_may_be_about_one_image(tmp_path):
+def test_several_files_may_be_about_one_image(tmp_path, read, labels):
     write(tmp_path / "a.json", polygon(id="1"))
     write(tmp_path / "b.json", polygon(id="1"), polygon(name="fish", id="2"), polygon(name="fish"))
     write(tmp_path / "copy.json", polygon(id="1"))
@@ -141,7 +125,7 @@ def test_several_files_may_be_about_one_image(tmp_path):
         read(tmp_path)
 
 
-def test_version_1(tmp_path):
+def test_version_1(tmp_path, read, pixels):
     image = {"filename": "a.jpg", "width": WIDTH, "height": HEIGHT, "path": "/sea"}
     plain = {"path": ring()}
     parts = plain | {"additional_paths": [ring(x=20, y=10)]}
@@ -158,7 +142,7 @@ def test_version_1(tmp_path):
     assert content["images"][0]["file_name"] == "sea/a.jpg"
 
 
-def test_folders_and_splits(tmp_path):
+def test_folders_and_splits(tmp_path, read):
     for split in "train", "val":
         write(tmp_path / "annotations" / split / f"{split}.json", polygon(), image=f"{split}.png")
     (tmp_path / "annotations" / "train" / "classes.json").write_text('{"annotations": []}')
@@ -172,6 +156,17 @@ def test_folders_and_splits(tmp_path):
     for other in ("[1]", '{"images": [], "annotations": []}', '{"item": {}}', ""):
         (tmp_path / "x.json").write_text(other)
         assert darwin.find(tmp_path / "x.json") is None
+
+
+def test_a_release_of_the_tool(tmp_path, read):
+    """Its files are deep; images of two folders have one name."""
+    for place in ("deep", "shore"):
+        path = tmp_path / "releases/latest/annotations" / f"{place}.json"
+        write(path, polygon(), item={"path": f"/{place}"})
+        (tmp_path / "images" / place).mkdir(parents=True)
+        Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / "images" / place / "a.png")
+    names = [one["file_name"] for one in read(tmp_path)["images"]]
+    assert names == ["images/deep/a.png", "images/shore/a.png"]
 
 
 @pytest.mark.parametrize(
@@ -193,7 +188,7 @@ def test_folders_and_splits(tmp_path):
         ({"name": "crab", "ellipse": {"center": {}}}, "has radius None where a record"),
     ],
 )
-def test_a_broken_annotation_is_named_and_ignored(tmp_path, broken, words):
+def test_a_broken_annotation_is_named_and_ignored(tmp_path, broken, words, read, pixels):
     root = write(tmp_path / "a.json", polygon(name="fish"), broken)
     fix = "[^:]*: correct it [^:]*$"
     with pytest.raises(InputError, match=rf"a\.json: annotation 2 \(crab\) .*{words}{fix}"):
@@ -227,7 +222,7 @@ def broken_layer(**more):
         ([], {"image": "../x.jpg"}, r"has the file_name '\.\./x\.jpg', which leads out"),
     ],
 )
-def test_a_broken_file_is_named(tmp_path, annotations, more, words):
+def test_a_broken_file_is_named(tmp_path, annotations, more, words, read):
     write(tmp_path / "b.json", polygon(), image="b.jpg")
     root = write(tmp_path / "a.json", *annotations, **more)
     with pytest.raises(InputError, match=rf"a\.json .*{words}.*: correct it [^:]*$"):
@@ -250,7 +245,7 @@ def even_odd(paths, size):
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason=f"the real files are not in {REAL}")
-def test_real_files():
+def test_real_files(read, pixels):
     content = read(REAL)
     raw = {file: json.loads(file.read_text()) for file in sorted(REAL.glob("*.json"))}
     listed = [one for each in raw.values() for one in each["annotations"]]

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data import readers, rle
-from data.errors import BadRecords, InputError
+from data import readers
+from data.errors import InputError
 from data.readers import imagej_roi
 
 REAL = Path(__file__).parents[4] / "shared" / "datasets" / "formats" / "imagej_roi"
@@ -59,21 +59,6 @@ def write(folder, *regions, image="a.png", file="a.zip", size=(WIDTH, HEIGHT)):
     return folder
 
 
-def read(place, skip=False, split="all"):
-    bad = BadRecords(skip)
-    content = imagej_roi.read(imagej_roi.find(place)[split], bad)
-    return content | {"bad": [one.reason for one in bad]}
-
-
-def labels(content):
-    names = {one["id"]: one["name"] for one in content["categories"]}
-    return [names.get(one.get("category_id")) for one in content["annotations"]]
-
-
-def pixels(annotation, size=(HEIGHT, WIDTH)):
-    return rle.decode([rle.from_annotation(annotation["segmentation"], *size)], size)[0]
-
-
 def box(left, top, right, bottom):
     mask = np.zeros((HEIGHT, WIDTH), bool)
     mask[top:bottom, left:right] = True
@@ -86,7 +71,7 @@ def oval(x, y, rx, ry):
     return ((right - x) / rx) ** 2 + ((down - y) / ry) ** 2 <= 1
 
 
-def test_outlines(tmp_path):
+def test_outlines(tmp_path, read, labels, pixels):
     finer = [(x + 0.25, y + 0.5) for x, y in SQUARE]
     left = [(x - 5, y - 5) for x, y in SQUARE]
     regions = [roi(), roi(FREEHAND, group=3), roi(8, left), roi(subpixel=finer),
@@ -100,7 +85,7 @@ def test_outlines(tmp_path):
     assert labels(content) == ["object", "group 3", "object", "object", "object"]
 
 
-def test_ovals_and_rectangles(tmp_path):
+def test_ovals_and_rectangles(tmp_path, read, pixels):
     regions = [roi(OVAL, box=(4, 3, 24, 15)), roi(OVAL, box=(-6, -4, 6, 4)),
                roi(OVAL, box=(4, 3, 24, 15), subpixel=(4.5, 3.5, 10, 9)),
                roi(RECT, box=(4, 3, 9, 8)), roi(FREEHAND, subtype=5)]  # fmt: skip
@@ -113,7 +98,7 @@ def test_ovals_and_rectangles(tmp_path):
     assert turned["corners"] and turned["bbox"] == [2, 3, 10, 6]
 
 
-def test_composites_are_even_odd(tmp_path):
+def test_composites_are_even_odd(tmp_path, read, pixels):
     hole = [(4, 5), (10, 5), (10, 8), (4, 8)]
     island = [(6, 6), (8, 6), (8, 7), (6, 7)]
     away = [(x + 20, y + 10) for x, y in SQUARE]
@@ -133,7 +118,7 @@ def test_composites_are_even_odd(tmp_path):
     assert pixels(bow)[1:9, 10].all() and abs(pixels(bow).sum() - 20 * 10 * 2 / 3) < 12
 
 
-def test_what_has_no_area_is_counted(tmp_path):
+def test_what_has_no_area_is_counted(tmp_path, read):
     left = [roi(LINE), roi(5), roi(POINT, [(3, 3)]), roi(RECT, box=(1, 1, 5, 5), subtype=1)]
     content = read(write(tmp_path, roi(), *left))
     assert len(content["annotations"]) == 1
@@ -153,12 +138,12 @@ def test_what_has_no_area_is_counted(tmp_path):
         ("a/0003-0012.roi", "a.png"),
     ],
 )
-def test_images_by_name(tmp_path, file, image):
+def test_images_by_name(tmp_path, file, image, read):
     content = read(write(tmp_path, roi(), image=image, file=file))
     assert content["images"][0]["file_name"] == image and len(content["annotations"]) == 1
 
 
-def test_an_image_that_is_not_there(tmp_path):
+def test_an_image_that_is_not_there(tmp_path, read):
     write(tmp_path, roi())
     write(tmp_path, roi(), image=None, file="b.zip")
     with pytest.raises(InputError, match=r"b\.zip has no image of its name"):
@@ -170,7 +155,7 @@ def test_an_image_that_is_not_there(tmp_path):
         read(tmp_path / "c")
 
 
-def test_regions_of_several_slices(tmp_path):
+def test_regions_of_several_slices(tmp_path, read):
     assert len(read(write(tmp_path / "a", roi(position=2), roi(position=2)))["annotations"]) == 2
     assert len(read(write(tmp_path / "b", roi(), roi(position=1, z=1)))["annotations"]) == 2
     with pytest.raises(InputError, match=r"a\.zip: region 0001-0012\.roi is at .*of one slice"):
@@ -210,7 +195,7 @@ def test_a_zip_is_a_data_set_where_it_holds_regions_alone(tmp_path):
         (roi().ljust(imagej_roi.MOST_BYTES + 1, b"\0"), "is larger than"),
     ],
 )
-def test_what_is_wrong_is_one_sentence(tmp_path, spoilt, words):
+def test_what_is_wrong_is_one_sentence(tmp_path, spoilt, words, read):
     folder = write(tmp_path, roi(), spoilt)
     with pytest.raises(InputError, match=rf"a\.zip: region 0001-0012\.roi .*({words}).*save it"):
         read(folder)
@@ -219,12 +204,12 @@ def test_what_is_wrong_is_one_sentence(tmp_path, spoilt, words):
     assert all(one["broken"] for one in content["annotations"][1:])
 
 
-def test_zips_that_are_damaged(tmp_path):
+def test_zips_that_are_damaged(tmp_path, read, labels):
     data = bytearray((write(tmp_path, roi(), roi(group=1)) / "a.zip").read_bytes())
     data[60:70] = b"\xff" * 10  # inside of the first region
     (tmp_path / "a.zip").write_bytes(data)
     content = read(tmp_path, skip=True)
-    assert "cannot be unpacked" in content["bad"][0] and labels(content) == ["group 1"]
+    assert "cannot be unpacked" in content["bad"][0][1] and labels(content) == ["group 1"]
     (tmp_path / "a.zip").write_bytes(data[:200])
     assert imagej_roi.find(tmp_path) is None
 
@@ -273,7 +258,7 @@ def test_real_files():
     print(f"{seen} files")
 
 
-def test_a_real_zip(tmp_path):
+def test_a_real_zip(tmp_path, read, pixels):
     if not (REAL / "EduROIs.zip").is_file():
         pytest.skip(f"{REAL} is not here")
     (tmp_path / "EduROIs.zip").write_bytes((REAL / "EduROIs.zip").read_bytes())

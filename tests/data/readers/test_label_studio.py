@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data import rle
-from data.errors import BadRecords, InputError
+from data.errors import InputError
 from data.readers import label_studio
 
 REAL = Path(__file__).parents[4] / "shared" / "datasets" / "formats" / "label_studio"
@@ -39,21 +38,6 @@ def write(root, tasks, name="project-1.json", images=("a.jpg",)):
     return root
 
 
-def read(path, skip=False, split="all"):
-    bad = BadRecords(skip)
-    content = label_studio.read(label_studio.find(path)[split], bad)
-    return content | {"bad": [(one.record, one.reason) for one in bad]}
-
-
-def labels(content):
-    names = {one["id"]: one["name"] for one in content["categories"]}
-    return [names.get(one.get("category_id")) for one in content["annotations"]]
-
-
-def pixels(annotation, size=(HEIGHT, WIDTH)):
-    return rle.decode([rle.from_annotation(annotation["segmentation"], *size)], size)[0]
-
-
 def brush_of(alpha, sizes=(3, 4, 8, 16), longest=9):
     """Alpha [H,W] as a text of bits: repeats where values repeat, else a block of single values."""
     rgba = np.zeros((*alpha.shape, 4), np.uint8)
@@ -78,7 +62,7 @@ def brush_of(alpha, sizes=(3, 4, 8, 16), longest=9):
     return [int(text[i : i + 8], 2) for i in range(0, len(text), 8)]
 
 
-def test_polygons_boxes_and_ellipses(tmp_path):
+def test_polygons_boxes_and_ellipses(tmp_path, read, labels, pixels):
     turned = {"x": 50, "y": 40, "width": 25, "height": 20, "rotation": 90}
     oval = {"x": 50, "y": 40, "radiusX": 25, "radiusY": 16, "rotation": 30}
     regions = [
@@ -106,7 +90,7 @@ def test_polygons_boxes_and_ellipses(tmp_path):
 
 
 @pytest.mark.parametrize("sizes", [(3, 4, 8, 16), (1, 2, 5, 9)])
-def test_brushes(tmp_path, sizes):
+def test_brushes(tmp_path, sizes, read, pixels):
     alpha = np.zeros((4, HEIGHT, WIDTH), np.uint8)
     alpha[0, 4:20, 3:30] = 255
     alpha[0, 8:12, 8:12] = 0  # a hole
@@ -119,7 +103,7 @@ def test_brushes(tmp_path, sizes):
     assert (np.array(found) == (alpha > 127)).all()
 
 
-def test_shape_and_class_may_be_two_results_of_one_region(tmp_path):
+def test_shape_and_class_may_be_two_results_of_one_region(tmp_path, read, labels):
     shape = region("polygon", None, "r1") | {"type": "polygon"}
     named = region("", "crab", "r1") | {"type": "labels"}
     bare = region("polygon", None, "r2") | {"type": "polygon"}
@@ -130,7 +114,7 @@ def test_shape_and_class_may_be_two_results_of_one_region(tmp_path):
     }
 
 
-def test_the_annotation_that_counts(tmp_path):
+def test_the_annotation_that_counts(tmp_path, read, labels):
     made = [
         {"result": [region(label="a")]},
         {"result": [region(label="b")]},
@@ -169,7 +153,7 @@ def test_the_annotation_that_counts(tmp_path):
         ("../../../etc/c.jpg", "c.jpg", "c.jpg"),
     ],
 )
-def test_names_of_images(tmp_path, data, image, name):
+def test_names_of_images(tmp_path, data, image, name, read):
     root = write(tmp_path / "set", [task(region(), image=data)])
     (root / "a.jpg").rename(root / "one.jpg")
     if name is not None:
@@ -181,7 +165,7 @@ def test_names_of_images(tmp_path, data, image, name):
         assert read(write(root, content, images=()))["images"][0]["file_name"] == name
 
 
-def test_minimal_json(tmp_path):
+def test_minimal_json(tmp_path, read, labels, pixels):
     sizes = {"original_width": WIDTH, "original_height": HEIGHT}
     alpha = np.zeros((HEIGHT, WIDTH), np.uint8)
     alpha[3:7, 4:11] = 255
@@ -203,7 +187,7 @@ def test_minimal_json(tmp_path):
     assert content["counts"] == {"annotations beside the last": 1}
 
 
-def test_splits_and_classes_of_the_config(tmp_path):
+def test_splits_and_classes_of_the_config(tmp_path, read):
     root = write(tmp_path / "set", [task(region())], "train.json")
     write(root, [task(region(), image="b.jpg")], "val.json", ["b.jpg"])
     (root / "label_config.xml").write_text(
@@ -246,7 +230,7 @@ def changed(**more):
         (region(label=3.5), "has the class 3.5"),
     ],
 )
-def test_a_broken_region_is_named_and_ignored(tmp_path, broken, words):
+def test_a_broken_region_is_named_and_ignored(tmp_path, broken, words, read, pixels):
     root = write(tmp_path / "set", [task(region(label="fish"), broken | {"id": "r7"})])
     with pytest.raises(
         InputError, match=rf"1\.json: region r7 of task 1 {words}.*: correct it [^:]*$"
@@ -276,7 +260,7 @@ def test_a_broken_region_is_named_and_ignored(tmp_path, broken, words):
         (4, "task 2 has task 4 where a record"),
     ],
 )
-def test_a_broken_task_is_named(tmp_path, broken, words):
+def test_a_broken_task_is_named(tmp_path, broken, words, read):
     good = task(region(), image="b.jpg", id_=9)
     root = write(tmp_path / "set", [good, broken], images=["a.jpg", "b.jpg"])
     with pytest.raises(InputError, match=rf"1\.json: {words}"):
@@ -303,7 +287,7 @@ def decoded(data):
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason=f"the real files are not in {REAL}")
-def test_real_files(tmp_path):
+def test_real_files(tmp_path, read, labels, pixels):
     content = read(REAL / "data_polygons.json")
     raw = json.loads((REAL / "data_polygons.json").read_text())[0]["annotations"][0]["result"]
     assert len(raw) == len(content["annotations"]) == 1

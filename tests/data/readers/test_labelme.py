@@ -179,6 +179,28 @@ def test_an_image_without_file_is_in_its_json(tmp_path):
         read(root)
 
 
+def test_images_that_only_some_files_hold(tmp_path):
+    root, data = tmp_path / "set", io.BytesIO()
+    Image.new("RGB", (40, 30), "red").save(data, "JPEG")
+    text = base64.b64encode(data.getvalue()).decode()
+    write(root / "train" / "a.json", [shape()], image=False, imageData=text)
+    write(root / "val" / "a.json", [shape()])  # another image of this name
+    sets = open_datasets(root, cache=tmp_path / "cache")
+    colours = [one.read(0)[0].getpixel((0, 0)) for one in sets.values()]
+    assert np.allclose(colours, [(255, 0, 0), (0, 0, 0)], atol=3)
+    write(root / "train" / "b.json", [shape("fish")], image=False)
+    words = r"train/b\.json: its image train/b\.jpg is not there, and its imageData is empty: add"
+    with pytest.raises(InputError, match=words):
+        open_datasets(root, cache=tmp_path / "cache")
+    train = open_datasets(root, cache=tmp_path / "cache", skip_bad=True)["train"]
+    assert len(train) == len(train.bad) == 1 and train.class_names == ["crab"]
+    write(root / "train" / "b.json", [], image=False, imageData=text[:400])
+    with pytest.raises(
+        InputError, match=r"b\.json has an image that cannot be read .*: correct it"
+    ):
+        open_datasets(root, cache=tmp_path / "cache")
+
+
 def test_a_size_is_that_of_the_image_as_displayed(tmp_path):
     write(tmp_path / "a.json", [], imageWidth=0, imageHeight=None)
     image = Image.new("RGB", (40, 30))

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data import rle
-from data.errors import BadRecords, InputError
+from data.errors import InputError
 from data.readers import qupath
 
 REAL = Path(__file__).parents[4] / "shared" / "datasets" / "formats"
@@ -39,28 +38,13 @@ def collection(*features, **more):
     return {"type": "FeatureCollection", "features": [*features], **more}
 
 
-def read(path, skip=False, split="all"):
-    bad = BadRecords(skip)
-    content = qupath.read(qupath.find(path)[split], bad)
-    return content | {"bad": [(one.record, one.reason) for one in bad]}
-
-
-def labels(content):
-    names = {one["id"]: one["name"] for one in content["categories"]}
-    return [names.get(one.get("category_id")) for one in content["annotations"]]
-
-
-def pixels(annotation, size=(HEIGHT, WIDTH)):
-    return rle.decode([rle.from_annotation(annotation["segmentation"], *size)], size)[0]
-
-
 def box(left, top, right, bottom):
     mask = np.zeros((HEIGHT, WIDTH), bool)
     mask[top:bottom, left:right] = True
     return mask
 
 
-def test_parts_are_polygons_and_holes_are_cut_out(tmp_path):
+def test_parts_are_polygons_and_holes_are_cut_out(tmp_path, read, labels, pixels):
     parts = feature(kind="MultiPolygon", coordinates=[[RING], [AWAY]], name="Stroma")
     holed = feature(
         kind="MultiPolygon", coordinates=[[RING, HOLE], [[[20, 3], [24, 3], [24, 9], [20, 9]]]]
@@ -83,14 +67,14 @@ def test_parts_are_polygons_and_holes_are_cut_out(tmp_path):
     [collection(feature()), [feature()], feature(), feature()["geometry"]],
     ids=["collection", "list", "feature", "geometry"],
 )
-def test_what_a_file_may_hold(tmp_path, content):
+def test_what_a_file_may_hold(tmp_path, content, read, labels):
     read_ = read(write(tmp_path / "a.geojson", content))
     assert read_["annotations"][0]["segmentation"] == [[2, 3, 12, 3, 12, 9, 2, 9]]
     assert labels(read_) == ["Tumor" if "geometry" in str(content) else "object"]
     assert labels(read(tmp_path / "a.geojson")) == labels(read_)
 
 
-def test_classes_and_their_absence(tmp_path):
+def test_classes_and_their_absence(tmp_path, read, labels):
     names = {"names": ["Immune", "CD8"], "color": [1, 1, 1]}
     subclass = feature(name=None, classification=names)
     other = feature(name=None, category="leaf")
@@ -103,7 +87,7 @@ def test_classes_and_their_absence(tmp_path):
     assert labels(content) == ["object", "object"] and content["counts"] == {}
 
 
-def test_what_has_no_area_is_counted(tmp_path):
+def test_what_has_no_area_is_counted(tmp_path, read):
     cell = feature() | {"nucleusGeometry": {"type": "Polygon", "coordinates": [HOLE]}}
     left = [
         feature(kind="Point", coordinates=[1, 2]),
@@ -116,7 +100,7 @@ def test_what_has_no_area_is_counted(tmp_path):
     assert content["counts"] == {"lines and points": 2, "tiles": 1, "nuclei of cells": 1}
 
 
-def test_images_by_name(tmp_path):
+def test_images_by_name(tmp_path, read):
     write(tmp_path / "train/a.ome.geojson", [feature()], ".tif")
     write(tmp_path / "train/b.png.geojson", [], "")
     Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / "train/b.png")
@@ -143,12 +127,12 @@ def test_images_by_name(tmp_path):
     ],
     ids=["metres", "west", "named degrees", "dots", "full resolution"],
 )  # fmt: skip
-def test_map_coordinates_are_refused_with_advice(tmp_path, content):
+def test_map_coordinates_are_refused_with_advice(tmp_path, content, read):
     with pytest.raises(InputError, match=r"a\.geojson has objects from x = .*40 x 25 pixels.*tran"):
         read(write(tmp_path / "a.geojson", content))
 
 
-def test_objects_across_the_border_stay(tmp_path):
+def test_objects_across_the_border_stay(tmp_path, read, pixels):
     across = [[-4, -3], [6, -3], [6, 5], [-4, 5]]
     content = read(write(tmp_path / "a.geojson", collection(feature(across), crs={"name": "EPSG"})))
     assert (pixels(content["annotations"][0]) == box(0, 0, 6, 5)).all()
@@ -170,7 +154,7 @@ def test_objects_across_the_border_stay(tmp_path):
         (feature(name=["x"]), "has the class"),
     ],
 )
-def test_what_is_wrong_is_one_sentence(tmp_path, spoilt, words):
+def test_what_is_wrong_is_one_sentence(tmp_path, spoilt, words, read):
     folder = write(tmp_path / "a.geojson", collection(feature(), feature(), spoilt))
     with pytest.raises(InputError, match=rf"a\.geojson: feature 3.* {words}.*correct it"):
         read(folder)
@@ -179,7 +163,7 @@ def test_what_is_wrong_is_one_sentence(tmp_path, spoilt, words):
     assert len(content["annotations"]) == 3
 
 
-def test_files_that_cannot_be_used(tmp_path):
+def test_files_that_cannot_be_used(tmp_path, read):
     write(tmp_path / "a.geojson", [feature()])
     (tmp_path / "b.geojson").write_text('[{"type": "Feature", ')
     (tmp_path / "c.json").write_text('{"other": 1}')
@@ -197,7 +181,7 @@ def area_of(ring):
 
 
 @pytest.mark.parametrize("name", ["Single_cells_61to100", "TD_01_verysmall_mIF"])
-def test_real_files(tmp_path, name):
+def test_real_files(tmp_path, name, read, labels, pixels):
     file = REAL / "qupath_geojson" / f"{name}.geojson"
     if not file.is_file():
         pytest.skip(f"{file} is not here")
@@ -215,7 +199,7 @@ def test_real_files(tmp_path, name):
 
 
 @pytest.mark.parametrize("name", ["gdf_from_mask_2", "geotiff_labels", "gj_to_px_result"])
-def test_real_files_of_maps(tmp_path, name):
+def test_real_files_of_maps(tmp_path, name, read):
     file = REAL / "spacenet_geojson" / f"{name}.geojson"
     if not file.is_file():
         pytest.skip(f"{file} is not here")

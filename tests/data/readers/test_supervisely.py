@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data import rle
-from data.errors import BadRecords, InputError
+from data.errors import InputError
 from data.readers import supervisely
 
 WIDTH, HEIGHT = 40, 25
@@ -60,22 +59,7 @@ def write(root, *objects, name="a.jpg", dataset="ds", size=None, json_name=None)
     return root
 
 
-def read(path, skip=False, split="all"):
-    bad = BadRecords(skip)
-    content = supervisely.read(supervisely.find(path)[split], bad)
-    return content | {"bad": [(one.record, one.reason) for one in bad]}
-
-
-def labels(content):
-    names = {one["id"]: one["name"] for one in content["categories"]}
-    return [names.get(one.get("category_id")) for one in content["annotations"]]
-
-
-def pixels(annotation, size=(HEIGHT, WIDTH)):
-    return rle.decode([rle.from_annotation(annotation["segmentation"], *size)], size)[0]
-
-
-def test_polygons_and_boxes(tmp_path):
+def test_polygons_and_boxes(tmp_path, read, labels, pixels):
     holes = [[[4, 4], [6, 4], [6, 8], [4, 8]], [[5, 4], [9, 4], [9, 8], [5, 8]]]
     line = polygon(kind="line")
     root = write(
@@ -101,7 +85,7 @@ def test_polygons_and_boxes(tmp_path):
 
 @pytest.mark.parametrize("squeeze", [True, False])
 @pytest.mark.parametrize("mode", ["palette", "RGBA", "L", "1", "LA"])
-def test_bitmaps(tmp_path, mode, squeeze):
+def test_bitmaps(tmp_path, mode, squeeze, read, pixels):
     drawn = np.random.default_rng(1).random((7, 11)) > 0.4
     if mode == "LA":
         drawn[:] = True  # its alpha is full
@@ -115,7 +99,7 @@ def test_bitmaps(tmp_path, mode, squeeze):
     assert (supervisely.bitmap_mask(data) == drawn).all()
 
 
-def test_datasets_and_images(tmp_path):
+def test_datasets_and_images(tmp_path, read):
     write(tmp_path, polygon(), dataset="train")
     write(tmp_path, polygon(), dataset="val/datasets/more", name="b.png", json_name="b.json")
     write(tmp_path, polygon(), dataset="extra")
@@ -132,7 +116,7 @@ def test_datasets_and_images(tmp_path):
         assert supervisely.find(other) is None
 
 
-def test_a_size_that_is_missing_is_that_of_the_image(tmp_path):
+def test_a_size_that_is_missing_is_that_of_the_image(tmp_path, read):
     image = read(write(tmp_path, size={}))["images"][0]
     assert (image["width"], image["height"]) == (WIDTH, HEIGHT)
 
@@ -159,7 +143,7 @@ def test_a_size_that_is_missing_is_that_of_the_image(tmp_path):
         (bitmap(packed(np.ones((2, 2)))) | {"bitmap": []}, r"has bitmap \[\] where a record"),
     ],
 )
-def test_a_broken_object_is_named_and_ignored(tmp_path, broken, words):
+def test_a_broken_object_is_named_and_ignored(tmp_path, broken, words, read):
     root = write(tmp_path / "set", polygon(label="whale"), broken)
     fix = ".*: correct it [^:]*$"
     with pytest.raises(InputError, match=rf"json: object 2 \(crab\) {words}{fix}"):
@@ -169,7 +153,7 @@ def test_a_broken_object_is_named_and_ignored(tmp_path, broken, words):
     assert [one.get("broken", False) for one in content["annotations"]] == [False, True]
 
 
-def test_broken_files_are_named(tmp_path):
+def test_broken_files_are_named(tmp_path, read):
     root = write(write(tmp_path), name="b.jpg", size={"height": 0, "width": "x"})
     (root / "ds" / "img" / "b.jpg").unlink()
     with pytest.raises(InputError, match=r"b\.jpg\.json has an image of 'x' x 0 pixels"):

@@ -1,0 +1,44 @@
+"""What tests of readers share; the reader is the one that the test module is named after."""
+
+import importlib
+
+import pytest
+
+from data import rle
+from data.errors import BadRecords
+
+
+@pytest.fixture
+def read(request):
+    """Reads a split; the content also has "bad", the record and reason of each bad one."""
+    name = request.module.__name__.rsplit(".", 1)[-1].removeprefix("test_")
+    reader = importlib.import_module(f"data.readers.{name}")
+
+    def read_split(path, skip=False, split="all"):
+        bad = BadRecords(skip)
+        content = reader.read(reader.find(path)[split], bad)
+        return content | {"bad": [(one.record, one.reason) for one in bad]}
+
+    return read_split
+
+
+@pytest.fixture
+def labels():
+    """The class names of all annotations; None of one without a class."""
+
+    def names_of(content):
+        names = {one["id"]: one["name"] for one in content["categories"]}
+        return [names.get(one.get("category_id")) for one in content["annotations"]]
+
+    return names_of
+
+
+@pytest.fixture
+def pixels(request):
+    """The mask of an annotation, by default of an image of the module's HEIGHT and WIDTH."""
+
+    def mask_of(annotation, size=None):
+        size = size or (request.module.HEIGHT, request.module.WIDTH)
+        return rle.decode([rle.from_annotation(annotation["segmentation"], *size)], size)[0]
+
+    return mask_of

@@ -1,0 +1,36 @@
+"""data/readers/image_files.py: which image an annotation means."""
+
+import pytest
+
+from data.readers.image_files import ImageFiles
+
+
+@pytest.fixture
+def find(tmp_path):
+    def find_in(images, *arguments):
+        for image in images:
+            (tmp_path / image).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / image).touch()
+        return ImageFiles(tmp_path).find(*arguments)
+
+    return find_in
+
+
+@pytest.mark.parametrize(
+    "images, listed, place, wanted",
+    [
+        (["a.jpg", "x/a.jpg"], "a.jpg", ".", "a.jpg"),
+        (["x/a.jpg"], "a.jpg", "", "x/a.jpg"),
+        (["x/a.jpg", "y/a.jpg"], "a.jpg", "", None),
+        (["x/a.jpg", "y/a.jpg"], "C:\\photos\\y\\a.jpg", "", "y/a.jpg"),
+        (["p/x/a.jpg", "q/x/a.jpg"], "/home/me/q/x/a.jpg", "", "q/x/a.jpg"),
+        (["images/train/a.jpg", "images/val/a.jpg"], "a.jpg", "labels/val", "images/val/a.jpg"),
+        (["images/val/a.jpg"], "a.jpg", "labels/train", None),
+        (["val/a.jpg"], "a.jpg", "train", None),
+        (["images/a.jpg"], "a.jpg", "labels/train", "images/a.jpg"),
+        (["Bild Ä.JPG"], "bild A\u0308.jpg", "", "Bild Ä.JPG"),
+        (["x/a.tif"], "a.jpg", "", "x/a.tif"),
+    ],
+)
+def test_find(find, images, listed, place, wanted):
+    assert find(images, listed, place) == wanted
