@@ -50,9 +50,10 @@ def open_split(opts: argparse.Namespace, trained: tuple[Path, dict] | None = Non
     `trained` is the path of the checkpoint and its content.
     """
     splits = (opts.split,)
-    if opts.data or opts.train_json or opts.val_json:
+    named = opts.data or opts.train_json or opts.val_json
+    if named and not (trained and names_same_data(opts, trained[1]["options"])):
         lists = trained and opts.val_fraction is None and read_lists(trained[0].parent)
-        if lists and not names_same_data(opts, trained[1]["options"]):
+        if lists:
             whole = open_splits(opts, splits)[opts.split]
             if {each.file_name for each in whole.images} != {*chain(*lists.values())}:
                 return whole
@@ -75,13 +76,13 @@ def open_split(opts: argparse.Namespace, trained: tuple[Path, dict] | None = Non
 
 
 def names_same_data(opts: argparse.Namespace, trained_with: Mapping[str, object]) -> bool:
-    """Whether the options name the data of a training."""
-    names = ("data", "train_json", "val_json")
-    places = ((getattr(opts, name), trained_with[name]) for name in names)
-    return all(
-        one is other or bool(one and other) and Path(one).resolve() == Path(other).resolve()
-        for one, other in places
-    )
+    """Whether the options name the data of a training, in its format or in none."""
+    paths = [
+        [one and Path(one).resolve() for one in (getattr(opts, name), trained_with[name])]
+        for name in ("data", "train_json", "val_json")
+    ]
+    same = all(one == other for one, other in paths)
+    return same and opts.format in (None, trained_with["format"])
 
 
 def write_lists(folder: Path, train: CocoDataset, val: CocoDataset) -> None:

@@ -1,5 +1,6 @@
 """The page of a checked data set."""
 
+import textwrap
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -35,6 +36,7 @@ MARGIN = 0.7  # around the objects of a sample, of their longer side
 LEAST_MARGIN = 12  # pixels
 SAMPLES, MOST_CLASSES = 4, 60  # of each class, and classes that have some
 SHOWN, LISTED = 8, 25  # of a problem: images and lines
+LONGEST = 500  # characters of a line: problems.csv has all names of many equal images
 DECISIONS = (
     "image_size", "epochs", "eval_every", "batch_size", "set.num_queries", "set.max_detections",
     "set.mask_stride",
@@ -193,7 +195,10 @@ def problem(found: Content, number: int, one: Finding) -> Html:
         for place in spread([each for each in one.places if each.index is not None], SHOWN)
         for figure in shown_place(found.sets, place)
     ]
-    rows = [(each.split, each.image, each.text) for each in one.places[:LISTED]]
+    rows = [
+        (each.split, each.image, textwrap.shorten(each.text, LONGEST, placeholder=" ..."))
+        for each in one.places[:LISTED]
+    ]
     if len(one.places) > LISTED:
         rows.append(("", "", f"and {len(one.places) - LISTED:,} more, all in problems.csv"))
     title = element("h2", f"{one.title}: {one.count:,} ", mark(one), id=f"problem-{number}")

@@ -323,6 +323,18 @@ def test_data_without_a_validation_split_are_divided_as_a_training_does(planted,
     assert code == 0 and "6 images" in line and "images several times in a split (1)" in line
 
 
+def test_many_equal_images_do_not_fill_the_page(planted, capsys):
+    """Tiles without anything are often the same; all are named in problems.csv."""
+    images = planted.contents["train"]["images"]
+    for number in range(100, 400):
+        shutil.copy(planted.path("train", 0), planted.path("train", number))
+        images.append(image_record(number, 64, 48))
+    code, line, _, rows = checked(planted.write(), capsys)
+    assert code == 0 and "images several times in a split (1)" in line
+    assert rows[0]["where"].count(".png") == 300
+    assert "399.png" not in check_data.Path(line.rsplit(": ", 1)[1]).read_text()
+
+
 class Page(HTMLParser):
     """Tags that are open, what is loaded from elsewhere, links and their targets."""
 

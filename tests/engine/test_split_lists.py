@@ -87,6 +87,22 @@ def test_other_data_is_evaluated_whole(run, toy_coco, data, tmp_path, capsys):
     assert images_of(said) == 2 and "2 of 4 images are held out" in said
 
 
+def test_the_format_of_a_run_is_found_again(run, data, tiny, tmp_path, capsys):
+    """A LabelMe file beside makes two readings possible."""
+    both = shutil.copytree(data, tmp_path / "both")
+    record = {"version": "5.0", "shapes": [], "imagePath": "0.png"}
+    (both / "train" / "0.json").write_text(json.dumps(record))
+    argv = [*tiny, *STEPS, "--data", str(both), "--out", str(tmp_path / "run")]
+    with pytest.raises(InputError, match="--format coco or --format labelme"):
+        train.main(argv)
+    assert train.main([*argv, "--format", "coco"]) == 0
+    for more in ((), ("--data", str(both))):
+        _, said = scored(tmp_path / "run", capsys, *more)
+        assert images_of(said) == 2 and "that of the run is used" in said
+    with pytest.raises(InputError, match="has no categories"):
+        scored(tmp_path / "run", capsys, "--data", str(both), "--format", "labelme")
+
+
 def test_data_that_has_changed_since(run, data, tiny, tmp_path, capsys):
     """New images are in neither part, those that are gone are missed."""
     moved, copy = (
