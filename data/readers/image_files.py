@@ -86,21 +86,34 @@ def shared_folders(path: str, other: str) -> int:
 def annotation_files(
     path: Path, suffixes: tuple[str, ...], fits: Callable[[Path], bool]
 ) -> dict[str, Source]:
-    """The annotation files in a folder, or this one, that each hold many images; by split if all
-    their names tell one.
+    """The annotation files in a folder or in `annotations` there, or this one, that each hold many
+    images; by split if all their names tell one.
     """
-    files = [path]
+    files, root = [path], path.parent
     if path.is_dir():
-        files = sorted(each for each in path.iterdir() if each.suffix.lower() in suffixes)
-        if not any(map(fits, files[:LOOKED_AT])):
+        for folder in (path, path / "annotations"):
+            listed = folder.iterdir() if folder.is_dir() else ()
+            files = sorted(each for each in listed if each.suffix.lower() in suffixes)
+            if any(map(fits, files[:LOOKED_AT])):
+                break
+        else:
             return {}
-    root, splits = path if path.is_dir() else path.parent, defaultdict(list)
+        root = path
+    elif root.name == "annotations":
+        root = root.parent
+    splits = defaultdict(list)
     for file in filter(fits, files):
         splits[split_in(file.stem) or "all" if path.is_dir() else "all"].append(file)
     if "all" in splits:
         splits = {"all": [file for files in splits.values() for file in files]}
     return {
-        split: Source(root, split, [root], [file.name for file in files], [root, *files])
+        split: Source(
+            root,
+            split,
+            [root],
+            [file.relative_to(root).as_posix() for file in files],
+            [root, *files],
+        )
         for split, files in splits.items()
     }
 

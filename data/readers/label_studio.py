@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import unquote, urlsplit
 
 import numpy as np
 
@@ -23,10 +23,13 @@ from data.images import SUFFIXES
 from data.readers.content import (
     Content,
     Outline,
+    base64_bytes,
     class_name,
     flat,
     load_json,
+    mask_at,
     numbers,
+    png_mask,
     polygon,
     remains,
     require,
@@ -41,13 +44,20 @@ LAYOUT = "project-1.json (its JSON export) beside the images"
 OWN_IDS = False
 
 FIX = "correct it in Label Studio or remove it"
-LABELS = re.compile(r"<(Polygon|Brush|Rectangle|Ellipse|)Labels\b.*?</\1Labels>", re.DOTALL)
+LABELS = re.compile(r"<(Polygon|Brush|Bitmask|Rectangle|Ellipse|)Labels\b.*?</\1Labels>", re.DOTALL)
 LABEL = re.compile(r"""<Label\b[^>]*?\bvalue\s*=\s*(?:"([^"]*)"|'([^']*)')""")
 UPLOADED = re.compile(r"^[0-9a-f]{8}-")  # in front of the names of uploaded files
 WORD = 8  # bits of a value of a brush
 SOLID = 127  # alpha above it is the object; at the rim of a stroke it lies between 0 and 255
 SIZE = ("original_width", "original_height")
-SHAPES = {"points": "polygon", "rle": "brush", "radiusX": "ellipse", "height": "rectangle"}
+PNG_URL = re.compile(r"data:image/png;base64,")
+SHAPES = {
+    "points": "polygon",
+    "rle": "brush",
+    "imageDataURL": "bitmask",
+    "radiusX": "ellipse",
+    "height": "rectangle",
+}
 
 
 class Task(NamedTuple):
@@ -91,6 +101,11 @@ def read(source: Source, bad: BadRecords) -> dict[str, Any]:
                 continue
             for id_, region in regions.items():
                 add_region(content, image, region, file, f"region {id_} of task {task.id}")
+    if not content.images and content.counts["tasks without an annotation"]:
+        raise InputError(
+            f"{source.path}: no task of Label Studio has an annotation, and predictions do not "
+            "count: submit them as annotations and export again"
+        )
     return content.finished()
 
 
@@ -141,7 +156,8 @@ def chosen_result(record: dict, content: Content) -> list | None:
     annotations = [one for one in made if not require({"annotation": one}, "annotation", dict)
                    .get("was_cancelled")]  # fmt: skip
     content.counts["cancelled annotations"] += len(made) - len(annotations)
-    content.counts["predictions"] += len(require({"predictions": []} | record, "predictions", list))
+    predictions = record.get("predictions") or []
+    content.counts["predictions"] += len(require({"predictions": predictions}, "predictions", list))
     if not annotations:
         content.counts["tasks without an annotation"] += 1
         return None
@@ -170,11 +186,12 @@ def names_in(data: dict, uploaded: Any = None) -> list[str]:
 
 def path_in(text: str) -> str:
     """The path of an address, or that of a file of the local storage."""
+    if stored := re.search(r"[?&]d=([^&]*)", text):
+        return unquote(stored[1])
     try:
-        parts = urlsplit(text)
+        return unquote(urlsplit(text).path)
     except ValueError:
         return text
-    return parse_qs(parts.query).get("d", [unquote(parts.path)])[0]
 
 
 class Region(NamedTuple):
@@ -300,11 +317,22 @@ def brush(value: dict, image: dict) -> rle.Rle:
     return rle.encode_at(rows[:, left:right], left, top, height, width)
 
 
+def bitmask(value: dict, image: dict) -> rle.Rle:
+    """A PNG of the image's size, transparent but for the object."""
+    text = require(value, "imageDataURL", str)
+    mask = png_mask(base64_bytes(PNG_URL.sub("", text, count=1)))
+    if mask.shape != (image["height"], image["width"]):
+        height, width = mask.shape
+        raise InputError(f"has a mask of {width} x {height} pixels, which its image has not")
+    return mask_at(mask, 0, 0, image)
+
+
 OUTLINES: dict[str, Callable[[dict, dict], Outline]] = {
     "polygon": outline,
     "ellipse": oval,
     "rectangle": box,
     "brush": brush,
+    "bitmask": bitmask,
 }
 TYPES = (*OUTLINES, *(f"{kind}labels" for kind in OUTLINES))
 

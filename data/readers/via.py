@@ -1,4 +1,4 @@
-"""VGG Image Annotator 1 and 2: exports as json or csv, and project files.
+"""VGG Image Annotator: exports as json or csv of versions 1 and 2, and projects of 2 and 3.
 
 None of them has the sizes of the images, so each image is opened. The class is the attribute that
 most regions have. Rectangles are boxes. A file that repeats what another one holds counts once.
@@ -10,14 +10,15 @@ import contextlib
 import csv
 import json
 import math
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from data.errors import BadRecords, InputError
+from data.readers import via3
 from data.readers.content import (
     Content,
     class_name,
@@ -42,6 +43,7 @@ OWN_IDS = False
 FIX = "correct it in VIA or remove it"
 COLUMNS = ("filename", "region_shape_attributes", "region_attributes")
 ENTRY = ('"regions"', '"file_attributes"', '"base64_img_data"')  # keys beside "filename"
+VERSION_3 = "CSV_HEADER = metadata_id,"
 LONGEST_CELL = 1 << 26  # characters of a csv
 USUAL = ("class", "class_id", "class_name", "category", "label", "name", "type")  # attributes
 FLAGS = {"1", "true", "yes", "on"}  # values that make the attribute itself the class
@@ -69,19 +71,23 @@ def find(path: Path) -> dict[str, Source] | None:
 
 def read(source: Source, bad: BadRecords) -> dict[str, Any]:
     """The images as COCO content; classes sorted by name."""
-    entries, folder = all_entries(source, bad), source.images[0]
-    label_of = labelling(entries, source.path)
+    files = Files(source, bad)
+    entries, folder = list(files.entries.values()), source.images[0]
+    label_of, unused = labelling(entries, files.options, source.path)
     classes: set[str] = set()  # those of missing images too
-    for attributes in (each for entry in entries for each in attributes_of(entry)):
+    labels = [label_of(each) for entry in entries for each in attributes_of(entry)]
+    for label in (*labels, *unused):
         with contextlib.suppress(InputError):
-            classes.add(class_name(label_of(attributes)))
+            classes.add(class_name(label))
     content, images = Content(bad, sorted(classes)), ImageFiles(folder)
+    content.counts += files.counts
     names = [images.find(entry.name) for entry in entries]
     missing = [entry for entry, name in zip(entries, names) if name is None]
     for entry in missing:
         error = InputError(
             f"{entry.file}: {len(missing)} of {len(entries)} images are not in {folder}, the first "
-            f"is {missing[0].name}, and VIA writes no sizes: add them, or remove them from the file"
+            f"is {missing[0].name}, and VIA writes no sizes: add them, give their folder with "
+            "--images, or remove them from the file"
         )
         if len(missing) == len(entries):
             raise error
@@ -106,25 +112,49 @@ def read(source: Source, bad: BadRecords) -> dict[str, Any]:
     return content.finished()
 
 
-def all_entries(source: Source, bad: BadRecords) -> list[Entry]:
-    """What all the files describe, each image once."""
-    entries: dict[str, Entry] = {}
-    for name in source.names:
-        file = source.path / name
-        try:
-            found = load_csv(file) if is_csv(file) else load(file)
-        except InputError as error:
-            bad.note(error, file, "the file")
-            continue
-        for entry in entries_of(found, file, bad):
-            known = entries.setdefault(entry.name, entry)
-            if known.regions != entry.regions:
-                error = InputError(
-                    f"{file} has other regions for {entry.name} than {known.file}: remove one of "
-                    "them"
-                )
-                bad.note(error, file, entry.name)
-    return list(entries.values())
+class Files:
+    """What all the files describe, each image once; `options` of the attributes of regions."""
+
+    def __init__(self, source: Source, bad: BadRecords) -> None:
+        self.entries: dict[str, Entry] = {}
+        self.options: dict[str, set[str]] = defaultdict(set)
+        self.counts: Counter[str] = Counter()
+        self.bad = bad
+        for name in source.names:
+            file = source.path / name
+            try:
+                found = load_csv(file) if is_csv(file) else self.load(file)
+            except InputError as error:
+                bad.note(error, file, "the file")
+                continue
+            for entry in entries_of(found, file, bad):
+                known = self.entries.setdefault(entry.name, entry)
+                if known.regions != entry.regions:
+                    error = InputError(
+                        f"{file} has other regions for {entry.name} than {known.file}: remove one "
+                        "of them"
+                    )
+                    bad.note(error, file, entry.name)
+
+    def load(self, file: Path) -> dict[str, Any]:
+        """The records of images in a json; their keys are file names with the size in bytes."""
+        content, attributes = load_json(file), {}
+        if via3.is_project(content):
+
+            def broken(reason: InputError, what: str) -> None:
+                self.bad.note(InputError(f"{file}: {what} {reason}: {FIX}"), file, what)
+
+            content, attributes = via3.records(content, file, self.counts, broken)
+        elif isinstance(content, dict) and "_via_img_metadata" in content:  # of a project
+            described = content.get("_via_attributes")
+            attributes = described.get("region") if isinstance(described, dict) else {}
+            content = content["_via_img_metadata"]
+        if not isinstance(content, dict):
+            raise InputError(f"{file} has no records of images: export it again")
+        for name, one in attributes.items() if isinstance(attributes, dict) else ():
+            listed = one.get("options") if isinstance(one, dict) else None
+            self.options[name].update(listed if isinstance(listed, dict) else ())
+        return content
 
 
 def is_csv(file: Path) -> bool:
@@ -134,24 +164,18 @@ def is_csv(file: Path) -> bool:
 def is_via(file: Path) -> bool:
     start = head_of(file)
     if is_csv(file):
-        return all(column in start.split("\n", 1)[0] for column in COLUMNS)
+        return VERSION_3 in start or all(column in start.split("\n", 1)[0] for column in COLUMNS)
     if not start.startswith("{"):
         return False
+    if '"project"' in start and '"vid_list"' in start:  # version 3
+        return True
     return '"_via_' in start or ('"filename"' in start and any(key in start for key in ENTRY))
-
-
-def load(file: Path) -> dict[str, Any]:
-    """The records of images in a json; their keys are file names with the size in bytes."""
-    content = load_json(file)
-    if isinstance(content, dict) and "_via_img_metadata" in content:
-        content = content["_via_img_metadata"]  # of a project
-    if not isinstance(content, dict):
-        raise InputError(f"{file} has no records of images: export it again")
-    return content
 
 
 def load_csv(file: Path) -> dict[str, Any]:
     """The same of a csv, where a row is a region, or an image without regions."""
+    if VERSION_3 in head_of(file):
+        raise InputError(f"{file} is a csv of VIA 3: save the project as json and give that")
     csv.field_size_limit(LONGEST_CELL)
     records: dict[str, Any] = {}
     try:
@@ -195,8 +219,11 @@ def cell(text: str) -> Any:
         return text
 
 
-def labelling(entries: Sequence[Entry], path: Path) -> Callable[[dict], str | None]:
-    """The function that gives the class of a region from its attributes.
+def labelling(
+    entries: Sequence[Entry], options: Mapping[str, Iterable[str]], path: Path
+) -> tuple[Callable[[dict], str | None], Iterable[str]]:
+    """The function that gives the class of a region from its attributes, and the classes that the
+    files list.
 
     Raises:
         InputError: if two attributes may be the class.
@@ -208,19 +235,20 @@ def labelling(entries: Sequence[Entry], path: Path) -> Callable[[dict], str | No
                 if text := value(raw):
                     found.setdefault(key, Counter())[text] += 1
     if not found:
-        return lambda attributes: ONLY_CLASS
+        return lambda attributes: ONLY_CLASS, ()
     usual = [key for key in found if key.lower() in USUAL]
     if not usual and set().union(*found.values()) <= FLAGS:
-        return lambda attributes: next((key for key in attributes if value(attributes[key])), None)
+        return lambda attributes: next((k for k in attributes if value(attributes[k])), None), ()
     most = max(values.total() for values in found.values())
     likely = [key for key, values in found.items() if values.total() == most]
-    likely = sorted(set(likely) & set(usual), key=lambda key: USUAL.index(key.lower())) or likely
+    usual = sorted(set(likely) & set(usual), key=lambda key: USUAL.index(key.lower()))
     if len(likely) > 1 and not usual:
         raise InputError(
             f"{path}: as many regions have the attribute {likely[0]!r} as {likely[1]!r}: remove "
             "those that are no class from the region attributes"
         )
-    return lambda attributes: value(attributes.get(likely[0]))
+    key = (usual or likely)[0]
+    return lambda attributes: value(attributes.get(key)), options.get(key, ())
 
 
 def attributes_of(entry: Entry) -> list[dict]:

@@ -1,5 +1,7 @@
 """data/readers/label_studio.py: regions in percent, brushes, annotators, names of images."""
 
+import base64
+import io
 import json
 import math
 from pathlib import Path
@@ -138,6 +140,27 @@ def test_the_annotation_that_counts(tmp_path, read, labels):
         "tasks without an annotation": 2,
         "predictions": 1,
     }
+    write(root, [task(annotations=[], predictions=[made[0]]), task(annotations=made[2:])])
+    with pytest.raises(InputError, match="no task of Label Studio has an annotation, and predict"):
+        read(root)
+    assert len(read(write(root, [task(region(), predictions=None)]))["annotations"]) == 1
+
+
+def test_bitmasks_are_transparent_but_for_the_object(tmp_path, read, pixels):
+    drawn = np.random.default_rng(0).random((HEIGHT, WIDTH)) < 0.3
+
+    def url(mask):
+        data = io.BytesIO()
+        colours = np.dstack([np.zeros((*mask.shape, 3)), 255 * mask]).astype(np.uint8)
+        Image.fromarray(colours, "RGBA").save(data, "PNG")
+        return "data:image/png;base64," + base64.b64encode(data.getvalue()).decode()
+
+    root = write(tmp_path / "set", [task(region("bitmask", imageDataURL=url(drawn)))])
+    (one,) = read(root)["annotations"]
+    assert (pixels(one) == drawn).all()
+    write(root, [task(region("bitmask", imageDataURL=url(drawn[:-1])))])
+    with pytest.raises(InputError, match="a mask of 40 x 24 pixels, which its image has not"):
+        read(root)
 
 
 @pytest.mark.parametrize(
@@ -147,6 +170,7 @@ def test_the_annotation_that_counts(tmp_path, read, labels):
         ("/data/upload/7/0a1b2c3d-a.jpg", "0a1b2c3d-a.jpg", "0a1b2c3d-a.jpg"),
         ("/data/local-files/?d=sea/b%C3%A9.jpg", "sea/bé.jpg", "sea/bé.jpg"),
         ("/data/local-files/?d=D%3A%5Csea%5Cb.jpg", "b.jpg", "b.jpg"),
+        ("/data/local-files/?d=sea/a+b.jpg", "a+b.jpg", "a+b.jpg"),
         ("s3://bucket/sea/c.png", "images/c.png", "images/c.png"),
         ("https://host/c.jpg?token=x#y", "c.jpg", "c.jpg"),
         ("http://[broken", "http:/a.jpg", None),

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data import rle
-from data.errors import BadRecords, InputError
+from data.errors import InputError
 from data.opening import open_datasets
 from data.readers import via
 
 REAL = Path(__file__).parents[4] / "shared" / "datasets" / "formats" / "via"
+HEIGHT, WIDTH = 30, 40
 SQUARE = {"name": "polygon", "all_points_x": [2, 12, 12, 2], "all_points_y": [3, 3, 9, 9]}
 
 
@@ -52,26 +52,12 @@ def write(root, content, name="via_region_data.json", images="ab"):
     return root
 
 
-def read(path, skip=False, split="all"):
-    bad = BadRecords(skip)
-    content = via.read(via.find(path)[split], bad)
-    return content | {"bad": [(one.record, one.reason) for one in bad]}
-
-
 def objects(content):
     names = {one["id"]: one["name"] for one in content["categories"]}
     return [(names.get(one.get("category_id")), one) for one in content["annotations"]]
 
 
-def labels(content):
-    return [name for name, _ in objects(content)]
-
-
-def pixels(annotation, size=(30, 40)):
-    return rle.decode([rle.from_annotation(annotation["segmentation"], *size)], size)[0]
-
-
-def test_json_csv_and_project_hold_the_same(tmp_path):
+def test_json_csv_and_project_hold_the_same(tmp_path, read, labels):
     content = entries(a=[region(kind="crab "), region(kind="fish")], b=[])
     project = {"_via_settings": {}, "_via_img_metadata": content, "_via_attributes": {}}
     old = json.loads(json.dumps(content))
@@ -98,7 +84,7 @@ def test_json_csv_and_project_hold_the_same(tmp_path):
         read(tmp_path / "both")
 
 
-def test_shapes(tmp_path):
+def test_shapes(tmp_path, read, labels, pixels):
     angle = 0.4
     ellipse = {"name": "ellipse", "cx": 20, "cy": 15, "rx": 12, "ry": 5, "theta": angle}
     line = {"name": "polyline", "all_points_x": [1, 9, 9], "all_points_y": [1, 1, 9]}
@@ -139,7 +125,9 @@ def test_shapes(tmp_path):
         ([{"kind": "Crab"}, {"kind": "crab"}], ["Crab", "crab"]),
     ],
 )
-def test_the_class_is_the_attribute_that_most_regions_have(tmp_path, attributes, wanted):
+def test_the_class_is_the_attribute_that_most_regions_have(
+    tmp_path, attributes, wanted, read, labels
+):
     content = read(write(tmp_path / "set", entries(a=[region(**one) for one in attributes])))
     assert labels(content) == wanted
     assert content["counts"].get("regions without a class", 0) == wanted.count(None)
@@ -148,13 +136,120 @@ def test_the_class_is_the_attribute_that_most_regions_have(tmp_path, attributes,
     ]
 
 
-def test_two_attributes_that_may_be_the_class_are_named(tmp_path):
+def test_two_attributes_that_may_be_the_class_are_named(tmp_path, read):
     root = write(tmp_path / "set", entries(a=[region(kind="a", colour="red")]))
+    with pytest.raises(InputError, match="as many regions have the attribute 'kind' as 'colour'"):
+        read(root)
+    rows = [{"kind": "a", "colour": "red"}, {"kind": "b", "colour": "red", "type": "x"}]
+    write(root, entries(a=[region(**one) for one in rows]))  # the usual name is that of fewer
     with pytest.raises(InputError, match="as many regions have the attribute 'kind' as 'colour'"):
         read(root)
 
 
-def test_splits_and_folders(tmp_path):
+def test_classes_that_a_project_lists_are_kept(tmp_path, read, labels):
+    options = {"crab": "", "fish": "a fish", "ray": ""}
+    attributes = {"kind": {"type": "radio", "options": options}, "note": {"type": "text"}}
+    project = {"_via_settings": {}, "_via_img_metadata": entries(a=[region(kind="fish")], b=[])}
+    project["_via_attributes"] = {"region": attributes, "file": {}}
+    content = read(write(tmp_path / "set", project))
+    assert [one["name"] for one in content["categories"]] == ["crab", "fish", "ray"]
+    assert labels(content) == ["fish"]
+    for wrong in (None, [], {"region": 5}, {"region": {"kind": {"options": [1]}}}):
+        project["_via_attributes"] = wrong
+        content = read(write(tmp_path / "set", project))
+        assert [one["name"] for one in content["categories"]] == ["fish"]
+
+
+def version_3(**regions):
+    """A project of three files: two images and a video."""
+    names = [("a.jpg", 2), ("b.jpg", 2), ("c.mp4", 4)]
+    files = {str(i): {"fid": str(i), "fname": name, "type": type_, "loc": 1, "src": ""}
+             for i, (name, type_) in enumerate(names, start=1)}  # fmt: skip
+    options = {"0": "crab", "1": "fish", "5": "ray"}
+    attributes = {
+        "1": {"aname": "kind", "anchor_id": "FILE1_Z0_XY1", "type": 4, "options": options},
+        "2": {"aname": "note", "anchor_id": "FILE1_Z0_XY1", "type": 1, "options": {}},
+    }
+    project = {"pid": "__VIA_PROJECT_ID__", "vid_list": ["1", "2", "3"], "pname": "pond"}
+    return {
+        "project": project, "config": {}, "attribute": attributes, "file": files,
+        "metadata": {id_: {"flg": 0, "z": []} | one for id_, one in regions.items()},
+        "view": {id_: {"fid_list": [id_]} for id_ in files},
+    }  # fmt: skip
+
+
+def test_projects_of_version_3(tmp_path, read, labels, pixels):
+    def one(*xy, vid="1", kind="0", **more):
+        return {"vid": vid, "xy": list(xy), "av": {"1": kind, "2": "x, y"}} | more
+
+    outline = [v for point in zip(SQUARE["all_points_x"], SQUARE["all_points_y"]) for v in point]
+    project = version_3(
+        polygon=one(7, *outline),
+        box=one(2, 10, 5, 20, 15, kind="1"),
+        circle=one(3, 20, 15, 5),
+        ellipse=one(4, 20, 15, 8, 3, av={"1": "0,1"}),
+        line=one(5, 1, 1, 2, 2),
+        closed=one(6, *outline, *outline[:2], vid="2"),
+        point=one(1, 3, 3),
+        of_the_file={"vid": "1", "xy": [], "av": {"3": "x"}},
+        frame=one(2, 1, 1, 5, 5, vid="3", z=[1.5]),
+        bare=one(7, *outline, av={}),
+    )
+    content = read(write(tmp_path / "set", project, "via_project_7.json"))
+    assert [one["file_name"] for one in content["images"]] == ["a.jpg", "b.jpg"]
+    wanted = ["crab", "fish", "crab", "crab, fish", None, "crab"]
+    assert labels(content) == wanted and content["annotations"][4]["broken"]
+    assert content["counts"] == {
+        "files that are no images": 1, "regions without a shape, or of videos": 2,
+        "points": 2, "regions without a class": 1,
+    }  # fmt: skip
+    assert [one["name"] for one in content["categories"]] == ["crab", "crab, fish", "fish", "ray"]
+    polygon, box, circle, ellipse, _, closed = content["annotations"]
+    second = write(tmp_path / "two", entries(a=[region(kind="crab")]))
+    assert polygon["segmentation"] == read(second)["annotations"][0]["segmentation"]
+    assert (pixels(closed) == pixels(polygon)).all() and closed["image_id"] == 2
+    assert box["bbox"] == [10, 5, 20, 15] and box["segmentation"] == []
+    assert abs(pixels(circle).sum() - math.pi * 25) < 3
+    assert abs(pixels(ellipse).sum() - math.pi * 24) < 5
+
+
+@pytest.mark.parametrize(
+    "broken, words",
+    [
+        ({"vid": "9"}, "region r is in view '9', which shows no one file"),
+        ({"xy": [7, "1", 2]}, r"has \[7, '1', 2\] where finite numbers"),
+        ({"xy": [8, 1, 2, 3, 4]}, "has the unknown shape 'number 8'"),
+        ({"xy": [2, 1, 2]}, r"has \[1.0, 2.0, None, None\] where"),
+        ({"av": [1]}, r"has av \[1\] where a record"),
+    ],
+)
+def test_broken_projects_of_version_3(tmp_path, broken, words, read, labels):
+    good = {"vid": "2", "xy": [3, 20, 15, 5], "av": {"1": "1"}}
+    project = version_3(r=good | {"vid": "1"} | broken, good=good)
+    root = write(tmp_path / "set", project)
+    with pytest.raises(InputError, match=rf"data\.json: .*{words}.*: correct it"):
+        read(root)
+    content = read(root, skip=True)
+    assert len(content["bad"]) == 1 and labels(content)[-1] == "fish"
+    write(root, project | {"view": 5})
+    with pytest.raises(InputError, match="data.json has view 5 where a record .*: export it"):
+        read(root)
+    (root / "via_region_data.json").unlink()
+    text = "# Exported using VGG Image Annotator\n# CSV_HEADER = metadata_id,file_list,flags\n"
+    (root / "via.csv").write_text(text)
+    with pytest.raises(InputError, match="is a csv of VIA 3: save the project as json"):
+        read(root)
+
+
+def test_the_files_may_be_in_annotations(tmp_path, read):
+    root = write(tmp_path / "set" / "images", {}, "x.txt").parent
+    write(root / "annotations", entries(a=[region()], b=[]), images="")
+    for place in (root, root / "annotations" / "via_region_data.json"):
+        names = [one["file_name"] for one in read(place)["images"]]
+        assert names == ["images/a.jpg", "images/b.jpg"]
+
+
+def test_splits_and_folders(tmp_path, read):
     root = write(tmp_path / "set", entries(a=[region()]), "via_train.json")
     write(root, entries(b=[region()]), "via_val.json", "")
     (root / "photos").mkdir()
@@ -192,7 +287,7 @@ POINTS = SQUARE["all_points_x"]
         (7, "is 7 where a record"),
     ],
 )
-def test_a_broken_region_is_named_and_ignored(tmp_path, broken, words):
+def test_a_broken_region_is_named_and_ignored(tmp_path, broken, words, read):
     root = write(tmp_path / "set", entries(a=[broken, region(kind="crab")]))
     fix = "[^:]*: correct it [^:]*$"
     with pytest.raises(InputError, match=rf"data\.json: region 0 of a\.jpg {words}{fix}"):
@@ -215,7 +310,7 @@ def test_a_broken_region_is_named_and_ignored(tmp_path, broken, words):
         ({"filename": "/etc/passwd"}, "1 of 2 images are not in .*, the first is /etc/passwd"),
     ],
 )
-def test_a_broken_image_is_named(tmp_path, change, words):
+def test_a_broken_image_is_named(tmp_path, change, words, read):
     content = entries(a=[region()], b=[region()])
     content["b.jpg77"] |= change
     root = write(tmp_path / "set", content)
@@ -233,13 +328,13 @@ def test_images_may_be_in_another_folder(tmp_path):
     assert opened.path(0) == tmp_path / "photos" / "sea" / "a.jpg" and len(opened) == 2
 
 
-def test_no_image_at_all(tmp_path):
+def test_no_image_at_all(tmp_path, read):
     root = write(tmp_path / "set", entries(a=[region()], b=[]), images="")
     with pytest.raises(InputError, match="2 of 2 images are not in .*, the first is a.jpg"):
         read(root, skip=True)
 
 
-def test_broken_files_are_named(tmp_path):
+def test_broken_files_are_named(tmp_path, read):
     root = write(tmp_path / "set", entries(a=[region()]))
     file = root / "via_region_data.json"
     file.write_text(file.read_text()[:-9])
@@ -268,7 +363,7 @@ def raw(name):
 
 @pytest.mark.skipif(not REAL.is_dir(), reason=f"the real files are not in {REAL}")
 @pytest.mark.parametrize("folder", ["kudzu", "rice", "export", "from_labelme"])
-def test_real_files(tmp_path, folder):
+def test_real_files(tmp_path, folder, read):
     """Those of the images that are not there get one that is large enough."""
     (file,) = set((REAL / folder).glob("via*.json")) - set(REAL.glob("*/via_export_coco.json"))
     regions = raw(file)
