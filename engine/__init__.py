@@ -3,11 +3,16 @@
 For notebooks and programs: `engine.load`, `engine.train`, `engine.evaluate`, see engine/api.py.
 """
 
+import signal
+import sys
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
 import data
+
+if sys.argv[0] == "-m":  # a command: until it handles Ctrl-C itself, importing takes seconds
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 HERE = Path(__file__).parent
 FOUND = Path(next(iter(getattr(data, "__path__", [data.__file__])))).resolve()

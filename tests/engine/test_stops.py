@@ -6,11 +6,14 @@ import math
 import os
 import resource
 import signal
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
+import engine
 from data.errors import BadRecord, BadRecords
 from engine import checkpoint, files, log, options, run, skipped, train
 from engine.files import FailedRun
@@ -284,3 +287,15 @@ def test_determinism_is_on_by_default(argv, tmp_path, no_finish):
         assert torch.are_deterministic_algorithms_enabled() is on
     stored = json.loads((tmp_path / "run" / "options.json").read_text())
     assert stored["deterministic"] is True
+
+
+def test_ctrl_c_while_libraries_are_imported_shows_no_traceback(tmp_path):
+    code = "import os, signal; os.kill(os.getpid(), signal.SIGINT)"
+    (tmp_path / "torch.py").write_text(code)
+    ended = subprocess.run(
+        [sys.executable, "-m", "engine.evaluate"],
+        cwd=Path(engine.__file__).parents[1],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+    )
+    assert (ended.returncode, ended.stderr) == (-signal.SIGINT, b"")  # the shell makes it 130
