@@ -181,7 +181,10 @@ def truncate_after(folder: Path, iteration: int, evaluated: int) -> str:
     if scores:
         write_csv(metrics, scores)
     else:
-        metrics.unlink(missing_ok=True)
+        try:
+            metrics.unlink(missing_ok=True)
+        except OSError as error:
+            raise files.failure(metrics, error, "it is kept") from error
     return ", ".join(
         f"{path.name}: rows up to {rows[-1]['iteration']}" if rows else f"{path.name}: no rows"
         for path, rows in ((log, steps), (metrics, scores))

@@ -9,6 +9,7 @@ import torch
 from data.errors import InputError
 from engine import checkpoint, evaluate, log, train
 from engine.coco_ap import METRICS, Scores
+from engine.files import FailedRun
 from engine.options import TrainOptions
 from engine.report import curves, draw, summary
 from mobileinst import zoo
@@ -123,6 +124,18 @@ def test_files_of_a_run_that_hold_something_else(finished, tmp_path, capsys):
         assert "log.jsonl: no rows, metrics.csv: no rows" in log.truncate_after(folder, 4, 4)
     assert train.main([*argv, "--out", str(folder), "--resume"]) == 0
     assert "iteration 4, split val" in (folder / "summary.md").read_text()
+
+
+@pytest.mark.parametrize("name", ["log.jsonl", "metrics.csv", "summary.md"])
+def test_a_folder_where_a_file_of_a_run_belongs(finished, tmp_path, name):
+    argv, whole = finished
+    folder = shutil.copytree(whole, tmp_path / "run")
+    (folder / name).unlink(missing_ok=True)
+    (folder / name).mkdir()
+    with pytest.raises(FailedRun, match=rf"{name}: cannot be written \("):
+        train.main([*argv, "--out", str(folder), "--resume"])
+    (folder / name).rmdir()
+    assert train.main([*argv, "--out", str(folder), "--resume"]) == 0
 
 
 def test_numbers_drawn_for_class_names_are_explained_at_the_end(
