@@ -26,6 +26,23 @@ NARROW_SWIN = {
     "embed_dim": 32, "depths": (2, 2, 2, 2), "backbone_heads": (1, 2, 4, 8), "window_size": 4,
 }
 
+# SparseInst for a CPU: a width of 64 costs what MobileInst's decoders cost, the published 256 cost
+# twelve times as much.
+SPARSEINST = {"model": "sparseinst_topformer_tiny", "warmup": 100}
+SMALL_SPARSEINST = {"width": 64, "kernel_dim": 64}
+
+# The numbers of SparseInst's published training, which MobileInst's paper seems to follow.
+COCO = {
+    "image_size": 640,
+    "canvas": [
+        *((448, 640), (512, 704), (576, 768), (640, 896)),
+        *((640, 448), (704, 512), (768, 576), (896, 640)),
+    ],
+    "scale": (0.7, 2.0), "colour": 0.0, "batch_size": 8, "accumulate": 8, "iterations": 270_000,
+    "schedule": "multistep", "drops": (210_000, 250_000), "warmup": 1000, "lr": 5e-5, "clip": 0.0,
+    "average": 0.9998, "log_every": 50, "workers": 8,
+}
+
 RECIPES: dict[str, dict[str, object]] = {
     # The built-in demo set: 240 images of 320 x 240, seen at 171 x 128; minutes on two CPU cores.
     # Known result: val AP 0.222, AP50 0.535.
@@ -71,17 +88,9 @@ RECIPES: dict[str, dict[str, object]] = {
     },
     # COCO: 64 images a step, about 146 epochs of train2017. Not run whole here. The paper reports
     # 31.2 mask AP on test-dev (TopFormer, 640; AAAI 2024), a third-party reproduction 27.2 on
-    # val2017. The numbers are those of SparseInst's published training, which the paper seems to
-    # follow. On a larger GPU --batch-size 64 --accumulate 1 is the same up to BatchNorm.
+    # val2017. On a larger GPU --batch-size 64 --accumulate 1 is the same up to BatchNorm.
     "coco": {
-        "model": "mobileinst_topformer_base", "image_size": 640,
-        "canvas": [
-            *((448, 640), (512, 704), (576, 768), (640, 896)),
-            *((640, 448), (704, 512), (768, 576), (896, 640)),
-        ],
-        "scale": (0.7, 2.0), "colour": 0.0, "batch_size": 8, "accumulate": 8, "iterations": 270_000,
-        "schedule": "multistep", "drops": (210_000, 250_000), "warmup": 1000, "lr": 5e-5,
-        "backbone_factor": 0.5, "clip": 0.0, "average": 0.9998, "log_every": 50, "workers": 8,
+        "model": "mobileinst_topformer_base", **COCO, "backbone_factor": 0.5,
         "set": {"num_queries": 100, "kv_stride": 64, "pixel_weight": 5.0},
     },
     # The demo set of shrimps and their organs: 160 images of 320 x 240, seen at 256 x 192, organs
@@ -121,6 +130,42 @@ RECIPES: dict[str, dict[str, object]] = {
         "lr": 1e-3, "average": 0.998,
         "set": SMALL_MASK2FORMER | NARROW_SWIN,
     },
+    # SparseInst: the recipes of MobileInst of the same ending, without what is MobileInst's own.
+    "sparseinst-demo": {
+        **SPARSEINST, "image_size": 128, "canvas": [(128, 192)], "scale": (0.8, 1.4),
+        "batch_size": 8, "epochs": 50, "eval_every": 25, "lr": 2e-3, "average": 0.998,
+        "set": SMALL_SPARSEINST | {"num_queries": 25},
+    },
+    "sparseinst-demo-pretrained": {
+        **SPARSEINST, "image_size": 192, "canvas": [(192, 256)], "scale": (0.7, 1.6),
+        "copy_paste": 0.4, "batch_size": 8, "epochs": 26, "eval_every": 13, "lr": 2e-3,
+        "backbone_factor": 0.1, "average": 0.998,
+        "set": SMALL_SPARSEINST | {"num_queries": 25, "frozen_norms": True, "frozen_stride": 4},
+    },
+    "sparseinst-small": {
+        **SPARSEINST, "image_size": 128, "scale": (0.7, 1.8), "copy_paste": 0.25, "batch_size": 4,
+        "epochs": 110, "eval_every": 10, "lr": 1.4e-3, "average": 0.999,
+        "set": SMALL_SPARSEINST | {"num_queries": 50},
+    },
+    "sparseinst-small-pretrained": {
+        **SPARSEINST, "image_size": 256, "scale": (0.7, 1.8), "copy_paste": 0.25, "batch_size": 4,
+        "epochs": 40, "eval_every": 5, "lr": 1e-3, "backbone_factor": 0.1, "average": 0.998,
+        "set": SMALL_SPARSEINST | {"num_queries": 50, "frozen_norms": True, "frozen_stride": 4},
+    },
+    # The whole network at its published size, fine-tuned on a GPU. Not run here.
+    "sparseinst-pretrained": {
+        **SPARSEINST, "model": "sparseinst_resnet50_giam", "image_size": 512, "scale": (0.5, 1.8),
+        "amp": "bf16", "batch_size": 8, "epochs": 50, "eval_every": 5, "lr": 5e-5,
+        "average": 0.999,
+    },
+    # Self-test, as `overfit`.
+    "sparseinst-overfit": {
+        **SPARSEINST, "batch_size": 4, "iterations": 240, "eval_every": 60, "lr": 1e-3,
+        "average": 0.998, "set": SMALL_SPARSEINST | {"num_queries": 50},
+    },
+    # COCO, as published but for the augmentation. Not run here. The authors report 33.4 mask AP on
+    # val2017 (ResNet-50, 608; CVPR 2022).
+    "sparseinst-coco": {"model": "sparseinst_resnet50_giam", **COCO},
     # For engine.tools.reproduce: a few minutes on one CPU core, to a mask AP of about 0.07; the
     # same bits need a fixed number of threads.
     "reproduce": {
@@ -132,22 +177,36 @@ RECIPES: dict[str, dict[str, object]] = {
 }
 
 # Recipes whose numbers are changed where the data ask for it (engine/fit.py).
-FITTED = ("small", "small-pretrained", "mask2former-small", "mask2former-small-pretrained")
+FITTED = (
+    "small", "small-pretrained", "mask2former-small", "mask2former-small-pretrained",
+    "sparseinst-small", "sparseinst-small-pretrained",
+)
 
 # Recipes of the built-in sets, and all for which the model follows from the weights at hand.
-DEMOS = ("demo", "demo-pretrained", "mask2former-demo", "mask2former-demo-pretrained")
+DEMOS = (
+    "demo", "demo-pretrained", "mask2former-demo", "mask2former-demo-pretrained",
+    "sparseinst-demo", "sparseinst-demo-pretrained",
+)
 ANY_MODEL = (*DEMOS, *FITTED)
 
 # The recipe that --overfit or --pretrained chooses instead.
 OVERFIT = {
     "demo": "overfit", "mask2former-demo": "mask2former-overfit",
     "small": "overfit", "mask2former-small": "mask2former-overfit",
+    "sparseinst-demo": "sparseinst-overfit", "sparseinst-small": "sparseinst-overfit",
 }
 PRETRAINED = {
     "demo": "demo-pretrained",
     "small": "small-pretrained",
     "mask2former-demo": "mask2former-demo-pretrained",
     "mask2former-small": "mask2former-small-pretrained",
+    "sparseinst-demo": "sparseinst-demo-pretrained",
+    "sparseinst-small": "sparseinst-small-pretrained",
+}
+# The same for a model whose backbone is that of the paper: the published size.
+LARGE = {
+    "mask2former-demo": "mask2former-pretrained", "mask2former-small": "mask2former-pretrained",
+    "sparseinst-demo": "sparseinst-pretrained", "sparseinst-small": "sparseinst-pretrained",
 }
 # fmt: on
 
@@ -161,11 +220,12 @@ def values_of(
         model: the user's choice, if any.
         overfit, pretrained: whether these options are given; they choose the variant.
     """
-    has_swin = "_swin_" in (model or str(RECIPES[name]["model"]))
+    model = model or str(RECIPES[name]["model"])
+    has_swin = "_swin_" in model
     if overfit:
         name = OVERFIT.get(name, name)
-    elif pretrained and has_swin and name in ("mask2former-demo", "mask2former-small"):
-        name = "mask2former-pretrained"
+    elif pretrained and (has_swin or "_resnet50" in model) and name in LARGE:
+        name = LARGE[name]
     elif pretrained:
         name = PRETRAINED.get(name, name)
     keywords = dict(RECIPES[name].get("set", {}))
@@ -176,5 +236,5 @@ def values_of(
 
 def variants(name: str) -> tuple[str, ...]:
     """A recipe and those that `values_of` can choose instead."""
-    large = ("mask2former-pretrained",) if name in ("mask2former-demo", "mask2former-small") else ()
-    return name, OVERFIT.get(name, name), PRETRAINED.get(name, name), *large
+    found = (table.get(name, name) for table in (OVERFIT, PRETRAINED, LARGE))
+    return name, *found

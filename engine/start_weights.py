@@ -31,6 +31,7 @@ PAPER = {
         "swin_small": "swin_small_patch4_window7_224.pth",
         "swin_base": "swin_base_patch4_window12_384_22k.pth",
     },
+    "sparseinst": {"resnet50": "resnet50-0676ba61.pth"},
 }
 # What `weights.recognise` finds -> backbone. Not MobileNetV2: its two builds, which differ in
 # padding and normalisation, have the same names.
@@ -39,6 +40,7 @@ BACKBONES = {
     for family in ("TopFormer", "SeaFormer", "Swin")
     for size in ("tiny", "small", "base", "large")
 } | {f"EfficientNet Lite{size}": f"efficientnet_lite{size}" for size in "012"}
+BACKBONES["ResNet-50"] = "resnet50"
 
 
 def backbone_in(file: weights.WeightFile) -> str | None:

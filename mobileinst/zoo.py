@@ -47,7 +47,6 @@ BACKBONES = {
     "topformer_tiny": topformer.topformer_tiny,
     "topformer_small": topformer.topformer_small,
     "topformer_base": topformer.topformer_base,
-    "topformer_tiny_injected": topformer.topformer_tiny_injected,
     "seaformer_tiny": seaformer.seaformer_tiny,
     "seaformer_small": seaformer.seaformer_small,
     "seaformer_base": seaformer.seaformer_base,
@@ -90,7 +89,7 @@ MODELS = {
     # As published: the backbone's norms stay as ImageNet left them.
     "sparseinst_resnet50": SparseInstConfig(groups=0, frozen_norms=True),
     "sparseinst_resnet50_giam": SparseInstConfig(frozen_norms=True),
-    "sparseinst_topformer_tiny": SparseInstConfig(backbone="topformer_tiny_injected"),
+    "sparseinst_topformer_tiny": SparseInstConfig(backbone="topformer_tiny", injected=128),
     "sparseinst_mobilenet_v2": SparseInstConfig(backbone="mobilenet_v2"),
     "sparseinst_efficientnet_lite0": SparseInstConfig(backbone="efficientnet_lite0"),
 }

@@ -100,6 +100,20 @@ def test_mask2former_from_weights_has_the_sizes_that_these_have(tmp_path):
         assert "embed_dim" not in small.set
 
 
+def test_sparseinst_trains_on_the_demo_set_unless_data_is_named(tmp_path):
+    script = "train_sparseinst.sh"
+    demo = recipe(tmp_path, script)
+    assert demo.model == "sparseinst_topformer_tiny" and demo.set["width"] == 64
+    if not (ROOT / "datasets").exists():
+        assert demo.data == Path("datasets/demo/VOCdevkit/VOC2012")
+    own = recipe(tmp_path, script, "--data", "x", "--set", "groups=0")
+    assert (own.data, own.epochs, own.set["groups"]) == (Path("x"), 110, 0)
+    words = [script, "--data", "x", "--pretrained", "y", "--model", "sparseinst_resnet50_giam"]
+    assert recipe(tmp_path, *words).amp == "bf16"
+    coco = recipe(tmp_path, script, "--recipe", "sparseinst-coco", "--data", "x")
+    assert (coco.model, coco.iterations) == ("sparseinst_resnet50_giam", 270_000)
+
+
 def test_reproducing_takes_the_options_of_a_training(tmp_path):
     demo = recipe(tmp_path, "reproduce.sh", entry=reproduce)
     assert (demo.runs, demo.seed, demo.workers, demo.model) == (3, 42, 2, "mask2former_swin_tiny")
@@ -127,7 +141,10 @@ def test_inspecting_takes_a_model_and_sizes(tmp_path):
     )
 
 
-@pytest.mark.parametrize("script", ["train_voc.sh", "train_coco.sh", "train_mask2former.sh"])
+TRAINING = ["train_voc.sh", "train_coco.sh", "train_mask2former.sh", "train_sparseinst.sh"]
+
+
+@pytest.mark.parametrize("script", TRAINING)
 def test_several_processes_are_started_by_torchrun(tmp_path, script):
     words, _, _ = started(tmp_path, script, "--data", "a folder", GPUS="3")
     launched = "-m engine.launch --standalone --nproc-per-node 3 -m engine.train".split()

@@ -174,6 +174,5 @@ def average_columns(x: Tensor, bins: int) -> Tensor:
 
 # 1.29, 2.81 and 4.68 M parameters; 0.42, 0.77 and 1.20 G multiply-adds at 512 × 512.
 topformer_tiny = TopFormer
-topformer_tiny_injected = partial(TopFormer, injected=128)  # 76 k more
 topformer_small = partial(TopFormer, SMALL, taps=(2, 4, 6, 9), num_heads=6)
 topformer_base = partial(TopFormer, BASE, taps=(2, 4, 6, 9), num_heads=8)

@@ -24,6 +24,8 @@ LOSS_STRIDE = 4  # of matching and losses: mask logits are upsampled by 2
 class SparseInstConfig(Config):
     """The keywords of a SparseInst.
 
+    injected: channels of the maps of a TopFormer, into which it injects X6; 0: its taps, which
+    would leave its transformer without use.
     width: of the encoder and of both branches. kernel_dim: channels of kernels and pixel features.
     num_queries: instances that can be found. groups: activation maps of each, 0 for one without the
     layer that joins several. softmax: over the cells of a map, in place of a normalised sigmoid.
@@ -36,6 +38,7 @@ class SparseInstConfig(Config):
 
     backbone: str = "resnet50"
     drop_path: float = within(0, 0.99, 0.0)
+    injected: int = within(0, 8192, 0)
     width: int = within(1, 8192, 256)
     kernel_dim: int = within(1, 8192, 128)
     num_queries: int = within(1, 100_000, 100)
@@ -49,6 +52,9 @@ class SparseInstConfig(Config):
     dice_weight: float = within(0, 1e6, 2.0)
     objectness_weight: float = within(0, 1e6, 1.0)
     mask_threshold: float = within(1e-6, 1 - 1e-6, 0.45)
+
+    def backbone_keywords(self) -> dict[str, Any]:
+        return super().backbone_keywords() | ({"injected": self.injected} if self.injected else {})
 
 
 class SparseInst(Segmenter):

@@ -91,6 +91,13 @@ def plain(value):
             "mask2former-small-pretrained",
         ),
         ("coco", {"pretrained": "f"}, "coco"),
+        ("sparseinst-demo", {"overfit": 8}, "sparseinst-overfit"),
+        ("sparseinst-small", {"pretrained": "f"}, "sparseinst-small-pretrained"),
+        (
+            "sparseinst-small",
+            {"pretrained": "f", "model": "sparseinst_resnet50"},
+            "sparseinst-pretrained",
+        ),
     ],
 )
 def test_overfit_and_pretrained_choose_a_variant(name, given, expected):

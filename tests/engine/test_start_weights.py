@@ -73,6 +73,24 @@ def chosen(**given) -> tuple[str, str | None, str | None]:
             "small-pretrained",
         ),
         ([LITE], {"model": f"mask2former_{LITE}"}, f"mask2former_{LITE}", None),
+        (
+            [LITE, TOPFORMER],
+            {"recipe": "sparseinst-demo"},
+            f"sparseinst_{LITE}",
+            "sparseinst-demo-pretrained",
+        ),
+        (
+            [LITE, "resnet50"],
+            {"recipe": "sparseinst-small"},
+            "sparseinst_resnet50",
+            "sparseinst-pretrained",
+        ),
+        (
+            [TOPFORMER],
+            {"recipe": "sparseinst-small", "model": f"sparseinst_{TOPFORMER}"},
+            f"sparseinst_{TOPFORMER}",
+            "sparseinst-small-pretrained",
+        ),
     ],
 )
 def test_a_file_at_hand_chooses_the_model(weights, there, given, model, recipe):

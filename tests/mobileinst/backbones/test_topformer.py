@@ -11,7 +11,6 @@ from mobileinst.backbones.topformer import (
     topformer_base,
     topformer_small,
     topformer_tiny,
-    topformer_tiny_injected,
 )
 from mobileinst.layers.conv import InvertedResidual
 from mobileinst.layers.conv_transformer import Block
@@ -37,7 +36,7 @@ def test_names_and_shapes_are_the_official_ones(reference):
     shapes = reference("topformer_tiny")["shapes"]
     official = {name: shape for name, shape in shapes.items() if not name.startswith("SIM.")}
     assert official == {name: [*v.shape] for name, v in topformer_tiny().state_dict().items()}
-    injected = topformer_tiny_injected()
+    injected = topformer_tiny(injected=128)
     assert shapes == {name: [*v.shape] for name, v in injected.state_dict().items()}
     more = sum(p.numel() for p in injected.parameters()) - 1_293_888
     assert more == 76_032
@@ -50,7 +49,7 @@ def test_injected_maps_agree_with_the_official_code(shared, official_input, rebu
         pytest.skip(f"needs {path.name}, numbers of the official code")
     case, images = official_input
     wanted = torch.load(path, weights_only=True)["results"][case]["sim"]
-    taps = rebuild(topformer_tiny_injected()).double()(images)
+    taps = rebuild(topformer_tiny(injected=128)).double()(images)
     assert len(taps) == 5 and len(wanted) == 3
     for got, want in zip(taps[1:4], wanted):
         error = (got - want).abs().max() / want.abs().max()
