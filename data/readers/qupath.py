@@ -38,8 +38,10 @@ FIX = "correct it in QuPath or remove it"
 SUFFIXES = (".geojson", ".json")
 KEYS = re.compile(r'"type"\s*:\s*"(FeatureCollection|Feature|(Multi)?Polygon)"')
 AREAS = ("Polygon", "MultiPolygon")
+COLLECTION = "GeometryCollection"
 NO_AREA = ("Point", "MultiPoint", "LineString", "MultiLineString")
 CLASSES = ("classification", "class", "label", "category")  # properties; QuPath writes the first
+NO_OBJECT = {"tile": "tiles", "tma_core": "cores of a TMA", "root": "whole images"}  # objectType
 UNNAMED, ONLY_CLASS = "", "object"  # no class, and that of all where nothing has a class
 DEGREES = re.compile(r"CRS84|EPSG:+4326")  # names of coordinates in longitude and latitude
 
@@ -129,12 +131,21 @@ def box_of(feature: Any) -> list[float] | None:
     return [*points.min(0).tolist(), *points.max(0).tolist()]
 
 
-def is_area(geometry: dict) -> bool:
-    return geometry.get("type") in AREAS
+def is_area(geometry: Any) -> bool:
+    """Whether it has a type with an area, and an area."""
+    if not isinstance(geometry, dict):
+        return False
+    if geometry.get("type") == COLLECTION:
+        return any(map(is_area, require(geometry, "geometries", list)))
+    return geometry.get("type") in AREAS and geometry.get("coordinates") != []
 
 
 def parts_of(geometry: dict) -> Iterator[list[np.ndarray]]:
     """The polygons of a geometry as rings (x, y, x, y, ...): the outer one, then its holes."""
+    if geometry["type"] == COLLECTION:
+        for each in filter(is_area, geometry["geometries"]):
+            yield from parts_of(each)
+        return
     coordinates = require(geometry, "coordinates", list)
     for part in [coordinates] if geometry["type"] == "Polygon" else coordinates:
         if not isinstance(part, list) or not part:
@@ -153,19 +164,23 @@ def ring(points: Any) -> np.ndarray:
 def add_feature(content: Content, image: dict, feature: Any, file: Path, what: str) -> None:
     label = None
     try:
+        if isinstance(feature, dict) and feature.get("geometry", 0) is None:  # GeoJSON allows it
+            content.counts["features without a place"] += 1
+            return
         geometry = require(feature, "geometry", dict)
         properties = feature.get("properties")
         properties = properties if isinstance(properties, dict) else {}
         label = label_of(properties)
         what = f"{what} ({label})" if label else what
         kind = geometry.get("type")
-        if kind in NO_AREA:
-            content.counts["lines and points"] += 1
-        elif properties.get("objectType") == "tile":
-            content.counts["tiles"] += 1
-        elif kind in AREAS:
+        role = properties.get("objectType")
+        if isinstance(role, str) and role in NO_OBJECT:
+            content.counts[NO_OBJECT[role]] += 1
+        elif is_area(geometry):
             content.add(image, label, outlines_of(geometry, image))
             content.counts["nuclei of cells"] += "nucleusGeometry" in feature
+        elif kind in (*NO_AREA, *AREAS, COLLECTION):
+            content.counts["lines, points and empty areas"] += 1
         else:
             raise InputError(f"has the unknown geometry {short(kind)}")
     except InputError as reason:
@@ -189,10 +204,7 @@ def label_of(properties: dict) -> str:
 
 def outlines_of(geometry: dict, image: dict) -> list[Outline]:
     """The parts of an object; one with holes is a mask."""
-    found = [with_holes(outer, holes, image) for outer, *holes in parts_of(geometry)]
-    if not found:
-        raise InputError("has no coordinates")
-    return found
+    return [with_holes(outer, holes, image) for outer, *holes in parts_of(geometry)]
 
 
 def points_in(value: Any) -> Iterator[list]:

@@ -97,7 +97,11 @@ def test_what_has_no_area_is_counted(tmp_path, read):
     ]
     content = read(write(tmp_path / "a.geojson", collection(*left)))
     assert len(content["annotations"]) == 1
-    assert content["counts"] == {"lines and points": 2, "tiles": 1, "nuclei of cells": 1}
+    assert content["counts"] == {
+        "lines, points and empty areas": 2,
+        "tiles": 1,
+        "nuclei of cells": 1,
+    }
 
 
 def test_images_by_name(tmp_path, read):
@@ -132,6 +136,34 @@ def test_map_coordinates_are_refused_with_advice(tmp_path, content, read):
         read(write(tmp_path / "a.geojson", content))
 
 
+def test_features_that_are_no_object(tmp_path, read):
+    """GeoJSON without a place or coordinates; the areas of a collection are one object."""
+    parts = [[[2, 3], [8, 3], [8, 9], [2, 9]], [[20, 3], [26, 3], [26, 9], [20, 9]]]
+    areas = [{"type": "Polygon", "coordinates": [part]} for part in parts]
+    both = {"type": "GeometryCollection", "geometries": [*areas, {"type": "Point"}, None]}
+    core = feature() | {"properties": {"objectType": "tma_core"}}
+    empty = {"type": "GeometryCollection", "geometries": []}
+    content = read(
+        write(
+            tmp_path / "a.geojson",
+            collection(
+                {"type": "Feature", "geometry": both, "properties": {}},
+                {"type": "Feature", "geometry": empty, "properties": {}},
+                {"type": "Feature", "geometry": None, "properties": {}},
+                {"type": "Feature", "geometry": {"type": "Polygon", "coordinates": []}},
+                core,
+            ),
+        )
+    )
+    (found,) = content["annotations"]
+    assert found["segmentation"] == [sum(part, []) for part in parts]
+    assert content["counts"] == {
+        "features without a place": 1,
+        "lines, points and empty areas": 2,
+        "cores of a TMA": 1,
+    }
+
+
 def test_objects_across_the_border_stay(tmp_path, read, pixels):
     across = [[-4, -3], [6, -3], [6, 5], [-4, 5]]
     content = read(write(tmp_path / "a.geojson", collection(feature(across), crs={"name": "EPSG"})))
@@ -142,7 +174,7 @@ def test_objects_across_the_border_stay(tmp_path, read, pixels):
     ("spoilt", "words"),
     [
         (7, "is 7 where a record"),
-        ({"geometry": None}, "has geometry None"),
+        ({"type": "Feature"}, "has geometry None"),
         (feature(kind="Circle"), "unknown geometry 'Circle'"),
         (feature(coordinates=[7]), "has 7 where a list of points"),
         (feature(coordinates=[[]]), "has .* where finite numbers"),
@@ -190,7 +222,7 @@ def test_real_files(tmp_path, name, read, labels, pixels):
     content = read(write(tmp_path / f"{name}.geojson", collection(*raw), ".png", (1000, 900)))
     wanted = [one["properties"]["classification"]["name"] for one in polygons]
     assert Counter(labels(content)) == Counter(wanted)
-    assert content["counts"].get("lines and points", 0) == len(raw) - len(polygons)
+    assert content["counts"].get("lines, points and empty areas", 0) == len(raw) - len(polygons)
     for one, annotation in zip(polygons, content["annotations"], strict=True):
         (ring,) = one["geometry"]["coordinates"]
         length = sum(np.hypot(*np.subtract(a, b)) for a, b in zip(ring, ring[1:]))
