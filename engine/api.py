@@ -26,6 +26,7 @@ from engine import predict as prediction
 from engine import train as training
 from engine.result import Result
 from engine.values import device_for
+from mobileinst.deploy import fold_batchnorms
 from mobileinst.set_prediction.postprocess import Postprocess
 
 Source = str | Path | Image.Image | np.ndarray
@@ -124,7 +125,8 @@ def load(path: str | Path, *, device: str | None = None, threshold: float | None
     chosen = device_for(device)
     categories = [Category(**each) for each in content["classes"]]
     preset = EvalPreset(content["options"]["image_size"])
-    return Model(network.to(chosen), postprocess, categories, preset, threshold, chosen)
+    network = fold_batchnorms(network.to(chosen))
+    return Model(network, postprocess, categories, preset, threshold, chosen)
 
 
 def train(*, progress: bool = False, **given: object) -> Path:
