@@ -55,6 +55,7 @@ def convert(
         targets = {each: folder / f"instances_{each}.json" for each in joined}
         if not all(target.is_file() for target in targets.values()):
             contents = {each: read(one, each, skip_bad, progress) for each, one in parts.items()}
+            require_images(sources[split], contents[split])
             if len(contents) > 1:
                 join_classes(contents)
             for each, content in contents.items():
@@ -81,6 +82,18 @@ def read(source: Source, split: str, skip_bad: bool, progress: bool) -> dict[str
     # As a list: the parser of COCO json keeps known keys of records only.
     content["counts"] = list(content.get("counts", {}).items())
     return content
+
+
+def require_images(source: Source, content: dict[str, Any]) -> None:
+    """Raises InputError if a split has no image, with what was left out of it."""
+    if content["images"]:
+        return
+    left = [f"{number} {what}" for what, number in content["counts"]]
+    left += [one["reason"] for one in content.get("left_out", ())][:1]
+    raise InputError(
+        f"{source.path}: {source.reader.TITLE} without an annotated image that can be used "
+        f"({'; '.join(left) or 'none is listed'}): annotate one, or correct what is left out"
+    )
 
 
 def guarded(reader: Any, path: Path, function: Callable, *arguments: Any) -> Any:

@@ -9,6 +9,7 @@ import pytest
 
 from data import rle
 from data.errors import BadRecords, InputError
+from data.opening import open_datasets
 from data.readers import cvat_xml
 
 REAL = Path(__file__).resolve().parents[3].parent / "shared/datasets/formats/cvat_xml"
@@ -322,3 +323,13 @@ def test_real_files(name):
             found = rle.decode([annotation["segmentation"]], (height, width))[0]
             assert (found[top : top + h, left : left + w] == inside).all()
         assert next(own, None) is None
+
+
+def test_no_image_is_one_sentence_that_names_the_file(tmp_path):
+    write(tmp_path / "annotations.xml", "")
+    with pytest.raises(InputError, match=r"CVAT XML 1.1 without an annotated image .*\(none is l"):
+        open_datasets(tmp_path, cache=tmp_path / "cache", progress=False)
+    write(tmp_path / "annotations.xml", image(width=-1))
+    with pytest.raises(InputError, match=r"CVAT XML 1.1 without .*\(\S*annotations.xml: image 'a"):
+        open_datasets(tmp_path, cache=tmp_path / "cache", progress=False, skip_bad=True)
+    assert not (tmp_path / "cache").exists()
