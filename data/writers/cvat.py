@@ -11,7 +11,7 @@ from xml.sax.saxutils import escape, quoteattr
 
 from data import rle
 from data.writers.shapes import row_runs
-from data.writers.target import Losses, Object, Splits, Wrap, images_of, without
+from data.writers.target import Losses, Object, Splits, Wrap, images_of, note_equal_names, without
 
 NAME, TITLE, BY_STEM = "cvat", "CVAT XML 1.1", False
 
@@ -21,6 +21,7 @@ def image_path(split: str, name: str) -> str:
 
 
 def write(folder: Path, splits: Splits, lost: Losses, wrap: Wrap) -> None:
+    note_equal_names(splits, lost)
     with open(folder / "annotations.xml", "w", encoding="utf-8") as file:
         file.write('<?xml version="1.0" encoding="utf-8"?>\n<annotations>\n')
         file.write("<version>1.1</version>\n<meta><project><labels>\n")

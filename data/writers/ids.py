@@ -20,6 +20,7 @@ from data.writers.target import (
     Wrap,
     images_of,
     new_file,
+    note_equal_names,
     stem_of,
     without,
     write_tables,
@@ -34,6 +35,7 @@ def image_path(split: str, name: str) -> str:
 
 
 def write(folder: Path, splits: Splits, lost: Losses, wrap: Wrap) -> None:
+    note_equal_names(splits, lost)
     rows = {split: [] for split in splits}
     for split, content in splits.items():
         for image, objects in images_of(content, wrap):

@@ -17,7 +17,16 @@ import numpy as np
 
 from data import rle
 from data.writers.shapes import relative, row_runs
-from data.writers.target import Losses, Object, Splits, Wrap, images_of, new_file, without
+from data.writers.target import (
+    Losses,
+    Object,
+    Splits,
+    Wrap,
+    images_of,
+    new_file,
+    note_equal_names,
+    without,
+)
 
 NAME, TITLE, BY_STEM = "label-studio", "Label Studio json", False
 
@@ -31,6 +40,7 @@ def image_path(split: str, name: str) -> str:
 
 
 def write(folder: Path, splits: Splits, lost: Losses, wrap: Wrap) -> None:
+    note_equal_names(splits, lost)
     for split, content in splits.items():
         with open(new_file(folder / f"{split}.json"), "w", encoding="utf-8") as file:
             mark = "["

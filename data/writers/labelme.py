@@ -23,6 +23,7 @@ from data.writers.target import (
     Wrap,
     images_of,
     new_file,
+    note_equal_names,
     stem_of,
 )
 
@@ -37,6 +38,7 @@ def image_path(split: str, name: str) -> str:
 
 
 def write(folder: Path, splits: Splits, lost: Losses, wrap: Wrap) -> None:
+    note_equal_names(splits, lost)
     for split, content in splits.items():
         for image, objects in images_of(content, wrap):
             shapes = [each for number, one in enumerate(objects, start=1)

@@ -16,6 +16,7 @@ from data.writers.target import (
     Splits,
     Wrap,
     images_of,
+    note_equal_names,
     stem_of,
     without,
     write_tables,
@@ -33,6 +34,7 @@ def flat(name: str) -> str:
 
 
 def write(folder: Path, splits: Splits, lost: Losses, wrap: Wrap) -> None:
+    note_equal_names(splits, lost)
     rows = {split: [] for split in splits}
     for split, content in splits.items():
         for image, objects in images_of(content, wrap):

@@ -120,6 +120,17 @@ def without(
     return kept
 
 
+def note_equal_names(splits: Splits, lost: Losses) -> None:
+    """Notes classes that a format which has their names alone cannot tell apart."""
+    ids = defaultdict(list)
+    for each in next(iter(splits.values()))["categories"]:
+        ids[each["name"].strip()].append(each["id"])
+    for name, found in ids.items():
+        if len(found) > 1:
+            where = f"{name}, ids {' and '.join(map(str, found))}"
+            lost.note("classes of one name, which become one", where)
+
+
 def stem_of(name: str) -> str:
     """The name of an image without suffix, with its folders."""
     return posixpath.splitext(name)[0]

@@ -165,6 +165,18 @@ def test_what_is_lost_is_counted_and_listed(tiny_coco, tmp_path, capsys):
     assert not (tmp_path / "strict").exists()
 
 
+@pytest.mark.parametrize("name", ["labelme", "cvat", "masks", "ids", "label-studio"])
+def test_classes_of_one_name_are_named(tiny_coco, tmp_path, capsys, name):
+    first, second, *_ = tiny_coco.content["categories"]
+    second["name"] = first["name"] + " "
+    tiny_coco.json.write_text(json.dumps(tiny_coco.content))
+    run(tiny_coco.json, tmp_path / "there", "--to", name, "--no-images")
+    words = f"classes of one name, which become one: 1 ({first['name']}, ids "
+    assert words in capsys.readouterr().out
+    with pytest.raises(InputError, match="cannot hold classes of one name"):
+        run(tiny_coco.json, tmp_path / "strict", "--to", name, "--no-images", "--strict")
+
+
 def test_an_output_in_use_or_in_the_data_set(tiny_coco, tmp_path):
     (tmp_path / "there").mkdir()
     (tmp_path / "there" / "mine.txt").touch()
