@@ -126,6 +126,25 @@ def via() -> Made:
     return Made(None, files | {"via_region_data.json": dumped(content)})
 
 
+def via_3() -> Made:
+    files = photos("")
+    ids = {str(number): name for number, name in enumerate(files, start=1)}
+    outline = [7, *(number for corner in CORNERS for number in corner)]
+    attribute = {"aname": "name", "type": 4, "options": {"0": "crab", "1": "fish"}}
+    content = {
+        "project": {"pid": "x", "vid_list": [*ids]},
+        "attribute": {"1": attribute},
+        "file": {id_: {"fid": id_, "fname": name, "type": 2} for id_, name in ids.items()},
+        "view": {id_: {"fid_list": [id_]} for id_ in ids},
+        "metadata": {
+            f"{id_}_{xy[0]}": {"vid": id_, "flg": 0, "z": [], "xy": xy, "av": {"1": "0"}}
+            for id_ in ids
+            for xy in (outline, [3, 9, 9, 3], [4, 9, 9, 4, 3])
+        },
+    }
+    return Made(None, files | {"via_project.json": dumped(content)})
+
+
 def via_csv() -> Made:
     rows = ["filename,file_size,file_attributes,region_count,region_id,region_shape_attributes,"
             "region_attributes"]  # fmt: skip
@@ -357,7 +376,8 @@ def huggingface() -> Made:
 
 SETS: dict[str, Callable[[], Made]] = {
     "labelme": labelme, "cvat-xml": cvat_xml, "cvat-masks": cvat_masks, "via": via,
-    "via, csv": via_csv, "id-images": id_images, "png-per-object": png_per_object, "yolo": yolo,
+    "via, csv": via_csv, "via, version 3": via_3, "id-images": id_images,
+    "png-per-object": png_per_object, "yolo": yolo,
     "coco-panoptic": panoptic, "datumaro": datumaro, "label-studio": label_studio, "darwin": darwin,
     "supervisely": supervisely, "cityscapes": cityscapes, "davis": davis,
     "openimages": openimages, "ade20k": ade20k, "qupath": qupath, "imagej-roi": imagej_roi,

@@ -77,7 +77,8 @@ def polygon_short(rng: Generator, made: Made) -> Spoilt:
     record, names = annotation_of(rng, made, 0, 3)
     count = int(rng.integers(0, 6))
     record["segmentation"][-1] = rng.uniform(0, 20, count).tolist()
-    return Spoilt(names, refused=len(record["segmentation"]) == 1)  # else a stray part
+    alone = len(record["segmentation"]) == 1  # else a stray part
+    return Spoilt(names, refused=alone and (count > 0 or "bbox" not in record))  # a box without
 
 
 def polygon_values(rng: Generator, made: Made) -> Spoilt:
