@@ -65,16 +65,8 @@ class TrainPreset:
         return transforms.apply(image, annotation, view, canvas, colour)
 
 
-@dataclass(frozen=True)
-class EvalPreset:
-    """The whole image: short side `image_size`, long side at most `max_ratio` times that.
-
-    Padded to the next `multiple` of each side, or to the canvas if given, as by `--overfit`.
-    """
-
-    image_size: int = 320
-    max_ratio: float = 1.35
-    multiple: int = 64
+class WholeImage:
+    """The whole image, resized by `size`, padded to `padded_size` or to the canvas if given."""
 
     def __call__(
         self,
@@ -89,14 +81,50 @@ class EvalPreset:
 
     def size(self, height: int, width: int) -> Size:
         """(h, w) of an image of this original size after resizing."""
-        short, long = min(height, width), max(height, width)
-        factor = min(self.image_size / short, self.image_size * self.max_ratio / long)
-        return max(1, round(height * factor)), max(1, round(width * factor))
+        raise NotImplementedError
 
     def padded_size(self, height: int, width: int) -> Size:
         """(H, W) after padding."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class EvalPreset(WholeImage):
+    """Short side `image_size`, long side at most `max_ratio` times that.
+
+    Padded to the next `multiple` of each side, or to the canvas if given, as by `--overfit`.
+    """
+
+    image_size: int = 320
+    max_ratio: float = 1.35
+    multiple: int = 64
+
+    def size(self, height: int, width: int) -> Size:
+        short, long = min(height, width), max(height, width)
+        return scaled(
+            height, width, min(self.image_size / short, self.image_size * self.max_ratio / long)
+        )
+
+    def padded_size(self, height: int, width: int) -> Size:
         h, w = self.size(height, width)
         return (-(-h // self.multiple) * self.multiple, -(-w // self.multiple) * self.multiple)
+
+
+@dataclass(frozen=True)
+class CanvasPreset(WholeImage):
+    """As large as it fits into the one canvas of an exported model."""
+
+    canvas: Size
+
+    def size(self, height: int, width: int) -> Size:
+        return scaled(height, width, min(self.canvas[0] / height, self.canvas[1] / width))
+
+    def padded_size(self, height: int, width: int) -> Size:
+        return self.canvas
+
+
+def scaled(height: int, width: int, factor: float) -> Size:
+    return max(1, round(height * factor)), max(1, round(width * factor))
 
 
 def paste_some(target: Sample, source: Sample, generator: torch.Generator) -> Sample:

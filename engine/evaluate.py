@@ -16,8 +16,8 @@ from data.batch import Batch
 from data.dataset import CocoDataset
 from data.errors import InputError
 from data.loaders import eval_loader
-from data.presets import EvalPreset
-from engine import Command, checkpoint, dist, files, options, skipped
+from data.presets import WholeImage
+from engine import Command, backends, checkpoint, dist, files, options, skipped
 from engine.coco_ap import FIELDS, Scores, score
 from engine.datasets import open_split
 from engine.fit import too_many_objects
@@ -36,7 +36,7 @@ DIAGNOSIS = "diagnose.json"  # beside the results
 
 def parse(argv: list[str]) -> argparse.Namespace:
     parser = options.Parser("Evaluate a checkpoint: the 12 COCO numbers and a per-category table.")
-    parser.add_argument("--checkpoint", type=Path, help="best.pt of the newest run if not given")
+    parser.add_argument("--checkpoint", type=Path, help=options.CHECKPOINT)
     parser.add_argument("--split", choices=("train", "val", "test"), default="val")
     options.add_image_size(parser)
     options.add_duplicate_iou(parser)
@@ -72,7 +72,7 @@ def predictions(
     postprocess: Postprocess,
     dataset: CocoDataset,
     *,
-    image_size: int,
+    preset: WholeImage,
     workers: int,
     device: torch.device,
     batch_size: int = 8,
@@ -82,7 +82,7 @@ def predictions(
     """Predicts a whole data set; see `run_inference`."""
     loader = eval_loader(
         dataset,
-        EvalPreset(image_size),
+        preset,
         batch_size=batch_size,
         workers=workers,
         rank=dist.rank(),
@@ -119,6 +119,12 @@ def score_ground_truth(opts: argparse.Namespace) -> None:
     skipped.report_skipped(dataset.bad)
 
 
+def require_data(opts: argparse.Namespace, path: Path) -> None:
+    """Checks that the options name the data for an exported file, raises InputError."""
+    if not (opts.data or opts.train_json or opts.val_json):
+        raise InputError(f"{path}: an exported file names no data set; give one with --data")
+
+
 def score_checkpoint(
     opts: argparse.Namespace, builder: checkpoint.Builder = zoo.build_from_config
 ) -> Scores | None:
@@ -135,23 +141,28 @@ def score_checkpoint(
         if opts.diagnose and opts.out and opts.out.suffix:
             files.require_free(opts.out.with_name(DIAGNOSIS), opts.overwrite)
         device = dist.device_for(device_for(opts.device))
-        path, content = checkpoint.load_or_newest(opts.checkpoint, options.RUNS)
-    dataset = dist.local_first(lambda: open_split(opts, (path, content)), InputError)
+        loaded = backends.load(opts.checkpoint, builder, opts.image_size)
+        path, content, model, criterion, postprocess, preset = loaded
+        trained = (path, content) if criterion else None  # exported files name no data
+        if not trained:
+            require_data(opts, path)
+            if opts.metrics_block:
+                raise InputError(f"{path}: has no loss for --metrics-block; leave it out")
+    dataset = dist.local_first(lambda: open_split(opts, trained), InputError)
     with dist.synced_errors(InputError):
         dataset.use_classes(content["classes"], str(path))
         dataset.bad.skip = True  # goes on after images that cannot be read
-        model, criterion, postprocess = checkpoint.build(content, builder)
     limit = opts.max_detections or postprocess.max_detections
     postprocess.max_detections = limit
     postprocess.duplicate_iou = opts.duplicate_iou
-    info(f"{path}: iteration {content['iteration']}, {dataset.summary()}")
+    info(f"{path}: {loaded.title}, {dataset.summary()}")
     missed = "cannot be found; raise it with --max-detections"
     if text := too_many_objects(dataset, limit, "answers per image", missed):
         info(text)
     loss = MeanLoss(criterion) if opts.metrics_block else None
     start = time.perf_counter()
     settings = {
-        "image_size": opts.image_size or content["options"]["image_size"],
+        "preset": preset,
         "batch_size": opts.batch_size,
         "workers": opts.workers,
         "device": device,

@@ -26,6 +26,7 @@ DATASETS = Path("datasets")
 CONVERTED = DATASETS / "converted"  # what was read in other formats
 RUNS = Path("runs")
 MARK = "options.json"  # of a run folder
+CHECKPOINT = "or an exported .onnx or .pte; best.pt of the newest run if not given"
 
 
 class HelpFormatter(argparse.HelpFormatter):

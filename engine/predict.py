@@ -24,13 +24,12 @@ from data import rle
 from data.batch import Annotation, collate
 from data.errors import BadRecords, InputError
 from data.images import SUFFIXES, num_pages, read_pages, read_rgb
-from data.presets import EvalPreset
 from data.readers.source import lines_of
 from data.writers import WRITERS, ids
 from data.writers.content import unlike_stem
 from data.writers.shapes import editable
 from data.writers.target import Losses, new_file
-from engine import checkpoint, files, options, skipped
+from engine import backends, checkpoint, files, options, skipped
 from engine.log import info, progress
 from engine.report import draw
 from engine.values import device_for
@@ -54,7 +53,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--pages", choices=("first", "all"), default="first", help="of a TIFF or an animation"
     )
-    parser.add_argument("--checkpoint", type=Path, help="best.pt of the newest run if not given")
+    parser.add_argument("--checkpoint", type=Path, help=options.CHECKPOINT)
     parser.add_argument(
         "--threshold", type=float, help="score; the one with the best F1 on val if not given"
     )
@@ -287,10 +286,9 @@ def main(argv: list[str], builder: checkpoint.Builder = zoo.build_from_config) -
     torch.set_num_threads(opts.threads)
     device = device_for(opts.device)
     named, passed_over = images_of(opts.images, opts.recursive)
-    _, content = checkpoint.load_or_newest(opts.checkpoint, options.RUNS)
+    loaded = backends.load(opts.checkpoint, builder, opts.image_size)
+    _, content, model, _, postprocess, preset = loaded
     threshold, origin = checkpoint.score_threshold(content["best"], opts.threshold)
-    preset = EvalPreset(opts.image_size or content["options"]["image_size"])
-    model, _, postprocess = checkpoint.build(content, builder)
     postprocess.duplicate_iou = opts.duplicate_iou
     model = fold_batchnorms(model.to(device))
 

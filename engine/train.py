@@ -354,7 +354,7 @@ def predict(run: Run, dataset: CocoDataset, threshold: float | None = None) -> l
         run.averaged_model,
         run.postprocess,
         dataset,
-        image_size=run.opts.image_size,
+        preset=EvalPreset(run.opts.image_size),
         batch_size=run.opts.batch_size,
         workers=run.opts.workers,
         device=run.trainer.device,

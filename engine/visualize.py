@@ -8,7 +8,7 @@ from PIL import Image
 
 from data.dataset import CocoDataset
 from data.errors import InputError
-from engine import checkpoint, evaluate, files, options, skipped
+from engine import backends, checkpoint, evaluate, files, options, skipped
 from engine.datasets import open_split
 from engine.log import info
 from engine.report import draw
@@ -18,7 +18,7 @@ from mobileinst import zoo
 
 def parse(argv: list[str]) -> argparse.Namespace:
     parser = options.Parser("Draw image / ground truth / prediction, one column per image.")
-    parser.add_argument("--checkpoint", type=Path, help="best.pt of the newest run if not given")
+    parser.add_argument("--checkpoint", type=Path, help=options.CHECKPOINT)
     parser.add_argument("--split", choices=("train", "val", "test"), default="val")
     parser.add_argument("--count", type=options.positive, default=8, help="images, spread evenly")
     parser.add_argument("--columns", type=options.positive, default=4)
@@ -102,19 +102,21 @@ def main(argv: list[str], builder: checkpoint.Builder = zoo.build_from_config) -
     files.require_free(opts.out, opts.overwrite)
     torch.set_num_threads(opts.threads)
     device = device_for(opts.device)
-    path, content = checkpoint.load_or_newest(opts.checkpoint, options.RUNS)
-    dataset = open_split(opts, (path, content))
+    loaded = backends.load(opts.checkpoint, builder, opts.image_size)
+    path, content, model, criterion, postprocess, preset = loaded
+    if criterion is None:
+        evaluate.require_data(opts, path)
+    dataset = open_split(opts, (path, content) if criterion else None)
     dataset.use_classes(content["classes"], str(path))
     dataset.bad.skip = True  # goes on after images that cannot be read
     threshold, origin = checkpoint.score_threshold(content["best"], opts.threshold)
-    model, _, postprocess = checkpoint.build(content, builder)
     postprocess.duplicate_iou = opts.duplicate_iou
     shown = dataset.subset(spread(len(dataset), opts.count))
     detections = evaluate.predictions(
         model.to(device),
         postprocess,
         shown,
-        image_size=opts.image_size or content["options"]["image_size"],
+        preset=preset,
         workers=opts.workers,
         device=device,
         threshold=threshold,

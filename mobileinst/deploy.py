@@ -73,6 +73,25 @@ def deploy(model: Segmenter, postprocess: Postprocess, size: Size) -> "Deployed"
     return Deployed(model, postprocess, size).eval()
 
 
+def graph_postprocess(postprocess: Postprocess) -> Postprocess:
+    """The post-processing that a graph contains: that of the model where its mask quality is taken
+    on the grid of the logits, as MobileInst and SparseInst do.
+
+    Mask2Former takes it at the original size, which a graph does not know, and leaves out queries
+    whose best class is "no object", for which scores alone have no place.
+    """
+    if postprocess.quality is not None:
+        return postprocess
+
+    def every_query(outputs: dict) -> tuple[Tensor, Tensor]:
+        scores, found = postprocess.rank(outputs)
+        return scores, torch.ones_like(found)
+
+    changed = copy.copy(postprocess)
+    changed.rank, changed.quality = every_query, grid_quality
+    return changed
+
+
 def final_postprocess(max_detections: int, duplicate_iou: float) -> Postprocess:
     """The post-processing of `scores` and `mask_logits` that a deployed model gave."""
 

@@ -1,0 +1,231 @@
+"""Exported files in place of a checkpoint: opened by their ending, post-processed as a model."""
+
+import json
+import math
+import sys
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from data.errors import InputError
+from data.presets import CanvasPreset, EvalPreset, WholeImage
+from engine import checkpoint, options
+from mobileinst import zoo
+from mobileinst.deploy import final_postprocess
+from mobileinst.set_prediction.losses import Criterion
+from mobileinst.set_prediction.postprocess import Postprocess
+
+FORMAT = 1  # of the metadata
+KEY = "mobileinst"  # of the metadata inside an ONNX file
+METADATA = "model.json"
+PACKAGES = {".onnx": ("onnxruntime",), ".pte": ("executorch",)}  # that open a file
+AGAIN = "export it again with sbin/export.sh"
+
+Run = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # image [3,H,W], padding [H,W] -> outputs
+
+
+class Loaded(NamedTuple):
+    """A checkpoint or an exported file, ready for images.
+
+    content: `classes` and `best` at least. criterion: None of an exported file.
+    """
+
+    path: Path
+    content: checkpoint.Fields
+    model: nn.Module
+    criterion: Criterion | None
+    postprocess: Postprocess
+    preset: WholeImage
+
+    @property
+    def title(self) -> str:
+        if self.criterion is None:
+            return f"exported for {self.preset.canvas[0]}x{self.preset.canvas[1]}"
+        return f"iteration {self.content['iteration']}"
+
+
+class Exported(nn.Module):
+    """An exported model with the interface of a model: images -> scores and mask_logits."""
+
+    def __init__(self, run: Run):
+        super().__init__()
+        self.run = run
+
+    def __deepcopy__(self, memo: dict) -> "Exported":
+        return self  # it has no weights to change
+
+    def forward(self, images: Tensor, padding: Tensor) -> dict[str, Tensor]:
+        """Images [B,3,H,W] in 0..1, padding [B,H,W] -> scores [B,Q,K], mask_logits [B,Q,h,w]."""
+        found = [self.run(*each) for each in zip(images.cpu(), padding.cpu())]
+        scores, masks = (torch.cat(each) for each in zip(*found))
+        return {"scores": scores, "mask_logits": masks}
+
+
+def is_exported(path: Path | None) -> bool:
+    return path is not None and path.suffix.lower() in PACKAGES
+
+
+def load(
+    path: Path | None,
+    builder: checkpoint.Builder = zoo.build_from_config,
+    image_size: int | None = None,
+) -> Loaded:
+    """What a user named: an exported file, by its ending, a checkpoint, or the newest run.
+
+    Raises:
+        InputError: if it cannot be used; `image_size` is not that of an exported file.
+    """
+    if is_exported(path):
+        return open_exported(path, image_size)
+    path, content = checkpoint.load_or_newest(path, options.RUNS)
+    preset = EvalPreset(image_size or content["options"]["image_size"])
+    return Loaded(path, content, *checkpoint.build(content, builder), preset)
+
+
+def open_exported(path: Path, image_size: int | None = None) -> Loaded:
+    """An .onnx or .pte file of sbin/export.sh; raises InputError if it cannot be used."""
+    if not path.is_file():
+        raise InputError(f"{path} is missing; name a file of sbin/export.sh")
+    require_packages(PACKAGES[path.suffix.lower()], str(path))
+    text, run_of, shapes = (open_onnx if path.suffix.lower() == ".onnx" else open_pte)(path)
+    meta = parse(text, path)
+    height, width = size = meta["height"], meta["width"]
+    stride, classes = meta["mask_stride"], meta["categories"]
+    masks = [1, shapes[1][1], height // stride, width // stride]
+    nhwc, nchw = [1, height, width, 3], [1, 3, height, width]
+    fits = shapes[0] == [1, shapes[0][1], len(classes)] and shapes[1] == masks
+    if not fits or shapes[2] not in (nhwc, nchw):
+        raise InputError(
+            f"{path}: its metadata were changed, the model has other shapes "
+            f"({', '.join(map(str, shapes))}); {AGAIN}"
+        )
+    if image_size is not None:
+        raise InputError(
+            f"{path}: its input is {height}x{width}, which is fixed; leave --image-size out, or "
+            "export the checkpoint with another --size"
+        )
+    content = {
+        "classes": classes,
+        "config": meta["config"],
+        "best": {"threshold": meta["threshold"]},
+    }
+    postprocess = final_postprocess(meta["config"]["max_detections"], meta["duplicate_iou"])
+    model = Exported(run_of(torch.tensor(meta["pad_colour"])))
+    fields = checkpoint.Fields(content, f"{path}:")
+    return Loaded(path, fields, model, None, postprocess, CanvasPreset(size))
+
+
+def require_packages(names: Sequence[str], what: str) -> None:
+    """Checks that packages are installed, raises InputError."""
+    if missing := [name for name in names if find_spec(name) is None]:
+        wanted = "-r requirements-export.txt"
+        if "executorch" in missing:  # each minor version is built for one of torch
+            wanted = f"'executorch==1.{int(torch.__version__.split('.')[1]) - 9}.*'"
+        raise InputError(
+            f"{what} needs {' and '.join(missing)}: install with {sys.executable} -m pip install "
+            f"{wanted}"
+        )
+
+
+def parse(text: str | None, path: Path) -> dict:
+    """The metadata of an exported file, checked; raises InputError."""
+    if text is None:
+        raise InputError(f"{path}: not exported by this library, it has no metadata; {AGAIN}")
+    try:
+        meta = json.loads(text)
+        version = meta["format"]
+    except (ValueError, KeyError, TypeError):
+        raise InputError(f"{path}: its metadata cannot be read; {AGAIN}") from None
+    if version != FORMAT:
+        raise InputError(
+            f"{path}: has format {version} and this version of the library reads {FORMAT}; {AGAIN}"
+        )
+
+    def is_number(value: object) -> bool:
+        return type(value) in (int, float) and math.isfinite(value)
+
+    checks = {
+        "height": lambda value: type(value) is int and value > 0,
+        "width": lambda value: type(value) is int and value > 0,
+        "mask_stride": lambda value: type(value) is int and value > 0,
+        "categories": checkpoint.is_class_list,
+        "pad_colour": lambda value: len(value) == 3 and all(map(is_number, value)),
+        "threshold": is_number,
+        "duplicate_iou": is_number,
+        "config": lambda value: type(value["max_detections"]) is int,
+    }
+    for name, holds in checks.items():
+        try:
+            good = holds(meta[name])
+        except (KeyError, TypeError):
+            good = False
+        if not good:
+            raise InputError(f"{path}: its metadata were changed, '{name}' is wrong; {AGAIN}")
+    return meta
+
+
+def open_onnx(path: Path) -> tuple[str | None, Callable[[Tensor], Run], list[list]]:
+    """Metadata, what runs the model for a pad colour, and shapes of scores, masks, and input."""
+    import onnxruntime
+
+    settings = onnxruntime.SessionOptions()
+    settings.intra_op_num_threads = torch.get_num_threads()
+    settings.log_severity_level = 3
+    try:
+        session = onnxruntime.InferenceSession(
+            str(path), settings, providers=["CPUExecutionProvider"]
+        )
+    except Exception as error:  # of many kinds, none of which is public
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{path} cannot be opened by ONNX Runtime ({reason}); {AGAIN}") from None
+    shapes = [each.shape for each in (*session.get_outputs(), *session.get_inputs())]
+    text = session.get_modelmeta().custom_metadata_map.get(KEY)
+
+    def run_of(pad_colour: Tensor) -> Run:
+        pad = pad_colour.round().byte()
+
+        def run(image: Tensor, padding: Tensor) -> tuple[Tensor, Tensor]:
+            pixels = (image * 255).round().byte().permute(1, 2, 0)  # [H,W,3]
+            pixels = torch.where(padding[..., None], pad, pixels)[None]
+            found = session.run(["scores", "masks"], {"image": np.ascontiguousarray(pixels)})
+            return tuple(map(torch.from_numpy, found))
+
+        return run
+
+    return text, run_of, shapes
+
+
+def open_pte(path: Path) -> tuple[str | None, Callable[[Tensor], Run], list[list]]:
+    """The same of a .pte file, whose metadata are beside it."""
+    from executorch.runtime import Runtime
+
+    beside = path.with_name(METADATA)
+    if not beside.is_file():
+        raise InputError(f"{path}: {METADATA} is missing beside it; copy both, or {AGAIN}")
+    try:
+        method = Runtime.get().load_program(path).load_method("forward")
+        tensors = (
+            method.metadata.output_tensor_meta(0),
+            method.metadata.output_tensor_meta(1),
+            method.metadata.input_tensor_meta(0),
+        )
+    except Exception as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{path} cannot be opened by ExecuTorch ({reason}); {AGAIN}") from None
+    shapes = [list(each.sizes()) for each in tensors]
+
+    def run_of(pad_colour: Tensor) -> Run:
+        pad = (pad_colour / 255)[:, None, None]  # [3,1,1]
+
+        def run(image: Tensor, padding: Tensor) -> tuple[Tensor, Tensor]:
+            scores, masks = method.execute([torch.where(padding, pad, image)[None].contiguous()])
+            return scores.clone(), masks.clone()  # the runtime uses their memory again
+
+        return run
+
+    return beside.read_text(encoding="utf-8"), run_of, shapes

@@ -1,0 +1,356 @@
+"""Entry: a checkpoint -> files for other runtimes, each compared with it on real images.
+
+A file whose answers differ from those of the checkpoint is kept as NAME.failed, exit code 3.
+"""
+
+import argparse
+import csv
+import functools
+import hashlib
+import json
+import shutil
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from data.dataset import CocoDataset
+from data.errors import InputError
+from data.images import read_rgb
+from data.loaders import train_canvases
+from data.presets import CanvasPreset, EvalPreset, Size
+from engine import backends, checkpoint, evaluate, files, options, parity, predict, values, web_page
+from engine.datasets import open_split
+from engine.graphs import FORMATS, Format
+from engine.log import info
+from engine.parity import MIN_ANSWERS, MIN_IMAGES, Answers, Comparison
+from engine.report import draw
+from engine.report.tables import aligned, number, pipes
+from engine.visualize import spread
+from mobileinst import weights, zoo
+from mobileinst.deploy import deploy, fold_batchnorms, graph_postprocess
+
+EXPORTS = Path("exports")
+MARK = backends.METADATA  # of a folder that --overwrite may replace
+HOW = ("decode.py", "decode.js", "DECODE.md")  # how the files are used
+RESIZE = "fit, top left, bilinear with antialiasing, half-pixel centres"
+EXAMPLE_WIDTH = 560  # pixels of each column of example.png
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    parser = options.Parser("Export a checkpoint to ONNX or ExecuTorch and compare the answers.")
+    parser.add_argument("--checkpoint", type=Path, help="best.pt of the newest run if not given")
+    parser.add_argument(
+        "--format", type=formats, default=("onnx",), metavar="NAME,...",
+        help=f"of {', '.join(FORMATS)}",
+    )  # fmt: skip
+    parser.add_argument(
+        "--size", type=values.canvas, metavar="HxW",
+        help="of the input, multiples of 64; the most frequent canvas of the validation set if not "
+        "given",
+    )  # fmt: skip
+    parser.add_argument(
+        "--images", type=Path, help="folder to compare on; the run's validation set if not given"
+    )
+    parser.add_argument("--data", type=Path, help="where the data set of the run is now")
+    parser.add_argument(
+        "--count", type=values.positive, default=100, help="images to compare on, spread evenly"
+    )
+    parser.add_argument(
+        "--allow-mismatch", action="store_true", help="keep files whose answers differ or are few"
+    )
+    parser.add_argument("--web", action="store_true", help="also a page that runs model.onnx")
+    parser.add_argument(
+        "--web-runtime", type=Path, metavar="DIR",
+        help="the npm package onnxruntime-web; fetched with npm if not given",
+    )  # fmt: skip
+    options.add_out(parser, f"folder; {EXPORTS}/RUN-HxW if not given")
+    options.add_option(parser, "threads", default=values.default_threads(), help="of each runtime")
+    opts = parser.parse_args(argv)
+    if opts.web and "onnx" not in opts.format:
+        parser.error("--web shows model.onnx: add onnx to --format")
+    return opts
+
+
+def formats(text: str) -> tuple[str, ...]:
+    """Names of formats, separated by commas."""
+    names = tuple(filter(None, text.split(",")))
+    if "litert" in names:
+        raise argparse.ArgumentTypeError(
+            "litert: no LiteRT converter installs beside this torch; export onnx here and convert "
+            "model.onnx with onnx2tf in an environment of its own"
+        )
+    if not names or not set(names) <= FORMATS.keys():
+        raise argparse.ArgumentTypeError(f"'{text}' is not of {', '.join(FORMATS)}")
+    return names
+
+
+class Images:
+    """The images that answers are compared on; `dataset` is None where they have no annotations."""
+
+    def __init__(self, opts: argparse.Namespace, path: Path, content: checkpoint.Fields) -> None:
+        self.dataset: CocoDataset | None = None
+        if opts.images:
+            paths = list(predict.images_of([opts.images])[0].values())
+            self.read = [
+                functools.partial(lambda path: parity.unannotated(read_rgb(path)), paths[place])
+                for place in spread(len(paths), opts.count)
+            ]
+            return
+        arguments = ["--data", str(opts.data)] if opts.data else []
+        try:
+            dataset = open_split(evaluate.parse(arguments), (path, content))
+        except InputError as error:
+            raise InputError(
+                f"no images to compare on, the data of the run cannot be used: {error}; or name a "
+                "folder with --images"
+            ) from error
+        dataset.use_classes(content["classes"], str(path))
+        self.dataset = dataset.subset(spread(len(dataset), opts.count))
+        self.read = [
+            functools.partial(self.dataset.read, place) for place in range(len(self.dataset))
+        ]
+
+    def canvas(self, image_size: int) -> Size:
+        """The most frequent canvas, or that of landscape images."""
+        if self.dataset is None:
+            return train_canvases(image_size)[0]
+        preset = EvalPreset(image_size)
+        sizes = (preset.padded_size(each.height, each.width) for each in self.dataset.images)
+        return Counter(sizes).most_common(1)[0][0]
+
+    def scores(self, answers: Answers, limit: int) -> dict[str, float] | None:
+        """AP and AP50, where there are annotations."""
+        if self.dataset is None:
+            return None
+        ids = [category.id for category in self.dataset.categories]
+        truth = self.dataset.ground_truth()
+        return parity.average_precision(answers, truth, ids, limit).headline
+
+
+def main(argv: list[str], builder: checkpoint.Builder = zoo.build_from_config) -> None:
+    """`builder` rebuilds the model; to be given if it was trained with parts not in the zoo.
+
+    Raises:
+        FailedRun: at the end, if a file answers differently.
+    """
+    opts = parse(argv)
+    for name in opts.format:
+        backends.require_packages(FORMATS[name].packages, f"--format {name}")
+    torch.set_num_threads(opts.threads)
+    if backends.is_exported(opts.checkpoint):
+        raise InputError(f"{opts.checkpoint} is exported already; name a best.pt or last.pt")
+    path, content = checkpoint.load_or_newest(opts.checkpoint, options.RUNS)
+    model, _, postprocess = checkpoint.build(content, builder)
+    threshold, _ = checkpoint.score_threshold(content["best"])
+    images = Images(opts, path, content)
+    size = opts.size or images.canvas(content["options"]["image_size"])
+    height, width = size
+    out = opts.out or EXPORTS / f"{path.parent.name}-{height}x{width}"
+    files.require_free(out, opts.overwrite, MARK)
+    try:
+        deployed = deploy(model, postprocess, size)
+    except ValueError as error:
+        raise InputError(f"{path} cannot be exported: {error}; change this part") from error
+    info(f"{path} for {height}x{width}, compared on {len(images.read)} images")
+    preset, limit = CanvasPreset(size), postprocess.max_detections
+    rules = graph_postprocess(postprocess)
+    reference = parity.run(fold_batchnorms(model), rules, preset, images.read, "checkpoint")
+    require_enough(reference, threshold, opts.allow_mismatch)
+    meta = {
+        "format": backends.FORMAT,
+        "model": content["options"]["model"],
+        "config": content["config"],
+        "categories": content["classes"],
+        "height": height,
+        "width": width,
+        "pad_colour": [255 * mean for mean in model.normalise.mean.flatten().tolist()],
+        "resize": RESIZE,
+        "mask_stride": model.mask_stride,
+        "threshold": threshold,
+        "duplicate_iou": postprocess.duplicate_iou,
+        "fingerprint": weights.fingerprint(model.state_dict()),
+        "versions": {"torch": str(torch.__version__), "mobileinst": checkpoint.FORMAT},
+        "files": {},
+    }
+    rows, found, failed = [row("checkpoint", path, reference, images, limit)], {}, []
+    with files.appearing(out, opts.overwrite, MARK) as folder:
+        for name in opts.format:
+            each = FORMATS[name]
+            file = folder / each.name
+            write(each, deployed, file, meta)
+            loaded = backends.open_exported(file)
+            answers = parity.run(loaded.model, loaded.postprocess, preset, images.read, each.name)
+            found[each.name] = answers
+            compared = parity.compare(reference, answers, threshold, each.limits.score)
+            rows.append(row(each.name, file, answers, images, limit, compared, each))
+            about = {"input": each.input, "outputs": ["scores", "masks"], "parity": rows[-1]}
+            meta["files"][each.name] = about
+            if not compared.within(each.limits):
+                failed.append(each.name)
+        kept = [name for name in meta["files"] if opts.allow_mismatch or name not in failed]
+        meta["files"] = {name: meta["files"][name] for name in kept}
+        finish(folder, meta, rows, [name for name in found if name not in kept])
+        example(folder, {"checkpoint": reference} | found, images, threshold, content["classes"])
+        if opts.web and "model.onnx" in kept:
+            web_page.write(folder / "web", folder, opts.web_runtime)
+    info(f"\n{aligned(cells(rows), 1)}\n")
+    if dropped := [name for name in failed if name not in kept]:
+        raise files.FailedRun(
+            f"{', '.join(dropped)} in {out}: the answers differ from those of the checkpoint, see "
+            "the table; the file is kept as NAME.failed, use it with --allow-mismatch"
+        )
+    info(f"exported: {out} (summary.md, example.png; decode.py shows how to use the files)")
+
+
+def require_enough(reference: Answers, threshold: float, allow: bool) -> None:
+    """Checks that there is enough to compare, raises InputError, or prints it with `allow`."""
+    images, answers = len(reference.results), sum(map(len, reference.above(threshold)))
+    if images >= MIN_IMAGES and answers >= MIN_ANSWERS:
+        return
+    sentence = (
+        f"{answers} answers above {threshold:.3f} in {images} images are too few to compare, at "
+        f"least {MIN_ANSWERS} in {MIN_IMAGES} are needed"
+    )
+    if not allow:
+        raise InputError(
+            f"{sentence}; raise --count, name more images with --images, or add --allow-mismatch"
+        )
+    info(f"warning: {sentence}")
+
+
+def write(each: Format, deployed: torch.nn.Module, file: Path, meta: dict) -> None:
+    """Writes a file with the metadata that are known before it is compared."""
+    info(f"writing {file.name}")
+    try:
+        each.write(deployed, file)
+    except InputError:
+        raise
+    except Exception as error:  # exporters raise nearly everything
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(
+            f"{file.name}: its exporter cannot write this model ({reason}); choose another --format"
+        ) from error
+    write_metadata(file.parent, meta, [file.name])
+
+
+def write_metadata(folder: Path, meta: dict, names: Sequence[str]) -> None:
+    """The metadata beside the files of these names, and inside those that are ONNX."""
+    text = json.dumps(meta, indent=1)
+    (folder / backends.METADATA).write_text(text, encoding="utf-8")
+    for name in names:
+        if name.endswith(".onnx"):
+            import onnx
+
+            content = onnx.load(folder / name)
+            onnx.helper.set_model_props(content, {backends.KEY: text})
+            onnx.save(content, folder / name)
+
+
+def row(
+    name: str,
+    file: Path,
+    answers: Answers,
+    images: Images,
+    limit: int,
+    compared: Comparison | None = None,
+    each: Format | None = None,
+) -> dict:
+    """A line of the table of parity."""
+    scores = images.scores(answers, limit)
+    return {
+        "file": name,
+        "megabytes": round(file.stat().st_size / 1e6, 2),
+        "cpu_ms": round(1000 * answers.seconds, 1),
+        "images": len(answers.results),
+        "answers": compared.answers if compared else None,
+        "missing": compared.missing if compared else None,
+        "score_difference": compared.score if compared else None,
+        "mask_iou_worst": compared.iou if compared else None,
+        "mask_iou_median": compared.median_iou if compared else None,
+        "AP": scores["AP"] if scores else None,
+        "AP50": scores["AP50"] if scores else None,
+        "same": compared.within(each.limits) if compared else None,
+    }
+
+
+def cells(rows: list[dict]) -> list[list[str]]:
+    """The rows as text, under a header."""
+
+    def text(name: str, value: object) -> str:
+        if value is None:
+            return "-"
+        if name == "score_difference":
+            return f"{value:.1e}"
+        if name.startswith("mask_iou"):
+            return f"{value:.4f}"
+        if name in ("AP", "AP50"):
+            return number(value)
+        return {True: "yes", False: "NO"}[value] if name == "same" else str(value)
+
+    header = [name.replace("_", " ") for name in rows[0]]
+    return [header, *([text(*item) for item in each.items()] for each in rows)]
+
+
+def finish(folder: Path, meta: dict, rows: list[dict], failed: Sequence[str]) -> None:
+    """Metadata with parity, the tables, and how to use the files."""
+    for name in failed:
+        (folder / name).rename(folder / f"{name}.failed")
+    for name in meta["files"]:
+        if not name.endswith(".onnx"):
+            digest = hashlib.sha256((folder / name).read_bytes()).hexdigest()
+            meta["files"][name]["sha256"] = digest
+    write_metadata(folder, meta, list(meta["files"]))
+    with open(folder / "parity.csv", "w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([list(rows[0]), *(each.values() for each in rows)])
+    classes = ", ".join(each["name"] for each in meta["categories"])
+    lines = [
+        f"# {meta['model']} for images of {meta['height']} x {meta['width']}",
+        f"{len(meta['categories'])} classes: {classes}. Answers are shown above a score of "
+        f"{meta['threshold']:.3f}.",
+        pipes(cells(rows), 1),
+        "Each file was opened again and compared with the checkpoint on the same images, the same "
+        "canvas and the answers of the same queries. CPU time is that of the network alone, the "
+        "median over images.",
+        "`example.png` shows the same image through all of them; `python decode.py "
+        "example_image.png` finds the same objects with onnxruntime, numpy and Pillow. `DECODE.md` "
+        "has the arithmetic for other languages, `model.json` the classes and numbers.",
+    ]
+    (folder / "summary.md").write_text("\n\n".join(lines) + "\n", encoding="utf-8")
+    for name in HOW:
+        shutil.copyfile(web_page.EXPORTED / name, folder / name)
+
+
+def example(
+    folder: Path,
+    found: dict[str, Answers],
+    images: Images,
+    threshold: float,
+    classes: list[dict],
+) -> None:
+    """Draws the image with the most answers through the checkpoint and every file."""
+    counts = [len(each) for each in found["checkpoint"].above(threshold)]
+    place = counts.index(max(counts))
+    image, _ = images.read[place]()
+    image.save(folder / "example_image.png")
+    names = [each["name"] for each in classes]
+    columns = []
+    for answers in found.values():
+        result = answers.results[place]
+        shown = (result["best"] & (result["scores"] > threshold)).nonzero()[:, 0].tolist()
+        labels, scores = (result[key].tolist() for key in ("labels", "scores"))
+        masks = [result["masks"][i] for i in shown]
+        objects = draw.Objects([labels[i] for i in shown], masks, [scores[i] for i in shown])
+        overlay = draw.overlay(image, objects, names)
+        scale = EXAMPLE_WIDTH / overlay.width
+        columns.append(overlay.resize((EXAMPLE_WIDTH, round(scale * overlay.height))))
+    captions = draw.caption_row(list(found), [each.width for each in columns])
+    blank = Image.new("RGB", (captions.width - sum(c.width for c in columns), 1), draw.PAPER)
+    sheet = draw.below([draw.side_by_side([blank, *columns]), captions], draw.GAP)
+    sheet.save(folder / "example.png")
+
+
+if __name__ == "__main__":
+    options.run_entry(main)

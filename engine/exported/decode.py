@@ -1,0 +1,121 @@
+"""From an image to the input of an exported model, and from its outputs to objects with masks.
+
+    python decode.py PHOTO        finds the objects of a photo, with onnxruntime
+
+    meta = json.load(open("model.json"))
+    image, size = prepare(Image.open("photo.jpg"), meta)
+    ... run the model on image, uint8 [1,H,W,3] ...
+    answers = decode(scores, masks, meta, (height, width))
+
+Needs numpy and Pillow. DECODE.md has the arithmetic in words.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+COLOURS = (230, 70, 60), (60, 130, 230), (70, 180, 90), (230, 180, 50), (160, 90, 210)
+
+
+def prepare(image, meta):
+    """An upright RGB image -> the input uint8 [1,H,W,3], and (h, w) of the part that is the image.
+
+    As float32 [1,3,H,W] in 0..1, for model.pte: `prepare_float`.
+    """
+    size = fit((image.height, image.width), meta)
+    canvas = np.empty((1, meta["height"], meta["width"], 3), np.uint8)
+    canvas[:] = np.round(meta["pad_colour"])
+    resized = image.convert("RGB").resize(size[::-1], Image.Resampling.BILINEAR)
+    canvas[0, : size[0], : size[1]] = np.asarray(resized)
+    return canvas, size
+
+
+def prepare_float(image, meta):
+    """The same as float32 [1,3,H,W] in 0..1, with the exact pad colour."""
+    canvas, size = prepare(image, meta)
+    canvas = canvas.astype(np.float32) / np.float32(255)
+    pad = np.array(meta["pad_colour"]) / 255
+    canvas[:, size[0] :] = canvas[:, :, size[1] :] = pad
+    return np.ascontiguousarray(canvas.transpose(0, 3, 1, 2)), size
+
+
+def decode(scores, masks, meta, original, threshold=None):
+    """scores [1,Q,K] and masks [1,Q,h,w] of the model -> objects, best first.
+
+    original: (height, width) of the image. threshold: that of the model if not given.
+    Each object is a dict: index, id and name of its class, score, query, box (x0, y0, x1, y1 in
+    pixels, the far edges exclusive) and mask, bool [height,width].
+    """
+    threshold = meta["threshold"] if threshold is None else threshold
+    classes, best = scores[0].argmax(1), scores[0].max(1)  # [Q] twice
+    order = [int(query) for query in np.argsort(-best, kind="stable") if best[query] > threshold]
+    canvas, size = (meta["height"], meta["width"]), fit(original, meta)
+    rows, columns = (resize_matrix(*side) for side in zip(masks.shape[2:], canvas, size, original))
+    found, better = [], []
+    for query in order:
+        mask, cells = rows @ (masks[0, query] @ columns.T) > 0, masks[0, query] > 0
+        if not mask.any():
+            continue
+        same = [other for index, other in better if index == classes[query]]
+        better.append((classes[query], cells))
+        if any(iou(cells, other) > meta["duplicate_iou"] for other in same):
+            continue
+        y, x = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+        box = int(x[0]), int(y[0]), int(x[-1]) + 1, int(y[-1]) + 1
+        category, score = meta["categories"][classes[query]], float(best[query])
+        found.append(category | {"score": score, "query": query, "box": box, "mask": mask})
+    return found
+
+
+def fit(original, meta):
+    """(height, width) of an image inside the canvas; halves are rounded to even numbers."""
+    factor = min(meta["height"] / original[0], meta["width"] / original[1])
+    return tuple(max(1, round(side * factor)) for side in original)
+
+
+def resize_matrix(cells, canvas, size, original):
+    """One side: cells of the mask logits -> canvas, cut to the image -> its original size."""
+    return linear(size, original) @ linear(cells, canvas)[:size]
+
+
+def linear(source, target):
+    """The matrix [target,source] of bilinear resizing with half-pixel centres."""
+    place = ((np.arange(target) + 0.5) * (source / target) - 0.5).clip(0)
+    low = np.floor(place).astype(int).clip(max=source - 1)
+    high = (low + 1).clip(max=source - 1)
+    matrix, share = np.zeros((target, source), np.float32), (place - low).astype(np.float32)
+    np.add.at(matrix, (np.arange(target), low), 1 - share)
+    np.add.at(matrix, (np.arange(target), high), share)
+    return matrix
+
+
+def iou(one, other):
+    """Intersection over union of two masks on the grid of the logits."""
+    return np.sum(one & other) / max(1, np.sum(one | other))
+
+
+def main(path):
+    import onnxruntime
+
+    folder = Path(__file__).resolve().parent
+    meta = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+    image = ImageOps.exif_transpose(Image.open(path)).convert("RGB")
+    session = onnxruntime.InferenceSession(
+        str(folder / "model.onnx"), providers=["CPUExecutionProvider"]
+    )
+    scores, masks = session.run(["scores", "masks"], {"image": prepare(image, meta)[0]})
+    shown, answers = np.array(image), decode(scores, masks, meta, (image.height, image.width))
+    for number, answer in enumerate(answers):
+        print(f"{answer['score']:.3f}  {answer['name']}  box {answer['box']}")
+        colour = np.array(COLOURS[number % len(COLOURS)])
+        shown[answer["mask"]] = shown[answer["mask"]] // 2 + colour // 2
+    target = Path(path).with_name(f"{Path(path).stem}_objects.png").name
+    Image.fromarray(shown).save(target)
+    print(f"{len(answers)} objects with scores above {meta['threshold']:.3f}: {target}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,121 @@
+"""Whether an exported file answers as the model that it was made from, on real images."""
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+
+from data import rle
+from data.batch import Annotation, collate
+from data.presets import WholeImage
+from engine.coco_ap import Scores, score
+from engine.graphs import Limits
+from engine.log import progress
+from mobileinst.set_prediction.postprocess import Postprocess
+
+MIN_IMAGES, MIN_ANSWERS = 8, 20
+
+Read = Callable[[], tuple[Image.Image, Annotation]]  # of one image
+
+
+@dataclass
+class Answers:
+    """What a model found in images, and the median CPU seconds of its network.
+
+    results: of the contract in data/batch.py for each image, all answers, masks as RLE.
+    """
+
+    results: list[dict] = field(default_factory=list)
+    seconds: float = 0.0
+
+    def above(self, threshold: float) -> list[dict[int, tuple[int, float, dict]]]:
+        """The best answer of each query above a score, of each image: label, score and mask."""
+        found = []
+        for result in self.results:
+            columns = (result[key].tolist() for key in ("query_idx", "labels", "scores"))
+            best: dict[int, tuple[int, float, dict]] = {}
+            for query, *answer in zip(*columns, result["masks"]):
+                if answer[1] > threshold:
+                    best.setdefault(query, tuple(answer))
+            found.append(best)
+        return found
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Differences of the answers above the threshold; those within `score` of it do not count."""
+
+    answers: int
+    missing: int  # answers of one side alone, or of another class
+    score: float  # the largest difference
+    iou: float  # the lowest and the median IoU of masks
+    median_iou: float
+
+    def within(self, limits: Limits) -> bool:
+        return not self.missing and self.score <= limits.score and self.iou >= limits.iou
+
+
+@torch.inference_mode()
+def run(
+    model: nn.Module,
+    postprocess: Postprocess,
+    preset: WholeImage,
+    images: Sequence[Read],
+    name: str,
+) -> Answers:
+    """Runs a model on the CPU on each image alone."""
+    answers, seconds = Answers(), []
+    for read in progress(images, desc=name, leave=False):
+        batch = collate([preset(*read())]).to("cpu")
+        start = time.process_time()
+        outputs = model(batch.images, batch.padding)
+        seconds.append(time.process_time() - start)
+        answers.results += postprocess(outputs, batch.sizes(), encode=rle.encode)
+    answers.seconds = statistics.median(seconds)
+    return answers
+
+
+def compare(reference: Answers, found: Answers, threshold: float, limit: float) -> Comparison:
+    """Compares the answers of the same queries; `limit` is that of a score."""
+    missing, differences, ious = 0, [], []
+    pairs = zip(reference.above(threshold - limit), found.above(threshold - limit), strict=True)
+    for expected, other in pairs:
+        for query in expected.keys() | other.keys():
+            both = [side[query] for side in (expected, other) if query in side]
+            if max(score for _, score, _ in both) <= threshold + limit:
+                continue  # a rounding may decide
+            if len(both) == 1 or both[0][0] != both[1][0]:
+                missing += 1
+                continue
+            differences.append(abs(both[0][1] - both[1][1]))
+            ious.append(float(rle.iou([both[0][2]], [both[1][2]])[0, 0]))
+    return Comparison(
+        answers=len(ious),
+        missing=missing,
+        score=max(differences, default=0.0),
+        iou=min(ious, default=1.0),
+        median_iou=statistics.median(ious) if ious else 1.0,
+    )
+
+
+def average_precision(
+    answers: Answers, ground_truth: dict, ids: Sequence[int], max_dets: int
+) -> Scores:
+    """Scores the answers on images of `ground_truth`, in its order; `ids` of the classes."""
+    detections = []
+    for image, result in zip(ground_truth["images"], answers.results, strict=True):
+        columns = (result[key].tolist() for key in ("labels", "scores", "best"))
+        for label, one, best, mask in zip(*columns, result["masks"]):
+            answer = {"image_id": image["id"], "category_id": ids[label], "segmentation": mask}
+            detections.append(answer | {"score": one, "best": best})
+    return score(ground_truth, detections, max_dets=max_dets)
+
+
+def unannotated(image: Image.Image) -> tuple[Image.Image, Annotation]:
+    size = image.height, image.width
+    return image, Annotation(np.zeros(0, np.int64), [], None, 0, size)

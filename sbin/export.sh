@@ -1,0 +1,9 @@
+#!/usr/bin/env bash
+# Export a checkpoint to ONNX (and ExecuTorch) for a phone, a browser or a server; each file is
+# compared with the checkpoint on real images, and one that answers differently is refused.
+#   bash sbin/export.sh [--checkpoint FILE] [--format onnx,pte] [--size HxW] [--web] [--help]
+#                                    files and how to use them go into exports/RUN-HxW
+#   bash sbin/predict.sh IMAGES --checkpoint exports/RUN-HxW/model.onnx
+source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
+use_python requirements.txt requirements-export.txt
+exec "$python" -m engine.export "$@"

@@ -1,0 +1,285 @@
+"""engine/export.py: files that answer as the checkpoint, and their use in place of one."""
+
+import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from data import rle
+from data.errors import InputError
+from engine import backends, checkpoint, evaluate, export, graphs, predict, web_page
+from engine.files import FailedRun
+
+FORBIDDEN = ("TopK", "Gather", "Scatter", "GridSample", "NonZero", "Loop", "If", "Scan", "NonMax")
+
+
+@pytest.fixture(scope="module")
+def trained(toy_run, tmp_path_factory) -> Path:
+    """A checkpoint with a threshold below which it has twenty answers."""
+    path = tmp_path_factory.mktemp("trained") / "run" / "best.pt"
+    path.parent.mkdir()
+    content = checkpoint.load(toy_run / "best.pt")
+    content["best"]["threshold"] = 0.05
+    checkpoint.save(path, content)
+    return path
+
+
+def exported(path: Path, images: Path, out: Path, *more: str) -> Path:
+    argv = ["--checkpoint", path, "--images", images, "--out", out, "--size", "64x128"]
+    export.main([str(each) for each in [*argv, "--threads", "1", *more]])
+    return out
+
+
+@pytest.fixture(scope="module")
+def folder(trained, toy_coco, tmp_path_factory) -> Path:
+    for name in graphs.FORMATS["onnx"].packages:
+        pytest.importorskip(name, reason=f"{name}, of requirements-export.txt, is missing")
+    return exported(trained, toy_coco / "train", tmp_path_factory.mktemp("exports") / "x")
+
+
+def test_what_a_folder_holds(folder):
+    meta = json.loads((folder / "model.json").read_text())
+    names = ["model.onnx", "model.json", "parity.csv", "summary.md", "example.png"]
+    names += ["example_image.png", *export.HOW]
+    assert sorted(path.name for path in folder.iterdir()) == sorted(names)
+    assert meta["format"] == 1 and (meta["height"], meta["width"]) == (64, 128)
+    assert [each["id"] for each in meta["categories"]] == [0, 7, 90]
+    assert meta["threshold"] == 0.05 and meta["mask_stride"] == 8
+    with open(folder / "parity.csv", newline="") as file:
+        first, second = csv.DictReader(file)
+    assert first["file"] == "checkpoint" and second["file"] == "model.onnx"
+    assert int(second["answers"]) >= 20 and float(second["score_difference"]) < 1e-3
+    assert float(second["mask_iou_worst"]) > 0.99 and second["same"] == "True"
+    assert meta["files"]["model.onnx"]["parity"]["answers"] == int(second["answers"])
+
+
+def test_the_graph_has_fixed_shapes_and_operators_for_phones(folder):
+    import onnx
+
+    model = onnx.load(folder / "model.onnx")
+    operators = {node.op_type for node in model.graph.node}
+    assert not [name for name in operators if name.startswith(FORBIDDEN)]
+    shapes = {
+        each.name: [side.dim_value for side in each.type.tensor_type.shape.dim]
+        for each in (*model.graph.input, *model.graph.output)
+    }
+    expected = {"image": [1, 64, 128, 3], "scores": [1, 6, 3], "masks": [1, 6, 8, 16]}
+    assert shapes == expected
+    text = {each.key: each.value for each in model.metadata_props}[backends.KEY]
+    assert text == (folder / "model.json").read_text()
+    assert (
+        str(Path(export.__file__).parents[1]).encode() not in (folder / "model.onnx").read_bytes()
+    )
+
+
+def found_by_predict(model: Path, image: Path, out: Path) -> dict:
+    argv = [image, "--checkpoint", model, "--out", out, "--device", "cpu", "--threads", "1"]
+    predict.main([str(each) for each in argv])
+    return json.loads((out / "objects.json").read_text())
+
+
+def test_decode_py_alone_finds_what_predict_finds(folder, tmp_path):
+    """In a Python that knows numpy, Pillow and onnxruntime only."""
+    script = """
+import json, sys
+import numpy as np, onnxruntime
+from PIL import Image
+import decode
+meta = json.load(open("model.json"))
+image = Image.open("example_image.png")
+session = onnxruntime.InferenceSession("model.onnx", providers=["CPUExecutionProvider"])
+scores, masks = session.run(["scores", "masks"], {"image": decode.prepare(image, meta)[0]})
+found = decode.decode(scores, masks, meta, (image.height, image.width))
+np.savez("found.npz", masks=[each.pop("mask") for each in found])
+print(json.dumps(found))
+assert not {"torch", "mobileinst", "engine", "data", "scipy"} & sys.modules.keys()
+"""
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=copy, env=environment, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    answers = json.loads(done.stdout)
+    content = found_by_predict(
+        folder / "model.onnx", folder / "example_image.png", tmp_path / "found"
+    )
+    expected = content["annotations"]
+    assert len(answers) == len(expected) >= 2
+    masks = np.load(copy / "found.npz")["masks"]
+    for answer, mask, one in zip(answers, masks, expected):
+        assert answer["id"] == one["category_id"]
+        assert answer["score"] == pytest.approx(one["score"], abs=1e-5)
+        assert rle.to_json(rle.encode(mask[None])[0]) == one["segmentation"]
+        left, top, width, height = one["bbox"]
+        assert answer["box"] == [left, top, left + width, top + height]
+
+
+def test_the_vectors_of_the_description(tmp_path):
+    """DECODE.md holds inputs and outputs as json, for decoders in other languages."""
+    sys.path.insert(0, str(web_page.EXPORTED))
+    import decode
+
+    sys.path.remove(str(web_page.EXPORTED))
+    text = (web_page.EXPORTED / "DECODE.md").read_text(encoding="utf-8")
+    vectors = json.loads(text.partition("```json\n")[2].partition("```")[0])
+    meta = vectors["model"]
+    for case in vectors["fit"]:
+        assert decode.fit(case["original"], meta) == tuple(case["size"])
+    image = Image.fromarray(np.array(vectors["prepare"]["image"], np.uint8))
+    pixels, size = decode.prepare(image, meta)
+    assert list(size) == vectors["prepare"]["size"]
+    assert pixels[0, :, :, 0].tolist() == vectors["prepare"]["red"]
+    scores, masks = (np.array(vectors["decode"][key], np.float32) for key in ("scores", "masks"))
+    answers = decode.decode(scores, masks, meta, vectors["decode"]["original"])
+    expected = vectors["decode"]["answers"]
+    assert [answer.pop("mask").astype(int).tolist() for answer in answers] == [
+        one.pop("mask") for one in expected
+    ]
+    for answer, one in zip(answers, expected, strict=True):
+        assert answer == one | {"box": tuple(one["box"]), "score": pytest.approx(one["score"])}
+
+
+def test_an_exported_file_is_evaluated_like_a_checkpoint(folder, toy_coco, tmp_path):
+    """On the size that both see alike, the scores are the same."""
+    argv = ["--data", str(toy_coco), "--device", "cpu", "--workers", "0", "--threads", "1"]
+    out = tmp_path / "results.json"
+    evaluate.main(["--checkpoint", str(folder / "model.onnx"), "--out", str(out), *argv])
+    results = json.loads(out.read_text())
+    assert results["scores"]["images"] == 4 and results["detections"]
+    with pytest.raises(InputError, match="names no data set; give one with --data"):
+        evaluate.main(["--checkpoint", str(folder / "model.onnx")])
+    with pytest.raises(InputError, match="has no loss for --metrics-block"):
+        evaluate.main(["--checkpoint", str(folder / "model.onnx"), "--metrics-block", *argv])
+
+
+def test_wrong_files_are_named_in_a_sentence(folder, tmp_path):
+    import onnx
+
+    def refused(change, match, size=None):
+        content = onnx.load(folder / "model.onnx")
+        meta = json.loads(content.metadata_props[0].value)
+        text = change(meta)
+        props = {} if text is None else {backends.KEY: text if text else json.dumps(meta)}
+        onnx.helper.set_model_props(content, props)
+        onnx.save(content, tmp_path / "m.onnx")
+        with pytest.raises(InputError, match=match):
+            backends.load(tmp_path / "m.onnx", image_size=size)
+
+    refused(lambda meta: None, "not exported by this library")
+    refused(lambda meta: "{", "metadata cannot be read")
+    refused(lambda meta: meta.update(format=2) or "", "has format 2 and this version .* reads 1")
+    refused(lambda meta: meta.update(height=128) or "", "metadata were changed, the model has")
+    refused(lambda meta: meta["categories"].pop() and "", "metadata were changed, the model has")
+    refused(lambda meta: meta.update(threshold="0.1") or "", "'threshold' is wrong")
+    refused(lambda meta: meta.pop("pad_colour") and "", "'pad_colour' is wrong")
+    refused(lambda meta: "" if meta else "", "its input is 64x128, which is fixed", size=64)
+    (tmp_path / "broken.onnx").write_bytes(b"no model")
+    with pytest.raises(InputError, match="broken.onnx cannot be opened by ONNX Runtime"):
+        backends.load(tmp_path / "broken.onnx")
+    with pytest.raises(InputError, match="gone.onnx is missing"):
+        backends.load(tmp_path / "gone.onnx")
+
+
+def test_a_file_that_answers_differently_is_refused(
+    trained, toy_coco, tmp_path, monkeypatch, folder, capsys
+):
+    import onnx
+
+    def write(model, path):
+        content = onnx.load(folder / "model.onnx")
+        (bias,) = (each for each in content.graph.initializer if "objectness.bias" in each.name)
+        bias.CopyFrom(onnx.numpy_helper.from_array(np.ones(1, np.float32), bias.name))
+        onnx.save(content, path)
+
+    each = graphs.FORMATS["onnx"]
+    monkeypatch.setitem(graphs.FORMATS, "onnx", each._replace(write=write))
+    with pytest.raises(FailedRun, match="model.onnx in .*: the answers differ"):
+        exported(trained, toy_coco / "train", tmp_path / "x")
+    out = tmp_path / "x"
+    assert (out / "model.onnx.failed").exists() and not (out / "model.onnx").exists()
+    assert json.loads((out / "model.json").read_text())["files"] == {}
+    assert "NO" in capsys.readouterr().out
+    exported(trained, toy_coco / "train", out, "--overwrite", "--allow-mismatch")
+    assert (out / "model.onnx").exists()
+
+
+def test_wrong_requests_are_named_in_a_sentence(trained, toy_coco, tmp_path, monkeypatch):
+    def refused(match, *argv):
+        with pytest.raises(InputError, match=match):
+            exported(trained, toy_coco / "train", tmp_path / "x", *argv)
+
+    refused("litert: no LiteRT converter", "--format", "litert")
+    refused("'onnx,tflite' is not of onnx, pte", "--format", "onnx,tflite")
+    refused("both sides must be multiples of 64", "--size", "100x128")
+    monkeypatch.setattr(backends, "find_spec", lambda name: None)
+    refused("--format onnx needs onnx and onnxscript .*-r requirements-export.txt")
+    refused("--format pte needs executorch: .*'executorch==1", "--format", "pte")
+    monkeypatch.undo()
+    for name in graphs.FORMATS["onnx"].packages:
+        pytest.importorskip(name)
+    refused("are too few to compare", "--count", "3")
+    refused("no images", "--images", str(tmp_path))
+    argv = ["--checkpoint", str(trained), "--out", str(tmp_path / "x"), "--data", str(tmp_path)]
+    with pytest.raises(InputError, match="no images to compare on.*--images"):
+        export.main(argv)
+
+
+def test_a_part_that_is_no_graph_is_named():
+    class Part(nn.Module):
+        def forward(self, x):
+            return 2 * x if x.sum() > 0 else x
+
+    model = nn.ModuleDict({"model": nn.Sequential(nn.ReLU(), Part())})
+    model.forward = model["model"].forward
+    with pytest.raises(InputError, match="the model cannot be exported: 1 is no graph of tensors"):
+        graphs.traced(model, torch.ones(2))
+
+
+@pytest.mark.parametrize("name", ["mask2former_mobilenet_v2", "sparseinst_mobilenet_v2"])
+def test_other_systems_export(name, tiny, toy_coco, tmp_path, no_finish):
+    """Their untrained answers, on fewer images than are needed for a check."""
+    from engine import train
+
+    for package in graphs.FORMATS["onnx"].packages:
+        pytest.importorskip(package)
+    small = {"mask2former": "num_layers=1 num_encoder_layers=1 width=32 mask_dim=16"}
+    keywords = f"{small.get(name.partition('_')[0], 'width=32 kernel_dim=16')} num_queries=6"
+    options = [*tiny[: tiny.index("--set")], "--data", str(toy_coco), "--iterations", "2"]
+    options += ["--model", name, "--set", *keywords.split(), "--out", str(tmp_path / "run")]
+    assert train.main(options) == 0
+    content = checkpoint.load(tmp_path / "run" / "last.pt")
+    content["best"]["threshold"] = 0.0
+    checkpoint.save(tmp_path / "run" / "last.pt", content)
+    out = exported(tmp_path / "run" / "last.pt", toy_coco / "train", tmp_path / "x")
+    with open(out / "parity.csv", newline="") as file:
+        *_, row = csv.DictReader(file)
+    assert row["same"] == "True" and int(row["answers"]) >= 20
+
+
+def test_executorch(trained, toy_coco, tmp_path):
+    pytest.importorskip("executorch", reason="executorch is missing: .pte is not tested")
+    out = exported(trained, toy_coco / "train", tmp_path / "x", "--format", "pte")
+    with open(out / "parity.csv", newline="") as file:
+        *_, row = csv.DictReader(file)
+    assert row["file"] == "model.pte" and row["same"] == "True"
+    image = toy_coco / "train" / "0.png"
+    found = found_by_predict(out / "model.pte", image, tmp_path / "found")
+    assert found["annotations"]
+    path = out / "model.pte"
+    shutil.copy(path, tmp_path / "alone.pte")
+    with pytest.raises(InputError, match="model.json is missing beside it"):
+        backends.load(tmp_path / "alone.pte")
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(InputError, match="model.pte cannot be opened by ExecuTorch"):
+        backends.load(path)
