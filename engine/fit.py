@@ -21,6 +21,9 @@ from mobileinst import zoo
 
 SAMPLE = 200  # images whose objects are measured
 SPARE = 1.25  # queries and answers per object in the fullest image
+# Objects crowd, so that several lie in a cell of placed queries. On nuclei (dsb2018), after 400
+# steps, 324 queries found .354 of them for .282 with 121: AR100; AP .178 for .167.
+PLACED_SPARE = 2.25
 SIDE = 16  # pixels that the side of a small object should have
 COARSE_SIDE = 24  # three cells at stride 8: smaller ones need masks at stride 4
 SIZES = (128, 192, 256, 320, 384, 448, 512)
@@ -48,11 +51,13 @@ def fit_to_data(opts: TrainOptions, train: CocoDataset) -> dict[str, str]:
 
     objects = train.objects_per_image()
     most = int(objects.max(initial=0))
-    enough = min(1024, math.ceil(math.sqrt(SPARE * most)) ** 2)  # a square grid of placed queries
-    reason = f"up to {most} objects in an image"
-    for name in ("num_queries", "max_detections"):
+    spare = {"num_queries": SPARE, "max_detections": SPARE}
+    if keywords.get("placed"):
+        spare["num_queries"] = PLACED_SPARE
+    for name, factor in spare.items():
+        enough = min(1024, math.ceil(math.sqrt(factor * most)) ** 2)  # a square grid, if placed
         if enough > keywords[name]:
-            decide(f"set.{name}", enough, reason)
+            decide(f"set.{name}", enough, f"up to {most} objects in an image")
     sides, short = object_sides(train, first_images(len(train), opts.seed, SAMPLE))
     if len(sides) and not opts.canvas:
         small = float(np.quantile(sides, 0.25))  # of the short side of the image

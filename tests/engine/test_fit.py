@@ -52,9 +52,8 @@ def test_many_small_objects(drawn):
     """90 squares of 12 in 240: at 256 they are 12.8 pixels wide, 16 need 320 and are under 24."""
     opts = options()
     reasons = fit_to_data(opts, drawn(500, 90, 12))
-    assert (
-        opts.set["num_queries"] == opts.set["max_detections"] == 121
-    )  # the square above 1.25 · 90
+    assert opts.set["num_queries"] == 225  # the square above 2.25 · 90: placed queries
+    assert opts.set["max_detections"] == 121  # above 1.25 · 90
     assert opts.image_size == 320 and opts.set["mask_stride"] == 4
     assert reasons["set.num_queries"] == "up to 90 objects in an image"
     assert reasons["image_size"] == "a quarter of the objects is under 13 pixels at 256"
