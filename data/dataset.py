@@ -61,18 +61,18 @@ class CocoDataset:
         skip_bad: bool = False,
     ) -> None:
         self.name, self.bad, self.dropped = name, BadRecords(skip_bad), records.Dropped()
+        folders = [Path(one) for one in ([images] if isinstance(images, (str, Path)) else images)]
         if isinstance(annotations, dict):
             self.source, content = f"the {name} annotations", annotations
         else:
             self.source, path = Path(source or annotations), Path(annotations)
             fix = "export it again" if self.source == path else "remove it, it will be made again"
-            content = coco.load(path, fix)
+            content = coco.load(path, fix, folders)
         records.require_lists(content, self.source)
         self.bad.add(records.left_out(content))
         self.notes = list(records.notes(content))
         self.categories = records.categories(content, self.source, self.bad)
         found = records.images(content, self.source, self.bad)
-        folders = [Path(one) for one in ([images] if isinstance(images, (str, Path)) else images)]
         names = [record.file_name for record, _ in found]
         self.folder, files = locate(folders, names)
         kept = [

@@ -9,7 +9,7 @@ from collections import defaultdict
 from pathlib import Path
 
 from data import readers
-from data.errors import BadRecords, InputError
+from data.errors import BadRecords, InputError, counted
 from data.images import upright_size
 from data.readers.cache import convert
 from data.readers.image_files import locate
@@ -49,7 +49,7 @@ def read(opts: argparse.Namespace, bad: BadRecords) -> tuple[str, dict[str, tupl
     for split, source in sources.items():
         notes: list[str] = []
         contents[split] = content.load(
-            source.path, bad, notes, opts.keep_crowds, opts.boxes_as_masks
+            source.path, bad, notes, opts.keep_crowds, opts.boxes_as_masks, source.images
         )
         for note in notes:
             told[note].append(split)
@@ -159,7 +159,9 @@ def summary(contents: dict[str, Content]) -> str:
     objects = sum(len(each["annotations"]) for each in contents.values())
     classes = len(next(iter(contents.values()))["categories"])
     splits = ", ".join(f"{split} {number}" for split, number in images.items())
-    return f"{sum(images.values())} images ({splits}), {objects} objects, {classes} classes"
+    counts = zip((sum(images.values()), objects, classes), ("image", "object", "class"))
+    every, *rest = [counted(number, noun) for number, noun in counts]
+    return ", ".join([f"{every} ({splits})", *rest])
 
 
 def write_losses(path: Path, lost: Losses) -> None:

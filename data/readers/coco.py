@@ -7,6 +7,7 @@ data/records.py checks what is left.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from array import array
@@ -15,8 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from data import records
-from data.errors import BadRecord, InputError
-from data.readers.coco_dialects import plain
+from data.errors import BadRecord, InputError, counted
+from data.images import upright_size
+from data.readers.coco_dialects import dicts, plain
+from data.readers.image_files import locate
 from data.readers.source import (
     HEAD,
     Source,
@@ -27,7 +30,7 @@ from data.readers.source import (
     split_of,
     top_keys,
 )
-from data.records import LISTS
+from data.records import LISTS, OUTSIDE
 
 NAME, TITLE = "coco", "COCO json"
 LAYOUT = "annotations/instances_train.json, train/_annotations.coco.json, or one json file"
@@ -122,10 +125,11 @@ def subset(file: Path) -> str:
     return file.stem.removeprefix("instances_")
 
 
-def load(path: Path, fix: str = "export it again") -> dict[str, Any]:
+def load(path: Path, fix: str = "export it again", folders: Sequence[Path] = ()) -> dict[str, Any]:
     """The content of a COCO json file of any dialect; "notes" are sentences on what was changed.
 
-    The records are not checked yet. `fix` is for a file that is no json.
+    The records are not checked yet. `fix` is for a file that is no json; `folders` may have the
+    images, of which those without a size in the file are opened.
 
     Raises:
         InputError: if it cannot be read, or has not the three lists.
@@ -135,9 +139,29 @@ def load(path: Path, fix: str = "export it again") -> dict[str, Any]:
         if content[0].keys() & {"image_id", "category_id"}:
             raise InputError(f"{path} {RESULTS}")
     records.require_lists(content, path)
-    content["notes"] = [*records.notes(content), *plain(content)]
+    content["notes"] = [*records.notes(content), *plain(content), *add_sizes(content, folders)]
     content.pop("counts", None)
     return content
+
+
+def add_sizes(content: dict[str, Any], folders: Sequence[Path]) -> list[str]:
+    """Adds the sizes that images have not, from their files; returns a note if there are some."""
+    without = [
+        one
+        for one in dicts(content, "images")
+        if not (one.get("width") and one.get("height")) and isinstance(one.get("file_name"), str)
+    ]
+    names = [one["file_name"] for one in without if not OUTSIDE.search(one["file_name"])]
+    folder, files = locate(folders, names) if names and folders else (Path(), {})
+    number = 0
+    for one in without:
+        if one["file_name"] in files:
+            with contextlib.suppress(InputError):  # it is named as one without a size
+                one["height"], one["width"] = upright_size(folder / files[one["file_name"]])
+                number += 1
+    return [f"it has no size of {counted(number, 'image')}, that of the file is used"] * (
+        number > 0
+    )
 
 
 def parse(path: Path, fix: str = "export it again") -> Any:

@@ -194,14 +194,20 @@ def locate(folders: Sequence[Path], names: Sequence[str]) -> tuple[Path, dict[st
         best, files = max(listed, key=lambda pair: len(pair[1]))
         if files:
             break
-    places = {name: best / path for name, path in files.items()}
+    used = {best: files}
     for folder, others in listed if len(files) < wanted else ():
-        if split_in(folder.name) in (None, split_in(best.name)):
-            places = {name: folder / path for name, path in others.items()} | places
-    if len(places) == len(files):
+        if folder != best and split_in(folder.name) in (None, split_in(best.name)):
+            known = set().union(*used.values())
+            used[folder] = {name: others[name] for name in others.keys() - known}
+    used = {folder: own for folder, own in used.items() if own}
+    if len(used) < 2:
         return best, files
-    root = os.path.commonpath([place.parent for place in places.values()])
-    return Path(root), {name: os.path.relpath(place, root) for name, place in places.items()}
+    root = Path(os.path.commonpath(used))
+    return root, {
+        name: os.path.relpath(os.path.join(folder, path), root)
+        for folder, own in used.items()
+        for name, path in own.items()
+    }
 
 
 def files_of(

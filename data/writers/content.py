@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import posixpath
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +27,7 @@ def load(
     notes: list[str],
     keep_crowds: bool = False,
     boxes_as_masks: bool = False,
+    folders: Sequence[Path] = (),
 ) -> Content:
     """The images, classes and objects of a COCO json in its order, classes by their ids.
 
@@ -38,7 +39,7 @@ def load(
     Raises:
         InputError: if a record cannot be used.
     """
-    content = coco.load(path)
+    content = coco.load(path, folders=folders)
     records.require_lists(content, path)
     bad.add(records.left_out(content))
     classes = records.categories(content, path, bad)

@@ -263,6 +263,16 @@ def test_a_set_without_splits_is_for_training(tiny_coco, tmp_path):
     assert len(list((tmp_path / "there" / "labels" / "train").iterdir())) == 6
 
 
+def test_sizes_may_be_those_of_the_files(tiny_coco, tmp_path):
+    for one in tiny_coco.content["images"]:
+        del one["width"], one["height"]
+    tiny_coco.json.write_text(json.dumps(tiny_coco.content))
+    run(tiny_coco.json, tmp_path / "there", "--to", "coco", "--no-images")
+    path = tmp_path / "there" / "annotations" / "instances_train.json"
+    sizes = [(one["width"], one["height"]) for one in json.loads(path.read_text())["images"]]
+    assert sizes[:3] == [(64, 48), (48, 64), (40, 40)]
+
+
 def test_boxes_stay_boxes(tiny_coco, tmp_path):
     content = tiny_coco.content
     for one in content["annotations"]:

@@ -8,6 +8,7 @@ import re
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from data import rle
 from data.dataset import CocoDataset
@@ -176,6 +177,33 @@ def test_sizes_may_be_text_or_floats(opened):
     assert same(opened(written), opened(nothing))
     with pytest.raises(InputError, match="image 5 has width 40.5"):
         opened(lambda content: content["images"][2].update(width=40.5))
+
+
+def test_sizes_that_are_missing_are_those_of_the_files(opened, tiny_coco):
+    def without(content):
+        content["images"][1].update(width=0)
+        for key in ("width", "height"):
+            del content["images"][2][key]
+
+    dataset = opened(without)
+    assert (
+        same(dataset, opened(nothing)) and "no size of 2 images, that of the" in dataset.summary()
+    )
+    Image.open(tiny_coco.images / "2.png").save(tiny_coco.images / "2.png", exif=turned())
+    alone = opened(lambda content: (without(content), content.update(annotations=[])))
+    assert alone.images[1][2:] == (64, 48)  # as displayed
+    (tiny_coco.images / "5.png").write_bytes(b"no image")
+    with pytest.raises(InputError, match="image 5 has width None: it must be a whole number"):
+        opened(without)
+    (tiny_coco.images.parent / "outside.png").symlink_to(tiny_coco.images / "0.png")
+    with pytest.raises(InputError, match="image 5 has width None"):
+        opened(lambda c: (without(c), c["images"][2].update(file_name="../outside.png")))
+
+
+def turned():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return exif
 
 
 def test_classes_that_were_not_looked_for_are_said(opened):
