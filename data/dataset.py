@@ -83,7 +83,7 @@ class CocoDataset:
         if len(kept) < len(found):
             error = InputError(
                 f"{self.source}: {len(found) - len(kept)} of {len(found)} images are not in "
-                f"{', '.join(map(str, folders))}, the first is {min({*names} - files.keys())}: "
+                f"{some([*map(str, folders)])}, the first is {min({*names} - files.keys())}: "
                 "name the right folder with --images, or add the images"
             )
             if not kept:

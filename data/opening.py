@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -94,6 +95,7 @@ def open_datasets(
         )
         for split, file in files.items()
     }
+    return_freed_memory()
     for split, one in opened.items():
         one.own_ids = getattr(sources[split].reader, "OWN_IDS", True)
     first, *others = opened.values()
@@ -104,6 +106,12 @@ def open_datasets(
     if divided:
         opened |= divide(opened["train"], wanted, val_fraction, lists, report)
     return {split: opened[split] for split in wanted}
+
+
+def return_freed_memory() -> None:
+    """Gives the memory of parsed files back to the system, where the C library can (glibc)."""
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
+        trim(0)
 
 
 def found_in(

@@ -193,7 +193,9 @@ def beside(file: Path, split: str, root: Path | None = None) -> Source:
     likely += [base / "images" for base in bases] + bases
     likely += [folder for folder in inside if folder.parent.name == "images"]
     likely += [base / "VOCdevkit" / "VOC2012" / "JPEGImages" for base in (*bases, *above)]
-    likely += inside[:MOST_FOLDERS]
+    given = root or file.parent  # beside it are the images of other data sets
+    given = given.parent if given.name == "annotations" else given
+    likely += [folder for folder in inside if given in folder.parents][:MOST_FOLDERS]
     likely = [folder for folder in dict.fromkeys(likely) if folder.is_dir()]
     return Source(file, split, likely or bases)
 

@@ -77,6 +77,20 @@ def test_one_file_is_all(laid_out, file, folder, tmp_path):
     assert len(CocoDataset(source.path, source.images)) == 6
 
 
+def test_images_of_another_data_set_beside_are_not_used(tiny_coco, tmp_path):
+    """They may have the same names."""
+    (tmp_path / "ours").mkdir()
+    file = shutil.copy(tiny_coco.json, tmp_path / "ours" / "all.json")
+    shutil.copytree(tiny_coco.images, tmp_path / "theirs" / "photos")
+    shutil.copytree(tiny_coco.images, tmp_path / "photos")
+    for place in (tmp_path / "ours", tmp_path / "ours" / "all.json"):
+        source = coco.find(place)["all"]
+        with pytest.raises(InputError, match="6 of 6 images are not in"):
+            CocoDataset(file, source.images)
+    (tmp_path / "photos").rename(tmp_path / "ours" / "photos")
+    assert len(CocoDataset(file, coco.find(tmp_path / "ours")["all"].images)) == 6
+
+
 def test_names_of_files_tell_splits(laid_out, tmp_path):
     found = laid_out(["lvis_v1_train.json", "lvis_v1_val.json"], ["images"])
     assert found == {"train": "lvis_v1_train.json", "val": "lvis_v1_val.json"}
