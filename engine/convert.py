@@ -32,6 +32,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--strict", action="store_true", help="end at the first thing that --to cannot hold"
     )
+    options.add_option(parser, "crowd_as_instances")
     options.add_option(parser, "keep_crowds")
     options.add_option(parser, "boxes_as_masks")
     options.add_option(parser, "skip_bad_records")
@@ -49,7 +50,13 @@ def read(opts: argparse.Namespace, bad: BadRecords) -> tuple[str, dict[str, tupl
     for split, source in sources.items():
         notes: list[str] = []
         contents[split] = content.load(
-            source.path, bad, notes, opts.keep_crowds, opts.boxes_as_masks, source.images
+            source.path,
+            bad,
+            notes,
+            opts.keep_crowds,
+            opts.boxes_as_masks,
+            source.images,
+            opts.crowd_as_instances,
         )
         for note in notes:
             told[note].append(split)

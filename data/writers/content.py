@@ -28,13 +28,14 @@ def load(
     keep_crowds: bool = False,
     boxes_as_masks: bool = False,
     folders: Sequence[Path] = (),
+    crowd_as_instances: bool = False,
 ) -> Content:
     """The images, classes and objects of a COCO json in its order, classes by their ids.
 
     Polygons are float64 arrays, masks compressed RLE. Boxes without a mask have "bbox" and an empty
-    segmentation. Brush masks are read as data/dataset.py does. Annotation ids that are missing or
-    used twice are replaced. Sentences about what is read otherwise, or left out without being an
-    error, go to `notes`.
+    segmentation. Brush masks and crowds are read as data/dataset.py does. Annotation ids that are
+    missing or used twice are replaced. Sentences about what is read otherwise, or left out without
+    being an error, go to `notes`.
 
     Raises:
         InputError: if a record cannot be used.
@@ -62,7 +63,7 @@ def load(
             "image_id": image.id,
             "category_id": classes[row.label].id,
             "segmentation": row.outline,
-            "iscrowd": int(row.kind in (CROWD, BRUSH)),
+            "iscrowd": int(row.kind in (CROWD, BRUSH) and not crowd_as_instances),
         }
         if row.area:
             one["area"] = row.area
@@ -73,13 +74,21 @@ def load(
         annotations.append(one)
         labels.append(row.label)
         kinds.append(row.kind)
-    if not keep_crowds and len(places := brushes(np.array(labels), np.array(kinds))):
+    if not (keep_crowds or crowd_as_instances):
+        places = brushes(np.array(labels), np.array(kinds))
         for place in places:
             annotations[place]["iscrowd"] = 0
-        notes.append(
-            f"{counted(len(places), 'brush mask')} of an annotation tool, marked iscrowd, read "
-            "as objects; --keep-crowds leaves them crowds"
-        )
+        if len(places):
+            notes.append(
+                f"{counted(len(places), 'brush mask')} of an annotation tool, marked iscrowd, read "
+                "as objects; --keep-crowds leaves them crowds"
+            )
+        if left := kinds.count(BRUSH) - len(places):
+            notes.append(
+                f"{counted(left, 'brush mask')} marked iscrowd by an annotation tool left as "
+                "crowds, as their classes have other objects; --crowd-as-instances makes them "
+                "objects"
+            )
     notes += records.notes(content)
     for key, text in DROPPED.items():
         if dropped[key]:

@@ -47,8 +47,15 @@ def test_brush_masks_of_a_class_that_has_no_other_masks(tmp_path, keep):
     ]
     found, notes, _ = load(tmp_path, rows, keep_crowds=keep)
     assert [one["iscrowd"] for one in found["annotations"]] == [int(keep), 0, 1, 0]
-    assert (["1 brush mask" in note for note in notes] == [True]) != keep
+    assert ["1 brush mask" in note for note in notes] == [True, True] * (not keep)
     assert found["annotations"][1]["bbox"] == [1, 2, 3, 4]
+
+
+def test_all_crowds_are_objects_where_asked(tmp_path):
+    crowd = {"id": 2, "category_id": 9, "segmentation": BRUSH, "iscrowd": 1}
+    rows = [brush(1, 2), crowd, {"id": 3, "category_id": 2, "segmentation": SQUARE}]
+    found, notes, _ = load(tmp_path, rows, crowd_as_instances=True)
+    assert not any(one["iscrowd"] for one in found["annotations"]) and not notes
 
 
 def test_what_cannot_be_used_is_left_out(tmp_path):
