@@ -67,7 +67,7 @@ def open_split(opts: argparse.Namespace, trained: tuple[Path, dict] | None = Non
     if not (opts.crowd_as_instances or opts.keep_crowds):
         opts.crowd_as_instances = trained_with["crowd_as_instances"]
         opts.keep_crowds = trained_with["keep_crowds"]
-    opts.boxes_as_masks |= trained_with["boxes_as_masks"]
+    opts.boxes_as_masks |= trained_with.get("boxes_as_masks", False)
     opts.skip_bad_records |= trained_with["skip_bad_records"]
     lists = None
     if opts.val_fraction is None:
