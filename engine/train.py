@@ -92,10 +92,11 @@ def open_data(opts: TrainOptions) -> Data:
     if not train.with_objects():
         boxes = train.dropped["boxes"]
         more = f" and {counted(boxes, 'box')} without masks" if boxes else ""
+        left = "".join(f" ({note})" for note in train.notes if "left out" in note)
         raise InputError(
             f"{train.source}: no image of {train.name} has an object to train on, crowds"
-            f"{more} do not count; give annotations with outlines or masks, or read crowds as "
-            "objects with --crowd-as-instances, boxes with --boxes-as-masks"
+            f"{more} do not count{left}; give annotations with outlines or masks, or read crowds "
+            "as objects with --crowd-as-instances, boxes with --boxes-as-masks"
         )
     if opts.overfit:
         preset = EvalPreset(opts.image_size)

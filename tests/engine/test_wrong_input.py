@@ -126,8 +126,8 @@ LARGE = "--model mask2former_swin_tiny --set"
 TRAINING = [
     ("voc", at("SegmentationObject", shutil.rmtree), "",
      "VOC2012 is not a whole VOC folder|it lacks SegmentationObject|unpack"),
-    ("voc", at("ImageSets", shutil.rmtree), "",
-     "VOC2012 is not a whole VOC folder|it lacks ImageSets/Segmentation|unpack"),
+    ("voc", at("JPEGImages", shutil.rmtree), "",
+     "VOC2012 is not a whole VOC folder|it lacks JPEGImages|unpack"),
     ("voc", at(LIST, Path.unlink), "",
      "no train annotations|VOC2012 has val|add them"),
     ("voc", at(LIST, lambda path: path.write_text("\n")), "",
@@ -158,6 +158,11 @@ TRAINING = [
      "--batch-size 8", "0.png is 64 x 64|64 x 32|correct its size"),
     ("coco", in_train(lambda c: c.update(annotations=[])), "",
      "instances_train.json: no image of train has an object|crowds|--crowd-as-instances"),
+    ("coco", in_train(lambda c: c.update(annotations=[], counts=[["lines and points", 7]])), "",
+     "instances_train.json: no image of train has an object|(lines and points left out: 7)"),
+    ("coco", in_train(lambda c: [each.update(segmentation=[], bbox=[1, 2, 9, 9])
+                                 for each in c["annotations"]]), "",
+     "instances_train.json: no image of train has an object|boxes without masks|--boxes-as-masks"),
     ("coco", in_train(lambda c: [each.update(iscrowd=1) for each in c["annotations"]]), "",
      "instances_train.json: no image of train has an object|crowds|--crowd-as-instances"),
     ("coco", in_train(lambda c: c.update(annotations=c["annotations"][:1])), "--overfit 2 --seed 3",
