@@ -101,8 +101,7 @@ def add_image(content: Content, root: Path, name: str, image_name: str) -> None:
         require_size(file, colours.shape, image_name, upright_size(root / image_name))
     found = rle.distinct(colours)[0]
     classes = ((found & 255) // 10 * 256 + (found >> 8 & 255)).tolist()
-    height, width = colours.shape
-    image = content.add_image(image_name, width, height, str(file))
+    image = content.add_map(image_name, colours.shape, file)
     content.counts["parts of objects"] += parts
     for class_, mask in zip(classes, rle.from_index_map(colours, found), strict=True):
         if class_ in names:

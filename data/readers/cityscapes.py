@@ -85,8 +85,7 @@ def add_image(content: Content, file: Path, images: Path, name: str) -> None:
             f"{file} holds the number {unknown[0]}, which is none of Cityscapes' ids: make it "
             "again with cityscapesscripts, or save the set as COCO json"
         )
-    height, width = values.shape
-    image = content.add_image(name, width, height, str(file))
+    image = content.add_map(name, values.shape, file)
     void = (numbers <= LAST_VOID)[places]
     if void.any():
         image["void"] = rle.to_json(rle.encode(void[None])[0])

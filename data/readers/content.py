@@ -78,6 +78,15 @@ class Content:
         self.images.remove(gone)
         self.objects = [one for one in self.objects if one[1]["image_id"] != gone["id"]]
 
+    def add_map(self, name: str, shape: Sequence[int], file: Path) -> dict[str, Any]:
+        """A new image whose objects are in a map (h, w), or in a folder of masks; its errors are
+        whole sentences.
+        """
+        try:
+            return self.add_image(name, shape[1], shape[0], str(file))
+        except InputError as reason:
+            raise InputError(f"{file} {reason}: rename or remove it") from None
+
     def add(
         self, image: dict, label: str | int | None, outlines: Sequence[Outline], **more: Any
     ) -> None:

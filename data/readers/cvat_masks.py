@@ -135,8 +135,7 @@ def add_image(
             f"{object_file}: {(~votes.any(1)).sum()} of {len(numbers)} objects lie on background "
             f"only in {CLASSES}: paint their classes there, or remove them here"
         )
-    height, width = objects.shape
-    image = content.add_image(image_name, width, height, str(object_file))
+    image = content.add_map(image_name, objects.shape, object_file)
     void = np.isin(class_places, [i for i, name in enumerate(names) if name == VOID])
     if void.any():
         image["void"] = rle.to_json(rle.encode(void[None])[0])

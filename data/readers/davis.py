@@ -120,8 +120,7 @@ def add_frame(
             f"{file} holds object {unknown[0]}, which {META} does not list: add it there, or "
             "remove it here"
         )
-    height, width = values.shape
-    image = content.add_image(name, width, height, str(file))
+    image = content.add_map(name, values.shape, file)
     if has_void:
         image["void"] = rle.to_json(rle.encode((values == VOID)[None])[0])
     for number, mask in zip(numbers, rle.from_index_map(values, numbers), strict=True):

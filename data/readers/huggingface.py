@@ -103,7 +103,7 @@ def add_image(content: Content, file: Path, name: str, path: Path, labels: dict[
             f"{file} has colours with blue, or green without red: red has to be the class and "
             "green the number of the object"
         )
-    image = content.add_image(name, *colours.shape[::-1], str(file))
+    image = content.add_map(name, colours.shape, file)
     for number, mask in zip(objects.tolist(), rle.from_index_map(colours, objects), strict=True):
         label = number & 255
         content.add(image, labels.get(label, f"class {label:03}"), [mask])

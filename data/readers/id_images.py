@@ -32,6 +32,8 @@ OWN_IDS = False
 KIND = r"(cp_masks|masks_cp|masks?|labels?|instances?|gt)"  # of a map, in its name
 ENDS = re.compile(rf"[-_]{KIND}$", re.IGNORECASE)
 WORDS = re.compile(rf"^({KIND}|img|image)[-_]|[-_]({KIND}|img|image)$", re.IGNORECASE)
+OTHERS = re.compile(r"_(cp_)?(flows|outlines|output|dP|cellprob)$")  # that cellpose writes too
+SPECK, MOST_SPECKS = 2, 50  # pixels of a number that is no object; numbers of a map
 PARTED = 0.1  # of an object's pixels are in its second area: it is not one stray pixel
 TOUCHING = np.ones((3, 3))  # also at a corner
 
@@ -114,7 +116,9 @@ def pairs_in(images: Path, maps: Path) -> tuple[dict[str, str | None], list[str]
     if not bases:
         return {}, []
     files = found if beside else images_by_stem(images, 0 if images == maps.parent else DEPTH)
-    files = {stem: name for stem, name in files.items() if not (beside and stem in bases)}
+    if beside:
+        others = (stem for stem in files if stem not in bases and not OTHERS.search(stem))
+        files = {stem: files[stem] for stem in others}
     similar = {bare(stem): name for stem, name in files.items()}
     pairs = {
         found[stem]: files.get(stem) or files.get(base) or similar.get(bare(base))
@@ -139,9 +143,15 @@ def add_image(content: Content, classes: ClassTable, file: Path, images: Path, n
     """Adds the objects of a map; returns how many of them are areas that do not touch."""
     indices = read_numbers(file)
     require_size(file, indices.shape, name, upright_size(images / name))
-    numbers, _ = rle.distinct(indices)
+    numbers, places = rle.distinct(indices)
+    specks = np.bincount(places.ravel()) <= SPECK
+    if len(numbers) > MOST_SPECKS and specks.mean() > 0.5:
+        raise InputError(
+            f"{file} has {len(numbers)} numbers, most of them on {SPECK} pixels or fewer, as "
+            "photos and smoothed or scaled masks have: save a map with one number for each object"
+        )
     numbers = numbers[numbers > 0]
-    image = content.add_image(name, *indices.shape[::-1], str(file))
+    image = content.add_map(name, indices.shape, file)
     masks = rle.from_index_map(indices, numbers)
     for number, mask in zip(numbers.tolist(), masks):
         content.add(image, classes.of(file, number), [mask])

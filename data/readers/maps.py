@@ -54,7 +54,7 @@ def read_numbers(path: Path) -> np.ndarray:
     Raises:
         InputError: if the file is missing, no image, of a lossy type, or holds other numbers.
     """
-    with opened(path, "save it again as PNG or TIFF") as file:
+    with opened(path, "save it again as PNG or TIFF of 8, 16 or 32 bits") as file:
         require_exact(path, file)
         deep = deep_colours(file)
         values = np.asarray(file) if deep is None else deep

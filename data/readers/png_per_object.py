@@ -123,6 +123,6 @@ def add_image(
                 "for each object"
             )
         masks.append((classes.of(file, 1), rle.encode(mask[None])[0]))
-    record = content.add_image(image, size[1], size[0], folder)
+    record = content.add_map(image, size, root / folder)
     for label, mask in masks:
         content.add(record, label, [mask])

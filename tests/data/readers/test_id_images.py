@@ -146,6 +146,31 @@ def test_masks_of_a_class_are_refused(tmp_path):
     assert len(read(tmp_path)["annotations"]) == 3
 
 
+def test_photos_for_maps_are_refused(tmp_path):
+    """Also masks that were saved with losses, or scaled smoothly."""
+    save_image(tmp_path / "images/a.png")
+    photo = np.random.default_rng(0).integers(0, 256, (30, 40, 3), np.uint8)
+    save(tmp_path / "masks/a.png", photo)
+    with pytest.raises(
+        InputError, match=r"a\.png has \d+ numbers, most of them on 2 pixels or few"
+    ):
+        read(tmp_path)
+
+
+def test_two_maps_of_an_image_and_what_cellpose_writes_beside(tmp_path):
+    save_image(tmp_path / "a.tif")
+    for name in ("a_flows.tif", "a_cp_outlines.png", "a_cp_masks.png"):
+        save(tmp_path / name, numbered().astype(np.uint8))
+    content = read(tmp_path)
+    check(content, numbered())
+    assert not content["counts"]
+    save(tmp_path / "a_masks.png", numbered().astype(np.uint8))
+    with pytest.raises(
+        InputError, match=r"a_masks\.png is about the image a\.tif, which \S*a_cp_m"
+    ):
+        read(tmp_path)
+
+
 def test_pickles_are_refused(tmp_path):
     save_image(tmp_path / "a.png")
     (tmp_path / "a_seg.npy").write_bytes(b"")
