@@ -65,6 +65,10 @@ class ImageFiles:
                 return found[0]
         return None
 
+    def find_in_split(self, listed: str, split: str) -> str | None:
+        """The image that a file of a split lists, of several that of the split."""
+        return self.find(listed, split) or self.find(listed)
+
     def only(self, place: str = "") -> str | None:
         """The image, if there is one alone: in the folder `place`, else in all."""
         paths, place = list(self._paths.values()), "" if place == "." else place

@@ -94,7 +94,7 @@ def read(source: Source, bad: BadRecords) -> dict[str, Any]:
         for task in chosen(tasks, file, content):
             try:
                 regions = regions_of(task)
-                image = add_image(content, task, regions, images, source.images[0])
+                image = add_image(content, task, regions, images, source)
             except InputError as reason:
                 error = sentence(f"{file}: task {task.id}", reason, FIX)
                 bad.note(error, file, f"task {task.id}")
@@ -222,13 +222,14 @@ def kind_of(region: Region) -> str | None:
 
 
 def add_image(
-    content: Content, task: Task, regions: dict[Any, Region], images: ImageFiles, folder: Path
+    content: Content, task: Task, regions: dict[Any, Region], images: ImageFiles, source: Source
 ) -> dict[str, Any]:
-    found = next(filter(None, map(images.find, task.names)), None)
+    found = (images.find_in_split(name, source.split) for name in task.names)
+    found = next(filter(None, found), None)
     sizes = [[one.record.get(side) for side in SIZE] for one in regions.values()]
     size = next((each for each in sizes if None not in each), [None, None])
     if found is not None and None in size:
-        size = size_of(folder / found)[::-1]
+        size = size_of(source.images[0] / found)[::-1]
     name = found or task.names[0].replace("\\", "/").rsplit("/", 1)[-1]
     return content.add_image(name, *size, f"task {task.id}")
 

@@ -81,7 +81,7 @@ def read(source: Source, bad: BadRecords) -> dict[str, Any]:
             classes.add(class_name(label))
     content, images = Content(bad, sorted(classes)), ImageFiles(folder)
     content.counts += files.counts
-    names = [images.find(entry.name) for entry in entries]
+    names = [images.find_in_split(entry.name, source.split) for entry in entries]
     missing = [entry for entry, name in zip(entries, names) if name is None]
     for entry in missing:
         error = InputError(

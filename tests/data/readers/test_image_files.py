@@ -16,6 +16,17 @@ def find(tmp_path):
     return find_in
 
 
+def test_of_several_images_that_of_the_split(tmp_path):
+    for place in ("images/train/a.jpg", "images/valid/a.jpg", "images/train/b.jpg"):
+        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / place).touch()
+    files = ImageFiles(tmp_path)
+    assert files.find_in_split("a.jpg", "val") == "images/valid/a.jpg"
+    assert files.find_in_split("/home/me/a.jpg", "train") == "images/train/a.jpg"
+    assert files.find_in_split("b.jpg", "val") == "images/train/b.jpg"  # one folder for both
+    assert files.find_in_split("a.jpg", "all") is None
+
+
 @pytest.mark.parametrize(
     "images, listed, place, wanted",
     [
