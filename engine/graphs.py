@@ -3,23 +3,31 @@
 import functools
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import nn
 
 from data.errors import InputError
+from engine import quantise
 from mobileinst.deploy import Deployed, FromBytes
 
 
 class Limits(NamedTuple):
-    """The largest difference of a score, and the lowest mask IoU to the answers of the model."""
+    """The largest difference of a score, and the lowest and the median mask IoU to the answers of
+    the model. missing: share of answers that one side alone has, or with another class. ap: what
+    the file may lose.
+    """
 
     score: float
     iou: float
+    median_iou: float = 0.0
+    missing: float = 0.0
+    ap: float = 1.0
 
 
 class Format(NamedTuple):
@@ -42,9 +50,16 @@ def write_onnx(model: Deployed, path: Path) -> None:
         names = {"input_names": ["image"], "output_names": ["scores", "masks"]}
         torch.onnx.export(program, dynamo=True, verbose=False, **names).save(path)
     content = onnx.load(path)
-    for node in content.graph.node:
-        del node.metadata_props[:]  # lines and paths of the source
+    for node in content.graph.node:  # without lines and paths of the source
+        modules = [each for each in node.metadata_props if each.key == quantise.SCOPES]
+        del node.metadata_props[:]
+        node.metadata_props.extend(modules)
     onnx.save(content, path)
+
+
+def write_float16(_: Deployed, path: Path) -> None:
+    """float16, from the model.onnx in the same folder."""
+    quantise.to_float16(path.with_name("model.onnx"), path)
 
 
 def write_pte(model: Deployed, path: Path) -> None:
@@ -62,12 +77,24 @@ def write_pte(model: Deployed, path: Path) -> None:
 
 BYTES = {"name": "image", "layout": "NHWC", "type": "uint8"}
 FLOATS = {"name": "image", "layout": "NCHW", "type": "float32"}
+ONNX = "onnx", "onnxscript", "onnxruntime"
 FORMATS = {
-    "onnx": Format(
-        "model.onnx", ("onnx", "onnxscript", "onnxruntime"), write_onnx, Limits(1e-3, 0.99), BYTES
-    ),
+    "onnx": Format("model.onnx", ONNX, write_onnx, Limits(1e-3, 0.99), BYTES),
     "pte": Format("model.pte", ("executorch",), write_pte, Limits(1e-3, 0.99), FLOATS),
 }
+FP16 = Format("model.fp16.onnx", ONNX, write_float16, Limits(5e-3, 0.98), BYTES)
+# Score and missing are our choice: answers nearer to the threshold than that may come and go, and
+# of two likely classes the other may be the best.
+INT8_LIMITS = Limits(0.15, 0.9, median_iou=0.95, missing=0.02, ap=0.01)
+
+
+def int8(images: Callable[[], Sequence[np.ndarray]], threshold: float) -> Format:
+    """int8 with ranges from `images`, for which there must be model.onnx in the same folder."""
+
+    def write(_: Deployed, path: Path) -> None:
+        quantise.to_int8(path.with_name("model.onnx"), path, images(), threshold)
+
+    return Format("model.int8.onnx", ONNX, write, INT8_LIMITS, BYTES)
 
 
 def traced(model: nn.Module, image: torch.Tensor) -> torch.export.ExportedProgram:

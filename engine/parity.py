@@ -57,7 +57,12 @@ class Comparison:
     median_iou: float
 
     def within(self, limits: Limits) -> bool:
-        return not self.missing and self.score <= limits.score and self.iou >= limits.iou
+        return (
+            self.missing <= limits.missing * self.answers
+            and self.score <= limits.score
+            and self.iou >= limits.iou
+            and self.median_iou >= limits.median_iou
+        )
 
 
 @torch.inference_mode()

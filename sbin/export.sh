@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Export a checkpoint to ONNX (and ExecuTorch) for a phone, a browser or a server; each file is
 # compared with the checkpoint on real images, and one that answers differently is refused.
-#   bash sbin/export.sh [--checkpoint FILE] [--format onnx,pte] [--size HxW] [--web] [--help]
+#   bash sbin/export.sh [--checkpoint FILE] [--format onnx,pte] [--size HxW] [--help]
+#                          [--fp16] [--int8] [--web]
 #                                    files and how to use them go into exports/RUN-HxW
 #   bash sbin/predict.sh IMAGES --checkpoint exports/RUN-HxW/model.onnx
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
