@@ -18,8 +18,8 @@ SCOPES = "pkg.torch.onnx.name_scopes"  # of a node: the paths of the modules aro
 MODEL = "deployed.model."
 MAPS = "kernels · pixel features"
 PRODUCTS = "products of activations"
-# Our choices, IoUs with the masks of the float model: the median of a part alone; the median and the
-# worst of the whole, with room to the limits of the parity table, whose images are others.
+# Our choices, IoUs with the masks of the float model: the median of a part alone; the median and
+# the worst of the whole, with room to the limits of the parity table, whose images are others.
 ALONE = 0.995
 TOGETHER = 0.97, 0.9
 SMALLEST = 4  # cells of a mask that is compared; of smaller ones every cell counts much

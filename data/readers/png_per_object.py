@@ -12,7 +12,7 @@ from typing import Any
 
 from data import rle
 from data.errors import BadRecords, InputError
-from data.images import upright_size
+from data.images import SUFFIXES, upright_size
 from data.readers.class_table import ClassTable, files_in
 from data.readers.content import Content
 from data.readers.id_images import bare
@@ -91,12 +91,16 @@ def folders_with_images(root: Path) -> dict[str, str | None]:
 
 def folders_by_name(images: Path, masks: Path) -> dict[str, str | None]:
     """The folders below `masks` that hold masks, each with the image of its name."""
+    folders = {folder: any(name.lower().endswith(SUFFIXES) for name in names)
+               for folder, names in walk(masks, DEPTH - 1) if folder.parts}  # fmt: skip
+    if not any(folders.values()):
+        return {}
     files = images_by_stem(images)
     files |= {name: name for name in files.values()}
     found: dict[str, str | None] = {}
-    for folder, _ in walk(masks, DEPTH - 1):
+    for folder, is_filled in folders.items():
         image, place = files.get(str(folder)), f"{masks.name}/{folder}"
-        if folder.parts and (image is not None or masks_in(masks / folder)):
+        if image is not None or is_filled:
             found[place] = None if image is None else f"{images.name}/{image}"
     return found
 

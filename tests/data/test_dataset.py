@@ -252,8 +252,11 @@ WRONG = {
         lambda c: c["images"][1].update(id=[2]),
         r"image number 2 .*has id \[2\]",
     ),
-    "no width": (lambda c: c["images"][1].pop("width"), "image 2 has width None"),
-    "no pixels": (lambda c: c["images"][1].update(width=0), "image 2 is 0 x 64"),
+    "no width": (
+        lambda c: c["images"][1].update(width=None, file_name="gone.png"),
+        "image 2 has width None",
+    ),
+    "no pixels": (lambda c: c["images"][1].update(width=-1), "image 2 is -1 x 64"),
     "no name": (lambda c: c["images"][1].pop("file_name"), "image 2 has no file_name"),
     "no images": (lambda c: c.update(images=[], annotations=[]), "lists no images"),
     "no categories": (lambda c: c.update(categories=[], annotations=[]), "has no categories"),
