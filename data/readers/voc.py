@@ -1,4 +1,4 @@
-"""VOC 2012: two palette PNGs for each image, read as indices.
+"""Pascal VOC: two palette PNGs for each image, read as indices.
 
 255 in either is void: carried along in the image record, so that it is neither object nor
 background. An object's class is the majority of SegmentationClass under its number. Sets of other
@@ -27,7 +27,7 @@ from data.readers.source import (
     require_size,
 )
 
-NAME, TITLE = "voc", "VOC 2012"
+NAME, TITLE = "voc", "Pascal VOC"
 LAYOUT = "VOCdevkit/VOC2012 (JPEGImages, SegmentationClass, SegmentationObject, ImageSets)"
 CLASS_NAMES = (
     "aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike "
@@ -97,7 +97,7 @@ def find_root(root: Path) -> Path | None:
     if missing[folder] not in ([], [LISTS]):
         raise InputError(
             f"{folder} is not a whole VOC folder, it lacks {', '.join(missing[folder])}: "
-            "unpack the VOC 2012 trainval archive there again"
+            "unpack its archive there again, or add them"
         )
     return folder
 
