@@ -302,7 +302,7 @@ class Run:
             "iteration": self.trainer.iteration,
             "epoch": round(self.epoch_of(self.trainer.iteration), 3),
             "minutes": round(times["seconds"] / 60, 2),
-            "cpu_minutes": round(times["cpu_seconds"] / 60, 2),
+            "cpu_minutes": round(times["cpu_seconds"] / 60, 4),
             "lr": max(group["lr"] for group in self.trainer.optimizer.param_groups),
             **values,
             **({"skipped": self.trainer.skipped} if self.trainer.skipped else {}),

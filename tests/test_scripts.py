@@ -14,6 +14,7 @@ from engine.tools import (
     benchmark_maskrcnn,
     benchmark_peers,
     benchmark_training,
+    compare_systems,
     inspect_modules,
     reproduce,
 )
@@ -122,6 +123,16 @@ def test_reproducing_takes_the_options_of_a_training(tmp_path):
     own = train.parse(recipe(tmp_path, "reproduce.sh", *words, entry=reproduce).training)
     assert (own.data, own.epochs, own.set["num_queries"]) == (Path("x"), 1.0, 70)
     assert own.set["depths"] == (2, 2, 2, 2)
+
+
+def test_comparing_systems_takes_the_options_of_a_training(tmp_path):
+    demo = recipe(tmp_path, "compare_systems.sh", entry=compare_systems)
+    assert demo.recipe == "demo" and demo.cpu_minutes == 20
+    words = "--data x --cpu-minutes 5 --image-size 192".split()
+    own = recipe(tmp_path, "compare_systems.sh", *words, entry=compare_systems)
+    assert own.recipe == "small" and own.training == ["--data", "x", "--image-size", "192"]
+    argv = compare_systems.training_argv(own, "sparseinst")
+    assert train.parse(argv).recipe == "sparseinst-small"
 
 
 def test_converting_takes_a_set_a_folder_and_a_format(tmp_path):
