@@ -18,7 +18,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from data.errors import BadRecords, InputError
-from data.readers import via3
 from data.readers.content import (
     Content,
     class_name,
@@ -35,6 +34,8 @@ from data.readers.content import (
 )
 from data.readers.image_files import ImageFiles, annotation_files
 from data.readers.source import Source, ellipse, head_of
+from data.readers.via3 import is_project
+from data.readers.via3 import records as records_of_project
 
 NAME, TITLE = "via", "VGG Image Annotator"
 LAYOUT = "via_region_data.json or .csv beside the images"
@@ -139,12 +140,12 @@ class Files:
     def load(self, file: Path) -> dict[str, Any]:
         """The records of images in a json; their keys are file names with the size in bytes."""
         content, attributes = load_json(file), {}
-        if via3.is_project(content):
+        if is_project(content):
 
             def broken(reason: InputError, what: str) -> None:
                 self.bad.note(InputError(f"{file}: {what} {reason}: {FIX}"), file, what)
 
-            content, attributes = via3.records(content, file, self.counts, broken)
+            content, attributes = records_of_project(content, file, self.counts, broken)
         elif isinstance(content, dict) and "_via_img_metadata" in content:  # of a project
             described = content.get("_via_attributes")
             attributes = described.get("region") if isinstance(described, dict) else {}
