@@ -4,7 +4,6 @@ They do what the commands of `sbin/` do, print nothing, show progress where aske
 ValueError for wrong input with the sentence of the command.
 """
 
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -14,8 +13,6 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from data import rle
-from data.batch import Annotation, Sample, collate
 from data.errors import InputError
 from data.images import as_rgb, read_rgb
 from data.presets import EvalPreset
@@ -89,25 +86,11 @@ class Model:
             for image, found in zip(several, self.find(several, threshold)):
                 yield Result(image, found, self.categories)
 
-    @torch.inference_mode()
     def find(self, images: list[Image.Image], threshold: float | None = None) -> list[dict]:
         """RGB images -> results of the contract in data/batch.py, masks as RLE."""
         threshold = self.threshold if threshold is None else threshold
-        by_size = defaultdict(list)  # of canvas
-        for place, image in enumerate(images):
-            by_size[self.preset.padded_size(image.height, image.width)].append(place)
-        results = {}
-        for places in by_size.values():
-            samples = [self.sample(images[place]) for place in places]
-            batch = collate(samples).to(self.device)
-            outputs = self.network(batch.images, batch.padding)
-            found = self.postprocess(outputs, batch.sizes(), threshold, encode=rle.encode)
-            results |= dict(zip(places, found))
-        return [results[place] for place in range(len(images))]
-
-    def sample(self, image: Image.Image) -> Sample:
-        nothing = Annotation(np.zeros(0, np.int64), [], None, 0, (image.height, image.width))
-        return self.preset(image, nothing)
+        model = self.network, self.postprocess, self.preset, self.device
+        return prediction.find(images, *model, threshold)
 
 
 def load(path: str | Path, *, device: str | None = None, threshold: float | None = None) -> Model:

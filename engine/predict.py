@@ -12,18 +12,21 @@ import csv
 import os
 import re
 import shutil
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
+from torch import nn
 
 from data import rle
 from data.batch import Annotation, collate
 from data.errors import BadRecords, InputError
 from data.images import SUFFIXES, num_pages, read_pages, read_rgb
+from data.presets import WholeImage
 from data.readers.source import lines_of
 from data.writers import WRITERS, ids
 from data.writers.content import unlike_stem
@@ -35,6 +38,7 @@ from engine.report import draw
 from engine.values import device_for
 from mobileinst import zoo
 from mobileinst.deploy import fold_batchnorms
+from mobileinst.set_prediction.postprocess import Postprocess
 
 NAME_BYTES = 100  # of an image's name in those of its results; file systems allow 255 in all
 PREDICTIONS = Path("predictions")
@@ -63,6 +67,10 @@ def parse(argv: list[str]) -> argparse.Namespace:
         f"{len(DEFAULT)} are sets to correct in annotation tools",
     )  # fmt: skip
     options.add_image_size(parser)
+    parser.add_argument(
+        "--batch-size", type=options.positive, default=1,
+        help="images in memory at a time; those of one padded size share a pass of the network",
+    )  # fmt: skip
     options.add_duplicate_iou(parser)
     options.add_out(parser, f"folder; {PREDICTIONS}/NNN if not given")
     options.add_option(parser, "skip_bad_records")
@@ -179,12 +187,39 @@ def pages(
         passed_over["pages (without --pages all)"] += count - 1
 
 
+@torch.inference_mode()
+def find(
+    images: list[Image.Image],
+    model: nn.Module,
+    postprocess: Postprocess,
+    preset: WholeImage,
+    device: torch.device,
+    threshold: float,
+) -> list[dict]:
+    """RGB images -> results of the contract in data/batch.py, masks as RLE. Those of one padded
+    size go through the network together.
+    """
+    by_size = defaultdict(list)
+    for place, image in enumerate(images):
+        by_size[preset.padded_size(image.height, image.width)].append(place)
+    results = {}
+    for places in by_size.values():
+        samples = []
+        for image in (images[place] for place in places):
+            empty = Annotation(np.zeros(0, np.int64), [], None, 0, (image.height, image.width))
+            samples.append(preset(image, empty))
+        batch = collate(samples).to(device)
+        outputs = model(batch.images, batch.padding)
+        found = postprocess(outputs, batch.sizes(), threshold, encode=rle.encode)
+        results |= dict(zip(places, found, strict=True))
+    return [results[place] for place in range(len(images))]
+
+
 class Predictor:
     """Writes the results of images into a folder, and collects their objects.
 
     Args:
         categories: of the training data, in the order of the model's classes.
-        find: image -> results of the contract, masks as RLE at its size.
         save: names of the outputs.
     """
 
@@ -192,10 +227,9 @@ class Predictor:
         self,
         folder: Path,
         categories: list[dict],
-        find: Callable[[Image.Image], dict],
         save: Sequence[str] = DEFAULT,
     ) -> None:
-        self.folder, self.find, self.save = folder, find, save
+        self.folder, self.save = folder, save
         self.sets = [name for name in SETS if name in save]
         self.copies: list[str] = []  # names of the images in the sets
         self._stems: set[str] = set()
@@ -203,9 +237,11 @@ class Predictor:
         self.rows: list[tuple] = []  # of objects.csv
         self.coco: dict[str, list] = {"images": [], "categories": categories, "annotations": []}
 
-    def add(self, number: int, name: str, image: Image.Image, path: Path) -> None:
-        """Predicts one image, the file `path` or a page of it, and writes what is saved of it."""
-        result = self.find(image)
+    def add(self, number: int, name: str, path: Path, image: Image.Image, result: dict) -> None:
+        """Writes what is saved of an image, the file `path` or a page of it.
+
+        result: of the contract, masks as RLE at the size of the image.
+        """
         labels, scores, boxes = (result[key].tolist() for key in ("labels", "scores", "boxes"))
         masks, size = result["masks"], (image.height, image.width)
         stem = Path(name).stem.encode("utf-8", "replace")[:NAME_BYTES].decode("utf-8", "ignore")
@@ -290,30 +326,31 @@ def main(argv: list[str], builder: checkpoint.Builder = zoo.build_from_config) -
     _, content, model, _, postprocess, preset = loaded
     threshold, origin = checkpoint.score_threshold(content["best"], opts.threshold)
     postprocess.duplicate_iou = opts.duplicate_iou
-    model = fold_batchnorms(model.to(device))
-
-    @torch.inference_mode()
-    def find(image: Image.Image) -> dict:
-        empty = Annotation(np.zeros(0, np.int64), [], None, 0, (image.height, image.width))
-        batch = collate([preset(image, empty)]).to(device)
-        outputs = model(batch.images, batch.padding)
-        return postprocess(outputs, batch.sizes(), threshold, encode=rle.encode)[0]
-
+    network = fold_batchnorms(model.to(device)), postprocess, preset, device
     categories = [{"id": each["id"], "name": each["name"]} for each in content["classes"]]
     bad, number = BadRecords(skip=True), 0
-    out = opts.out or files.next_free(PREDICTIONS)
-    with files.appearing(out, opts.overwrite, MARK) as folder:
-        predictor = Predictor(folder, categories, find, opts.save)
+
+    def read() -> Iterator[tuple[int, str, Path, Image.Image]]:
+        """Number, name, file and image of each that can be read."""
+        nonlocal number
         for name, path in progress(named.items(), desc="predicting", leave=False):
             before = number
             try:
                 for label, image in pages(path, name, opts.pages == "all", passed_over):
                     number += 1
-                    predictor.add(number, label, image, path)
+                    yield number, label, path, image
             except InputError as error:
                 later = f", page {number - before + 1} and later" if number > before else ""
                 number += 1
                 bad.note(error, path, f"image {number}{later}", number)
+
+    out = opts.out or files.next_free(PREDICTIONS)
+    with files.appearing(out, opts.overwrite, MARK) as folder:
+        predictor, items = Predictor(folder, categories, opts.save), read()
+        while several := list(islice(items, opts.batch_size)):
+            found = find([image for *_, image in several], *network, threshold)
+            for item, result in zip(several, found, strict=True):
+                predictor.add(*item, result)
         images = predictor.coco["images"]
         if number == len(bad) == 1:
             raise InputError(next(iter(bad)).reason)

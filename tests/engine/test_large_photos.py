@@ -36,10 +36,10 @@ sizes = [((480, 640), (480, 640), (3000, 4000))]
 costs = []
 for count in (0, 0, 10, 100):
     answers = outputs(count)
-    find = lambda image: process(answers, sizes, 0.1, encode=rle.encode)[0]
+    [found] = process(answers, sizes, 0.1, encode=rle.encode)
     with tempfile.TemporaryDirectory() as folder:
-        predictor = predict.Predictor(Path(folder), [{"id": 1, "name": "thing"}], find)
-        predictor.add(1, "photo.jpg", image, Path("photo.jpg"))
+        predictor = predict.Predictor(Path(folder), [{"id": 1, "name": "thing"}])
+        predictor.add(1, "photo.jpg", Path("photo.jpg"), image, found)
     peak = Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]  # kB
     costs.append([len(predictor.rows), int(peak) / 1024])
 print(json.dumps(costs))

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from data import rle
 from data.errors import InputError
 from engine import checkpoint, convert, evaluate, options, predict, visualize
 
@@ -109,6 +110,32 @@ def test_an_image_longer_than_a_jpeg_may_be(run_predict, toy_coco, tmp_path):
     out, _, code = run_predict(tmp_path / "a.png", tmp_path / "scan.png")
     overlays = sorted(path.name for path in out.glob("*_overlay.*"))
     assert code == 0 and overlays == ["00001_a_overlay.jpg", "00002_scan_overlay.png"]
+
+
+def test_the_batch_size_changes_no_output(run_predict, toy_coco, tmp_path):
+    """Images of three sizes, a bad one and pages, in order; masks may differ by rounding."""
+    folder = filled(tmp_path / "in", toy_coco)
+    for number in range(8):
+        shutil.copy(toy_coco / "train" / f"{number}.png", folder / f"{number}.png")
+    (folder / "4.png").write_bytes(b"no image")
+    pages = [Image.open(folder / f"{number}.png") for number in (0, 1)]
+    pages[0].save(folder / "2.tif", save_all=True, append_images=pages[1:])
+    contents, names = [], []
+    for size in ("1", "3", "20"):
+        argv = [folder, "--pages", "all", "--threshold", "0.1", "--batch-size", size]
+        out, _, code = run_predict(*argv, "--overwrite")
+        assert code == 2
+        contents.append(json.loads((out / "objects.json").read_text()))
+        names.append(sorted(path.name for path in out.iterdir()))
+    first, *others = contents
+    assert len(first["images"]) == 9 and len(first["annotations"]) > 9
+    assert names[0] == names[1] == names[2]
+    for other in others:
+        assert other["images"] == first["images"]
+        for one, two in zip(first["annotations"], other["annotations"], strict=True):
+            assert all(one[key] == two[key] for key in ("id", "image_id", "category_id"))
+            assert one["score"] == pytest.approx(two["score"], abs=1e-4)
+            assert rle.iou([one["segmentation"]], [two["segmentation"]])[0, 0] > 0.98
 
 
 def test_the_first_page_or_all_of_them(run_predict, toy_coco, tmp_path):
