@@ -7,7 +7,7 @@ follow from the record alone, so loaders can plan batches without opening a file
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ Size = tuple[int, int]
 
 @dataclass(frozen=True)
 class TrainPreset:
-    """Scale jitter, crop, flip, colour.
+    """Scale jitter, crop, flip, colour, and the filter that resizes the image.
 
     scale: range of the drawn scale, evenly in the logarithm; at 1 the whole image just fits into
         the canvas, below it is smaller, above a part at a drawn place is seen (large-scale jitter,
@@ -30,6 +30,8 @@ class TrainPreset:
     flip, grey: probability of a mirrored image, of one without colour.
     brightness, contrast, saturation: the factor is drawn from 1 - x .. 1 + x. hue: from -x .. x of
         the colour circle. The strengths are our choice: mild, as classes differ in colour.
+    resizes: each is drawn as often. A network learns the filter that it sees, and phones resize
+        without antialiasing.
     copy_paste: probability that objects of a second image, seen through a view of its own, are
         pasted onto an image by `paste_some`. The loader draws it, as it has to read that image.
     """
@@ -41,19 +43,21 @@ class TrainPreset:
     saturation: float = 0.3
     hue: float = 0.02
     grey: float = 0.02
+    resizes: tuple[str, ...] = transforms.RESIZES
     copy_paste: float = 0.0
 
     def __call__(
         self, image: Image.Image, annotation: Annotation, canvas: Size, generator: torch.Generator
     ) -> Sample:
         # One draw for everything, so that changing one setting leaves the other numbers alone.
-        draws = torch.rand(9, generator=generator, dtype=torch.float64).tolist()
+        draws = torch.rand(10, generator=generator, dtype=torch.float64).tolist()
         (height, width), (low, high) = annotation.orig_size, map(math.log, self.scale)
         fit = min(canvas[0] / height, canvas[1] / width)
         factor = fit * math.exp(low + draws[0] * (high - low))
         top, bottom, h = window(height, canvas[0], factor, draws[1])
         left, right, w = window(width, canvas[1], factor, draws[2])
-        view = transforms.View(left, top, right, bottom, (h, w), flip=draws[3] < self.flip)
+        resize = self.resizes[int(draws[9] * len(self.resizes))]
+        view = transforms.View(left, top, right, bottom, (h, w), draws[3] < self.flip, resize)
         around = [2 * draw - 1 for draw in draws[4:8]]  # -1..1
         colour = transforms.Colour(
             brightness=1 + self.brightness * around[0],
@@ -65,8 +69,16 @@ class TrainPreset:
         return transforms.apply(image, annotation, view, canvas, colour)
 
 
+@dataclass(frozen=True, kw_only=True)
 class WholeImage:
-    """The whole image, resized by `size`, padded to `padded_size` or to the canvas if given."""
+    """The whole image, resized by `size`, padded to `padded_size` or to the canvas if given.
+
+    resize: one of `transforms.RESIZES`.
+    targets: False leaves out objects, which only losses need.
+    """
+
+    resize: str = "antialiased"
+    targets: bool = True
 
     def __call__(
         self,
@@ -76,7 +88,9 @@ class WholeImage:
         generator: torch.Generator | None = None,
     ) -> Sample:
         height, width = annotation.orig_size
-        view = transforms.View(0, 0, width, height, self.size(height, width))
+        if not self.targets:
+            annotation = replace(annotation, labels=annotation.labels[:0], rles=[], ignore=None)
+        view = transforms.View(0, 0, width, height, self.size(height, width), resize=self.resize)
         return transforms.apply(image, annotation, view, canvas or self.padded_size(height, width))
 
     def size(self, height: int, width: int) -> Size:

@@ -1,7 +1,7 @@
 """What happens to an image and its masks, as functions; presets draw the numbers.
 
-Image and masks are resized from the source through one `View` with the same filter, so they stay
-aligned, and nothing outside the view is computed. All of it runs in Pillow, whose results do not
+Image and masks are resized from the source through one `View`, so they stay aligned, and nothing
+outside the view is computed. All of it runs in Pillow, whose results do not
 depend on the number of threads.
 """
 
@@ -29,6 +29,10 @@ LEAST_VISIBLE = 0.1
 YIQ = np.array([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
 LUMA = YIQ[0]
 
+# How an image shrinks: with a triangle filter as wide as the step between pixels; from the four
+# nearest pixels, as phones and browsers do; by the mean of an area. Enlarged it is always bilinear.
+RESIZES = ("antialiased", "plain", "area")
+
 
 @dataclass(frozen=True)
 class View:
@@ -40,6 +44,7 @@ class View:
     bottom: int
     size: tuple[int, int]  # (h, w) of the result
     flip: bool = False  # left to right
+    resize: str = "antialiased"  # one of RESIZES, of the image; masks are always antialiased
 
 
 @dataclass(frozen=True)
@@ -80,9 +85,15 @@ def apply(
 
 
 def view_image(image: Image.Image, view: View) -> Image.Image:
-    """The window on the image, resized with a triangle filter (antialiased when it shrinks)."""
-    box = (view.left, view.top, view.right, view.bottom)
-    seen = image.resize(view.size[::-1], Image.Resampling.BILINEAR, box)
+    """The window on the image, resized; pixels have their centres at halves in every filter."""
+    box, size = (view.left, view.top, view.right, view.bottom), view.size[::-1]
+    shrinks = size[0] < view.right - view.left and size[1] < view.bottom - view.top
+    if view.resize == "plain":
+        seen = image.transform(size, Image.Transform.EXTENT, box, Image.Resampling.BILINEAR)
+    elif view.resize == "area" and shrinks:
+        seen = image.resize(size, Image.Resampling.BOX, box)
+    else:
+        seen = image.resize(size, Image.Resampling.BILINEAR, box)
     return functional.horizontal_flip(seen) if view.flip else seen
 
 

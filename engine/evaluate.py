@@ -5,7 +5,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -40,6 +40,12 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--split", choices=("train", "val", "test"), default="val")
     options.add_image_size(parser)
     options.add_duplicate_iou(parser)
+    parser.add_argument(
+        "--resize",
+        choices=("antialiased", "plain"),
+        default="antialiased",
+        help="how images shrink; plain bilinear is how phones and browsers do it",
+    )
     parser.add_argument("--batch-size", type=options.positive, default=8, help="cannot change AP")
     parser.add_argument(
         "--max-detections", type=options.positive, help="per image; the model's if not given"
@@ -82,7 +88,7 @@ def predictions(
     """Predicts a whole data set; see `run_inference`."""
     loader = eval_loader(
         dataset,
-        preset,
+        replace(preset, targets=callback is not None),
         batch_size=batch_size,
         workers=workers,
         rank=dist.rank(),
@@ -162,7 +168,7 @@ def score_checkpoint(
     loss = MeanLoss(criterion) if opts.metrics_block else None
     start = time.perf_counter()
     settings = {
-        "preset": preset,
+        "preset": replace(preset, resize=opts.resize),
         "batch_size": opts.batch_size,
         "workers": opts.workers,
         "device": device,
@@ -181,6 +187,7 @@ def score_checkpoint(
     results = {
         "checkpoint": str(path),
         "split": opts.split,
+        "resize": opts.resize,
         "categories": ground_truth["categories"],
         "skipped": skipped.records_of(dataset.bad),
         "scores": asdict(scores),

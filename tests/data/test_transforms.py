@@ -14,6 +14,7 @@ from data.presets import EvalPreset, TrainPreset, outermost, paste_some
 from data.transforms import Colour, View
 
 PLAIN = {"brightness": 0, "contrast": 0, "saturation": 0, "hue": 0, "grey": 0}
+PLAIN |= {"resizes": ("antialiased",)}
 
 
 def annotated(masks, ignore=None):
@@ -338,6 +339,27 @@ def test_each_colour_change_is_that_of_torchvision(noise, colour, reference):
     assert np.abs(ours - theirs).max() <= 2
 
 
+@pytest.mark.parametrize("box, size", [((0, 0, 96, 64), (16, 24)), ((7, 3, 71, 57), (40, 30))])
+def test_resizing_as_torch_does_it(noise, box, size):
+    image = noise.resize((96, 64))
+    planes = torch.from_numpy(np.array(image.crop(box))).permute(2, 0, 1)[None].float()
+    for resize, mode in (("plain", "bilinear"), ("area", "area")):
+        view = View(*box, size, resize=resize)
+        seen = functional.pil_to_tensor(transforms.view_image(image, view))
+        wanted = torch.nn.functional.interpolate(planes, size, mode=mode)[0]
+        if resize == "plain" or box[0] == 0:  # torch's areas are whole pixels
+            inner = (slice(None), slice(1, -1), slice(1, -1))  # torch sees the crop alone
+            assert (seen.float() - wanted)[inner].abs().max() < 1.01  # Pillow rounds down
+
+
+@pytest.mark.parametrize("resize", transforms.RESIZES)
+def test_an_enlarged_image_is_bilinear(noise, resize):
+    view = View(0, 0, 50, 40, (99, 130), resize=resize)
+    smooth = transforms.view_image(noise, View(0, 0, 50, 40, (99, 130)))
+    difference = np.asarray(transforms.view_image(noise, view)).astype(int) - np.asarray(smooth)
+    assert np.abs(difference).max() <= 1
+
+
 def test_hue_turns_the_colour_circle_and_keeps_the_luma():
     red = Image.new("RGB", (2, 2), (160, 100, 100))
     for hue, strongest in ((1 / 3, 1), (-1 / 3, 2)):
@@ -382,6 +404,31 @@ def test_the_same_generator_gives_the_same_sample(noise):
     )
     assert torch.equal(first.image, again.image) and (first.masks == again.masks).all()
     assert first.image.shape != other.image.shape or not torch.equal(first.image, other.image)
+
+
+def test_the_filter_is_drawn_and_changes_nothing_else(noise):
+    masks, found = blobs(50, 70, 0), []
+    for n in range(60):
+        samples = [
+            TrainPreset(resizes=(one,) if one else transforms.RESIZES)(
+                noise.resize((70, 50)), annotated(masks), (32, 32), seeds.generator(1, 2, n)
+            )
+            for one in ("", *transforms.RESIZES)
+        ]
+        assert all((one.masks == samples[0].masks).all() for one in samples)
+        equal = [torch.equal(one.image, samples[0].image) for one in samples[1:]]
+        if sum(equal) == 1:  # not enlarged
+            found.append(equal.index(True))
+    assert len(found) > 25 and min(map(found.count, range(3))) > 4
+
+
+def test_evaluation_without_targets_sees_the_same_image(noise):
+    annotation = annotated(blobs(*noise.size[::-1], 0), blobs(*noise.size[::-1], 1)[0])
+    first, second = (EvalPreset(32, targets=each)(noise, annotation) for each in (True, False))
+    assert torch.equal(first.image, second.image) and len(first.labels)
+    assert not len(second.labels) and not len(second.masks) and not second.ignore.any()
+    plain = EvalPreset(16, resize="plain")(noise, annotation)
+    assert not torch.equal(plain.image, EvalPreset(16)(noise, annotation).image)
 
 
 def test_every_draw_is_used():

@@ -108,3 +108,14 @@ def test_boxes_are_masks_as_in_the_training(toy_run, toy_coco, tmp_path):
         objects.append(json.loads(out.read_text())["scores"]["objects"])
     every = len(content["annotations"])
     assert objects == [every - discs, every, every] and 0 < discs < every
+
+
+def test_plain_resizing_is_another_input(toy_run, toy_coco, tmp_path):
+    found = []
+    for resize in ("antialiased", "plain"):
+        argv = ["--checkpoint", str(toy_run / "best.pt"), "--resize", resize, "--image-size", "32"]
+        argv += ["--data", str(toy_coco), "--out", str(tmp_path / f"{resize}.json")]
+        evaluate.main([*argv, "--device", "cpu", "--threads", "1", "--workers", "0"])
+        found.append(json.loads((tmp_path / f"{resize}.json").read_text()))
+    assert [one["resize"] for one in found] == ["antialiased", "plain"]
+    assert found[0]["detections"] != found[1]["detections"]
