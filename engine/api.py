@@ -15,9 +15,9 @@ from tqdm import tqdm
 
 from data.errors import InputError
 from data.images import as_rgb, read_rgb
-from data.presets import EvalPreset
+from data.presets import WholeImage
 from data.records import Category
-from engine import checkpoint, log, options
+from engine import backends, checkpoint, log, options
 from engine import evaluate as evaluation
 from engine import predict as prediction
 from engine import train as training
@@ -40,7 +40,7 @@ class Model:
         network: torch.nn.Module,
         postprocess: Postprocess,
         categories: list[Category],
-        preset: EvalPreset,
+        preset: WholeImage,
         threshold: float,
         device: torch.device,
     ) -> None:
@@ -94,20 +94,19 @@ class Model:
 
 
 def load(path: str | Path, *, device: str | None = None, threshold: float | None = None) -> Model:
-    """The model of a checkpoint, with the threshold found at its evaluation if none is given.
+    """The model of a checkpoint, or of an exported .onnx or .pte, with the threshold found at its
+    evaluation if none is given.
 
     Args:
-        device: "cuda", "mps" or "cpu"; the best one if not given.
+        device: "cuda", "mps" or "cpu", which exported files always use; the best one if not given.
     Raises:
-        InputError: a ValueError, if the file is missing or no checkpoint of this library.
+        InputError: a ValueError, if the file is missing or not of this library.
     """
     with log.quiet():
-        content = checkpoint.load(Path(path))
-        network, _, postprocess = checkpoint.build(content)
+        _, content, network, _, postprocess, preset = backends.load(Path(path))
         threshold, _ = checkpoint.score_threshold(content["best"], threshold)
     chosen = device_for(device)
     categories = [Category(**each) for each in content["classes"]]
-    preset = EvalPreset(content["options"]["image_size"])
     network = fold_batchnorms(network.to(chosen))
     return Model(network, postprocess, categories, preset, threshold, chosen)
 

@@ -12,7 +12,12 @@ ROOT = Path(__file__).resolve().parents[1]
 OWN = ("mobileinst", "data", "engine")
 FILES = [path for package in OWN for path in sorted((ROOT / package).rglob("*.py"))]
 PACKAGES = {"torch", "torchvision", "numpy", "pycocotools", "scipy", "tqdm"}
-EXTRAS = {  # of requirements-dev.txt, imported where used
+EXTRAS = {  # of requirements-dev.txt and requirements-export.txt, imported where used
+    "engine.backends": {"onnxruntime", "executorch"},
+    "engine.export": {"onnx"},
+    "engine.exported.decode": {"onnxruntime"},
+    "engine.graphs": {"onnx", "executorch"},
+    "engine.quantise": {"onnx", "onnxruntime"},
     "engine.report.curves": {"matplotlib"},
     "engine.tools.benchmark_peers": {"transformers"},
 }

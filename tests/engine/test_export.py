@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+import engine
 from data import rle
 from data.errors import InputError
 from engine import backends, checkpoint, evaluate, export, graphs, predict, web_page
@@ -115,6 +116,8 @@ assert not {"torch", "mobileinst", "engine", "data", "scipy"} & sys.modules.keys
         folder / "model.onnx", folder / "example_image.png", tmp_path / "found"
     )
     expected = content["annotations"]
+    result = engine.load(folder / "model.onnx")(str(folder / "example_image.png"))
+    assert [rle.to_json(one) for one in result.rles] == [one["segmentation"] for one in expected]
     assert len(answers) == len(expected) >= 2
     masks = np.load(copy / "found.npz")["masks"]
     for answer, mask, one in zip(answers, masks, expected):
