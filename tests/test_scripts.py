@@ -14,6 +14,7 @@ from engine.tools import (
     benchmark_maskrcnn,
     benchmark_peers,
     benchmark_training,
+    benchmark_ultralytics,
     compare_systems,
     inspect_modules,
     reproduce,
@@ -195,6 +196,9 @@ def test_the_benchmark_measures_variants_peers_or_trainings(tmp_path):
         words = f"--data x {against} --pretrained y"
         peer = recipe(tmp_path, "benchmark.sh", *words.split(), entry=benchmark_maskrcnn)
         assert (peer.against, peer.data.name, peer.pretrained.name) == ("maskrcnn", "x", "y")
+    words = "--against ultralytics --peer-python x --rows eager"
+    peer = recipe(tmp_path, "benchmark.sh", *words.split(), entry=benchmark_ultralytics)
+    assert (peer.peer_python.name, peer.rows) == ("x", ["eager"])
     words = "--training --data x --recipes coco --lr 1"
     measured = recipe(tmp_path, "benchmark.sh", *words.split(), entry=benchmark_training)
     assert measured.recipes == ["coco"] and measured.training == ["--data", "x", "--lr", "1"]

@@ -29,6 +29,7 @@ from mobileinst.mask2former.published import hub_config
 SWIN = {"embed_dim": 96, "depths": [2, 2, 6, 2], "num_heads": [3, 6, 12, 24], "window_size": 7}
 OTHERS: dict[str, int] = {}
 CLASSES = 80
+PEERS = ("transformers", "maskrcnn", "ultralytics")
 
 # Largest difference of two logits. Rounding alone is far smaller, but it may flip a cell of an
 # attention mask, which changes all that follows a little.
@@ -40,7 +41,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
         "Times of mask2former_swin_tiny and of another library's model with the same weights; on "
         "the CPU, one image at a time."
     )
-    parser.add_argument("--against", choices=("transformers", "maskrcnn"), required=True)
+    parser.add_argument("--against", choices=PEERS, required=True)
     parser.add_argument("--image-size", type=options.positive, default=640, help="of the forward")
     parser.add_argument(
         "--train-size", type=options.positive, default=384, help="of the training step"
@@ -164,9 +165,10 @@ def timed(call: Callable) -> Callable[[], dict[str, float]]:
 
 def main(argv: list[str]) -> None:
     opts = parse(argv)
-    if opts.against == "maskrcnn":
+    if opts.against != "transformers":
         raise InputError(
-            "--against maskrcnn: has an entry of its own, python -m engine.tools.benchmark_maskrcnn"
+            f"--against {opts.against}: has an entry of its own, "
+            f"python -m engine.tools.benchmark_{opts.against}"
         )
     pair = Pair()
     classes, masks = differences(pair.forwards(opts.image_size))

@@ -20,7 +20,8 @@ class MaskDecoder(nn.Module):
     (`FinePixels`). width: the paper's D. kernel_dim: channels of the pixel features, else `width`.
     coordinates: the last convolution of level 3 also reads the x and y of every cell, our choice
     after SOLO and SparseInst: without positions, a product with local features could not separate
-    two objects that look alike.
+    two objects that look alike. depthwise: the six convolutions are depth-wise and then 1×1, our
+    choice for phones.
     """
 
     def __init__(
@@ -29,6 +30,7 @@ class MaskDecoder(nn.Module):
         width: int = 128,
         kernel_dim: int | None = None,
         coordinates: bool = True,
+        depthwise: bool = False,
     ):
         super().__init__()
         self.in_channels = tuple(in_channels)
@@ -38,10 +40,9 @@ class MaskDecoder(nn.Module):
         *fine_channels, x3, x4, x5, x6 = in_channels
         self.local_inputs = nn.ModuleList(conv_bn_relu(c, width) for c in (x3, x4, x5))
         self.global_input = conv_bn_relu(x6, width)
-        self.top_down = nn.ModuleList(conv_bn_relu(width, width, 3) for _ in range(3))
-        self.bottom_up = nn.ModuleList(conv_bn_relu(width, width, 3) for _ in range(3))
-        if coordinates:
-            self.bottom_up[0][0] = CoordinateConv(width, width)
+        places = (coordinates, False, False)
+        self.top_down = nn.ModuleList(spatial_conv(width, depthwise) for _ in range(3))
+        self.bottom_up = nn.ModuleList(spatial_conv(width, depthwise, each) for each in places)
         # Our choice: X_mask is a sum of ReLU outputs. A linear step frees the sign, its bias gives
         # every mask an offset, and kernel_dim < width makes the product with kernels cheap.
         self.pixel_projection = nn.Conv2d(width, self.kernel_dim, 1)
@@ -79,21 +80,30 @@ class MaskDecoder(nn.Module):
         return mask_features, pixel_features
 
 
+def spatial_conv(width: int, depthwise: bool, coordinates: bool = False) -> nn.Sequential:
+    """One of the six 3×3 convolutions with its BatchNorm and ReLU."""
+    conv = CoordinateConv if coordinates else ConvBN
+    first = [ConvBN(width, width, 3, groups=width), nn.ReLU(inplace=True)] if depthwise else []
+    last = conv(width, width, 1 if depthwise else 3)
+    return nn.Sequential(*first, last, nn.ReLU(inplace=True))
+
+
 class CoordinateConv(ConvBN):
-    """A 3×3 ConvBN of a map to which the x and y of every cell are appended.
+    """A ConvBN of a map to which the x and y of every cell are appended.
 
     Their part is a convolution of its own: it is a constant in an exported file, and the fast
     kernels take channels in blocks of 8 or 16, so two more cost ONNX Runtime 40 %.
     """
 
-    def __init__(self, in_channels: int, channels: int):
-        super().__init__(in_channels + 2, channels, 3)
+    def __init__(self, in_channels: int, channels: int, kernel: int = 3):
+        super().__init__(in_channels + 2, channels, kernel)
 
     def forward(self, x: Tensor) -> Tensor:
         weight, weight_of_places = self.c.weight.split((x.shape[1], 2), 1)
+        padding = self.c.padding
         places = coordinate_maps(*x.shape[-2:], device=x.device).to(x.dtype)
-        places = F.conv2d(places, weight_of_places, padding=1)  # [1,C,h,w]
-        return self.bn(F.conv2d(x, weight, self.c.bias, padding=1) + places)
+        places = F.conv2d(places, weight_of_places, padding=padding)  # [1,C,h,w]
+        return self.bn(F.conv2d(x, weight, self.c.bias, padding=padding) + places)
 
 
 class FinePixels(nn.Module):

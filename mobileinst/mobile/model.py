@@ -35,7 +35,7 @@ class MobileInstConfig(Config):
     """The keywords of a MobileInst.
 
     width: D of the mask decoder. kernel_dim: channels of kernels and pixel features. mask_stride: 8
-    as in the paper, or 4.
+    as in the paper, or 4. depthwise: the 3×3 convolutions of the mask decoder.
     query_width, num_heads, ffn_ratio, kv_stride, self_attention, guided, placed: of the instance
     decoder.
     semantic_weight: of a class loss for every cell, of each of five maps (`SEMANTIC_MAPS`); 0 as
@@ -52,6 +52,7 @@ class MobileInstConfig(Config):
     kernel_dim: int = within(1, 8192, 128)
     mask_stride: int = within(4, 8, 8)
     coordinates: bool = True
+    depthwise: bool = False
     num_queries: int = within(1, 100_000, 100)
     query_width: int = within(1, 8192, 128)
     num_heads: int = within(1, 512, 8)
@@ -165,7 +166,9 @@ def build_mobileinst(
         raise ValueError(f"mask_stride is 4 or 8, not {config.mask_stride}")
     channels = channels_at(backbone, STRIDES[-4 if config.mask_stride == 8 else -5 :])
     if mask_decoder is None:
-        mask_decoder = MaskDecoder(channels, config.width, config.kernel_dim, config.coordinates)
+        mask_decoder = MaskDecoder(
+            channels, config.width, config.kernel_dim, config.coordinates, config.depthwise
+        )
     if instance_decoder is None:
         instance_decoder = InstanceDecoder(
             channels[-1],

@@ -12,7 +12,11 @@ from mobileinst.set_prediction.postprocess import Postprocess, grid_quality
 
 SMALL = dict(width=16, num_queries=7, query_width=16, num_heads=4)
 MODELS = [f"mobileinst_{name}" for name in ("topformer_tiny", "seaformer_tiny", "mobilenet_v2")]
-MODELS += ["mobileinst_efficientnet_lite0", "mask2former_mobilenet_v2"]
+MODELS += [
+    "mobileinst_topformer_tiny_lite",
+    "mobileinst_efficientnet_lite0",
+    "mask2former_mobilenet_v2",
+]
 
 
 def trained(name, **keywords):
@@ -70,6 +74,7 @@ def test_parts_that_use_their_norms_in_another_order_are_left_as_they_are():
 SIZE = (128, 192)
 DEPLOYED = {
     "mobileinst_topformer_tiny": {"semantic_weight": 1.0},
+    "mobileinst_topformer_tiny_lite": {"placed": True, "guided": True},
     "mobileinst_seaformer_tiny": {"placed": True, "guided": True, "kv_stride": 16},
     "mobileinst_mobilenet_v2": {"mask_stride": 4},
     "mask2former_efficientnet_lite0": {"num_layers": 2, "num_encoder_layers": 1},

@@ -128,11 +128,29 @@ def test_multiply_adds_of_the_six_convolutions():
     assert counter.get_total_flops() / 2 == 151_200 * width**2 + ones
 
 
+@torch.no_grad()
+def test_depthwise_convolutions_agree_with_a_plain_restatement():
+    torch.manual_seed(0)
+    decoder = randomise_norms(MaskDecoder(CHANNELS, 5, depthwise=True))
+    x = torch.randn(2, 5, 6, 7)
+    convs = [*decoder.top_down, *decoder.bottom_up]
+    assert len(convs) == 6 and all(conv[0].c.groups == 5 for conv in convs)
+    for conv in convs:
+        first, last = conv[0], conv[2]
+        each = [F.conv2d(x[:, [i]], first.c.weight[[i]], padding=1) for i in range(5)]
+        middle = first.bn(torch.cat(each, 1)).clamp(min=0)
+        if conv is decoder.bottom_up[0]:
+            middle = torch.cat((middle, coordinate_maps(6, 7).expand(2, -1, -1, -1)), 1)
+        mixed = torch.einsum("oi,bihw->bohw", last.c.weight[..., 0, 0], middle)
+        torch.testing.assert_close(conv(x), last.bn(mixed).clamp(min=0), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kernel", [1, 3])
 @pytest.mark.parametrize("training", [False, True])
-def test_the_part_of_the_coordinates_is_that_of_one_convolution(training):
+def test_the_part_of_the_coordinates_is_that_of_one_convolution(training, kernel):
     """Outputs, gradients and running averages, for a batch on a grid that is no square."""
     torch.manual_seed(0)
-    split = CoordinateConv(4, 5).double()
+    split = CoordinateConv(4, 5, kernel).double()
     randomise_norms(split).train(training)
     whole = nn.Sequential(split.c, split.bn)
     places = coordinate_maps(6, 7).double().expand(3, -1, -1, -1)

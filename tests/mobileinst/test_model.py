@@ -86,7 +86,13 @@ def test_auxiliary_outputs_while_training_only():
 
 
 @pytest.mark.parametrize(
-    "overrides", [{}, {"self_attention": False, "coordinates": False}, {"mask_stride": 4}]
+    "overrides",
+    [
+        {},
+        {"self_attention": False, "coordinates": False},
+        {"mask_stride": 4},
+        {"depthwise": True, "placed": True},
+    ],
 )
 def test_every_parameter_receives_a_gradient(overrides):
     model = build(drop_path=0.0, **overrides)
@@ -145,6 +151,7 @@ def test_the_memory_format_changes_nothing_but_speed():
         {"width": 24},
         {"kernel_dim": 9},
         {"coordinates": False},
+        {"depthwise": True},
         {"num_queries": 8},
         {"query_width": 32},
         {"ffn_ratio": 3},
