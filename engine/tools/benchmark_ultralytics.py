@@ -23,7 +23,7 @@ from torch import nn
 from data.errors import InputError
 from data.presets import EvalPreset
 from data.records import Category
-from engine import options, recipes
+from engine import graphs, options, recipes
 from engine.api import Model
 from engine.files import FailedRun
 from engine.log import info
@@ -163,11 +163,10 @@ def session(path: Path, threads: int, size: int) -> Run:
 
 
 def to_onnx(module: nn.Module, size: int, path: Path) -> Path:
-    image = torch.rand(1, 3, size, size)
-    torch.onnx.export(
-        module.eval(), (image,), path, dynamo=True, opset_version=20, verbose=False,
-        external_data=False, input_names=["image"],
-    )  # fmt: skip
+    """Writes an ONNX file whose input is float32, as the peer's is."""
+    program = graphs.traced(module.eval(), torch.rand(1, 3, size, size))
+    with graphs.quiet():
+        torch.onnx.export(program, dynamo=True, verbose=False, input_names=["image"]).save(path)
     return path
 
 
@@ -280,22 +279,20 @@ def write_training_set(folder: Path, size: int, count: int) -> Path:
 
 
 def executorch_rows(opts: argparse.Namespace, folder: Path) -> None:
-    """ExecuTorch with XNNPACK beside ONNX Runtime, the same networks."""
-    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
-    from executorch.exir import to_edge_transform_and_lower
-    from executorch.runtime import Runtime
+    """ExecuTorch with XNNPACK beside ONNX Runtime: the same graph with final scores."""
+    from executorch.runtime import Runtime  # only needed here
 
     size = opts.image_size
     image = torch.rand(1, 3, size, size)
     for name in opts.models:
-        network = Scores(deploy(*build(name)[::2], (size, size)).model).eval()
-        path = to_onnx(network, size, folder / "network.onnx")
-        program = to_edge_transform_and_lower(
-            torch.export.export(network, (image,)), partitioner=[XnnpackPartitioner()]
-        ).to_executorch()
-        method = Runtime.get().load_program(bytes(program.buffer)).load_method("forward")
+        model, _, postprocess = build(name)
+        deployed = deploy(model, postprocess, (size, size))
+        graphs.write_pte(deployed, folder / "model.pte")
+        method = Runtime.get().load_program(folder / "model.pte").load_method("forward")
         runs = {
-            f"{name}, ONNX Runtime": session(path, opts.threads, size),
+            f"{name}, ONNX Runtime": session(
+                to_onnx(deployed, size, folder / "model.onnx"), opts.threads, size
+            ),
             f"{name}, ExecuTorch": cpu(lambda method=method: method.execute([image])),
         }
         report(f"ExecuTorch, {size} x {size}", runs, opts.rounds)
