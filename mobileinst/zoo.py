@@ -66,7 +66,7 @@ BACKBONES = {
 # The width is our choice where the paper is silent: 256 for base and large backbones, else 128.
 MODELS = {
     "mobileinst_topformer_tiny": MobileInstConfig(backbone="topformer_tiny", width=128),
-    # For phones, our choice: 0.32 of the CPU time of YOLO26n-seg, see assets/results/phone.md.
+    # For phones, our choice: 0.31 of the CPU time of YOLO26n-seg, see assets/results/phone.md.
     "mobileinst_topformer_tiny_lite": MobileInstConfig(
         backbone="topformer_tiny", width=64, kernel_dim=64, kv_stride=16, depthwise=True
     ),
