@@ -1,6 +1,7 @@
 """A trained model made ready for use, and as one graph of tensors of fixed sizes for export."""
 
 import copy
+import functools
 from itertools import pairwise
 
 import torch
@@ -123,7 +124,8 @@ class Deployed(nn.Module):
             self.register_buffer(name, torch.ones(count, count).tril(), persistent=False)
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        distance = (image - self.model.normalise.mean).abs().amax(1, keepdim=True)  # [1,1,H,W]
+        channels = (image - self.model.normalise.mean).abs().split(1, 1)
+        distance = functools.reduce(torch.maximum, channels)  # [1,1,H,W]
         outputs = self.model(image, distance.squeeze(1) < TOLERANCE)
         masks = outputs["mask_logits"]  # [1,Q,h,w]
         names = {"class_logits", "objectness"} & outputs.keys()
