@@ -20,6 +20,8 @@ EXTRAS = {  # of requirements-dev.txt and requirements-export.txt, imported wher
     "engine.quantise": {"onnx", "onnxruntime"},
     "engine.report.curves": {"matplotlib"},
     "engine.tools.benchmark_peers": {"transformers"},
+    "engine.tools.benchmark_ultralytics": {"onnxruntime", "executorch"},
+    "engine.tools.ultralytics_peer": {"ultralytics"},  # runs in an environment of its own
 }
 FRAMEWORKS = (
     "detectron mmdet mmcv mmengine mmseg fvcore iopath timm lightning ignite accelerate "
