@@ -11,6 +11,7 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -211,7 +212,8 @@ def main(argv: list[str], builder: checkpoint.Builder = zoo.build_from_config) -
     if opts.int8:
         chosen.append(int8(functools.partial(images.calibration, meta), threshold))
     rows, found, failed = [row("checkpoint", path, reference, images, limit)], {}, []
-    with files.appearing(out, opts.overwrite, MARK) as folder:
+    runtime = web_page.runtime(opts.web_runtime) if opts.web else nullcontext()
+    with runtime as package, files.appearing(out, opts.overwrite, MARK) as folder:
         for each in chosen:
             file = folder / each.name
             write(each, deployed, file, meta)
@@ -231,7 +233,7 @@ def main(argv: list[str], builder: checkpoint.Builder = zoo.build_from_config) -
         finish(folder, meta, rows, [name for name in found if name not in kept])
         example(folder, {"checkpoint": reference} | found, images, threshold, content["classes"])
         if opts.web and "model.onnx" in kept:
-            web_page.write(folder / "web", folder, opts.web_runtime)
+            web_page.write(folder / "web", folder, package)
     info(f"\n{aligned(cells(rows), 1)}\n")
     if dropped := [name for name in failed if name not in kept]:
         raise files.FailedRun(
@@ -239,6 +241,8 @@ def main(argv: list[str], builder: checkpoint.Builder = zoo.build_from_config) -
             "the table; the file is kept as NAME.failed, use it with --allow-mismatch"
         )
     info(f"exported: {out} (summary.md, example.png; decode.py shows how to use the files)")
+    if opts.web:
+        info(f"page: python -m http.server --directory {out / 'web'}, then open localhost:8000")
 
 
 def require_enough(reference: Answers, threshold: float, allow: bool) -> None:

@@ -5,6 +5,8 @@ import shutil
 import subprocess
 import tarfile
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from data.errors import InputError
@@ -20,25 +22,35 @@ RUNTIME = {  # files of the package, and their names in the folder; servers know
 TIMEOUT = 600  # seconds for npm
 
 
-def write(folder: Path, exported: Path, runtime: Path | None = None) -> None:
-    """Writes the page, the model, and the runtime into a folder.
+@contextmanager
+def runtime(given: Path | None = None) -> Iterator[Path]:
+    """The folder of the package onnxruntime-web: the one given, or one that npm fetches and that
+    goes away afterwards.
 
-    Args:
-        exported: folder with model.onnx and model.json.
-        runtime: folder of the package onnxruntime-web; fetched with npm if not given.
     Raises:
-        InputError: if the runtime cannot be had.
+        InputError: if the package cannot be had.
     """
-    folder.mkdir()
     with tempfile.TemporaryDirectory() as temporary:
-        package = runtime or fetch(Path(temporary))
-        for source, name in RUNTIME.items():
+        package = given or fetch(Path(temporary))
+        for source in RUNTIME:
             if not (package / source).is_file():
                 raise InputError(
                     f"{package}: holds no {source}; give the folder of the npm package "
                     f"onnxruntime-web {VERSION}"
                 )
-            shutil.copyfile(package / source, folder / name)
+        yield package
+
+
+def write(folder: Path, exported: Path, package: Path) -> None:
+    """Writes the page, the model, and the runtime into a folder.
+
+    Args:
+        exported: folder with model.onnx and model.json.
+        package: from `runtime`.
+    """
+    folder.mkdir()
+    for source, name in RUNTIME.items():
+        shutil.copyfile(package / source, folder / name)
     for name in ("index.html", "decode.js"):
         shutil.copyfile(EXPORTED / name, folder / name)
     for name in ("model.onnx", "model.json"):

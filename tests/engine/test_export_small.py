@@ -122,9 +122,19 @@ def test_what_the_page_needs_is_in_one_folder(folder):
     assert "http://" not in text and "https://" not in text  # nothing from elsewhere
 
 
-def test_a_runtime_that_cannot_be_had_is_one_sentence(folder, tmp_path, monkeypatch):
+def test_a_runtime_that_cannot_be_had_is_told_before_anything_is_written(
+    folder, toy_coco, tmp_path, monkeypatch
+):
+    argv = ["--checkpoint", folder.parent / "best.pt", "--images", toy_coco / "train"]
+    argv += ["--size", "64x128", "--threads", "1", "--allow-mismatch", "--out", tmp_path / "x"]
+    argv += ["--web", "--web-runtime", tmp_path]
+    monkeypatch.setattr(export, "write", lambda *_: pytest.fail("a model was written"))
     with pytest.raises(InputError, match="holds no dist/ort.*; give the folder of the npm package"):
-        web_page.write(tmp_path / "web", folder, runtime=tmp_path)
+        export.main([str(each) for each in argv])
+    assert not (tmp_path / "x").exists()
+
+
+def test_why_npm_gives_no_runtime_is_one_sentence(tmp_path, monkeypatch):
     monkeypatch.setattr(web_page.shutil, "which", lambda name: None)
     with pytest.raises(InputError, match="--web needs npm .* --web-runtime"):
         web_page.fetch(tmp_path)
@@ -200,3 +210,11 @@ def test_the_page_finds_what_predict_finds(folder, toy_coco, site, tmp_path):
         left, top, width, height = one["bbox"]
         assert np.allclose(answer["box"], [left, top, left + width, top + height], atol=1)
         assert answer["area"] == pytest.approx(one["area"], rel=0.02, abs=4)
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="needs Chromium")
+def test_the_page_opened_as_a_file_says_how_to_serve_it(tmp_path):
+    command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom"]
+    command += [f"--user-data-dir={tmp_path}", (web_page.EXPORTED / "index.html").as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert "python3 -m http.server" in done.stdout.partition('id="hint">')[2].partition("</p>")[0]
