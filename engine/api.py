@@ -27,6 +27,7 @@ from mobileinst.deploy import fold_batchnorms
 from mobileinst.set_prediction.postprocess import Postprocess
 
 Source = str | Path | Image.Image | np.ndarray
+SHOWN = 5  # classes named when a model is printed
 
 
 class Model:
@@ -46,6 +47,11 @@ class Model:
     ) -> None:
         self.network, self.postprocess, self.categories = network, postprocess, categories
         self.preset, self.threshold, self.device = preset, threshold, device
+
+    def __repr__(self) -> str:
+        names = ", ".join(category.name for category in self.categories[:SHOWN])
+        more = ", ..." * (len(self.categories) > SHOWN)
+        return f"Model({names}{more}; threshold {self.threshold:.3f}, on {self.device})"
 
     def __call__(
         self,

@@ -352,8 +352,9 @@ def finish(folder: Path, meta: dict, rows: list[dict], failed: Sequence[str]) ->
         f"{meta['threshold']:.3f}.",
         pipes(cells(rows), 1),
         "Each file was opened again and compared with the checkpoint on the same images, the same "
-        "canvas and the answers of the same queries. CPU time is that of the network alone, the "
-        "median over images.",
+        "canvas and the answers of the same queries. Answers with a score as near to the threshold "
+        "as scores may differ do not count. CPU time is that of the network alone, the median over "
+        "images.",
         "`example.png` shows the same image through all of them; `python decode.py "
         "example_image.png` finds the same objects with onnxruntime, numpy and Pillow. `DECODE.md` "
         "has the arithmetic for other languages, `model.json` the classes and numbers.",

@@ -128,6 +128,13 @@ def test_a_result_holds_what_was_found(model, path, tmp_path):
         result.save(tmp_path / "out.xyz")
 
 
+def test_a_model_prints_its_classes_and_threshold(model):
+    first, *_ = model.categories
+    text = repr(model)
+    assert text.startswith(f"Model({first.name}")
+    assert text.endswith(f"; threshold {model.threshold:.3f}, on cpu)")
+
+
 def test_the_bits_are_those_of_the_command(model, toy_run, toy_coco, tmp_path):
     given = ["--checkpoint", toy_run / "best.pt", "--out", tmp_path / "out", "--device", "cpu"]
     predict.main([str(each) for each in (toy_coco / "val", *given, "--threads", 1)])
