@@ -1,11 +1,13 @@
 """Exported files in place of a checkpoint: opened by their ending, post-processed as a model."""
 
+import hashlib
 import json
 import math
 import sys
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from threading import Lock
 from typing import NamedTuple
 
 import numpy as np
@@ -94,11 +96,14 @@ def open_exported(path: Path, image_size: int | None = None) -> Loaded:
     require_packages(PACKAGES[path.suffix.lower()], str(path))
     text, run_of, shapes = (open_onnx if path.suffix.lower() == ".onnx" else open_pte)(path)
     meta = parse(text, path)
+    known = meta["files"].get(path.name, {}).get("sha256")
+    if known is not None and known != digest(path):
+        raise InputError(f"{path} is not the file that {METADATA} describes; copy both, or {AGAIN}")
     height, width = size = meta["height"], meta["width"]
     stride, classes = meta["mask_stride"], meta["categories"]
-    masks = [1, shapes[1][1], height // stride, width // stride]
+    masks = [1, shapes[0][1], height // stride, width // stride]
     nhwc, nchw = [1, height, width, 3], [1, 3, height, width]
-    fits = shapes[0] == [1, shapes[0][1], len(classes)] and shapes[1] == masks
+    fits = len(shapes) == 3 and shapes[0] == [1, shapes[0][1], len(classes)] and shapes[1] == masks
     if not fits or shapes[2] not in (nhwc, nchw):
         raise InputError(
             f"{path}: its metadata were changed, the model has other shapes "
@@ -118,6 +123,11 @@ def open_exported(path: Path, image_size: int | None = None) -> Loaded:
     model = Exported(run_of(torch.tensor(meta["pad_colour"])))
     fields = checkpoint.Fields(content, f"{path}:")
     return Loaded(path, fields, model, None, postprocess, CanvasPreset(size))
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def require_packages(names: Sequence[str], what: str) -> None:
@@ -157,12 +167,13 @@ def parse(text: str | None, path: Path) -> dict:
         "pad_colour": lambda value: len(value) == 3 and all(map(is_number, value)),
         "threshold": is_number,
         "duplicate_iou": is_number,
+        "files": lambda value: all(type(each) is dict for each in value.values()),
         "config": lambda value: type(value["max_detections"]) is int,
     }
     for name, holds in checks.items():
         try:
             good = holds(meta[name])
-        except (KeyError, TypeError):
+        except (AttributeError, KeyError, TypeError):
             good = False
         if not good:
             raise InputError(f"{path}: its metadata were changed, '{name}' is wrong; {AGAIN}")
@@ -221,11 +232,14 @@ def open_pte(path: Path) -> tuple[str | None, Callable[[Tensor], Run], list[list
 
     def run_of(pad_colour: Tensor) -> Run:
         pad = (pad_colour / 255)[:, None, None]  # [3,1,1]
+        alone = Lock()  # a method is for one thread at a time
 
         def run(image: Tensor, padding: Tensor) -> tuple[Tensor, Tensor]:
-            scores, masks = method.execute([torch.where(padding, pad, image)[None].contiguous()])
-            return scores.clone(), masks.clone()  # the runtime uses their memory again
+            pixels = torch.where(padding, pad, image)[None].contiguous()
+            with alone:
+                scores, masks = method.execute([pixels])
+                return scores.clone(), masks.clone()  # the runtime uses their memory again
 
         return run
 
-    return beside.read_text(encoding="utf-8"), run_of, shapes
+    return beside.read_text(encoding="utf-8", errors="replace"), run_of, shapes

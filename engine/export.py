@@ -6,7 +6,6 @@ A file whose answers differ from those of the checkpoint is kept as NAME.failed,
 import argparse
 import csv
 import functools
-import hashlib
 import json
 import shutil
 from collections import Counter
@@ -18,6 +17,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+import mobileinst
 from data.dataset import CocoDataset
 from data.errors import InputError
 from data.images import read_rgb
@@ -205,7 +205,7 @@ def main(argv: list[str], builder: checkpoint.Builder = zoo.build_from_config) -
         "threshold": threshold,
         "duplicate_iou": postprocess.duplicate_iou,
         "fingerprint": weights.fingerprint(model.state_dict()),
-        "versions": {"torch": str(torch.__version__), "mobileinst": checkpoint.FORMAT},
+        "versions": {"torch": str(torch.__version__), "mobileinst": mobileinst.__version__},
         "files": {},
     }
     chosen = [FORMATS[name] for name in opts.format] + opts.fp16 * [FP16]
@@ -340,8 +340,7 @@ def finish(folder: Path, meta: dict, rows: list[dict], failed: Sequence[str]) ->
         (folder / name).rename(folder / f"{name}.failed")
     for name in meta["files"]:
         if not name.endswith(".onnx"):
-            digest = hashlib.sha256((folder / name).read_bytes()).hexdigest()
-            meta["files"][name]["sha256"] = digest
+            meta["files"][name]["sha256"] = backends.digest(folder / name)
     write_metadata(folder, meta, list(meta["files"]))
     with open(folder / "parity.csv", "w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows([list(rows[0]), *(each.values() for each in rows)])

@@ -2,6 +2,7 @@
 
 import copy
 import functools
+from collections import defaultdict
 from itertools import pairwise
 
 import torch
@@ -33,13 +34,18 @@ def fold_batchnorms(model: Segmenter) -> Segmenter:
         for (_, layer), (name, norm) in pairwise(named)
         if isinstance(layer, (nn.Conv2d, nn.Linear)) and isinstance(norm, _BatchNorm)
     ]
-    made, read = {}, {}  # outputs of the layers that are called, inputs of the norms
+    notes = defaultdict(list)  # outputs of the layers and inputs of the norms, call by call
+    alive = []  # two tensors that live have two ids
+
+    def note(module: nn.Module, x: Tensor) -> None:
+        alive.append(x)
+        notes[module].append((id(x), x._version))  # an in-place ReLU makes another version
 
     def note_output(layer: nn.Module, _: tuple, output: Tensor) -> None:
-        made[layer] = output
+        note(layer, output)
 
     def note_input(norm: nn.Module, inputs: tuple) -> None:
-        read[norm] = inputs[0]
+        note(norm, inputs[0])
 
     hooks = [layer.register_forward_hook(note_output) for layer, *_ in pairs]
     hooks += [norm.register_forward_pre_hook(note_input) for _, norm, *_ in pairs]
@@ -48,7 +54,7 @@ def fold_batchnorms(model: Segmenter) -> Segmenter:
     for hook in hooks:
         hook.remove()
     for layer, norm, parent, name in pairs:
-        if layer not in made or made[layer] is read.get(norm):
+        if not notes[layer] or notes[layer] == notes[norm]:
             statistics = norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
             weight, bias = fuse_conv_bn_weights(layer.weight, layer.bias, *statistics)
             layer.weight, layer.bias = weight.requires_grad_(False), bias.requires_grad_(False)

@@ -50,15 +50,15 @@ export function decode(scores, masks, meta, original, threshold = meta.threshold
   const size = fit(original, meta);
   const rows = taps(cells[0], meta.height, size[0], original[0]);
   const columns = taps(cells[1], meta.width, size[1], original[1]);
+  const order = [...best(scores, meta.categories.length)].filter(({ score }) => score > threshold);
+  order.sort((one, other) => other.score - one.score); // stable
   const found = [];
-  for (const { query, index, score } of best(scores, meta.categories.length)) {
-    if (!(score > threshold)) continue;
+  for (const { query, index, score } of order.slice(0, meta.config.max_detections)) {
     const grid = masks.subarray(query * length, (query + 1) * length); // [h,w]
     const shape = fullMask(grid, cells[1], rows, columns);
     const { id, name } = meta.categories[index];
     if (shape) found.push({ index, id, name, score, query, grid, ...shape });
   }
-  found.sort((one, other) => other.score - one.score); // stable
   const twice = (one, place) =>
     found
       .slice(0, place)

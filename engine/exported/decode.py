@@ -52,6 +52,7 @@ def decode(scores, masks, meta, original, threshold=None):
     threshold = meta["threshold"] if threshold is None else threshold
     classes, best = scores[0].argmax(1), scores[0].max(1)  # [Q] twice
     order = [int(query) for query in np.argsort(-best, kind="stable") if best[query] > threshold]
+    order = order[: meta["config"]["max_detections"]]
     canvas, size = (meta["height"], meta["width"]), fit(original, meta)
     rows, columns = (resize_matrix(*side) for side in zip(masks.shape[2:], canvas, size, original))
     found, better = [], []

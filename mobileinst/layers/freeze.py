@@ -1,5 +1,7 @@
 """Freezing parts of a pretrained network."""
 
+from collections.abc import Iterable
+
 from torch import nn
 from torchvision.ops import StochasticDepth
 
@@ -19,18 +21,20 @@ class FrozenBatchNorm2d(nn.BatchNorm2d):
         return super().train(False)
 
 
-def freeze_norms(module: nn.Module) -> None:
-    """Replaces every BatchNorm below `module`."""
+def freeze_norms(module: nn.Module, layers: Iterable[nn.Module] | None = None) -> None:
+    """Replaces every BatchNorm below `module`; given some of its layers, those in them alone."""
+    layers = [module] if layers is None else layers
+    chosen = {each for layer in layers for each in layer.modules()}
     for parent in list(module.modules()):
         for name, child in list(parent.named_children()):
-            if type(child) is nn.BatchNorm2d:
+            if type(child) is nn.BatchNorm2d and child in chosen:
                 parent.add_module(name, FrozenBatchNorm2d(child))
 
 
 def freeze_layers(backbone: nn.Module, stride: int) -> None:
     """Freezes all layers at `stride` or finer: no gradient is computed for them."""
+    freeze_norms(backbone, backbone.layers_until(stride))
     for layer in backbone.layers_until(stride):
-        freeze_norms(layer)
         layer.requires_grad_(False)
         for module in layer.modules():
             if isinstance(module, StochasticDepth):

@@ -15,6 +15,7 @@ from PIL import Image
 from torch import nn
 
 import engine
+import mobileinst
 from data import rle
 from data.errors import InputError
 from engine import backends, checkpoint, evaluate, export, graphs, predict, web_page
@@ -55,6 +56,7 @@ def test_what_a_folder_holds(folder):
     assert meta["format"] == 1 and (meta["height"], meta["width"]) == (64, 128)
     assert [each["id"] for each in meta["categories"]] == [0, 7, 90]
     assert meta["threshold"] == 0.05 and meta["mask_stride"] == 8
+    assert meta["versions"] == {"torch": torch.__version__, "mobileinst": mobileinst.__version__}
     with open(folder / "parity.csv", newline="") as file:
         first, second = csv.DictReader(file)
     assert first["file"] == "checkpoint" and second["file"] == "model.onnx"
@@ -152,6 +154,8 @@ def test_the_vectors_of_the_description(tmp_path):
     scores, masks = (np.array(vectors["decode"][key], np.float32) for key in ("scores", "masks"))
     answers = decode.decode(scores, masks, meta, vectors["decode"]["original"])
     expected = vectors["decode"]["answers"]
+    one = meta | {"config": {"max_detections": 1}}
+    assert len(decode.decode(scores, masks, one, vectors["decode"]["original"])) == 1 < len(answers)
     assert [answer.pop("mask").astype(int).tolist() for answer in answers] == [
         one.pop("mask") for one in expected
     ]
@@ -191,6 +195,7 @@ def test_wrong_files_are_named_in_a_sentence(folder, tmp_path):
     refused(lambda meta: meta.update(height=128) or "", "metadata were changed, the model has")
     refused(lambda meta: meta["categories"].pop() and "", "metadata were changed, the model has")
     refused(lambda meta: meta.update(threshold="0.1") or "", "'threshold' is wrong")
+    refused(lambda meta: meta.update(files=[]) or "", "'files' is wrong")
     refused(lambda meta: meta.pop("pad_colour") and "", "'pad_colour' is wrong")
     refused(lambda meta: "" if meta else "", "its input is 64x128, which is fixed", size=64)
     (tmp_path / "broken.onnx").write_bytes(b"no model")
@@ -289,6 +294,10 @@ def test_executorch(trained, toy_coco, tmp_path):
     shutil.copy(path, tmp_path / "alone.pte")
     with pytest.raises(InputError, match="model.json is missing beside it"):
         backends.load(tmp_path / "alone.pte")
-    path.write_bytes(path.read_bytes()[:1000])
+    content = path.read_bytes()
+    path.write_bytes(content + b"\0")
+    with pytest.raises(InputError, match="is not the file that model.json describes; copy both"):
+        backends.load(path)
+    path.write_bytes(content[:1000])
     with pytest.raises(InputError, match="model.pte cannot be opened by ExecuTorch"):
         backends.load(path)

@@ -71,6 +71,47 @@ def test_parts_that_use_their_norms_in_another_order_are_left_as_they_are():
     torch.testing.assert_close(found["mask_logits"], wanted["mask_logits"], rtol=1e-3, atol=1e-4)
 
 
+class ReluBetween(nn.Module):
+    """A ReLU in place makes another value, but no other tensor."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.norm, self.relu = (
+            nn.Conv2d(3, 16, 3, 2, 1),
+            nn.BatchNorm2d(16),
+            nn.ReLU(True),
+        )
+
+    def forward(self, x):
+        return self.norm(self.relu(self.one(x)))
+
+
+class SharedConv(nn.Module):
+    """One convolution at two places, each with a norm of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.one = nn.Conv2d(3, 16, 3, 2, 1), nn.Conv2d(16, 16, 1)
+        self.norm, self.other = nn.BatchNorm2d(16), nn.BatchNorm2d(16)
+
+    def forward(self, x):
+        return self.norm(self.one(self.other(self.one(self.first(x)))))
+
+
+@pytest.mark.parametrize("stem", [ReluBetween, SharedConv])
+def test_a_norm_that_reads_something_else_is_left_as_it_is(stem):
+    model = trained("mobileinst_topformer_tiny")
+    model.backbone.tpm.stem = stem()
+    for norm in (one for one in model.backbone.tpm.stem.modules() if hasattr(one, "running_var")):
+        norm.weight.data.uniform_(0.5, 2)
+        norm.bias.data.uniform_(-1, 1)
+    images = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        wanted = model.eval()(images)
+        found = fold_batchnorms(model)(images)
+    torch.testing.assert_close(found["mask_logits"], wanted["mask_logits"], rtol=1e-3, atol=1e-4)
+
+
 SIZE = (128, 192)
 DEPLOYED = {
     "mobileinst_topformer_tiny": {"semantic_weight": 1.0},

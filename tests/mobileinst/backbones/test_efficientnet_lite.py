@@ -11,7 +11,7 @@ from torchvision.ops import StochasticDepth
 from mobileinst import weights, zoo
 from mobileinst.backbones.efficientnet_lite import efficientnet_lite0
 from mobileinst.layers.conv import SameConv2d
-from mobileinst.layers.freeze import freeze_layers
+from mobileinst.layers.freeze import FrozenBatchNorm2d, freeze_layers
 from mobileinst.weights.names import backbone_names
 
 FILE = Path(__file__).parents[3] / "datasets" / "weights" / "efficientnet-lite0-57934424.pth"
@@ -118,6 +118,7 @@ def test_frozen_layers_end_at_the_stride():
     assert blocks == {"0", "1", "2"} and "conv_stem.weight" in frozen
     assert all(not m.p for m in model.blocks[:3].modules() if isinstance(m, StochasticDepth))
     assert not any(type(m) is nn.BatchNorm2d for m in model.blocks[:3].modules())
+    assert type(model.bn0) is FrozenBatchNorm2d  # its statistics stay as well
 
 
 @pytest.mark.parametrize(

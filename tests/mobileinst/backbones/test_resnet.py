@@ -8,7 +8,7 @@ from torchvision.models import resnet50 as classifier
 
 from mobileinst import weights
 from mobileinst.backbones.resnet import resnet50
-from mobileinst.layers.freeze import freeze_layers
+from mobileinst.layers.freeze import FrozenBatchNorm2d, freeze_layers
 
 NORMS = ("weight", "bias", "running_mean", "running_var")
 
@@ -75,3 +75,4 @@ def test_frozen_layers_end_at_the_stride():
     frozen = {n.split(".")[0] for n, p in model.named_parameters() if not p.requires_grad}
     assert frozen == {"conv1", "bn1", "layer1"}
     assert all(block.drop_path.p == 0 for block in model.layer1)
+    assert type(model.bn1) is FrozenBatchNorm2d  # its statistics stay as well
