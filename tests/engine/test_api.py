@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -55,7 +56,8 @@ def test_a_walk_in_a_folder_that_has_data_and_datasets(toy_run, toy_coco, tmp_pa
     (tmp_path / "data" / "notes.txt").write_text("mine")
     (tmp_path / "datasets").mkdir()
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", WALK, str(toy_coco), str(toy_run / "best.pt")]
+    shutil.copy(toy_run / "best.pt", tmp_path)  # the evaluation writes beside it
+    command = [sys.executable, "-c", WALK, str(toy_coco), "best.pt"]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.splitlines()) == 1 and not done.stderr  # quiet
