@@ -139,7 +139,7 @@ def fingerprint(parts: Mapping[str, Source], skip_bad: bool) -> str:
 
     def add_state(file: Path) -> None:
         if os.path.exists(file):  # the reader names a missing file
-            state = os.stat(file)  # the last time also tells copies that keep the one of writing
+            state = os.stat(file)  # ctime: copies may keep the time of writing
             times = state.st_mtime_ns, state.st_ctime_ns
             add(f"{os.path.basename(file)} {state.st_size} {times}")
 

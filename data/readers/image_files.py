@@ -77,7 +77,7 @@ class ImageFiles:
 
 
 def split_of_path(path: str | PurePosixPath) -> str | None:
-    """The split that the first folder of a file's path tells that tells one."""
+    """The split in the name of the first such folder of a path."""
     return next(filter(None, map(split_in, PurePosixPath(path).parts[:-1])), None)
 
 
@@ -185,7 +185,7 @@ def last_part(name: str) -> str:
 def locate(folders: Sequence[Path], names: Sequence[str]) -> tuple[Path, dict[str, str]]:
     """The folder that has most of the files, and the names that have one there with its path.
 
-    What it lacks may be in the others, but not in one whose name tells another split: they may use
+    What it lacks may be in the others, but not in one named after another split: they may use
     the same names for other images.
     """
     wanted = len({*names})
