@@ -28,6 +28,7 @@ from data.errors import BadRecords, InputError
 from data.images import SUFFIXES, num_pages, read_pages, read_rgb
 from data.presets import WholeImage
 from data.readers.source import lines_of
+from data.records import Category
 from data.writers import WRITERS, ids
 from data.writers.content import unlike_stem
 from data.writers.shapes import editable
@@ -35,6 +36,8 @@ from data.writers.target import Losses, new_file
 from engine import backends, checkpoint, files, options, skipped
 from engine.log import info, progress
 from engine.report import draw
+from engine.result import COLUMNS as OBJECT_COLUMNS
+from engine.result import Result
 from engine.values import device_for
 from mobileinst import zoo
 from mobileinst.deploy import fold_batchnorms
@@ -47,7 +50,7 @@ MARK = "objects.json"  # of a folder that --overwrite may replace; it is always 
 DEFAULT = ("overlay", "ids", "coco", "csv")
 SETS = tuple(name for name in WRITERS if name not in DEFAULT)
 SPLIT = "train"  # of the images in a set, which will be learned from
-COLUMNS = ("image", "object", "class", "score", "area", "x0", "y0", "x1", "y1", "cx", "cy")
+COLUMNS = ("image", *OBJECT_COLUMNS)
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -233,7 +236,10 @@ class Predictor:
         self.sets = [name for name in SETS if name in save]
         self.copies: list[str] = []  # names of the images in the sets
         self._stems: set[str] = set()
-        self.class_names = [category["name"] for category in categories]
+        self.classes = [
+            Category(index, each["id"], each["name"]) for index, each in enumerate(categories)
+        ]
+        self.class_names = [each.name for each in self.classes]
         self.rows: list[tuple] = []  # of objects.csv
         self.coco: dict[str, list] = {"images": [], "categories": categories, "annotations": []}
 
@@ -242,35 +248,22 @@ class Predictor:
 
         result: of the contract, masks as RLE at the size of the image.
         """
-        labels, scores, boxes = (result[key].tolist() for key in ("labels", "scores", "boxes"))
-        masks, size = result["masks"], (image.height, image.width)
+        found, size = Result(image, result, self.classes), (image.height, image.width)
         stem = Path(name).stem.encode("utf-8", "replace")[:NAME_BYTES].decode("utf-8", "ignore")
         target = f"{self.folder}/{number:05d}_{stem}"
         if "overlay" in self.save:
-            overlay = draw.overlay(image, draw.Objects(labels, masks, scores), self.class_names)
             suffix = "jpg" if max(image.size) <= LONGEST_JPEG else "png"
-            overlay.save(f"{target}_overlay.{suffix}", quality=92)
+            found.overlay().save(f"{target}_overlay.{suffix}", quality=92)
         if "ids" in self.save:
-            Image.fromarray(ids.index_map(masks, size)).save(f"{target}_instances.png")
+            Image.fromarray(ids.index_map(found.rles, size)).save(f"{target}_instances.png")
         if self.sets:
             self.copy(name, image, path)
         self.coco["images"].append(
             {"id": number, "file_name": name, "height": size[0], "width": size[1]}
         )
-        classes = [self.coco["categories"][label]["id"] for label in labels]
-        records = rle.records(masks, classes, number, len(self.coco["annotations"]) + 1)
-        for record, score in zip(records, scores, strict=True):
-            self.coco["annotations"].append(record | {"score": round(score, 5)})
-        objects = zip(masks, labels, scores, boxes, strict=True)
-        for place, (mask, label, score, box) in enumerate(objects, 1):
-            inside, corner = rle.decode_inside(mask)
-            area = int(inside.sum())
-            centre = (
-                round(start + float(inside.sum(axis) @ np.arange(inside.shape[1 - axis])) / area, 1)
-                for axis, start in enumerate(corner)
-            )
-            shown = self.class_names[label], round(score, 4), area, *map(int, box), *centre
-            self.rows.append((name, place, *shown))
+        annotations = self.coco["annotations"]
+        annotations += found.to_coco(number, len(annotations) + 1)
+        self.rows += [(name, *row.values()) for row in found.as_table()]
 
     def copy(self, name: str, image: Image.Image, path: Path) -> None:
         """Copies the image into every set; pages become images of their own."""
