@@ -21,7 +21,7 @@ from engine.report import data_page
 
 CHECKS = Path("checks")
 PAGE, LIST = "report.html", "problems.csv"
-RECIPE = "small"  # that of sbin/train_voc.sh for own data
+RECIPE = "small"  # that of sbin/train.sh
 
 
 def parse(argv: list[str]) -> argparse.Namespace:

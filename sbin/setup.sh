@@ -4,7 +4,9 @@
 # filled, once. PYTHON names the interpreter that makes it (default: python3).
 
 set -euo pipefail
+started_in=$PWD
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+if [ "$started_in" != "$PWD" ]; then echo "note: paths are relative to $PWD" >&2; fi
 
 # Threads that wait for one another spin for a moment and then sleep: spinning on takes the cores
 # from loader workers; sleeping at once halves the speed of small networks.
@@ -67,7 +69,11 @@ use_python() {
   "$python" -m pip --version >/dev/null 2>&1 || "$maker" -m venv --clear .venv
   local file arguments=()
   for file in "$@"; do arguments+=(-r "$file"); done
-  "$python" -m pip install --quiet "${arguments[@]}"
+  if ! "$python" -m pip install --quiet "${arguments[@]}"; then
+    echo "error: pip could not install $*, see above; start again when that is solved, or activate" \
+      "an environment that has these packages" >&2
+    exit 2
+  fi
 }
 
 # has_data OPTION...: whether the options name a data set.

@@ -41,6 +41,7 @@ def started(tmp_path, script, *arguments, **environment):
     path = tmp_path / "words"
     ended = subprocess.run(
         ["bash", str(ROOT / "sbin" / script), *arguments],
+        cwd=ROOT,
         env={**os.environ, "VIRTUAL_ENV": str(tmp_path), "WORDS": str(path), **environment},
         stderr=subprocess.PIPE,
         text=True,
@@ -71,6 +72,18 @@ def test_recipes_are_understood_and_later_values_win(tmp_path):
     coco = recipe(tmp_path, "train_coco.sh", "--data", "x")
     assert coco.iterations == 270_000 and coco.batch_size * coco.accumulate == 64
     assert recipe(tmp_path, "train_coco.sh", "--data", "x", "--epochs", "12").iterations is None
+
+
+def test_own_data_have_a_script_without_a_default(tmp_path):
+    words = "--data x --overfit 8".split()
+    own = recipe(tmp_path, "train.sh", *words)
+    assert (own.recipe, own.data, own.model) == ("overfit", Path("x"), "mobileinst_topformer_tiny")
+    assert own == recipe(tmp_path, "train_voc.sh", *words)
+    (tmp_path / "words").unlink()
+    words, code, said = started(tmp_path, "train.sh", "--epochs", "3")
+    assert (words, code, said.count("\n")) == ([], 2, 1)
+    assert said.startswith("error: ") and "--data DIR" in said
+    assert started(tmp_path, "train.sh", "--help")[0][-1] == "--help"
 
 
 def test_without_voc_the_demo_set_is_drawn_first(tmp_path):
@@ -153,7 +166,7 @@ def test_inspecting_takes_a_model_and_sizes(tmp_path):
     )
 
 
-TRAINING = ["train_voc.sh", "train_coco.sh", "train_mask2former.sh", "train_sparseinst.sh"]
+TRAINING = ["train.sh", "train_voc.sh", "train_coco.sh", "train_mask2former.sh", "train_sparseinst.sh"]
 
 
 @pytest.mark.parametrize("script", TRAINING)
