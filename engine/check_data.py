@@ -38,7 +38,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
         options.add_option(group, name, default=None)
     group = parser.add_argument_group("machine")
     number = values.default_workers()
-    options.add_option(group, "workers", default=number, help="processes; 0 reads in line")
+    options.add_option(
+        group, "workers", default=number, help="processes that read images; 0 reads in line"
+    )
     opts = parser.parse_args(argv)
     if opts.folder and opts.data:
         raise InputError(f"{opts.folder} and --data {opts.data} are two data sets; give one")

@@ -27,7 +27,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("data", type=Path, help="folder or file of the data set; it is only read")
     parser.add_argument("out", type=Path, help="new folder")
     parser.add_argument("--to", required=True, choices=WRITERS, help="format to write")
-    options.add_option(parser, "format", help="of the data set, where several fit")
+    options.add_option(parser, "format", help="read the data set as this format, where several fit")
     parser.add_argument("--no-images", action="store_true", help="write the annotations alone")
     parser.add_argument(
         "--strict", action="store_true", help="end at the first thing that --to cannot hold"

@@ -37,7 +37,9 @@ DIAGNOSIS = "diagnose.json"  # beside the results
 def parse(argv: list[str]) -> argparse.Namespace:
     parser = options.Parser("Evaluate a checkpoint: the 12 COCO numbers and a per-category table.")
     parser.add_argument("--checkpoint", type=Path, help=options.CHECKPOINT)
-    parser.add_argument("--split", choices=("train", "val", "test"), default="val")
+    parser.add_argument(
+        "--split", choices=("train", "val", "test"), default="val", help=options.SPLIT
+    )
     options.add_image_size(parser)
     options.add_duplicate_iou(parser)
     parser.add_argument(
@@ -46,9 +48,16 @@ def parse(argv: list[str]) -> argparse.Namespace:
         default="antialiased",
         help="how images shrink; plain bilinear is how phones and browsers do it",
     )
-    parser.add_argument("--batch-size", type=options.positive, default=8, help="cannot change AP")
     parser.add_argument(
-        "--max-detections", type=options.positive, help="per image; the model's if not given"
+        "--batch-size",
+        type=options.positive,
+        default=8,
+        help="images at a time; does not change AP",
+    )
+    parser.add_argument(
+        "--max-detections",
+        type=options.positive,
+        help="most answers per image; the model's if not given",
     )
     where = "test-NNN beside the checkpoint if not given"
     options.add_out(parser, f"results json, or a folder for it; {where}")

@@ -51,13 +51,13 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser = options.Parser("Export a checkpoint to ONNX or ExecuTorch and compare the answers.")
     parser.add_argument("--checkpoint", type=Path, help="best.pt of the newest run if not given")
     parser.add_argument(
-        "--format", type=formats, default=("onnx",), metavar="NAME,...",
-        help=f"of {', '.join(FORMATS)}",
+        "--format", type=formats, default="onnx", metavar="NAME,...",
+        help=f"files to write, of {', '.join(FORMATS)}",
     )  # fmt: skip
     parser.add_argument(
         "--size", type=values.canvas, metavar="HxW",
-        help="of the input, multiples of 64; the most frequent canvas of the validation set if not "
-        "given",
+        help="size of the input, multiples of 64; the most frequent one of the validation set if "
+        "not given",
     )  # fmt: skip
     parser.add_argument(
         "--images", type=Path, help="folder to compare on; the run's validation set if not given"
@@ -80,7 +80,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
         help="the npm package onnxruntime-web; fetched with npm if not given",
     )  # fmt: skip
     options.add_out(parser, f"folder; {EXPORTS}/RUN-HxW if not given")
-    options.add_option(parser, "threads", default=values.default_threads(), help="of each runtime")
+    options.add_option(
+        parser, "threads", default=values.default_threads(), help="threads of each runtime"
+    )
     opts = parser.parse_args(argv)
     for name in ("fp16", "int8", "web"):
         if getattr(opts, name) and "onnx" not in opts.format:
@@ -90,15 +92,12 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
 def formats(text: str) -> tuple[str, ...]:
     """Names of formats, separated by commas."""
-    names = tuple(filter(None, text.split(",")))
-    if "litert" in names:
+    if "litert" in text.split(","):
         raise argparse.ArgumentTypeError(
             "litert: no LiteRT converter installs beside this torch; export onnx here and convert "
             "model.onnx with onnx2tf in an environment of its own"
         )
-    if not names or not set(names) <= FORMATS.keys():
-        raise argparse.ArgumentTypeError(f"'{text}' is not of {', '.join(FORMATS)}")
-    return names
+    return values.some_of(tuple(FORMATS))(text)
 
 
 class Images:

@@ -15,16 +15,20 @@ from data.readers import READERS
 from engine import dist, recipes, values
 from engine.files import FailedRun
 from engine.interrupt import GracefulStop
-from engine.parser import METAVARS, Parser, option
+from engine.parser import Parser, option
 from engine.values import fraction, is_unset, positive, positive_real, real, shown, whole
 from mobileinst import weights, zoo
+from mobileinst.config import did_you_mean
 from mobileinst.set_prediction.postprocess import DUPLICATE_IOU
 
 DATASETS = Path("datasets")
 CONVERTED = DATASETS / "converted"  # what was read in other formats
 RUNS = Path("runs")
 MARK = "options.json"  # of a run folder
-CHECKPOINT = "or an exported .onnx or .pte; best.pt of the newest run if not given"
+CHECKPOINT = (
+    "best.pt, last.pt, or an exported .onnx or .pte; best.pt of the newest run if not given"
+)
+SPLIT = "part of the data set"
 
 
 @dataclass(init=False)
@@ -83,23 +87,26 @@ class TrainOptions:
         "length and schedule")
     iterations: int | None = option(None, positive, "length in optimizer steps, instead of epochs")
     schedule: str = option(
-        "cosine", str, "course of the learning rate", choices=("cosine", "multistep", "poly"))
+        "cosine", str, "course of the learning rate after the warm-up",
+        choices=("cosine", "multistep", "poly"))
     warmup: int = option(200, whole, "iterations of linear warm-up")
     drops: tuple[int, ...] = option((), whole, "multistep: iterations of the drops", nargs="*")
 
     batch_size: int = option(8, positive, "images at a time, in each process", "optimizer step")
     accumulate: int = option(1, positive, "batches per optimizer step")
-    lr: float = option(1e-3, positive_real, "learning rate")
-    backbone_factor: float = option(1.0, real, "learning rate of the backbone, relative")
-    weight_decay: float = option(0.05, real, "of AdamW")
+    lr: float = option(1e-3, positive_real, "highest learning rate")
+    backbone_factor: float = option(1.0, real, "learning rate of the backbone, relative to --lr")
+    weight_decay: float = option(0.05, real, "weight decay of AdamW")
     clip: float = option(1.0, real, "largest gradient norm; 0 is off")
     average: float = option(0.998, values.decay, "decay of the EMA; 0 is off")
-    amp: str = option("off", str, "mixed precision", choices=("off", "bf16", "fp16"))
+    amp: str = option(
+        "off", str, "mixed precision; off is float32", choices=("off", "bf16", "fp16"))
     skip_bad_steps: int = option(
         0, whole, "leave out up to N steps whose loss or gradient is not finite")
     seed: int = option(0, values.integer, "fixes every random number")
 
-    image_size: int = option(320, positive, "short side", "input and augmentation")
+    image_size: int = option(
+        320, positive, "short side of the images in pixels", "input and augmentation")
     canvas: list[tuple[int, int]] | None = option(
         None, values.canvas, "HEIGHTxWIDTH of training batches, one drawn per step; follows from "
         "--image-size if not given", nargs="+")
@@ -138,7 +145,9 @@ class TrainOptions:
     def __init__(self, **given: object) -> None:
         declared = {each.name: each for each in fields(self)}
         if unknown := given.keys() - declared.keys():
-            raise TypeError(f"no option is called {min(unknown)}; there are {', '.join(declared)}")
+            hint = did_you_mean(sorted(unknown), list(declared))
+            hint = hint or f"there are {', '.join(declared)}"
+            raise TypeError(f"no option is called {', '.join(sorted(unknown))}; {hint}")
         given = {
             name: values.checked(name, declared[name].metadata, value)
             for name, value in given.items()
@@ -216,7 +225,6 @@ class TrainOptions:
 def train_options(argv: list[str], description: str) -> TrainOptions:
     """The options of a training from a command line."""
     parser = Parser(description)
-    parser.usage = "%(prog)s [options]"
     group, names = None, [each.name for each in fields(TrainOptions)]
     for each in fields(TrainOptions):
         if each.metadata["group"]:
@@ -235,7 +243,7 @@ def add_option(group, name: str, **changes: object) -> None:
     if convert is bool:
         settings["action"] = "store_true"
     else:
-        settings |= {"type": convert, "metavar": METAVARS.get(convert)}
+        settings["type"] = convert
     group.add_argument(f"--{name.replace('_', '-')}", **settings | about["argument"] | changes)
 
 
@@ -282,7 +290,7 @@ def add_duplicate_iou(parser: Parser) -> None:
 
 
 def add_image_size(parser: Parser) -> None:
-    help = "short side; that of the training if not given"
+    help = "short side of the images in pixels; that of the training if not given"
     add_option(parser, "image_size", default=None, help=help)
 
 

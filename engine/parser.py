@@ -1,9 +1,11 @@
 """The parser of the commands, and how an option is declared."""
 
 import argparse
-import difflib
+import os
 import re
-from collections.abc import Callable
+import shutil
+import textwrap
+from collections.abc import Callable, Iterable
 from dataclasses import field
 from pathlib import Path
 from typing import NoReturn
@@ -11,15 +13,40 @@ from typing import NoReturn
 from data.errors import InputError
 from engine import values
 from engine.values import fraction, is_unset, positive, positive_real, real, shown, whole
+from mobileinst.config import did_you_mean
+
+WIDTH = 98  # of --help at most
 
 
 class HelpFormatter(argparse.HelpFormatter):
-    """Adds the defaults to --help."""
+    """Adds the defaults to --help, names what a value is, and breaks no name at its hyphen."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, width=min(WIDTH, shutil.get_terminal_size().columns - 2))
+
+    def add_usage(
+        self, usage: None, actions: Iterable[argparse.Action], groups: object, prefix: object = None
+    ) -> None:
+        """Only what must be given stands there; a list of all options follows."""
+        words = ["%(prog)s", "[options]"]
+        for action in actions:
+            default = self._get_default_metavar_for_optional(action)
+            if not action.option_strings:
+                words.append(self._format_args(action, action.dest))
+            elif action.required:
+                words += [action.option_strings[0], self._format_args(action, default)]
+        super().add_usage(" ".join(words), actions, groups, prefix)
 
     def _get_help_string(self, action: argparse.Action) -> str:
         if is_unset(action.default) or action.default == argparse.SUPPRESS:
             return action.help
         return f"{action.help} (default: {shown(action.default)})"
+
+    def _get_default_metavar_for_optional(self, action: argparse.Action) -> str:
+        return METAVARS.get(action.type, action.dest.upper())
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return textwrap.wrap(text, width, break_on_hyphens=False)
 
 
 class Parser(argparse.ArgumentParser):
@@ -27,7 +54,12 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, description: str) -> None:
         # No abbreviations: the scripts look for some options by their full names.
-        super().__init__(description=description, formatter_class=HelpFormatter, allow_abbrev=False)
+        super().__init__(
+            prog=os.environ.get("MOBILEINST_SCRIPT"),
+            description=description,
+            formatter_class=HelpFormatter,
+            allow_abbrev=False,
+        )
         self.add_argument("--debug", action="store_true", help="show the traceback of an error")
 
     def error(self, message: str) -> NoReturn:
@@ -35,18 +67,20 @@ class Parser(argparse.ArgumentParser):
         _, _, unknown = message.partition("unrecognized arguments: ")
         known = [name for name in self._option_string_actions if name.startswith("--")]
         words = [word.partition("=")[0] for word in unknown.split() if word.startswith("--")]
-        if wrong := re.search(r"argument (--[\w-]+).*invalid choice: '(.*?)'", message):
-            known, words = list(self._option_string_actions[wrong[1]].choices), [wrong[2]]
-        near = [difflib.get_close_matches(word, known, 1) for word in words]
-        hint = ", ".join(each[0] for each in near if each)
-        raise InputError(
-            f"{message}; did you mean {hint}?" if hint else f"{message}; --help lists all options"
-        )
+        wrong = re.search(r"argument (\S+): invalid choice: '(.*?)'", message)
+        for action in self._actions:
+            if wrong and wrong[1] in (*action.option_strings, action.metavar, action.dest):
+                known, words = list(action.choices), [wrong[2]]
+        if hint := did_you_mean(words, known):
+            message = re.sub(r" \(choose from .*\)", "", message)  # the names are in --help
+        elif not message.endswith("?"):
+            hint = "--help lists all options"
+        raise InputError(f"{message}; {hint}" if hint else message)
 
 
 METAVARS = {
-    **dict.fromkeys((values.integer, positive, whole), "N"),
-    **dict.fromkeys((positive_real, real, fraction, values.decay), "X"),
+    **dict.fromkeys((int, values.integer, positive, whole), "N"),
+    **dict.fromkeys((float, positive_real, real, fraction, values.decay), "X"),
     **{Path: "PATH", values.canvas: "HxW"},
 }
 

@@ -38,7 +38,7 @@ from engine.log import info, progress
 from engine.report import draw
 from engine.result import COLUMNS as OBJECT_COLUMNS
 from engine.result import Result
-from engine.values import device_for
+from engine.values import device_for, some_of
 from mobileinst import zoo
 from mobileinst.deploy import fold_batchnorms
 from mobileinst.set_prediction.postprocess import Postprocess
@@ -58,14 +58,19 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("images", type=Path, nargs="+", help="images, folders, or .txt lists")
     parser.add_argument("--recursive", action="store_true", help="also the folders in folders")
     parser.add_argument(
-        "--pages", choices=("first", "all"), default="first", help="of a TIFF or an animation"
+        "--pages",
+        choices=("first", "all"),
+        default="first",
+        help="which pages of a TIFF or an animation",
     )
     parser.add_argument("--checkpoint", type=Path, help=options.CHECKPOINT)
     parser.add_argument(
-        "--threshold", type=float, help="score; the one with the best F1 on val if not given"
+        "--threshold",
+        type=float,
+        help="least score of an answer; the one with the best F1 on val if not given",
     )
     parser.add_argument(
-        "--save", type=outputs, default=DEFAULT, metavar="NAME,...",
+        "--save", type=some_of((*DEFAULT, *SETS)), default=",".join(DEFAULT), metavar="NAME,...",
         help=f"what to write, of {', '.join((*DEFAULT, *SETS))}; all but the first "
         f"{len(DEFAULT)} are sets to correct in annotation tools",
     )  # fmt: skip
@@ -79,17 +84,6 @@ def parse(argv: list[str]) -> argparse.Namespace:
     options.add_option(parser, "skip_bad_records")
     options.add_device(parser)
     return parser.parse_args(argv)
-
-
-def outputs(text: str) -> tuple[str, ...]:
-    """Names of outputs, separated by commas."""
-    names = tuple(filter(None, text.split(",")))
-    unknown = [name for name in names if name not in (*DEFAULT, *SETS)]
-    if unknown or not names:
-        known = ", ".join((*DEFAULT, *SETS))
-        wrong = unknown[0] if unknown else "it"
-        raise argparse.ArgumentTypeError(f"{text}: {wrong} is none of {known}")
-    return names
 
 
 def images_of(given: list[Path], recursive: bool = False) -> tuple[dict[str, Path], Counter]:

@@ -3,7 +3,7 @@
 import argparse
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,6 +12,7 @@ import torch
 from data.errors import InputError
 from engine import dist
 from mobileinst import weights, zoo
+from mobileinst.config import did_you_mean
 
 
 def number(kind: type, holds: Callable[[float], bool], wanted: str) -> Callable[[object], float]:
@@ -57,6 +58,25 @@ def keyword(text: str) -> tuple[str, str]:
     return key, value
 
 
+def unknown(name: str, known: Sequence[str]) -> str:
+    """A message about a name that is none of the known ones."""
+    hint = did_you_mean([name], known)
+    return f"'{name}' is unknown; {hint}" if hint else f"'{name}' is not one of {', '.join(known)}"
+
+
+def some_of(known: Sequence[str]) -> Callable[[str], tuple[str, ...]]:
+    """A converter of names that are separated by commas."""
+
+    def convert(text: str) -> tuple[str, ...]:
+        names = tuple(filter(None, text.split(",")))
+        for name in names or ("",):
+            if name not in known:
+                raise argparse.ArgumentTypeError(unknown(name, known))
+        return names
+
+    return convert
+
+
 def shown(value: object) -> str:
     """A value as it is written on a command line."""
     if isinstance(value, (list, tuple)):
@@ -81,7 +101,7 @@ def checked(name: str, about: dict, value: object) -> object:
         if isinstance(nargs, int) and len(found) != nargs:
             raise argparse.ArgumentTypeError(f"{value} are not {nargs} values")
         if choices and found not in choices:
-            raise argparse.ArgumentTypeError(f"'{found}' is not one of {', '.join(choices)}")
+            raise argparse.ArgumentTypeError(unknown(str(found), choices))
     except argparse.ArgumentTypeError as error:
         raise InputError(f"--{name.replace('_', '-')}: {error}") from None
     return found
@@ -97,7 +117,8 @@ def model_errors() -> Iterator[None]:
     except weights.LoadError as error:
         raise InputError(str(error)) from error
     except ValueError as error:
-        raise InputError(f"--set: {error}; change the value") from error
+        fix = "" if str(error).endswith("?") else "; change the value"
+        raise InputError(f"--set: {error}{fix}") from error
 
 
 def builder_keywords(name: str, keywords: dict[str, object]) -> dict[str, object]:

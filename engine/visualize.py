@@ -19,11 +19,19 @@ from mobileinst import zoo
 def parse(argv: list[str]) -> argparse.Namespace:
     parser = options.Parser("Draw image / ground truth / prediction, one column per image.")
     parser.add_argument("--checkpoint", type=Path, help=options.CHECKPOINT)
-    parser.add_argument("--split", choices=("train", "val", "test"), default="val")
-    parser.add_argument("--count", type=options.positive, default=8, help="images, spread evenly")
-    parser.add_argument("--columns", type=options.positive, default=4)
     parser.add_argument(
-        "--threshold", type=float, help="score; the one with the best F1 on val if not given"
+        "--split", choices=("train", "val", "test"), default="val", help=options.SPLIT
+    )
+    parser.add_argument(
+        "--count", type=options.positive, default=8, help="number of images, spread evenly"
+    )
+    parser.add_argument(
+        "--columns", type=options.positive, default=4, help="images beside each other"
+    )
+    parser.add_argument(
+        "--threshold",
+        type=float,
+        help="least score that is drawn; the one with the best F1 on val if not given",
     )
     options.add_image_size(parser)
     options.add_duplicate_iou(parser)

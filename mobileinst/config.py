@@ -1,6 +1,8 @@
 """The base of the systems' configs: plain values in and out, and the range of every keyword."""
 
+import difflib
 import reprlib
+from collections.abc import Iterable, Sequence
 from dataclasses import Field, asdict, dataclass, field, fields
 from typing import Any, ClassVar
 
@@ -60,12 +62,11 @@ class Config:
 
     @classmethod
     def keyword(cls, name: str) -> Field:
-        """The field of a keyword; raises ValueError with all names if there is none."""
+        """The field of a keyword; raises ValueError if there is none."""
         known = {each.name: each for each in fields(cls)}
         if name not in known:
-            raise ValueError(
-                f"{cls.system} has no keyword {name[:40]!r}; it has {', '.join(known)}"
-            )
+            hint = did_you_mean([name[:40]], known) or f"it has {', '.join(known)}"
+            raise ValueError(f"{cls.system} has no keyword {name[:40]!r}; {hint}")
         return known[name]
 
     @classmethod
@@ -83,6 +84,13 @@ class Config:
             return tuple(map(int, text.split(","))) if kind is tuple else kind(text)
         except (ValueError, KeyError):
             raise wrong_value(keyword, text) from None
+
+
+def did_you_mean(words: Iterable[str], known: Sequence[str]) -> str:
+    """The names that are closest to mistyped ones, as a question; empty if none is close."""
+    near = [difflib.get_close_matches(word, known, 1, cutoff=0.65) for word in words]
+    found = [each[0] for each in near if each]
+    return f"did you mean {', '.join(found)}?" if found else ""
 
 
 def fits(keyword: Field, value: object) -> bool:

@@ -11,7 +11,7 @@ from torch import nn
 
 from mobileinst import weights
 from mobileinst.backbones import efficientnet_lite, mobilenet_v2, resnet, seaformer, swin, topformer
-from mobileinst.config import Config
+from mobileinst.config import Config, did_you_mean
 from mobileinst.layers.freeze import freeze_layers, freeze_norms
 from mobileinst.layers.init import draw_parameters
 from mobileinst.mask2former.model import Mask2FormerConfig, build_mask2former, mask2former_training
@@ -111,7 +111,8 @@ def config_for(model: str | Config, **overrides: Any) -> Config:
         ValueError: if there is no such model or keyword, or a value is out of its range.
     """
     if isinstance(model, str) and model not in MODELS:
-        raise ValueError(f"no model is called '{model}'; there are {', '.join(names())}")
+        hint = did_you_mean([model], names()) or f"there are {', '.join(names())}"
+        raise ValueError(f"no model is called '{model}'; {hint}")
     config = MODELS[model] if isinstance(model, str) else model
     for key in overrides:
         config.keyword(key)
@@ -178,7 +179,8 @@ def build_backbone(name: str, **overrides: Any) -> nn.Module:
         ValueError: if there is no such backbone, or it has none of the keywords.
     """
     if name not in BACKBONES:
-        raise ValueError(f"no backbone is called '{name}'; there are {', '.join(BACKBONES)}")
+        hint = did_you_mean([name], list(BACKBONES)) or f"there are {', '.join(BACKBONES)}"
+        raise ValueError(f"no backbone is called '{name}'; {hint}")
     try:
         return BACKBONES[name](**overrides)
     except TypeError as error:

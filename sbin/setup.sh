@@ -16,6 +16,7 @@ export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-PASSIVE}" GOMP_SPINCOUNT="${GOMP_SPIN
 export MALLOC_MMAP_THRESHOLD_="${MALLOC_MMAP_THRESHOLD_:-4294967296}"
 export MALLOC_TRIM_THRESHOLD_="${MALLOC_TRIM_THRESHOLD_:-17179869184}"
 export PIP_DISABLE_PIP_VERSION_CHECK=1
+export MOBILEINST_SCRIPT="${MOBILEINST_SCRIPT:-bash sbin/${0##*/}}"  # named in --help
 
 # has_requirements PYTHON FILE...: whether every requirement of the files is installed, in versions
 # that pip would install together (torchvision names the one torch that it belongs to).

@@ -166,7 +166,13 @@ def test_inspecting_takes_a_model_and_sizes(tmp_path):
     )
 
 
-TRAINING = ["train.sh", "train_voc.sh", "train_coco.sh", "train_mask2former.sh", "train_sparseinst.sh"]
+TRAINING = [
+    "train.sh",
+    "train_voc.sh",
+    "train_coco.sh",
+    "train_mask2former.sh",
+    "train_sparseinst.sh",
+]
 
 
 @pytest.mark.parametrize("script", TRAINING)

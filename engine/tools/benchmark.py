@@ -39,10 +39,10 @@ def add_synthetic(parser: argparse.ArgumentParser, batch_size: int, rounds: int)
     """Adds the options of a model, a synthetic batch for it, and the machine."""
     options.add_config(parser)
     for name, default, about in (
-        ("image-size", 320, "both sides"),
-        ("batch-size", batch_size, "images"),
+        ("image-size", 320, "both sides of the images"),
+        ("batch-size", batch_size, "images at a time"),
         ("num-classes", 20, "classes of the model"),
-        ("rounds", rounds, "for the median time"),
+        ("rounds", rounds, "runs for the median time"),
     ):
         parser.add_argument(f"--{name}", type=options.positive, default=default, help=about)
     options.add_device(parser)

@@ -60,14 +60,22 @@ Item = tuple[Tensor, dict]  # an image [3,H,W], 0..1, of the original size, and 
 def parse(argv: list[str]) -> argparse.Namespace:
     parser = options.Parser("Train torchvision's Mask R-CNN with our backbone; score it as ours.")
     add = parser.add_argument
-    add("--against", choices=("maskrcnn",), required=True)
-    add("--backbone", choices=zoo.BACKBONES, default="efficientnet_lite0")
+    add("--against", choices=("maskrcnn",), required=True, help="the other library")
+    about = f"one of {', '.join(zoo.BACKBONES)}"
+    default = "efficientnet_lite0"
+    add("--backbone", choices=zoo.BACKBONES, default=default, metavar="NAME", help=about)
     add("--pretrained", type=Path, required=True, help="weights of the backbone")
-    add("--cpu-minutes", type=positive_real, default=75.0, help="of training, loaders included")
-    add("--short-sides", type=positive, nargs="+", default=[256, 320, 448], help="to be tried")
-    add("--batch-size", type=positive, default=4)
+    add("--cpu-minutes", type=positive_real, default=75.0, help="CPU minutes of the training")
+    add(
+        "--short-sides",
+        type=positive,
+        nargs="+",
+        default=[256, 320, 448],
+        help="short sides of the images that are tried",
+    )
+    add("--batch-size", type=positive, default=4, help="images of a training step")
     add("--rois", type=positive, default=128, help="boxes of each image that train the heads")
-    add("--seed", type=integer, default=0)
+    add("--seed", type=integer, default=0, help="fixes every random number")
     options.add_out(parser, "folder; runs/maskrcnn-NNN if not given")
     options.add_data(parser)
     options.add_option(parser, "threads", default=values.default_threads())

@@ -41,13 +41,25 @@ def parse(argv: list[str]) -> argparse.Namespace:
         "Times of mask2former_swin_tiny and of another library's model with the same weights; on "
         "the CPU, one image at a time."
     )
-    parser.add_argument("--against", choices=PEERS, required=True)
-    parser.add_argument("--image-size", type=options.positive, default=640, help="of the forward")
+    parser.add_argument("--against", choices=PEERS, required=True, help="the other library")
     parser.add_argument(
-        "--train-size", type=options.positive, default=384, help="of the training step"
+        "--image-size",
+        type=options.positive,
+        default=640,
+        help="both sides of the image of the forward",
     )
-    parser.add_argument("--threads", type=options.positive, nargs="+", default=[1, 2])
-    parser.add_argument("--rounds", type=options.positive, default=5)
+    parser.add_argument(
+        "--train-size",
+        type=options.positive,
+        default=384,
+        help="both sides of the image of the training step",
+    )
+    parser.add_argument(
+        "--threads", type=options.positive, nargs="+", default=[1, 2], help="numbers of threads"
+    )
+    parser.add_argument(
+        "--rounds", type=options.positive, default=5, help="runs for the median time"
+    )
     return parser.parse_args(argv)
 
 

@@ -6,6 +6,7 @@ Each recipe trains in a process of its own, on the same data. Its first steps ar
 import argparse
 import multiprocessing
 import resource
+import sys
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
 
@@ -27,8 +28,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
         "Train a few steps of each recipe; measure speed, memory, waiting for data. Options that "
         "are not listed here go to engine.train."
     )
-    parser.add_argument("--recipes", nargs="+", default=list(ADDED))
-    parser.add_argument("--steps", type=options.positive, default=50, help="that are counted")
+    parser.add_argument("--recipes", nargs="+", default=list(ADDED), help="recipes to train")
+    parser.add_argument("--steps", type=options.positive, default=50, help="steps that are counted")
     parser.add_argument("--memory", type=float, default=11.0, help="GB of a GPU that may be used")
     opts, opts.training = parser.parse_known_args(argv)
     return opts
@@ -55,7 +56,9 @@ def measure(argv: list[str], steps: int, memory: float) -> tuple[float, float, f
         if device.type == "cuda":
             used = torch.cuda.max_memory_reserved(device)
         else:
-            used = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+            used = (1 if sys.platform == "darwin" else 1024) * resource.getrusage(
+                resource.RUSAGE_SELF
+            ).ru_maxrss
         everything = sum(sum(seconds.values()) for seconds in taken)
         waiting = sum(seconds["data"] for seconds in taken)
         return steps * run.images_per_step / everything, used / 1e9, waiting / everything

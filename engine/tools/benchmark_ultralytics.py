@@ -45,20 +45,21 @@ Run = Callable[[], dict[str, float]]
 def parse(argv: list[str]) -> argparse.Namespace:
     parser = options.Parser("CPU time of our phone models and of a YOLO with random values.")
     add = parser.add_argument
-    add("--against", choices=("ultralytics",), required=True)
+    add("--against", choices=("ultralytics",), required=True, help="the other library")
     add(
         "--peer-python", type=Path, required=True,
         help="interpreter of an environment with ultralytics, onnx and onnxruntime",
     )  # fmt: skip
     add("--peer-model", default="yolo26n-seg", help="name of its configuration")
-    add("--rows", nargs="+", choices=ROWS, default=ROWS)
+    add("--rows", nargs="+", choices=ROWS, default=ROWS, metavar="ROW",
+        help=f"what is measured, some of {', '.join(ROWS)}")  # fmt: skip
     add("--models", nargs="+", help="ours: NAME, or RECIPE:NAME for the numbers of a recipe")
-    add("--image-size", type=options.positive, default=640)
-    add("--train-size", type=options.positive, default=320)
-    add("--batch-size", type=options.positive, default=8, help="of the training step")
+    add("--image-size", type=options.positive, default=640, help="both sides of the image")
+    add("--train-size", type=options.positive, default=320, help="the same in training")
+    add("--batch-size", type=options.positive, default=8, help="images of a training step")
     add("--image", type=Path, help="a photo for the row of files; one is drawn if not given")
-    add("--rounds", type=options.positive, default=15)
-    add("--threads", type=options.positive, default=1)
+    add("--rounds", type=options.positive, default=15, help="runs for the median time")
+    add("--threads", type=options.positive, default=1, help="threads of both")
     opts = parser.parse_args(argv)
     opts.models = opts.models or [f"small:{TINY}", f"small:{TINY}_lite", TINY]
     return opts

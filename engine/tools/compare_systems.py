@@ -46,13 +46,15 @@ def parse(argv: list[str]) -> argparse.Namespace:
         "Options that are not listed here go to engine.train."
     )
     add = parser.add_argument
-    add("--backbone", choices=zoo.BACKBONES, default="efficientnet_lite0", metavar="NAME")
+    add("--backbone", choices=zoo.BACKBONES, default="efficientnet_lite0", metavar="NAME",
+        help=f"one of {', '.join(zoo.BACKBONES)}")  # fmt: skip
     add("--pretrained", type=Path, help="its weights; those in datasets/weights if not given")
-    add("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS))
-    add("--cpu-minutes", type=positive_real, default=20.0, help="of each training")
-    add("--trial-steps", type=positive, default=80, help="of the trial that measures a step")
+    add("--systems", nargs="+", choices=SYSTEMS, metavar="NAME", default=list(SYSTEMS), 
+        help=f"systems to train, some of {', '.join(SYSTEMS)}")  # fmt: skip
+    add("--cpu-minutes", type=positive_real, default=20.0, help="CPU minutes of each training")
+    add("--trial-steps", type=positive, default=80, help="steps of the trial that times them")
     add("--recipe", choices=("small", "demo"), default="small", help="the recipe of each system")
-    add("--rounds", type=positive, default=10, help="for the median time of a forward")
+    add("--rounds", type=positive, default=10, help="runs for the median time of a forward")
     add("--resume", action="store_true", help="go on in --out; what is finished stays")
     options.add_out(parser, "folder; runs/systems-NNN if not given")
     opts, opts.training = parser.parse_known_args(argv)

@@ -37,7 +37,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add_synthetic(parser, batch_size=2, rounds=3)
     depths = "1: the model's parts; 2: also their parts"
     parser.add_argument("--depth", type=options.positive, default=2, help=depths)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write json")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the numbers as json")
     parser.add_argument("--overwrite", action="store_true", help="replace what --json names")
     return parser.parse_args(argv)
 

@@ -30,8 +30,10 @@ def parse(argv: list[str]) -> argparse.Namespace:
         "Train several times and compare all metrics and weights, bit by bit. Options that are not "
         "listed here go to engine.train."
     )
-    parser.add_argument("--runs", type=options.positive, default=3, help="without loader processes")
-    parser.add_argument("--seed", type=int, default=42)
+    parser.add_argument(
+        "--runs", type=options.positive, default=3, help="runs without loader processes"
+    )
+    parser.add_argument("--seed", type=int, default=42, help="seed of every run")
     workers = "loader processes of the additional run"
     parser.add_argument("--workers", type=options.positive, default=2, help=workers)
     options.add_out(parser, "folder of all runs; runs/reproduce-NNN if not given")

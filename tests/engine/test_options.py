@@ -156,20 +156,3 @@ def test_help_lists_every_option(capsys):
     said = capsys.readouterr().out
     for each in fields(TrainOptions):
         assert re.search(rf"^  --{each.name.replace('_', '-')}\b", said, re.MULTILINE), each.name
-
-
-@pytest.mark.parametrize(
-    ("argv", "hint"),
-    [
-        (["--epoch", "3"], "did you mean --epochs?"),
-        (["--image-sise=3", "--sede", "1"], "did you mean --image-size, --seed?"),
-        (
-            ["--model", "mobileinst_eficientnet_lite0"],
-            "did you mean mobileinst_efficientnet_lite0?",
-        ),
-        (["--zzz"], "--help lists all options"),
-    ],
-)
-def test_a_mistyped_option_gets_the_closest_one(argv, hint):
-    with pytest.raises(InputError, match=re.escape(hint)):
-        options.train_options(argv, "")

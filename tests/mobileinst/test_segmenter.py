@@ -108,7 +108,7 @@ def test_a_value_that_no_model_has_is_refused(config, change, message):
     [
         ({"system": "none"}, "of no known system, as mobileinst, mask2former"),
         ({"backbone": "resnet"}, "of no known backbone, as topformer_tiny"),
-        ({"queries": 3}, "has no keyword 'queries'; it has backbone, .*num_queries"),
+        ({"queries": 3}, "has no keyword 'queries'; did you mean num_queries"),
     ],
 )
 def test_values_that_describe_no_model_are_refused(config, values, message):

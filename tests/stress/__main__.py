@@ -39,7 +39,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
         help=f"some of {', '.join(REPORTS)}; all of them if none is named",
     )  # fmt: skip
     parser.add_argument("--thorough", action="store_true", help="full sizes and counts; takes long")
-    parser.add_argument("--scratch", type=Path, help="default: the system's temporary folder")
+    parser.add_argument(
+        "--scratch", type=Path, help="folder for what is written; a temporary one if not given"
+    )
     parser.add_argument("--out", type=Path, help="also write the rows as json")
     return parser.parse_args(argv)
 
