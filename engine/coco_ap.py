@@ -59,7 +59,16 @@ class Scores:
 
 
 def score(ground_truth: dict, detections: list[dict], *, max_dets: int = 100) -> Scores:
-    """Scores detections against a COCO ground truth; changes neither.
+    """The scores of `score_with_curves` alone."""
+    return score_with_curves(ground_truth, detections, max_dets=max_dets)[0]
+
+
+def score_with_curves(
+    ground_truth: dict, detections: list[dict], *, max_dets: int = 100
+) -> tuple[Scores, dict]:
+    """Scores detections against a COCO ground truth; changes neither. Beside the scores, the curves
+    behind them, of the headline numbers: "curves" of `precision_recall`, "thresholds" of
+    `by_threshold`.
 
     Args:
         ground_truth: images (id, height, width, optional void: RLE of the region that is neither
@@ -88,7 +97,8 @@ def score(ground_truth: dict, detections: list[dict], *, max_dets: int = 100) ->
         scored = with_geometry(remove_void(ground_truth, detections))
         removed = run_cocoeval(ground_truth, truths, scored, "segm", max_dets)
     shown = [each for each in scored if each["best"]]
-    return Scores(
+    half = run_cocoeval(ground_truth, truths, shown, "segm", max_dets, half=True)
+    scores = Scores(
         images=len(ground_truth["images"]),
         objects=sum(not truth["iscrowd"] for truth in truths),
         detections=len(detections),
@@ -98,8 +108,9 @@ def score(ground_truth: dict, detections: list[dict], *, max_dets: int = 100) ->
         void_removed=removed and twelve_numbers(removed),
         per_class_void_removed=removed and class_scores(removed, ground_truth, truths),
         boxes=twelve_numbers(boxes),
-        **best_f1(run_cocoeval(ground_truth, truths, shown, "segm", max_dets, half=True)),
+        **best_f1(half),
     )
+    return scores, {"curves": precision_recall(removed or plain), "thresholds": by_threshold(half)}
 
 
 def remove_void(ground_truth: dict, detections: list[dict]) -> list[dict]:
@@ -218,24 +229,61 @@ def class_scores(evaluation: COCOeval, ground_truth: dict, truths: list[dict]) -
     return rows
 
 
-def best_f1(evaluation: COCOeval) -> dict[str, float | None]:
-    """best_threshold with its f1, precision and recall, from COCOeval's own matches at IoU 0.5.
+def precision_recall(evaluation: COCOeval) -> dict[str, list[float]]:
+    """Precision at the 101 recalls of COCO, as a mean over the classes that have objects: at IoU
+    0.50, at 0.75, and over 0.50:0.95; -1 where there is no object.
+    """
+    precision = evaluation.eval["precision"][:, :, :, 0, 2]  # [T,R,K]
+    ious = {"precision50": precision[:1], "precision75": precision[5:6], "precision": precision}
+    means = {
+        name: [mean_of_present(values[:, r]) for r in range(values.shape[1])]
+        for name, values in ious.items()
+    }
+    return {"recall": evaluation.params.recThrs.tolist()} | means
+
+
+def ranked_hits(evaluation: COCOeval) -> tuple[np.ndarray, np.ndarray, int]:
+    """Scores of the predictions at IoU 0.5, highest first, how many up to each are right, and the
+    number of objects. Predictions on crowds do not count.
 
     Matches are made in the order of the scores, so those above a threshold do not depend on the
-    ones below. Predictions on crowds do not count. Of equal F1 the highest threshold wins.
+    ones below.
     """
-    nothing = dict.fromkeys(("best_threshold", "f1", "precision", "recall"))
     matches = [each for each in evaluation.evalImgs if each is not None]
-    if not matches:
-        return nothing
     objects = sum(int((np.asarray(each["gtIgnore"]) == 0).sum()) for each in matches)
-    counted = np.concatenate([~each["dtIgnore"][0].astype(bool) for each in matches])
-    scores = np.concatenate([np.asarray(each["dtScores"], float) for each in matches])[counted]
-    hits = np.concatenate([each["dtMatches"][0] > 0 for each in matches])[counted]
-    if not objects or not hits.any():
-        return nothing
+    counted = [~each["dtIgnore"][0].astype(bool) for each in matches]
+    scores = [np.asarray(each["dtScores"], float)[c] for each, c in zip(matches, counted)]
+    hits = [(each["dtMatches"][0] > 0)[c] for each, c in zip(matches, counted)]
+    scores = np.concatenate([np.zeros(0), *scores])
     order = np.argsort(-scores, kind="stable")
-    scores, true = scores[order], np.cumsum(hits[order])
+    return scores[order], np.cumsum(np.concatenate([np.zeros(0, bool), *hits])[order]), objects
+
+
+def by_threshold(evaluation: COCOeval) -> dict[str, list[float]]:
+    """Precision, recall and F1 at IoU 0.5 of all predictions above 100 thresholds, evenly from 0 to
+    the highest score; empty without objects or predictions.
+    """
+    scores, true, objects = ranked_hits(evaluation)
+    if not objects or not len(scores):
+        return {"score": [], "precision": [], "recall": [], "f1": []}
+    thresholds = np.linspace(0, scores[0], 101)[:-1]
+    kept = np.searchsorted(-scores, -thresholds)  # predictions above each
+    right = np.append(0, true)[kept]
+    return {
+        "score": thresholds.tolist(),
+        "precision": np.where(kept, right / np.maximum(kept, 1), NOTHING).tolist(),
+        "recall": (right / objects).tolist(),
+        "f1": (2 * right / (kept + objects)).tolist(),
+    }
+
+
+def best_f1(evaluation: COCOeval) -> dict[str, float | None]:
+    """best_threshold with its f1, precision and recall, from COCOeval's own matches at IoU 0.5. Of
+    equal F1 the highest threshold wins.
+    """
+    scores, true, objects = ranked_hits(evaluation)
+    if not objects or not true.any():
+        return dict.fromkeys(("best_threshold", "f1", "precision", "recall"))
     kept = np.arange(1, len(scores) + 1)
     last = np.append(scores[1:] < scores[:-1], True)  # a threshold cannot split equal scores
     f1 = np.where(last, 2 * true / (kept + objects), 0)

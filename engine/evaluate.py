@@ -4,32 +4,25 @@ import argparse
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from data import rle
-from data.batch import Batch
-from data.dataset import CocoDataset
 from data.errors import InputError
-from data.loaders import eval_loader
-from data.presets import WholeImage
 from engine import Command, backends, checkpoint, dist, files, options, skipped
 from engine.coco_ap import FIELDS, Scores, score
 from engine.datasets import open_split
 from engine.fit import too_many_objects
+from engine.inference import predictions
 from engine.log import info
-from engine.loop import run_inference
 from engine.report import diagnose
 from engine.report.metrics_block import MeanLoss, all_metrics, block
 from engine.report.summary import epochs_of
 from engine.report.tables import table
 from engine.values import device_for
 from mobileinst import zoo
-from mobileinst.set_prediction.postprocess import Postprocess
 
 DIAGNOSIS = "diagnose.json"  # beside the results
 
@@ -80,34 +73,6 @@ def parse(argv: list[str]) -> argparse.Namespace:
     options.add_data(parser)
     options.add_device(parser, workers=True)
     return parser.parse_args(argv)
-
-
-def predictions(
-    model: nn.Module,
-    postprocess: Postprocess,
-    dataset: CocoDataset,
-    *,
-    preset: WholeImage,
-    workers: int,
-    device: torch.device,
-    batch_size: int = 8,
-    threshold: float | None = None,
-    callback: Callable[[dict, Batch], None] | None = None,
-) -> list[dict]:
-    """Predicts a whole data set; see `run_inference`."""
-    loader = eval_loader(
-        dataset,
-        replace(preset, targets=callback is not None),
-        batch_size=batch_size,
-        workers=workers,
-        rank=dist.rank(),
-        world_size=dist.world_size(),
-    )
-    ids = [category.id for category in dataset.categories]
-    settings = {"threshold": threshold, "callback": callback, "title": dataset.name}
-    detections = run_inference(model, postprocess, loader, device, ids, **settings)
-    skipped.gather(dataset.bad)
-    return detections
 
 
 def main(argv: list[str], builder: checkpoint.Builder = zoo.build_from_config) -> None:
@@ -175,6 +140,8 @@ def score_checkpoint(
     if text := too_many_objects(dataset, limit, "answers per image", missed):
         info(text)
     loss = MeanLoss(criterion) if opts.metrics_block else None
+    ids = [category.id for category in dataset.categories]
+    every = diagnose.EveryQuery(postprocess, ids) if opts.diagnose else None
     start = time.perf_counter()
     settings = {
         "preset": replace(preset, resize=opts.resize),
@@ -183,11 +150,9 @@ def score_checkpoint(
         "device": device,
     }
     model.to(device)
-    detections = predictions(model, postprocess, dataset, **settings, callback=loss)
-    if loss:
-        loss.gather()
-    if opts.diagnose:
-        answers = predictions(model, diagnose.one_per_query(postprocess), dataset, **settings)
+    detections = predictions(model, postprocess, dataset, **settings, callback=loss or every)
+    if also := loss or every:
+        also.gather()
     if not dist.is_main_process():
         return None
     ground_truth = dataset.ground_truth()  # without the images that could not be read
@@ -214,7 +179,7 @@ def score_checkpoint(
     files.write_json(out, results, "name another")
     info(f"results: {out}")
     if opts.diagnose:
-        found = diagnose.diagnose(ground_truth, answers, scores)
+        found = diagnose.diagnose(ground_truth, every.answers, scores)
         info(f"\n{diagnose.text(found)}\n")
         about = {"checkpoint": str(path), "split": opts.split}
         files.write_json(out.with_name(DIAGNOSIS), about | found, "name another --out")

@@ -197,17 +197,23 @@ def run_inference(
             if callback:
                 callback(outputs, batch)
             results = postprocess(outputs, batch.sizes(), threshold, encode=rle.encode)
-            found.append([])
-            for target, result in zip(batch.targets, results):
-                rows = (result[key].tolist() for key in ("scores", "labels", "best"))
-                found[-1] += [
-                    {
-                        "image_id": target["image_id"],
-                        "category_id": category_ids[label],
-                        "segmentation": mask,
-                        "score": score,
-                        "best": best,
-                    }
-                    for score, label, best, mask in zip(*rows, result["masks"])
-                ]
+            found.append(coco_results(batch, results, category_ids))
     return list(chain.from_iterable(dist.gather_interleaved(found)))
+
+
+def coco_results(batch: Batch, results: list[dict], category_ids: list[int]) -> list[dict]:
+    """The results of a batch as COCO results with `best`."""
+    rows = []
+    for target, result in zip(batch.targets, results):
+        values = (result[key].tolist() for key in ("scores", "labels", "best"))
+        rows += [
+            {
+                "image_id": target["image_id"],
+                "category_id": category_ids[label],
+                "segmentation": mask,
+                "score": score,
+                "best": best,
+            }
+            for score, label, best, mask in zip(*values, result["masks"])
+        ]
+    return rows

@@ -26,9 +26,9 @@ from engine import (
 )
 from engine.coco_ap import Scores, score
 from engine.datasets import open_splits, read_lists
-from engine.evaluate import predictions
 from engine.files import FolderLock, require_free
 from engine.fit import fit_to_data, report_full_images
+from engine.inference import predictions
 from engine.interrupt import GracefulStop, Interrupted
 from engine.log import info
 from engine.loop import NonFiniteError, Trainer

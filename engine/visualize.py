@@ -10,6 +10,7 @@ from data.dataset import CocoDataset
 from data.errors import InputError
 from engine import backends, checkpoint, evaluate, files, options, skipped
 from engine.datasets import open_split
+from engine.inference import predictions
 from engine.log import info
 from engine.report import draw
 from engine.values import device_for
@@ -120,7 +121,7 @@ def main(argv: list[str], builder: checkpoint.Builder = zoo.build_from_config) -
     threshold, origin = checkpoint.score_threshold(content["best"], opts.threshold)
     postprocess.duplicate_iou = opts.duplicate_iou
     shown = dataset.subset(spread(len(dataset), opts.count))
-    detections = evaluate.predictions(
+    detections = predictions(
         model.to(device),
         postprocess,
         shown,

@@ -10,7 +10,7 @@ from PIL import Image
 from data.loaders import first_images
 from data.opening import open_datasets
 from data.presets import EvalPreset
-from engine import checkpoint, evaluate, log, train
+from engine import checkpoint, inference, log, train
 from engine.coco_ap import score
 from engine.report import curves, summary
 from mobileinst import zoo
@@ -38,7 +38,7 @@ def test_the_numbers_are_those_of_seeded_training_images(run, toy_coco):
     whole = open_datasets(data=toy_coco)["train"]
     seen = whole.subset(first_images(len(whole), 0, 5))
     settings = {"preset": EvalPreset(64), "workers": 0, "device": torch.device("cpu")}
-    found = evaluate.predictions(model, postprocess, seen, **settings)
+    found = inference.predictions(model, postprocess, seen, **settings)
     numbers = score(seen.ground_truth(), found).metrics
     rows = {int(row["iteration"]): row for row in log.read_csv(run / "metrics.csv")}
     assert rows.keys() == {2, 4} and numbers["AP"] > 0.05

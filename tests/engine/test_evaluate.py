@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from engine import checkpoint, evaluate, train, visualize
+from engine import checkpoint, evaluate, inference, train, visualize
 
 
 @pytest.mark.parametrize("average", ["0", "0.5"])
@@ -14,7 +14,7 @@ def test_scores_in_training_are_those_of_the_saved_weights(
     tiny, tmp_path, no_finish, monkeypatch, average
 ):
     """Bit for bit: both run on weights that require no gradients."""
-    evaluated, infer = [], evaluate.run_inference
+    evaluated, infer = [], inference.run_inference
 
     def run_inference(model, *args, **keywords):
         flags = [parameter.requires_grad for parameter in model.parameters()]
@@ -22,7 +22,7 @@ def test_scores_in_training_are_those_of_the_saved_weights(
         assert flags == [parameter.requires_grad for parameter in model.parameters()]
         return evaluated[-1]
 
-    monkeypatch.setattr(evaluate, "run_inference", run_inference)
+    monkeypatch.setattr(inference, "run_inference", run_inference)
     lengths = ["--iterations", "3", "--eval-every", "3", "--average", average]
     train.main([*tiny, *lengths, "--out", str(tmp_path / "run")])
     common = ["--device", "cpu", "--threads", "1", "--workers", "0"]
