@@ -4,8 +4,11 @@ import argparse
 from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
+from typing import NamedTuple
 
 from data.dataset import CocoDataset
+from data.errors import counted
+from data.loaders import first_images
 from data.opening import PARTS, open_datasets
 from engine import checkpoint, files, log, options
 from engine.log import info
@@ -40,6 +43,57 @@ def open_splits(
         report=info,
         progress=not log.is_quiet.get(),
     )
+
+
+class Parts(NamedTuple):
+    """The data sets of a run.
+
+    val: the set that chooses best.pt; training images where there is no other. seen: part of the
+    training set that is scored beside it, if any.
+    """
+
+    train: CocoDataset
+    val: CocoDataset
+    seen: CocoDataset | None
+
+
+def open_parts(opts: argparse.Namespace | options.TrainOptions, folder: Path | None) -> Parts:
+    """Opens the data sets of a training; with the `folder` of a run, divided as in that run."""
+    splits, fraction = (("train",), 0) if opts.overfit else (PARTS, opts.val_fraction)
+    sets = open_splits(opts, splits, fraction, folder and read_lists(folder))
+    train = sets["train"]
+    if opts.overfit:
+        if opts.overfit > len(train):
+            info(
+                f"--overfit {opts.overfit}: there are {counted(len(train), 'image')}, all are taken"
+            )
+        train = train.subset(first_images(len(train), opts.seed, opts.overfit))
+        train.name = f"overfit-{len(train)}"  # never called val
+        return Parts(train, train, None)
+    chosen = first_images(len(train), opts.seed, opts.eval_train)
+    seen = train.subset(chosen) if chosen else None
+    if sets["val"] is not train:
+        return Parts(train, sets["val"], seen)
+    val = seen or train.subset(range(len(train)))
+    val.name = f"train-{len(val)}"  # never called val
+    return Parts(train, val, None)
+
+
+def parts_of_run(folder: Path, content: checkpoint.Fields) -> Parts:
+    """The data sets of a run again, with the classes of its checkpoint `content`.
+
+    Raises:
+        InputError: if they are not there any more.
+    """
+    opts = argparse.Namespace(**content["options"])
+    for name in ("data", "train_json", "val_json", "images"):
+        value = getattr(opts, name)
+        setattr(opts, name, value and Path(value))
+    parts = open_parts(opts, folder)
+    for one in {id(one): one for one in parts if one}.values():
+        one.use_classes(content["classes"], str(folder))
+        one.bad.skip = True  # what the run went on without is not read here either
+    return parts
 
 
 def open_split(opts: argparse.Namespace, trained: tuple[Path, dict] | None = None) -> CocoDataset:

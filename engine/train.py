@@ -11,7 +11,7 @@ import torch
 
 from data.dataset import CocoDataset
 from data.errors import InputError, counted
-from data.loaders import covering_canvas, first_images, train_canvases
+from data.loaders import covering_canvas, train_canvases
 from data.presets import EvalPreset, TrainPreset
 from engine import (
     Command,
@@ -25,7 +25,7 @@ from engine import (
     start_weights,
 )
 from engine.coco_ap import Scores, score
-from engine.datasets import open_splits, read_lists
+from engine.datasets import open_parts
 from engine.files import FolderLock, require_free
 from engine.fit import fit_to_data, report_full_images
 from engine.inference import predictions
@@ -79,16 +79,7 @@ def parse(argv: list[str]) -> TrainOptions:
 
 def open_data(opts: TrainOptions) -> Data:
     """Opens the training and validation sets; raises InputError if something is wrong with them."""
-    splits, fraction = (("train",), 0) if opts.overfit else (("train", "val"), opts.val_fraction)
-    sets = open_splits(opts, splits, fraction, read_lists(opts.out) if opts.resume else None)
-    train = sets["train"]
-    if opts.overfit:
-        if opts.overfit > len(train):
-            info(
-                f"--overfit {opts.overfit}: there are {counted(len(train), 'image')}, all are taken"
-            )
-        train = train.subset(first_images(len(train), opts.seed, opts.overfit))
-        train.name = f"overfit-{len(train)}"  # never called val
+    train, val, seen = open_parts(opts, opts.out if opts.resume else None)
     if not train.with_objects():
         boxes = train.dropped["boxes"]
         more = f" and {counted(boxes, 'box')} without masks" if boxes else ""
@@ -107,7 +98,7 @@ def open_data(opts: TrainOptions) -> Data:
             key = name.removeprefix("set.")
             value = opts.set[key] if name.startswith("set.") else getattr(opts, name)
             info(f"{key} {value:g}: {reason}")
-    report_full_images(opts, sets)
+    report_full_images(opts, {"train": train, "val": val if val.name == "val" else train})
     preset = TrainPreset(
         scale=tuple(opts.scale),
         flip=opts.flip,
@@ -122,14 +113,9 @@ def open_data(opts: TrainOptions) -> Data:
             f"--image-size {opts.image_size}: the training canvases are {short} on the short side, "
             "so evaluation would see another scale than training; give --canvas as well"
         )
-    chosen = first_images(len(train), opts.seed, opts.eval_train)
-    seen = train.subset(chosen) if chosen else None
-    if sets["val"] is not train:
-        return Data(train, sets["val"], preset, canvases, seen)
-    val = seen or train.subset(range(len(train)))
-    val.name = f"train-{len(val)}"  # never called val
-    info(f"evaluated on {counted(len(val), 'training image')}: best.pt follows from them")
-    return Data(train, val, preset, canvases)
+    if val.name != "val":
+        info(f"evaluated on {counted(len(val), 'training image')}: best.pt follows from them")
+    return Data(train, val, preset, canvases, seen)
 
 
 def total_iterations(opts: TrainOptions, images: int) -> int:
