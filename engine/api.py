@@ -17,9 +17,9 @@ from data.errors import InputError
 from data.images import as_rgb, read_rgb
 from data.presets import WholeImage
 from data.records import Category
-from engine import backends, checkpoint, log, options
+from engine import backends, checkpoint, inputs, log, options
 from engine import evaluate as evaluation
-from engine import predict as prediction
+from engine import tiles as tiled
 from engine import train as training
 from engine.result import Result
 from engine.values import device_for
@@ -59,6 +59,7 @@ class Model:
         *,
         threshold: float | None = None,
         batch_size: int = 1,
+        tiles: int = 1,
         progress: bool = False,
     ) -> Result | list[Result] | Iterator[Result]:
         """Finds objects.
@@ -68,6 +69,8 @@ class Model:
                 in natural order; a list of these; or a generator of them.
             threshold: another one for this call.
             batch_size: images in the network at a time; only those of one padded size can share.
+            tiles: also look at so many overlapping windows along the long side of an image, for
+                small objects in large images.
             progress: show a progress bar.
         Returns:
             A Result; of a folder or a list, a list of them; of a generator, a generator.
@@ -75,28 +78,30 @@ class Model:
             InputError: a ValueError, if an image cannot be used.
         """
         if isinstance(images, (str, Path)) and Path(images).is_dir():
-            images = list(prediction.images_of([Path(images)], recursive=False)[0].values())
+            images = list(inputs.images_of([Path(images)], recursive=False)[0].values())
         if isinstance(images, Iterator):
-            return self.results(images, threshold, batch_size)
+            return self.results(images, threshold, batch_size, tiles)
         if not isinstance(images, (list, tuple)):
-            return next(self.results([images], threshold, 1))
-        found = self.results(images, threshold, batch_size)
+            return next(self.results([images], threshold, 1, tiles))
+        found = self.results(images, threshold, batch_size, tiles)
         return list(tqdm(found, total=len(images), disable=not progress, dynamic_ncols=True))
 
     def results(
-        self, images: Iterable[Source], threshold: float | None, batch_size: int
+        self, images: Iterable[Source], threshold: float | None, batch_size: int, tiles: int = 1
     ) -> Iterator[Result]:
         """The Result of each image, in their order."""
         images = iter(images)
         while several := [rgb_of(one) for one in islice(images, batch_size)]:
-            for image, found in zip(several, self.find(several, threshold)):
+            for image, found in zip(several, self.find(several, threshold, tiles)):
                 yield Result(image, found, self.categories)
 
-    def find(self, images: list[Image.Image], threshold: float | None = None) -> list[dict]:
+    def find(
+        self, images: list[Image.Image], threshold: float | None = None, tiles: int = 1
+    ) -> list[dict]:
         """RGB images -> results of the contract in data/batch.py, masks as RLE."""
         threshold = self.threshold if threshold is None else threshold
         model = self.network, self.postprocess, self.preset, self.device
-        return prediction.find(images, *model, threshold)
+        return tiled.find(images, *model, threshold, tiles)
 
 
 def load(path: str | Path, *, device: str | None = None, threshold: float | None = None) -> Model:

@@ -15,7 +15,7 @@ from engine import Command, backends, checkpoint, dist, files, options, skipped
 from engine.coco_ap import FIELDS, Scores, score
 from engine.datasets import open_split
 from engine.fit import too_many_objects
-from engine.inference import predictions
+from engine.inference import predictions, tiled_predictions
 from engine.log import info
 from engine.report import diagnose
 from engine.report.metrics_block import MeanLoss, all_metrics, block
@@ -35,6 +35,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     )
     options.add_image_size(parser)
     options.add_duplicate_iou(parser)
+    options.add_tiles(parser)
     parser.add_argument(
         "--resize",
         choices=("antialiased", "plain"),
@@ -128,6 +129,10 @@ def score_checkpoint(
             require_data(opts, path)
             if opts.metrics_block:
                 raise InputError(f"{path}: has no loss for --metrics-block; leave it out")
+        if opts.tiles > 1 and (opts.metrics_block or opts.diagnose):
+            raise InputError(
+                "--metrics-block and --diagnose look at whole images alone; leave out --tiles"
+            )
     dataset = dist.local_first(lambda: open_split(opts, trained), InputError)
     with dist.synced_errors(InputError):
         dataset.use_classes(content["classes"], str(path))
@@ -146,11 +151,14 @@ def score_checkpoint(
     settings = {
         "preset": replace(preset, resize=opts.resize),
         "batch_size": opts.batch_size,
-        "workers": opts.workers,
         "device": device,
     }
-    model.to(device)
-    detections = predictions(model, postprocess, dataset, **settings, callback=loss or every)
+    use = model.to(device), postprocess, dataset
+    if opts.tiles > 1:
+        detections = tiled_predictions(*use, **settings, tiles=opts.tiles)
+    else:
+        settings |= {"workers": opts.workers, "callback": loss or every}
+        detections = predictions(*use, **settings)
     if also := loss or every:
         also.gather()
     if not dist.is_main_process():
@@ -162,6 +170,7 @@ def score_checkpoint(
         "checkpoint": str(path),
         "split": opts.split,
         "resize": opts.resize,
+        "tiles": opts.tiles,
         "categories": ground_truth["categories"],
         "skipped": skipped.records_of(dataset.bad),
         "scores": asdict(scores),

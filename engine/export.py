@@ -23,7 +23,7 @@ from data.errors import InputError
 from data.images import read_rgb
 from data.loaders import train_canvases
 from data.presets import CanvasPreset, EvalPreset, Size
-from engine import backends, checkpoint, evaluate, files, options, parity, predict, values, web_page
+from engine import backends, checkpoint, evaluate, files, inputs, options, parity, values, web_page
 from engine.datasets import open_split
 from engine.exported import decode
 from engine.graphs import FORMATS, FP16, Format, int8
@@ -107,7 +107,7 @@ class Images:
         self.dataset: CocoDataset | None = None
         self.open = functools.partial(self.open_split, opts, path, content)
         if opts.images:
-            paths = list(predict.images_of([opts.images])[0].values())
+            paths = list(inputs.images_of([opts.images])[0].values())
             self.read = [
                 functools.partial(lambda path: parity.unannotated(read_rgb(path)), paths[place])
                 for place in spread(len(paths), opts.count)

@@ -197,18 +197,18 @@ def run_inference(
             if callback:
                 callback(outputs, batch)
             results = postprocess(outputs, batch.sizes(), threshold, encode=rle.encode)
-            found.append(coco_results(batch, results, category_ids))
+            found.append(coco_results(image_ids(batch), results, category_ids))
     return list(chain.from_iterable(dist.gather_interleaved(found)))
 
 
-def coco_results(batch: Batch, results: list[dict], category_ids: list[int]) -> list[dict]:
-    """The results of a batch as COCO results with `best`."""
+def coco_results(of: list[int], results: list[dict], category_ids: list[int]) -> list[dict]:
+    """The results of the images with these ids as COCO results with `best`."""
     rows = []
-    for target, result in zip(batch.targets, results):
+    for image_id, result in zip(of, results, strict=True):
         values = (result[key].tolist() for key in ("scores", "labels", "best"))
         rows += [
             {
-                "image_id": target["image_id"],
+                "image_id": image_id,
                 "category_id": category_ids[label],
                 "segmentation": mask,
                 "score": score,

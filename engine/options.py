@@ -289,6 +289,20 @@ def add_duplicate_iou(parser: Parser) -> None:
     parser.add_argument("--duplicate-iou", type=fraction, default=DUPLICATE_IOU, help=help)
 
 
+def add_tiles(parser: Parser) -> None:
+    help = (
+        "also look at N overlapping windows along the long side, and as many along the short side "
+        "as their shape needs, each as large for the network as the whole image is: finds small "
+        "objects in large images; 1: off"
+    )
+    parser.add_argument("--tiles", type=positive, default=1, metavar="N", help=help)
+
+
+def add_colour_by(parser: Parser) -> None:
+    help = "what has a colour of its own: each object, or each class, the same in every image"
+    parser.add_argument("--colour-by", choices=("object", "class"), default="object", help=help)
+
+
 def add_image_size(parser: Parser) -> None:
     help = "short side of the images in pixels; that of the training if not given"
     add_option(parser, "image_size", default=None, help=help)

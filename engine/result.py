@@ -52,10 +52,13 @@ class Result:
     def masks(self) -> np.ndarray:
         return rle.decode(self.rles, (self.image.height, self.image.width))
 
-    def overlay(self) -> Image.Image:
-        """The image at its own size with outlines, classes and scores drawn on it."""
+    def overlay(self, colour_by: str = "object") -> Image.Image:
+        """The image at its own size with outlines, classes and scores drawn on it.
+
+        colour_by: "object" or "class".
+        """
         objects = draw.Objects(self.class_indices, self.rles, self.scores.tolist())
-        return draw.overlay(self.image, objects, self.class_names)
+        return draw.overlay(self.image, objects, self.class_names, colour_by)
 
     def save(self, path: str | Path) -> Path:
         """Writes `overlay` as the kind of image that the ending names; raises InputError if there

@@ -34,6 +34,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
         type=float,
         help="least score that is drawn; the one with the best F1 on val if not given",
     )
+    options.add_colour_by(parser)
     options.add_image_size(parser)
     options.add_duplicate_iou(parser)
     where = "visualize-NNN beside the checkpoint if not given"

@@ -18,7 +18,7 @@ from data import rle
 from data.batch import Batch
 from engine import dist
 from engine.coco_ap import NOTHING, Scores, remove_void, run_cocoeval, twelve_numbers, with_geometry
-from engine.loop import coco_results
+from engine.loop import coco_results, image_ids
 from engine.report.tables import aligned, number
 from mobileinst.set_prediction.postprocess import Postprocess
 
@@ -74,7 +74,7 @@ class EveryQuery:
     def __call__(self, outputs: dict, batch: Batch) -> None:
         """Adds the answers of a batch."""
         results = self.postprocess(outputs, batch.sizes(), encode=rle.encode)
-        self.batches.append(coco_results(batch, results, self.category_ids))
+        self.batches.append(coco_results(image_ids(batch), results, self.category_ids))
 
     def gather(self) -> None:
         """Collective: collects the answers of all ranks on rank 0."""

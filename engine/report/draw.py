@@ -73,15 +73,17 @@ def grid(
     title: str | None = None,
     columns: int = 4,
     threshold: float | None = None,
+    colour_by: str = "object",
 ) -> Image.Image:
     """Rows image / ground truth / prediction, one column per example, `columns` side by side.
 
     A prediction and the object it finds (same class, mask IoU of at least 0.5, void left out, best
     pairs overall) have one colour in both rows; those without a partner are dashed, red for
     predictions and white for missed objects. Rows that no example has are left out, and labels
-    without a free place. Every prediction is drawn: `threshold` is only named in the legend.
+    without a free place. Every prediction is drawn: `threshold` is only named in the legend. With
+    `colour_by` "class" all found objects of a class have its colour instead.
     """
-    drawn = [draw_rows(example, class_names) for example in examples]
+    drawn = [draw_rows(example, class_names, colour_by=colour_by) for example in examples]
     names = [n for n in ("image", "ground truth", "prediction") if any(n in rows for rows in drawn)]
     bands = []
     for first in range(0, len(drawn), columns):
@@ -93,13 +95,15 @@ def grid(
         widths = [rows["image"].width for rows in some]
         captions = [example.caption for example in examples[first : first + columns]]
         bands.append(below([*band, caption_row(captions, widths)], GAP))
-    return sheet_of(bands, grid_legend(examples, threshold), title)
+    return sheet_of(bands, grid_legend(examples, class_names, threshold, colour_by), title)
 
 
-def overlay(image: Image.Image, objects: Objects, class_names: Sequence[str]) -> Image.Image:
-    """Objects over their image, at its size, each in a colour of its own."""
+def overlay(
+    image: Image.Image, objects: Objects, class_names: Sequence[str], colour_by: str = "object"
+) -> Image.Image:
+    """Objects over their image, at its size; each "object" or each "class" has its own colour."""
     painting = Painting(image, image.size, scale=min(max(min(image.size) / 480, 1.0), 4.0))
-    paint_objects(painting, objects, class_names)
+    paint_objects(painting, objects, class_names, colour_by=colour_by)
     return painting.finish()
 
 
@@ -174,6 +178,7 @@ def paint_objects(
     class_names: Sequence[str],
     partners: dict[int, int] | None = None,
     alone: Colour = MISSED,
+    colour_by: str = "object",
 ) -> None:
     """Fills each pixel for the smallest object there and draws every outline, small ones last.
 
@@ -182,13 +187,17 @@ def paint_objects(
     Args:
         partners: index of an object -> index of its colour. Objects without one are dashed, in the
             colour `alone`. None gives every object a colour of its own.
+        colour_by: "class" gives all of a class the colour of its index. Our choice, rather than one
+            that follows from the name: no two classes look alike, and the order of the classes is
+            that of the checkpoint, so it is the same in every image and in every run on that data.
     """
     shapes, shown = [], drawable(class_names)
     for index, (label, mask) in enumerate(zip(objects.labels, objects.masks, strict=True)):
         mask = patch_of(mask)
         score = "" if objects.scores is None else f" {float(objects.scores[index]):.2f}"
         dashed = partners is not None and index not in partners
-        colour = alone if dashed else palette((partners or {}).get(index, index))
+        own = int(label) if colour_by == "class" else (partners or {}).get(index, index)
+        colour = alone if dashed else palette(own)
         shapes.append((mask, shown[int(label)] + score, colour, dashed))
     shapes.sort(key=lambda shape: -int(shape[0].inside.sum()))
     filled = np.zeros(shapes[0][0].size if shapes else (), bool)
@@ -203,7 +212,10 @@ def paint_objects(
 
 
 def draw_rows(
-    example: Example, class_names: Sequence[str], height: int = HEIGHT
+    example: Example,
+    class_names: Sequence[str],
+    height: int = HEIGHT,
+    colour_by: str = "object",
 ) -> dict[str, Image.Image]:
     """The rows of one example by name: image, and ground truth and prediction if given."""
     image, truth, predictions, void, _ = example
@@ -221,7 +233,7 @@ def draw_rows(
         painting = Painting(image, size, height / 200)
         if void is not None and each is truth:
             painting.hatch(patch_of(void))
-        paint_objects(painting, each, class_names, partners, alone)
+        paint_objects(painting, each, class_names, partners, alone, colour_by)
         rows[name] = painting.finish()
     return rows
 
@@ -285,13 +297,25 @@ def hatched_swatch(colour: Colour) -> Image.Image:
     return painting.finish()
 
 
-def grid_legend(examples: Sequence[Example], threshold: float | None) -> Legend:
+def grid_legend(
+    examples: Sequence[Example],
+    class_names: Sequence[str],
+    threshold: float | None,
+    colour_by: str,
+) -> Legend:
     """What the examples contain."""
     several = swatch(map(palette, range(3)))
     legend: Legend = [(several, "objects, a colour each")]
-    if any(example.truth and example.predictions for example in examples):
-        legend = [
-            (several, "found: one colour in both rows (same class, mask IoU >= 0.5)"),
+    both = any(example.truth and example.predictions for example in examples)
+    if colour_by == "class":
+        objects = [each for example in examples for each in example[1:3] if each]
+        present = sorted({int(label) for each in objects for label in each.labels})
+        names = drawable(class_names)
+        legend = [(swatch([palette(label)]), names[label]) for label in present]
+    elif both:
+        legend = [(several, "found: one colour in both rows (same class, mask IoU >= 0.5)")]
+    if both:
+        legend += [
             (swatch([MISSED], dashed=True), "missed object"),
             (swatch([UNMATCHED], dashed=True), "prediction without object"),
         ]

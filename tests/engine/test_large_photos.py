@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from PIL import Image
 from data import rle
-from engine import predict
+from engine import output
 from mobileinst.set_prediction.postprocess import Postprocess, rank_by_objectness
 
 torch.set_num_threads(1)
@@ -38,10 +38,10 @@ for count in (0, 0, 10, 100):
     answers = outputs(count)
     [found] = process(answers, sizes, 0.1, encode=rle.encode)
     with tempfile.TemporaryDirectory() as folder:
-        predictor = predict.Predictor(Path(folder), [{"id": 1, "name": "thing"}])
-        predictor.add(1, "photo.jpg", Path("photo.jpg"), image, found)
+        written = output.Output(Path(folder), [{"id": 1, "name": "thing"}])
+        written.collect(written.write_images(1, "photo.jpg", image, found), Path("photo.jpg"))
     peak = Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]  # kB
-    costs.append([len(predictor.rows), int(peak) / 1024])
+    costs.append([len(written.rows), int(peak) / 1024])
 print(json.dumps(costs))
 """
 

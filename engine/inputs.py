@@ -1,0 +1,145 @@
+"""The images that a user names: files, folders, lists, and the pages of files."""
+
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import suppress
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple
+
+from PIL import Image
+
+from data.errors import InputError
+from data.images import SUFFIXES, num_pages, read_pages, read_rgb
+from data.readers.source import lines_of
+
+PAGE = "#page="  # between the name of a file and the number of a page
+
+
+def images_of(given: list[Path], recursive: bool = False) -> tuple[dict[str, Path], Counter]:
+    """Images by name, and how many files of each other kind were passed over.
+
+    They are files, the images in folders in natural order, and the lines of lists; each once. Names
+    are relative to the folder that was given, or to that of the file or list; if two were equal,
+    to the folder that all images have in common.
+
+    Raises:
+        InputError: if there are none, a folder cannot be listed, or a list is not text.
+    """
+    found, passed_over = [], Counter()
+    for path in given:
+        folder = path if path.is_dir() else path.parent
+        if path.is_dir():
+            paths = images_in(path, recursive, passed_over)
+        elif path.suffix.lower() == ".txt" and path.is_file():
+            lines = lines_of(path, "list an image in each line")
+            paths = [listed(folder, line) for line in lines]
+        else:
+            paths = [path]
+        found += [(each, folder) for each in paths]
+    if not found:
+        raise InputError(
+            f"{', '.join(map(str, given))}: no images ({', '.join(SUFFIXES)}) in there"
+            f"{in_words(passed_over)}; name others"
+        )
+    once = list({os.path.abspath(path): (path, folder) for path, folder in found}.values())
+    passed_over["repeated"] = len(found) - len(once)
+    named = {name_of(*each): each[0] for each in once}
+    if len(named) < len(once):
+        base = os.path.commonpath([os.path.abspath(path.parent) for path, _ in once])
+        named = {name_of(path, base): path for path, _ in once}
+    return named, passed_over
+
+
+def listed(folder: Path, line: str) -> Path:
+    """The image of a line; backslashes are separators where that finds the file."""
+    path, other = folder / line, folder / line.replace("\\", "/")
+    return other if os.path.isfile(other) and not os.path.exists(path) else path
+
+
+def name_of(path: Path, folder: Path | str) -> str:
+    """The path relative to a folder; the plain name if it lies elsewhere."""
+    relative = os.path.relpath(path, folder)
+    return path.name if relative.split(os.sep)[0] == ".." else Path(relative).as_posix()
+
+
+def images_in(folder: Path, recursive: bool, passed_over: Counter) -> list[Path]:
+    """The images in a folder, before those in its folders; links to folders are not followed."""
+    try:
+        entries = sorted(os.scandir(folder), key=lambda entry: (natural(entry.name), entry.name))
+    except OSError as error:
+        raise InputError(
+            f"{folder}: cannot be listed ({error.strerror}); name another folder"
+        ) from None
+    found, below = [], []
+    for entry in entries:
+        path = folder / entry.name
+        if entry.name.startswith("."):  # those of a Mac are called like the images they belong to
+            passed_over["hidden files"] += 1
+        elif os.path.isdir(path):
+            if not recursive:
+                passed_over["folders (without --recursive)"] += 1
+            elif entry.is_symlink():
+                passed_over["links to folders"] += 1
+            else:
+                below += images_in(path, recursive, passed_over)
+        elif path.suffix.lower() in SUFFIXES:
+            found.append(path)
+        else:
+            passed_over["files of other kinds"] += 1
+    return found + below
+
+
+def natural(name: str) -> list:
+    """Sorts frame_2 before frame_10."""
+    parts = re.split(r"(\d+)", name.casefold())
+    return [int(part) if place % 2 else part for place, part in enumerate(parts)]
+
+
+def in_words(passed_over: Counter) -> str:
+    counts = [f"{what}: {count}" for what, count in passed_over.items() if count]
+    return f" (passed over: {', '.join(counts)})" if counts else ""
+
+
+class File(NamedTuple):
+    """A file of one or more images: the number of the first in the results, name, and pages."""
+
+    number: int
+    name: str
+    path: Path
+    pages: int = 1
+
+
+def numbered(named: dict[str, Path], every_page: bool) -> list[File]:
+    """The files of `images_of`; images are numbered through from 1, also those that turn out to be
+    unreadable.
+    """
+    found, number = [], 1
+    for name, path in named.items():
+        count = 1
+        if every_page:
+            with suppress(InputError):  # of a file that is no image, when it is read
+                count = num_pages(path)
+        found.append(File(number, name, path, count))
+        number += count
+    return found
+
+
+def images_in_file(
+    file: File, every_page: bool, passed_over: Counter
+) -> Iterator[tuple[int, str, Image.Image]]:
+    """Number, name and image of the first or every page of a file."""
+    count = num_pages(file.path)
+    if every_page and count > 1:
+        for page, image in enumerate(read_pages(file.path), 1):
+            yield file.number + page - 1, f"{file.name}{PAGE}{page}", image
+    else:
+        yield file.number, file.name, read_rgb(file.path)
+        passed_over["pages (without --pages all)"] += count - 1
+
+
+def read_page(path: Path, page: int) -> Image.Image:
+    """One page of a file, from 1."""
+    return next(islice(read_pages(path), page - 1, None))

@@ -1,0 +1,137 @@
+"""What `predict` writes of the objects in images: images, a COCO json, a table, and sets for
+annotation tools to correct.
+
+Result files are named by a running number and the plain name of their image, and all of them lie in
+one folder, wherever the names of images or the lines of lists point to. In the json and the table,
+an image is named by its path relative to what was given. A set for a tool is a folder of its own
+with copies of the images.
+"""
+
+import csv
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image
+
+from data.records import Category
+from data.writers import WRITERS, ids
+from data.writers.content import unlike_stem
+from data.writers.shapes import editable
+from data.writers.target import Losses, new_file
+from engine import files, inputs
+from engine.result import COLUMNS as OBJECT_COLUMNS
+from engine.result import Result
+
+NAME_BYTES = 100  # of an image's name in those of its results; file systems allow 255 in all
+LONGEST_JPEG = 65_500  # pixels; the overlay of a longer image is a PNG
+MARK = "objects.json"  # of a folder that --overwrite may replace; it is always written
+CUTOUTS = "cutouts"
+DEFAULT = ("overlay", "ids", "coco", "csv")
+SETS = tuple(name for name in WRITERS if name not in DEFAULT)
+NAMES = (*DEFAULT, CUTOUTS, *SETS)
+SPLIT = "train"  # of the images in a set, which will be learned from
+COLUMNS = ("image", *OBJECT_COLUMNS)
+
+
+class Output:
+    """Writes the results of images into a folder, and collects their objects.
+
+    Args:
+        categories: of the training data, in the order of the model's classes.
+        save: of `NAMES`.
+        colour_by: what has a colour of its own in overlays, "object" or "class".
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        categories: list[dict],
+        save: Sequence[str] = DEFAULT,
+        colour_by: str = "object",
+    ) -> None:
+        self.folder, self.save, self.colour_by = folder, save, colour_by
+        self.sets = [name for name in SETS if name in save]
+        self.copies: list[str] = []  # names of the images in the sets
+        self._stems: set[str] = set()
+        self.classes = [
+            Category(index, each["id"], each["name"]) for index, each in enumerate(categories)
+        ]
+        self.rows: list[Sequence] = []  # of objects.csv
+        self.coco: dict[str, list] = {"images": [], "categories": categories, "annotations": []}
+
+    def write_images(self, number: int, name: str, image: Image.Image, result: dict) -> dict:
+        """Writes the images of a result of the contract, masks as RLE at the size of the image.
+        Returns what `collect` needs, as plain values.
+        """
+        found, size = Result(image, result, self.classes), (image.height, image.width)
+        stem = Path(name).stem.encode("utf-8", "replace")[:NAME_BYTES].decode("utf-8", "ignore")
+        target = f"{number:05d}_{stem}"
+        if "overlay" in self.save:
+            suffix = "jpg" if max(image.size) <= LONGEST_JPEG else "png"
+            drawn = found.overlay(self.colour_by)
+            drawn.save(self.folder / f"{target}_overlay.{suffix}", quality=92)
+        if "ids" in self.save:
+            map_ = Image.fromarray(ids.index_map(found.rles, size))
+            map_.save(self.folder / f"{target}_instances.png")
+        if CUTOUTS in self.save:
+            (self.folder / CUTOUTS).mkdir(exist_ok=True)
+            for place, crop in enumerate(found.crops(), 1):  # the `object` of the table
+                crop.save(self.folder / CUTOUTS / f"{target}_object{place:03d}.png")
+        return {
+            "image": {"id": number, "file_name": name, "height": size[0], "width": size[1]},
+            "annotations": found.to_coco(number),
+            "rows": [list(row.values()) for row in found.as_table()],
+        }
+
+    def collect(self, record: dict, path: Path, image: Image.Image | None = None) -> None:
+        """Adds a record of `write_images` to the tables, and the image to the sets; `path` is its
+        file, which is read again where the image is a page of it and not given.
+        """
+        name, annotations = record["image"]["file_name"], self.coco["annotations"]
+        if self.sets:
+            self.copy(name, path, image)
+        self.coco["images"].append(record["image"])
+        annotations += [
+            one | {"id": number}
+            for number, one in enumerate(record["annotations"], len(annotations) + 1)
+        ]
+        self.rows += [(name, *row) for row in record["rows"]]
+
+    def copy(self, name: str, path: Path, image: Image.Image | None = None) -> None:
+        """Copies the image into every set; pages become images of their own."""
+        name, _, page = name.partition(inputs.PAGE)
+        if page:
+            name = f"{name.rpartition('.')[0]}_page{page}.png"
+            image = image or inputs.read_page(path, int(page))
+        # Names on a disk need not be UTF-8.
+        name = unlike_stem(name.encode("utf-8", "replace").decode("utf-8"), self._stems)
+        self.copies.append(name)
+        for each in self.sets:
+            target = new_file(self.folder / each / WRITERS[each].image_path(SPLIT, name))
+            if page:
+                image.save(target)
+            else:
+                shutil.copyfile(path, target)
+
+    def write(self) -> list[str]:
+        """Writes objects.csv, objects.json and the sets; returns what these cannot hold."""
+        if "csv" in self.save:
+            with files.replacing(self.folder / "objects.csv", "choose another --out") as temporary:
+                with open(temporary, "w", encoding="utf-8",
+                          errors="backslashreplace", newline="") as file:  # fmt: skip
+                    csv.writer(file).writerows([COLUMNS, *self.rows])
+        sentences = []
+        for name in self.sets:
+            writer, lost = WRITERS[name], Losses()
+            images = [
+                image | {"file_name": copy}
+                for image, copy in zip(self.coco["images"], self.copies, strict=True)
+            ]
+            content = self.coco | {"images": images}
+            if name == "labelme":  # it has no brush to correct masks with
+                content["annotations"] = list(map(editable, self.coco["annotations"]))
+            writer.write(self.folder / name, {SPLIT: content}, lost, iter)
+            sentences += [f"{writer.TITLE} cannot hold {each}" for each in lost.sentences()]
+        files.write_json(self.folder / MARK, self.coco)
+        return sentences

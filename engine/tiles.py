@@ -1,0 +1,176 @@
+"""The network on images, or also on overlapping windows of them, whose answers are merged.
+
+A large image is shrunk for the network, and its small objects with it. With `tiles`, the network
+also sees windows of the image, each as large as the whole image would be.
+"""
+
+import math
+from collections import defaultdict
+
+import numpy as np
+import torch
+from PIL import Image
+from scipy.sparse.csgraph import connected_components
+from torch import nn
+
+from data import rle
+from data.batch import Annotation, collate
+from data.presets import WholeImage
+from mobileinst.set_prediction.postprocess import Postprocess
+
+Box = tuple[int, int, int, int]  # left, top, right, bottom
+
+OVERLAP = 0.25  # of neighbouring windows, as a part of their side
+SMALLEST = 64  # pixels of the side of a window
+NEAR = 1 / 64  # of the side of a window: an object that ends as near to its edge is taken as cut
+SAME = 0.5  # IoU of the masks of one object, and the part of a cut object that a whole one covers
+LOWEST = 0.5  # of the score of a cut object: whole ones with less do not replace it
+
+
+@torch.inference_mode()
+def find(
+    images: list[Image.Image],
+    model: nn.Module,
+    postprocess: Postprocess,
+    preset: WholeImage,
+    device: torch.device,
+    threshold: float | None,
+    tiles: int = 1,
+    batch_size: int | None = None,
+) -> list[dict]:
+    """RGB images -> results of the contract in data/batch.py, masks as RLE.
+
+    Views of one padded size go through the network together.
+
+    Args:
+        threshold: None keeps all answers, for evaluation.
+        tiles: windows along the long side of an image, see `views_of`; 1: the whole image alone.
+        batch_size: views in the network at a time; as many as there are images if not given.
+    """
+    at_once = batch_size or len(images)
+    views = [
+        (place, box)
+        for place, image in enumerate(images)
+        for box in views_of(image.height, image.width, tiles)
+    ]
+    by_size = defaultdict(list)
+    for view, (_, (left, top, right, bottom)) in enumerate(views):
+        by_size[preset.padded_size(bottom - top, right - left)].append(view)
+    found: list[dict] = [{}] * len(views)
+    for alike in by_size.values():
+        for some in (alike[i : i + at_once] for i in range(0, len(alike), at_once)):
+            samples = []
+            for place, box in (views[view] for view in some):
+                seen = images[place].crop(box) if tiles > 1 else images[place]
+                empty = Annotation(np.zeros(0, np.int64), [], None, 0, (seen.height, seen.width))
+                samples.append(preset(seen, empty))
+            batch = collate(samples).to(device)
+            outputs = model(batch.images, batch.padding)
+            results = postprocess(outputs, batch.sizes(), threshold, encode=rle.encode)
+            for view, result in zip(some, results, strict=True):
+                found[view] = result
+    if tiles == 1:
+        return found
+    merged = []
+    for place, image in enumerate(images):
+        own = [view for view, (of, _) in enumerate(views) if of == place]
+        boxes = [views[view][1] for view in own]
+        merged.append(merge([found[view] for view in own], boxes, (image.height, image.width)))
+    return merged
+
+
+def views_of(height: int, width: int, tiles: int) -> list[Box]:
+    """The whole image, and its windows.
+
+    `tiles` windows lie along the long side, and along the short side as few as give windows that
+    are not longer than the image. Neighbours share `OVERLAP` of their side, so an object of at most
+    that size lies whole in one of them. Larger ones are for the whole image.
+    """
+    whole = (0, 0, width, height)
+    short, long = sorted((height, width))
+    number = {long: tiles, short: math.ceil(tiles * short / long)}
+    rows, columns = (spans(side, number[side]) for side in (height, width))
+    windows = [(left, top, right, bottom) for top, bottom in rows for left, right in columns]
+    return [whole, *windows] if len(windows) > 1 else [whole]
+
+
+def spans(side: int, number: int) -> list[tuple[int, int]]:
+    """Start and end of `number` windows along a side, fewer where they would be too small."""
+    number = max(1, min(number, side // SMALLEST))
+    length = math.ceil(side / (number - (number - 1) * OVERLAP))
+    starts = np.linspace(0, side - length, number).round().astype(int).tolist()
+    return [(start, start + length) for start in starts]
+
+
+def merge(results: list[dict], boxes: list[Box], size: tuple[int, int]) -> dict:
+    """Results of views of an image of this size (height, width) -> one result, best first.
+
+    Only answers of one class and of different views are compared. Of two with nearly the same mask
+    the better one stays. One that an edge inside the image cuts goes where a whole one covers most
+    of it; else it is joined to the cut ones that agree with it where both views look, under the
+    best of their scores. Those that are shown (`best`) depend on one another alone.
+    """
+    labels, scores, best = (
+        torch.cat([result[key].cpu() for result in results]).numpy()
+        for key in ("labels", "scores", "best")
+    )
+    views = np.repeat(np.arange(len(results)), [len(result["masks"]) for result in results])
+    edges = np.array(boxes)[views].reshape(-1, 4)  # [M,4]
+    masks = [
+        placed(mask, box, size) for result, box in zip(results, boxes) for mask in result["masks"]
+    ]
+    cut = touches(rle.boxes(masks), edges, size)  # [M]
+    iou, area = rle.iou(masks, masks), rle.area(masks)
+    shared = iou * (area[:, None] + area) / (1 + iou)  # [M,M] pixels
+    rivals = (labels[:, None] == labels) & (views[:, None] != views)
+    rivals &= shared > 0
+    alone = np.zeros(len(masks), bool)
+    for place in np.lexsort((-scores, ~best)):  # shown ones first
+        alone[place] = not cut[place] and not (alone & rivals[place] & (iou[place] > SAME)).any()
+    covers = rivals & alone & (shared >= SAME * area[:, None])
+    covers &= (scores >= LOWEST * scores[:, None]) & (best >= best[:, None])
+    left = np.flatnonzero(cut & ~covers.any(1))
+    pairs = np.ix_(left, left)
+    seen = np.array([within(masks[place], boxes) for place in left]).reshape(len(left), len(boxes))
+    seen = seen[:, views[left]]  # [L,L] pixels of one where the view of the other looks
+    agree = rivals[pairs] & (best[left][:, None] == best[left])
+    agree &= shared[pairs] >= SAME * (seen + seen.T - shared[pairs])
+    _, groups = connected_components(agree, directed=False)
+    kept = [[place] for place in np.flatnonzero(alone)]
+    kept += [left[groups == group].tolist() for group in np.unique(groups)]
+    first = np.array([max(group, key=lambda place: scores[place]) for group in kept], int)
+    order = np.argsort(-scores[first], kind="stable")
+    first = first[order]
+    merged = [rle.union([masks[place] for place in kept[group]]) for group in order]
+    return {
+        "scores": torch.from_numpy(scores[first]),
+        "labels": torch.from_numpy(labels[first]),
+        "masks": merged,
+        "boxes": torch.from_numpy(rle.boxes(merged)).float(),
+        "best": torch.from_numpy(best[first]),
+    }
+
+
+def placed(mask: rle.Rle, box: Box, size: tuple[int, int]) -> rle.Rle:
+    """The mask of a view as one of the image."""
+    if tuple(mask["size"]) == size:
+        return mask
+    inside, (x, y) = rle.decode_inside(mask)
+    return rle.encode_at(inside, x + box[0], y + box[1], *size)
+
+
+def touches(boxes: np.ndarray, edges: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Which masks, by their boxes [M,4], end at an edge of their view [M,4] that is not one of the
+    image: bool [M].
+    """
+    near = NEAR * (edges[:, 2:] - edges[:, :2])
+    first = (edges[:, :2] > 0) & (boxes[:, :2] <= edges[:, :2] + near)
+    last = (edges[:, 2:] < size[::-1]) & (boxes[:, 2:] >= edges[:, 2:] - near)
+    return (first | last).any(1)
+
+
+def within(mask: rle.Rle, boxes: list[Box]) -> list[int]:
+    """Pixels of a mask inside each box."""
+    inside, (x, y) = rle.decode_inside(mask)
+    moved = np.maximum(np.array(boxes) - (x, y, x, y), 0).tolist()
+    return [int(inside[top:bottom, left:right].sum()) for left, top, right, bottom in moved]
