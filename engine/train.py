@@ -34,7 +34,7 @@ from engine.log import info
 from engine.loop import NonFiniteError, Trainer
 from engine.optim import MovingAverage, Schedule, describe_groups, parameter_groups
 from engine.options import TrainOptions
-from engine.report import draw, summary
+from engine.report import draw, run_page, summary
 from engine.report.mask_grid import mask_grid_scores
 from engine.report.tables import table
 from engine.run import Data, Run
@@ -294,7 +294,11 @@ def fit(run: Run) -> None:
                     if run.save_is_due():
                         run.save()
                     evaluate_if_due(run, stop)
+        except Interrupted:
+            write_page(run)
+            raise
         except NonFiniteError as error:
+            write_page(run)
             raise NonFiniteError(
                 f"{error}; the last good weights are in {run.folder / 'last.pt'}: go on from "
                 "there with --resume, with a lower --lr, --amp off, or --skip-bad-steps N"
@@ -304,6 +308,12 @@ def fit(run: Run) -> None:
     if dist.is_main_process():
         skipped.write(run.folder, run.data.bad)
     skipped.report_skipped(run.data.bad, run.folder / skipped.NAME)
+
+
+def write_page(run: Run) -> None:
+    """The page of a training that has ended early."""
+    if dist.is_main_process():
+        run_page.write(run.folder)
 
 
 def evaluate_if_due(run: Run, stop: GracefulStop) -> None:
@@ -350,7 +360,7 @@ def predict(run: Run, dataset: CocoDataset, threshold: float | None = None) -> l
 
 
 def finish(run: Run) -> None:
-    """Draws the best weights' predictions, writes the summary, prints what comes next."""
+    """Draws the best weights' predictions, writes summary and page, prints what comes next."""
     dist.barrier()  # until rank 0 has written best.pt
     path, val = run.folder / "best.pt", run.data.val
     with dist.synced_errors(InputError):
@@ -364,6 +374,7 @@ def finish(run: Run) -> None:
     title = f"{run.folder.name}, {val.name}"
     run.save_image("predictions.png", prediction_grid(shown, found, threshold, title=title))
     summary.write(run.folder)
+    run_page.write(run.folder)
     info(table(Scores(**content["scores"])))
     info(summary.about_best(content))
     info(f"predictions.png shows scores above {threshold:.3f} ({origin})")

@@ -15,11 +15,11 @@ from engine import options
 from engine.findings import ERROR, FactsOf, Finding, Place, Sets, class_counts
 from engine.log import progress
 from engine.options import TrainOptions
+from engine.report.charts import histogram
 from engine.report.page import (
     Html,
     charts,
     element,
-    histogram,
     joined,
     page,
     picture,

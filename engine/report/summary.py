@@ -1,6 +1,5 @@
-"""Entry: a run folder -> its summary.md: what was trained, how long, and how good it is."""
+"""A run folder -> its summary.md: what was trained, how long, and how good it is."""
 
-import argparse
 from collections import Counter
 from contextlib import suppress
 from pathlib import Path
@@ -8,7 +7,6 @@ from pathlib import Path
 from data.errors import InputError, printable
 from engine import checkpoint, files, log, options, skipped, start_weights
 from engine.coco_ap import NOTHING, Scores
-from engine.log import info
 from engine.report import draw
 from engine.report.tables import number, pipes, table
 
@@ -27,13 +25,8 @@ CONTENTS = {
     "train_batch.png": "input and augmentation",
     "predictions.png": "image / ground truth / prediction",
     "summary.md": "tables and facts",
+    "report.html": "all of it as a page, to open in a browser",
 }
-
-
-def parse(argv: list[str]) -> argparse.Namespace:
-    parser = options.Parser("Write the summary.md of a run, at any time.")
-    parser.add_argument("run", type=Path, nargs="?", help="run folder; the newest if not given")
-    return parser.parse_args(argv)
 
 
 def images_per_step(content: checkpoint.Fields) -> int:
@@ -170,16 +163,3 @@ def contents(folder: Path) -> str:
     """The files of a run folder, one line each."""
     there = {name: what for name, what in CONTENTS.items() if (folder / name).exists()}
     return "\n".join(f"  {name:<16}{what}" for name, what in there.items())
-
-
-def main(argv: list[str]) -> None:
-    opts = parse(argv)
-    folder = opts.run or files.newest_runs(options.RUNS)[0]
-    if not folder.is_dir():
-        raise InputError(f"{folder}: no such run folder; give one below {options.RUNS}/")
-    write(folder)
-    info(f"wrote {folder / 'summary.md'}")
-
-
-if __name__ == "__main__":
-    options.run_entry(main)

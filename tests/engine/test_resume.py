@@ -11,7 +11,7 @@ from engine import checkpoint, evaluate, log, train
 from engine.coco_ap import METRICS, Scores
 from engine.files import FailedRun
 from engine.options import TrainOptions
-from engine.report import curves, draw, summary
+from engine.report import curves, draw, run_page, summary
 from mobileinst import zoo
 
 STEPS = "--iterations 4 --eval-every 1 --average 0.9 --log-every 1".split()
@@ -96,6 +96,7 @@ def test_reports_of_a_damaged_run(finished, tmp_path, how):
             damaged(folder / name, how)
     text = summary.summary(folder)
     assert "length: 4 iterations" in text and "best weights" not in text
+    assert "Not finished" not in run_page.build(folder)
     with pytest.raises(InputError, match="no run with an evaluation"):  # half a row is none
         curves.read_run(folder)
 
@@ -119,6 +120,7 @@ def test_files_of_a_run_that_hold_something_else(finished, tmp_path, capsys):
         lines = summary.summary(folder)
         assert "length: 4 iterations" in lines and "started from" not in lines
         assert "speed" not in lines and "bad records" not in lines and "| iteration" not in lines
+        assert "trained for 1.0 epochs" in run_page.build(folder)
         with pytest.raises(InputError, match="no run with an evaluation"):
             curves.read_run(folder)
         assert "log.jsonl: no rows, metrics.csv: no rows" in log.truncate_after(folder, 4, 4)

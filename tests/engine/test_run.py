@@ -16,7 +16,7 @@ from data.errors import InputError
 from engine import checkpoint, log, train
 from engine.files import FolderLock
 from engine.options import TrainOptions
-from engine.report import summary
+from engine.report import summary, write
 from engine.run import cpu_seconds
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -80,7 +80,7 @@ def test_a_summary_of_any_run_at_any_time(opts, monkeypatch, capsys):
     monkeypatch.setattr(train, "finish", lambda run: None)
     folder = train.train(TrainOptions(**opts))
     assert not (folder / "summary.md").exists()
-    summary.main([str(folder)])
+    write.main([str(folder)])
     whole = (folder / "summary.md").read_text()
     assert "| AP50" in whole and "CPU minutes" in whole and "| 2 | 1.0 |" in whole
     (folder / "best.pt").rename(folder / "kept.pt")
@@ -90,7 +90,7 @@ def test_a_summary_of_any_run_at_any_time(opts, monkeypatch, capsys):
     (folder / "last.pt").unlink()
     assert "iteration 2, split val" in summary.summary(folder)
     with pytest.raises(InputError, match="no run with a checkpoint"):
-        summary.main([str(folder.parent)])
+        write.main([str(folder.parent)])
 
 
 def test_cpu_minutes_stand_beside_minutes(toy_run):

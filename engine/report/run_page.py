@@ -1,0 +1,295 @@
+"""The page of a run, report.html: what was trained, how it went, what it finds, how to go on."""
+
+import math
+import shlex
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from data.dataset import CocoDataset
+from data.errors import InputError
+from engine import checkpoint, files, log, options, start_weights
+from engine.coco_ap import NOTHING, Scores
+from engine.report import results_page, summary
+from engine.report.charts import Line, lines
+from engine.report.page import (
+    Html,
+    charts,
+    element,
+    fold,
+    joined,
+    jpeg,
+    page,
+    section,
+    table,
+)  # fmt: skip
+from engine.report.results_page import gaps
+from engine.values import shown
+
+NAME = "report.html"
+HUES = 8  # of the page
+BATCH_WIDTH = 900  # of the training batch
+LISTED = 60  # names of tensors
+LOADED = ("loaded", "missing", "other shape", "unexpected")
+NOT_TERMS = {
+    *("iteration", "epoch", "minutes", "cpu_minutes", "lr", "loss", "grad_norm", "skipped"),
+    *("seconds", "images_per_second"),
+}
+SECTIONS = (
+    ("time", "Over time"), ("threshold", "Threshold"), ("confusion", "Confusion"),
+    ("classes", "Classes"), ("images", "Images"), ("diagnosis", "Diagnosis"),
+    ("training", "Training"), ("next", "Go on"),
+)  # fmt: skip
+
+
+def write(
+    folder: Path,
+    evidence: Mapping[str, Any] | None = None,
+    dataset: CocoDataset | None = None,
+    lacking: str = "",
+    out: Path | None = None,
+) -> Path:
+    """Writes report.html of a run folder, or `out`; for the arguments see `build`."""
+    out = out or folder / NAME
+    text = build(folder, evidence, dataset, lacking)
+    with files.replacing(out) as temporary:
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
+    return out
+
+
+def build(
+    folder: Path,
+    evidence: Mapping[str, Any] | None = None,
+    dataset: CocoDataset | None = None,
+    lacking: str = "",
+) -> str:
+    """The page as HTML, of what the folder has.
+
+    Args:
+        evidence: the content of evidence.json, if it is there.
+        dataset: what `evidence` is about, for its images.
+        lacking: why there is no evidence, in a sentence.
+    Raises:
+        InputError: if the folder has no checkpoint of a run.
+    """
+    last, best = (checkpoint.load_if_whole(folder / name) for name in ("last.pt", "best.pt"))
+    content = last or best
+    if not content:
+        raise InputError(f"{folder}: no run with a checkpoint; give a folder below {options.RUNS}/")
+    chosen = files.read_json(folder / options.MARK)
+    chosen = chosen if isinstance(chosen, dict) else {}
+    derived = chosen.get("derived") or {}
+    length = content["options"]["iterations"] or derived.get("iterations") or 0
+    evaluations = log.read_csv(folder / "metrics.csv")
+    found = evidence["warnings"] if evidence else warnings_of(evaluations)
+    parts = [
+        results_page.warnings(found),
+        *(results(best, evaluations) if best else []),
+        over_time(log.read_jsonl(folder / "log.jsonl"), evaluations, best),
+    ]
+    if evidence:
+        parts += [results_page.threshold(evidence), results_page.confusion(evidence)]
+        parts.append(results_page.classes(evidence["classes"], evidence["split"]))
+        parts += [results_page.images(evidence, dataset)]
+        parts.append(results_page.diagnosis(evidence["diagnosis"]))
+    elif best:
+        split = best["about"]["split"]
+        parts.append(results_page.classes(Scores(**best["scores"]).headline_per_class, split))
+    if lacking:
+        parts.append(element("p", lacking, kind="look"))
+    parts += [training(folder, content, chosen), go_on(folder, best, content["iteration"] < length)]
+    body = joined(part for part in parts if part)
+    links = [
+        element("a", title, href=f"#{name}") for name, title in SECTIONS if f'id="{name}"' in body
+    ]
+    return page(
+        folder.name, element("h1", folder.name), lead(folder, content, length),
+        element("nav", *links), body,
+    )  # fmt: skip
+
+
+def lead(folder: Path, content: checkpoint.Fields, length: int) -> Html:
+    """What was trained on what, from which weights, in a few sentences.
+
+    Args:
+        length: the iterations that were asked for.
+    """
+    opts, about, done = content["options"], content["about"], content["iteration"]
+    source = Path(opts["pretrained"]).name if opts["pretrained"] else "random values"
+    with suppress(LookupError, TypeError):  # missing, or not as a start wrote it
+        source += f" ({files.read_json(folder / 'weights.json')['source']})"
+    minutes = content["seconds"] / 60
+    time = f"{minutes / 60:.1f} hours" if minutes > 120 else f"{minutes:.0f} minutes"
+    first = (
+        f"{opts['model']}, {about['parameters'] / 1e6:.1f} M parameters, trained for "
+        f"{summary.epochs_of(content):.1f} epochs ({time}) from {source}, on "
+        f"{Path(opts['data'] or opts['train_json']).name}."
+    )
+    parts = [element("p", first, kind="lead")]
+    if done < length:
+        text = f"Not finished: iteration {done:,} of {length:,}; the same command with --resume"
+        parts.append(element("p", f"{text} goes on.", kind="look"))
+    second = f"{about['train']}; evaluated on {about['val']}."
+    return joined([*parts, element("p", second, kind="faint")])
+
+
+def warnings_of(evaluations: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
+    """The remark of the summary, where there is no evidence."""
+    text = summary.remark(evaluations)
+    why, _, do = text.rpartition("; ")
+    return [{"what": "Low AP on the training images", "why": why, "do": do}] if text else []
+
+
+def results(best: checkpoint.Fields, evaluations: Sequence[Mapping[str, str]]) -> list[Html]:
+    """The numbers of the best weights."""
+    row = next((row for row in evaluations if int(row["iteration"]) == best["iteration"]), {})
+    on_train = float(row["train/AP"]) if row.get("train/AP") else None
+    about = element("p", f"{summary.about_best(best).capitalize()}.", kind="faint")
+    parts = [results_page.headline(Scores(**best["scores"]), on_train), about]
+    if best["grid"]:
+        text = f"Ground truth through the mask grid and back: AP {best['grid']['AP']:.3f}."
+        parts.append(element("p", text, kind="faint"))
+    return parts
+
+
+def over_time(
+    rows: Sequence[Mapping[str, Any]],
+    evaluations: Sequence[Mapping[str, str]],
+    best: checkpoint.Fields | None,
+) -> Html:
+    """AP, losses, learning rate, gradients and speed by epoch."""
+    steps = [row for row in rows if {"loss", "epoch"} <= row.keys()]  # others: only skipped steps
+    terms = [name for name in (steps[-1] if steps else ()) if name not in NOT_TERMS]
+    main = [name for name in terms if not any(map(str.isdigit, name))][:HUES]
+
+    def line(key: str, name: str = "", hue: int = 0, noisy: bool = True) -> Line:
+        own = [row for row in steps if key in row]
+        epochs, values = [row["epoch"] for row in own], [row[key] for row in own]
+        return Line(name or key, epochs, values, hue, noisy=noisy)
+
+    rest = [name for name in terms if name not in main]
+    rest = [lines(name, [line(name, hue=7)], "epoch", log=True) for name in rest]
+    of_loss, norm = [line(key, hue=i) for i, key in enumerate(main)], "norm before clipping"
+    return section(
+        "Over time",
+        charts([
+            ap_chart(evaluations, best),
+            lines("Training loss", [line("loss", "loss")], "epoch", log=True),
+            lines("Its main terms", of_loss, "epoch", log=True),
+            lines("Learning rate", [line("lr", "highest of all layers", noisy=False)], "epoch"),
+            lines("Gradients", [line("grad_norm", norm)], "epoch", log=True),
+            lines("Speed", [line("images_per_second", "images per second")], "epoch"),
+        ]),
+        fold(f"{len(rest)} more terms of the loss", charts(rest)) if rest else "",
+        id="time",
+    )  # fmt: skip
+
+
+def ap_lines(evaluations: Sequence[Mapping[str, str]]) -> list[Line]:
+    """AP and AP50 of the evaluated split, and AP on train, by epoch; none without an evaluation."""
+    if not evaluations:
+        return []
+    split = summary.evaluated_split(evaluations)
+    epochs, found = [float(row["epoch"]) for row in evaluations], []
+    for hue, (of, key) in enumerate(((split, "AP"), ("train", "AP"), (split, "AP50"))):
+        y = gaps([float(row.get(f"{of}/{key}") or NOTHING) for row in evaluations])
+        last = next((f"{value:.3f}" for value in reversed(y) if math.isfinite(value)), "")
+        found.append(Line(f"{of} {key}", epochs, y, hue, of == "train", points=True, value=last))
+    return found
+
+
+def ap_chart(evaluations: Sequence[Mapping[str, str]], best: checkpoint.Fields | None) -> Html:
+    mark = None
+    if best and len(evaluations) > 1 and best["iteration"] != int(evaluations[-1]["iteration"]):
+        mark = (summary.epochs_of(best), "best")
+    return lines("AP", ap_lines(evaluations), "epoch", mark=mark)
+
+
+def training(folder: Path, content: checkpoint.Fields, chosen: Mapping[str, Any]) -> Html:
+    """Facts, options with their origin, the load report, the training batch."""
+    facts = [element("li", text) for text in summary.facts(folder, content)]
+    start = [element("p", text) for text in start_weights.describe(content["options"])]
+    parts = [element("ul", *facts), batch(folder / "train_batch.png")]
+    parts += [element("h3", "Weights at the start"), *start, load_report(folder)]
+    parts += [element("h3", "Options"), *decisions(chosen)] if chosen else []
+    return section("Training", *parts, id="training")
+
+
+def batch(path: Path) -> Html:
+    try:
+        with Image.open(path) as image:
+            image = image.convert("RGB")
+    except OSError:
+        return Html()
+    image.thumbnail((BATCH_WIDTH, 4 * BATCH_WIDTH))
+    caption = element("figcaption", "A training batch, as the network sees it.")
+    return element("figure", jpeg(image, "training batch", 70), caption, kind="wide")
+
+
+def load_report(folder: Path) -> Html:
+    """What the start loaded: counts, and the names of the rest in folds; empty if it is not there,
+    or not as a start wrote it.
+    """
+    found = files.read_json(folder / "weights.json")
+    try:
+        parts = [(name, found[name.replace(" ", "_")]) for name in LOADED]
+        rows = [(name, part["tensors"], part["parameters"]) for name, part in parts]
+        texts = [element("p", found["headline"]), table(("", "tensors", "parameters"), rows)]
+        texts += [
+            fold(f"{part['tensors']} {name}", names_of(part["names"]))
+            for name, part in parts[1:]
+            if part["tensors"]
+        ]
+        texts += [element("p", text, kind="look") for text in found["warnings"]]
+        if found["random"]:
+            text = f"random at the start: {', '.join(found['random'])}"
+            texts.append(element("p", text, kind="faint"))
+    except (LookupError, TypeError, AttributeError):
+        return Html()
+    return joined(texts)
+
+
+def names_of(names: Sequence[str]) -> Html:
+    more = f", and {len(names) - LISTED} more" if len(names) > LISTED else ""
+    return element("p", ", ".join(names[:LISTED]) + more, kind="faint")
+
+
+def decisions(chosen: Mapping[str, Any]) -> list[Html]:
+    """The options that are not defaults, with their origin, and the defaults in a fold."""
+    origins, derived, keywords = (chosen.get(key) or {} for key in ("origins", "derived", "set"))
+    values = {
+        key: value for key, value in chosen.items() if key not in ("origins", "derived", "set")
+    }
+    values |= {f"set.{key}": value for key, value in keywords.items()}
+    rows = [(name, shown(value), origins.get(name, "")) for name, value in values.items()]
+    rows += [(name, shown(value), "data") for name, value in derived.items()]
+    order = {"user": 0, "weights": 1, "data": 2, "run": 3, "recipe": 4, "machine": 5}
+    made = [row for row in rows if row[2] in order]
+    made.sort(key=lambda row: order[row[2]])
+    rest = [row for row in rows if row[2] not in order]
+    header = ("option", "value", "from")
+    return [
+        table(header, made, long=1),
+        fold(f"{len(rest)} defaults", table(header, rest, long=1)) if rest else Html(),
+    ]
+
+
+def go_on(folder: Path, best: checkpoint.Fields | None, stopped: bool) -> Html:
+    """The commands that come next."""
+    path, run = shlex.quote(str(folder / "best.pt")), shlex.quote(str(folder))
+    found = [("The same page for several runs beside each other", f"bash sbin/report.sh {run} RUN")]
+    if best:
+        found = [
+            ("Find objects in images of yours", f"bash sbin/predict.sh IMAGES --checkpoint {path}"),
+            ("Draw more images", f"bash sbin/visualize.sh --checkpoint {path} --count 24"),
+            ("Evaluate on other data", f"bash sbin/test.sh --checkpoint {path} --data DIR"),
+            ("Export it for a phone or a browser", f"bash sbin/export.sh --checkpoint {path}"),
+            *found,
+        ]
+    if stopped:
+        found.insert(0, ("Go on training", "the same command with --resume"))
+    parts = [joined([element("h3", what), element("pre", command)]) for what, command in found]
+    return section("Go on", *parts, id="next")
