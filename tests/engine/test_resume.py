@@ -120,7 +120,7 @@ def test_files_of_a_run_that_hold_something_else(finished, tmp_path, capsys):
         lines = summary.summary(folder)
         assert "length: 4 iterations" in lines and "started from" not in lines
         assert "speed" not in lines and "bad records" not in lines and "| iteration" not in lines
-        assert "trained for 1.0 epochs" in run_page.build(folder)
+        assert "trained for 2.0 epochs" in run_page.build(folder)
         with pytest.raises(InputError, match="no run with an evaluation"):
             curves.read_run(folder)
         assert "log.jsonl: no rows, metrics.csv: no rows" in log.truncate_after(folder, 4, 4)
