@@ -27,12 +27,12 @@ Evidence = Mapping[str, Any]
 
 
 def warnings(found: Sequence[Mapping[str, str]]) -> Html:
-    """What explains a low AP: title, reason, what to do."""
+    """What explains a low AP: title, reason, what to do; errors in red."""
     return joined(
         element(
             "div", element("b", one["what"]), element("p", one["why"]),
             element("p", element("b", "What to do: ", style="font-size:inherit"), one["do"]),
-            kind="warning", role="alert",
+            kind="warning error" if one.get("level") == "error" else "warning", role="alert",
         )
         for one in found
     )  # fmt: skip
@@ -244,7 +244,7 @@ def images(evidence: Evidence, dataset: CocoDataset | None) -> Html:
 
 def example(evidence: Evidence, index: int, dataset: CocoDataset | None) -> Html:
     """One image with its numbers; empty if it cannot be read."""
-    rows = dataset and draw_rows(dataset, index, {"prediction": answers_on(evidence, index)})
+    rows = dataset and draw_rows(dataset, index, {"prediction": evidence["answers"][str(index)]})
     if not rows:
         return Html()
     row = next(one for one in evidence["per_image"] if one["index"] == index)
@@ -268,11 +268,6 @@ def shown_rows(about: Html, rows: Mapping[str, Image.Image]) -> Html:
         for name, one in rows.items()
     ]
     return element("div", about, *cells, kind="example", style=f"--columns:{len(cells)}")
-
-
-def answers_on(evidence: Evidence, index: int) -> list[Mapping[str, Any]]:
-    """What is predicted on an image; json made texts of the indices."""
-    return evidence["answers"].get(str(index), evidence["answers"].get(index, []))
 
 
 def draw_rows(

@@ -90,10 +90,10 @@ def build(
         *(results(best, evaluations) if best else []),
         over_time(log.read_jsonl(folder / "log.jsonl"), evaluations, best),
     ]
-    if evidence:
+    if evidence and "per_image" in evidence:  # else there was no checkpoint to score
         parts += [results_page.threshold(evidence), results_page.confusion(evidence)]
         parts.append(results_page.classes(evidence["classes"], evidence["split"]))
-        parts += [results_page.images(evidence, dataset)]
+        parts.append(results_page.images(evidence, dataset))
         parts.append(results_page.diagnosis(evidence["diagnosis"]))
     elif best:
         split = best["about"]["split"]
