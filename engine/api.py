@@ -21,6 +21,7 @@ from engine import backends, checkpoint, inputs, log, options
 from engine import evaluate as evaluation
 from engine import tiles as tiled
 from engine import train as training
+from engine.commands import arguments
 from engine.result import Result
 from engine.values import device_for
 from mobileinst.deploy import fold_batchnorms
@@ -146,18 +147,6 @@ def evaluate(path: str | Path, *, progress: bool = False, **given: object) -> di
     with log.quiet(progress):
         opts = evaluation.parse(arguments(checkpoint=path, **given))
         return evaluation.score_checkpoint(opts).headline
-
-
-def arguments(**given: object) -> list[str]:
-    """Options by name -> the arguments of a command line; None and False are left out."""
-    found = []
-    for name, value in given.items():
-        if value is None or value is False:
-            continue
-        found.append(f"--{name.replace('_', '-')}")
-        if value is not True:
-            found += map(str, value) if isinstance(value, (list, tuple)) else [str(value)]
-    return found
 
 
 def rgb_of(source: Source) -> Image.Image:

@@ -12,6 +12,7 @@ from data.errors import InputError, counted
 from data.inspection import Facts, facts_of
 from data.opening import PARTS, divide, open_datasets
 from engine import fetch, files, options, start_weights, values
+from engine.commands import arguments, command, data_arguments, show_next, train_script
 from engine.findings import ERROR, Finding, find_all
 from engine.fit import fit_to_data
 from engine.log import info, progress
@@ -21,6 +22,7 @@ from engine.report import data_page
 
 CHECKS = Path("checks")
 PAGE, LIST = "report.html", "problems.csv"
+START = ("model", "image_size", "pretrained", "from_scratch")  # options of a training
 RECIPE = "small"  # that of sbin/train.sh
 
 
@@ -34,7 +36,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
         options.add_option(group, name)
     group = parser.add_argument_group("training, for which the data are checked")
     options.add_option(group, "recipe", default=RECIPE)
-    for name in ("model", "set", "image_size", "pretrained", "from_scratch"):
+    for name in ("set", *START):
         options.add_option(group, name, default=None)
     group = parser.add_argument_group("machine")
     number = values.default_workers()
@@ -96,8 +98,8 @@ def training(opts: argparse.Namespace, sets: dict[str, CocoDataset]) -> tuple[Tr
 
     Its weights are chosen as there; nothing is fetched.
     """
-    names = ("recipe", "model", "set", "image_size", "pretrained", "from_scratch")
-    trained = TrainOptions(**{name: getattr(opts, name) for name in (*names, "data", "train_json")})
+    names = ("recipe", "set", *START, "data", "train_json")
+    trained = TrainOptions(**{name: getattr(opts, name) for name in names})
     with suppress(InputError):  # without weights a training does not start, but the data may fit
         start = start_weights.choose(trained, lambda one: fetch.FOLDER / fetch.PUBLISHED[one].file)
         trained = trained.changed(start, "weights")
@@ -157,7 +159,19 @@ def main(argv: list[str]) -> int:
         text = data_page.build(content)
         (folder / PAGE).write_text(text, encoding="utf-8", errors="backslashreplace")
     info(f"{line}: {out / PAGE}")
-    return 2 if any(one.level == ERROR for one in findings) else 0
+    words = data_arguments(vars(opts))
+    if any(one.level == ERROR for one in findings):
+        show_next({"when it is corrected": command("check_data", *words)})
+        return 2
+    words += arguments(**{name: getattr(opts, name) for name in START})
+    script = train_script(trained.model)
+    show_next(
+        {
+            "self-test on 8 images": command(script, *words, "--overfit", 8),
+            "training": command(script, *words),
+        }
+    )
+    return 0
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from data.readers.source import Source, split_of
 from data.writers import WRITERS, content
 from data.writers.target import Content, Losses, new_file
 from engine import files, options, skipped
+from engine.commands import command, show_next
 from engine.log import info, progress
 
 LOSSES = "losses.csv"
@@ -130,6 +131,8 @@ def main(argv: list[str]) -> None:
     if len(lost):
         info(f"each of them is listed in {opts.out / LOSSES}")
     info(f"{title} -> {writer.TITLE}: {summary(contents)}: {opts.out}")
+    if not opts.no_images:
+        show_next({"what is in it": command("check_data", opts.out)})
 
 
 def tidy(split: str, split_content: Content, by_stem: bool, lost: Losses) -> None:

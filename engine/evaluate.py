@@ -13,6 +13,7 @@ from data import rle
 from data.errors import InputError
 from engine import Command, backends, checkpoint, dist, files, options, skipped
 from engine.coco_ap import FIELDS, Scores, score
+from engine.commands import command, data_arguments, show_next
 from engine.datasets import open_split
 from engine.fit import too_many_objects
 from engine.inference import predictions, tiled_predictions
@@ -89,6 +90,7 @@ def main(argv: list[str], builder: checkpoint.Builder = zoo.build_from_config) -
 
 def score_ground_truth(opts: argparse.Namespace) -> None:
     """Prints the table of the ground truth scored against itself; crowds are no predictions."""
+    words = data_arguments(vars(opts))
     dataset = open_split(opts)
     ground_truth = dataset.ground_truth()
     info(f"the ground truth as predictions, {dataset.summary()}")
@@ -96,8 +98,13 @@ def score_ground_truth(opts: argparse.Namespace) -> None:
     perfect = [{**each, "score": 1.0} for each in objects if not each["iscrowd"]]
     most = max(Counter(each["image_id"] for each in perfect).values(), default=0)
     limit = opts.max_detections or max(100, most)
-    info(table(score(ground_truth, perfect, max_dets=limit)))
+    scores = score(ground_truth, perfect, max_dets=limit)
+    info(table(scores))
     skipped.report_skipped(dataset.bad)
+    if min(scores.metrics["AP"], scores.headline["AP"]) < 1:
+        show_next({"what is wrong with the data": command("check_data", *words)})
+    else:
+        show_next({"self-test of a training": command("train", *words, "--overfit", 8)})
 
 
 def require_data(opts: argparse.Namespace, path: Path) -> None:
@@ -117,6 +124,7 @@ def score_checkpoint(
     Raises:
         InputError: at the end, if an image could not be read and was not to be left out.
     """
+    words = data_arguments(vars(opts))
     with dist.synced_errors(InputError):
         files.require_free(opts.out, opts.overwrite)
         if opts.diagnose and opts.out and opts.out.suffix:
@@ -194,6 +202,15 @@ def score_checkpoint(
         files.write_json(out.with_name(DIAGNOSIS), about | found, "name another --out")
         info(f"diagnosis: {out.with_name(DIAGNOSIS)}")
     skipped.report_skipped(dataset.bad, out)
+    words = ["--checkpoint", path, *words, *(["--split", opts.split] * (opts.split != "val"))]
+    why = {"why objects are missed": command("test", *words, "--diagnose")}
+    show_next(
+        ({} if opts.diagnose else why)
+        | {
+            "images and predictions": command("visualize", *words),
+            "on images of your own": command("predict", "IMAGES", "--checkpoint", path),
+        }
+    )
     if not opts.skip_bad_records:
         skipped.require_none(dataset.bad, len(dataset), out)
     return scores

@@ -7,6 +7,7 @@ import argparse
 import csv
 import functools
 import json
+import shlex
 import shutil
 from collections import Counter
 from collections.abc import Sequence
@@ -24,6 +25,7 @@ from data.images import read_rgb
 from data.loaders import train_canvases
 from data.presets import CanvasPreset, EvalPreset, Size
 from engine import backends, checkpoint, evaluate, files, inputs, options, parity, values, web_page
+from engine.commands import command, show_next
 from engine.datasets import open_split
 from engine.exported import decode
 from engine.graphs import FORMATS, FP16, Format, int8
@@ -178,8 +180,7 @@ def main(argv: list[str], builder: checkpoint.Builder = zoo.build_from_config) -
     model, _, postprocess = checkpoint.build(content, builder)
     threshold, _ = checkpoint.score_threshold(content["best"])
     images = Images(opts, path, content)
-    size = opts.size or images.canvas(content["options"]["image_size"])
-    height, width = size
+    height, width = size = opts.size or images.canvas(content["options"]["image_size"])
     out = opts.out or EXPORTS / f"{path.parent.name}-{height}x{width}"
     files.require_free(out, opts.overwrite, MARK)
     try:
@@ -241,7 +242,10 @@ def main(argv: list[str], builder: checkpoint.Builder = zoo.build_from_config) -
         )
     info(f"exported: {out} (summary.md, example.png; decode.py shows how to use the files)")
     if opts.web:
-        info(f"page: python -m http.server --directory {out / 'web'}, then open localhost:8000")
+        where = shlex.quote(str(out / "web"))
+        info(f"page: python -m http.server --directory {where}, then open localhost:8000")
+    if kept:
+        show_next({"use it": command("predict", "IMAGES", "--checkpoint", out / kept[0])})
 
 
 def require_enough(reference: Answers, threshold: float, allow: bool) -> None:

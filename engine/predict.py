@@ -13,6 +13,7 @@ from PIL import Image
 
 from data.errors import BadRecords, InputError
 from engine import backends, checkpoint, files, inputs, options, output, skipped, tiles
+from engine.commands import command, show_next
 from engine.log import info, progress
 from engine.report import draw
 from engine.values import device_for, some_of
@@ -94,6 +95,15 @@ def results(
         yield from ((*item, result) for item, result in zip(several, found, strict=True))
 
 
+def following(opts: argparse.Namespace, path: Path, out: Path) -> dict[str, str]:
+    """The commands that go on from the results in `out`."""
+    if sets := [name for name in output.SETS if name in opts.save]:
+        return {"when they are corrected": command("check_data", out / sets[0])}
+    words = list(opts.images) if len(opts.images) <= 3 else ["IMAGES"]
+    words += ["--recursive"] * opts.recursive + ["--checkpoint", path, "--save", "labelme"]
+    return {"to correct them in LabelMe": command("predict", *words)}
+
+
 def main(argv: list[str], builder: checkpoint.Builder = zoo.build_from_config) -> None:
     """Goes on after images that cannot be read, and lists them at the end.
 
@@ -108,7 +118,7 @@ def main(argv: list[str], builder: checkpoint.Builder = zoo.build_from_config) -
     device = device_for(opts.device)
     named, passed_over = inputs.images_of(opts.images, opts.recursive)
     loaded = backends.load(opts.checkpoint, builder, opts.image_size)
-    _, content, model, _, postprocess, preset = loaded
+    path, content, model, _, postprocess, preset = loaded
     threshold, origin = checkpoint.score_threshold(content["best"], opts.threshold)
     postprocess.duplicate_iou = opts.duplicate_iou
     network = fold_batchnorms(model.to(device)), postprocess, preset, device
@@ -141,6 +151,7 @@ def main(argv: list[str], builder: checkpoint.Builder = zoo.build_from_config) -
         f"{len(written.rows)} objects in {len(images)} of {total} images, scores above "
         f"{threshold:.3f} ({origin}): {out}{inputs.in_words(passed_over)}"
     )
+    show_next(following(opts, path, out))
     if not opts.skip_bad_records:
         skipped.require_none(bad, total, place)
 

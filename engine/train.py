@@ -1,6 +1,5 @@
 """Entry: read the options, build everything, train, evaluate, draw."""
 
-import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from data.presets import EvalPreset, TrainPreset
 from engine import (
     Command,
     checkpoint,
+    commands,
     determinism,
     dist,
     log,
@@ -385,9 +385,8 @@ def finish(run: Run) -> None:
     if run.grid:
         numbers = "  ".join(f"{name} {value:.3f}" for name, value in run.grid.items())
         info(f"ground truth through the mask grid and back: {numbers}")
-    info(f"\nrun folder      {run.folder}\n{summary.contents(run.folder)}\n\nnext:")
-    info(f"  bash sbin/test.sh --checkpoint {shlex.quote(str(path))} --diagnose")
-    info(f"  bash sbin/visualize.sh --checkpoint {shlex.quote(str(path))}")
+    info(f"\nrun folder      {run.folder}\n{summary.contents(run.folder)}")
+    commands.show_next(commands.after_training(path, run.opts))
 
 
 sys.modules[__name__].__class__ = Command

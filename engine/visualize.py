@@ -9,6 +9,7 @@ from PIL import Image
 from data.dataset import CocoDataset
 from data.errors import InputError
 from engine import backends, checkpoint, evaluate, files, options, skipped
+from engine.commands import command, show_next
 from engine.datasets import open_split
 from engine.inference import predictions
 from engine.log import info
@@ -143,6 +144,8 @@ def main(argv: list[str], builder: checkpoint.Builder = zoo.build_from_config) -
         f"{len(shown)} images of the {opts.split} split, scores above {threshold:.3f} "
         f"({origin}): {out}"
     )
+    predict = command("predict", "IMAGES", "--checkpoint", path)
+    show_next({"on images of your own": predict})
     if not opts.skip_bad_records:
         skipped.require_none(dataset.bad, len(shown))
 

@@ -17,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from data import rle
 from engine import options
 from engine.coco_ap import score
+from engine.commands import command, show_next, train_script
 from engine.log import StepTimer, info
 from engine.values import builder_keywords, device_for
 from mobileinst import zoo
@@ -268,6 +269,8 @@ def main(argv: list[str]) -> None:
         f"{opts.batch_size}, masks of 500 x 375, CPU time; ratio to the forward"
     )
     info("\n".join(report_evaluation(runs, opts.batch_size)))
+    words = ("--data", "DIR", "--model", opts.model)
+    show_next({"train it": command(train_script(opts.model), *words)})
 
 
 if __name__ == "__main__":

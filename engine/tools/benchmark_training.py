@@ -13,6 +13,7 @@ from concurrent.futures import ProcessPoolExecutor
 import torch
 
 from engine import options, train
+from engine.commands import command, show_next
 from engine.files import FailedRun
 from engine.log import info
 from mobileinst import zoo
@@ -78,6 +79,7 @@ def main(argv: list[str]) -> None:
             speed, memory, waiting = call.result()
         rows.append(f"{name:<20}{speed:>10.1f}{memory:>8.2f}{waiting:>18.1%}")
     info("\n".join(rows))
+    show_next({"train": command("train", "--data", "DIR")})
 
 
 if __name__ == "__main__":

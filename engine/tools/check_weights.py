@@ -7,6 +7,7 @@ from pathlib import Path
 
 from data.errors import InputError, counted
 from engine import checkpoint, options, start_weights
+from engine.commands import command, show_next, train_script
 from engine.log import info
 from engine.report.tables import number
 from engine.values import is_unset, model_errors, shown
@@ -95,6 +96,10 @@ def main(argv: list[str]) -> None:
         if content:
             info("\n".join(lines_of(content)))
         info(f"loads into {opts.model}")
+        words = ("--data", "DIR", "--model", opts.model, "--pretrained", opts.file)
+        steps = {"start from it": command(train_script(opts.model), *words)}
+        score = {"score it": command("test", "--checkpoint", opts.file)}
+        show_next(score | steps if content else steps)
 
 
 if __name__ == "__main__":

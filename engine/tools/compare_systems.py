@@ -22,6 +22,7 @@ from data.dataset import CocoDataset
 from data.errors import InputError
 from data.presets import EvalPreset
 from engine import backends, checkpoint, evaluate, fetch, files, log, options, start_weights, train
+from engine.commands import command, show_next
 from engine.datasets import open_split
 from engine.graphs import FORMATS
 from engine.log import info
@@ -271,6 +272,8 @@ def main(argv: list[str]) -> None:
         path.write_text(f"{about}\n\n{pipes(texts, 1)}\n", encoding="utf-8")
     files.write_json(folder / RESULTS, content | {"rows": rows})
     lock.release()
+    runs = [folder / system for system in opts.systems]
+    show_next({"curves side by side": command("report", *runs)})
 
 
 if __name__ == "__main__":

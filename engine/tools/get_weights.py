@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from engine import options
+from engine.commands import command, show_next
 from engine.fetch import FOLDER, PUBLISHED, fetch
 from engine.log import info
 from engine.values import model_errors
@@ -28,11 +29,12 @@ def main(argv: list[str]) -> None:
     if path.is_file():
         fetch(opts.backbone, opts.out)
         info(f"{path}: already there, SHA-256 as published")
-        return
-    path = fetch(opts.backbone, opts.out)
-    with model_errors():
-        info(weights.load(zoo.build_backbone(opts.backbone), path).text)
-    info(f"start from it with --model mobileinst_{opts.backbone} --pretrained {path}")
+    else:
+        path = fetch(opts.backbone, opts.out)
+        with model_errors():
+            info(weights.load(zoo.build_backbone(opts.backbone), path).text)
+    words = ("--data", "DIR", "--model", f"mobileinst_{opts.backbone}", "--pretrained", path)
+    show_next({"start from it": command("train", *words)})
 
 
 if __name__ == "__main__":

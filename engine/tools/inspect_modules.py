@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from data.batch import Batch
 from data.errors import InputError
 from engine import files, options
+from engine.commands import command, show_next
 from engine.determinism import reseed
 from engine.log import info
 from engine.tools.benchmark import add_synthetic, multiply_adds, parameters, synthetic_batch
@@ -347,6 +348,8 @@ def main(argv: list[str]) -> None:
         about["parts"] = [as_json(part) for part in parts]
         files.write_json(opts.json, about, "name another")
         info(f"\nas json: {opts.json}")
+    line = command("benchmark", "--model", opts.model)
+    show_next({"time of a training step": line})
 
 
 if __name__ == "__main__":

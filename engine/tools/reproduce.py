@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from data.errors import InputError
 from engine import checkpoint, files, options, train
+from engine.commands import command, show_next
 from engine.files import FailedRun
 from engine.log import info
 from engine.report.metrics_block import TIMES, block
@@ -126,7 +127,13 @@ def main(argv: list[str]) -> int:
     files.write_json(opts.out / RESULTS, content)
     lock.release()
     info("identical to the last bit" if identical else "NOT identical")
-    return 0 if identical else 3
+    if identical:
+        checkpoint_path = opts.out / "run-1" / "best.pt"
+        show_next({"score it": command("test", "--checkpoint", checkpoint_path)})
+        return 0
+    words = (*opts.training, "--device", "cpu", "--threads", 1)
+    show_next({"where the bits are the same": command("reproduce", *words)})
+    return 3
 
 
 if __name__ == "__main__":

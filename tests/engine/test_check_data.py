@@ -4,6 +4,7 @@ import contextlib
 import csv
 import io
 import json
+import shlex
 import shutil
 from collections import Counter
 from html.parser import HTMLParser
@@ -28,7 +29,9 @@ def elsewhere(tmp_path, monkeypatch):
 def checked(root, capsys, *options):
     """Exit code, the last line, and the number of rows of each title in problems.csv."""
     code = check_data.main([str(root), "--workers", "0", *options])
-    line = capsys.readouterr().out.strip().splitlines()[-1]
+    said, _, steps = capsys.readouterr().out.partition("\nnext:\n")
+    line = said.strip().splitlines()[-1]
+    assert (" --overfit 8" in steps) == (code == 0) and shlex.quote(str(root)) in steps
     folder = check_data.Path(line.rsplit(": ", 1)[1]).parent
     with open(folder / "problems.csv", encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))

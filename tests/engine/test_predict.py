@@ -31,7 +31,7 @@ def run_predict(toy_run, tmp_path, capsys):
             raises(*argv)
         except InputError:
             code = 2
-        return out, capsys.readouterr().out.splitlines(), code
+        return out, capsys.readouterr().out.partition("\n\nnext:\n")[0].splitlines(), code
 
     out, run.raises = tmp_path / "found", raises
     return run

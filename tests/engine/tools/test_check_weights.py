@@ -50,7 +50,9 @@ def test_a_file_that_loads(check, tiny_file):
     assert why is None and f"{tiny_file}: TopFormer-T" in printed
     assert "314 tensors, 1,293,888 parameters: all of TopFormer-T" in printed
     assert "random start mask_decoder, instance_decoder" in printed
-    assert printed.splitlines()[-1] == "loads into mobileinst_topformer_tiny"
+    said, _, steps = printed.partition("\n\nnext:\n")
+    assert said.splitlines()[-1] == "loads into mobileinst_topformer_tiny"
+    assert f"--model mobileinst_topformer_tiny --pretrained {tiny_file}" in steps
     report = json.loads(check(tiny_file, "--json")[0])
     assert report["loads"] and report["whole"] and report["container"] == "state_dict"
     assert report["prefixes"] == ["backbone."] and report["loaded"]["tensors"] == 314
@@ -60,7 +62,8 @@ def test_a_file_that_loads(check, tiny_file):
 def test_the_model_follows_from_the_file(check, tmp_path, name):
     torch.save(zoo.build_backbone(name).state_dict(), tmp_path / "file.pth")
     printed, why = check(tmp_path / "file.pth")
-    assert why is None and printed.splitlines()[-1] == f"loads into mobileinst_{name}"
+    said = printed.partition("\n\nnext:\n")[0]
+    assert why is None and said.splitlines()[-1] == f"loads into mobileinst_{name}"
 
 
 def test_a_file_of_another_model_is_named_first(check, tiny_file):

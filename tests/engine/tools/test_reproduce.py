@@ -68,7 +68,9 @@ def reproduced(tmp_path, monkeypatch, capsys):
         shutil.rmtree(out, ignore_errors=True)
         code = reproduce.main(["--out", str(out), "--data", "images", *argv])
         content = json.loads((out / "reproduce.json").read_text())
-        return code, capsys.readouterr().out.splitlines(), content, started.started
+        said, _, steps = capsys.readouterr().out.partition("\n\nnext:\n")
+        assert steps.count("bash sbin/") == 1
+        return code, said.splitlines(), content, started.started
 
     return run
 
