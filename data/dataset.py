@@ -46,6 +46,7 @@ class CocoDataset:
         InputError: if a record cannot be used. No image is opened for that.
     """
 
+    unknown: dict[str, int] = {}  # classes that `use_classes` left out, with their objects
     own_ids = True  # False: its format has none, so classes are the same if their names are
 
     def __init__(
@@ -305,6 +306,11 @@ class CocoDataset:
                 "train again with --pretrained"
             )
         moved = [index_of.get(one[1:], len(classes)) for one in self.categories]
+        self.unknown = {
+            one.name: int((self._store.labels == one.index).sum())
+            for one in self.categories
+            if one[1:] not in index_of
+        }
         labels = np.array([*moved, UNKNOWN])[self._store.labels]
         self._store.labels = labels
         self.categories = [

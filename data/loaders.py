@@ -193,6 +193,12 @@ def first_images(num_images: int, seed: int, count: int) -> list[int]:
     return permutation(num_images, seed, 0)[:count]
 
 
+def spread(num_images: int, count: int) -> list[int]:
+    """`count` images spread evenly over all."""
+    count = min(count, num_images)
+    return [i * num_images // count for i in range(count)]
+
+
 @functools.lru_cache(maxsize=4)
 def permutation(num_images: int, seed: int, epoch: int) -> list[int]:
     generator = seeds.generator(seed, ORDER, epoch)

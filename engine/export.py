@@ -22,7 +22,7 @@ import mobileinst
 from data.dataset import CocoDataset
 from data.errors import InputError
 from data.images import read_rgb
-from data.loaders import train_canvases
+from data.loaders import spread, train_canvases
 from data.presets import CanvasPreset, EvalPreset, Size
 from engine import backends, checkpoint, evaluate, files, inputs, options, parity, values, web_page
 from engine.commands import command, show_next
@@ -33,7 +33,6 @@ from engine.log import info
 from engine.parity import MIN_ANSWERS, MIN_IMAGES, Answers, Comparison
 from engine.report import draw
 from engine.report.tables import aligned, number, pipes
-from engine.visualize import spread
 from mobileinst import weights, zoo
 from mobileinst.deploy import deploy, fold_batchnorms, graph_postprocess
 

@@ -20,7 +20,7 @@ from data.loaders import Batches, train_loader
 from data.presets import EvalPreset, TrainPreset
 from engine import checkpoint, dist, files, log, options, skipped
 from engine.coco_ap import Scores
-from engine.datasets import write_lists
+from engine.datasets import Parts, write_lists
 from engine.log import info
 from engine.loop import Trainer
 from engine.options import TrainOptions
@@ -53,6 +53,10 @@ class Data(NamedTuple):
         bad.add([*self.train.bad, *self.val.bad])
         return bad
 
+    @property
+    def parts(self) -> Parts:
+        return Parts(self.train, self.val, self.seen)
+
 
 @dataclass
 class Run:
@@ -66,6 +70,7 @@ class Run:
         evaluated: iteration of the last finished evaluation.
         saved: iteration of the last `last.pt`.
         grid: AP and AP50 of the ground truth through the mask grid, of an overfit run.
+        found: what the last evaluation found, for the evidence (engine/report/evidence.py).
     """
 
     opts: TrainOptions
@@ -81,6 +86,7 @@ class Run:
     saved: int = 0
     meter: log.Meter = field(default_factory=log.Meter)
     grid: dict[str, float] = field(default_factory=dict)
+    found: tuple | None = None
 
     def __post_init__(self) -> None:
         now = time.monotonic()

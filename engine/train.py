@@ -8,9 +8,8 @@ from pathlib import Path
 
 import torch
 
-from data.dataset import CocoDataset
 from data.errors import InputError, counted
-from data.loaders import covering_canvas, train_canvases
+from data.loaders import covering_canvas, spread, train_canvases
 from data.presets import EvalPreset, TrainPreset
 from engine import (
     Command,
@@ -24,7 +23,7 @@ from engine import (
     skipped,
     start_weights,
 )
-from engine.coco_ap import Scores, score
+from engine.coco_ap import Scores, score, score_with_curves
 from engine.datasets import open_parts
 from engine.files import FolderLock, require_free
 from engine.fit import fit_to_data, report_full_images
@@ -34,12 +33,12 @@ from engine.log import info
 from engine.loop import NonFiniteError, Trainer
 from engine.optim import MovingAverage, Schedule, describe_groups, parameter_groups
 from engine.options import TrainOptions
-from engine.report import draw, run_page, summary
+from engine.report import draw, evidence, run_page, summary
 from engine.report.mask_grid import mask_grid_scores
 from engine.report.tables import table
 from engine.run import Data, Run
 from engine.values import device_for, model_errors
-from engine.visualize import prediction_grid, spread
+from engine.visualize import prediction_grid
 from mobileinst import weights, zoo
 from mobileinst.set_prediction.postprocess import Postprocess
 
@@ -313,7 +312,7 @@ def fit(run: Run) -> None:
 def write_page(run: Run) -> None:
     """The page of a training that has ended early."""
     if dist.is_main_process():
-        run_page.write(run.folder)
+        run_page.write(run.folder, about, val)
 
 
 def evaluate_if_due(run: Run, stop: GracefulStop) -> None:
@@ -330,33 +329,33 @@ def evaluate(run: Run) -> None:
     """Scores the averaged weights on the validation split and on some training images; keeps them
     if they are the best.
     """
-    detections, seen = predict(run, run.data.val), run.data.seen
-    on_train = predict(run, seen) if seen else None
+    val, seen, limit = run.data.val, run.data.seen, run.config.max_detections
+    ends = run.trainer.iteration >= run.trainer.schedule.iterations
+    found = evidence.run_pass(
+        run.averaged_model, run.postprocess, run.data.parts, every=ends, **inference_settings(run)
+    )
     skipped.gather(run.data.train.bad)
     run.evaluated = run.trainer.iteration
+    run.found = found if ends else None
     if not dist.is_main_process():
         return
-    val, limit = run.data.val, run.config.max_detections
-    scores = score(val.ground_truth(), detections, max_dets=limit)
+    scores, curves = score_with_curves(val.ground_truth(), found.detections, max_dets=limit)
+    if ends:
+        run.found = found._replace(scores=scores, curves=curves)
     if run.opts.overfit and not run.grid:
         preset, stride = EvalPreset(run.opts.image_size), run.trainer.model.mask_stride
         grid = mask_grid_scores(val, preset, run.postprocess, stride, max_dets=limit)
         run.grid = {name: grid.headline[name] for name in ("AP", "AP50")}
-    run.keep_best(scores, seen and score(seen.ground_truth(), on_train, max_dets=limit))
+    run.keep_best(scores, seen and score(seen.ground_truth(), found.seen, max_dets=limit))
 
 
-def predict(run: Run, dataset: CocoDataset, threshold: float | None = None) -> list[dict]:
-    """COCO results of the averaged weights; with a threshold, those that are shown to users."""
-    return predictions(
-        run.averaged_model,
-        run.postprocess,
-        dataset,
-        preset=EvalPreset(run.opts.image_size),
-        batch_size=run.opts.batch_size,
-        workers=run.opts.workers,
-        device=run.trainer.device,
-        threshold=threshold,
-    )
+def inference_settings(run: Run) -> dict[str, object]:
+    return {
+        "preset": EvalPreset(run.opts.image_size),
+        "batch_size": run.opts.batch_size,
+        "workers": run.opts.workers,
+        "device": run.trainer.device,
+    }
 
 
 def finish(run: Run) -> None:
@@ -367,21 +366,28 @@ def finish(run: Run) -> None:
         content = checkpoint.load(path)
     threshold, origin = checkpoint.score_threshold(content["best"])
     run.averaged_model.load_state_dict(content["model"])
+    model, settings = run.averaged_model, inference_settings(run)
     shown = val.subset(spread(len(val), 8))
-    found = predict(run, shown, threshold)
+    drawn = predictions(model, run.postprocess, shown, **settings, threshold=threshold)
+    found = run.found
+    if not found or content["iteration"] != run.trainer.iteration:  # the best ones are older
+        found = evidence.run_pass(model, run.postprocess, run.data.parts, **settings)
     if not dist.is_main_process():
         return
+    about = evidence.make(run.folder, content, run.data.parts, found, model.mask_stride)
+    evidence.save(run.folder, about)
+    run.found = None
     title = f"{run.folder.name}, {val.name}"
-    run.save_image("predictions.png", prediction_grid(shown, found, threshold, title=title))
+    run.save_image("predictions.png", prediction_grid(shown, drawn, threshold, title=title))
     summary.write(run.folder)
-    run_page.write(run.folder)
+    run_page.write(run.folder, about, val)
     info(table(Scores(**content["scores"])))
     info(summary.about_best(content))
     info(f"predictions.png shows scores above {threshold:.3f} ({origin})")
     if text := draw.numbered(val.class_names):
         info(text)
-    if text := summary.remark(log.read_csv(run.folder / "metrics.csv")):
-        info(text)
+    for each in about["warnings"]:
+        info(f"{each['what']}: {each['why']} {each['do']}")
     if run.grid:
         numbers = "  ".join(f"{name} {value:.3f}" for name, value in run.grid.items())
         info(f"ground truth through the mask grid and back: {numbers}")

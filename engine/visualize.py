@@ -8,6 +8,7 @@ from PIL import Image
 
 from data.dataset import CocoDataset
 from data.errors import InputError
+from data.loaders import spread
 from engine import backends, checkpoint, evaluate, files, options, skipped
 from engine.commands import command, show_next
 from engine.datasets import open_split
@@ -43,12 +44,6 @@ def parse(argv: list[str]) -> argparse.Namespace:
     options.add_data(parser)
     options.add_device(parser, workers=True)
     return parser.parse_args(argv)
-
-
-def spread(total: int, count: int) -> list[int]:
-    """`count` indices spread evenly over `total`."""
-    count = min(count, total)
-    return [i * total // count for i in range(count)]
 
 
 def prediction_grid(

@@ -11,7 +11,7 @@ from data.errors import InputError
 from engine import files, log, options
 from engine.coco_ap import NOTHING
 from engine.log import info
-from engine.report import summary
+from engine.report.run_facts import evaluated_split
 from engine.visualize import save_image
 
 CURVES = Path("curves")
@@ -40,7 +40,7 @@ def read_run(folder: Path) -> dict[str, np.ndarray]:
             f"{folder}: no run with an evaluation in its log.jsonl and metrics.csv; give folders "
             f"below {options.RUNS}/"
         )
-    val = summary.evaluated_split(evaluations)
+    val = evaluated_split(evaluations)
 
     def column(name: str) -> np.ndarray:
         values = np.array([float(row.get(name) or "nan") for row in evaluations])

@@ -27,6 +27,8 @@ from engine.report.page import (
     table,
 )  # fmt: skip
 from engine.report.results_page import gaps
+from engine.report.run_facts import RunFacts
+from engine.report.warnings import warnings_of
 from engine.values import shown
 
 NAME = "report.html"
@@ -84,7 +86,7 @@ def build(
     derived = chosen.get("derived") or {}
     length = content["options"]["iterations"] or derived.get("iterations") or 0
     evaluations = log.read_csv(folder / "metrics.csv")
-    found = evidence["warnings"] if evidence else warnings_of(evaluations)
+    found = evidence["warnings"] if evidence else warnings_of(RunFacts.read(folder))
     parts = [
         results_page.warnings(found),
         *(results(best, evaluations) if best else []),
@@ -134,13 +136,6 @@ def lead(folder: Path, content: checkpoint.Fields, length: int) -> Html:
         parts.append(element("p", f"{text} goes on.", kind="look"))
     second = f"{about['train']}; evaluated on {about['val']}."
     return joined([*parts, element("p", second, kind="faint")])
-
-
-def warnings_of(evaluations: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
-    """The remark of the summary, where there is no evidence."""
-    text = summary.remark(evaluations)
-    why, _, do = text.rpartition("; ")
-    return [{"what": "Low AP on the training images", "why": why, "do": do}] if text else []
 
 
 def results(best: checkpoint.Fields, evaluations: Sequence[Mapping[str, str]]) -> list[Html]:

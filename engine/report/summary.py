@@ -7,11 +7,10 @@ from pathlib import Path
 from data.errors import InputError, printable
 from engine import checkpoint, files, log, options, skipped, start_weights
 from engine.coco_ap import NOTHING, Scores
-from engine.report import draw
+from engine.report import draw, evidence
+from engine.report.run_facts import RunFacts
 from engine.report.tables import number, pipes, table
-
-LOW_TRAIN_AP = 0.2
-WIDE_GAP = 0.15  # between train AP and val AP, if val AP is also below two thirds of train AP
+from engine.report.warnings import warnings_of
 
 CONTENTS = {
     "best.pt": "best weights, with their score threshold",
@@ -23,6 +22,7 @@ CONTENTS = {
     "weights.json": "what was loaded at the start",
     skipped.NAME: "bad records that were left out",
     "train_batch.png": "input and augmentation",
+    evidence.NAME: "every image and class of val, and why AP is low",
     "predictions.png": "image / ground truth / prediction",
     "summary.md": "tables and facts",
     "report.html": "all of it as a page, to open in a browser",
@@ -79,36 +79,6 @@ def facts(folder: Path, content: checkpoint.Fields) -> list[str]:
     return lines
 
 
-def evaluated_split(rows: list[dict]) -> str:
-    """The name of the split in rows of metrics.csv that is not a part of the training set."""
-    splits = [name.rpartition("/")[0] for name in rows[-1] if "/" in name]
-    return next(split for split in splits if split != "train")
-
-
-def remark(rows: list[dict]) -> str:
-    """A low train AP or one far above that of the other split in the last row of metrics.csv, in a
-    sentence; empty if there is neither.
-    """
-    if not rows or not rows[-1].get("train/AP"):
-        return ""
-    split = evaluated_split(rows)
-    train, val = float(rows[-1]["train/AP"]), float(rows[-1][f"{split}/AP"])
-    if train == NOTHING or val == NOTHING:
-        return ""
-    if train < LOW_TRAIN_AP:
-        return (
-            f"Train AP {train:.3f} is low: the weights do not fit the training images yet; train "
-            "longer (--epochs), try another --lr, or a larger --image-size if objects are small."
-        )
-    if train - val > WIDE_GAP and val < 2 / 3 * train:
-        return (
-            f"Train AP {train:.3f} is far above {split} AP {val:.3f}: the weights overfit; more "
-            "training images or stronger augmentation (--copy-paste, --scale, --colour) help more "
-            "than longer training."
-        )
-    return ""
-
-
 def about_best(best: checkpoint.Fields) -> str:
     """What the weights of `best.pt` are: none are called best that no score chose."""
     iteration, split = best["iteration"], best["about"]["split"]
@@ -148,8 +118,10 @@ def summary(folder: Path) -> str:
         if "train/AP" in keys:
             count = min(content["options"]["eval_train"], content["num_images"])
             lines += ["", f"train: the same {count} training images in each evaluation"]
-        if text := remark(rows):
-            lines += ["", text]
+    found = evidence.load(folder).get("warnings")
+    if found is None:
+        found = warnings_of(RunFacts.read(folder))
+    lines += [f"\n**{each['what']}.** {each['why']} {each['do']}" for each in found]
     return "\n".join(lines) + "\n"
 
 

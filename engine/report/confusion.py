@@ -1,0 +1,109 @@
+"""Answers above a score threshold against the objects of their image, whatever their class.
+
+In the order of their scores, each answer takes the free object with the highest mask IoU, if that
+is at least 0.5. So a right mask with a wrong class is a confusion of two classes, where COCO's AP,
+class by class, counts a false positive and a miss. What is left over is extra or missed; an answer
+that lies in a crowd of its class is neither. Pixels of answers inside void are removed first.
+"""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+from pycocotools import mask as coco_mask
+
+from data import rle
+from engine.coco_ap import remove_void
+from engine.report.diagnose import by_image
+
+FOUND = 0.5  # least mask IoU of an object with its answer
+
+
+class Matches(NamedTuple):
+    """One image. pairs: class index of the object, that of its answer, their IoU. missed: classes
+    of objects without an answer. extra: classes of answers without an object.
+    """
+
+    pairs: list[tuple[int, int, float]]
+    missed: list[int]
+    extra: list[int]
+
+    @property
+    def found(self) -> int:
+        """Objects with an answer of their class."""
+        return sum(truth == answer for truth, answer, _ in self.pairs)
+
+    @property
+    def objects(self) -> int:
+        return len(self.pairs) + len(self.missed)
+
+    @property
+    def quality(self) -> float:
+        """The panoptic quality of the image (Kirillov et al., 2019, equation 1), all classes
+        together: the sum of the IoUs of objects with an answer of their class, over the mean of the
+        numbers of objects and answers. 1 for an image without both.
+        """
+        answers = len(self.pairs) + len(self.extra)
+        if not self.objects + answers:
+            return 1.0
+        right = sum(iou for truth, answer, iou in self.pairs if truth == answer)
+        return 2 * right / (self.objects + answers)
+
+
+def match(ground_truth: dict, detections: list[dict], threshold: float) -> dict[int, Matches]:
+    """Image id -> its matches, for every image of the ground truth.
+
+    Args:
+        detections: COCO results with `best`; only these count, if their score is above `threshold`.
+    """
+    index_of = {one["id"]: index for index, one in enumerate(ground_truth["categories"])}
+    shown = [each for each in detections if each["best"] and each["score"] > threshold]
+    answers = by_image(remove_void(ground_truth, shown))
+    records = by_image(ground_truth["annotations"])
+    return {
+        image["id"]: match_image(records[image["id"]], answers[image["id"]], index_of)
+        for image in ground_truth["images"]
+    }
+
+
+def match_image(records: list[dict], answers: list[dict], index_of: dict[int, int]) -> Matches:
+    """The matches of one image; `index_of` is the class index of each category id."""
+    objects = [each for each in records if not each.get("iscrowd")]
+    crowds = [each for each in records if each.get("iscrowd")]
+    answers = sorted(answers, key=lambda each: -each["score"])
+    masks = [each["segmentation"] for each in answers]
+    ious = rle.iou(masks, [each["segmentation"] for each in objects])  # [M,N]
+    labels = [index_of[each["category_id"]] for each in objects]
+    free, pairs, extra = np.ones(len(objects)), [], []
+    for answer, row in zip(answers, ious):
+        label, row = index_of[answer["category_id"]], row * free
+        if row.max(initial=0.0) >= FOUND:
+            best = int(row.argmax())
+            free[best] = 0
+            pairs.append((labels[best], label, float(row[best])))
+        elif not in_crowd(answer, crowds):
+            extra.append(label)
+    return Matches(pairs, [labels[i] for i in np.flatnonzero(free).tolist()], extra)
+
+
+def in_crowd(answer: dict, crowds: list[dict]) -> bool:
+    """Whether half of an answer or more lies in a crowd of its class."""
+    same = [one["segmentation"] for one in crowds if one["category_id"] == answer["category_id"]]
+    return bool(same) and coco_mask.iou([answer["segmentation"]], same, [1] * len(same)).max() >= (
+        FOUND
+    )
+
+
+def confusion(matches: Iterable[Matches], num_classes: int) -> np.ndarray:
+    """Counts [K+1,K+1]: objects by their class in rows, answers in columns; the last row holds
+    extra answers, the last column missed objects.
+    """
+    counts = np.zeros((num_classes + 1, num_classes + 1), dtype=np.int64)
+    for one in matches:
+        for truth, answer, _ in one.pairs:
+            counts[truth, answer] += 1
+        for label in one.missed:
+            counts[label, -1] += 1
+        for label in one.extra:
+            counts[-1, label] += 1
+    return counts

@@ -1,0 +1,205 @@
+"""evidence.json of a run folder: what the best weights find on val, image by image and class by
+class, and why AP is low where it is. The report page draws it.
+
+All numbers of images and classes are at mask IoU 0.5 and at the score threshold of the checkpoint
+(engine/report/confusion.py); the score of an image is its panoptic quality.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from data import rle
+from data.dataset import CocoDataset
+from data.presets import EvalPreset
+from engine import checkpoint, files, log
+from engine.coco_ap import Scores, score_with_curves
+from engine.datasets import Parts, parts_of_run
+from engine.findings import class_counts
+from engine.inference import predictions
+from engine.report.confusion import Matches, confusion, match
+from engine.report.diagnose import EveryQuery, diagnose
+from engine.report.run_facts import RunFacts
+from engine.report.warnings import warnings_of
+from mobileinst.set_prediction.postprocess import Postprocess
+
+NAME = "evidence.json"
+SHOWN = 4  # images of each kind
+
+
+class Pass(NamedTuple):
+    """What a model finds, as COCO results with `best`.
+
+    detections: of the evaluation of val. every: of every query on val. seen: of the evaluation on
+    training images. scores, curves: those of `score_with_curves` on val, if they are there already.
+    """
+
+    detections: list[dict]
+    every: list[dict]
+    seen: list[dict]
+    scores: Scores | None = None
+    curves: dict | None = None
+
+
+def run_pass(
+    model: nn.Module,
+    postprocess: Postprocess,
+    parts: Parts,
+    *,
+    every: bool = True,
+    **settings: object,
+) -> Pass:
+    """Predicts val and some training images, each once; rank 0 gets the results.
+
+    Args:
+        every: whether to keep the answers of every query as well.
+        settings: those of `predictions`.
+    """
+    ids = [category.id for category in parts.val.categories]
+    queries = EveryQuery(postprocess, ids) if every else None
+    detections = predictions(model, postprocess, parts.val, **settings, callback=queries)
+    if queries:
+        queries.gather()
+    seen = predictions(model, postprocess, parts.seen, **settings) if parts.seen else []
+    return Pass(detections, queries.answers if queries else [], seen)
+
+
+def compute(folder: Path, device: str = "cpu", workers: int = 0) -> dict:
+    """Makes the evidence of a run from its best.pt and writes it. Without a best.pt it has the
+    warnings alone.
+
+    Raises:
+        InputError: if the checkpoint or the data set cannot be used.
+    """
+    path = folder / "best.pt"
+    if not path.exists():
+        return save(folder, {"warnings": warnings_of(RunFacts.read(folder))})
+    content = checkpoint.load(path)
+    with log.quiet(progress=log.has_progress.get()):
+        parts = parts_of_run(folder, content)
+    model, _, postprocess = checkpoint.build(content)
+    preset = EvalPreset(content["options"]["image_size"])
+    target = torch.device(device)
+    settings = {"preset": preset, "workers": workers, "device": target}
+    found = run_pass(model.to(target), postprocess, parts, **settings)
+    return save(folder, make(folder, content, parts, found, model.mask_stride))
+
+
+def make(
+    folder: Path, content: checkpoint.Fields, parts: Parts, found: Pass, mask_stride: int
+) -> dict:
+    """The evidence as plain values; see the head of this file.
+
+    Args:
+        content: of best.pt, whose answers `found` are.
+    """
+    val, ground_truth = parts.val, parts.val.ground_truth()
+    threshold, _ = checkpoint.score_threshold(content["best"])
+    scores, curves = found.scores, found.curves
+    if scores is None:
+        limit = checkpoint.config_of(content).max_detections
+        scores, curves = score_with_curves(ground_truth, found.detections, max_dets=limit)
+    names, matches = val.class_names, match(ground_truth, found.detections, threshold)
+    images = per_image(val, matches)
+    shown = choose([(row["score"], row["objects"]) for row in images])
+    shown = {kind: [images[place]["index"] for place in places] for kind, places in shown.items()}
+    headline = {"mask": scores.headline, "box": scores.boxes}
+    if scores.void_removed is not None:
+        headline["mask_as_coco"] = scores.metrics
+    train_objects = class_counts({"train": parts.train})[0].tolist()
+    classes = [
+        row | {"train_objects": number}
+        for row, number in zip(scores.headline_per_class, train_objects, strict=True)
+    ]
+    evidence = {
+        "split": val.name,
+        "iteration": content["iteration"],
+        "threshold": threshold,
+        "images": scores.images,
+        "objects": scores.objects,
+        "headline": headline,
+        **curves,
+        "confusion": {"names": names, "counts": confusion(matches.values(), len(names)).tolist()},
+        "classes": classes,
+        "per_image": images,
+        "shown": shown,
+        "answers": answers(val, found.detections, threshold, sum(shown.values(), [])),
+        "diagnosis": diagnose(ground_truth, found.every, scores),
+    }
+    run = RunFacts.read(folder)._replace(
+        mask_stride=mask_stride,
+        evidence=evidence,
+        parts=parts,
+        named=confusion(match(ground_truth, found.every, -1.0).values(), len(names)),
+        named_in_train=parts.seen
+        and confusion(match(parts.seen.ground_truth(), found.seen, -1.0).values(), len(names)),
+    )
+    return evidence | {"warnings": warnings_of(run)}
+
+
+def save(folder: Path, evidence: dict) -> dict:
+    files.write_json(folder / NAME, evidence)
+    return evidence
+
+
+def load(folder: Path) -> dict:
+    """The evidence of a run folder; empty where there is none."""
+    found = files.read_json(folder / NAME)
+    return found if isinstance(found, dict) else {}
+
+
+def per_image(dataset: CocoDataset, matches: dict[int, Matches]) -> list[dict]:
+    """A row for each readable image, in the order of the set."""
+    rows = []
+    for index, record in enumerate(dataset.images):
+        if (one := matches.get(record.id)) is None:
+            continue
+        rows.append({
+            "file": record.file_name,
+            "index": index,
+            "score": one.quality,
+            "objects": one.objects,
+            "found": one.found,
+            "missed": len(one.missed),
+            "extra": len(one.extra),
+            "wrong_class": len(one.pairs) - one.found,
+        })  # fmt: skip
+    return rows
+
+
+def choose(scored: Sequence[tuple[float, int]]) -> dict[str, list[int]]:
+    """The places of the best, median and worst images, at most `SHOWN` each and none twice; of
+    equal scores those with more objects. Images without objects come last as best.
+
+    Args:
+        scored: score and number of objects of each image.
+    """
+    order = sorted(range(len(scored)), key=lambda i: (scored[i][0], -scored[i][1]))
+    worst = order[: min(SHOWN, -(-len(order) // 3))]
+    rest = order[len(worst) :]
+    rest.sort(key=lambda i: (scored[i][1] == 0, -scored[i][0], -scored[i][1]))
+    best = rest[: min(SHOWN, -(-len(rest) // 2))]
+    rest = sorted(rest[len(best) :], key=order.index)
+    first = max(0, (len(order) - SHOWN) // 2 - len(worst))
+    first = min(first, max(0, len(rest) - SHOWN))
+    return {"best": best, "median": rest[first : first + SHOWN], "worst": worst}
+
+
+def answers(
+    dataset: CocoDataset, detections: list[dict], threshold: float, indices: Sequence[int]
+) -> dict[str, list[dict]]:
+    """Index of an image, as text -> its answers above the threshold: class index, score, RLE."""
+    label_of = {category.id: category.index for category in dataset.categories}
+    kept = {dataset.images[index].id: str(index) for index in indices}
+    found = {index: [] for index in kept.values()}
+    for each in detections:
+        if each["image_id"] in kept and each["best"] and each["score"] > threshold:
+            found[kept[each["image_id"]]].append({
+                "class": label_of[each["category_id"]],
+                "score": each["score"],
+                "rle": rle.to_json(each["segmentation"]),
+            })  # fmt: skip
+    return found
