@@ -312,7 +312,7 @@ def fit(run: Run) -> None:
 def write_page(run: Run) -> None:
     """The page of a training that has ended early."""
     if dist.is_main_process():
-        run_page.write(run.folder, about, val)
+        run_page.write(run.folder)
 
 
 def evaluate_if_due(run: Run, stop: GracefulStop) -> None:
@@ -375,8 +375,6 @@ def finish(run: Run) -> None:
     if not dist.is_main_process():
         return
     about = evidence.make(run.folder, content, run.data.parts, found, model.mask_stride)
-    evidence.save(run.folder, about)
-    run.found = None
     title = f"{run.folder.name}, {val.name}"
     run.save_image("predictions.png", prediction_grid(shown, drawn, threshold, title=title))
     summary.write(run.folder)

@@ -85,13 +85,13 @@ def compute(folder: Path, device: str = "cpu", workers: int = 0) -> dict:
     target = torch.device(device)
     settings = {"preset": preset, "workers": workers, "device": target}
     found = run_pass(model.to(target), postprocess, parts, **settings)
-    return save(folder, make(folder, content, parts, found, model.mask_stride))
+    return make(folder, content, parts, found, model.mask_stride)
 
 
 def make(
     folder: Path, content: checkpoint.Fields, parts: Parts, found: Pass, mask_stride: int
 ) -> dict:
-    """The evidence as plain values; see the head of this file.
+    """Writes the evidence of a run and returns it; see the head of this file.
 
     Args:
         content: of best.pt, whose answers `found` are.
@@ -137,7 +137,7 @@ def make(
         named_in_train=parts.seen
         and confusion(match(parts.seen.ground_truth(), found.seen, -1.0).values(), len(names)),
     )
-    return evidence | {"warnings": warnings_of(run)}
+    return save(folder, evidence | {"warnings": warnings_of(run)})
 
 
 def save(folder: Path, evidence: dict) -> dict:

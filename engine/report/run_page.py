@@ -27,7 +27,7 @@ from engine.report.page import (
     table,
 )  # fmt: skip
 from engine.report.results_page import gaps
-from engine.report.run_facts import RunFacts
+from engine.report.run_facts import RunFacts, evaluated_split
 from engine.report.warnings import warnings_of
 from engine.values import shown
 
@@ -187,7 +187,7 @@ def ap_lines(evaluations: Sequence[Mapping[str, str]]) -> list[Line]:
     """AP and AP50 of the evaluated split, and AP on train, by epoch; none without an evaluation."""
     if not evaluations:
         return []
-    split = summary.evaluated_split(evaluations)
+    split = evaluated_split(evaluations)
     epochs, found = [float(row["epoch"]) for row in evaluations], []
     for hue, (of, key) in enumerate(((split, "AP"), ("train", "AP"), (split, "AP50"))):
         y = gaps([float(row.get(f"{of}/{key}") or NOTHING) for row in evaluations])
