@@ -19,6 +19,7 @@ from engine import checkpoint, files, log, options, run, skipped, train
 from engine.files import FailedRun
 from engine.interrupt import Interrupted
 from engine.loop import Trainer
+from engine.report import evidence
 
 # Evaluated after steps 2 and 4 of 4; a log row for each step.
 STEPS = "--iterations 4 --eval-every 1 --average 0.9 --log-every 1".split()
@@ -71,16 +72,19 @@ def at_iteration(monkeypatch, owner, name, number, act):
 
 
 @pytest.mark.parametrize(
-    "place, number, code",
-    [("predict", signal.SIGTERM, 143), ("score", signal.SIGINT, 130)],
+    "owner, place, number, code",
+    [
+        (evidence, "run_pass", signal.SIGTERM, 143),
+        (train, "score_with_curves", signal.SIGINT, 130),
+    ],
 )
 def test_a_stop_during_an_evaluation(
-    argv, whole, tmp_path, monkeypatch, entry, no_finish, place, number, code
+    argv, whole, tmp_path, monkeypatch, entry, no_finish, owner, place, number, code
 ):
     """It is at once; the training is saved, and the resumed run evaluates to the same scores."""
     out = tmp_path / "run"
     with monkeypatch.context() as patch:
-        at_iteration(patch, train, place, 1, lambda: signal.raise_signal(number))
+        at_iteration(patch, owner, place, 1, lambda: signal.raise_signal(number))
         said = "stopped at iteration 2; the same command with --resume goes on"
         assert entry(argv) == (code, said)
     assert checkpoint.load(out / "last.pt")["iteration"] == 2
