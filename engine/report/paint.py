@@ -24,6 +24,9 @@ PLATE = (18, 20, 24, 205)
 
 MANY = 15  # labels on one image, from which those larger than their object are left out
 HIDDEN = 0.25  # a label covers at most this share of the box of another object
+THIN = 5  # line widths across a mask, below which it is not dashed
+LARGEST = 1 / 25  # of an image that one label may cover, and the next one of all labels together
+LARGEST_SUM = 1 / 6
 GOLDEN = 0.6180339887498949
 # Where systems keep fonts; those below the home folder first.
 FONT_FOLDERS = (
@@ -266,10 +269,16 @@ class Painting:
             self.image.paste(colour, box, sheet)
 
     def outline(self, mask: Patch, colour: Colour, *, dashed: bool = False) -> None:
-        """Draws the border of a mask in colour, on a thin dark line."""
+        """Draws the border of a mask in colour, on a thin dark line.
+
+        The dashes of both sides of a thin mask would run together: its border stays whole.
+        """
         inside, corner = self._scaled(mask)
         unit = self.fine * self.scale
-        loops = [smooth(loop, reach=3 * self.fine // 2) + corner for loop in contours(inside)]
+        borders = contours(inside)
+        thickness = 2 * inside.sum() / max(sum(map(len, borders)), 1)  # of a strip
+        dashed = dashed and thickness > THIN * unit
+        loops = [smooth(loop, reach=3 * self.fine // 2) + corner for loop in borders]
         pen = ImageDraw.Draw(self.image)
         for width, shade in ((2.7, INK), (1.5, colour)):
             thick = max(round(unit * width), 1)
@@ -292,7 +301,8 @@ class Painting:
         """The image with its labels, none of which hides another object.
 
         A label without a place on or beside its object gets one farther away, with a line to it, or
-        is left out. Among many, labels larger than their objects are left out too.
+        is left out. Among many, labels larger than their objects are left out too, and so is what
+        would cover a small image.
         """
         image = self.image.resize(self.size, Image.Resampling.BOX)
         plates = Image.new("RGBA", self.size)
@@ -303,7 +313,11 @@ class Painting:
             text = shorten(text, text_height, self.size[0] - text_height - 4)
             width, height = text_size(text, text_height)
             plate = (width + text_height, height + 2)
-            if len(self.labels) > MANY and plate[0] * plate[1] > shared_area(box, box):
+            area, whole = plate[0] * plate[1], self.size[0] * self.size[1]
+            if len(self.labels) > MANY and area > shared_area(box, box):
+                continue
+            covered = sum(shared_area(other, other) for other, *_ in placed)
+            if area > LARGEST * whole or covered + area > LARGEST_SUM * whole:
                 continue
             place = free_place(box, plate, self.size, [other for other, *_ in placed], others)
             if text and place is not None:

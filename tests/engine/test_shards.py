@@ -160,7 +160,7 @@ def test_images_that_cannot_be_read(run, images, tmp_path, capsys):
     assert "1.png" in [one["file_name"] for one in found["images"]]
 
 
-@pytest.mark.parametrize("text", ["0/3", "4/3", "1", "1/", "a/3", "1/0", "-1/3", "1/3/4"])
+@pytest.mark.parametrize("text", ["0/3", "4/3", "1", "1/", "a/3", "1/0", "1/3/4"])
 def test_what_is_no_shard(text):
     with pytest.raises(InputError, match="is not I/N with I from 1 to N"):
         predict.parse(["x.png", "--out", "y", "--shard", text])
