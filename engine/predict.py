@@ -15,6 +15,7 @@ from PIL import Image
 
 from data.errors import BadRecords, InputError
 from engine import backends, checkpoint, files, inputs, options, output, shards, skipped, tiles
+from engine.commands import command, show_next
 from engine.log import info, progress
 from engine.report import draw
 from engine.values import device_for, some_of
@@ -116,6 +117,15 @@ def results(
         yield from ((*item, result) for item, result in zip(several, found, strict=True))
 
 
+def following(opts: argparse.Namespace, path: Path, out: Path) -> dict[str, str]:
+    """The commands that go on from the results in `out`."""
+    if sets := [name for name in output.SETS if name in opts.save]:
+        return {"when they are corrected": command("check_data", out / sets[0])}
+    words = list(opts.images) if len(opts.images) <= 3 else ["IMAGES"]
+    words += ["--recursive"] * opts.recursive + ["--checkpoint", path, "--save", "labelme"]
+    return {"to correct them in LabelMe": command("predict", *words)}
+
+
 def main(argv: list[str], builder: checkpoint.Builder = zoo.build_from_config) -> None:
     """Goes on after images that cannot be read, and lists them at the end.
 
@@ -158,15 +168,16 @@ def main(argv: list[str], builder: checkpoint.Builder = zoo.build_from_config) -
     out = opts.out or files.next_free(PREDICTIONS)
     with files.appearing(out, opts.overwrite, output.MARK) as folder:
         written = output.Output(folder, categories, opts.save, opts.colour_by)
-        for number, name, path, image, result in results(given, opts, network, bad, passed_over):
+        for number, name, file, image, result in results(given, opts, network, bad, passed_over):
             record = written.write_images(number, name, image, result)
-            written.collect(record, path, image)
+            written.collect(record, file, image)
         sentences = finish(written, bad, given[-1].last)
     report(written, sentences, out, bad)
     info(
         f"{written.summary(given[-1].last)}, scores above {threshold:.3f} ({origin}): {out}"
         f"{inputs.in_words(passed_over)}"
     )
+    show_next(following(opts, path, out))
     if not opts.skip_bad_records:
         skipped.require_none(bad, given[-1].last, out / skipped.NAME)
 
@@ -202,9 +213,8 @@ def write_shard(
             f"shard {own}: {len(records.done)} of {total} images, {len(before)} of them done "
             f"before{inputs.in_words(passed_over)}"
         )
-        info(
-            f"next, when all {own.count} shards are done: bash sbin/predict.sh --merge --out {out}"
-        )
+        ready = f"when all {own.count} shards are done"
+        show_next({ready: command("predict", "--merge", "--out", out)})
     if not opts.skip_bad_records:
         skipped.require_none(bad, total)
 
