@@ -269,15 +269,13 @@ class Painting:
             self.image.paste(colour, box, sheet)
 
     def outline(self, mask: Patch, colour: Colour, *, dashed: bool = False) -> None:
-        """Draws the border of a mask in colour, on a thin dark line.
-
-        The dashes of both sides of a thin mask would run together: its border stays whole.
+        """Draws the border of a mask in colour, on a thin dark line; that of a thin mask stays
+        whole, where the dashes of its two sides would run together.
         """
         inside, corner = self._scaled(mask)
         unit = self.fine * self.scale
         borders = contours(inside)
-        thickness = 2 * inside.sum() / max(sum(map(len, borders)), 1)  # of a strip
-        dashed = dashed and thickness > THIN * unit
+        dashed = dashed and 2 * inside.sum() > THIN * unit * sum(map(len, borders))
         loops = [smooth(loop, reach=3 * self.fine // 2) + corner for loop in borders]
         pen = ImageDraw.Draw(self.image)
         for width, shade in ((2.7, INK), (1.5, colour)):
@@ -301,27 +299,26 @@ class Painting:
         """The image with its labels, none of which hides another object.
 
         A label without a place on or beside its object gets one farther away, with a line to it, or
-        is left out. Among many, labels larger than their objects are left out too, and so is what
-        would cover a small image.
+        is left out, as those that would cover a small image, or among many their own object.
         """
         image = self.image.resize(self.size, Image.Resampling.BOX)
         plates = Image.new("RGBA", self.size)
         text_height = round(11 * self.scale)
         placed: list[tuple[Box, str, Colour]] = []
+        whole, covered = self.size[0] * self.size[1], 0  # pixels
         for text, colour, box in self.labels:
             others = [other for _, _, other in self.labels if other is not box]
             text = shorten(text, text_height, self.size[0] - text_height - 4)
             width, height = text_size(text, text_height)
             plate = (width + text_height, height + 2)
-            area, whole = plate[0] * plate[1], self.size[0] * self.size[1]
-            if len(self.labels) > MANY and area > shared_area(box, box):
-                continue
-            covered = sum(shared_area(other, other) for other, *_ in placed)
-            if area > LARGEST * whole or covered + area > LARGEST_SUM * whole:
+            area = plate[0] * plate[1]
+            limit = shared_area(box, box) if len(self.labels) > MANY else whole
+            if area > min(limit, LARGEST * whole, LARGEST_SUM * whole - covered):
                 continue
             place = free_place(box, plate, self.size, [other for other, *_ in placed], others)
             if text and place is not None:
                 placed.append((place, text, colour))
+                covered += area
                 draw_line(plates, box, place, colour, max(round(self.scale), 1))
         for place, text, colour in placed:
             draw_plate(plates, place, text, text_height, colour)
