@@ -15,11 +15,12 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from data import rle
-from engine import options
+from data.errors import InputError, counted
+from engine import options, recipes
 from engine.coco_ap import score
 from engine.commands import command, show_next, train_script
 from engine.log import StepTimer, info
-from engine.values import builder_keywords, device_for
+from engine.values import builder_keywords, device_for, unknown
 from mobileinst import zoo
 from mobileinst.deploy import fold_batchnorms
 
@@ -52,6 +53,11 @@ def add_synthetic(parser: argparse.ArgumentParser, batch_size: int, rounds: int)
 def parse(argv: list[str]) -> argparse.Namespace:
     parser = options.Parser("Costs of the models, parts of a training step, paired ratios.")
     add_synthetic(parser, batch_size=8, rounds=5)
+    parser.add_argument(
+        "--models", nargs="+", metavar="NAME",
+        help="instead: sizes and CPU time of an image of these models side by side; RECIPE:NAME "
+        "has the numbers of a recipe",
+    )  # fmt: skip
     return parser.parse_args(argv)
 
 
@@ -76,16 +82,58 @@ def parameters(module: nn.Module) -> int:
 def costs(classes: int) -> list[str]:
     """Parameters and multiply-adds: backbones at 512 x 512, systems at 640 x 640."""
     rows = [f"{'':<30}{'parameters':>14}{'multiply-adds':>16}"]
-    for title, names, size, build in (
+    for title, names, size, make in (
         ("backbones", zoo.BACKBONES, 512, zoo.build_backbone),
         (f"systems, {classes} classes", zoo.names(), 640, lambda name: zoo.build(name, classes)[0]),
     ):
         rows.append(f"{title}, {size} x {size}")
         for name in names:
             with torch.device("meta"):  # nothing is drawn or computed
-                module = build(name)
+                module = make(name)
                 amount = multiply_adds(module, torch.zeros(1, 3, size, size))[""] / 1e9
             rows.append(f"  {name:<28}{parameters(module):>14,}{amount:>14.3f} G")
+    return rows
+
+
+def build(name: str, classes: int = 80) -> zoo.Built:
+    """What NAME or RECIPE:NAME describes, with random values, in eval mode; raises InputError."""
+    recipe, _, model = name.rpartition(":")
+    try:
+        keywords = recipes.values_of(recipe, model)[1]["set"] if recipe else {}
+        model, criterion, postprocess = zoo.build(model, classes, **keywords)
+    except KeyError:
+        raise InputError(f"--models {name}: {unknown(recipe, list(recipes.RECIPES))}") from None
+    except ValueError as error:
+        raise InputError(f"--models {name}: {error}") from error
+    return model.eval(), criterion, postprocess
+
+
+def side_by_side(names: list[str], classes: int, size: int, rounds: int) -> list[str]:
+    """Sizes of models, and the CPU time of the forward of an image, measured alternately."""
+    image, sizes, steps = torch.rand(1, 3, size, size), {}, {}
+    for name in names:
+        whole = build(name, classes)[0]
+        extra = sum(parameters(getattr(whole, part)) for part in whole.training_layers)
+        with torch.inference_mode():
+            amount = multiply_adds(whole, image)[""] / 1e9
+        sizes[name], folded = (parameters(whole) - extra, amount), fold_batchnorms(whole)
+
+        @torch.inference_mode()
+        def step(model: nn.Module = folded) -> dict[str, float]:
+            start = time.process_time()
+            model(image)
+            return {"forward": time.process_time() - start}
+
+        steps[name] = step
+    measured = alternately(steps, rounds)
+    first = measured[names[0]]
+    width = max(map(len, names))
+    rows = [f"{'':<{width}}{'parameters':>12}{'multiply-adds':>15}{'ms':>8}{'ratio':>7}"]
+    for name, runs in measured.items():
+        count, amount = sizes[name]
+        time_ = 1000 * statistics.median(run["forward"] for run in runs)
+        ratio = statistics.median(a["forward"] / b["forward"] for a, b in zip(runs, first))
+        rows.append(f"{name:<{width}}{count:>12,}{amount:>13.3f} G{time_:>8.1f}{ratio:>7.2f}")
     return rows
 
 
@@ -248,6 +296,14 @@ def report_steps(measured: dict[str, list[dict[str, float]]], batch_size: int) -
 def main(argv: list[str]) -> None:
     opts = parse(argv)
     torch.set_num_threads(opts.threads)
+    if opts.models:
+        size, threads = opts.image_size, counted(opts.threads, "thread")
+        info(f"CPU time of an image of {size} x {size} on {threads}, batch norms folded")
+        info("\n".join(side_by_side(opts.models, opts.num_classes, size, opts.rounds)))
+        model = opts.models[0].rpartition(":")[2]
+        words = ("--data", "DIR", "--model", model)
+        show_next({"train the first": command(train_script(model), *words)})
+        return
     device = device_for(opts.device)
     keywords = builder_keywords(opts.model, opts.set)
     info("\n".join(costs(opts.num_classes)))

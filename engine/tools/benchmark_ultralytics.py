@@ -23,13 +23,12 @@ from torch import nn
 from data.errors import InputError
 from data.presets import EvalPreset
 from data.records import Category
-from engine import graphs, options, recipes
+from engine import graphs, options
 from engine.api import Model
 from engine.files import FailedRun
 from engine.log import info
 from engine.optim import MovingAverage
-from engine.tools.benchmark import alternately, synthetic_batch
-from mobileinst import zoo
+from engine.tools.benchmark import alternately, build, synthetic_batch
 from mobileinst.deploy import deploy, fold_batchnorms
 
 PEER = Path(__file__).with_name("ultralytics_peer.py")
@@ -127,17 +126,6 @@ class Scores(nn.Module):
         outputs = self.model(image)
         scores = outputs["class_logits"].sigmoid() * outputs["objectness"].sigmoid()
         return scores, outputs["mask_logits"]
-
-
-def build(name: str) -> zoo.Built:
-    """The model NAME or RECIPE:NAME with random values, in eval mode."""
-    recipe, _, model = name.rpartition(":")
-    keywords = recipes.values_of(recipe, model)[1]["set"] if recipe else {}
-    try:
-        model, criterion, postprocess = zoo.build(model, CLASSES, **keywords)
-    except ValueError as error:
-        raise InputError(f"--models {name}: {error}") from error
-    return model.eval(), criterion, postprocess
 
 
 def cpu(call: Callable[[], object]) -> Run:

@@ -1,5 +1,8 @@
 """The benchmark runs, and counts what the published tables count."""
 
+import pytest
+
+from data.errors import InputError
 from engine.tools import benchmark
 from mobileinst import zoo
 
@@ -31,3 +34,17 @@ def test_a_model_is_compared_with_variants_that_it_has(capsys, monkeypatch):
     benchmark.main([*argv.split(), "--rounds", "1", "--set", *sizes.split()])
     printed = capsys.readouterr().out
     assert "num_encoder_layers=3" in printed and "kv_stride" not in printed
+
+
+def test_models_side_by_side(capsys):
+    names = ["mobileinst_topformer_tiny", "small:mobileinst_topformer_tiny"]
+    argv = ["--threads", "1", "--image-size", "64", "--rounds", "1", "--models"]
+    benchmark.main([*argv, *names])
+    header, whole, small = capsys.readouterr().out.splitlines()[1:4]
+    assert header.split() == ["parameters", "multiply-adds", "ms", "ratio"]
+    assert whole.split()[1] == "2,769,749" and whole.split()[-1] == "1.00"
+    assert small.split()[0] == names[1] and float(small.split()[2]) < float(whole.split()[2])
+    with pytest.raises(InputError, match="--models smal:x: 'smal' is unknown; did you mean small?"):
+        benchmark.main([*argv, "smal:x"])
+    with pytest.raises(InputError, match="no model is called 'mobileinst_tiny'"):
+        benchmark.main([*argv, "mobileinst_tiny"])
