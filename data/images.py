@@ -12,7 +12,7 @@ import re
 import struct
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -51,10 +51,12 @@ def read_rgb(path: Path) -> Image.Image:
         return as_rgb(file)
 
 
-def read_pages(path: Path) -> Iterator[Image.Image]:
-    """The pages of a file or frames of an animation; raises as `read_rgb`, at the first bad one."""
+def read_pages(path: Path, chosen: Iterable[int] | None = None) -> Iterator[Image.Image]:
+    """The pages of a file or frames of an animation, all or those chosen, from 0; raises as
+    `read_rgb`, at the first bad one.
+    """
     with opened(path) as file:
-        for page in range(pages_of(file)):
+        for page in range(pages_of(file)) if chosen is None else chosen:
             file.seek(page)
             yield as_rgb(file)
 

@@ -5,6 +5,7 @@ import sys
 import time
 from collections import Counter
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -21,7 +22,7 @@ from engine.log import info
 from engine.report import diagnose
 from engine.report.metrics_block import MeanLoss, all_metrics, block
 from engine.report.summary import epochs_of
-from engine.report.tables import table
+from engine.report.tables import side_by_side, table
 from engine.values import device_for
 from mobileinst import zoo
 
@@ -39,9 +40,10 @@ def parse(argv: list[str]) -> argparse.Namespace:
     options.add_tiles(parser)
     parser.add_argument(
         "--resize",
-        choices=("antialiased", "plain"),
+        choices=("antialiased", "plain", "both"),
         default="antialiased",
-        help="how images shrink; plain bilinear is how phones and browsers do it",
+        help="how images shrink; plain bilinear is how phones and browsers do it; both prints the "
+        "numbers side by side, the rest is of antialiased",
     )
     parser.add_argument(
         "--batch-size",
@@ -155,34 +157,45 @@ def score_checkpoint(
     loss = MeanLoss(criterion) if opts.metrics_block else None
     ids = [category.id for category in dataset.categories]
     every = diagnose.EveryQuery(postprocess, ids) if opts.diagnose else None
-    start = time.perf_counter()
+    both = opts.resize == "both"
+    resize = "antialiased" if both else opts.resize
     settings = {
-        "preset": replace(preset, resize=opts.resize),
+        "preset": replace(preset, resize=resize),
         "batch_size": opts.batch_size,
         "device": device,
     }
     use = model.to(device), postprocess, dataset
     if opts.tiles > 1:
-        detections = tiled_predictions(*use, **settings, tiles=opts.tiles)
+        find = partial(tiled_predictions, *use, tiles=opts.tiles)
     else:
-        settings |= {"workers": opts.workers, "callback": loss or every}
-        detections = predictions(*use, **settings)
+        find = partial(predictions, *use, workers=opts.workers)
+    if both:
+        plain = find(**settings | {"preset": replace(preset, resize="plain")})
+    start = time.perf_counter()
     if also := loss or every:
+        detections = find(**settings, callback=also)
         also.gather()
+    else:
+        detections = find(**settings)
     if not dist.is_main_process():
         return None
     ground_truth = dataset.ground_truth()  # without the images that could not be read
     scores = score(ground_truth, detections, max_dets=limit)
     info(table(scores))
+    if both:
+        of_plain = score(ground_truth, plain, max_dets=limit)
+        info(f"\n{side_by_side({'antialiased': scores, 'plain bilinear': of_plain})}")
     results = {
         "checkpoint": str(path),
         "split": opts.split,
-        "resize": opts.resize,
+        "resize": resize,
         "tiles": opts.tiles,
         "categories": ground_truth["categories"],
         "skipped": skipped.records_of(dataset.bad),
         "scores": asdict(scores),
     }
+    if both:
+        results["scores_plain"] = asdict(of_plain)
     if loss:
         seconds = time.perf_counter() - start
         results["metrics"] = all_metrics(scores, loss, seconds, epochs_of(content))

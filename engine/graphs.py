@@ -6,11 +6,12 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import nn
+from torch.fx.passes.infra.pass_base import PassResult
 
 from data.errors import InputError
 from engine import quantise
@@ -65,16 +66,31 @@ def write_float16(_: Deployed, path: Path) -> None:
 def write_pte(model: Deployed, path: Path) -> None:
     """ExecuTorch with XNNPACK: input float32 [1,3,H,W] in 0..1, outputs scores and masks."""
     with quiet():
-        from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
-        from executorch.exir import to_edge_transform_and_lower
-        from executorch.exir.passes.constant_prop_pass import constant_prop_pass
-
-        program = traced(model, torch.zeros(1, 3, *model.size))
-        program = constant_prop_pass(program.run_decompositions({}))
-        edge = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
-        path.write_bytes(edge.to_executorch().buffer)
+        path.write_bytes(for_xnnpack(model).to_executorch().buffer)
 
 
+def for_xnnpack(model: Deployed) -> Any:
+    """The graph in parts that XNNPACK runs, and operators of ExecuTorch between them."""
+    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+    from executorch.exir import to_edge_transform_and_lower
+    from executorch.exir.passes.constant_prop_pass import constant_prop_pass
+
+    program = traced(model, torch.zeros(1, 3, *model.size))
+    program = constant_prop_pass(program.run_decompositions({}))
+    return to_edge_transform_and_lower(program, [drop_copies], [XnnpackPartitioner()])
+
+
+def drop_copies(module: torch.fx.GraphModule) -> PassResult:
+    """Removes what passes a tensor on as it is; the part that XNNPACK runs would end there."""
+    for node in module.graph.nodes:
+        name = getattr(node.target, "__name__", "")
+        if name in COPIES and node.meta["val"].shape == node.args[0].meta["val"].shape:
+            node.replace_all_uses_with(node.args[0])
+    module.graph.eliminate_dead_code()
+    return PassResult(module, True)
+
+
+COPIES = "aten.expand_copy.default", "aten.alias_copy.default"
 BYTES = {"name": "image", "layout": "NHWC", "type": "uint8"}
 FLOATS = {"name": "image", "layout": "NCHW", "type": "float32"}
 ONNX = "onnx", "onnxscript", "onnxruntime"

@@ -5,7 +5,6 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
-from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -111,6 +110,11 @@ class File(NamedTuple):
     path: Path
     pages: int = 1
 
+    @property
+    def last(self) -> int:
+        """The number of its last page."""
+        return self.number + self.pages - 1
+
 
 def numbered(named: dict[str, Path], every_page: bool) -> list[File]:
     """The files of `images_of`; images are numbered through from 1, also those that turn out to be
@@ -128,18 +132,19 @@ def numbered(named: dict[str, Path], every_page: bool) -> list[File]:
 
 
 def images_in_file(
-    file: File, every_page: bool, passed_over: Counter
-) -> Iterator[tuple[int, str, Image.Image]]:
-    """Number, name and image of the first or every page of a file."""
-    count = num_pages(file.path)
-    if every_page and count > 1:
-        for page, image in enumerate(read_pages(file.path), 1):
-            yield file.number + page - 1, f"{file.name}{PAGE}{page}", image
+    file: File, numbers: list[int], every_page: bool, passed_over: Counter
+) -> Iterator[tuple[str, Image.Image]]:
+    """Name and image of the first page of a file, or of every one that has one of these numbers."""
+    if every_page and file.pages > 1:
+        pages = [number - file.number for number in numbers]
+        for page, image in zip(pages, read_pages(file.path, pages)):
+            yield f"{file.name}{PAGE}{page + 1}", image
     else:
-        yield file.number, file.name, read_rgb(file.path)
+        count = num_pages(file.path)
+        yield file.name, read_rgb(file.path)
         passed_over["pages (without --pages all)"] += count - 1
 
 
 def read_page(path: Path, page: int) -> Image.Image:
     """One page of a file, from 1."""
-    return next(islice(read_pages(path), page - 1, None))
+    return next(read_pages(path, [page - 1]))

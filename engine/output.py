@@ -114,6 +114,15 @@ class Output:
             else:
                 shutil.copyfile(path, target)
 
+    def summary(self, total: int) -> str:
+        return f"{len(self.rows)} objects in {len(self.coco['images'])} of {total} images"
+
+    def remove(self) -> None:
+        """Removes what an earlier `write` left."""
+        (self.folder / MARK).unlink(missing_ok=True)
+        for name in self.sets:
+            shutil.rmtree(self.folder / name, ignore_errors=True)
+
     def write(self) -> list[str]:
         """Writes objects.csv, objects.json and the sets; returns what these cannot hold."""
         if "csv" in self.save:

@@ -3,8 +3,10 @@ annotation tools to correct.
 """
 
 import argparse
+import json
+import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 
@@ -12,7 +14,7 @@ import torch
 from PIL import Image
 
 from data.errors import BadRecords, InputError
-from engine import backends, checkpoint, files, inputs, options, output, skipped, tiles
+from engine import backends, checkpoint, files, inputs, options, output, shards, skipped, tiles
 from engine.commands import command, show_next
 from engine.log import info, progress
 from engine.report import draw
@@ -27,7 +29,7 @@ Found = tuple[int, str, Path, Image.Image, dict]  # number, name, file, image, r
 
 def parse(argv: list[str]) -> argparse.Namespace:
     parser = options.Parser("Find objects in images.")
-    parser.add_argument("images", type=Path, nargs="+", help="images, folders, or .txt lists")
+    parser.add_argument("images", type=Path, nargs="*", help="images, folders, or .txt lists")
     parser.add_argument("--recursive", action="store_true", help="also the folders in folders")
     parser.add_argument(
         "--pages",
@@ -57,32 +59,53 @@ def parse(argv: list[str]) -> argparse.Namespace:
     options.add_duplicate_iou(parser)
     options.add_out(parser, f"folder; {PREDICTIONS}/NNN if not given")
     options.add_option(parser, "skip_bad_records")
+    several = parser.add_argument_group("an array of jobs")
+    several.add_argument(
+        "--shard", type=shards.shard, metavar="I/N",
+        help="do part I of N of the images, I from 1, into the --out that all parts share; started "
+        "again it goes on after the last image, and with another checkpoint or other options it is "
+        "refused",
+    )  # fmt: skip
+    several.add_argument(
+        "--merge", action="store_true",
+        help="join what all parts wrote into --out to one json and table; needs no images",
+    )  # fmt: skip
     options.add_device(parser)
-    return parser.parse_args(argv)
+    opts = parser.parse_args(argv)
+    if not opts.images and not opts.merge:
+        parser.error("no images: name images, folders, or .txt lists")
+    if opts.shard and opts.merge:
+        parser.error("--merge joins the shards when all are done; give it without --shard")
+    if (opts.shard or opts.merge) and not opts.out:
+        parser.error("--shard and --merge need the --out that all shards share")
+    if opts.shard and opts.overwrite:
+        parser.error("--overwrite would remove the work of other shards; remove the folder instead")
+    return opts
 
 
 def results(
-    given: Iterable[inputs.File],
+    given: list[inputs.File],
     opts: argparse.Namespace,
     network: tuple,
-    threshold: float,
     bad: BadRecords,
     passed_over: Counter,
+    wanted: Callable[[int], bool] = lambda number: True,
 ) -> Iterator[Found]:
-    """What is found in each image that can be read, in order; the other ones are noted in `bad`.
+    """What is found in each wanted image that can be read, in order; others are noted in `bad`.
 
-    network: model, postprocess, preset and device of `tiles.find`.
+    network: model, postprocess, preset, device and threshold of `tiles.find`.
     """
 
     def read() -> Iterator[tuple[int, str, Path, Image.Image]]:
+        every = opts.pages == "all"
         for file in progress(given, desc="predicting", leave=False):
-            number = file.number
+            numbers = list(filter(wanted, range(file.number, file.last + 1)))
+            left = iter(numbers)
+            number = next(left)
             try:
-                for place, name, image in inputs.images_in_file(
-                    file, opts.pages == "all", passed_over
-                ):
-                    number = place + 1
-                    yield place, name, file.path, image
+                for name, image in inputs.images_in_file(file, numbers, every, passed_over):
+                    yield number, name, file.path, image
+                    number = next(left, number)
             except InputError as error:
                 page = number - file.number + 1
                 later = f", page {page} and later" if page > 1 else ""
@@ -90,8 +113,7 @@ def results(
 
     items = read()
     while several := list(islice(items, opts.batch_size)):
-        images = [image for *_, image in several]
-        found = tiles.find(images, *network, threshold, opts.tiles)
+        found = tiles.find([image for *_, image in several], *network, opts.tiles)
         yield from ((*item, result) for item, result in zip(several, found, strict=True))
 
 
@@ -113,7 +135,10 @@ def main(argv: list[str], builder: checkpoint.Builder = zoo.build_from_config) -
         InputError: at the end, if an image could not be read and was not to be left out.
     """
     opts = parse(argv)
-    files.require_free(opts.out, opts.overwrite, output.MARK)
+    if opts.merge:
+        return merge(opts)
+    if not opts.shard:
+        files.require_free(opts.out, opts.overwrite, output.MARK)
     torch.set_num_threads(opts.threads)
     device = device_for(opts.device)
     named, passed_over = inputs.images_of(opts.images, opts.recursive)
@@ -121,39 +146,114 @@ def main(argv: list[str], builder: checkpoint.Builder = zoo.build_from_config) -
     source, content, model, _, postprocess, preset = loaded
     threshold, origin = checkpoint.score_threshold(content["best"], opts.threshold)
     postprocess.duplicate_iou = opts.duplicate_iou
-    network = fold_batchnorms(model.to(device)), postprocess, preset, device
+    network = fold_batchnorms(model.to(device)), postprocess, preset, device, threshold
     categories = [{"id": each["id"], "name": each["name"]} for each in content["classes"]]
-    bad, given = BadRecords(skip=True), inputs.numbered(named, opts.pages == "all")
-    total = given[-1].number + given[-1].pages - 1
+    given = inputs.numbered(named, opts.pages == "all")
+    bad = BadRecords(skip=True)
+    if opts.shard:
+        about = {
+            "checkpoint": backends.digest(path),
+            "images": given[-1].last,
+            "list of images": shards.digest_of(list(named)),
+            "shards": opts.shard.count,
+            "threshold": threshold,
+            "categories": categories,
+            **{
+                name: json.loads(json.dumps(getattr(opts, name)))
+                for name in ("image_size", "duplicate_iou", "tiles", "pages", "save", "colour_by")
+            },
+        }
+        shards.begin(opts.out, about)
+        return write_shard(opts, given, network, about, bad, passed_over)
     out = opts.out or files.next_free(PREDICTIONS)
     with files.appearing(out, opts.overwrite, output.MARK) as folder:
         written = output.Output(folder, categories, opts.save, opts.colour_by)
-        for number, name, path, image, result in results(
-            given, opts, network, threshold, bad, passed_over
-        ):
+        for number, name, file, image, result in results(given, opts, network, bad, passed_over):
             record = written.write_images(number, name, image, result)
-            written.collect(record, path, image)
-        images = written.coco["images"]
-        if total == len(bad) == 1:
-            raise InputError(next(iter(bad)).reason)
-        if not images:
-            skipped.report_skipped(bad)
-            raise InputError(f"none of {total} images can be read, as listed above; name others")
-        sentences = written.write()
-        skipped.write(folder, bad)
-    if text := draw.numbered([each["name"] for each in categories]):
-        info(text)
-    for sentence in sentences:
-        info(sentence)
-    place = out / skipped.NAME
-    skipped.report_skipped(bad, place)
+            written.collect(record, file, image)
+        sentences = finish(written, bad, given[-1].last)
+    report(written, sentences, out, bad)
     info(
-        f"{len(written.rows)} objects in {len(images)} of {total} images, scores above "
-        f"{threshold:.3f} ({origin}): {out}{inputs.in_words(passed_over)}"
+        f"{written.summary(given[-1].last)}, scores above {threshold:.3f} ({origin}): {out}"
+        f"{inputs.in_words(passed_over)}"
     )
     show_next(following(opts, source, out))
     if not opts.skip_bad_records:
-        skipped.require_none(bad, total, place)
+        skipped.require_none(bad, given[-1].last, out / skipped.NAME)
+
+
+def write_shard(
+    opts: argparse.Namespace,
+    given: list[inputs.File],
+    network: tuple,
+    about: dict,
+    bad: BadRecords,
+    passed_over: Counter,
+) -> None:
+    """Does what is left of a shard; raises InputError at the end, as `main`."""
+    own, out = opts.shard, opts.out
+    with shards.opened(out, own) as records:
+        before = set(records.done)
+
+        def wanted(number: int) -> bool:
+            return own.has(number) and number not in before
+
+        left = [file for file in given if any(map(wanted, range(file.number, file.last + 1)))]
+        written = output.Output(out, about["categories"], opts.save, opts.colour_by)
+        for number, name, path, image, result in results(
+            left, opts, network, bad, passed_over, wanted
+        ):
+            record = written.write_images(number, name, image, result)
+            records.add(record | {"path": os.path.abspath(path)})
+        for one in bad:
+            records.add(shards.bad_record(one, given))
+        skipped.report_skipped(bad)
+        total = len(range(own.index, about["images"] + 1, own.count))
+        info(
+            f"shard {own}: {len(records.done)} of {total} images, {len(before)} of them done "
+            f"before{inputs.in_words(passed_over)}"
+        )
+        ready = f"when all {own.count} shards are done"
+        show_next({ready: command("predict", "--merge", "--out", out)})
+    if not opts.skip_bad_records:
+        skipped.require_none(bad, total)
+
+
+def merge(opts: argparse.Namespace) -> None:
+    """Joins what the shards wrote; raises InputError as `main`, and if a shard is not finished."""
+    about = shards.read_run(opts.out)
+    records, bad = shards.joined(opts.out, about)
+    written = output.Output(opts.out, about["categories"], about["save"])
+    written.remove()
+    for record in progress(records, desc="merging", leave=False):
+        written.collect(record, Path(record["path"]))
+    sentences = finish(written, bad, about["images"])
+    report(written, sentences, opts.out, bad)
+    info(f"{written.summary(about['images'])} of {about['shards']} shards: {opts.out}")
+    if not opts.skip_bad_records:
+        skipped.require_none(bad, about["images"], opts.out / skipped.NAME)
+
+
+def finish(written: output.Output, bad: BadRecords, total: int) -> list[str]:
+    """Writes the tables and sets; returns what these cannot hold. Raises InputError if there is no
+    image.
+    """
+    if total == len(bad) == 1:
+        raise InputError(next(iter(bad)).reason)
+    if not written.coco["images"]:
+        skipped.report_skipped(bad)
+        raise InputError(f"none of {total} images can be read, as listed above; name others")
+    skipped.write(written.folder, bad)
+    return written.write()
+
+
+def report(written: output.Output, sentences: list[str], out: Path, bad: BadRecords) -> None:
+    """Prints what the results cannot show."""
+    if text := draw.numbered([each.name for each in written.classes]):
+        info(text)
+    for sentence in sentences:
+        info(sentence)
+    skipped.report_skipped(bad, out / skipped.NAME)
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ from engine.report.mask_grid import mask_grid_scores
 from engine.report.tables import table
 from engine.run import Data, Run
 from engine.values import device_for, model_errors
-from engine.visualize import prediction_grid
+from engine.visualize import prediction_grid, title_of
 from mobileinst import weights, zoo
 from mobileinst.set_prediction.postprocess import Postprocess
 
@@ -375,7 +375,7 @@ def finish(run: Run) -> None:
     if not dist.is_main_process():
         return
     about = evidence.make(run.folder, content, run.data.parts, found, model.mask_stride)
-    title = f"{run.folder.name}, {val.name}"
+    title = title_of(path, content, val.name)
     run.save_image("predictions.png", prediction_grid(shown, drawn, threshold, title=title))
     summary.write(run.folder)
     run_page.write(run.folder, about, val)

@@ -53,6 +53,7 @@ def prediction_grid(
     *,
     title: str,
     columns: int = 4,
+    colour_by: str = "object",
 ) -> Image.Image:
     """Draws all images of a data set, with all `detections` (COCO results above `threshold`).
 
@@ -78,7 +79,15 @@ def prediction_grid(
         drawn.append(draw.Example(image, objects, predictions, truth.ignore, caption))
     if not drawn:
         raise InputError(f"none of the images in {dataset.folder} can be read: give others")
-    return draw.grid(drawn, dataset.class_names, title=title, columns=columns, threshold=threshold)
+    layout = {"title": title, "columns": columns, "colour_by": colour_by}
+    return draw.grid(drawn, dataset.class_names, threshold=threshold, **layout)
+
+
+def title_of(path: Path, content: dict, split: str) -> str:
+    """The title of a grid: the checkpoint with its AP, and the split of the images."""
+    ap = content["best"].get("AP", -1.0)
+    scored = f" (AP {ap:.3f} on {content['about']['split']})" if ap >= 0 else ""
+    return f"{path.parent.name}/{path.name}{scored}, images of {split}"
 
 
 def save_image(image: Image.Image, path: Path) -> None:
@@ -127,8 +136,9 @@ def main(argv: list[str], builder: checkpoint.Builder = zoo.build_from_config) -
         device=device,
         threshold=threshold,
     )
-    title = f"{path.parent.name}, {opts.split}"
-    sheet = prediction_grid(shown, detections, threshold, title=title, columns=opts.columns)
+    title = title_of(path, content, opts.split)
+    layout = {"title": title, "columns": opts.columns, "colour_by": opts.colour_by}
+    sheet = prediction_grid(shown, detections, threshold, **layout)
     name = f"{path.stem}_{opts.split}.png"
     out = files.output(opts.out, path.parent, "visualize", name)
     save_image(sheet, out)

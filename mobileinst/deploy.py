@@ -12,10 +12,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from mobileinst.segmenter import Segmenter
-from mobileinst.set_prediction.postprocess import Postprocess, Size, grid_quality, mean_inside
+from mobileinst.set_prediction.postprocess import Postprocess, Size, grid_quality
 
 # Of the pad colour in bytes; image pixels as near to it become zero as well, half a step away.
 TOLERANCE = 0.51 / 255
+STEEP = 2.0**15  # differences to a limit are 1 from 3e-5 on; half precision holds it as well
 
 
 @torch.inference_mode(False)
@@ -111,6 +112,13 @@ def final_postprocess(max_detections: int, duplicate_iou: float) -> Postprocess:
     return Postprocess(rank, 0.5, max_detections, quality, duplicate_iou)
 
 
+class Normalised(nn.Module):
+    """In place of the normalising of a model: its images are normalised already."""
+
+    def forward(self, images: Tensor, padding: Tensor | None = None) -> Tensor:
+        return images
+
+
 class Deployed(nn.Module):
     """Image float32 [1,3,H,W], RGB in 0..1 -> scores [1,Q,K] and masks [1,Q,h,w].
 
@@ -118,36 +126,49 @@ class Deployed(nn.Module):
     padding: it is zero after normalising and does not count for the mask quality.
 
     scores: final, of each query with each class. masks: logits minus the cut, above 0 inside.
+
+    Only sums, products, maxima and the like of float32, without truth values: other operators end
+    the part of a graph that XNNPACK runs, and take as long as a third of the network each.
     """
 
     def __init__(self, model: Segmenter, postprocess: Postprocess, size: Size):
         super().__init__()
+        self.mean, self.std = model.normalise.mean, model.normalise.std  # [3,1,1] each
         self.model = model
+        model.normalise = Normalised()
         self.rank, self.cut, self.size = postprocess.rank, postprocess.cut, size
         self.cell = model.mask_stride // 2  # of the grid of the mask quality, in pixels
-        for name, pixels in zip(("rows", "columns"), size):
-            count = pixels // self.cell
-            self.register_buffer(name, torch.ones(count, count).tril(), persistent=False)
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        channels = (image - self.model.normalise.mean).abs().split(1, 1)
-        distance = functools.reduce(torch.maximum, channels)  # [1,1,H,W]
-        outputs = self.model(image, distance.squeeze(1) < TOLERANCE)
-        masks = outputs["mask_logits"]  # [1,Q,h,w]
+        image = image - self.mean
+        far = image.abs()
+        distance = functools.reduce(torch.maximum, (far[:, i : i + 1] for i in range(3)))
+        outputs = self.model(image * (above(distance, TOLERANCE) / self.std))
+        masks = outputs["mask_logits"] - self.cut  # [1,Q,h,w]
         names = {"class_logits", "objectness"} & outputs.keys()
-        scores, _ = self.rank({name: outputs[name].squeeze(0) for name in names})  # [Q,K]
-        quality = self.quality(masks, distance)  # [Q]
-        return (scores * quality[:, None])[None], masks - self.cut
+        scores, _ = self.rank({name: outputs[name].flatten(0, 1) for name in names})  # [Q,K]
+        scores = scores * self.quality(masks, distance).flatten(0, 2)  # [Q,K]
+        return scores.unflatten(0, (1, -1)), masks
 
     def quality(self, masks: Tensor, distance: Tensor) -> Tensor:
-        """As `grid_quality`, with the size of the image found in its pixels: -> [Q]."""
-        seen = F.max_pool2d(distance, self.cell).squeeze(1)  # [1,2h,2w]
+        """As `grid_quality`, with the size of the image found in its pixels: -> [1,Q,1,1]."""
+        seen = F.max_pool2d(distance, self.cell)  # [1,1,2h,2w]
+        height, width = seen.shape[2:]
         # A cell counts if it or a later one holds a pixel of the image.
-        rows = (seen.amax(2) >= TOLERANCE).to(masks.dtype) @ self.rows > 0  # [1,2h]
-        columns = (seen.amax(1) >= TOLERANCE).to(masks.dtype) @ self.columns > 0  # [1,2w]
+        rows = F.pad(F.max_pool2d(seen, (1, width)), (0, 0, 0, height - 1))
+        rows = above(F.max_pool2d(rows, (height, 1), 1), TOLERANCE)  # [1,1,2h,1]
+        columns = F.pad(F.max_pool2d(seen, (height, 1)), (0, width - 1))
+        columns = above(F.max_pool2d(columns, (1, width), 1), TOLERANCE)  # [1,1,1,2w]
         fine = F.interpolate(masks, scale_factor=2, mode="bilinear", align_corners=False)
-        inside = (fine > self.cut) & rows[..., None] & columns[:, None]  # [1,Q,2h,2w]
-        return mean_inside(fine.squeeze(0), inside.squeeze(0).to(masks.dtype))
+        inside = above(fine * (rows * columns), 0)  # [1,Q,2h,2w]
+        sure = (fine + self.cut).sigmoid() * inside
+        least = 1 / (height * width)
+        return sure.mean((2, 3), True) / inside.mean((2, 3), True).clamp(min=least)
+
+
+def above(x: Tensor, limit: float) -> Tensor:
+    """1 where x > limit, else 0."""
+    return ((x - limit) * STEEP).clamp(0, 1)
 
 
 class FromBytes(nn.Module):

@@ -194,7 +194,7 @@ def paint_objects(
     shapes, shown = [], drawable(class_names)
     for index, (label, mask) in enumerate(zip(objects.labels, objects.masks, strict=True)):
         mask = patch_of(mask)
-        score = "" if objects.scores is None else f" {float(objects.scores[index]):.2f}"
+        score = "" if objects.scores is None else f"  {float(objects.scores[index]):.2f}"
         dashed = partners is not None and index not in partners
         own = int(label) if colour_by == "class" else (partners or {}).get(index, index)
         colour = alone if dashed else palette(own)

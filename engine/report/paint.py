@@ -24,6 +24,9 @@ PLATE = (18, 20, 24, 205)
 
 MANY = 15  # labels on one image, from which those larger than their object are left out
 HIDDEN = 0.25  # a label covers at most this share of the box of another object
+THIN = 5  # line widths across a mask, below which it is not dashed
+LARGEST = 1 / 25  # of an image that one label may cover, and the next one of all labels together
+LARGEST_SUM = 1 / 6
 GOLDEN = 0.6180339887498949
 # Where systems keep fonts; those below the home folder first.
 FONT_FOLDERS = (
@@ -266,10 +269,14 @@ class Painting:
             self.image.paste(colour, box, sheet)
 
     def outline(self, mask: Patch, colour: Colour, *, dashed: bool = False) -> None:
-        """Draws the border of a mask in colour, on a thin dark line."""
+        """Draws the border of a mask in colour, on a thin dark line; that of a thin mask stays
+        whole, where the dashes of its two sides would run together.
+        """
         inside, corner = self._scaled(mask)
         unit = self.fine * self.scale
-        loops = [smooth(loop, reach=3 * self.fine // 2) + corner for loop in contours(inside)]
+        borders = contours(inside)
+        dashed = dashed and 2 * inside.sum() > THIN * unit * sum(map(len, borders))
+        loops = [smooth(loop, reach=3 * self.fine // 2) + corner for loop in borders]
         pen = ImageDraw.Draw(self.image)
         for width, shade in ((2.7, INK), (1.5, colour)):
             thick = max(round(unit * width), 1)
@@ -292,22 +299,26 @@ class Painting:
         """The image with its labels, none of which hides another object.
 
         A label without a place on or beside its object gets one farther away, with a line to it, or
-        is left out. Among many, labels larger than their objects are left out too.
+        is left out, as those that would cover a small image, or among many their own object.
         """
         image = self.image.resize(self.size, Image.Resampling.BOX)
         plates = Image.new("RGBA", self.size)
         text_height = round(11 * self.scale)
         placed: list[tuple[Box, str, Colour]] = []
+        whole, covered = self.size[0] * self.size[1], 0  # pixels
         for text, colour, box in self.labels:
             others = [other for _, _, other in self.labels if other is not box]
             text = shorten(text, text_height, self.size[0] - text_height - 4)
             width, height = text_size(text, text_height)
             plate = (width + text_height, height + 2)
-            if len(self.labels) > MANY and plate[0] * plate[1] > shared_area(box, box):
+            area = plate[0] * plate[1]
+            limit = shared_area(box, box) if len(self.labels) > MANY else whole
+            if area > min(limit, LARGEST * whole, LARGEST_SUM * whole - covered):
                 continue
             place = free_place(box, plate, self.size, [other for other, *_ in placed], others)
             if text and place is not None:
                 placed.append((place, text, colour))
+                covered += area
                 draw_line(plates, box, place, colour, max(round(self.scale), 1))
         for place, text, colour in placed:
             draw_plate(plates, place, text, text_height, colour)

@@ -48,6 +48,16 @@ def table(scores: Scores, markdown: bool = False) -> str:
     return "\n\n".join([counts, layout(numbers, 2), layout(classes, 1), threshold])
 
 
+def side_by_side(scores: dict[str, Scores]) -> str:
+    """The numbers of two evaluations by name, and what the second one differs by."""
+    rows = [["mask", *scores, "difference"]]
+    for key in MEANING:
+        one, other = (each.headline[key] for each in scores.values())
+        difference = "-" if one == NOTHING else f"{other - one:+.3f}"
+        rows.append([key, number(one), number(other), difference])
+    return aligned(rows, 1)
+
+
 def number(value: float) -> str:
     return "-" if value == NOTHING else f"{value:.3f}"
 

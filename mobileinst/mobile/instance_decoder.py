@@ -112,7 +112,7 @@ class InstanceDecoder(nn.Module):
         """
         logits = apply_kernels(kernels, pixel_features).detach()  # [B,Q,h,w]
         probs = max_pool_ceil(logits, self.kv_stride // self.mask_stride).sigmoid().flatten(2)
-        return probs.clamp(min=1e-3).log()[:, None]
+        return probs.clamp(min=1e-3).log().unflatten(1, (1, -1))
 
 
 class Places(nn.Module):
@@ -149,10 +149,11 @@ class Places(nn.Module):
 
         The layer gives c + bx dx + by dy - ex dx² - ey dy², with dx, dy from the cell's centre.
         """
-        c, bx, by, ex, ey = self.blob(queries).unbind(-1)  # [B,Q] each
-        x, y = coordinate_maps(*self.grid, queries.device)[0].flatten(1)  # [Q] each
+        values = self.blob(queries)  # [B,Q,5]
+        c, bx, by, ex, ey = (values[..., i : i + 1] for i in range(5))  # [B,Q,1] each
+        x, y = coordinate_maps(*self.grid, queries.device)[0].flatten(1)[..., None]  # [Q,1] each
         constant = c - bx * x - by * y - ex * x**2 - ey * y**2
-        return torch.stack((constant, bx + 2 * ex * x, by + 2 * ey * y, -ex, -ey), -1)
+        return torch.cat((constant, bx + 2 * ex * x, by + 2 * ey * y, -ex, -ey), -1)
 
 
 def blob_maps(height: int, width: int, device: Device = "cpu") -> Tensor:

@@ -110,12 +110,19 @@ def test_boxes_are_masks_as_in_the_training(toy_run, toy_coco, tmp_path):
     assert objects == [every - discs, every, every] and 0 < discs < every
 
 
-def test_plain_resizing_is_another_input(toy_run, toy_coco, tmp_path):
-    found = []
-    for resize in ("antialiased", "plain"):
+def test_plain_resizing_is_another_input(toy_run, toy_coco, tmp_path, capsys):
+    found = {}
+    for resize in ("antialiased", "plain", "both"):
         argv = ["--checkpoint", str(toy_run / "best.pt"), "--resize", resize, "--image-size", "32"]
         argv += ["--data", str(toy_coco), "--out", str(tmp_path / f"{resize}.json")]
         evaluate.main([*argv, "--device", "cpu", "--threads", "1", "--workers", "0"])
-        found.append(json.loads((tmp_path / f"{resize}.json").read_text()))
-    assert [one["resize"] for one in found] == ["antialiased", "plain"]
-    assert found[0]["detections"] != found[1]["detections"]
+        found[resize] = json.loads((tmp_path / f"{resize}.json").read_text())
+    one, other, both = found.values()
+    assert [each["resize"] for each in found.values()] == ["antialiased", "plain", "antialiased"]
+    assert one["detections"] != other["detections"]
+    assert both["detections"] == one["detections"] and both["scores"] == one["scores"]
+    assert both["scores_plain"] == other["scores"]
+    expected = [value["scores"]["metrics"]["AP"] for value in (one, other)]
+    difference = f"{expected[1] - expected[0]:+.3f}"
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["AP", *(f"{value:.3f}" for value in expected), difference] in rows

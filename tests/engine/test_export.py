@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,8 @@ from data import rle
 from data.errors import InputError
 from engine import backends, checkpoint, evaluate, export, graphs, predict, web_page
 from engine.files import FailedRun
+from mobileinst import zoo
+from mobileinst.deploy import deploy
 
 FORBIDDEN = ("TopK", "Gather", "Scatter", "GridSample", "NonZero", "Loop", "If", "Scan", "NonMax")
 
@@ -279,6 +282,19 @@ def test_other_systems_export(name, tiny, toy_coco, tmp_path, no_finish):
     with open(out / "parity.csv", newline="") as file:
         *_, row = csv.DictReader(file)
     assert row["same"] == "True" and int(row["answers"]) >= 20
+
+
+def test_xnnpack_runs_all_but_the_norms():
+    pytest.importorskip("executorch", reason="executorch is missing: .pte is not tested")
+    small = {"width": 16, "num_queries": 9, "query_width": 16, "num_heads": 4}
+    model, _, postprocess = zoo.build(
+        "mobileinst_topformer_tiny", 3, **small, placed=True, guided=True
+    )
+    lowered = graphs.for_xnnpack(deploy(model, postprocess, (64, 128))).exported_program()
+    nodes = [node for node in lowered.graph.nodes if node.op == "call_function"]
+    names = Counter(node.target.__name__ for node in nodes if node.args[0].op != "placeholder")
+    assert names.pop("aten.native_layer_norm.default") == 10
+    assert names.keys() <= {"executorch_call_delegate", "getitem"}
 
 
 def test_executorch(trained, toy_coco, tmp_path):

@@ -283,3 +283,33 @@ def test_outputs_of_other_names(run_predict, toy_coco):
         with pytest.raises(InputError, match=f"--save: {words}"):
             predict.parse(["x.png", "--save", given])
     assert predict.parse(["x.png"]).save == ("overlay", "ids", "coco", "csv")
+
+
+def test_cutouts_and_colours_by_class(run_predict, toy_run, toy_coco, tmp_path):
+    """One transparent PNG for each object of the table, in its order, also of classes whose names
+    are no names of files.
+    """
+    weights = checkpoint.load(toy_run / "best.pt")
+    weights["classes"] = [one | {"name": f"a/b 猫 {one['name']}"} for one in weights["classes"]]
+    checkpoint.save(tmp_path / "named.pt", weights)
+    folder = filled(tmp_path / "in", toy_coco)
+    for number in (6, 0, 3):
+        shutil.copy(toy_coco / "train" / f"{number}.png", folder / f"é {number}.png")
+    argv = [str(folder), "--checkpoint", str(tmp_path / "named.pt"), "--threshold", "0.2", *ON_CPU]
+    out, argv = tmp_path / "out", [*argv, "--save", "cutouts,csv,overlay", "--colour-by", "class"]
+    predict.main([*argv, "--out", str(out)])
+    with open(out / "objects.csv", newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    cuts = sorted((out / "cutouts").iterdir())
+    numbers = {"é 0.png": 1, "é 3.png": 2, "é 6.png": 3}
+    assert len(cuts) == len(rows) > 1
+    for row, path in zip(rows, cuts, strict=True):
+        stem = f"{numbers[row['image']]:05d}_{row['image'][:-4]}"
+        assert path.name == f"{stem}_object{int(row['object']):03d}.png"
+        with Image.open(path) as cut:
+            pixels = np.asarray(cut)
+        x0, y0, x1, y1 = (int(row[side]) for side in ("x0", "y0", "x1", "y1"))
+        assert pixels.shape == (y1 - y0, x1 - x0, 4)
+        assert (pixels[..., 3] == 255).sum() == int(row["area"])
+        photo = np.asarray(Image.open(folder / row["image"]).convert("RGB"))[y0:y1, x0:x1]
+        assert (pixels[..., :3] == photo)[pixels[..., 3] > 0].all()

@@ -175,15 +175,72 @@ def test_labels_do_not_cover_one_another(monkeypatch):
     monkeypatch.setattr(
         "engine.report.paint.draw_plate", lambda image, place, *rest: places.append(place)
     )
-    masks = np.stack([square(20 + i, 30 + i, 50) for i in range(12)])
-    draw.overlay(black(), Objects([0] * 12, masks, [0.5] * 12), NAMES)
+    masks = np.stack([square(20 + i, 30 + i, 50, (240, 320)) for i in range(12)])
+    draw.overlay(black((240, 320)), Objects([0] * 12, masks, [0.5] * 12), NAMES)
     assert len(places) > 3
-    covered = np.zeros((120, 160), int)
+    covered = np.zeros((240, 320), int)
     for left, top, right, bottom in places:
-        assert 0 <= left < right <= 160
-        assert 0 <= top < bottom <= 120
+        assert 0 <= left < right <= 320
+        assert 0 <= top < bottom <= 240
         covered[top:bottom, left:right] += 1
     assert covered.max() == 1
+
+
+@pytest.mark.parametrize("side", [16, 64, 96, 128, 200, 320])
+def test_labels_cover_little_of_a_small_image(monkeypatch, side):
+    places = []
+    monkeypatch.setattr(
+        "engine.report.paint.draw_plate", lambda image, place, *rest: places.append(place)
+    )
+    size, step = (side, side), side // 4
+    corners = [(row * step, column * step) for row in range(4) for column in range(4)]
+    masks = np.stack([square(*corner, step - 2, size) for corner in corners])
+    draw.overlay(black(size), Objects([0] * 16, masks, [0.5] * 16), ["a class with a long name"])
+    areas = [(right - left) * (bottom - top) for left, top, right, bottom in places]
+    assert all(area <= side**2 / 25 for area in areas) and sum(areas) <= side**2 / 6
+    draw.overlay(black(size), Objects([0], masks[:1], [0.5]), ["cat"])
+    assert (len(places) > len(areas)) == (side >= 200)
+
+
+def test_colours_by_class_are_those_of_its_index():
+    masks = np.stack([square(10, 10, 40), square(10, 100, 40), square(70, 10, 40)])
+    one = draw.overlay(black(), Objects([2, 0, 2], masks), NAMES, "class")
+    two = draw.overlay(black(), Objects([2], masks[2:]), NAMES, "class")
+    for x, y, label in ((40, 40, 2), (130, 40, 0), (40, 100, 2)):
+        assert looks_like(one, (x, y), palette(label))
+    assert looks_like(two, (40, 100), palette(2))
+
+
+def test_classes_in_a_grid(monkeypatch):
+    """The legend names those that occur; what is missed or too much keeps its own colour."""
+    named = []
+    strip = draw.legend_strip
+    monkeypatch.setattr(draw, "legend_strip", lambda legend, width: named.extend(legend) or strip(
+        legend, width))  # fmt: skip
+    masks = np.stack([square(10, 10, 40), square(10, 100, 40)])
+    truth, found = Objects([2, 0], masks), Objects([2, 2], masks, [0.9, 0.8])
+    example = Example(black(), truth, found)
+    draw.grid([example], NAMES, colour_by="class")
+    assert [text for _, text in named[:4]] == [
+        NAMES[0], NAMES[2], "missed object", "prediction without object",
+    ]  # fmt: skip
+    rows = draw.draw_rows(example, NAMES, height=120, colour_by="class")
+    for row, other in (("ground truth", MISSED), ("prediction", UNMATCHED)):
+        assert looks_like(rows[row], (40, 40), palette(2))
+        assert looks_like(rows[row], (130, 40), other)
+
+
+def test_a_thin_object_that_is_missed_has_a_whole_outline():
+    def broken(mask):
+        """How often the colour of an outline begins along the middle row of its border."""
+        painting = Painting(black(), (160, 120))
+        painting.outline(patch_of(mask), MISSED, dashed=True)
+        row = np.asarray(painting.finish())[40:43].max((0, 2)) > 150
+        return np.count_nonzero(np.diff(row.astype(int)) == 1)
+
+    thin, thick = np.zeros((2, 120, 160), bool)
+    thin[40:44, 10:150] = thick[40:110, 10:150] = True
+    assert broken(thin) == 1 and broken(thick) > 5
 
 
 def test_contours_run_along_every_side_once():
@@ -263,9 +320,10 @@ def test_without_fonts_of_the_system_numbers_and_the_legend_are_drawn(monkeypatc
         names = ["cat", "猫", "แมว"]
         assert draw.drawable(names) == ["cat", "1", "2"]
         assert draw.numbered(names).endswith(": 1 = 猫, 2 = แมว")
-        masks = np.stack([square(10, 10, 60), square(40, 90, 60), square(70, 20, 40)])
-        images = [draw.overlay(black(), Objects([0, 1, 2], masks), each) for each in (names, "c12")]
-        named = draw.overlay(black(), Objects([0, 1, 2], masks), ["cat", "1", "2"])
+        masks = np.stack([square(*at, 60, (240, 320)) for at in ((10, 10), (40, 90), (150, 20))])
+        given = black((240, 320)), Objects([0, 1, 2], masks)
+        images = [draw.overlay(*given, each) for each in (names, "c12")]
+        named = draw.overlay(*given, ["cat", "1", "2"])
         assert np.array_equal(images[0], named) and not np.array_equal(images[0], images[1])
     finally:
         paint.font_file.cache_clear()

@@ -1,0 +1,185 @@
+"""An output folder of `predict` that the jobs of an array share.
+
+Image n of the list belongs to shard (n - 1) % N + 1. A shard writes the images of what it finds
+straight into the folder, and after those of an image one line into its own
+`shards/I-of-N/records.jsonl`: an image is done when its line is whole. `shards/run.json` says what
+is found with what; a shard that was started otherwise is refused.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import NamedTuple
+
+from data.errors import BadRecord, BadRecords, InputError
+from engine import files
+from engine.files import FailedRun
+from engine.inputs import File
+
+FOLDER, RUN, RECORDS = "shards", "run.json", "records.jsonl"
+
+
+class Shard(NamedTuple):
+    """Shard `index` of `count`, from 1."""
+
+    index: int
+    count: int
+
+    def __str__(self) -> str:
+        return f"{self.index}/{self.count}"
+
+    def has(self, number: int) -> bool:
+        """Whether it does the image of this number."""
+        return (number - self.index) % self.count == 0
+
+    def folder(self, out: Path) -> Path:
+        return out / FOLDER / f"{self.index}-of-{self.count}"
+
+
+def shard(text: str) -> Shard:
+    """I/N of an option."""
+    index, _, count = text.partition("/")
+    if not (index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
+        raise argparse.ArgumentTypeError(f"'{text}' is not I/N with I from 1 to N, as 2/10")
+    return Shard(int(index), int(count))
+
+
+def begin(out: Path, about: dict) -> None:
+    """Writes what the shards have in common, or checks that it is the same.
+
+    Raises:
+        InputError: if the folder holds something else, or was begun with other options.
+    """
+    path = out / FOLDER / RUN
+    if not path.exists():
+        others = [one.name for one in out.iterdir() if one.name != FOLDER] if out.is_dir() else []
+        if others or out.is_file():
+            raise InputError(f"{out}: the output exists and is not of shards; name another --out")
+        files.make_folder(path.parent)
+        # Only whole, and by the first of several jobs that start at once.
+        temporary = path.with_name(f"{os.uname().nodename}-{os.getpid()}.tmp")
+        temporary.write_text(json.dumps(about, indent=1), encoding="utf-8")
+        with suppress(FileExistsError):
+            os.link(temporary, path)
+        temporary.unlink()
+    known = read_run(out)
+    for name, value in about.items():
+        if known.get(name) != value:
+            was, now = (
+                "" if isinstance(each, (list, dict)) else f" ({each})"
+                for each in (known.get(name), value)
+            )
+            raise InputError(
+                f"{out}: was begun with other {name}{was} than now{now}; give the same, or start "
+                "in another --out"
+            )
+
+
+def read_run(out: Path) -> dict:
+    """What the shards have in common; raises InputError if there is nothing."""
+    known = files.read_json(out / FOLDER / RUN)
+    if not isinstance(known, dict):
+        raise InputError(f"{out}: holds no {FOLDER}/{RUN}; give the --out of commands with --shard")
+    return known
+
+
+def digest_of(names: list[str]) -> str:
+    """What tells lists of images apart."""
+    return hashlib.sha256("\n".join(names).encode("utf-8", "surrogateescape")).hexdigest()
+
+
+class Records:
+    """The images that a shard has done, by number, and how others are added."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.done = path, {}
+        self.bad: list[dict] = []
+        for record in read_lines(path):
+            if "bad" in record:
+                self.bad.append(record)
+            else:
+                self.done[record["image"]["id"]] = record
+
+    def add(self, record: dict) -> None:
+        """Raises FailedRun if the file system does not allow it."""
+        try:
+            with open(self.path, "a", encoding="utf-8") as file:
+                file.write(json.dumps(record) + "\n")
+        except OSError as error:
+            raise FailedRun(
+                f"{self.path}: cannot be written ({error.strerror}), images before are done; make "
+                "room and start the same command again"
+            ) from error
+        if "image" in record:
+            self.done[record["image"]["id"]] = record
+
+
+def read_lines(path: Path) -> Iterator[dict]:
+    """The whole records of a file, none if it is missing."""
+    with suppress(FileNotFoundError), open(path, encoding="utf-8") as file:
+        for line in file:
+            with suppress(ValueError):
+                record = json.loads(line)
+                if line.endswith("\n"):
+                    yield record
+
+
+@contextmanager
+def opened(out: Path, own: Shard) -> Iterator[Records]:
+    """The records of a shard, which one process at a time can add to.
+
+    What a killed process left of a line is removed, and what was bad is tried again.
+    """
+    lock = files.FolderLock()
+    lock.acquire(own.folder(out))
+    try:
+        path = own.folder(out) / RECORDS
+        records = Records(path)
+        with files.replacing(path, "choose another --out") as temporary:
+            with open(temporary, "w", encoding="utf-8") as file:
+                file.writelines(json.dumps(each) + "\n" for each in records.done.values())
+        records.bad.clear()
+        yield records
+    finally:
+        lock.release()
+
+
+def bad_record(bad: BadRecord, given: list[File]) -> dict:
+    """A line for an image that cannot be read; the pages after it in its file cannot either."""
+    last = next(one.last for one in reversed(given) if one.number <= bad.image_id)
+    return {"bad": bad._asdict(), "last": last}
+
+
+def joined(out: Path, known: dict) -> tuple[list[dict], BadRecords]:
+    """The records of all shards by number, and what could not be read.
+
+    Raises:
+        InputError: if a shard is not finished.
+    """
+    found, bad, left = {}, {}, {}
+    for index in range(1, known["shards"] + 1):
+        own = Shard(index, known["shards"])
+        records = Records(own.folder(out) / RECORDS)
+        found |= records.done
+        missing = {n for n in range(index, known["images"] + 1, own.count)} - records.done.keys()
+        for one in records.bad:
+            record = BadRecord(**one["bad"])
+            if record.image_id in missing:
+                first = bad.setdefault(record.file, record)  # of the shards that read its pages
+                bad[record.file] = min(first, record, key=lambda each: each.image_id)
+            missing -= set(range(record.image_id, one["last"] + 1))
+        if missing:
+            left[str(own)] = len(missing)
+    if left:
+        named = ", ".join(f"{name} ({count} images)" for name, count in list(left.items())[:8])
+        more = f" and {len(left) - 8} more" if len(left) > 8 else ""
+        raise InputError(
+            f"{out}: not all shards are finished; start them again: --shard {named}{more}"
+        )
+    all_bad = BadRecords(skip=True)
+    all_bad.add(sorted(bad.values(), key=lambda each: each.image_id))
+    return [found[number] for number in sorted(found)], all_bad
