@@ -35,6 +35,7 @@ def test_dense_masks_come_back_in_every_form(masks):
     size = masks.shape[1:]
     rles = rle.encode(masks)
     assert (rle.decode(rles, size) == masks).all()
+    assert not len(masks) or (coco_mask.decode(rles).transpose(2, 0, 1) == masks).all()
     assert rle.encode(torch.from_numpy(masks)) == rles
     for mask, one in zip(masks, rles, strict=True):
         text = rle.to_json(one)
