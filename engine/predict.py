@@ -152,7 +152,7 @@ def main(argv: list[str], builder: checkpoint.Builder = zoo.build_from_config) -
     bad = BadRecords(skip=True)
     if opts.shard:
         about = {
-            "checkpoint": backends.digest(path),
+            "checkpoint": backends.digest(source),
             "images": given[-1].last,
             "list of images": shards.digest_of(list(named)),
             "shards": opts.shard.count,
