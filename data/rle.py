@@ -68,18 +68,13 @@ def encode_at(mask: np.ndarray, left: int, top: int, height: int, width: int) ->
 
 
 def decode(rles: Sequence[Rle], size: Sequence[int]) -> np.ndarray:
-    """N RLEs of one size (h, w) -> boolean array [N,h,w], also for N = 0.
-
-    Run by run: that of pycocotools also writes the zeros, and took 30 times as long for ten masks
-    of 12 megapixels.
-    """
+    """N RLEs of one size (h, w) -> boolean array [N,h,w], also for N = 0."""
     require_size(rles, size)
-    masks = np.zeros((len(rles), size[1], size[0]), dtype=bool)  # runs go down the columns
+    masks = np.zeros((len(rles), *size), bool)
     for mask, one in zip(masks, rles):
-        ends, pixels = np.cumsum(runs_of(one["counts"])).tolist(), mask.reshape(-1)
-        for start, stop in zip(ends[::2], ends[1::2]):
-            pixels[start:stop] = True
-    return masks.transpose(0, 2, 1)
+        inside, (left, top) = decode_inside(one)
+        mask[top : top + inside.shape[0], left : left + inside.shape[1]] = inside
+    return masks
 
 
 def decode_inside(one: Rle) -> tuple[np.ndarray, tuple[int, int]]:
