@@ -12,7 +12,7 @@ import numpy as np
 from engine.report.page import Html, element, joined, number
 
 WIDTH, HEIGHT = 460, 240  # of a chart, in units of its view box
-LEFT, RIGHT, TOP, BOTTOM = 56, 14, 12, 28  # margins around the axes
+LEFT, RIGHT, TOP, BOTTOM = 62, 14, 12, 28  # margins around the axes
 MOST_POINTS = 200  # of a line
 SMOOTHED = 40  # a smoothed line is a mean over this part of its points
 LOG_RANGE = 5  # largest / smallest value from which an axis may be logarithmic
@@ -138,7 +138,7 @@ def grid(across: Axis, upward: Axis, x: str) -> Html:
             text(tick_text(tick), place + (6 if anchor == "end" else 0), base + 18, anchor)
         )
     parts.append(element("path", d=f"M{LEFT} {base}H{WIDTH - RIGHT}", kind="axis"))
-    return joined([*parts, text(x, LEFT - 12, base + 18, "end")])
+    return joined([*parts, text(x, 0, base + 18)])
 
 
 def text(content: str, x: float, y: float, anchor: str = "start") -> Html:

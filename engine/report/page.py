@@ -16,6 +16,7 @@ from PIL import Image
 from data.errors import printable
 
 QUALITY = 82  # of JPEGs
+TAG = re.compile("<[^>]*>")
 NUMBER = re.compile(r"-|[-+]?[\d.,]+%?")
 STYLE = Path(__file__).with_name("page.css").read_text(encoding="utf-8")
 
@@ -92,7 +93,8 @@ def table(header: Sequence[object], rows: Sequence[Sequence[object]], long: int 
 
 
 def is_number(value: object) -> bool:
-    return not isinstance(value, str) or NUMBER.fullmatch(value) is not None
+    """Whether digits alone are shown, whatever elements are around them."""
+    return not isinstance(value, str) or NUMBER.fullmatch(TAG.sub("", value)) is not None
 
 
 def number(value: float) -> str:

@@ -60,7 +60,7 @@ def headline(scores: Scores, train_ap: float | None) -> Html:
 def threshold(evidence: Evidence) -> Html:
     """Precision, recall and F1, and how good images are."""
     curves, by_score, at = evidence["curves"], evidence["thresholds"], evidence["threshold"]
-    kinds = (("precision50", "IoU 0.50"), ("precision75", "IoU 0.75"), ("precision", "mean of all"))
+    kinds = (("precision50", "IoU 0.50"), ("precision75", "IoU 0.75"), ("precision", "0.50:0.95"))
     precision = [
         Line(name, curves["recall"], gaps(curves[key]), hue)
         for hue, (key, name) in enumerate(kinds)
@@ -209,7 +209,7 @@ def diagnosis(found: Evidence | None) -> Html:
     oracles = [
         (
             name, diagnose.MEANING[name], number(values["AP"]), bar(values["AP"]),
-            "" if name == "as evaluated" else f"{values['AP'] - now:+.3f}", number(values["AP50"]),
+            "-" if name == "as evaluated" else f"{values['AP'] - now:+.3f}", number(values["AP50"]),
         )
         for name, values in found["oracles"].items()
     ]  # fmt: skip

@@ -1,27 +1,77 @@
-"""Entry: a run folder -> its report.html and summary.md, at any time."""
+"""Entry: a run folder -> its report.html and summary.md; several -> a page that compares them."""
 
 import argparse
 from pathlib import Path
 
+import torch
+
+from data.dataset import CocoDataset
 from data.errors import InputError
-from engine import files, options
+from engine import checkpoint, files, options
+from engine.datasets import parts_of_run
 from engine.log import info
-from engine.report import run_page, summary
+from engine.report import compare, compare_page, evidence, run_page, summary
+from engine.values import device_for
+
+COMPARISONS = Path("comparisons")
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
-    parser = options.Parser("Write report.html and summary.md of a run, at any time.")
-    parser.add_argument("run", type=Path, nargs="?", help="run folder; the newest if not given")
+    parser = options.Parser("Write the page of a run, or a page that compares several runs.")
+    parser.add_argument("runs", type=Path, nargs="*", help="run folders; the newest if not given")
+    where = f"{run_page.NAME} in the folder of the run, {COMPARISONS}/NNN for several, if not given"
+    options.add_out(parser, f"html file, or a folder for it; {where}")
+    options.add_device(parser, workers=True)
     return parser.parse_args(argv)
+
+
+def evidence_of(folder: Path, opts: argparse.Namespace) -> tuple[dict, CocoDataset | None, str]:
+    """The evidence of a run, made where it is missing or of other weights; its data set; and why
+    one of them is missing, in a sentence.
+    """
+    try:
+        best = checkpoint.load_if_whole(folder / "best.pt")
+        found = evidence.load(folder)
+        if not found or (best and found.get("iteration") != best["iteration"]):
+            found = evidence.compute(folder, str(device_for(opts.device)), opts.workers)
+        return found, parts_of_run(folder, best).val if best else None, ""
+    except InputError as error:
+        info(f"{folder}: {error}")
+        return evidence.load(folder), None, str(error)
+
+
+def write_run(folder: Path, opts: argparse.Namespace) -> Path:
+    """The page of one run, and its summary."""
+    found, dataset, lacking = evidence_of(folder, opts)
+    summary.write(folder)
+    out = opts.out and files.output(opts.out, folder, "", run_page.NAME)
+    return run_page.write(folder, found, dataset, lacking, out)
+
+
+def write_comparison(folders: list[Path], opts: argparse.Namespace) -> Path:
+    """The page of several runs."""
+    datasets = [evidence_of(folder, opts)[1] for folder in folders]
+    compared = compare.compare(folders)
+    indices = zip(*(row["index"] for row in compared["images"]))
+    answers = [compare.answers(*each) for each in zip(folders, indices)]
+    text = compare_page.build(folders, compared, answers, datasets[0])
+    out = files.output(opts.out, COMPARISONS, "", compare_page.NAME)
+    with files.replacing(out, "name another --out") as temporary:
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
+    return out
 
 
 def main(argv: list[str]) -> None:
     opts = parse(argv)
-    folder = opts.run or files.newest_runs(options.RUNS)[0]
-    if not folder.is_dir():
-        raise InputError(f"{folder}: no such run folder; give one below {options.RUNS}/")
-    summary.write(folder)
-    info(f"wrote {run_page.write(folder)}")
+    files.require_free(opts.out, opts.overwrite)
+    folders = opts.runs or files.newest_runs(options.RUNS)[:1]
+    for folder in folders:
+        if not folder.is_dir():
+            raise InputError(f"{folder}: no such run folder; give one below {options.RUNS}/")
+    torch.set_num_threads(opts.threads)
+    one = len(folders) == 1
+    out = write_run(folders[0], opts) if one else write_comparison(folders, opts)
+    info(f"wrote {out}")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import pytest
 
 from data.errors import InputError
 from engine import checkpoint, evaluate, files, predict, train, visualize
-from engine.report import curves
+from engine.report import write
 from mobileinst import zoo
 
 ON_CPU = "--device cpu --threads 1".split()
@@ -44,14 +44,15 @@ def commands(toy_run, toy_coco, tiny, tmp_path, monkeypatch, no_finish):
             visualize.main, [*best, "--workers", "0", "--count", "1"], "mine.png",
             "runs/{model}-001/visualize-{number}/best_val.png",
         ),
-        "plot_runs": (curves.main, [str(run)], "mine.png", "curves/{number}/curves.png"),
+        "report": (
+            write.main, [str(run), str(toy_run), *ON_CPU, "--workers", "0"], "mine.html",
+            "comparisons/{number}/comparison.html",
+        ),
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["train", "predict", "test", "visualize", "plot_runs"])
+@pytest.mark.parametrize("name", ["train", "predict", "test", "visualize", "report"])
 def test_nothing_is_replaced_unasked(commands, tmp_path, name):
-    if name == "plot_runs":
-        pytest.importorskip("matplotlib")
     main, argv, out, written = commands[name]
     first = 2 if name == "train" else 1
     for number in (first, first + 1):

@@ -13,7 +13,7 @@ from PIL import Image
 from data.errors import InputError
 from engine import checkpoint, evaluate, options, predict, train, visualize
 from engine.loop import NonFiniteError, Trainer
-from engine.report import curves
+from engine.report import write
 from engine.tools import inspect_modules
 from mobileinst import zoo
 
@@ -285,8 +285,8 @@ def test_an_output_folder_in_use(complain, toy_coco, toy_run, tmp_path):
     assert f"{out}: the output exists; replace it with --" in complain(*argv, out, *ON_CPU)
     assert f"{out}: holds no objects.json" in complain(*argv, out, *ON_CPU, "--overwrite")
     checkpoint_and_out = ["--checkpoint", toy_run / "best.pt", "--out", file]
-    for main in (evaluate.main, visualize.main, curves.main, inspect_modules.main):
-        name = {curves.main: [toy_run, "--out", file], inspect_modules.main: ["--json", file]}
+    for main in (evaluate.main, visualize.main, write.main, inspect_modules.main):
+        name = {write.main: [toy_run, "--out", file], inspect_modules.main: ["--json", file]}
         said = complain(main, *name.get(main, checkpoint_and_out))
         assert f"{file}: the output exists; replace it with --overwrite, or name another" in said
     argv = ["--checkpoint", toy_run / "best.pt", "--out", out]
