@@ -14,6 +14,7 @@ from engine.report.page import Html, element, joined, number
 WIDTH, HEIGHT = 460, 240  # of a chart, in units of its view box
 LEFT, RIGHT, TOP, BOTTOM = 62, 14, 12, 28  # margins around the axes
 MOST_POINTS = 200  # of a line
+MOST_DOTS = 40  # of a line whose points are marked
 SMOOTHED = 40  # a smoothed line is a mean over this part of its points
 LOG_RANGE = 5  # largest / smallest value from which an axis may be logarithmic
 MOST_BINS = 20
@@ -171,7 +172,7 @@ def curve(line: Line, across: Axis, upward: Axis) -> Html:
         y = smooth(y, max(3, len(y) // SMOOTHED))
     x, y = thin(x, y)
     parts.append(path(x, y, across, upward, kind))
-    if line.points or len(x) == 1:
+    if line.points and len(x) <= MOST_DOTS or len(x) == 1:
         for place, value in zip(x, y):
             hint = element("title", f"{line.name} {value:.3f} at {number(float(place))}")
             where = {"cx": f"{across.place(place):.1f}", "cy": f"{upward.place(value):.1f}"}

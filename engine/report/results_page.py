@@ -16,7 +16,7 @@ from engine.report.tables import MEANING, number
 
 HEIGHT, QUALITY = 200, 68  # of the images of an example, as JPEG
 MOST_IN_MATRIX = 30  # classes; of more, the most confused pairs are listed
-PAIRS = 25
+PAIRS = 15
 SHOWN_CLASSES = 40  # of more, the best and the worst are shown, and the rest is folded
 KEY = (
     "An object and the prediction that finds it have one colour. Missed objects are dashed in "
@@ -99,10 +99,10 @@ def confusion(evidence: Evidence) -> Html:
         return Html()
     at = evidence["threshold"]
     note = (
-        f"Of {counted(right + wrong + missed, 'object')}, {right:,} are found with their class, "
-        f"{wrong:,} with another class, and {missed:,} are missed; {counted(extra, 'prediction')} "
-        f"more {'has' if extra == 1 else 'have'} no object. Mask IoU of at least 0.5"
-        + ("." if at is None else f", scores from {at:.2f}.")
+        f"Found with their class: {right:,} of {right + wrong + missed:,} objects; with another "
+        f"class: {wrong:,}; missed: {missed:,}. Predictions without an object: {extra:,}. "
+        "Rows are the objects, columns the predictions, at mask IoU 0.5"
+        + ("." if at is None else f" and scores from {at:.2f}.")
     )
     shown = matrix(names, counts) if len(names) <= MOST_IN_MATRIX else pairs(names, counts)
     return section("Confusion between classes", shown, note=note, id="confusion")
