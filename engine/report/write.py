@@ -51,10 +51,12 @@ def write_run(folder: Path, opts: argparse.Namespace) -> Path:
 def write_comparison(folders: list[Path], opts: argparse.Namespace) -> Path:
     """The page of several runs."""
     datasets = [evidence_of(folder, opts)[1] for folder in folders]
-    compared = compare.compare(folders)
-    indices = zip(*(row["index"] for row in compared["images"]))
-    answers = [compare.answers(*each) for each in zip(folders, indices)]
-    text = compare_page.build(folders, compared, answers, datasets[0])
+    compared, answers = compare.compare(folders), []
+    if all(datasets) and compared["images"]:
+        machine = {"device": device_for(opts.device), "workers": opts.workers}
+        indices = zip(*(row["index"] for row in compared["images"]))
+        answers = [compare.answers(*each, **machine) for each in zip(folders, datasets, indices)]
+    text = compare_page.build(folders, compared, answers, datasets[0] if answers else None)
     out = files.output(opts.out, COMPARISONS, "", compare_page.NAME)
     with files.replacing(out, "name another --out") as temporary:
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
