@@ -1,6 +1,7 @@
 """The shell scripts: each parses, and passes options that its entry understands."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -27,6 +28,19 @@ SCRIPTS = sorted(path.name for path in (ROOT / "sbin").glob("*.sh") if path.name
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_a_script_has_correct_syntax(script):
     subprocess.run(["bash", "-n", str(ROOT / "sbin" / script)], check=True)
+
+
+# Not in bash 3.2 or the tools of macOS.
+MISSING = (
+    r"readlink -f|sed -i|date -d|\(nproc|\b(flock|timeout|mapfile|readarray|realpath|coproc)\b|"
+    r"(declare|local) -[An]|\$\{\w+(,|\^|@)|\[-1\]|&>>|\|&|wait -n"
+)
+
+
+@pytest.mark.parametrize("script", [*SCRIPTS, "setup.sh"])
+def test_a_script_needs_no_newer_bash_and_no_gnu_tools(script):
+    lines = (ROOT / "sbin" / script).read_text(encoding="utf-8").splitlines()
+    assert not [line for line in lines if re.search(MISSING, line.partition("# ")[0])]
 
 
 def started(tmp_path, script, *arguments, **environment):
