@@ -24,7 +24,10 @@ OVERLAP = 0.25  # of neighbouring windows, as a part of their side
 SMALLEST = 64  # pixels of the side of a window
 NEAR = 1 / 64  # of the side of a window: an object that ends as near to its edge is taken as cut
 SAME = 0.5  # IoU of the masks of one object, and the part of a cut object that a whole one covers
-LOWEST = 0.5  # of the score of a cut object: whole ones with less do not replace it
+# The mask of a small object is coarse in the whole image, and often contains that of a window: they
+# are of one object if so much of the smaller one lies in the other, of at most four times its size.
+NESTED, LARGER = 0.7, 4
+LOWEST = 0.25  # of the score of a cut object: whole ones with less do not replace it
 
 
 @torch.inference_mode()
@@ -103,45 +106,23 @@ def spans(side: int, number: int) -> list[tuple[int, int]]:
 
 
 def merge(results: list[dict], boxes: list[Box], size: tuple[int, int]) -> dict:
-    """Results of views of an image of this size (height, width) -> one result, best first.
-
-    Only answers of one class and of different views are compared. Of two with nearly the same mask
-    the better one stays. One that an edge inside the image cuts goes where a whole one covers most
-    of it; else it is joined to the cut ones that agree with it where both views look, under the
-    best of their scores. Those that are shown (`best`) depend on one another alone.
+    """Results of views of an image of this size (height, width) -> one result, best first. Joined
+    answers have the best of their scores.
     """
     labels, scores, best = (
         torch.cat([result[key].cpu() for result in results]).numpy()
         for key in ("labels", "scores", "best")
     )
     views = np.repeat(np.arange(len(results)), [len(result["masks"]) for result in results])
-    edges = np.array(boxes)[views].reshape(-1, 4)  # [M,4]
     masks = [
         placed(mask, box, size) for result, box in zip(results, boxes) for mask in result["masks"]
     ]
-    cut = touches(rle.boxes(masks), edges, size)  # [M]
-    iou, area = rle.iou(masks, masks), rle.area(masks)
-    shared = iou * (area[:, None] + area) / (1 + iou)  # [M,M] pixels
-    rivals = (labels[:, None] == labels) & (views[:, None] != views)
-    rivals &= shared > 0
-    alone = np.zeros(len(masks), bool)
-    for place in np.lexsort((-scores, ~best)):  # shown ones first
-        alone[place] = not cut[place] and not (alone & rivals[place] & (iou[place] > SAME)).any()
-    covers = rivals & alone & (shared >= SAME * area[:, None])
-    covers &= (scores >= LOWEST * scores[:, None]) & (best >= best[:, None])
-    left = np.flatnonzero(cut & ~covers.any(1))
-    pairs = np.ix_(left, left)
-    seen = np.array([within(masks[place], boxes) for place in left]).reshape(len(left), len(boxes))
-    seen = seen[:, views[left]]  # [L,L] pixels of one where the view of the other looks
-    agree = rivals[pairs] & (best[left][:, None] == best[left])
-    agree &= shared[pairs] >= SAME * (seen + seen.T - shared[pairs])
-    _, groups = connected_components(agree, directed=False)
-    kept = [[place] for place in np.flatnonzero(alone)]
-    kept += [left[groups == group].tolist() for group in np.unique(groups)]
-    first = np.array([max(group, key=lambda place: scores[place]) for group in kept], int)
+    rivals = (labels[:, None] == labels) & (views[:, None] != views)  # [M,M]
+    groups = grouped(masks, scores, best, views, rivals, boxes)
+    first = np.array([max(group, key=lambda place: scores[place]) for group in groups], int)
     order = np.argsort(-scores[first], kind="stable")
-    first = first[order]
-    merged = [rle.union([masks[place] for place in kept[group]]) for group in order]
+    first, groups = first[order], [[masks[place] for place in groups[group]] for group in order]
+    merged = [rle.union(group) if len(group) > 1 else group[0] for group in groups]
     return {
         "scores": torch.from_numpy(scores[first]),
         "labels": torch.from_numpy(labels[first]),
@@ -149,6 +130,47 @@ def merge(results: list[dict], boxes: list[Box], size: tuple[int, int]) -> dict:
         "boxes": torch.from_numpy(rle.boxes(merged)).float(),
         "best": torch.from_numpy(best[first]),
     }
+
+
+def grouped(
+    masks: list[rle.Rle],
+    scores: np.ndarray,
+    best: np.ndarray,
+    views: np.ndarray,
+    rivals: np.ndarray,
+    boxes: list[Box],
+) -> list[list[int]]:
+    """The answers that stay, those that are to be joined together.
+
+    Of two of one object the better one stays. One that an edge inside the image cuts goes where a
+    whole one covers most of it; else it is joined to the cut ones that agree with it where both
+    views look. Those that are shown (`best`) depend on one another alone.
+
+    Args:
+        masks: M masks of the image. scores, best, views: [M].
+        rivals: bool [M,M], which are of one class and of different views.
+        boxes: of the views, that of the whole image among them or not.
+    """
+    iou, area = rle.iou(masks, masks), rle.area(masks)
+    shared = iou * (area[:, None] + area) / (1 + iou)  # [M,M] pixels
+    rivals = rivals & (shared > 0)
+    smaller, larger = np.minimum(area[:, None], area), np.maximum(area[:, None], area)
+    same = (iou > SAME) | ((shared > NESTED * smaller) & (larger < LARGER * smaller))
+    cut = touches(rle.boxes(masks), np.array(boxes)[views].reshape(-1, 4), np.max(boxes, 0)[2:])
+    alone = np.zeros(len(masks), bool)
+    for place in np.lexsort((-scores, ~best)):  # shown ones first
+        alone[place] = not cut[place] and not (alone & rivals[place] & same[place]).any()
+    covers = rivals & alone & (shared >= SAME * area[:, None])
+    covers &= (scores >= LOWEST * scores[:, None]) & (best >= best[:, None])
+    left = np.flatnonzero(cut & ~covers.any(1))
+    seen = np.array([within(masks[place], boxes) for place in left]).reshape(len(left), len(boxes))
+    seen = seen[:, views[left]]  # [L,L] pixels of one where the view of the other looks
+    pairs = np.ix_(left, left)
+    agree = rivals[pairs] & (best[left][:, None] == best[left])
+    agree &= shared[pairs] >= SAME * (seen + seen.T - shared[pairs])
+    _, parts = connected_components(agree, directed=False)
+    joined = [left[parts == part].tolist() for part in np.unique(parts)]
+    return [[place] for place in np.flatnonzero(alone).tolist()] + joined
 
 
 def placed(mask: rle.Rle, box: Box, size: tuple[int, int]) -> rle.Rle:
@@ -159,13 +181,13 @@ def placed(mask: rle.Rle, box: Box, size: tuple[int, int]) -> rle.Rle:
     return rle.encode_at(inside, x + box[0], y + box[1], *size)
 
 
-def touches(boxes: np.ndarray, edges: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def touches(boxes: np.ndarray, views: np.ndarray, end: np.ndarray) -> np.ndarray:
     """Which masks, by their boxes [M,4], end at an edge of their view [M,4] that is not one of the
-    image: bool [M].
+    image, whose right and bottom are `end`: bool [M].
     """
-    near = NEAR * (edges[:, 2:] - edges[:, :2])
-    first = (edges[:, :2] > 0) & (boxes[:, :2] <= edges[:, :2] + near)
-    last = (edges[:, 2:] < size[::-1]) & (boxes[:, 2:] >= edges[:, 2:] - near)
+    near = NEAR * (views[:, 2:] - views[:, :2])
+    first = (views[:, :2] > 0) & (boxes[:, :2] <= views[:, :2] + near)
+    last = (views[:, 2:] < end) & (boxes[:, 2:] >= views[:, 2:] - near)
     return (first | last).any(1)
 
 

@@ -102,6 +102,16 @@ def test_a_cut_answer_goes_where_a_whole_one_covers_it():
         assert len(found["masks"]) == count and all((each == large).all() for each in dense(found))
 
 
+def test_a_coarse_mask_around_a_fine_one_is_the_same_object():
+    boxes = views_of(*SIZE, 2)
+    coarse, fine = disc(60, 60, 20), disc(60, 60, 12)  # IoU .36
+    results = seen([(coarse, 0, 0.5)], boxes[:1]) + seen([(fine, 0, 0.6)], boxes[1:])
+    assert (dense(merge(results, boxes, SIZE)) == fine).all()
+    part = disc(60, 60, 8)  # of another object, or of a group
+    results = seen([(coarse, 0, 0.5)], boxes[:1]) + seen([(part, 0, 0.6)], boxes[1:])
+    assert len(merge(results, boxes, SIZE)["masks"]) == 2
+
+
 def test_answers_of_one_view_or_of_two_classes_stay_apart():
     boxes = views_of(*SIZE, 2)
     mask, near = disc(60, 60, 20), disc(60, 62, 20)
