@@ -59,7 +59,7 @@ def after_training(checkpoint: Path, options: TrainOptions) -> dict[str, str]:
     if options.overfit:
         return {"train on all images": command(train_script(options.model), *words)}
     return {
-        "why objects are missed": command("test", "--checkpoint", checkpoint, "--diagnose"),
         "on images of your own": command("predict", "IMAGES", "--checkpoint", checkpoint),
         "for a phone or browser": command("export", "--checkpoint", checkpoint),
+        "beside another run": command("report", checkpoint.parent, "RUN"),
     }

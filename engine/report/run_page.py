@@ -1,7 +1,6 @@
 """The page of a run, report.html: what was trained, how it went, what it finds, how to go on."""
 
 import math
-import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -13,6 +12,7 @@ from data.dataset import CocoDataset
 from data.errors import InputError
 from engine import checkpoint, files, log, options, start_weights
 from engine.coco_ap import NOTHING, Scores
+from engine.commands import command
 from engine.report import results_page, summary
 from engine.report.charts import Line, lines
 from engine.report.page import (
@@ -274,17 +274,17 @@ def decisions(chosen: Mapping[str, Any]) -> list[Html]:
 
 def go_on(folder: Path, best: checkpoint.Fields | None, stopped: bool) -> Html:
     """The commands that come next."""
-    path, run = shlex.quote(str(folder / "best.pt")), shlex.quote(str(folder))
-    found = [("The same page for several runs beside each other", f"bash sbin/report.sh {run} RUN")]
+    of_it = ("--checkpoint", folder / "best.pt")
+    found = [("Beside another run", command("report", folder, "RUN"))]
     if best:
         found = [
-            ("Find objects in images of yours", f"bash sbin/predict.sh IMAGES --checkpoint {path}"),
-            ("Draw more images", f"bash sbin/visualize.sh --checkpoint {path} --count 24"),
-            ("Evaluate on other data", f"bash sbin/test.sh --checkpoint {path} --data DIR"),
-            ("Export it for a phone or a browser", f"bash sbin/export.sh --checkpoint {path}"),
+            ("Find objects in images of yours", command("predict", "IMAGES", *of_it)),
+            ("Draw more images", command("visualize", *of_it, "--count", 24)),
+            ("Evaluate on other data", command("test", *of_it, "--data", "DIR")),
+            ("Export it for a phone or a browser", command("export", *of_it)),
             *found,
         ]
     if stopped:
         found.insert(0, ("Go on training", "the same command with --resume"))
-    parts = [joined([element("h3", what), element("pre", command)]) for what, command in found]
+    parts = [joined([element("h3", what), element("pre", line)]) for what, line in found]
     return section("Go on", *parts, id="next")

@@ -8,6 +8,7 @@ import torch
 from data.dataset import CocoDataset
 from data.errors import InputError
 from engine import checkpoint, files, options
+from engine.commands import command, show_next
 from engine.datasets import parts_of_run
 from engine.log import info
 from engine.report import compare, compare_page, evidence, run_page, summary
@@ -74,6 +75,10 @@ def main(argv: list[str]) -> None:
     one = len(folders) == 1
     out = write_run(folders[0], opts) if one else write_comparison(folders, opts)
     info(f"wrote {out}")
+    if one:
+        show_next({"beside another run": command("report", folders[0], "RUN")})
+    else:
+        show_next({"one of them alone": command("report", folders[0])})
 
 
 if __name__ == "__main__":

@@ -42,7 +42,7 @@ def test_the_own_part_of_the_readme_works_and_is_short(page):
 def test_the_readme_is_short_and_names_every_script(page):
     text = (ROOT / page).read_text(encoding="utf-8")
     assert len(text.split()) <= 1800
-    scripts = {path.name for path in (ROOT / "sbin").glob("*.sh")} - {"setup.sh", "plot_runs.sh"}
+    scripts = {path.name for path in (ROOT / "sbin").glob("*.sh")} - {"setup.sh"}
     assert set(re.findall(r"^\| `sbin/([\w.]+)`", text, re.M)) == scripts
     for link in re.findall(r"\]\((?!http)([^)#]+)", text):
         assert (ROOT / link).exists(), link
