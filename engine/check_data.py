@@ -12,7 +12,7 @@ from data.errors import InputError, counted
 from data.inspection import Facts, facts_of
 from data.opening import PARTS, divide, open_datasets
 from engine import fetch, files, options, start_weights, values
-from engine.commands import arguments, command, data_arguments, show_next, train_script
+from engine.commands import START, arguments, command, data_arguments, show_next, train_script
 from engine.findings import ERROR, Finding, find_all
 from engine.fit import fit_to_data
 from engine.log import info, progress
@@ -22,7 +22,6 @@ from engine.report import data_page
 
 CHECKS = Path("checks")
 PAGE, LIST = "report.html", "problems.csv"
-START = ("model", "image_size", "pretrained", "from_scratch")  # options of a training
 RECIPE = "small"  # that of sbin/train.sh
 
 

@@ -13,6 +13,8 @@ DATA = (
     *("crowd_as_instances", "keep_crowds", "boxes_as_masks", "skip_bad_records"),
 )
 
+START = ("model", "image_size", "pretrained", "from_scratch")  # what a training starts from
+
 
 def command(script: str, *words: object) -> str:
     """The command line of a script in sbin/, quoted where a shell needs it."""
@@ -55,8 +57,9 @@ def train_script(model: str) -> str:
 
 def after_training(checkpoint: Path, options: TrainOptions) -> dict[str, str]:
     """What can be done when a training has ended."""
-    words = data_arguments(options.given)
     if options.overfit:
+        start = {name: options.given.get(name) for name in START}
+        words = data_arguments(options.given) + arguments(**start)
         return {"train on all images": command(train_script(options.model), *words)}
     return {
         "on images of your own": command("predict", "IMAGES", "--checkpoint", checkpoint),

@@ -6,10 +6,9 @@ import subprocess
 from importlib import import_module
 from pathlib import Path
 
-import pytest
-
 from data.demo import pond
-from data.errors import InputError
+from engine.commands import after_training, command, data_arguments, train_script
+from engine.options import TrainOptions
 from tests.conftest import TINY
 from tests.test_scripts import started
 
@@ -68,12 +67,6 @@ def test_the_walk_from_photos_to_a_prediction(tmp_path, monkeypatch, capsys):
         assert not path or path == Path("runs/first/best.pt"), line
 
 
-@pytest.mark.parametrize("line", LINES)
-def test_every_picture_and_command_of_the_page_exists(line):
-    for script in re.findall(r"sbin/\w+\.sh", line):
-        assert (ROOT / script).is_file()
-
-
 def test_the_pictures_are_small():
     names = re.findall(r"\]\((first_hour/[\w.]+)\)", PAGE)
     files = [ROOT / "assets" / name for name in names]
@@ -82,8 +75,6 @@ def test_the_pictures_are_small():
 
 
 def test_commands_are_quoted_for_a_shell():
-    from engine.commands import command, data_arguments, train_script
-
     words = data_arguments({"data": Path("my photos/é"), "val_fraction": 0.2, "format": None})
     assert command("train", *words) == "bash sbin/train.sh --data 'my photos/é'"
     assert (
@@ -91,5 +82,12 @@ def test_commands_are_quoted_for_a_shell():
     )
     assert train_script("sparseinst_resnet50_giam") == "train_sparseinst"
     assert train_script("mobileinst_topformer_tiny") == "train"
-    with pytest.raises(InputError):
-        import_module("engine.train").parse(["--dta", "x"])
+
+
+def test_after_a_self_test_comes_the_training(tmp_path):
+    path = Path("runs/a b/best.pt")
+    opts = TrainOptions(data="my set", overfit=8, model="mask2former_swin_tiny")
+    [line] = after_training(path, opts).values()
+    assert line == "bash sbin/train_mask2former.sh --data 'my set' --model mask2former_swin_tiny"
+    lines = after_training(path, TrainOptions(data="my set", epochs=3)).values()
+    assert "bash sbin/export.sh --checkpoint 'runs/a b/best.pt'" in lines

@@ -44,5 +44,15 @@ def test_the_readme_is_short_and_names_every_script(page):
     assert len(text.split()) <= 1800
     scripts = {path.name for path in (ROOT / "sbin").glob("*.sh")} - {"setup.sh"}
     assert set(re.findall(r"^\| `sbin/([\w.]+)`", text, re.M)) == scripts
-    for link in re.findall(r"\]\((?!http)([^)#]+)", text):
-        assert (ROOT / link).exists(), link
+
+
+PAGES = [*ROOT.glob("README*.md"), *sorted((ROOT / "assets").rglob("*.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_and_scripts_of_a_page_exist(page):
+    text = page.read_text(encoding="utf-8")
+    for link in re.findall(r"\]\((?!http)([^)#\s]+)", text):
+        assert (page.parent / link).exists(), link
+    for script in re.findall(r"sbin/[\w.]+\.sh", text):
+        assert (ROOT / script).is_file(), script
