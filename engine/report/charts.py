@@ -229,7 +229,9 @@ def legend(shown: Sequence[Line]) -> Html:
     return element("div", *keys, kind="legend")
 
 
-def histogram(values: Sequence[float] | np.ndarray, title: str, log: bool = False) -> Html:
+def histogram(
+    values: Sequence[float] | np.ndarray, title: str, log: bool = False, about: str = ""
+) -> Html:
     """Numbers as bars with their range below; `log`: bins of equal ratio. Empty without numbers."""
     values = np.asarray(values, float)
     if not len(values):
@@ -255,7 +257,8 @@ def histogram(values: Sequence[float] | np.ndarray, title: str, log: bool = Fals
     texts.append(text(f"{top:,}", 0, 10))
     size = f"0 0 320 {base + 4}"
     drawing = element("svg", *bars, *texts, viewBox=size, role="img", **{"aria-label": title})
-    about = f"{len(values):,} values, median {number(float(np.median(values)))}"
+    median = f"{len(values):,} values, median {number(float(np.median(values)))}"
+    about = f"{about}; {median}" if about else median
     return element(
         "figure", element("b", title), drawing, element("figcaption", about), kind="chart"
     )

@@ -14,7 +14,8 @@ from engine.report.charts import Line, histogram, lines
 from engine.report.page import Html, charts, element, fold, joined, jpeg, section, table, tiles
 from engine.report.tables import MEANING, number
 
-HEIGHT, QUALITY = 200, 68  # of the images of an example, as JPEG
+HEIGHT, QUALITY = 200, 58  # of the images of an example, as JPEG
+QUALITY_OF = "the panoptic quality of an image, 1 if all is found"
 MOST_IN_MATRIX = 30  # classes; of more, the most confused pairs are listed
 PAIRS = 15
 SHOWN_CLASSES = 40  # of more, the best and the worst are shown, and the rest is folded
@@ -77,7 +78,7 @@ def threshold(evidence: Evidence) -> Html:
         charts([
             lines("Precision at each recall", precision, "recall", unit=True),
             lines("By score threshold, at IoU 0.5", share, "score", unit=True, mark=mark),
-            histogram([one for one in quality if one is not None], "Images by their score"),
+            histogram(quality, "Images by their score", about=QUALITY_OF),
         ]),
         id="threshold",
     )  # fmt: skip
@@ -196,13 +197,13 @@ def classes(rows: Sequence[Mapping[str, Any]], split: str) -> Html:
 
 def diagnosis(found: Evidence | None) -> Html:
     """Why objects are missed, and AP with a part of the answers made perfect."""
-    if not found:
+    if not found or not found["recall"]["all"]["all"]["objects"]:
         return Html()
     missed, now = found["missed"], found["oracles"]["as evaluated"]["AP"]
     everything = found["recall"]["all"]["all"]
     note = (
-        f"Some mask covers {number(everything['recall50'])} of the objects with IoU 0.5, whatever "
-        f"its class and score. Of {counted(missed['objects'], 'object')} without one, "
+        f"{everything['recall50']:.0%} of the objects have a mask of IoU 0.5, whatever its class "
+        f"and score. Of {counted(missed['objects'], 'object')} without one, "
         f"{missed['not alone']:,} have another object of their class in the image, and "
         f"{missed['in a merged mask']:,} are in a mask that covers several objects."
     )

@@ -33,7 +33,7 @@ from engine.values import shown
 
 NAME = "report.html"
 HUES = 8  # of the page
-BATCH_WIDTH = 900  # of the training batch
+BATCH_WIDTH = 720  # of the training batch
 LISTED = 60  # names of tensors
 LOADED = ("loaded", "missing", "other shape", "unexpected")
 NOT_TERMS = {
@@ -89,6 +89,7 @@ def build(
     found = evidence["warnings"] if evidence else warnings_of(RunFacts.read(folder))
     parts = [
         results_page.warnings(found),
+        element("p", "No warnings.", kind="good") if evidence and not found else "",
         *(results(best, evaluations) if best else []),
         over_time(log.read_jsonl(folder / "log.jsonl"), evaluations, best),
     ]
@@ -221,7 +222,7 @@ def batch(path: Path) -> Html:
         return Html()
     image.thumbnail((BATCH_WIDTH, 4 * BATCH_WIDTH))
     caption = element("figcaption", "A training batch, as the network sees it.")
-    return element("figure", jpeg(image, "training batch", 70), caption, kind="wide")
+    return element("figure", jpeg(image, "training batch", 62), caption, kind="wide")
 
 
 def load_report(folder: Path) -> Html:
