@@ -15,6 +15,7 @@ from engine.report.page import Html, charts, element, fold, joined, page, sectio
 from engine.report.tables import number
 
 NAME = "comparison.html"
+KEY = "A prediction has the colour of the object that it finds, or is red if it finds none."
 
 
 def build(
@@ -147,4 +148,4 @@ def images(
             about = (element("p", text) for text in (element("b", row["file"]), *texts))
             parts.append(results_page.shown_rows(element("div", *about), rows))
     title = "Images on which they differ most"
-    return section(title, joined(parts), note=results_page.KEY) if parts else Html()
+    return section(title, joined(parts), note=KEY) if parts else Html()

@@ -274,16 +274,20 @@ def shown_rows(about: Html, rows: Mapping[str, Image.Image]) -> Html:
 def draw_rows(
     dataset: CocoDataset, index: int, predicted: Mapping[str, list[Mapping[str, Any]]]
 ) -> dict[str, Image.Image]:
-    """Image, ground truth and predictions by name; empty if the image cannot be read."""
+    """Image, ground truth and predictions by name; empty if the image cannot be read. Beside those
+    of several runs the ground truth does not show which objects are missed.
+    """
     try:
         image, truth = dataset.read(index)
     except InputError:
         return {}
-    rows: dict[str, Image.Image] = {}
-    objects = draw.Objects(truth.labels, truth.rles)
+    objects, rows = draw.Objects(truth.labels, truth.rles), {}
+    alone = draw.Example(image, objects, None, truth.ignore)
+    if len(predicted) > 1:
+        rows = draw.draw_rows(alone, dataset.class_names, HEIGHT)
     for name, answers in predicted.items():
         columns = [[one[key] for one in answers] for key in ("class", "rle", "score")]
-        drawn = draw.Example(image, objects, draw.Objects(*columns), truth.ignore)
+        drawn = alone._replace(predictions=draw.Objects(*columns))
         drawn = draw.draw_rows(drawn, dataset.class_names, HEIGHT)
         prediction = drawn.pop("prediction")
         rows = (rows or drawn) | {name: prediction}
