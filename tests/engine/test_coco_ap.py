@@ -12,7 +12,7 @@ from pycocotools.cocoeval import COCOeval
 
 from data import rle
 from engine import coco_ap
-from engine.coco_ap import METRICS, score
+from engine.coco_ap import METRICS, score, score_with_curves
 from engine.report import tables
 
 HEIGHT, WIDTH = 160, 200
@@ -235,38 +235,61 @@ def test_a_mask_over_half_the_void_is_perfect_only_without_void():
     assert coco_ap.remove_void(ground_truth, [detection(truth, half, 1)]) == []
 
 
+def matched_by_hand(ground_truth, found):
+    """Right predictions, and objects: in order of score, each takes its best free object."""
+    true = objects = 0
+    for image in ground_truth["images"]:
+        for category in ground_truth["categories"]:
+            truths, mine = (
+                [each for each in records
+                 if (each["image_id"], each["category_id"]) == (image["id"], category["id"])]
+                for records in (ground_truth["annotations"], found)
+            )  # fmt: skip
+            mine.sort(key=lambda each: -each["score"])
+            overlap = rle.iou(*([e["segmentation"] for e in each] for each in (mine, truths)))
+            objects += len(truths)
+            free = np.ones(len(truths), bool)
+            for row in overlap:
+                row = np.where(free, row, 0)
+                if row.size and row.max() >= 0.5:
+                    free[row.argmax()] = False
+                    true += 1
+    return true, objects
+
+
 def best_f1_by_brute_force(ground_truth, found):
-    """Every threshold, matched from scratch: in order of score, each takes its best free object."""
+    """Every threshold, matched from scratch."""
     best = (-1.0, None, None, None)
-    values = sorted({each["score"] for each in found})
-    for low in values:
-        true = kept = objects = 0
-        for image in ground_truth["images"]:
-            for category in ground_truth["categories"]:
-                key = (image["id"], category["id"])
-                truths = [
-                    a["segmentation"]
-                    for a in ground_truth["annotations"]
-                    if (a["image_id"], a["category_id"]) == key
-                ]
-                mine = [
-                    each
-                    for each in sorted(found, key=lambda each: -each["score"])
-                    if (each["image_id"], each["category_id"]) == key and each["score"] >= low
-                ]
-                overlap = rle.iou([each["segmentation"] for each in mine], truths)
-                objects += len(truths)
-                kept += len(mine)
-                free = np.ones(len(truths), bool)
-                for row in overlap:
-                    row = np.where(free, row, 0)
-                    if row.size and row.max() >= 0.5:
-                        free[row.argmax()] = False
-                        true += 1
-        f1 = 2 * true / (kept + objects)
+    for low in sorted({each["score"] for each in found}):
+        kept = [each for each in found if each["score"] >= low]
+        true, objects = matched_by_hand(ground_truth, kept)
+        f1 = 2 * true / (len(kept) + objects)
         if f1 >= best[0]:
-            best = (f1, low, true / kept, true / objects)
+            best = (f1, low, true / len(kept), true / objects)
     return best
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_curves_against_pycocotools_and_brute_force(seed):
+    ground_truth, found = random_set(seed, images=5, crowds=False)
+    scores, about = score_with_curves(ground_truth, found)
+    assert scores == score(ground_truth, found)
+    precision = by_hand(ground_truth, found).eval["precision"][:, :, :, 0, 2]  # [T,R,K]
+    precision = precision[:, :, precision[0, 0] > -1]  # classes with objects
+    curves = about["curves"]
+    for name, values in (("precision", precision), ("precision50", precision[:1])):
+        np.testing.assert_allclose(curves[name], values.mean((0, 2)))
+    assert np.mean(curves["precision75"]) == pytest.approx(scores.metrics["AP75"])
+    np.testing.assert_allclose(curves["recall"], np.arange(101) / 100)
+    by_score = about["thresholds"]
+    assert len(by_score["score"]) == 100 and by_score["score"][0] == 0
+    for at in (0, 7, 50, 90, 99):
+        kept = [each for each in found if each["score"] > by_score["score"][at]]
+        true, objects = matched_by_hand(ground_truth, kept)
+        expected = true / len(kept), true / objects, 2 * true / (len(kept) + objects)
+        values = [by_score[name][at] for name in ("precision", "recall", "f1")]
+        assert values == pytest.approx(expected)
+    assert max(by_score["f1"]) <= scores.f1
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -326,6 +349,9 @@ def test_no_detections_and_no_objects():
         scores = score(empty, results)
         assert set(scores.metrics.values()) == {-1.0}
         assert scores.best_threshold is None
+        curves = score_with_curves(empty, results)[1]
+        assert set(curves["curves"]["precision"]) == {-1.0}
+        assert curves["thresholds"] == {"score": [], "precision": [], "recall": [], "f1": []}
     no_images = {**empty, "images": []}
     assert set(score(no_images, []).metrics.values()) == {-1.0}
     for text in (tables.table(scores), tables.table(scores, markdown=True), tables.table(nothing)):
