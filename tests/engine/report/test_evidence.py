@@ -1,0 +1,81 @@
+"""evidence.json of a run: written by the training, made again from the checkpoint alone."""
+
+import json
+import shutil
+
+import pytest
+
+from data import rle
+from engine import checkpoint
+from engine.report import evidence
+
+
+@pytest.fixture(scope="module")
+def found(toy_run):
+    return evidence.load(toy_run)
+
+
+def test_the_training_writes_what_the_checkpoint_alone_gives(toy_run, found, tmp_path):
+    folder = tmp_path / "a run"
+    folder.mkdir()
+    for name in ("best.pt", "options.json", "metrics.csv", "log.jsonl"):
+        shutil.copy(toy_run / name, folder)
+    assert evidence.load(folder) == {}
+    again = evidence.compute(folder)
+    assert json.loads(json.dumps(again)) == evidence.load(folder) == found
+
+
+def test_its_numbers_agree(toy_run, found):
+    content = checkpoint.load(toy_run / "best.pt")
+    assert found["iteration"] == content["iteration"] and found["split"] == "overfit-4"
+    assert found["threshold"] == content["best"]["threshold"] == content["scores"]["best_threshold"]
+    assert found["headline"]["mask"] == content["scores"]["metrics"]
+    names, counts = found["confusion"]["names"], found["confusion"]["counts"]
+    assert [row["name"] for row in found["classes"]] == names
+    for row, objects in zip(found["classes"], counts):
+        assert row["objects"] == row["train_objects"] == sum(objects)
+    rows = found["per_image"]
+    assert len(rows) == found["images"] == 4
+    for key, total in (
+        ("objects", found["objects"]),
+        ("found", sum(counts[i][i] for i in range(len(names)))),
+        ("missed", sum(row[-1] for row in counts)),
+        ("extra", sum(counts[-1])),
+    ):
+        assert sum(row[key] for row in rows) == total, key
+    assert all(row["objects"] == row["found"] + row["missed"] + row["wrong_class"] for row in rows)
+    assert all(0 <= row["score"] <= 1 for row in rows)
+    shown = sum(found["shown"].values(), [])
+    assert sorted(shown) == sorted(map(int, found["answers"])) == [row["index"] for row in rows]
+    for row in rows:
+        answers = found["answers"][str(row["index"])]
+        assert len(answers) == row["found"] + row["wrong_class"] + row["extra"]
+        assert all(each["score"] > found["threshold"] for each in answers)
+        assert all(
+            rle.area([each["rle"]])[0] > 0 and each["class"] < len(names) for each in answers
+        )
+    assert found["diagnosis"]["oracles"]["as evaluated"]["AP"] == found["headline"]["mask"]["AP"]
+
+
+def test_a_run_without_a_checkpoint_has_warnings_alone(toy_run, tmp_path):
+    shutil.copy(toy_run / "options.json", tmp_path)
+    rows = [{"iteration": i, "minutes": i, "loss": 5.0 * i**3, "seconds": {}} for i in range(1, 4)]
+    (tmp_path / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = evidence.compute(tmp_path)
+    assert found.keys() == {"warnings"}
+    assert [each["what"] for each in found["warnings"]] == ["The learning rate is too high"]
+    assert evidence.load(tmp_path) == found
+
+
+def test_best_median_and_worst_images():
+    scored = [(i / 30, 1) for i in range(31)]
+    assert evidence.choose(scored) == {
+        "best": [30, 29, 28, 27], "median": [13, 14, 15, 16], "worst": [0, 1, 2, 3],
+    }  # fmt: skip
+    for number in range(12):
+        chosen = evidence.choose(scored[:number])
+        places = sum(chosen.values(), [])
+        assert len(places) == len(set(places)) == number and len(chosen["worst"]) <= 4
+    assert evidence.choose([(1.0, 0), (0.5, 3), (0.5, 4), (0.2, 1), (1.0, 0)]) == {
+        "worst": [3, 2], "best": [1, 0], "median": [4],
+    }  # fmt: skip
