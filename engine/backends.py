@@ -5,6 +5,7 @@ import json
 import math
 import sys
 from collections.abc import Callable, Sequence
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from threading import Lock
@@ -211,6 +212,16 @@ def open_onnx(path: Path) -> tuple[str | None, Callable[[Tensor], Run], list[lis
     return text, run_of, shapes
 
 
+@cache
+def set_executorch_threads() -> None:
+    """Lets ExecuTorch use as many threads as torch; by itself it takes all cores. Only once in a
+    process, as programs that are loaded keep the threads of that time.
+    """
+    from executorch.extension.pybindings import portable_lib
+
+    portable_lib._unsafe_reset_threadpool(torch.get_num_threads())
+
+
 def open_pte(path: Path) -> tuple[str | None, Callable[[Tensor], Run], list[list]]:
     """The same of a .pte file, whose metadata are beside it."""
     from executorch.runtime import Runtime
@@ -218,6 +229,7 @@ def open_pte(path: Path) -> tuple[str | None, Callable[[Tensor], Run], list[list
     beside = path.with_name(METADATA)
     if not beside.is_file():
         raise InputError(f"{path}: {METADATA} is missing beside it; copy both, or {AGAIN}")
+    set_executorch_threads()
     try:
         method = Runtime.get().load_program(path).load_method("forward")
         tensors = (

@@ -23,7 +23,7 @@ from torch import nn
 from data.errors import InputError
 from data.presets import EvalPreset
 from data.records import Category
-from engine import graphs, options
+from engine import backends, graphs, options
 from engine.api import Model
 from engine.files import FailedRun
 from engine.log import info
@@ -272,6 +272,7 @@ def executorch_rows(opts: argparse.Namespace, folder: Path) -> None:
     """ExecuTorch with XNNPACK beside ONNX Runtime: the same graph with final scores."""
     from executorch.runtime import Runtime  # only needed here
 
+    backends.set_executorch_threads()
     size = opts.image_size
     image = torch.rand(1, 3, size, size)
     for name in opts.models:

@@ -303,6 +303,9 @@ def test_executorch(trained, toy_coco, tmp_path):
     with open(out / "parity.csv", newline="") as file:
         *_, row = csv.DictReader(file)
     assert row["file"] == "model.pte" and row["same"] == "True"
+    from executorch.extension.pybindings import portable_lib
+
+    assert portable_lib._threadpool_get_thread_count() == 1  # of --threads
     image = toy_coco / "train" / "0.png"
     found = found_by_predict(out / "model.pte", image, tmp_path / "found")
     assert found["annotations"]
