@@ -194,7 +194,7 @@ TRAINING = [
      "--set|of different lengths|change the value"),
     ("coco", None, "--set width", "--set: width: write KEY=VALUE"),
     ("coco", None, "--set num_heads=3", "--set|change the value"),
-    ("coco", None, "--set backbone=resnet", "--set|'resnet'|topformer_tiny"),
+    ("coco", None, "--set backbone=resnet", "--set|'resnet'|did you mean resnet50?"),
     ("coco", None, "--canvas 100x64", "--canvas: 100x64|multiples of 64"),
     ("coco", None, "--canvas 64", "--canvas: 64|write HEIGHTxWIDTH"),
     ("coco", None, "--device cuda:99", "--device cuda:99|there is|cpu"),
