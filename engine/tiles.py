@@ -144,7 +144,8 @@ def grouped(
 
     Of two of one object the better one stays. One that an edge inside the image cuts goes where a
     whole one covers most of it; else it is joined to the cut ones that agree with it where both
-    views look. Those that are shown (`best`) depend on one another alone.
+    views look. A cut one longer than the overlap that nothing completes goes too: it is a part of
+    what the whole image shows. Those that are shown (`best`) depend on one another alone.
 
     Args:
         masks: M masks of the image. scores, best, views: [M].
@@ -156,7 +157,9 @@ def grouped(
     rivals = rivals & (shared > 0)
     smaller, larger = np.minimum(area[:, None], area), np.maximum(area[:, None], area)
     same = (iou > SAME) | ((shared > NESTED * smaller) & (larger < LARGER * smaller))
-    cut = touches(rle.boxes(masks), np.array(boxes)[views].reshape(-1, 4), np.max(boxes, 0)[2:])
+    around, edges = rle.boxes(masks), np.array(boxes)[views].reshape(-1, 4)  # [M,4]
+    cut = touches(around, edges, np.max(boxes, 0)[2:])
+    long = (sides(around) > OVERLAP * sides(edges)).any(1)
     alone = np.zeros(len(masks), bool)
     for place in np.lexsort((-scores, ~best)):  # shown ones first
         alone[place] = not cut[place] and not (alone & rivals[place] & same[place]).any()
@@ -170,6 +173,7 @@ def grouped(
     agree &= shared[pairs] >= SAME * (seen + seen.T - shared[pairs])
     _, parts = connected_components(agree, directed=False)
     joined = [left[parts == part].tolist() for part in np.unique(parts)]
+    joined = [group for group in joined if len(group) > 1 or not long[group[0]]]
     return [[place] for place in np.flatnonzero(alone).tolist()] + joined
 
 
@@ -181,11 +185,16 @@ def placed(mask: rle.Rle, box: Box, size: tuple[int, int]) -> rle.Rle:
     return rle.encode_at(inside, x + box[0], y + box[1], *size)
 
 
+def sides(boxes: np.ndarray) -> np.ndarray:
+    """Width and height of boxes: [M,4] -> [M,2]."""
+    return boxes[:, 2:] - boxes[:, :2]
+
+
 def touches(boxes: np.ndarray, views: np.ndarray, end: np.ndarray) -> np.ndarray:
     """Which masks, by their boxes [M,4], end at an edge of their view [M,4] that is not one of the
     image, whose right and bottom are `end`: bool [M].
     """
-    near = NEAR * (views[:, 2:] - views[:, :2])
+    near = NEAR * sides(views)
     first = (views[:, :2] > 0) & (boxes[:, :2] <= views[:, :2] + near)
     last = (views[:, 2:] < end) & (boxes[:, 2:] >= views[:, 2:] - near)
     return (first | last).any(1)

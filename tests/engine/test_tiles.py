@@ -102,6 +102,15 @@ def test_a_cut_answer_goes_where_a_whole_one_covers_it():
         assert len(found["masks"]) == count and all((each == large).all() for each in dense(found))
 
 
+def test_a_large_part_that_nothing_completes_goes():
+    boxes = views_of(*SIZE, 2)
+    nothing = seen([], boxes[:1])
+    for radius, count in ((110, 0), (12, 1)):
+        edge = disc(60, boxes[1][2], radius)  # on an edge of the first window
+        results = nothing + seen([(edge, 0, 0.9)], boxes[1:2]) + seen([], boxes[2:])
+        assert len(merge(results, boxes, SIZE)["masks"]) == count
+
+
 def test_a_coarse_mask_around_a_fine_one_is_the_same_object():
     boxes = views_of(*SIZE, 2)
     coarse, fine = disc(60, 60, 20), disc(60, 60, 12)  # IoU .36
