@@ -84,8 +84,12 @@ def leaked_images(run: RunFacts) -> dict | None:
     leaked = [row["score"] for row in run.evidence["per_image"] if row["index"] in pairs]
     others = [row["score"] for row in run.evidence["per_image"] if row["index"] not in pairs]
     compared = f", of {len(chosen):,} compared" if len(chosen) < len(train) else ""
-    scores = f" The mean image score is {np.mean(leaked):.2f} on them" if leaked else ""
-    scores += f" and {np.mean(others):.2f} on the other {len(others)}." if others else "."
+    scores = ""
+    if leaked and others and np.mean(leaked) > np.mean(others):
+        scores = (
+            f" The mean image score is {np.mean(leaked):.2f} on them and {np.mean(others):.2f} on "
+            f"the other {len(others)}."
+        )
     return warning(
         "error", "Images of val are also in train",
         f"{len(pairs)} of {len(val)} images of val are nearly the same as training images{compared}"
@@ -124,10 +128,10 @@ def unlearned_classes(run: RunFacts) -> dict | None:
         if number and (not trained or rare):
             ap = "" if row["AP"] == NOTHING else f", AP {row['AP']:.3f}"
             parts.append(
-                f"{row['name']} has {counted(trained, 'object')} in train and {number} in val{ap}"
+                f"train has {counted(trained, 'object')} of {row['name']}, val {number}{ap}"
             )
     parts += [
-        f"{name} has {counted(number, 'object')} in val, which do not count, and no name in train"
+        f"train has no class {name}, so {counted(number, 'object')} of val do not count"
         for name, number in val.unknown.items()
     ]
     if not parts:
@@ -161,28 +165,18 @@ def unscored_classes(run: RunFacts) -> dict | None:
 
 
 def too_few_queries(run: RunFacts) -> dict | None:
-    """Images with more objects than the model has queries or answers."""
+    """Images with more objects than the model has queries."""
     if not run.parts:
         return None
-    keywords = run.options.get("set") or {}
-    texts, beyond, objects = [], 0, 0
-    for one in {id(part): part for part in (run.parts.train, run.parts.val)}.values():
-        numbers = one.objects_per_image()
-        objects += numbers.sum()
-        most = keywords.get("num_queries")
-        if most and (
-            text := too_many_objects(
-                one, most, "queries of the model", "have no query; --set num_queries"
-            )
-        ):
-            texts.append(text)
-            beyond += (numbers - most).clip(0).sum()
-    if beyond <= MOST_BEYOND * objects:
+    sets = {id(one): one for one in (run.parts.train, run.parts.val)}.values()
+    numbers = np.concatenate([one.objects_per_image() for one in sets])
+    if (numbers - run.num_queries).clip(0).sum() <= MOST_BEYOND * numbers.sum():
         return None
+    about = run.num_queries, "queries of the model", "have no query; --set num_queries"
+    texts = [text for one in sets if (text := too_many_objects(one, *about))]
     return warning(
-        "look", "Images have more objects than the model has queries",
-        sentence(" ".join(f"{text}." for text in texts).removesuffix(".")),
-        "Train again with more queries: --set num_queries=N.",
+        "look", "Images have more objects than the model has queries", f"{'. '.join(texts)}.",
+        f"Train again with --set num_queries={numbers.max()}, or on tiles of the images.",
     )  # fmt: skip
 
 

@@ -130,6 +130,7 @@ def make(
         "diagnosis": diagnose(ground_truth, found.every, scores),
     }
     run = RunFacts.read(folder)._replace(
+        num_queries=checkpoint.config_of(content).num_queries,
         mask_stride=mask_stride,
         evidence=evidence,
         parts=parts,

@@ -15,7 +15,8 @@ class RunFacts(NamedTuple):
     """What is known about a run; all but the first five are missing without a best.pt.
 
     log, metrics: rows of log.jsonl and of metrics.csv. named, named_in_train: the `confusion` of
-    the answers of all queries on val and on training images. mask_stride: of the model.
+    the answers of all queries on val and on training images. num_queries, mask_stride: of the
+    model.
     """
 
     folder: Path
@@ -27,6 +28,7 @@ class RunFacts(NamedTuple):
     parts: Parts | None = None
     named: np.ndarray | None = None
     named_in_train: np.ndarray | None = None
+    num_queries: int = 100
     mask_stride: int = 8
 
     @staticmethod

@@ -16,7 +16,7 @@ from engine.report.run_facts import RunFacts, evaluated_split, sentence, warning
 LOW_AP = 0.1  # of a run that learned next to nothing
 LOW_TRAIN_AP = 0.2
 WIDE_GAP = 0.15  # between train AP and val AP, if val AP is also below two thirds of train AP
-LEAP = 1.5  # of the loss, over the first one
+LEAP, BURST = 1.5, 3.0  # of the loss, over the first one; the second whatever AP is
 FALL = 0.9  # of the first loss: one that ends above has not fallen
 RISE = 3.0  # of the last losses, over the lowest one
 HIGH_RATE = 5.0  # a learning rate over that of its recipe
@@ -45,10 +45,12 @@ def rate_too_high(run: RunFacts) -> dict | None:
     on_train, val = run.last_ap("train"), run.last_ap("val")
     ap = val if on_train is None else on_train
     rows = [row for row in run.log if "loss" in row]
-    if not rows or (ap or 0) > 2 * LOW_AP or (run.metrics and ap is None):
+    if not rows or (run.metrics and ap is None):
         return None
     losses = np.array([row["loss"] for row in rows])
     first, lowest, peak = losses[0], losses.min(), int(losses.argmax())
+    if (ap or 0) > 2 * LOW_AP and losses[peak] <= BURST * first:
+        return None
     end = float(np.median(losses[-max(1, len(losses) // 5) :]))
     rate, usual = run.options.get("lr", 0), usual_rate(run.options)
     signs = []
