@@ -77,10 +77,8 @@ def leaked_images(run: RunFacts) -> dict | None:
     pairs = near_duplicates(*images)
     if len(pairs) < LEAKED * len(val) or not pairs:
         return None
-    shown = [
-        f"{val.images[i].file_name} is {train.images[chosen[j]].file_name}"
-        for i, j in pairs.items()
-    ]
+    named = [(val.images[i].file_name, train.images[chosen[j]].file_name) for i, j in pairs.items()]
+    shown = first_of([f"{ours} is {theirs}" for ours, theirs in named])
     leaked = [row["score"] for row in run.evidence["per_image"] if row["index"] in pairs]
     others = [row["score"] for row in run.evidence["per_image"] if row["index"] not in pairs]
     compared = f", of {len(chosen):,} compared" if len(chosen) < len(train) else ""
@@ -93,10 +91,10 @@ def leaked_images(run: RunFacts) -> dict | None:
     return warning(
         "error", "Images of val are also in train",
         f"{len(pairs)} of {len(val)} images of val are nearly the same as training images{compared}"
-        f": {first_of(shown)}. AP on images that were trained on says little "
+        f": {shown}. AP on images that were trained on says little "
         f"about new ones: do not trust it.{scores}",
-        "Leave each image in one of the two, and train again.",
-    )  # fmt: skip
+        "Leave each image in one of the two, and train again; evidence.json lists all pairs.",
+    ) | {"images": named}  # fmt: skip
 
 
 def evaluated_on_train(run: RunFacts) -> dict | None:

@@ -178,6 +178,7 @@ def test_images_of_val_in_train(tmp_path):
     assert found["what"] == "Images of val are also in train" and found["level"] == "error"
     assert "3 of 10 images of val" in found["why"] and "val 0.png is train 0.jpg" in found["why"]
     assert "mean image score is 0.90 on them and 0.40 on the other 7" in found["why"]
+    assert found["images"] == [(f"val {i}.png", f"train {i}.jpg") for i in range(3)]
     train, val = parts.train, parts.val
     clean = parts._replace(val=val.subset(range(3, 10)))
     assert titles(run._replace(parts=clean)) == []
