@@ -72,15 +72,15 @@ def test_many_tiny_objects_get_the_largest_images(drawn):
 def test_few_images_get_more_epochs(drawn):
     opts = options()
     reasons = fit_to_data(opts, drawn(20, 2, 60))
-    assert opts.epochs == 240 and opts.eval_every == 40  # 1200 steps of 4
-    assert reasons["epochs"] == "20 images: 1200 steps"
+    assert opts.epochs == 440 and opts.eval_every == 73  # 2200 steps of 4
+    assert reasons["epochs"] == "20 images: 2200 steps"
 
 
 def test_the_epochs_count_all_processes(drawn, monkeypatch):
     monkeypatch.setattr("engine.dist.world_size", lambda: 2)
     opts = options(batch_size=4)
     fit_to_data(opts, drawn(20, 2, 60))
-    assert opts.epochs == 480  # as one process with batches of 8
+    assert opts.epochs == 880  # as one process with batches of 8
 
 
 def test_what_the_user_gave_stays(drawn):
@@ -118,3 +118,9 @@ def test_objects_without_a_query_are_counted_in_both_sets(toy_coco, capsys):
         assert line.startswith(f"{name}: ") and f"{number} object" in line
         assert "the 1 queries of the model" in line and line.endswith("--set num_queries=2")
     assert "are not learned" in lines[0] and "cannot be found in evaluation" in lines[1]
+
+
+def test_larger_images_get_fewer_steps(drawn):
+    opts = options()
+    fit_to_data(opts, drawn(20, 2, 8))
+    assert opts.image_size == 512 and opts.epochs == 220  # 1100 steps of 4
