@@ -19,7 +19,7 @@ from data.writers import WRITERS, ids
 from data.writers.content import unlike_stem
 from data.writers.shapes import editable
 from data.writers.target import Losses, new_file
-from engine import files, inputs
+from engine import files, inputs, skipped
 from engine.result import COLUMNS as OBJECT_COLUMNS
 from engine.result import Result
 
@@ -119,7 +119,8 @@ class Output:
 
     def remove(self) -> None:
         """Removes what an earlier `write` left."""
-        (self.folder / MARK).unlink(missing_ok=True)
+        for name in (MARK, skipped.NAME):
+            (self.folder / name).unlink(missing_ok=True)
         for name in self.sets:
             shutil.rmtree(self.folder / name, ignore_errors=True)
 

@@ -226,7 +226,13 @@ def merge(opts: argparse.Namespace) -> None:
     written = output.Output(opts.out, about["categories"], about["save"])
     written.remove()
     for record in progress(records, desc="merging", leave=False):
-        written.collect(record, Path(record["path"]))
+        try:
+            written.collect(record, Path(record["path"]))
+        except FileNotFoundError:
+            raise InputError(
+                f"{record['path']}: is missing, and {', '.join(written.sets)} hold copies of the "
+                "images; put it back there and merge again"
+            ) from None
     sentences = finish(written, bad, about["images"])
     report(written, sentences, opts.out, bad)
     info(f"{written.summary(about['images'])} of {about['shards']} shards: {opts.out}")

@@ -9,7 +9,6 @@ is found with what; a shard that was started otherwise is refused.
 import argparse
 import hashlib
 import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -59,13 +58,8 @@ def begin(out: Path, about: dict) -> None:
         others = [one.name for one in out.iterdir() if one.name != FOLDER] if out.is_dir() else []
         if others or out.is_file():
             raise InputError(f"{out}: the output exists and is not of shards; name another --out")
-        files.make_folder(path.parent)
-        # Only whole, and by the first of several jobs that start at once.
-        temporary = path.with_name(f"{os.uname().nodename}-{os.getpid()}.tmp")
-        temporary.write_text(json.dumps(about, indent=1), encoding="utf-8")
-        with suppress(FileExistsError):
-            os.link(temporary, path)
-        temporary.unlink()
+        # Of several jobs that start at once each may write it: the same.
+        files.write_json(path, about, "choose another --out")
     known = read_run(out)
     for name, value in about.items():
         if known.get(name) != value:
@@ -105,15 +99,8 @@ class Records:
                 self.done[record["image"]["id"]] = record
 
     def add(self, record: dict) -> None:
-        """Raises FailedRun if the file system does not allow it."""
-        try:
-            with open(self.path, "a", encoding="utf-8") as file:
-                file.write(json.dumps(record) + "\n")
-        except OSError as error:
-            raise FailedRun(
-                f"{self.path}: cannot be written ({error.strerror}), images before are done; make "
-                "room and start the same command again"
-            ) from error
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
         if "image" in record:
             self.done[record["image"]["id"]] = record
 
@@ -133,6 +120,10 @@ def opened(out: Path, own: Shard) -> Iterator[Records]:
     """The records of a shard, which one process at a time can add to.
 
     What a killed process left of a line is removed, and what was bad is tried again.
+
+    Raises:
+        InputError: if another process has the shard.
+        FailedRun: if the file system does not allow to write there, also inside.
     """
     lock = files.FolderLock()
     lock.acquire(own.folder(out))
@@ -144,6 +135,11 @@ def opened(out: Path, own: Shard) -> Iterator[Records]:
                 file.writelines(json.dumps(each) + "\n" for each in records.done.values())
         records.bad.clear()
         yield records
+    except OSError as error:
+        raise FailedRun(
+            f"{out}: cannot be written ({error.strerror or error}), images before are done; make "
+            "room and start the same command again"
+        ) from error
     finally:
         lock.release()
 
