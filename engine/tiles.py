@@ -10,6 +10,7 @@ from collections import defaultdict
 import numpy as np
 import torch
 from PIL import Image
+from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import connected_components
 from torch import nn
 
@@ -117,8 +118,7 @@ def merge(results: list[dict], boxes: list[Box], size: tuple[int, int]) -> dict:
     masks = [
         placed(mask, box, size) for result, box in zip(results, boxes) for mask in result["masks"]
     ]
-    rivals = (labels[:, None] == labels) & (views[:, None] != views)  # [M,M]
-    groups = grouped(masks, scores, best, views, rivals, boxes)
+    groups = grouped(masks, labels, scores, best, views, boxes)
     first = np.array([max(group, key=lambda place: scores[place]) for group in groups], int)
     order = np.argsort(-scores[first], kind="stable")
     first, groups = first[order], [[masks[place] for place in groups[group]] for group in order]
@@ -134,10 +134,10 @@ def merge(results: list[dict], boxes: list[Box], size: tuple[int, int]) -> dict:
 
 def grouped(
     masks: list[rle.Rle],
+    labels: np.ndarray,
     scores: np.ndarray,
     best: np.ndarray,
     views: np.ndarray,
-    rivals: np.ndarray,
     boxes: list[Box],
 ) -> list[list[int]]:
     """The answers that stay, those that are to be joined together.
@@ -148,33 +148,70 @@ def grouped(
     what the whole image shows. Those that are shown (`best`) depend on one another alone.
 
     Args:
-        masks: M masks of the image. scores, best, views: [M].
-        rivals: bool [M,M], which are of one class and of different views.
+        masks: M masks of the image. labels, scores, best, views: [M].
         boxes: of the views, that of the whole image among them or not.
     """
-    iou, area = rle.iou(masks, masks), rle.area(masks)
-    shared = iou * (area[:, None] + area) / (1 + iou)  # [M,M] pixels
-    rivals = rivals & (shared > 0)
-    smaller, larger = np.minimum(area[:, None], area), np.maximum(area[:, None], area)
-    same = (iou > SAME) | ((shared > NESTED * smaller) & (larger < LARGER * smaller))
+    number, area = len(masks), rle.area(masks)
     around, edges = rle.boxes(masks), np.array(boxes)[views].reshape(-1, 4)  # [M,4]
+    one, other, shared = overlapping(masks, area, around, labels, views)  # [P] each
+    smaller, larger = np.minimum(area[one], area[other]), np.maximum(area[one], area[other])
+    same = shared > SAME * (smaller + larger - shared)
+    same |= (shared > NESTED * smaller) & (larger < LARGER * smaller)
     cut = touches(around, edges, np.max(boxes, 0)[2:])
     long = (sides(around) > OVERLAP * sides(edges)).any(1)
-    alone = np.zeros(len(masks), bool)
+    twins = split(other[same], one[same], number)
+    alone = np.zeros(number, bool)
     for place in np.lexsort((-scores, ~best)):  # shown ones first
-        alone[place] = not cut[place] and not (alone & rivals[place] & same[place]).any()
-    covers = rivals & alone & (shared >= SAME * area[:, None])
-    covers &= (scores >= LOWEST * scores[:, None]) & (best >= best[:, None])
-    left = np.flatnonzero(cut & ~covers.any(1))
-    seen = np.array([within(masks[place], boxes) for place in left]).reshape(len(left), len(boxes))
-    seen = seen[:, views[left]]  # [L,L] pixels of one where the view of the other looks
-    pairs = np.ix_(left, left)
-    agree = rivals[pairs] & (best[left][:, None] == best[left])
-    agree &= shared[pairs] >= SAME * (seen + seen.T - shared[pairs])
-    _, parts = connected_components(agree, directed=False)
-    joined = [left[parts == part].tolist() for part in np.unique(parts)]
+        alone[place] = not cut[place] and not alone[twins[place]].any()
+    covers = alone[other] & (shared >= SAME * area[one])
+    covers &= (scores[other] >= LOWEST * scores[one]) & (best[other] >= best[one])
+    left = cut.copy()
+    left[one[covers]] = False
+    pairs = left[one] & left[other] & (best[one] == best[other])
+    one, other, shared = one[pairs], other[pairs], shared[pairs]
+    seen = [
+        within(mask, [boxes[views[place]] for place in others]) if len(others) else []
+        for mask, others in zip(masks, split(other, one, number))
+    ]
+    seen = np.concatenate([[], *seen])  # [P] pixels of one where the view of the other looks
+    seen += seen[np.lexsort((one, other))]  # the same pairs the other way round
+    agree = shared >= SAME * (seen - shared)
+    links = csr_matrix((agree[agree], (one[agree], other[agree])), (number, number))
+    _, parts = connected_components(links, directed=False)
+    left = np.flatnonzero(left)
+    joined = [left[parts[left] == part].tolist() for part in np.unique(parts[left])]
     joined = [group for group in joined if len(group) > 1 or not long[group[0]]]
     return [[place] for place in np.flatnonzero(alone).tolist()] + joined
+
+
+def overlapping(
+    masks: list[rle.Rle],
+    area: np.ndarray,
+    around: np.ndarray,
+    labels: np.ndarray,
+    views: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The pairs of masks of one class and of different views that share pixels, in both orders, and
+    how many they share: [P] each, sorted. Many windows have few such pairs of all M * M.
+    """
+    found = [np.zeros((3, 0))]
+    for one, (left, top, right, bottom) in enumerate(around):
+        near = (labels == labels[one]) & (views != views[one])
+        near &= (around[:, 0] < right) & (around[:, 2] > left)
+        near &= (around[:, 1] < bottom) & (around[:, 3] > top)
+        near = np.flatnonzero(near)
+        if len(near):
+            [iou] = rle.iou([masks[one]], [masks[other] for other in near])
+            pixels = iou * (area[one] + area[near]) / (1 + iou)
+            found.append(np.stack([np.full(len(near), one), near, pixels]))
+    one, other, shared = np.concatenate(found, 1)
+    sharing = shared > 0
+    return one[sharing].astype(int), other[sharing].astype(int), shared[sharing]
+
+
+def split(values: np.ndarray, of: np.ndarray, number: int) -> list[np.ndarray]:
+    """The values that belong to each of `number` places; `of` [P], sorted, says to which."""
+    return np.split(values, np.searchsorted(of, np.arange(1, number)))
 
 
 def placed(mask: rle.Rle, box: Box, size: tuple[int, int]) -> rle.Rle:

@@ -11,7 +11,7 @@ import engine
 from data import rle
 from data.errors import InputError
 from engine import evaluate, predict
-from engine.tiles import OVERLAP, merge, views_of
+from engine.tiles import OVERLAP, merge, overlapping, views_of
 from tests.conftest import scene
 
 SIZE = (300, 400)
@@ -137,6 +137,17 @@ def test_what_is_shown_does_not_depend_on_the_rest():
     found = merge(shown + hidden, boxes, SIZE)
     scores, best = found["scores"].tolist(), found["best"].tolist()
     assert scores == pytest.approx([0.8, 0.5]) and best == [False, True]
+
+
+def test_pairs_that_overlap_are_those_of_all_pairs():
+    rng = np.random.default_rng(0)
+    masks = np.array([disc(*rng.uniform((0, 0), SIZE), rng.uniform(2, 40)) for _ in range(60)])
+    labels, views = rng.integers(0, 2, 60), rng.integers(0, 5, 60)
+    rles, flat = rle.encode(masks), masks.reshape(60, -1).astype(float)
+    shared = flat @ flat.T * ((labels[:, None] == labels) & (views[:, None] != views))
+    one, other, pixels = overlapping(rles, rle.area(rles), rle.boxes(rles), labels, views)
+    assert (np.argwhere(shared) == np.stack([one, other], 1)).all()
+    assert pixels == pytest.approx(shared[one, other])
 
 
 def test_nothing_found():
