@@ -122,7 +122,8 @@ def following(opts: argparse.Namespace, path: Path, out: Path) -> dict[str, str]
     if sets := [name for name in output.SETS if name in opts.save]:
         return {"when they are corrected": command("check_data", out / sets[0])}
     words = list(opts.images) if len(opts.images) <= 3 else ["IMAGES"]
-    words += ["--recursive"] * opts.recursive + ["--checkpoint", path, "--save", "labelme"]
+    words += ["--recursive"] * opts.recursive + ["--checkpoint", path]
+    words += ["--tiles", opts.tiles] * (opts.tiles > 1) + ["--save", "labelme"]
     return {"to correct them in LabelMe": command("predict", *words)}
 
 

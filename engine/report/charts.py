@@ -101,7 +101,8 @@ def lines(
     drawing = element(
         "svg", *parts, kind="lines", viewBox=size, role="img", **{"aria-label": title}
     )
-    below = [element("figcaption", caption)] if caption else []
+    about = ["logarithmic scale"] * bool(upward.log) + [caption] * bool(caption)
+    below = [element("figcaption", "; ".join(about))] if about else []
     return element("figure", element("b", title), legend(drawn), drawing, *below, kind="chart")
 
 

@@ -44,7 +44,7 @@ def compare(folders: Sequence[Path]) -> dict[str, Any]:
     ]
     if len({frozenset(row["file"] for row in one["per_image"]) for one in scored}) > 1:
         notes.append("the runs were scored on different images: their AP does not compare")
-    same_classes = len({tuple(one["confusion"]["names"]) for one in scored}) == 1
+    same_classes = len({frozenset(one["confusion"]["names"]) for one in scored}) == 1
     if scored and not same_classes:
         notes.append("the runs have different classes: AP over all classes does not compare")
     whole = len(scored) == len(found) and same_classes

@@ -1,9 +1,10 @@
 """Answers above a score threshold against the objects of their image, whatever their class.
 
-In the order of their scores, each answer takes the free object with the highest mask IoU, if that
-is at least 0.5. So a right mask with a wrong class is a confusion of two classes, where COCO's AP,
-class by class, counts a false positive and a miss. What is left over is extra or missed; an answer
-that lies in a crowd of its class is neither. Pixels of answers inside void are removed first.
+In the order of their scores, each answer takes the free object of its class with the highest mask
+IoU, if that is at least 0.5; then, in the same way, answers without one take what is left of other
+classes. So a right mask with a wrong class is a confusion of two classes, where COCO's AP, class by
+class, counts a false positive and a miss. What is left over is extra or missed; an answer that lies
+in a crowd of its class is neither. Pixels of answers inside void are removed first.
 """
 
 from collections.abc import Iterable
@@ -73,17 +74,23 @@ def match_image(records: list[dict], answers: list[dict], index_of: dict[int, in
     answers = sorted(answers, key=lambda each: -each["score"])
     masks = [each["segmentation"] for each in answers]
     ious = rle.iou(masks, [each["segmentation"] for each in objects])  # [M,N]
-    labels = [index_of[each["category_id"]] for each in objects]
-    free, pairs, extra = np.ones(len(objects)), [], []
-    for answer, row in zip(answers, ious):
-        label, row = index_of[answer["category_id"]], row * free
-        if row.max(initial=0.0) >= FOUND:
-            best = int(row.argmax())
-            free[best] = 0
-            pairs.append((labels[best], label, float(row[best])))
-        elif not in_crowd(answer, crowds):
-            extra.append(label)
-    return Matches(pairs, [labels[i] for i in np.flatnonzero(free).tolist()], extra)
+    labels, given = (
+        np.array([index_of[each["category_id"]] for each in some], int)
+        for some in (objects, answers)
+    )
+    free, left, pairs = np.ones(len(objects)), list(range(len(answers))), []
+    for allowed in (given[:, None] == labels, np.ones_like(ious)):
+        waiting, left = left, []
+        for i in waiting:
+            row = ious[i] * free * allowed[i]
+            if row.max(initial=0.0) >= FOUND:
+                best = int(row.argmax())
+                free[best] = 0
+                pairs.append((int(labels[best]), int(given[i]), float(row[best])))
+            else:
+                left.append(i)
+    extra = [int(given[i]) for i in left if not in_crowd(answers[i], crowds)]
+    return Matches(pairs, labels[free > 0].tolist(), extra)
 
 
 def in_crowd(answer: dict, crowds: list[dict]) -> bool:

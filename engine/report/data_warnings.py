@@ -52,17 +52,18 @@ def names_permuted(run: RunFacts) -> dict | None:
     trained = (
         f"; on training images {on_train.mean():.0%} of them are right" if len(on_train) else ""
     )
-    oracle = run.evidence["diagnosis"]["oracles"]
+    oracle = run.evidence["diagnosis"]["oracles"]["right class"]["AP"]
+    ap = run.evidence["headline"]["mask"]["AP"]
     return warning(
         "error", "Class names differ between train and val",
         sentence(
-            f"on val, masks are right but their classes are not: {first_of(parts)}{trained}. With "
-            f"the right classes AP would be {oracle['right class']['AP']:.3f}, not "
-            f"{oracle['best class only']['AP']:.3f}"
+            f"on val, masks are right but their classes are not, at any score: {first_of(parts)}"
+            f"{trained}. With the right classes AP would be {oracle:.3f}, not {ap:.3f}"
         ),
-        "Compare the class names and ids of both annotation files, and look at objects of these "
-        f"classes: bash sbin/check_data.sh {run.data}. Where val was wrong, evaluate again with "
-        "sbin/test.sh; where train was, train again.",
+        "Compare the class names and ids of both annotation files. The images of val and of the "
+        "training batch show which side has wrong names, as does bash sbin/check_data.sh "
+        f"{run.data}. "
+        "Where val was wrong, evaluate again with sbin/test.sh; where train was, train again.",
     )  # fmt: skip
 
 

@@ -15,6 +15,7 @@ from engine.report import compare, compare_page, evidence, run_page, summary
 from engine.values import device_for
 
 COMPARISONS = Path("comparisons")
+MARKS = (options.MARK, "last.pt", "best.pt")  # one of them is in every run folder
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -69,8 +70,10 @@ def main(argv: list[str]) -> None:
     files.require_free(opts.out, opts.overwrite)
     folders = opts.runs or files.newest_runs(options.RUNS)[:1]
     for folder in folders:
-        if not folder.is_dir():
-            raise InputError(f"{folder}: no such run folder; give one below {options.RUNS}/")
+        if not any((folder / name).is_file() for name in MARKS):
+            raise InputError(f"{folder}: no run folder; give one below {options.RUNS}/")
+    if len({folder.resolve() for folder in folders}) < len(folders):
+        raise InputError("the same run is given twice; give each once")
     torch.set_num_threads(opts.threads)
     one = len(folders) == 1
     out = write_run(folders[0], opts) if one else write_comparison(folders, opts)

@@ -86,21 +86,27 @@ def test_matches_against_counted_pixels():
         crowds = [(c, mask) for i, c, mask, crowd in objects if i == image and crowd]
         taken, right, number = set(), 0.0, 0
         shown = [one for one in answers if one[0] == image and one[2] > 0.25]
-        for _, category, _, mask in sorted(shown, key=lambda one: -one[2]):
-            mask = mask & ~void[image]
-            if not mask.any():
-                continue
-            ious = [
-                0 if n in taken else (mask & other).sum() / (mask | other).sum()
-                for n, (_, other) in enumerate(real)
-            ]
-            best = int(np.argmax(ious)) if ious else -1
-            if best >= 0 and ious[best] >= 0.5:
-                taken.add(best)
-                number += 1
-                counted[index[real[best][0]], index[category]] += 1
-                right += ious[best] * (real[best][0] == category)
-            elif not any(c == category and 2 * (mask & m).sum() >= mask.sum() for c, m in crowds):
+        masks = [(c, m & ~void[image]) for _, c, _, m in sorted(shown, key=lambda one: -one[2])]
+        left = [(c, m) for c, m in masks if m.any()]
+        for same in (True, False):
+            waiting, left = left, []
+            for category, mask in waiting:
+                ious = [
+                    0
+                    if n in taken or (same and other_class != category)
+                    else (mask & other).sum() / (mask | other).sum()
+                    for n, (other_class, other) in enumerate(real)
+                ]
+                best = int(np.argmax(ious)) if ious else -1
+                if best >= 0 and ious[best] >= 0.5:
+                    taken.add(best)
+                    number += 1
+                    counted[index[real[best][0]], index[category]] += 1
+                    right += ious[best] * (real[best][0] == category)
+                else:
+                    left.append((category, mask))
+        for category, mask in left:
+            if not any(c == category and 2 * (mask & m).sum() >= mask.sum() for c, m in crowds):
                 number += 1
                 counted[3, index[category]] += 1
         for n, (category, _) in enumerate(real):
@@ -109,3 +115,10 @@ def test_matches_against_counted_pixels():
         assert found[image].quality == pytest.approx(quality)
     assert confusion(found.values(), 3).tolist() == counted.tolist()
     assert counted[:3, :3].sum() > 40 and counted[3].sum() > 20 and counted[:, 3].sum() > 10
+
+
+def test_the_answer_of_the_right_class_comes_before_a_better_one_of_another():
+    mask, less = box(0, 20, 0, 20), box(0, 20, 0, 14)
+    answers = [record(1, 5, mask, score=0.9, best=True), record(1, 3, less, score=0.4, best=True)]
+    found = match(truth_of([1], [(1, 3, mask, 0)]), answers, 0.3)
+    assert found == {1: Matches([(0, 0, pytest.approx(0.7))], [], [1])}

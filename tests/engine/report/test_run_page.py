@@ -111,10 +111,12 @@ def test_files_that_are_missing_leave_their_part_out(toy_run, tmp_path):
     page = parsed((folder / "report.html").read_text(encoding="utf-8"))
     assert page.ids == {f"#{name}" for name, _ in run_page.SECTIONS} - {"#time"}
     assert (folder / "summary.md").exists()
-    with pytest.raises(InputError, match="no run with a checkpoint"):
-        write.main([str(tmp_path)])
-    with pytest.raises(InputError, match="no such run folder"):
-        write.main([str(tmp_path / "no")])
+    for name in (".", "no"):
+        with pytest.raises(InputError, match="no run folder"):
+            write.main([str(tmp_path / name)])
+    assert list(tmp_path.iterdir()) == [folder]
+    with pytest.raises(InputError, match="twice"):
+        write.main([str(folder), str(folder)])
 
 
 @in_a_browser
