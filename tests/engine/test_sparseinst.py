@@ -78,7 +78,7 @@ def test_a_run_starts_from_its_weights_with_other_classes(run, toy_coco, tmp_pat
 
 def test_a_file_is_checked_and_the_modules_are_inspected(run, tmp_path, capsys):
     check_weights.main([str(run / "best.pt")])
-    assert capsys.readouterr().out.splitlines()[-1] == "loads into sparseinst_topformer_tiny"
+    assert "loads into sparseinst_topformer_tiny" in capsys.readouterr().out.splitlines()
     small = "--image-size 64 --batch-size 2 --rounds 1 --device cpu --threads 1".split()
     path = tmp_path / "parts.json"
     inspect_modules.main([*small, *OPTIONS[1:3], "--json", str(path), *OPTIONS[-5:]])

@@ -64,7 +64,7 @@ def require_same_bits(first, second, but=("seconds", "cpu_seconds", "options")):
 def test_a_run_leaves_everything_it_promises(toy_run):
     assert {path.name for path in toy_run.iterdir()} == {
         *("options.json", "log.jsonl", "metrics.csv", "last.pt", "best.pt"),
-        *("train_batch.png", "predictions.png", "summary.md"),
+        *("train_batch.png", "predictions.png", "summary.md", "evidence.json", "report.html"),
     }
     for name in ("train_batch.png", "predictions.png"):
         image = np.asarray(Image.open(toy_run / name))
@@ -418,7 +418,12 @@ def test_more_than_a_hundred_objects_are_scored_when_the_model_may_find_them(
     tiny, tmp_path, monkeypatch
 ):
     limits = []
-    monkeypatch.setattr(train, "score", lambda *args, max_dets: limits.append(max_dets) or 1 / 0)
+
+    def stop(*args, max_dets):
+        limits.append(max_dets)
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(train, "score_with_curves", stop)
     argv = [*tiny, "--set", "max_detections=300", "--iterations", "1"]
     with pytest.raises(ZeroDivisionError):
         train.main([*argv, "--out", str(tmp_path / "run")])

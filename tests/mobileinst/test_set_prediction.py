@@ -488,7 +488,7 @@ def test_points_can_be_handed_in():
 
 
 def test_zoo_refuses_unknown_names_and_keywords():
-    with pytest.raises(ValueError, match="mobileinst_topformer_tiny"):
+    with pytest.raises(ValueError, match="did you mean mobileinst_topformer_"):
         zoo.build("mobileinst_topformer_huge", 3)
     with pytest.raises(ValueError, match="kv_stride"):
         zoo.build("mobileinst_topformer_tiny", 3, stride=4)
