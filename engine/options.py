@@ -69,8 +69,9 @@ class TrainOptions:
         False, bool, "leave out records and images that cannot be used, and list them at the end")
 
     model: str = option(
-        "mobileinst_topformer_tiny", str, f"one of {', '.join(zoo.names())}", "model",
-        choices=zoo.names(), metavar="NAME")
+        "mobileinst_topformer_tiny", str, "without it, the one whose ImageNet weights are in "
+        f"datasets/weights or come with pip, else the default; one of {', '.join(zoo.names())}",
+        "model", choices=zoo.names(), metavar="NAME")
     set: dict[str, object] | None = option(
         None, values.keyword, "other values for keywords of the model, as width=64 num_queries=50",
         action="extend", nargs="+", metavar="KEY=VALUE")
