@@ -89,7 +89,7 @@ def test_a_summary_of_any_run_at_any_time(opts, monkeypatch, capsys):
     (folder / "kept.pt").rename(folder / "best.pt")
     (folder / "last.pt").unlink()
     assert "iteration 2, split val" in summary.summary(folder)
-    with pytest.raises(InputError, match="no run with a checkpoint"):
+    with pytest.raises(InputError, match="no run folder"):
         write.main([str(folder.parent)])
 
 
