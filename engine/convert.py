@@ -27,7 +27,10 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser = options.Parser("Convert a data set into another annotation format.")
     parser.add_argument("data", type=Path, help="folder or file of the data set; it is only read")
     parser.add_argument("out", type=Path, help="new folder")
-    parser.add_argument("--to", required=True, choices=WRITERS, help="format to write")
+    parser.add_argument(
+        "--to", required=True, choices=WRITERS, metavar="FORMAT",
+        help=f"format to write, one of {', '.join(WRITERS)}",
+    )  # fmt: skip
     options.add_option(parser, "format", help="read the data set as this format, where several fit")
     parser.add_argument("--no-images", action="store_true", help="write the annotations alone")
     parser.add_argument(
