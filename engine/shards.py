@@ -82,7 +82,7 @@ def read_run(out: Path) -> dict:
 
 
 def digest_of(names: list[str]) -> str:
-    """What tells lists of images apart."""
+    """The SHA-256 of a list of images."""
     return hashlib.sha256("\n".join(names).encode("utf-8", "surrogateescape")).hexdigest()
 
 

@@ -9,7 +9,6 @@ from typing import Any
 from PIL import Image
 
 from data.dataset import CocoDataset
-from data.errors import InputError
 from engine import checkpoint, files, log, options, start_weights
 from engine.coco_ap import NOTHING, Scores
 from engine.commands import command
@@ -77,10 +76,7 @@ def build(
     Raises:
         InputError: if the folder has no checkpoint of a run.
     """
-    last, best = (checkpoint.load_if_whole(folder / name) for name in ("last.pt", "best.pt"))
-    content = last or best
-    if not content:
-        raise InputError(f"{folder}: no run with a checkpoint; give a folder below {options.RUNS}/")
+    content, best = summary.checkpoints(folder)
     chosen = files.read_json(folder / options.MARK)
     chosen = chosen if isinstance(chosen, dict) else {}
     derived = chosen.get("derived") or {}

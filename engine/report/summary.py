@@ -88,16 +88,21 @@ def about_best(best: checkpoint.Fields) -> str:
     return f"best weights: iteration {iteration}, split {split}"
 
 
-def summary(folder: Path) -> str:
-    """The text of summary.md.
+def checkpoints(folder: Path) -> tuple[checkpoint.Fields, checkpoint.Fields | None]:
+    """The newest checkpoint of a run, and the best one, if there is one.
 
     Raises:
         InputError: if the folder has no checkpoint of a run.
     """
     last, best = (checkpoint.load_if_whole(folder / name) for name in ("last.pt", "best.pt"))
-    content = last or best
-    if not content:
+    if not (last or best):
         raise InputError(f"{folder}: no run with a checkpoint; give a folder below {options.RUNS}/")
+    return last or best, best
+
+
+def summary(folder: Path) -> str:
+    """The text of summary.md; raises as `checkpoints`."""
+    content, best = checkpoints(folder)
     start = "\n\n".join(start_weights.describe(content["options"]))
     lines = [start, "", f"# {folder.name}", ""]
     lines += [f"- {line}" for line in facts(folder, content)]
