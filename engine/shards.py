@@ -76,7 +76,7 @@ def begin(out: Path, about: dict) -> None:
 def read_run(out: Path) -> dict:
     """What the shards have in common; raises InputError if there is nothing."""
     known = files.read_json(out / FOLDER / RUN)
-    if not isinstance(known, dict):
+    if not isinstance(known, dict) or "shards" not in known:
         raise InputError(f"{out}: holds no {FOLDER}/{RUN}; give the --out of commands with --shard")
     return known
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from engine import files, log, options
 from engine.coco_ap import NOTHING
+from engine.commands import data_arguments
 from engine.datasets import Parts
 
 
@@ -48,14 +49,8 @@ class RunFacts(NamedTuple):
 
     @property
     def data(self) -> str:
-        """The data set as options of a command."""
-        given = ("data", "train_json", "val_json", "images")
-        values = [(name, self.options.get(name)) for name in given]
-        return " ".join(
-            f"--{name.replace('_', '-')} {shlex.quote(str(value))}"
-            for name, value in values
-            if value
-        )
+        """The data set as options of check_data, which lists bad records in any case."""
+        return shlex.join(data_arguments(self.options | {"skip_bad_records": None}))
 
     def last_ap(self, name: str) -> float | None:
         """AP of `name`, "train" or "val", at the last evaluation."""

@@ -54,7 +54,8 @@ def side_by_side(scores: dict[str, Scores]) -> str:
     for key in MEANING:
         one, other = (each.headline[key] for each in scores.values())
         difference = "-" if one == NOTHING else f"{other - one:+.3f}"
-        rows.append([key, number(one), number(other), difference])
+        name = key.replace("100", str(next(iter(scores.values())).max_dets))
+        rows.append([name, number(one), number(other), difference])
     return aligned(rows, 1)
 
 
