@@ -73,10 +73,12 @@ class TrainPreset:
 class WholeImage:
     """The whole image, resized by `size`, padded to `padded_size` or to the canvas if given.
 
+    tiles: windows along the long side that engine/tiles.py shows to the network as well; 1: none.
     resize: one of `transforms.RESIZES`.
     targets: False leaves out objects, which only losses need.
     """
 
+    tiles: int = 1
     resize: str = "antialiased"
     targets: bool = True
 

@@ -5,6 +5,7 @@ ValueError for wrong input with the sentence of the command.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -19,10 +20,10 @@ from data.presets import WholeImage
 from data.records import Category
 from engine import backends, checkpoint, inputs, log, options
 from engine import evaluate as evaluation
-from engine import tiles as tiled
 from engine import train as training
 from engine.commands import arguments
 from engine.result import Result
+from engine.tiles import find
 from engine.values import device_for
 from mobileinst.deploy import fold_batchnorms
 from mobileinst.set_prediction.postprocess import Postprocess
@@ -60,7 +61,7 @@ class Model:
         *,
         threshold: float | None = None,
         batch_size: int = 1,
-        tiles: int = 1,
+        tiles: int | None = None,
         progress: bool = False,
     ) -> Result | list[Result] | Iterator[Result]:
         """Finds objects.
@@ -71,7 +72,7 @@ class Model:
             threshold: another one for this call.
             batch_size: images in the network at a time; only those of one padded size can share.
             tiles: also look at so many overlapping windows along the long side of an image, for
-                small objects in large images.
+                small objects in large images; as in the training if not given.
             progress: show a progress bar.
         Returns:
             A Result; of a folder or a list, a list of them; of a generator, a generator.
@@ -88,7 +89,7 @@ class Model:
         return list(tqdm(found, total=len(images), disable=not progress, dynamic_ncols=True))
 
     def results(
-        self, images: Iterable[Source], threshold: float | None, batch_size: int, tiles: int = 1
+        self, images: Iterable[Source], threshold: float | None, batch_size: int, tiles: int | None
     ) -> Iterator[Result]:
         """The Result of each image, in their order."""
         images = iter(images)
@@ -97,12 +98,12 @@ class Model:
                 yield Result(image, found, self.categories)
 
     def find(
-        self, images: list[Image.Image], threshold: float | None = None, tiles: int = 1
+        self, images: list[Image.Image], threshold: float | None = None, tiles: int | None = None
     ) -> list[dict]:
         """RGB images -> results of the contract in data/batch.py, masks as RLE."""
         threshold = self.threshold if threshold is None else threshold
-        model = self.network, self.postprocess, self.preset, self.device
-        return tiled.find(images, *model, threshold, tiles)
+        preset = replace(self.preset, tiles=tiles or self.preset.tiles)
+        return find(images, self.network, self.postprocess, preset, self.device, threshold)
 
 
 def load(path: str | Path, *, device: str | None = None, threshold: float | None = None) -> Model:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from data.errors import InputError
-from data.presets import CanvasPreset, EvalPreset, WholeImage
+from data.presets import CanvasPreset, WholeImage
 from engine import checkpoint, options
 from mobileinst import zoo
 from mobileinst.deploy import final_postprocess
@@ -77,20 +77,23 @@ def load(
     path: Path | None,
     builder: checkpoint.Builder = zoo.build_from_config,
     image_size: int | None = None,
+    tiles: int | None = None,
 ) -> Loaded:
     """What a user named: an exported file, by its ending, a checkpoint, or the newest run.
 
+    Args:
+        image_size, tiles: other ones than those of the training.
     Raises:
         InputError: if it cannot be used; `image_size` is not that of an exported file.
     """
     if is_exported(path):
-        return open_exported(path, image_size)
+        return open_exported(path, image_size, tiles)
     path, content = checkpoint.load_or_newest(path, options.RUNS)
-    preset = EvalPreset(image_size or content["options"]["image_size"])
+    preset = checkpoint.preset_of(content, image_size, tiles)
     return Loaded(path, content, *checkpoint.build(content, builder), preset)
 
 
-def open_exported(path: Path, image_size: int | None = None) -> Loaded:
+def open_exported(path: Path, image_size: int | None = None, tiles: int | None = None) -> Loaded:
     """An .onnx or .pte file of sbin/export.sh; raises InputError if it cannot be used."""
     if not path.is_file():
         raise InputError(f"{path} is missing; name a file of sbin/export.sh")
@@ -123,7 +126,8 @@ def open_exported(path: Path, image_size: int | None = None) -> Loaded:
     postprocess = final_postprocess(meta["config"]["max_detections"], meta["duplicate_iou"])
     model = Exported(run_of(torch.tensor(meta["pad_colour"])))
     fields = checkpoint.Fields(content, f"{path}:")
-    return Loaded(path, fields, model, None, postprocess, CanvasPreset(size))
+    preset = CanvasPreset(size, tiles=tiles or meta["tiles"])
+    return Loaded(path, fields, model, None, postprocess, preset)
 
 
 def digest(path: Path) -> str:
@@ -164,6 +168,7 @@ def parse(text: str | None, path: Path) -> dict:
         "height": lambda value: type(value) is int and value > 0,
         "width": lambda value: type(value) is int and value > 0,
         "mask_stride": lambda value: type(value) is int and value > 0,
+        "tiles": lambda value: type(value) is int and value > 0,
         "categories": checkpoint.is_class_list,
         "pad_colour": lambda value: len(value) == 3 and all(map(is_number, value)),
         "threshold": is_number,

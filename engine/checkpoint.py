@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from data.errors import InputError, counted
+from data.presets import EvalPreset
 from data.records import Category
 from engine import files
 from engine.log import first_of, info
@@ -134,7 +135,8 @@ def is_best(value: object) -> bool:
 
 
 def is_options(value: object) -> bool:
-    return isinstance(value, dict) and value.get("image_size", 1) in range(1, 100_001)
+    numbers = ("image_size", "tiles")
+    return isinstance(value, dict) and all(value.get(n, 1) in range(1, 100_001) for n in numbers)
 
 
 FIELDS: dict[str, tuple[str, Callable[[object], bool]]] = {
@@ -253,6 +255,14 @@ def build(
     model.to(memory_format=torch.channels_last)
     # Some CPUs choose other kernels for weights that require gradients, with other last bits.
     return model.eval().requires_grad_(False), criterion, postprocess
+
+
+def preset_of(
+    content: Fields, image_size: int | None = None, tiles: int | None = None
+) -> EvalPreset:
+    """How images are shown to the model of a checkpoint: as in its training, where not given."""
+    trained = content["options"]
+    return EvalPreset(image_size or trained["image_size"], tiles=tiles or trained["tiles"])
 
 
 def config_of(content: Fields) -> zoo.Config:

@@ -5,7 +5,6 @@ import sys
 import time
 from collections import Counter
 from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -17,7 +16,7 @@ from engine.coco_ap import FIELDS, Scores, score
 from engine.commands import command, data_arguments, show_next
 from engine.datasets import open_split
 from engine.fit import too_many_objects
-from engine.inference import predictions, tiled_predictions
+from engine.inference import predictions
 from engine.log import info
 from engine.report import diagnose
 from engine.report.metrics_block import MeanLoss, all_metrics, block
@@ -132,17 +131,13 @@ def score_checkpoint(
         if opts.diagnose and opts.out and opts.out.suffix:
             files.require_free(opts.out.with_name(DIAGNOSIS), opts.overwrite)
         device = dist.device_for(device_for(opts.device))
-        loaded = backends.load(opts.checkpoint, builder, opts.image_size)
+        loaded = backends.load(opts.checkpoint, builder, opts.image_size, opts.tiles)
         path, content, model, criterion, postprocess, preset = loaded
         trained = (path, content) if criterion else None  # exported files name no data
         if not trained:
             require_data(opts, path)
             if opts.metrics_block:
                 raise InputError(f"{path}: has no loss for --metrics-block; leave it out")
-        if opts.tiles > 1 and (opts.metrics_block or opts.diagnose):
-            raise InputError(
-                "--metrics-block and --diagnose look at whole images alone; leave out --tiles"
-            )
     dataset = dist.local_first(lambda: open_split(opts, trained), InputError)
     with dist.synced_errors(InputError):
         dataset.use_classes(content["classes"], str(path))
@@ -155,28 +150,24 @@ def score_checkpoint(
     if text := too_many_objects(dataset, limit, "answers per image", missed):
         info(text)
     loss = MeanLoss(criterion) if opts.metrics_block else None
-    ids = [category.id for category in dataset.categories]
-    every = diagnose.EveryQuery(postprocess, ids) if opts.diagnose else None
     both = opts.resize == "both"
     resize = "antialiased" if both else opts.resize
     settings = {
         "preset": replace(preset, resize=resize),
         "batch_size": opts.batch_size,
         "device": device,
+        "workers": opts.workers,
     }
-    use = model.to(device), postprocess, dataset
-    if opts.tiles > 1:
-        find = partial(tiled_predictions, *use, tiles=opts.tiles)
-    else:
-        find = partial(predictions, *use, workers=opts.workers)
+    model = model.to(device)
     if both:
-        plain = find(**settings | {"preset": replace(preset, resize="plain")})
+        other = settings | {"preset": replace(preset, resize="plain")}
+        plain = predictions(model, postprocess, dataset, **other)
+    if opts.diagnose:
+        every = predictions(model, diagnose.one_per_query(postprocess), dataset, **settings)
     start = time.perf_counter()
-    if also := loss or every:
-        detections = find(**settings, callback=also)
-        also.gather()
-    else:
-        detections = find(**settings)
+    detections = predictions(model, postprocess, dataset, **settings, callback=loss)
+    if loss:
+        loss.gather()
     if not dist.is_main_process():
         return None
     ground_truth = dataset.ground_truth()  # without the images that could not be read
@@ -189,7 +180,7 @@ def score_checkpoint(
         "checkpoint": str(path),
         "split": opts.split,
         "resize": resize,
-        "tiles": opts.tiles,
+        "tiles": preset.tiles,
         "categories": ground_truth["categories"],
         "skipped": skipped.records_of(dataset.bad),
         "scores": asdict(scores),
@@ -209,7 +200,7 @@ def score_checkpoint(
     files.write_json(out, results, "name another")
     info(f"results: {out}")
     if opts.diagnose:
-        found = diagnose.diagnose(ground_truth, every.answers, scores)
+        found = diagnose.diagnose(ground_truth, every, scores)
         info(f"\n{diagnose.text(found)}\n")
         about = {"checkpoint": str(path), "split": opts.split}
         files.write_json(out.with_name(DIAGNOSIS), about | found, "name another --out")

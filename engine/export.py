@@ -201,6 +201,7 @@ def main(argv: list[str], builder: checkpoint.Builder = zoo.build_from_config) -
         "pad_colour": [255 * mean for mean in model.normalise.mean.flatten().tolist()],
         "resize": RESIZE,
         "mask_stride": model.mask_stride,
+        "tiles": content["options"]["tiles"],
         "threshold": threshold,
         "duplicate_iou": postprocess.duplicate_iou,
         "fingerprint": weights.fingerprint(model.state_dict()),

@@ -32,41 +32,36 @@ def predictions(
     threshold: float | None = None,
     callback: Callable[[dict, Batch], None] | None = None,
 ) -> list[dict]:
-    """Predicts a whole data set; see `run_inference`."""
-    loader = eval_loader(
-        dataset,
-        replace(preset, targets=callback is not None),
-        batch_size=batch_size,
-        workers=workers,
-        rank=dist.rank(),
-        world_size=dist.world_size(),
-    )
+    """Predicts a whole data set, with windows if the preset has `tiles`; see `run_inference`. The
+    callback sees whole images alone.
+    """
     ids = [category.id for category in dataset.categories]
-    settings = {"threshold": threshold, "callback": callback, "title": dataset.name}
-    detections = run_inference(model, postprocess, loader, device, ids, **settings)
+    if callback or preset.tiles == 1:
+        loader = eval_loader(
+            dataset,
+            replace(preset, targets=callback is not None),
+            batch_size=batch_size,
+            workers=workers,
+            rank=dist.rank(),
+            world_size=dist.world_size(),
+        )
+        settings = {"threshold": threshold, "callback": callback, "title": dataset.name}
+        detections = run_inference(model, postprocess, loader, device, ids, **settings)
+    if preset.tiles > 1:
+        network = fold_batchnorms(model), postprocess, preset, device, threshold, batch_size
+        detections = with_windows(network, dataset, ids)
     skipped.gather(dataset.bad)
     return detections
 
 
-def tiled_predictions(
-    model: nn.Module,
-    postprocess: Postprocess,
-    dataset: CocoDataset,
-    *,
-    preset: WholeImage,
-    device: torch.device,
-    batch_size: int,
-    tiles: int,
-) -> list[dict]:
-    """The same with windows of each image as well, see engine/tiles.py. Images are loaded one by
-    one in this process.
+def with_windows(network: tuple, dataset: CocoDataset, category_ids: list[int]) -> list[dict]:
+    """The same for images and windows of them; images are loaded one by one in this process.
+
+    network: model, postprocess, preset, device, threshold and batch size of `tiles.find`.
     """
-    model = fold_batchnorms(model)
-    ids = [category.id for category in dataset.categories]
-    settings = {"threshold": None, "tiles": tiles, "batch_size": batch_size}
-    own = range(dist.rank(), len(dataset), dist.world_size())
     found = []
     with dist.synced_errors(InputError):
+        own = range(dist.rank(), len(dataset), dist.world_size())
         for index in progress(own, desc=dataset.name, leave=False):
             found.append([])
             try:
@@ -74,8 +69,5 @@ def tiled_predictions(
             except InputError as error:
                 dataset.leave_out(index, error)
                 continue
-            results = find([image], model, postprocess, preset, device, **settings)
-            found[-1] += coco_results([truth.image_id], results, ids)
-    detections = list(chain.from_iterable(dist.gather_interleaved(found)))
-    skipped.gather(dataset.bad)
-    return detections
+            found[-1] += coco_results([truth.image_id], find([image], *network), category_ids)
+    return list(chain.from_iterable(dist.gather_interleaved(found)))

@@ -111,6 +111,9 @@ class TrainOptions:
     canvas: list[tuple[int, int]] | None = option(
         None, values.canvas, "HEIGHTxWIDTH of training batches, one drawn per step; follows from "
         "--image-size if not given", nargs="+")
+    tiles: int = option(
+        1, positive, "evaluate windows of each image as well, N along its long side, each as large "
+        "for the network as the image: finds small objects; 1: off", metavar="N")
     scale: tuple[float, float] = option(
         (0.6, 1.8), positive_real, "scale jitter; 1 just fits the image into the canvas",
         nargs=2, metavar=("MIN", "MAX"))
@@ -294,9 +297,9 @@ def add_tiles(parser: Parser) -> None:
     help = (
         "also look at N overlapping windows along the long side, and as many along the short side "
         "as their shape needs, each as large for the network as the whole image is: finds small "
-        "objects in large images; 1: off"
+        "objects in large images; 1: off; that of the training if not given"
     )
-    parser.add_argument("--tiles", type=positive, default=1, metavar="N", help=help)
+    add_option(parser, "tiles", default=None, help=help)
 
 
 def add_colour_by(parser: Parser) -> None:

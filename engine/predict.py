@@ -113,7 +113,7 @@ def results(
 
     items = read()
     while several := list(islice(items, opts.batch_size)):
-        found = tiles.find([image for *_, image in several], *network, opts.tiles)
+        found = tiles.find([image for *_, image in several], *network)
         yield from ((*item, result) for item, result in zip(several, found, strict=True))
 
 
@@ -123,7 +123,7 @@ def following(opts: argparse.Namespace, path: Path, out: Path) -> dict[str, str]
         return {"when they are corrected": command("check_data", out / sets[0])}
     words = list(opts.images) if len(opts.images) <= 3 else ["IMAGES"]
     words += ["--recursive"] * opts.recursive + ["--checkpoint", path]
-    words += ["--tiles", opts.tiles] * (opts.tiles > 1) + ["--save", "labelme"]
+    words += ["--tiles", opts.tiles] * bool(opts.tiles) + ["--save", "labelme"]
     return {"to correct them in LabelMe": command("predict", *words)}
 
 
@@ -143,7 +143,7 @@ def main(argv: list[str], builder: checkpoint.Builder = zoo.build_from_config) -
     torch.set_num_threads(opts.threads)
     device = device_for(opts.device)
     named, passed_over = inputs.images_of(opts.images, opts.recursive)
-    loaded = backends.load(opts.checkpoint, builder, opts.image_size)
+    loaded = backends.load(opts.checkpoint, builder, opts.image_size, opts.tiles)
     source, content, model, _, postprocess, preset = loaded
     threshold, origin = checkpoint.score_threshold(content["best"], opts.threshold)
     postprocess.duplicate_iou = opts.duplicate_iou

@@ -39,7 +39,6 @@ def find(
     preset: WholeImage,
     device: torch.device,
     threshold: float | None,
-    tiles: int = 1,
     batch_size: int | None = None,
 ) -> list[dict]:
     """RGB images -> results of the contract in data/batch.py, masks as RLE.
@@ -47,11 +46,11 @@ def find(
     Views of one padded size go through the network together.
 
     Args:
+        preset: its `tiles` are the windows along the long side of an image, see `views_of`.
         threshold: None keeps all answers, for evaluation.
-        tiles: windows along the long side of an image, see `views_of`; 1: the whole image alone.
         batch_size: views in the network at a time; as many as there are images if not given.
     """
-    at_once = batch_size or len(images)
+    at_once, tiles = batch_size or len(images), preset.tiles
     views = [
         (place, box)
         for place, image in enumerate(images)

@@ -351,7 +351,7 @@ def evaluate(run: Run) -> None:
 
 def inference_settings(run: Run) -> dict[str, object]:
     return {
-        "preset": EvalPreset(run.opts.image_size),
+        "preset": EvalPreset(run.opts.image_size, tiles=run.opts.tiles),
         "batch_size": run.opts.batch_size,
         "workers": run.opts.workers,
         "device": run.trainer.device,

@@ -38,6 +38,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     )
     options.add_colour_by(parser)
     options.add_image_size(parser)
+    options.add_tiles(parser)
     options.add_duplicate_iou(parser)
     where = "visualize-NNN beside the checkpoint if not given"
     options.add_out(parser, f"image file, or a folder for it; {where}")
@@ -117,7 +118,7 @@ def main(argv: list[str], builder: checkpoint.Builder = zoo.build_from_config) -
     files.require_free(opts.out, opts.overwrite)
     torch.set_num_threads(opts.threads)
     device = device_for(opts.device)
-    loaded = backends.load(opts.checkpoint, builder, opts.image_size)
+    loaded = backends.load(opts.checkpoint, builder, opts.image_size, opts.tiles)
     path, content, model, criterion, postprocess, preset = loaded
     if criterion is None:
         evaluate.require_data(opts, path)

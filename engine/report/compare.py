@@ -7,7 +7,6 @@ from typing import Any
 import torch
 
 from data.dataset import CocoDataset
-from data.presets import EvalPreset
 from engine import checkpoint, files, options
 from engine.coco_ap import METRICS
 from engine.inference import predictions
@@ -111,7 +110,7 @@ def answers(
     content = checkpoint.load(folder / "best.pt")
     model, _, postprocess = checkpoint.build(content)
     threshold, _ = checkpoint.score_threshold(content["best"])
-    preset = EvalPreset(content["options"]["image_size"])
+    preset = checkpoint.preset_of(content)
     settings = {"preset": preset, "workers": workers, "device": device, "threshold": threshold}
     part = dataset.subset(indices)
     detections = predictions(model.to(device), postprocess, part, **settings)

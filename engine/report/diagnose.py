@@ -6,7 +6,6 @@ void, pixels of answers inside it are removed. Objects are those that are not cr
 
 import copy
 from collections import defaultdict
-from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
@@ -15,10 +14,7 @@ from pycocotools import mask as coco_mask
 from torch import Tensor
 
 from data import rle
-from data.batch import Batch
-from engine import dist
 from engine.coco_ap import NOTHING, Scores, remove_void, run_cocoeval, twelve_numbers, with_geometry
-from engine.loop import coco_results, image_ids
 from engine.report.tables import aligned, number
 from mobileinst.set_prediction.postprocess import Postprocess
 
@@ -62,27 +58,6 @@ def one_per_query(postprocess: Postprocess) -> Postprocess:
     changed = copy.copy(postprocess)
     changed.rank, changed.duplicate_iou = rank, 1.0
     return changed
-
-
-class EveryQuery:
-    """A callback of inference: collects `answers`, the COCO results of `one_per_query`."""
-
-    def __init__(self, postprocess: Postprocess, category_ids: list[int]):
-        self.postprocess, self.category_ids = one_per_query(postprocess), category_ids
-        self.batches: list[list[dict]] = []
-
-    def __call__(self, outputs: dict, batch: Batch) -> None:
-        """Adds the answers of a batch."""
-        results = self.postprocess(outputs, batch.sizes(), encode=rle.encode)
-        self.batches.append(coco_results(image_ids(batch), results, self.category_ids))
-
-    def gather(self) -> None:
-        """Collective: collects the answers of all ranks on rank 0."""
-        self.batches = dist.gather_interleaved(self.batches)
-
-    @property
-    def answers(self) -> list[dict]:
-        return list(chain.from_iterable(self.batches))
 
 
 def diagnose(ground_truth: dict, detections: list[dict], scores: Scores) -> dict:

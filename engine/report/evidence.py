@@ -14,14 +14,13 @@ from torch import nn
 
 from data import rle
 from data.dataset import CocoDataset
-from data.presets import EvalPreset
 from engine import checkpoint, files, log
 from engine.coco_ap import Scores, score_with_curves
 from engine.datasets import Parts, parts_of_run
 from engine.findings import class_counts
 from engine.inference import predictions
 from engine.report.confusion import Matches, confusion, match
-from engine.report.diagnose import EveryQuery, diagnose
+from engine.report.diagnose import diagnose, one_per_query
 from engine.report.run_facts import RunFacts
 from engine.report.warnings import warnings_of
 from mobileinst.set_prediction.postprocess import Postprocess
@@ -52,19 +51,17 @@ def run_pass(
     every: bool = True,
     **settings: object,
 ) -> Pass:
-    """Predicts val and some training images, each once; rank 0 gets the results.
+    """Predicts val and some training images; rank 0 gets the results.
 
     Args:
-        every: whether to keep the answers of every query as well.
+        every: whether to predict the answers of every query on val as well.
         settings: those of `predictions`.
     """
-    ids = [category.id for category in parts.val.categories]
-    queries = EveryQuery(postprocess, ids) if every else None
-    detections = predictions(model, postprocess, parts.val, **settings, callback=queries)
-    if queries:
-        queries.gather()
+    detections = predictions(model, postprocess, parts.val, **settings)
+    queries = one_per_query(postprocess)
+    of_queries = predictions(model, queries, parts.val, **settings) if every else []
     seen = predictions(model, postprocess, parts.seen, **settings) if parts.seen else []
-    return Pass(detections, queries.answers if queries else [], seen)
+    return Pass(detections, of_queries, seen)
 
 
 def compute(folder: Path, device: str = "cpu", workers: int = 0) -> dict:
@@ -81,7 +78,7 @@ def compute(folder: Path, device: str = "cpu", workers: int = 0) -> dict:
     with log.quiet(progress=log.has_progress.get()):
         parts = parts_of_run(folder, content)
     model, _, postprocess = checkpoint.build(content)
-    preset = EvalPreset(content["options"]["image_size"])
+    preset = checkpoint.preset_of(content)
     target = torch.device(device)
     settings = {"preset": preset, "workers": workers, "device": target}
     found = run_pass(model.to(target), postprocess, parts, **settings)

@@ -122,7 +122,7 @@ class Trained(NamedTuple):
         content = checkpoint.load(path)
         model, _, postprocess = checkpoint.build(content)
         dataset = open_split(evaluate.parse(["--checkpoint", str(path)]), (path, content))
-        preset = EvalPreset(content["options"]["image_size"])
+        preset = checkpoint.preset_of(content)
         return cls(content, model, postprocess, dataset, preset)
 
     def canvas(self) -> tuple[int, int]:

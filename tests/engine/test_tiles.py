@@ -1,5 +1,6 @@
 """engine/tiles.py: windows of images, and the merge of what is found in them."""
 
+import csv
 import json
 
 import numpy as np
@@ -9,8 +10,7 @@ from PIL import Image
 
 import engine
 from data import rle
-from data.errors import InputError
-from engine import evaluate, predict
+from engine import evaluate, predict, tiles, train
 from engine.tiles import OVERLAP, merge, overlapping, views_of
 from tests.conftest import scene
 
@@ -193,6 +193,34 @@ def test_evaluation_with_tiles(toy_run, toy_coco, tmp_path, capsys):
     one, eight = contents
     assert one["tiles"] == 2 and one["scores"]["images"] == 4
     assert one["scores"]["metrics"]["AP"] == pytest.approx(eight["scores"]["metrics"]["AP"], 1e-3)
-    for option in ("--metrics-block", "--diagnose"):
-        with pytest.raises(InputError, match="--metrics-block and --diagnose look at whole"):
-            evaluate.main([*argv, "--tiles", "2", option])
+
+
+def test_a_training_keeps_its_tiles(tiny, toy_coco, tmp_path, monkeypatch):
+    """The checkpoint is scored with them in training, and used with them from there on."""
+    monkeypatch.setattr(tiles, "SMALLEST", 32)
+    folder = tmp_path / "run"
+    length = "--iterations 60 --eval-every 0 --lr 1.1e-2 --average 0.5 --tiles 2"
+    train.main([*tiny, *length.split(), "--out", str(folder)])
+    path = folder / "best.pt"
+    [trained] = csv.DictReader((folder / "metrics.csv").open())
+    given = ["--checkpoint", str(path), "--device", "cpu", "--threads", "1", "--workers", "0"]
+
+    def scored(name, *more):
+        evaluate.main([*given, *more, "--out", str(tmp_path / name)])
+        return json.loads((tmp_path / name).read_text())
+
+    found = scored("a.json", "--diagnose")
+    ap = found["scores"]["metrics"]["AP"]
+    diagnosis = json.loads((tmp_path / "diagnose.json").read_text())
+    evidence = json.loads((folder / "evidence.json").read_text())
+    assert found["tiles"] == 2 and 0 < ap == pytest.approx(float(trained["val/AP"]), abs=1e-5)
+    assert ap == diagnosis["oracles"]["as evaluated"]["AP"] == evidence["headline"]["mask"]["AP"]
+    block = scored("b.json", "--metrics-block")["metrics"]
+    whole = scored("c.json", "--metrics-block", "--tiles", "1")
+    assert whole["tiles"] == 1 and len(whole["detections"]) < len(found["detections"])
+    assert block["test_loss"] == whole["metrics"]["test_loss"]  # of whole images in both
+    image = next((toy_coco / "val").iterdir())
+    model = engine.load(path, device="cpu")
+    assert model.preset.tiles == 2
+    shown = [model(image, threshold=0.0, **more).rles for more in ({}, {"tiles": 2}, {"tiles": 1})]
+    assert shown[0] == shown[1] != shown[2]
