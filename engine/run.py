@@ -234,8 +234,8 @@ class Run:
         """
         now, before, ranks = self.opts.plain(), content["options"], content["world_size"]
         fixed = [
-            "overfit", "val_fraction", "seed", "image_size", "canvas", "scale", "flip", "colour",
-            "copy_paste",
+            "overfit", "val_fraction", "seed", "image_size", "tiles", "canvas", "scale", "flip",
+            "colour", "copy_paste",
         ]  # fmt: skip
         per_step = before["batch_size"] * before["accumulate"] * ranks
         if ranks == dist.world_size():

@@ -97,10 +97,15 @@ def views_of(height: int, width: int, tiles: int) -> list[Box]:
     return [whole, *windows] if len(windows) > 1 else [whole]
 
 
+def zoom(tiles: int) -> float:
+    """How much larger objects are in a window than in the whole image."""
+    return tiles - (tiles - 1) * OVERLAP
+
+
 def spans(side: int, number: int) -> list[tuple[int, int]]:
     """Start and end of `number` windows along a side, fewer where they would be too small."""
     number = max(1, min(number, side // SMALLEST))
-    length = math.ceil(side / (number - (number - 1) * OVERLAP))
+    length = math.ceil(side / zoom(number))
     starts = np.linspace(0, side - length, number).round().astype(int).tolist()
     return [(start, start + length) for start in starts]
 

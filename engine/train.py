@@ -37,7 +37,7 @@ from engine.report import draw, evidence, run_page, summary
 from engine.report.mask_grid import mask_grid_scores
 from engine.report.tables import table
 from engine.run import Data, Run
-from engine.values import device_for, model_errors
+from engine.values import device_for, model_errors, shown
 from engine.visualize import prediction_grid, title_of
 from mobileinst import weights, zoo
 from mobileinst.set_prediction.postprocess import Postprocess
@@ -96,7 +96,7 @@ def open_data(opts: TrainOptions) -> Data:
         for name, reason in fit_to_data(opts, train).items():
             key = name.removeprefix("set.")
             value = opts.set[key] if name.startswith("set.") else getattr(opts, name)
-            info(f"{key} {value:g}: {reason}")
+            info(f"{key} {shown(value)}: {reason}")
     report_full_images(opts, {"train": train, "val": val if val.name == "val" else train})
     preset = TrainPreset(
         scale=tuple(opts.scale),

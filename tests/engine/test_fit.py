@@ -13,10 +13,13 @@ from engine.options import TrainOptions
 
 @pytest.fixture
 def drawn(tmp_path):
-    """A function: images, squares per image, their side -> a set of images of 240 x 320."""
+    """A function: images, squares per image, their side, more squares of 120 -> a set of images of
+    240 x 320.
+    """
 
-    def drawn(images: int, squares: int, side: int) -> CocoDataset:
-        masks = np.zeros((squares, 240, 320), dtype=bool)
+    def drawn(images: int, squares: int, side: int, large: int = 0) -> CocoDataset:
+        masks = np.zeros((squares + large, 240, 320), dtype=bool)
+        masks[squares:, :120, :120] = True
         for k in range(squares):
             top, left = divmod(k, 320 // side)
             masks[k, top * side : (top + 1) * side, left * side : (left + 1) * side] = True
@@ -25,7 +28,7 @@ def drawn(tmp_path):
             {"id": i, "file_name": f"{i}.png", "height": 240, "width": 320} for i in range(images)
         ]
         annotations = [
-            {"id": 1 + i * squares + k, "image_id": i, "category_id": 1, "segmentation": mask}
+            {"id": 1 + i * len(masks) + k, "image_id": i, "category_id": 1, "segmentation": mask}
             for i in range(images)
             for k, mask in enumerate(encoded)
         ]
@@ -48,12 +51,13 @@ def test_large_objects_in_many_images_change_nothing(drawn):
     assert opts.plain() == options().plain()
 
 
-def test_many_small_objects(drawn):
-    """90 squares of 12 in 240: at 256 they are 12.8 pixels wide, 16 need 320 and are under 24."""
+def test_many_small_objects_beside_large_ones(drawn):
+    """80 squares of 12 in 240: at 256 they are 12.8 pixels wide, 16 need 320 and are under 24."""
     opts = options()
-    reasons = fit_to_data(opts, drawn(500, 90, 12))
+    reasons = fit_to_data(opts, drawn(500, 80, 12, 10))
     assert opts.set["num_queries"] == 225  # the square above 2.25 · 90: placed queries
     assert opts.set["max_detections"] == 121  # above 1.25 · 90
+    assert opts.tiles == 1
     assert opts.image_size == 320 and opts.set["mask_stride"] == 4
     assert reasons["set.num_queries"] == "up to 90 objects in an image"
     assert reasons["image_size"] == "a quarter of the objects is under 13 pixels at 256"
@@ -62,9 +66,19 @@ def test_many_small_objects(drawn):
     assert "image_size 320" in described.partition("\ndata ")[2].partition("\nmachine")[0]
 
 
+@pytest.mark.parametrize("side, number, most", [(12, 2, 2.1), (9, 2, 2.1), (8, 3, 3.0)])
+def test_small_objects_alone_are_seen_in_windows(drawn, side, number, most):
+    """12.8, 9.6 and 8.5 pixels at 256: 1.75 times that in two windows, 2.5 times in three."""
+    opts = options()
+    reasons = fit_to_data(opts, drawn(500, 90, side))
+    assert (opts.tiles, opts.image_size, opts.set["mask_stride"]) == (number, 256, 4)
+    assert opts.scale == pytest.approx((0.7, most))
+    assert reasons["tiles"].startswith("a quarter of the objects is under")
+
+
 def test_many_tiny_objects_get_the_largest_images(drawn):
     opts = options()
-    fit_to_data(opts, drawn(500, 300, 8))
+    fit_to_data(opts, drawn(500, 250, 8, 50))
     assert opts.image_size == 512  # 16 pixels of a side of 8 in 240
     assert opts.epochs == options().epochs  # 500 images are enough steps
 
@@ -84,10 +98,10 @@ def test_the_epochs_count_all_processes(drawn, monkeypatch):
 
 
 def test_what_the_user_gave_stays(drawn):
-    given = {"epochs": 3, "image_size": 192, "set": {"num_queries": 7, "mask_stride": 8}}
-    opts = options(**given)
+    given = {"epochs": 3, "image_size": 192, "tiles": 1}
+    opts = options(**given, set={"num_queries": 7, "mask_stride": 8})
     fit_to_data(opts, drawn(20, 90, 12))
-    assert (opts.epochs, opts.image_size) == (3, 192)
+    assert (opts.epochs, opts.image_size, opts.tiles) == (3, 192, 1)
     assert (opts.set["num_queries"], opts.set["mask_stride"]) == (7, 8)
     assert opts.set["max_detections"] == 121
     assert opts.eval_every == options().eval_every  # not that of epochs that were never chosen
@@ -122,5 +136,5 @@ def test_objects_without_a_query_are_counted_in_both_sets(toy_coco, capsys):
 
 def test_larger_images_get_fewer_steps(drawn):
     opts = options()
-    fit_to_data(opts, drawn(20, 2, 8))
+    fit_to_data(opts, drawn(20, 2, 8, 1))
     assert opts.image_size == 512 and opts.epochs == 220  # 1100 steps of 4

@@ -27,7 +27,7 @@ def honest():
         "model": zoo.build_from_config(config)[0].state_dict(),
         "average": None,
         "best": {"AP": 0.5, "iteration": 3, "threshold": 0.0},
-        "options": {"data": "pond", "image_size": 64}
+        "options": {"data": "pond", "image_size": 64, "tiles": 1}
         | dict.fromkeys(("crowd_as_instances", "keep_crowds", "boxes_as_masks"), False),
         "iteration": 7,
     }
@@ -36,7 +36,7 @@ def honest():
 def use(path):
     """What entries do with a checkpoint."""
     content = checkpoint.load(path)
-    assert 0 < content["options"]["image_size"] < 1e6
+    assert 0 < checkpoint.preset_of(content).image_size < 1e6
     checkpoint.score_threshold(content["best"])
     return checkpoint.build(content)
 
@@ -81,6 +81,8 @@ ABSURD = {
     "options of another type": ("options", [1]),
     "no image size": ("options", None, "image_size"),
     "a huge image size": ("options", 10**9, "image_size"),
+    "no tiles": ("options", None, "tiles"),
+    "half a tile": ("options", 0.5, "tiles"),
     "best of another type": ("best", 1.0),
     "a threshold of another type": ("best", "high", "threshold"),
     "a threshold that is none": ("best", math.nan, "threshold"),
