@@ -85,6 +85,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
         parser, "threads", default=values.default_threads(), help="threads of each runtime"
     )
     opts = parser.parse_args(argv)
+    if backends.is_exported(opts.out):
+        parser.error(f"--out {opts.out}: name a folder; the files in it have fixed names")
     for name in ("fp16", "int8", "web"):
         if getattr(opts, name) and "onnx" not in opts.format:
             parser.error(f"--{name} is made from model.onnx: add onnx to --format")

@@ -219,12 +219,12 @@ class FolderLock:
         # Loader workers outlive a killed trainer for some seconds: they must not keep its lock.
         os.register_at_fork(after_in_child=self.release)
 
-    def acquire(self, folder: Path) -> None:
-        """Makes and locks a folder; raises InputError if another process has it."""
+    def acquire(self, folder: Path, wait: bool = False) -> None:
+        """Makes and locks a folder; raises InputError if another process has it, or waits."""
         make_folder(folder)
         self.handle = os.open(folder, os.O_RDONLY)
         try:
-            fcntl.flock(self.handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(self.handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             self.release()
             raise InputError(

@@ -121,10 +121,13 @@ def following(opts: argparse.Namespace, path: Path, out: Path) -> dict[str, str]
     """The commands that go on from the results in `out`."""
     if sets := [name for name in output.SETS if name in opts.save]:
         return {"when they are corrected": command("check_data", out / sets[0])}
-    words = list(opts.images) if len(opts.images) <= 3 else ["IMAGES"]
-    words += ["--recursive"] * opts.recursive + ["--checkpoint", path]
+    what = "to correct them in LabelMe"
+    if len(opts.images) > 3:
+        other = " and another --out" if opts.out else ""
+        return {what: f"the same command with --save labelme{other}"}
+    words = [*opts.images, *["--recursive"] * opts.recursive, "--checkpoint", path]
     words += ["--tiles", opts.tiles] * bool(opts.tiles) + ["--save", "labelme"]
-    return {"to correct them in LabelMe": command("predict", *words)}
+    return {what: command("predict", *words)}
 
 
 def main(argv: list[str], builder: checkpoint.Builder = zoo.build_from_config) -> None:
@@ -214,8 +217,9 @@ def write_shard(
             f"shard {own}: {len(records.done)} of {total} images, {len(before)} of them done "
             f"before{inputs.in_words(passed_over)}"
         )
-        ready = f"when all {own.count} shards are done"
-        show_next({ready: command("predict", "--merge", "--out", out)})
+        ready = shards.is_finished(out, about)
+        when = "join the shards" if ready else f"when all {own.count} shards are done"
+        show_next({when: command("predict", "--merge", "--out", out)})
     if not opts.skip_bad_records:
         skipped.require_none(bad, total)
 

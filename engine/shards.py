@@ -53,13 +53,17 @@ def begin(out: Path, about: dict) -> None:
     Raises:
         InputError: if the folder holds something else, or was begun with other options.
     """
-    path = out / FOLDER / RUN
-    if not path.exists():
-        others = [one.name for one in out.iterdir() if one.name != FOLDER] if out.is_dir() else []
-        if others or out.is_file():
-            raise InputError(f"{out}: the output exists and is not of shards; name another --out")
-        # Of several jobs that start at once each may write it: the same.
-        files.write_json(path, about, "choose another --out")
+    path, lock = out / FOLDER / RUN, files.FolderLock()
+    lock.acquire(out, wait=True)  # several jobs may start at once
+    try:
+        if not path.exists():
+            if any(one.name != FOLDER for one in out.iterdir()):
+                raise InputError(
+                    f"{out}: the output exists and is not of shards; name another --out"
+                )
+            files.write_json(path, about, "choose another --out")
+    finally:
+        lock.release()
     known = read_run(out)
     for name, value in about.items():
         if known.get(name) != value:
@@ -103,6 +107,23 @@ class Records:
             file.write(json.dumps(record) + "\n")
         if "image" in record:
             self.done[record["image"]["id"]] = record
+
+    def missing(self, own: Shard, images: int) -> set[int]:
+        """The images of its shard that are left, of so many images in all."""
+        bad = {n for one in self.bad for n in range(one["bad"]["image_id"], one["last"] + 1)}
+        return set(range(own.index, images + 1, own.count)) - self.done.keys() - bad
+
+
+def every_shard(out: Path, known: dict) -> Iterator[tuple[Shard, Records]]:
+    """The shards of a folder with their records."""
+    for index in range(1, known["shards"] + 1):
+        own = Shard(index, known["shards"])
+        yield own, Records(own.folder(out) / RECORDS)
+
+
+def is_finished(out: Path, known: dict) -> bool:
+    """Whether no shard has images left."""
+    return not any(each.missing(own, known["images"]) for own, each in every_shard(out, known))
 
 
 def read_lines(path: Path) -> Iterator[dict]:
@@ -157,18 +178,14 @@ def joined(out: Path, known: dict) -> tuple[list[dict], BadRecords]:
         InputError: if a shard is not finished.
     """
     found, bad, left = {}, {}, {}
-    for index in range(1, known["shards"] + 1):
-        own = Shard(index, known["shards"])
-        records = Records(own.folder(out) / RECORDS)
+    for own, records in every_shard(out, known):
         found |= records.done
-        missing = {n for n in range(index, known["images"] + 1, own.count)} - records.done.keys()
         for one in records.bad:
             record = BadRecord(**one["bad"])
-            if record.image_id in missing:
+            if record.image_id not in records.done:
                 first = bad.setdefault(record.file, record)  # of the shards that read its pages
                 bad[record.file] = min(first, record, key=lambda each: each.image_id)
-            missing -= set(range(record.image_id, one["last"] + 1))
-        if missing:
+        if missing := records.missing(own, known["images"]):
             left[str(own)] = len(missing)
     if left:
         named = ", ".join(f"{name} ({count} images)" for name, count in list(left.items())[:8])

@@ -12,6 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from data.errors import InputError
+from data.readers import recognise
 from engine import checkpoint, fetch, files, options, recipes
 from engine.files import folder_to_resume
 from engine.log import info
@@ -87,7 +88,8 @@ def choose(opts: TrainOptions, fetched: Callable[[str], Path] | None = None) -> 
     that the user did not give. `fetched` is called instead of `fetch.fetch`.
 
     Raises:
-        InputError: if there are no weights, and the recipe is not that of a demo set.
+        InputError: if there are no weights, and the recipe is not that of a demo set; before
+            anything is fetched, if --data is no data set.
     """
     system, backbone = opts.model.partition("_")[0], zoo.config_for(opts.model, **opts.set).backbone
     named = "user" in (opts.origins["model"], opts.origins.get("set.backbone"))
@@ -108,6 +110,8 @@ def choose(opts: TrainOptions, fetched: Callable[[str], Path] | None = None) -> 
     candidates = [backbone] if named else [*PAPER[system], FETCHED]
     there = find()
     found = next((each for each in candidates if each in there), None)
+    if not found and opts.data and not opts.train_json:
+        recognise(opts.data, opts.format)
     try:
         if not found and candidates[-1] not in fetch.PUBLISHED:
             name = PAPER.get(system, {}).get(backbone)

@@ -12,7 +12,7 @@ import numpy as np
 from engine.report.page import Html, element, joined, number
 
 WIDTH, HEIGHT = 460, 240  # of a chart, in units of its view box
-LEFT, RIGHT, TOP, BOTTOM = 62, 14, 12, 28  # margins around the axes
+LEFT, RIGHT, TOP, BOTTOM = 62, 14, 20, 28  # margins around the axes
 MOST_POINTS = 200  # of a line
 MOST_DOTS = 40  # of a line whose points are marked
 SMOOTHED = 40  # a smoothed line is a mean over this part of its points
@@ -81,7 +81,7 @@ def lines(
     mark: tuple[float, str] | None = None,
     caption: str = "",
 ) -> Html:
-    """A chart of lines with a legend; empty if no line has a point.
+    """A chart of lines with a legend; empty if no line has two points.
 
     Args:
         x: name of the horizontal axis.
@@ -90,7 +90,7 @@ def lines(
         mark: a place on the horizontal axis, and its label.
     """
     drawn = [line._replace(x=xs, y=ys) for line in shown for xs, ys in [finite(line)] if len(xs)]
-    if not drawn:
+    if max((len(line.x) for line in drawn), default=0) < 2:
         return Html()
     across, upward = axes(drawn, log, unit)
     parts = [grid(across, upward, x)]
@@ -157,11 +157,11 @@ def tick_text(value: float) -> str:
 
 
 def marked(across: Axis, at: float, label: str) -> Html:
-    """A dotted upright line with its label on the side that has room."""
+    """A dotted upright line with its label above it."""
     x = float(across.place(at))
-    left = x > (LEFT + WIDTH) / 2
     line = element("path", d=f"M{x:.1f} {TOP}V{HEIGHT - BOTTOM}", kind="mark-line")
-    return joined([line, text(label, x + (-6 if left else 6), TOP + 8, "end" if left else "start")])
+    anchor = "start" if x < LEFT + 40 else "end" if x > WIDTH - 40 else "middle"
+    return joined([line, text(label, x, TOP - 6, anchor)])
 
 
 def curve(line: Line, across: Axis, upward: Axis) -> Html:

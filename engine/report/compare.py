@@ -1,6 +1,8 @@
 """The numbers of several runs beside each other, from their options.json and evidence.json."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from engine.coco_ap import METRICS
 from engine.inference import predictions
 from engine.report import evidence
 from engine.values import shown
+from mobileinst import zoo
 
 FIRST = ("model", "pretrained", "recipe", "data")  # of the options that differ
 # Options that change no number of a result.
@@ -41,8 +44,13 @@ def compare(folders: Sequence[Path]) -> dict[str, Any]:
         for name, one in zip(names, found)
         if "per_image" not in one
     ]
-    if len({frozenset(row["file"] for row in one["per_image"]) for one in scored}) > 1:
+    objects = [{row["file"]: row["objects"] for row in one["per_image"]} for one in scored]
+    if any(one.keys() != objects[0].keys() for one in objects):
         notes.append("the runs were scored on different images: their AP does not compare")
+    elif any(one != objects[0] for one in objects):
+        notes.append(
+            "the runs were scored on the same images with other objects: their AP does not compare"
+        )
     same_classes = len({frozenset(one["confusion"]["names"]) for one in scored}) == 1
     if scored and not same_classes:
         notes.append("the runs have different classes: AP over all classes does not compare")
@@ -58,17 +66,24 @@ def compare(folders: Sequence[Path]) -> dict[str, Any]:
 
 
 def differing_options(folders: Sequence[Path]) -> list[dict]:
-    """Options, with the keywords of the model, whose values are not equal in all runs."""
+    """Options whose values are not equal in all runs, and keywords of the model that any was given;
+    "-" where a run has no value.
+    """
+    contents = [files.read_json(folder / options.MARK) for folder in folders]
+    contents = [one if isinstance(one, dict) else {} for one in contents]
+    keywords = dict.fromkeys(key for one in contents for key in one.get("set") or ())
     given = []
-    for folder in folders:
-        content = files.read_json(folder / options.MARK)
-        content = content if isinstance(content, dict) else {}
-        keywords = {f"set.{key}": value for key, value in (content.get("set") or {}).items()}
-        values = {key: content[key] for key in content if key not in NO_MATTER} | keywords
-        given.append({key: shown(value) for key, value in values.items()})
-    names = dict.fromkeys([*FIRST, *(name for values in given for name in values)])
-    rows = [{"name": name, "values": [one.get(name, "") for one in given]} for name in names]
-    return [row for row in rows if len(set(row["values"])) > 1]
+    for one in contents:
+        model = asdict(zoo.config_for(one["model"])) | one["set"] if one else {}
+        values = one | one.get("derived", {}) | {f"set.{key}": model.get(key) for key in keywords}
+        given.append({key: value for key, value in values.items() if key not in NO_MATTER})
+    rows = []
+    for name in dict.fromkeys(chain(FIRST, *given)):
+        values = [one.get(name) for one in given]
+        texts = ["-" if value is None else shown(value) or "-" for value in values]
+        if len(set(texts)) > 1:
+            rows.append({"name": name, "values": texts})
+    return rows
 
 
 def headline(found: Sequence[dict]) -> list[dict]:

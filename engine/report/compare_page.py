@@ -15,7 +15,10 @@ from engine.report.page import Html, charts, element, fold, joined, page, sectio
 from engine.report.tables import number
 
 NAME = "comparison.html"
-KEY = "A prediction has the colour of the object that it finds, or is red if it finds none."
+KEY = (
+    "A prediction has the colour of the object that it finds, dashed if the class is wrong, or is "
+    "red if it finds none."
+)
 
 
 def build(
@@ -92,7 +95,7 @@ def over_time(folders: Sequence[Path], names: Sequence[str]) -> Html:
         "Over time",
         charts([
             lines("AP", found["AP"], "epoch"),
-            lines("AP by minutes", found["AP by minutes"], "minutes"),
+            lines("AP by minutes", found["AP by minutes"], "min"),
             lines("AP on training images", found["train AP"], "epoch"),
             lines("AP50", found["AP50"], "epoch"),
             lines("Training loss", found["loss"], "epoch", log=True),
@@ -105,7 +108,7 @@ def options(compared: Mapping[str, Any]) -> Html:
     rows = [(row["name"], *row["values"]) for row in compared["options"]]
     if not rows:
         return section("Options", element("p", "All options are equal."))
-    return section("Options that differ", table(("", *keys(compared)), rows))
+    return section("Options that differ", table(("", *keys(compared)), rows, range(1, 9)))
 
 
 def classes(compared: Mapping[str, Any]) -> Html:

@@ -78,19 +78,33 @@ def match_image(records: list[dict], answers: list[dict], index_of: dict[int, in
         np.array([index_of[each["category_id"]] for each in some], int)
         for some in (objects, answers)
     )
-    free, left, pairs = np.ones(len(objects)), list(range(len(answers))), []
-    for allowed in (given[:, None] == labels, np.ones_like(ious)):
-        waiting, left = left, []
-        for i in waiting:
-            row = ious[i] * free * allowed[i]
-            if row.max(initial=0.0) >= FOUND:
-                best = int(row.argmax())
-                free[best] = 0
-                pairs.append((int(labels[best]), int(given[i]), float(row[best])))
-            else:
-                left.append(i)
-    extra = [int(given[i]) for i in left if not in_crowd(answers[i], crowds)]
-    return Matches(pairs, labels[free > 0].tolist(), extra)
+    pairs = assign(ious, given[:, None] == labels)
+    extra = [
+        int(given[i])
+        for i, answer in enumerate(answers)
+        if i not in pairs and not in_crowd(answer, crowds)
+    ]
+    return Matches(
+        [(int(labels[j]), int(given[i]), float(ious[i, j])) for i, j in pairs.items()],
+        np.delete(labels, list(pairs.values())).tolist(),
+        extra,
+    )
+
+
+def assign(ious: np.ndarray, same_class: np.ndarray) -> dict[int, int]:
+    """Answer -> its object, as at the head of this file.
+
+    Args:
+        ious: [M,N] of M answers, best first, with N objects. same_class: bool [M,N].
+    """
+    free, pairs = np.ones(ious.shape[1]), {}
+    for allowed in (same_class, ~same_class):
+        for i, row in enumerate(ious):
+            row = row * free * allowed[i]
+            if i not in pairs and row.max(initial=0.0) >= FOUND:
+                pairs[i] = int(row.argmax())
+                free[pairs[i]] = 0
+    return pairs
 
 
 def in_crowd(answer: dict, crowds: list[dict]) -> bool:

@@ -105,7 +105,7 @@ def overview(findings: Sequence[Finding]) -> Html:
         )
         for number, one in enumerate(findings)
     ]  # fmt: skip
-    return table(("", "", "what", "what to do"), rows, long=3)
+    return table(("", "", "what", "what to do"), rows, long=[3])
 
 
 def mark(one: Finding) -> Html:
@@ -129,7 +129,7 @@ def splits(found: Content) -> Html:
         "split", "images", "empty", "objects", "crowds", "boxes alone", "per image",
         "at most", "sizes",
     )  # fmt: skip
-    return table(header, rows, long=8)
+    return table(header, rows, long=[8])
 
 
 def distributions(found: Content) -> Html:
@@ -161,7 +161,7 @@ def decisions(found: Content) -> Html:
             rows.append((key, shown(getattr(holder, key)), why))
     most = max(int(one.objects_per_image().max(initial=0)) for one in found.sets.values())
     rows.append(("objects in the fullest image", f"{most:,}", "each needs a query and a detection"))
-    return table(("option", "value", "why"), rows, long=2)
+    return table(("option", "value", "why"), rows, long=[2])
 
 
 def classes(found: Content, counts: np.ndarray) -> Html:
@@ -185,7 +185,7 @@ def classes(found: Content, counts: np.ndarray) -> Html:
         for i in np.argsort(-total, kind="stable").tolist()
     ]  # fmt: skip
     header = ("class", "id", *sets, "%", "images", "crowds", "median side")
-    return table(header, rows, long=0)
+    return table(header, rows, long=[0])
 
 
 def problem(found: Content, number: int, one: Finding) -> Html:
@@ -204,7 +204,7 @@ def problem(found: Content, number: int, one: Finding) -> Html:
     title = element("h2", f"{one.title}: {one.count:,} ", mark(one), id=f"problem-{number}")
     return joined([
         title, element("p", one.advice, kind="faint"), pictures(figures),
-        table(("split", "image", "where"), rows, long=2),
+        table(("split", "image", "where"), rows, long=[2]),
     ])  # fmt: skip
 
 

@@ -4,15 +4,15 @@
 input of the network and its targets.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from data import rle
+from engine.report.confusion import assign
 from engine.report.paint import (
     INK,
     MISSED,
@@ -32,7 +32,6 @@ PAPER: Colour = (255, 255, 255)
 BLANK: Colour = (240, 241, 243)  # where an example lacks a row
 FAINT: Colour = (110, 116, 124)
 PADDING: Colour = (70, 90, 130)
-MATCH_IOU = 0.5  # the mask IoU from which a prediction counts as found, as in AP50
 HEIGHT = 240  # of an image of a grid
 WIDTH = 320  # of an image of a training batch
 SWATCH = (26, 16)
@@ -77,8 +76,8 @@ def grid(
 ) -> Image.Image:
     """Rows image / ground truth / prediction, one column per example, `columns` side by side.
 
-    A prediction and the object it finds (same class, mask IoU of at least 0.5, void left out, best
-    pairs overall) have one colour in both rows; those without a partner are dashed, red for
+    A prediction and the object it finds (mask IoU of at least 0.5, as in confusion.py) have one
+    colour in both rows, dashed if their classes differ; those without a partner are dashed, red for
     predictions and white for missed objects. Rows that no example has are left out, and labels
     without a free place. Every prediction is drawn: `threshold` is only named in the legend. With
     `colour_by` "class" all found objects of a class have its colour instead.
@@ -138,9 +137,8 @@ def training_batch(
 
 
 def match(truth: Objects, predictions: Objects, void: dict | None = None) -> dict[int, int]:
-    """Prediction index -> ground truth index: pairs of one class with the largest sum of IoU.
-
-    Only pairs of IoU >= 0.5 count. Predicted pixels inside `void` (RLE) are removed first.
+    """Prediction index -> ground truth index, as in confusion.py. Predicted pixels inside `void`
+    (RLE) are removed first.
     """
     found, objects = (
         rle.encode(each.masks) if isinstance(each.masks, np.ndarray) else each.masks
@@ -148,11 +146,11 @@ def match(truth: Objects, predictions: Objects, void: dict | None = None) -> dic
     )
     if void is not None:
         found = rle.subtract(found, void)
-    iou = rle.iou(found, objects)  # [P,N]
     same = np.equal.outer(np.asarray(predictions.labels), np.asarray(truth.labels))
-    iou = np.where(same & (iou >= MATCH_IOU), iou, 0.0)
-    rows, columns = linear_sum_assignment(iou, maximize=True)
-    return {int(p): int(t) for p, t in zip(rows, columns, strict=True) if iou[p, t] > 0}
+    scores = [0.0] * len(same) if predictions.scores is None else predictions.scores
+    order = np.argsort(-np.asarray(scores), kind="stable")
+    pairs = assign(rle.iou(found, objects)[order], same[order])
+    return {int(order[row]): column for row, column in pairs.items()}
 
 
 def drawable(class_names: Sequence[str]) -> list[str]:
@@ -177,6 +175,7 @@ def paint_objects(
     objects: Objects,
     class_names: Sequence[str],
     partners: dict[int, int] | None = None,
+    wrong: Collection[int] = (),
     alone: Colour = MISSED,
     colour_by: str = "object",
 ) -> None:
@@ -187,6 +186,7 @@ def paint_objects(
     Args:
         partners: index of an object -> index of its colour. Objects without one are dashed, in the
             colour `alone`. None gives every object a colour of its own.
+        wrong: indices of objects with a partner of another class, which are dashed as well.
         colour_by: "class" gives all of a class the colour of its index. Our choice, rather than one
             that follows from the name: no two classes look alike, and the order of the classes is
             that of the checkpoint, so it is the same in every image and in every run on that data.
@@ -195,10 +195,10 @@ def paint_objects(
     for index, (label, mask) in enumerate(zip(objects.labels, objects.masks, strict=True)):
         mask = patch_of(mask)
         score = "" if objects.scores is None else f"  {float(objects.scores[index]):.2f}"
-        dashed = partners is not None and index not in partners
+        single = partners is not None and index not in partners
         own = int(label) if colour_by == "class" else (partners or {}).get(index, index)
-        colour = alone if dashed else palette(own)
-        shapes.append((mask, shown[int(label)] + score, colour, dashed))
+        colour = alone if single else palette(own)
+        shapes.append((mask, shown[int(label)] + score, colour, single or index in wrong))
     shapes.sort(key=lambda shape: -int(shape[0].inside.sum()))
     filled = np.zeros(shapes[0][0].size if shapes else (), bool)
     for mask, _, colour, dashed in reversed(shapes):
@@ -221,19 +221,22 @@ def draw_rows(
     image, truth, predictions, void, _ = example
     ratio = min(height / image.height, 2 * height / image.width)
     size = (max(round(image.width * ratio), 1), max(round(image.height * ratio), 1))
-    pairs = found = None
+    pairs, found, wrong = None, None, {}
     if truth is not None and predictions is not None:
         pairs = match(truth, predictions, void)
         found = {index: index for index in pairs.values()}
+        wrong = {p: t for p, t in pairs.items() if predictions.labels[p] != truth.labels[t]}
     rows = {"image": Painting(image, size).finish()}
-    objects = ("ground truth", truth, found, MISSED), ("prediction", predictions, pairs, UNMATCHED)
-    for name, each, partners, alone in objects:
+    for name, each, *how in (
+        ("ground truth", truth, found, wrong.values(), MISSED),
+        ("prediction", predictions, pairs, wrong, UNMATCHED),
+    ):
         if each is None:
             continue
         painting = Painting(image, size, height / 200)
         if void is not None and each is truth:
             painting.hatch(patch_of(void))
-        paint_objects(painting, each, class_names, partners, alone, colour_by)
+        paint_objects(painting, each, class_names, *how, colour_by)
         rows[name] = painting.finish()
     return rows
 
@@ -313,9 +316,10 @@ def grid_legend(
         names = drawable(class_names)
         legend = [(swatch([palette(label)]), names[label]) for label in present]
     elif both:
-        legend = [(several, "found: one colour in both rows (same class, mask IoU >= 0.5)")]
+        legend = [(several, "found: one colour in both rows (mask IoU >= 0.5)")]
     if both:
         legend += [
+            (swatch([palette(0)], dashed=True), "found with another class"),
             (swatch([MISSED], dashed=True), "missed object"),
             (swatch([UNMATCHED], dashed=True), "prediction without object"),
         ]

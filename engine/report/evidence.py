@@ -14,8 +14,9 @@ from torch import nn
 
 from data import rle
 from data.dataset import CocoDataset
+from data.loaders import spread
 from engine import checkpoint, files, log
-from engine.coco_ap import Scores, score_with_curves
+from engine.coco_ap import Scores, score, score_with_curves
 from engine.datasets import Parts, parts_of_run
 from engine.findings import class_counts
 from engine.inference import predictions
@@ -27,13 +28,15 @@ from mobileinst.set_prediction.postprocess import Postprocess
 
 NAME = "evidence.json"
 SHOWN = 4  # images of each kind
+DIAGNOSED = 1000  # images; the answers of every query on 5,000 would take gigabytes
 
 
 class Pass(NamedTuple):
     """What a model finds, as COCO results with `best`.
 
-    detections: of the evaluation of val. every: of every query on val. seen: of the evaluation on
-    training images. scores, curves: those of `score_with_curves` on val, if they are there already.
+    detections: of the evaluation of val. every: of every query on the images of `diagnosed`. seen:
+    of the evaluation on training images. scores, curves: those of `score_with_curves` on val, if
+    they are there already.
     """
 
     detections: list[dict]
@@ -54,14 +57,19 @@ def run_pass(
     """Predicts val and some training images; rank 0 gets the results.
 
     Args:
-        every: whether to predict the answers of every query on val as well.
+        every: whether to predict the answers of every query as well.
         settings: those of `predictions`.
     """
     detections = predictions(model, postprocess, parts.val, **settings)
     queries = one_per_query(postprocess)
-    of_queries = predictions(model, queries, parts.val, **settings) if every else []
+    of_queries = predictions(model, queries, diagnosed(parts.val), **settings) if every else []
     seen = predictions(model, postprocess, parts.seen, **settings) if parts.seen else []
     return Pass(detections, of_queries, seen)
+
+
+def diagnosed(val: CocoDataset) -> CocoDataset:
+    """The part of val on which every query counts."""
+    return val if len(val) <= DIAGNOSED else val.subset(spread(len(val), DIAGNOSED))
 
 
 def compute(folder: Path, device: str = "cpu", workers: int = 0) -> dict:
@@ -99,6 +107,11 @@ def make(
     if scores is None:
         limit = checkpoint.config_of(content).max_detections
         scores, curves = score_with_curves(ground_truth, found.detections, max_dets=limit)
+    part, of_part, scores_of_part = diagnosed(val), ground_truth, scores
+    if part is not val:
+        of_part, images = part.ground_truth(), {record.id for record in part.images}
+        kept = [one for one in found.detections if one["image_id"] in images]
+        scores_of_part = score(of_part, kept, max_dets=scores.max_dets)
     names, matches = val.class_names, match(ground_truth, found.detections, threshold)
     images = per_image(val, matches)
     shown = choose([(row["score"], row["objects"]) for row in images])
@@ -124,14 +137,14 @@ def make(
         "per_image": images,
         "shown": shown,
         "answers": answers(val, found.detections, threshold, sum(shown.values(), [])),
-        "diagnosis": diagnose(ground_truth, found.every, scores),
+        "diagnosis": diagnose(of_part, found.every, scores_of_part),
     }
     run = RunFacts.read(folder)._replace(
         num_queries=checkpoint.config_of(content).num_queries,
         mask_stride=mask_stride,
         evidence=evidence,
         parts=parts,
-        named=confusion(match(ground_truth, found.every, -1.0).values(), len(names)),
+        named=confusion(match(of_part, found.every, -1.0).values(), len(names)),
         named_in_train=parts.seen
         and confusion(match(parts.seen.ground_truth(), found.seen, -1.0).values(), len(names)),
     )

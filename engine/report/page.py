@@ -8,7 +8,7 @@ import base64
 import html
 import io
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 from PIL import Image
@@ -73,14 +73,16 @@ def tiles(numbers: Sequence[tuple[object, str]]) -> Html:
     return element("div", *cells, kind="tiles")
 
 
-def table(header: Sequence[object], rows: Sequence[Sequence[object]], long: int = -1) -> Html:
-    """Numbers and columns of digits are flush right; the column `long` is wrapped. Empty without
+def table(
+    header: Sequence[object], rows: Sequence[Sequence[object]], long: Collection[int] = ()
+) -> Html:
+    """Numbers and columns of digits are flush right; the columns `long` are wrapped. Empty without
     rows.
     """
     if not rows:
         return Html()
     columns = [all(map(is_number, column)) for column in zip(*rows, strict=True)]
-    kinds = ["" if right else "left" + " long" * (i == long) for i, right in enumerate(columns)]
+    kinds = ["" if right else "left" + " long" * (i in long) for i, right in enumerate(columns)]
 
     def line(name: str, values: Sequence[object]) -> Html:
         cells = zip(values, kinds, strict=True)

@@ -20,8 +20,8 @@ MOST_IN_MATRIX = 30  # classes; of more, the most confused pairs are listed
 PAIRS = 15
 SHOWN_CLASSES = 40  # of more, the best and the worst are shown, and the rest is folded
 KEY = (
-    "An object and the prediction that finds it have one colour. Missed objects are dashed in "
-    "white, predictions without an object in red."
+    "An object and the prediction that finds it have one colour, dashed if the class is wrong. "
+    "Missed objects are dashed in white, predictions without an object in red."
 )
 
 Evidence = Mapping[str, Any]
@@ -202,8 +202,9 @@ def diagnosis(found: Evidence | None) -> Html:
     missed, now = found["missed"], found["oracles"]["as evaluated"]["AP"]
     everything = found["recall"]["all"]["all"]
     note = (
-        f"{everything['recall50']:.0%} of the objects have a mask of IoU 0.5, whatever its class "
-        f"and score. Of {counted(missed['objects'], 'object')} without one, "
+        f"In {counted(found['images'], 'image')}, {everything['recall50']:.0%} of the objects have "
+        "a mask of IoU 0.5, whatever its class and score. Of "
+        f"{counted(missed['objects'], 'object')} without one, "
         f"{missed['not alone']:,} have another object of their class in the image, and "
         f"{missed['in a merged mask']:,} are in a mask that covers several objects."
     )
@@ -224,7 +225,7 @@ def diagnosis(found: Evidence | None) -> Html:
     return section(
         "Diagnosis",
         element("h3", "AP if a part of every answer were perfect"),
-        table(("if", "meaning", "AP", "", "gain", "AP50"), oracles, long=1),
+        table(("if", "meaning", "AP", "", "gain", "AP50"), oracles, long=[1]),
         fold(title, table(header, recall)),
         note=note, id="diagnosis",
     )  # fmt: skip

@@ -34,6 +34,7 @@ NAME = "report.html"
 HUES = 8  # of the page
 BATCH_WIDTH = 720  # of the training batch
 LISTED = 60  # names of tensors
+GROWN = 3  # largest value of a loss term over its first one, from which it is a main term
 LOADED = ("loaded", "missing", "other shape", "unexpected")
 NOT_TERMS = {
     *("iteration", "epoch", "minutes", "cpu_minutes", "lr", "loss", "grad_norm", "skipped"),
@@ -155,7 +156,13 @@ def over_time(
     """AP, losses, learning rate, gradients and speed by epoch."""
     steps = [row for row in rows if {"loss", "epoch"} <= row.keys()]  # others: only skipped steps
     terms = [name for name in (steps[-1] if steps else ()) if name not in NOT_TERMS]
-    main = [name for name in terms if not any(map(str.isdigit, name))][:HUES]
+    main = [name for name in terms if not any(map(str.isdigit, name))]
+    growth = {}
+    for name in terms:
+        values = [row[name] for row in steps if name in row]
+        growth[name] = max(values) / max(values[0], 1e-9)
+    grown = [name for name in terms if name not in main and growth[name] > GROWN]
+    main = [*main, *sorted(grown, key=growth.get, reverse=True)][:HUES]
 
     def line(key: str, name: str = "", hue: int = 0, noisy: bool = True) -> Line:
         own = [row for row in steps if key in row]
@@ -250,22 +257,26 @@ def names_of(names: Sequence[str]) -> Html:
 
 
 def decisions(chosen: Mapping[str, Any]) -> list[Html]:
-    """The options that are not defaults, with their origin, and the defaults in a fold."""
+    """The options that are not defaults, with their origin, and the defaults in a fold. The recipe
+    is named as an origin: the user may have given it, or the script.
+    """
     origins, derived, keywords = (chosen.get(key) or {} for key in ("origins", "derived", "set"))
-    values = {
-        key: value for key, value in chosen.items() if key not in ("origins", "derived", "set")
-    }
-    values |= {f"set.{key}": value for key, value in keywords.items()}
-    rows = [(name, shown(value), origins.get(name, "")) for name, value in values.items()]
-    rows += [(name, shown(value), "data") for name, value in derived.items()]
-    order = {"user": 0, "weights": 1, "data": 2, "run": 3, "recipe": 4, "machine": 5}
-    made = [row for row in rows if row[2] in order]
-    made.sort(key=lambda row: order[row[2]])
+    other = ("origins", "derived", "set", "recipe")
+    values = {key: value for key, value in chosen.items() if key not in (*other, *derived)}
+    values = values | {f"set.{key}": value for key, value in keywords.items()} | derived
+    origins = origins | dict.fromkeys(derived, "data")
+    recipe = f"recipe {chosen.get('recipe')}"
+    order = ("user", "weights", "data", "run", recipe, "machine")
+    rows = [
+        (name, shown(value), origins.get(name, "").replace("recipe", recipe))
+        for name, value in values.items()
+    ]
+    made = sorted((row for row in rows if row[2] in order), key=lambda row: order.index(row[2]))
     rest = [row for row in rows if row[2] not in order]
     header = ("option", "value", "from")
     return [
-        table(header, made, long=1),
-        fold(f"{len(rest)} defaults", table(header, rest, long=1)) if rest else Html(),
+        table(header, made, long=[1]),
+        fold(f"{len(rest)} defaults", table(header, rest, long=[1])) if rest else Html(),
     ]
 
 

@@ -238,6 +238,7 @@ def test_wrong_requests_are_named_in_a_sentence(trained, toy_coco, tmp_path, mon
 
     refused("litert: no LiteRT converter", "--format", "litert")
     refused("'tflite' is not one of onnx, pte", "--format", "onnx,tflite")
+    refused("--out m.onnx: name a folder", "--out", "m.onnx")
     refused("both sides must be multiples of 64", "--size", "100x128")
     monkeypatch.setattr(backends, "find_spec", lambda name: None)
     refused("--format onnx needs onnx and onnxscript .*-r requirements-export.txt")

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -50,6 +51,21 @@ def filled(folder, toy_coco, *names):
     for name in names:
         shutil.copy(toy_coco / "train" / "0.png", folder / name)
     return folder
+
+
+@pytest.mark.parametrize(
+    "argv, line",
+    [
+        ("a b", "bash sbin/predict.sh a b --checkpoint x.pt --save labelme"),
+        ("a --tiles 2", "bash sbin/predict.sh a --checkpoint x.pt --tiles 2 --save labelme"),
+        ("a b c d", "the same command with --save labelme"),
+        ("a b c d --out e", "the same command with --save labelme and another --out"),
+    ],
+)
+def test_the_command_that_goes_on(argv, line):
+    opts = predict.parse(argv.split())
+    found = predict.following(opts, Path("x.pt"), Path("predictions/001"))
+    assert list(found.values()) == [line]
 
 
 def test_a_folder_in_natural_order_and_what_is_passed_over(run_predict, toy_coco, tmp_path):

@@ -2,13 +2,14 @@
 
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from data.errors import InputError
-from engine import checkpoint, files, output, predict
+from engine import checkpoint, files, output, predict, shards
 from engine.shards import Shard, shard
 
 SETS = "overlay,ids,cutouts,coco,csv,labelme,yolo"
@@ -51,7 +52,7 @@ def content(folder):
     return {name: one for name, one in named.items() if not name.startswith("shards/")}
 
 
-def test_joined_shards_are_the_run_in_one_go(run):
+def test_joined_shards_are_the_run_in_one_go(run, capsys):
     """Whatever their order, and also where there are more shards than images."""
     whole = content(run("whole"))
     assert "00006_4_page2" not in str(sorted(whole)) and "cutouts/00001_0_object001.png" in whole
@@ -59,6 +60,8 @@ def test_joined_shards_are_the_run_in_one_go(run):
         out = None
         for index in order:
             out = run(str(count), "--shard", f"{index}/{count}")
+            last = "join the shards" in capsys.readouterr().out
+            assert last == (index in (order[-1], 9))  # there are 9 images
             if index == order[0]:
                 with pytest.raises(InputError, match=f"start them again: --shard .*/{count} \\("):
                     merge(out)
@@ -132,6 +135,14 @@ def test_other_weights_options_or_images_are_refused(run, images, toy_run, tmp_p
         run("mine", "--shard", "2/2")
     with pytest.raises(InputError, match="holds no shards/run.json"):
         merge(mine)
+
+
+def test_of_shards_with_other_options_that_start_at_once_one_begins(tmp_path):
+    """Also where the other one writes between the check and the start."""
+    with ThreadPoolExecutor(8) as pool:
+        begun = [pool.submit(shards.begin, tmp_path / "out", {"shards": n}) for n in range(2, 10)]
+    refused = [one.exception() for one in begun if one.exception()]
+    assert len(refused) == 7 and all("begun with other shards" in str(one) for one in refused)
 
 
 def test_images_that_cannot_be_read(run, images, tmp_path, capsys):

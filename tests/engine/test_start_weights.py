@@ -37,13 +37,14 @@ def weights(tmp_path, monkeypatch):
         return folder / f"{backbone}.pth"
 
     monkeypatch.setattr(fetching, "fetch", fetch)
+    monkeypatch.setattr(start_weights, "recognise", lambda path, format: None)
     return write
 
 
-def chosen(**given) -> tuple[str, str | None, str | None]:
+def chosen(fetched=None, **given) -> tuple[str, str | None, str | None]:
     """Model, file and recipe."""
     opts = TrainOptions(**{"data": "x"} | given)
-    opts = opts.changed(start_weights.choose(opts), "weights")
+    opts = opts.changed(start_weights.choose(opts, fetched), "weights")
     return opts.model, opts.pretrained and opts.pretrained.name, opts.recipe
 
 
@@ -116,6 +117,12 @@ def test_weights_are_fetched_where_there_are_none(weights):
     assert chosen(recipe="small") == expected
     named = chosen(recipe="small", model="mobileinst_efficientnet_lite2")
     assert named[1] == "efficientnet_lite2.pth"
+
+
+def test_data_that_are_missing_are_reported_before_weights_are_fetched(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="^mistyped is not a folder or a file"):
+        chosen(recipe="small", data="mistyped", fetched=lambda name: pytest.fail("fetched"))
 
 
 @pytest.mark.parametrize(

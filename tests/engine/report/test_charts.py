@@ -81,12 +81,12 @@ def test_smoothing_is_a_mean_that_keeps_constants_and_ends():
     assert smoothed[0] == pytest.approx(noisy[:3].mean())
 
 
-@pytest.mark.parametrize("y", [[], [float("nan")] * 3, [float("inf")] * 3])
+@pytest.mark.parametrize("y", [[], [5.0], [float("nan")] * 3, [float("inf")] * 3])
 def test_a_line_of_nothing_is_no_chart(y):
     assert not charts.lines("AP", [Line("a", range(len(y)), y)], "epoch")
 
 
-@pytest.mark.parametrize("y", [[0.0, 0.0], [-1.0, 2.0], [5.0], [1e-30, 1e30]])
+@pytest.mark.parametrize("y", [[0.0, 0.0], [-1.0, 2.0], [1e-30, 1e30]])
 def test_odd_values_are_drawn(y):
     chart = charts.lines("x", [Line("a", range(len(y)), y, noisy=True)], "epoch", log=True)
     assert "nan" not in chart and "inf" not in chart and "<path" in chart

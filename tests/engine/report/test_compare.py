@@ -8,6 +8,7 @@ import pytest
 from data.errors import InputError
 from engine import files
 from engine.report import compare, evidence, write
+from mobileinst import zoo
 from tests.engine.report.pages import made, parsed
 
 ON_CPU = "--device cpu --threads 1 --workers 0".split()
@@ -19,8 +20,9 @@ def runs(tmp_path):
     folders = [tmp_path / name for name in ("one", "two")]
     for folder, rate in zip(folders, (0.001, 0.1)):
         folder.mkdir()
-        content = {"model": "m", "lr": rate, "out": str(folder), "set": {"width": 32 * rate}}
-        files.write_json(folder / "options.json", content | {"derived": {"classes": 2}})
+        content = {"model": "mobileinst_topformer_tiny", "lr": rate, "out": str(folder)}
+        content |= {"set": {}, "canvas": None, "drops": [], "epochs": None}
+        files.write_json(folder / "options.json", content | {"derived": {"canvas": [[64, 96]]}})
         found = made(["disc", "square"], 12)
         found["headline"] = {"mask": {"AP": rate, "AP50": 0.5}, "box": {"AP": 0.25}}
         evidence.save(folder, found)
@@ -34,12 +36,18 @@ def changed(folder, change):
 
 
 def test_options_and_numbers_of_each_run(runs):
+    content = files.read_json(runs[1] / "options.json")
+    content |= {"derived": {}, "canvas": [[64, 64], [96, 64]], "epochs": 2.5, "drops": [3, 4]}
+    files.write_json(runs[1] / "options.json", content | {"set": {"width": 32}})
     found = compare.compare(runs)
     assert found["names"] == ["one", "two"] and found["notes"] == []
-    assert found["options"] == [
-        {"name": "lr", "values": ["0.001", "0.1"]},
-        {"name": "set.width", "values": ["0.032", "3.2"]},
-    ]
+    assert {row["name"]: row["values"] for row in found["options"]} == {
+        "lr": ["0.001", "0.1"],
+        "canvas": ["64x96", "64x64 96x64"],
+        "drops": ["-", "3 4"],
+        "epochs": ["-", "2.5"],
+        "set.width": [str(zoo.config_for("mobileinst_topformer_tiny").width), "32"],
+    }
     numbers = {row["metric"]: row["values"] for row in found["headline"]}
     assert numbers["AP"] == [0.001, 0.1] and numbers["box AP"] == [0.25, 0.25]
     assert numbers["APs"] == [None, None]
@@ -65,6 +73,8 @@ def test_images_are_found_by_their_names(runs):
 
 
 def test_what_does_not_compare_is_said(runs):
+    changed(runs[1], lambda found: found["per_image"][0].update(objects=4))
+    assert "same images with other objects" in compare.compare(runs)["notes"][0]
     changed(runs[1], lambda found: found["per_image"].pop())
     assert "scored on different images" in compare.compare(runs)["notes"][0]
     changed(runs[1], lambda found: found["confusion"].update(names=["disc", "star"]))

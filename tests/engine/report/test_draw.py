@@ -34,7 +34,8 @@ def looks_like(image, at, colour):
 
 def test_matched_objects_share_a_colour_and_others_do_not():
     masks = [square(10, 10, 40), square(10, 100, 40), square(70, 10, 40)]
-    truth = Objects([0, 0, 1], np.stack(masks))
+    masks.append(square(70, 60, 30))  # not predicted
+    truth = Objects([0, 0, 1, 0], np.stack(masks))
     # In another order; the second object is predicted as another class, one hits nothing.
     found = [masks[2], square(12, 11, 40), masks[1], square(70, 100, 40)]
     predictions = Objects([1, 0, 1, 0], np.stack(found), [0.9, 0.8, 0.7, 0.6])
@@ -45,23 +46,26 @@ def test_matched_objects_share_a_colour_and_others_do_not():
     assert looks_like(rows["prediction"], first, palette(0))
     assert looks_like(rows["ground truth"], third, palette(2))
     assert looks_like(rows["prediction"], third, palette(2))
-    assert looks_like(rows["ground truth"], second, MISSED)
-    assert looks_like(rows["prediction"], second, UNMATCHED)
+    assert looks_like(rows["ground truth"], second, palette(1))
+    assert looks_like(rows["prediction"], second, palette(1))
+    assert looks_like(rows["ground truth"], (75, 85), MISSED)
     assert looks_like(rows["prediction"], (130, 100), UNMATCHED)
+    inside = np.asarray([rows["prediction"].getpixel(at) for at in (first, second)])
+    assert inside[1].max() < 0.6 * inside[0].max()  # dashed shapes are fainter
 
 
-def test_match_is_the_best_of_all_pairings():
-    # Greedy by IoU would join prediction 0 with object 1 and leave prediction 1 alone.
+def test_answers_choose_in_the_order_of_their_scores():
     row = np.zeros((4, 1, 100), bool)
     row[0, 0, 0:60], row[1, 0, 20:80] = True, True  # objects
     row[2, 0, 13:73], row[3, 0, 36:96] = True, True  # predictions
-    pairs = draw.match(Objects([0, 0], row[:2]), Objects([0, 0], row[2:]))
-    assert pairs == {0: 0, 1: 1}
+    truth = Objects([0, 0], row[:2])
+    assert draw.match(truth, Objects([0, 0], row[2:], [0.5, 0.6])) == {1: 1, 0: 0}
+    assert draw.match(truth, Objects([0, 0], row[2:], [0.6, 0.5])) == {0: 1}
 
 
 def test_match_leaves_void_out():
     truth, wide = square(10, 10, 20), square(10, 10, 40)
-    objects, predictions = Objects([0], truth[None]), Objects([0], wide[None])
+    objects, predictions = Objects([0], truth[None]), Objects([0], wide[None], [0.5])
     assert draw.match(objects, predictions) == {}
     void = rle.encode((wide & ~truth)[None])[0]
     assert draw.match(objects, predictions, void) == {0: 0}
@@ -218,16 +222,21 @@ def test_classes_in_a_grid(monkeypatch):
     monkeypatch.setattr(draw, "legend_strip", lambda legend, width: named.extend(legend) or strip(
         legend, width))  # fmt: skip
     masks = np.stack([square(10, 10, 40), square(10, 100, 40)])
-    truth, found = Objects([2, 0], masks), Objects([2, 2], masks, [0.9, 0.8])
+    other = np.stack([masks[0], square(70, 100, 40)])
+    truth, found = Objects([2, 0], masks), Objects([2, 2], other, [0.9, 0.8])
     example = Example(black(), truth, found)
     draw.grid([example], NAMES, colour_by="class")
-    assert [text for _, text in named[:4]] == [
-        NAMES[0], NAMES[2], "missed object", "prediction without object",
+    assert [text for _, text in named[:5]] == [
+        NAMES[0], NAMES[2],
+        "found with another class", "missed object", "prediction without object",
     ]  # fmt: skip
     rows = draw.draw_rows(example, NAMES, height=120, colour_by="class")
-    for row, other in (("ground truth", MISSED), ("prediction", UNMATCHED)):
+    for row, at, other in (
+        ("ground truth", (130, 40), MISSED),
+        ("prediction", (130, 100), UNMATCHED),
+    ):
         assert looks_like(rows[row], (40, 40), palette(2))
-        assert looks_like(rows[row], (130, 40), other)
+        assert looks_like(rows[row], at, other)
 
 
 def test_a_thin_object_that_is_missed_has_a_whole_outline():

@@ -57,6 +57,18 @@ def test_its_numbers_agree(toy_run, found):
     assert found["diagnosis"]["oracles"]["as evaluated"]["AP"] == found["headline"]["mask"]["AP"]
 
 
+def test_of_a_large_set_a_part_is_diagnosed(toy_run, found, tmp_path, monkeypatch):
+    monkeypatch.setattr(evidence, "DIAGNOSED", 2)
+    for name in ("best.pt", "options.json", "metrics.csv", "log.jsonl"):
+        shutil.copy(toy_run / name, tmp_path)
+    part = json.loads(json.dumps(evidence.compute(tmp_path)))
+    objects = [row["objects"] for row in found["per_image"]]
+    diagnosis = part.pop("diagnosis")
+    assert diagnosis["images"] == 2
+    assert diagnosis["recall"]["all"]["all"]["objects"] == objects[0] + objects[2]
+    assert part == {key: value for key, value in found.items() if key != "diagnosis"}
+
+
 def test_a_run_without_a_checkpoint_has_warnings_alone(toy_run, tmp_path):
     shutil.copy(toy_run / "options.json", tmp_path)
     rows = [{"iteration": i, "minutes": i, "loss": 5.0 * i**3, "seconds": {}} for i in range(1, 4)]
