@@ -5,6 +5,7 @@ import numpy as np
 from data.errors import counted
 from data.loaders import spread
 from data.near_duplicates import grey_images, near_duplicates
+from engine import tiles
 from engine.coco_ap import NOTHING
 from engine.fit import SAMPLE, object_sides, too_many_objects
 from engine.log import first_of
@@ -175,7 +176,7 @@ def too_few_queries(run: RunFacts) -> dict | None:
     texts = [text for one in sets if (text := too_many_objects(one, *about))]
     return warning(
         "look", "Images have more objects than the model has queries", f"{'. '.join(texts)}.",
-        f"Train again with --set num_queries={numbers.max()}, or on tiles of the images.",
+        f"Train again with --set num_queries={numbers.max()}, or cut the images into parts.",
     )  # fmt: skip
 
 
@@ -183,17 +184,18 @@ def coarse_masks(run: RunFacts) -> dict | None:
     """Objects of val that are smaller than two cells of the mask grid."""
     if not run.parts:
         return None
-    val, size = run.parts.val, run.options.get("image_size", 0)
+    val, size, windows = run.parts.val, *(run.options.get(n, 0) for n in ("image_size", "tiles"))
     sides, _ = object_sides(val, spread(len(val), SAMPLE))
-    small = sides * size < COARSE * run.mask_stride
+    small = sides * size * tiles.zoom(windows) < COARSE * run.mask_stride
     if not len(sides) or small.mean() <= MOST_COARSE:
         return None
-    finer = " or --set mask_stride=4" * (run.mask_stride == 8)
+    ways = [f"--tiles {windows + 1}", "a larger --image-size"]
+    ways += ["--set mask_stride=4"] * (run.mask_stride == 8)
     return warning(
         "look", "Many objects are smaller than the mask grid",
         f"At --image-size {size}, {small.mean():.0%} of the objects of {val.name} are under "
         f"{COARSE * run.mask_stride:.0f} pixels wide, two cells of the mask grid.",
-        f"Train again with a larger --image-size{finer}, or on tiles of the images.",
+        f"Train again with {' or '.join(ways)}.",
     )  # fmt: skip
 
 
