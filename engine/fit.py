@@ -29,6 +29,7 @@ COARSE_SIDE = 24  # three cells at stride 8: smaller ones need masks at stride 4
 SIZES = (128, 192, 256, 320, 384, 448, 512)
 # Small objects alone, as nuclei: windows show them larger, at the cost of small images.
 TILES = (2, 3)
+SEEN = 25  # training images that are scored then
 LARGEST_ZOOM = 2  # more pixels than the files have help the grid, up to here
 # Of the shortest useful training at 256 pixels; larger images take more time each and get fewer.
 # Penn-Fudan (100 images), Mask2Former with EfficientNet-Lite0: AP .556 after 1125 of 2250, .590 at
@@ -78,6 +79,7 @@ def fit_to_data(opts: TrainOptions, train: CocoDataset) -> dict[str, str]:
             zoom = tiles.zoom(number)
             highest = max(opts.scale[1], round(1.2 * zoom, 2))
             decide("scale", (opts.scale[0], highest), f"windows enlarge objects {zoom:g} times")
+            decide("eval_train", min(opts.eval_train, SEEN), "each takes a pass for every window")
             pixels *= zoom
         elif pixels < SIDE:
             wanted = min(SIDE / small, LARGEST_ZOOM * short)
