@@ -114,23 +114,17 @@ class CocoDataset:
     def _read_crowds(self) -> None:
         """Makes objects of the classes that are wholly brush masks, warns of other crowds."""
         kinds, labels = self._store.kinds, self._store.labels
-        brush, wholly = [], []
+        read = records.brush_objects(labels, kinds)
+        kinds[read] = OBJECT
+        wholly = []
         for category in self.categories:
             found = kinds[(labels == category.index) & (kinds != BROKEN)]
-            if len(found) and (found == BRUSH).all():
-                brush.append(category.index)
-            elif len(found) and (found != OBJECT).all():
+            if len(found) and (found != OBJECT).all():
                 wholly.append(f"{category.name} ({len(found)})")
-        read = np.isin(labels, brush) & (kinds == BRUSH)
-        kinds[read] = OBJECT
         if number := np.count_nonzero(kinds == BRUSH):
-            self.notes.append(
-                f"{counted(number, 'brush mask')} marked iscrowd by an annotation tool left as "
-                "crowds, as their classes have other objects; --crowd-as-instances makes them "
-                "objects"
-            )
-        if brush:
-            names = [self.categories[index].name for index in brush]
+            self.notes.append(records.brushes_left(number))
+        if read.any():
+            names = [self.categories[index].name for index in np.unique(labels[read])]
             warnings.warn(
                 f"{self.source}: {counted(read.sum(), 'brush mask')} of {some(names)}, marked "
                 "iscrowd by an annotation tool, read as objects; --keep-crowds leaves them crowds",

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 LONGEST = 1500  # characters of a sentence; what files hold may be of any length
+# What reading a record raises that has another form than its format says.
+MALFORMED = (AttributeError, LookupError, OverflowError, TypeError, ValueError)
 
 
 class InputError(ValueError):
@@ -17,6 +20,14 @@ class InputError(ValueError):
 
     def __init__(self, sentence: object) -> None:
         super().__init__(printable(str(sentence)))
+
+
+class FileError(InputError):
+    """An error whose sentence names its file and the fix already."""
+
+
+class NotSkipped(InputError):
+    """The error of a bad record, where none may be left out."""
 
 
 def printable(text: str) -> str:
@@ -61,8 +72,37 @@ class BadRecords:
     ) -> None:
         """Notes a bad record, or raises its error where none may be left out."""
         if not self.skip:
-            raise InputError(f"{error}, or leave it out with --skip-bad-records") from None
+            raise NotSkipped(f"{error}, or leave it out with --skip-bad-records") from None
         self.add([BadRecord(printable(str(file)), printable(record), str(error), image_id)])
+
+    def note_error(
+        self, error: Exception, file: object, record: str, fix: str = "", where: str = ""
+    ) -> None:
+        """Notes a record that raised an error of `MALFORMED`.
+
+        With a fix, an InputError is the middle of a sentence, "FILE: shape 3 has no points: FIX";
+        without one it is the whole sentence, and other errors are not expected.
+        """
+        where = where or f"{file}: {record}"
+        if not isinstance(error, InputError):
+            wrong = f"has another form than expected ({error})"
+            wrong = f"has no {error}" if isinstance(error, KeyError) else wrong
+            error = InputError(f"{where} {wrong}: {fix}")
+        elif fix and not isinstance(error, FileError):
+            error = InputError(f"{where} {error}: {fix}")
+        self.note(error, file, record)
+
+    @contextmanager
+    def noting(self, file: object, record: str, fix: str = "", where: str = "") -> Iterator[None]:
+        """Notes the error of a block that reads a record, see `note_error`."""
+        try:
+            yield
+        except NotSkipped:
+            raise
+        except MALFORMED as error:
+            if not (fix or isinstance(error, InputError)):
+                raise
+            self.note_error(error, file, record, fix, where)
 
     def add(self, records: Iterable[BadRecord]) -> None:
         """Notes records that were found by a loader worker, another rank, or an earlier run."""

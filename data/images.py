@@ -6,10 +6,7 @@ PostScript, for one, to a program that runs it.
 
 from __future__ import annotations
 
-import io
-import os
 import re
-import struct
 import sys
 import warnings
 from collections.abc import Iterable, Iterator
@@ -31,10 +28,6 @@ MOST_PIXELS = Image.MAX_IMAGE_PIXELS  # Pillow's bound, above which a small file
 GREY_ALPHA = "LA;16B"
 BITS = ExifTags.Base.BitsPerSample
 SIDES = ExifTags.Base.ImageWidth, ExifTags.Base.ImageLength
-# Tags of a TIFF: compression, bit order, orientation, predictor; they count for its planes too.
-PLANE_TAGS = {259, 266, 274, 317}
-PLANE_SIZES = {256, 257, 278, 322, 323}  # of the image, a strip, a tile
-PLANE_PARTS = {273, 279, 324, 325}  # places and lengths of strips and tiles
 # Pillow keeps the high bytes of 16-bit colours; read in the other byte order, the low ones.
 OTHER_ORDER = {"B": "L", "L": "B", "N": "L" if sys.byteorder == "big" else "B"}
 
@@ -85,8 +78,6 @@ def upright_size(path: Path) -> tuple[int, int]:
 @contextmanager
 def opened(path: Path, fix: str = "replace the file or leave it out") -> Iterator[Image.Image]:
     """An open image file; what goes wrong while it is used becomes an InputError with `fix`."""
-    if os.path.exists(path) and not os.path.isfile(path):  # a pipe would be read forever
-        raise InputError(f"{path} cannot be read as an image (it is not a file): {fix}")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of wrong EXIF and the like
@@ -136,7 +127,7 @@ def deep_colours(file: Image.Image) -> np.ndarray | None:
     if file.mode.startswith("RGB") and file.tile[0][0] == "libtiff":
         tags = file.tag_v2
         if tags.get(ExifTags.Base.PlanarConfiguration) == 2 and 16 in tags[BITS]:
-            return np.stack([grey_plane(file, number) for number in range(3)], -1)
+            return None  # compressed planes, of which Pillow decodes the high bytes only
     tiles = [deep_tiles(file, tile) for tile in file.tile]
     if None in tiles:
         return None
@@ -149,36 +140,6 @@ def deep_colours(file: Image.Image) -> np.ndarray | None:
             halves.append(np.asarray(ImageOps.exif_transpose(again), np.uint16))
     values = 256 * halves[0] + halves[1]
     return values[..., 0] if tiles[0][0][3] == GREY_ALPHA else values[..., :3]
-
-
-def grey_plane(file: Image.Image, number: int) -> np.ndarray:
-    """One colour of a compressed TIFF with a plane for each, upright: uint16 [H,W].
-
-    Pillow decodes only the high bytes of planes, but all of a grey image: so the plane is described
-    as one, at the end of a copy of the file.
-    """
-    tags, order = file.tag_v2, "<" if file.tag_v2.prefix == b"II" else ">"
-    described = {tag: [tags[tag]] for tag in (*PLANE_TAGS, *PLANE_SIZES) if tag in tags}
-    described |= {258: [16], 262: [1], 277: [1]}  # bits, photometric interpretation, samples
-    for tag in PLANE_PARTS & set(tags):
-        count = len(tags[tag]) // tags[277]
-        described[tag] = tags[tag][number * count : (number + 1) * count]
-    with open(file.filename, "rb") as raw:
-        content = bytearray(raw.read())
-    place = len(content)
-    entries, values = b"", b""
-    for tag, items in sorted(described.items()):
-        kind, code = ("I", 4) if tag in PLANE_PARTS | PLANE_SIZES else ("H", 3)
-        packed = struct.pack(f"{order}{len(items)}{kind}", *items)
-        if len(packed) > 4:
-            after = place + 2 + 12 * len(described) + 4
-            packed, values = struct.pack(f"{order}I", after + len(values)), values + packed
-        entries += struct.pack(f"{order}HHI", tag, code, len(items)) + packed.ljust(4, b"\0")
-    content += struct.pack(f"{order}H", len(described)) + entries + bytes(4) + values
-    content[:8] = tags.prefix + struct.pack(f"{order}HI", 42, place)
-    with Image.open(io.BytesIO(content), formats=["TIFF"]) as grey:
-        grey.load()
-        return np.asarray(ImageOps.exif_transpose(grey)).astype(np.uint16)
 
 
 def deep_tiles(file: Image.Image, tile: tuple) -> tuple[tuple, tuple] | None:

@@ -14,8 +14,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from data import rle
-from data.errors import BadRecord, BadRecords, InputError, printable
+from data.errors import BadRecord, BadRecords, InputError, counted, printable
 from data.images import MOST_PIXELS
 from data.packed import ImageRecord
 
@@ -82,14 +84,10 @@ def require_lists(content: Any, source: str | Path) -> None:
             )
 
 
-def left_out(content: dict) -> Iterator[BadRecord]:
+def left_out(content: dict) -> list[BadRecord]:
     """What a conversion to this format could not use, as noted in the file."""
-    found = content.get("left_out")
-    for one in found if isinstance(found, list) else []:
-        if isinstance(one, dict):
-            texts = [one.get(key) for key in BadRecord._fields[:3]]
-            if all(isinstance(text, str) for text in texts):
-                yield BadRecord(*map(printable, texts))
+    listed = content.get("left_out", ())
+    return [BadRecord(*(one[key] for key in BadRecord._fields)) for one in listed]
 
 
 def notes(content: dict) -> Iterator[str]:
@@ -99,10 +97,7 @@ def notes(content: dict) -> Iterator[str]:
     for key in ("notes", "counts"):
         found = content.get(key)
         for one in found if isinstance(found, list) else []:
-            if isinstance(one, str):
-                yield printable(one)
-            elif isinstance(one, list) and [*map(type, one)] == [str, int]:
-                yield printable(f"{one[0]} left out: {one[1]}")
+            yield printable(one if isinstance(one, str) else f"{one[0]} left out: {one[1]}")
 
 
 def categories(content: dict, source: str | Path, bad: BadRecords) -> list[Category]:
@@ -236,6 +231,20 @@ def annotations(
             yield row
         elif row.kind != BROKEN:
             dropped.note("objects", image.file_name, what)
+
+
+def brush_objects(labels: np.ndarray, kinds: np.ndarray) -> np.ndarray:
+    """Which brush masks are objects, bool [N]: those of classes without other masks."""
+    others = np.unique(labels[(kinds != BRUSH) & (kinds != BROKEN)])
+    return (kinds == BRUSH) & ~np.isin(labels, others)
+
+
+def brushes_left(number: int) -> str:
+    """A note on the brush masks that stay crowds."""
+    return (
+        f"{counted(number, 'brush mask')} marked iscrowd by an annotation tool left as crowds, as "
+        "their classes have other objects; --crowd-as-instances makes them objects"
+    )
 
 
 def box_of(record: dict) -> list:

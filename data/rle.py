@@ -22,7 +22,6 @@ from data.errors import InputError
 Rle = dict[str, Any]
 
 FARTHEST = 10  # a coordinate may be this many times height + width; farther is a mistake
-LONGEST = 2_000_000  # pixels along an outline; drawing needs 100 bytes for each
 CONTINUES = 0x20  # this bit of a character of the counts: the number goes on in the next one
 NEGATIVE = 0x10  # this bit of the last character of a number: it is below zero
 MOST_CHARACTERS = 7  # per number: 35 bits, more than any count of pixels that fits in 32 bits
@@ -116,20 +115,9 @@ def polygons_of(segmentation: Any, height: int, width: int) -> tuple[list[np.nda
     if isinstance(segmentation[0], (int, float)):
         raise InputError("its segmentation is one flat list where a list of polygons is needed")
     limit = FARTHEST * (height + width)
-    kept = [points for points in segmentation if not is_stray(points)] or segmentation
-    polygons = [polygon(points, limit) for points in kept]
-    # The bound, corners times twice the farthest coordinate, spares most outlines the exact sum.
-    if sum(len(one) * float(np.abs(one).max()) for one in polygons) > LONGEST:
-        corners = [one.reshape(-1, 2) for one in polygons]
-        steps = [np.abs(one - np.roll(one, 1, axis=0)).max(1) for one in corners]
-        length = sum(float(one.sum()) for one in steps)  # as the C code walks, pixel by pixel
-        if length > LONGEST:
-            raise InputError(f"its outline is {length:.3g} pixels long, over {LONGEST:.0e}")
-    return polygons, len(segmentation) - len(kept)
-
-
-def is_stray(points: Any) -> bool:
-    return isinstance(points, SEQUENCES) and len(points) < 6
+    stray = [isinstance(points, SEQUENCES) and len(points) < 6 for points in segmentation]
+    kept = [points for points, out in zip(segmentation, stray) if not out] or segmentation
+    return [polygon(points, limit) for points in kept], len(segmentation) - len(kept)
 
 
 def region_of(segmentation: Any, box: Any, height: int, width: int) -> bytes | list[np.ndarray]:

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import math
 import sys
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -98,28 +97,19 @@ def open_exported(path: Path, image_size: int | None = None, tiles: int | None =
     if not path.is_file():
         raise InputError(f"{path} is missing; name a file of sbin/export.sh")
     require_packages(PACKAGES[path.suffix.lower()], str(path))
-    text, run_of, shapes = (open_onnx if path.suffix.lower() == ".onnx" else open_pte)(path)
+    text, run_of = (open_onnx if path.suffix.lower() == ".onnx" else open_pte)(path)
     meta = parse(text, path)
     known = meta["files"].get(path.name, {}).get("sha256")
     if known is not None and known != digest(path):
         raise InputError(f"{path} is not the file that {METADATA} describes; copy both, or {AGAIN}")
-    height, width = size = meta["height"], meta["width"]
-    stride, classes = meta["mask_stride"], meta["categories"]
-    masks = [1, shapes[0][1], height // stride, width // stride]
-    nhwc, nchw = [1, height, width, 3], [1, 3, height, width]
-    fits = len(shapes) == 3 and shapes[0] == [1, shapes[0][1], len(classes)] and shapes[1] == masks
-    if not fits or shapes[2] not in (nhwc, nchw):
-        raise InputError(
-            f"{path}: its metadata were changed, the model has other shapes "
-            f"({', '.join(map(str, shapes))}); {AGAIN}"
-        )
+    size = meta["height"], meta["width"]
     if image_size is not None:
         raise InputError(
-            f"{path}: its input is {height}x{width}, which is fixed; leave --image-size out, or "
+            f"{path}: its input is {size[0]}x{size[1]}, which is fixed; leave --image-size out, or "
             "export the checkpoint with another --size"
         )
     content = {
-        "classes": classes,
+        "classes": meta["categories"],
         "config": meta["config"],
         "best": {"threshold": meta["threshold"]},
     }
@@ -148,46 +138,23 @@ def require_packages(names: Sequence[str], what: str) -> None:
 
 
 def parse(text: str | None, path: Path) -> dict:
-    """The metadata of an exported file, checked; raises InputError."""
+    """The metadata of an exported file; raises InputError if it has none that can be read."""
     if text is None:
         raise InputError(f"{path}: not exported by this library, it has no metadata; {AGAIN}")
     try:
         meta = json.loads(text)
-        version = meta["format"]
-    except (ValueError, KeyError, TypeError):
+    except ValueError:
         raise InputError(f"{path}: its metadata cannot be read; {AGAIN}") from None
-    if version != FORMAT:
+    if meta.get("format") != FORMAT:
         raise InputError(
-            f"{path}: has format {version} and this version of the library reads {FORMAT}; {AGAIN}"
+            f"{path}: has format {meta.get('format')} and this version of the library reads "
+            f"{FORMAT}; {AGAIN}"
         )
-
-    def is_number(value: object) -> bool:
-        return type(value) in (int, float) and math.isfinite(value)
-
-    checks = {
-        "height": lambda value: type(value) is int and value > 0,
-        "width": lambda value: type(value) is int and value > 0,
-        "mask_stride": lambda value: type(value) is int and value > 0,
-        "tiles": lambda value: type(value) is int and value > 0,
-        "categories": checkpoint.is_class_list,
-        "pad_colour": lambda value: len(value) == 3 and all(map(is_number, value)),
-        "threshold": is_number,
-        "duplicate_iou": is_number,
-        "files": lambda value: all(type(each) is dict for each in value.values()),
-        "config": lambda value: type(value["max_detections"]) is int,
-    }
-    for name, holds in checks.items():
-        try:
-            good = holds(meta[name])
-        except (AttributeError, KeyError, TypeError):
-            good = False
-        if not good:
-            raise InputError(f"{path}: its metadata were changed, '{name}' is wrong; {AGAIN}")
     return meta
 
 
-def open_onnx(path: Path) -> tuple[str | None, Callable[[Tensor], Run], list[list]]:
-    """Metadata, what runs the model for a pad colour, and shapes of scores, masks, and input."""
+def open_onnx(path: Path) -> tuple[str | None, Callable[[Tensor], Run]]:
+    """Metadata, and a function that gives what runs the model for a pad colour."""
     import onnxruntime
 
     settings = onnxruntime.SessionOptions()
@@ -200,7 +167,6 @@ def open_onnx(path: Path) -> tuple[str | None, Callable[[Tensor], Run], list[lis
     except Exception as error:  # of many kinds, none of which is public
         reason = str(error).splitlines()[0]
         raise InputError(f"{path} cannot be opened by ONNX Runtime ({reason}); {AGAIN}") from None
-    shapes = [each.shape for each in (*session.get_outputs(), *session.get_inputs())]
     text = session.get_modelmeta().custom_metadata_map.get(KEY)
 
     def run_of(pad_colour: Tensor) -> Run:
@@ -214,7 +180,7 @@ def open_onnx(path: Path) -> tuple[str | None, Callable[[Tensor], Run], list[lis
 
         return run
 
-    return text, run_of, shapes
+    return text, run_of
 
 
 @cache
@@ -227,7 +193,7 @@ def set_executorch_threads() -> None:
     portable_lib._unsafe_reset_threadpool(torch.get_num_threads())
 
 
-def open_pte(path: Path) -> tuple[str | None, Callable[[Tensor], Run], list[list]]:
+def open_pte(path: Path) -> tuple[str, Callable[[Tensor], Run]]:
     """The same of a .pte file, whose metadata are beside it."""
     from executorch.runtime import Runtime
 
@@ -237,15 +203,9 @@ def open_pte(path: Path) -> tuple[str | None, Callable[[Tensor], Run], list[list
     set_executorch_threads()
     try:
         method = Runtime.get().load_program(path).load_method("forward")
-        tensors = (
-            method.metadata.output_tensor_meta(0),
-            method.metadata.output_tensor_meta(1),
-            method.metadata.input_tensor_meta(0),
-        )
     except Exception as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"{path} cannot be opened by ExecuTorch ({reason}); {AGAIN}") from None
-    shapes = [list(each.sizes()) for each in tensors]
 
     def run_of(pad_colour: Tensor) -> Run:
         pad = (pad_colour / 255)[:, None, None]  # [3,1,1]
@@ -259,4 +219,4 @@ def open_pte(path: Path) -> tuple[str | None, Callable[[Tensor], Run], list[list
 
         return run
 
-    return beside.read_text(encoding="utf-8", errors="replace"), run_of, shapes
+    return beside.read_text(encoding="utf-8", errors="replace"), run_of

@@ -148,8 +148,5 @@ def write_lists(folder: Path, train: CocoDataset, val: CocoDataset) -> None:
 
 
 def read_lists(folder: Path) -> dict[str, list[str]] | None:
-    """The lists of a run folder; None where it has none, or a damaged file."""
-    found = files.read_json(folder / LISTS)
-    if not isinstance(found, dict) or not all(isinstance(found.get(part), list) for part in PARTS):
-        return None
-    return {part: [name for name in found[part] if isinstance(name, str)] for part in PARTS}
+    """The lists of a run folder; None where it has none."""
+    return files.read_json(folder / LISTS)

@@ -182,7 +182,7 @@ def score_checkpoint(
         "resize": resize,
         "tiles": preset.tiles,
         "categories": ground_truth["categories"],
-        "skipped": skipped.records_of(dataset.bad),
+        "skipped": [one._asdict() for one in dataset.bad],
         "scores": asdict(scores),
     }
     if both:

@@ -193,12 +193,6 @@ def folder_to_resume(candidates: list[Path], asked: Path) -> Path:
         if any((folder / "best.pt").exists() for folder in candidates):
             fix = "best.pt holds weights alone; start a new run from it with --pretrained"
         raise InputError(f"{asked}: no last.pt to resume from; {fix}")
-    links = [path.name for path in found[-1].iterdir() if path.is_symlink()]
-    if links:  # its logs are appended to, wherever they may lead
-        raise InputError(
-            f"{found[-1]}: {links[0]} is a link, and a run is not resumed into files elsewhere; "
-            "put the file itself there"
-        )
     return found[-1]
 
 

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import math
 import os
 import time
 from collections import Counter
@@ -136,37 +135,13 @@ def whole_lines(path: Path) -> list[str]:
 
 
 def read_csv(path: Path) -> list[dict]:
-    """The undamaged rows of a `metrics.csv` as dicts of texts; none if it is missing."""
-
-    def is_whole(row: dict) -> bool:
-        try:
-            numbers = [float(text or 0) for text in row.values()]
-            scored = any(row[name] for name in row if name.endswith("/AP") and name != "train/AP")
-            return all(map(math.isfinite, numbers)) and int(row["iteration"]) >= 0 and scored
-        except (AttributeError, LookupError, TypeError, ValueError):
-            return False
-
-    rows = []
-    with suppress(csv.Error):
-        rows.extend(csv.DictReader(whole_lines(path)))
-    return list(filter(is_whole, rows))
+    """The complete rows of a `metrics.csv` as dicts of texts; none if it is missing."""
+    return list(csv.DictReader(whole_lines(path)))
 
 
 def read_jsonl(path: Path) -> list[dict]:
-    """The undamaged rows of a `log.jsonl`; none if it is missing."""
-
-    def is_whole(row: object) -> bool:
-        try:
-            numbers = [row["minutes"], row.get("loss", 0.0), *row["seconds"].values()]
-            return type(row["iteration"]) is int and math.isfinite(sum(numbers))
-        except (AttributeError, LookupError, TypeError):
-            return False
-
-    rows = []
-    for line in whole_lines(path):
-        with suppress(ValueError, RecursionError):
-            rows.append(json.loads(line))
-    return list(filter(is_whole, rows))
+    """The complete rows of a `log.jsonl`; none if it is missing."""
+    return [json.loads(line) for line in whole_lines(path)]
 
 
 def truncate_after(folder: Path, iteration: int, evaluated: int) -> str:
@@ -181,10 +156,7 @@ def truncate_after(folder: Path, iteration: int, evaluated: int) -> str:
     if scores:
         write_csv(metrics, scores)
     else:
-        try:
-            metrics.unlink(missing_ok=True)
-        except OSError as error:
-            raise files.failure(metrics, error, "it is kept") from error
+        metrics.unlink(missing_ok=True)
     return ", ".join(
         f"{path.name}: rows up to {rows[-1]['iteration']}" if rows else f"{path.name}: no rows"
         for path, rows in ((log, steps), (metrics, scores))

@@ -10,11 +10,6 @@ NAME = "skipped.json"
 MOST_SHOWN = 20
 
 
-def records_of(bad: BadRecords) -> list[dict]:
-    """Bad records as plain values."""
-    return [one._asdict() for one in bad]
-
-
 def gather(bad: BadRecords) -> None:
     """Collective: adds what other ranks have left out to the list of rank 0."""
     for found in dist.gather_interleaved([list(bad)]):
@@ -26,16 +21,13 @@ def write(folder: Path, bad: BadRecords) -> None:
     system does not allow it, and keeps the file before.
     """
     if len(bad):
-        files.write_json(folder / NAME, records_of(bad))
+        files.write_json(folder / NAME, [one._asdict() for one in bad])
 
 
 def read(folder: Path) -> list[BadRecord]:
-    """What a run has left out so far; nothing if the file is missing or not one of ours."""
-    try:
-        records = files.read_json(folder / NAME) or ()
-        return list(dict.fromkeys(BadRecord(**record) for record in records))
-    except TypeError:
-        return []
+    """What a run has left out so far."""
+    records = files.read_json(folder / NAME) or ()
+    return list(dict.fromkeys(BadRecord(**record) for record in records))
 
 
 def report_skipped(bad: BadRecords, place: Path | None = None) -> None:

@@ -155,14 +155,9 @@ def of_run(opts: TrainOptions) -> dict[str, object]:
 
 
 def may_be_of(folder: Path, recipe: str) -> bool:
-    """Whether a run was made with a recipe or a variant of it. True for one whose options.json is
-    missing or broken: resuming says what is wrong, and no older run is taken for it.
-    """
-    try:
-        content = files.read_json(folder / "options.json")
-        return content["recipe"] in recipes.variants(recipe)
-    except (LookupError, TypeError):
-        return True
+    """Whether a run was made with a recipe or a variant of it; True without an options.json."""
+    content = files.read_json(folder / "options.json") or {"recipe": recipe}
+    return content["recipe"] in recipes.variants(recipe)
 
 
 def describe(opts: Mapping[str, object]) -> list[str]:

@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from torch import nn
 
 from mobileinst import weights
@@ -155,20 +154,15 @@ def from_huggingface(folder: str | Path) -> nn.Module:
     folder = Path(folder)
     settings = weights.hub_settings(folder)
     try:
-        config = hub_config(settings)
+        model, *_ = build_from_config(hub_config(settings))
     except ValueError as error:
         raise weights.LoadError(f"{folder}: {error}") from error
-    try:
-        with torch.device("meta"):  # shapes alone: the sizes may exceed the memory
-            sketch, *_ = build_from_config(config)
-    except (ValueError, TypeError) as error:
+    report = weights.load(model, weights.hub_weights(folder))
+    if report.random or report.queries or report.unexpected:
         raise weights.LoadError(
-            f"{folder}: config.json describes a model that cannot be built, {error}; get it again"
-        ) from error
-    file = weights.hub_weights(folder)
-    weights.require_exact(file, sketch, config.num_classes)
-    model, *_ = build_from_config(config)
-    weights.load(model, file)
+            f"{folder}: its tensors are not those of the model that config.json describes; get "
+            "both files of one model"
+        )
     return model.eval()
 
 

@@ -16,8 +16,6 @@ from __future__ import annotations
 
 import os
 import re
-import tarfile
-import zipfile
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -82,10 +80,10 @@ READERS = (
 )
 TOGETHER = {"voc", "sbd"}  # one data set: SBD adds training images to VOC
 ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".7z", ".rar")
-LESS = re.compile(r"( \(|; |, or ).*")  # of a layout, so that the sentence is not too long
-MOST_FOLDERS = 200  # one level below that are looked into
-MOST_FILES = 100_000  # that are counted for a message
-MOST_LOOKED_AT = 3  # files of a folder, for a message
+DETAILS = re.compile(r"( \(|; |, or ).*")  # of a layout, left out of long messages
+MOST_FOLDERS = 200  # subfolders that are searched
+MOST_FILES = 100_000  # counted for a message
+MOST_LOOKED_AT = 3  # files of a folder that are opened for a message
 LABELBOX = re.compile(r'"(Labeled Data|instanceURI|dataRow|data_row)"\s*:')
 
 Reading = dict[str, Source]
@@ -103,9 +101,7 @@ def recognise(path: Path, format: str | None = None) -> Reading:
             "csv or yaml, with --data"
         )
     if path.is_file() and path.suffix.lower() in ARCHIVES and not imagej_roi.is_roi(path):
-        raise InputError(
-            f"{path} is an archive{inside(path)}: unpack it and give the folder with --data"
-        )
+        raise InputError(f"{path} is an archive: unpack it and give the folder with --data")
     readers = [one for one in READERS if format in (None, one.NAME)]
     if not readers:
         known = ", ".join(one.NAME for one in READERS)
@@ -128,7 +124,7 @@ def recognise(path: Path, format: str | None = None) -> Reading:
 
 
 def levels(path: Path) -> list[list[Path]]:
-    """The folder or file itself, then the folders in it that are no splits."""
+    """The folder or file, then its subfolders other than splits."""
     if not path.is_dir():
         return [[path]]
     below = sorted(each for each in path.iterdir() if each.is_dir() and each.name[0] not in "._")
@@ -139,7 +135,7 @@ def levels(path: Path) -> list[list[Path]]:
 def readings(
     place: Path, readers: Iterable[ModuleType], problems: list[InputError]
 ) -> list[Reading]:
-    """What each reader finds in a place, else in its folders of splits; errors go to `problems`."""
+    """What each reader finds in a folder, else in its split folders; errors go to `problems`."""
 
     def find(reader: ModuleType, folder: Path) -> Reading:
         try:
@@ -160,17 +156,14 @@ def readings(
         splits = {}
         for split, folder in folders.items():
             inside = find(reader, folder)
-            if len(inside) == 1:  # else the folder holds a data set with splits of its own
+            if len(inside) == 1:  # else it is a data set with splits
                 splits[split] = next(iter(inside.values()))._replace(split=split)
         found += [splits] if splits else []
     return found
 
 
 def beside(found: Sequence[Reading], path: Path, readers: Iterable[ModuleType]) -> list[Reading]:
-    """What other readers find in the folders that hold nothing of data sets that lie in folders.
-
-    Formats with a file for each image are found in any folders below.
-    """
+    """Data sets of other formats in the subfolders that those in `found` do not use."""
     sources = [source for one in found for source in one.values()]
     names = [name for one in sources if one.path == path for name in one.names]
     if not names or any("/" not in name for name in names):
@@ -182,7 +175,7 @@ def beside(found: Sequence[Reading], path: Path, readers: Iterable[ModuleType]) 
 
 
 def chosen(found: Sequence[Reading], path: Path) -> Reading:
-    """The reading that is meant, of several; raises InputError where that is open."""
+    """One of several readings; raises InputError if the choice is ambiguous."""
     readers = {reader_of(one).NAME: reader_of(one) for one in found}
     meant = {
         name: reader
@@ -213,8 +206,8 @@ def reader_of(reading: Reading) -> ModuleType:
 
 
 def unknown(path: Path, readers: Sequence[ModuleType]) -> str:
-    """The sentence for a folder or a file that no reader knows: what is there, what was tried."""
-    tried = "; ".join(f"{one.NAME}: {LESS.sub('', one.LAYOUT)}" for one in readers)
+    """The message for a folder or file of no known format: its content and the known formats."""
+    tried = "; ".join(f"{one.NAME}: {DETAILS.sub('', one.LAYOUT)}" for one in readers)
     fix = "or name COCO files with --train-json, --val-json and --images"
     if path.is_file() and path.suffix.lower() in SUFFIXES:
         return f"{path} is an image: give the folder of the data set, or its file of annotations"
@@ -252,7 +245,7 @@ def unknown(path: Path, readers: Sequence[ModuleType]) -> str:
 
 
 def folders_of_maps(path: Path) -> list[str]:
-    """The folders in which the first images are like maps of objects."""
+    """The folders whose first images look like masks."""
     found = []
     for folder, _ in walk(path, DEPTH)[:MOST_FOLDERS]:
         names = sorted(images_by_stem(path / folder, 0).values())[:MOST_LOOKED_AT]
@@ -276,20 +269,3 @@ def listed(counts: Counter[str]) -> str:
     return (
         f"{', '.join(named)} {'file' if counts.total() == 1 else 'files'}" if named else "no files"
     )
-
-
-def inside(path: Path) -> str:
-    """What an archive holds, as far as the standard library reads its kind."""
-    try:
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                names = archive.namelist()
-        elif tarfile.is_tarfile(path):
-            with tarfile.open(path) as archive:
-                names = archive.getnames()
-        else:
-            return ""
-    except Exception:  # a broken archive raises nearly everything
-        return " that cannot be read"
-    ends = (os.path.splitext(name)[1].lower() for name in names if not name.endswith("/"))
-    return f" of {listed(Counter(end for end in ends if end))}"

@@ -17,7 +17,7 @@ from data.images import upright_size
 from data.readers.content import Content, class_name
 from data.readers.image_files import DEPTH, walk
 from data.readers.maps import images_by_stem, read_colours
-from data.readers.source import SPLITS, Source, require_file, require_size
+from data.readers.source import SPLITS, Source, require_size
 
 NAME, TITLE = "ade20k", "ADE20K"
 LAYOUT = "images/ADE/training/.../x.jpg, x_seg.png, x.json"
@@ -68,16 +68,13 @@ def read(source: Source, bad: BadRecords) -> dict[str, Any]:
     images = images_by_stem(source.path)
     for name in source.names:
         stem = name.removesuffix(END)
-        try:
+        with bad.noting(source.path / name, "the map"):
             add_image(content, source.path, name, images.get(stem, f"{stem}.jpg"))
-        except InputError as error:
-            bad.note(error, source.path / name, "the map")
     return content.finished()
 
 
 def classes_of(file: Path) -> tuple[dict[int, str], int]:
     """name_ndx -> class, of whole objects; and the number of parts."""
-    require_file(file)
     try:
         raw = file.read_bytes()
         try:

@@ -1,4 +1,4 @@
-"""Other formats -> COCO json, once: the file is kept until what it follows from changes."""
+"""Converts other formats to COCO json; results are kept until their inputs change."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def read(source: Source, split: str, skip_bad: bool, progress: bool) -> dict[str
         content = guarded(reader, source.path, reader.read, shown, bad)
     if len(bad):
         content["left_out"] = [one._asdict() for one in bad]
-    # As a list: the parser of COCO json keeps known keys of records only.
+    # As a list, because the parser of COCO json drops unknown keys of records.
     content["counts"] = list(content.get("counts", {}).items())
     return content
 
@@ -97,11 +97,7 @@ def require_images(source: Source, content: dict[str, Any]) -> None:
 
 
 def guarded(reader: Any, path: Path, function: Callable, *arguments: Any) -> Any:
-    """Calls a function of a reader; what it does not expect becomes one sentence.
-
-    Raises:
-        InputError: if the function raises it, or anything else.
-    """
+    """Calls a function of a reader; any exception becomes an InputError."""
     try:
         return function(*arguments)
     except InputError:
@@ -114,7 +110,7 @@ def guarded(reader: Any, path: Path, function: Callable, *arguments: Any) -> Any
 
 
 def join_classes(contents: Mapping[str, dict[str, Any]]) -> None:
-    """Numbers the classes of all splits from 1, by name, in the order in which they come."""
+    """Numbers the classes of all splits from 1, by name, in order of appearance."""
     ids: dict[str, int] = {}
     for content in contents.values():
         for category in content["categories"]:
@@ -128,9 +124,7 @@ def join_classes(contents: Mapping[str, dict[str, Any]]) -> None:
 
 
 def fingerprint(parts: Mapping[str, Source], skip_bad: bool) -> str:
-    """Eight hex digits that change with the folder, the lists of names, any of the files or of the
-    images, and the code of the readers.
-    """
+    """Hash of the paths, the lists of names, the state of all files and images, and our code."""
     mark = 0
 
     def add(text: str) -> None:
@@ -138,7 +132,7 @@ def fingerprint(parts: Mapping[str, Source], skip_bad: bool) -> str:
         mark = zlib.crc32(text.encode("utf-8", "surrogatepass"), mark)
 
     def add_state(file: Path) -> None:
-        if os.path.exists(file):  # the reader names a missing file
+        if os.path.exists(file):  # the reader reports missing files
             state = os.stat(file)  # ctime: copies may keep the time of writing
             times = state.st_mtime_ns, state.st_ctime_ns
             add(f"{os.path.basename(file)} {state.st_size} {times}")
@@ -150,7 +144,7 @@ def fingerprint(parts: Mapping[str, Source], skip_bad: bool) -> str:
         add(repr((split, str(source.path.resolve()), folders, list(source.names), skip_bad)))
         for file in source.files:
             add_state(file)
-    # Sizes of images that no annotation has are those of the files.
+    # Some sizes come from the image files.
     for folder in dict.fromkeys(folder for source in parts.values() for folder in source.images):
         for place, names in walk(folder, DEPTH):
             for name in names:
@@ -164,7 +158,7 @@ def write_json(content: dict[str, Any], path: Path) -> None:
 
 
 def write(content: bytes, path: Path) -> None:
-    """Writes beside the file and renames, so that half a file is never read."""
+    """Writes a file atomically."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:

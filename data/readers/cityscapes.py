@@ -1,7 +1,7 @@
 """Cityscapes: *_instanceIds.png with 16 bits, a class times 1000 plus an instance from 0.
 
-A class of instances without the 1000 is a group that was not told apart: a crowd. Ids 0 to 6 (ego
-vehicle, out of the region of interest, unlabelled, ...) are void.
+An instance class below 1000 is a group, read as a crowd. Ids 0 to 6 (ego vehicle, out of the region
+of interest, unlabelled, ...) are void.
 """
 
 from __future__ import annotations
@@ -64,10 +64,8 @@ def read(source: Source, bad: BadRecords) -> dict[str, Any]:
     for name in source.names:
         stem = next(name.removesuffix(end) for end in ENDS if name.endswith(end))
         image = images.get(f"{stem}_{IMAGES}", f"{stem}_{IMAGES}.png")
-        try:
+        with bad.noting(source.path / name, "the map"):
             add_image(content, source.path / name, source.images[0], image)
-        except InputError as error:
-            bad.note(error, source.path / name, "the map")
     return content.finished(NAMES)
 
 
@@ -85,10 +83,7 @@ def add_image(content: Content, file: Path, images: Path, name: str) -> None:
             f"{file} holds the number {unknown[0]}, which is none of Cityscapes' ids: make it "
             "again with cityscapesscripts, or save the set as COCO json"
         )
-    image = content.add_map(name, values.shape, file)
-    void = (numbers <= LAST_VOID)[places]
-    if void.any():
-        image["void"] = rle.to_json(rle.encode(void[None])[0])
+    image = content.add_map(name, values.shape, file, void=(numbers <= LAST_VOID)[places])
     masks = rle.from_index_map(values, numbers[countable])
     for number, id_, mask in zip(numbers[countable], classes[countable], masks, strict=True):
         content.add(image, int(id_), [mask], iscrowd=int(number < GROUPS))

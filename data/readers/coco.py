@@ -1,15 +1,13 @@
 """COCO json, packed while the file is parsed.
 
-A file of COCO's size is half a gigabyte, and as Python objects four times that. So each record is
-slimmed down as soon as its closing brace is read: unknown keys go, lists of numbers become arrays.
-data/records.py checks what is left.
+COCO's file has half a gigabyte, and four times that as Python objects. So unknown keys are dropped
+and lists of numbers become arrays as soon as a record is parsed. data/records.py checks the rest.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-import os
 from array import array
 from collections.abc import Sequence
 from pathlib import Path
@@ -43,8 +41,8 @@ KEPT = {
 }  # fmt: skip
 CROWD_WORDS = {"": 0, "0": 0, "false": 0, "no": 0, "1": 1, "true": 1, "yes": 1}
 PATTERNS = ("instances_*.json", "_annotations.coco.json", "*.json")
-MOST_FOLDERS = 20  # of any name in which images are looked for
-MOST_FILES = 20  # of any name that are looked into; a folder with more has one for each image
+MOST_FOLDERS = 20  # of other names that are searched for images
+MOST_FILES = 20  # of other names that are opened; more are one for each image
 RESULTS = (
     "is a list of results, which names no images and no classes: give the json with the "
     "annotations of these images"
@@ -81,7 +79,7 @@ def is_coco(path: Path) -> bool:
     if not keys or is_panoptic(path):
         return False
     records_first = keys.get("annotations", "0") in "[{" and '"image_id"' in start
-    # Classes alone are the notes.json beside Label Studio's YOLO export.
+    # Classes without annotations are the notes.json of Label Studio's YOLO export.
     classes_first = keys.get("categories") == "[" and (
         "annotations" in keys or path.stat().st_size > HEAD
     )
@@ -121,15 +119,15 @@ def by_split(files: Sequence[Path], root: Path) -> dict[str, Source]:
 
 
 def subset(file: Path) -> str:
-    """What an annotation tool calls a part of a data set."""
+    """The name of a subset in a file name."""
     return file.stem.removeprefix("instances_")
 
 
 def load(path: Path, fix: str = "export it again", folders: Sequence[Path] = ()) -> dict[str, Any]:
-    """The content of a COCO json file of any dialect; "notes" are sentences on what was changed.
+    """The content of a COCO json file of any dialect; "notes" lists the changes.
 
-    The records are not checked yet. `fix` is for a file that is no json; `folders` may have the
-    images, of which those without a size in the file are opened.
+    Records are not checked yet. `folders` may hold the images, which give missing sizes. `fix` ends
+    the message for a file that is not json.
 
     Raises:
         InputError: if it cannot be read, or has not the three lists.
@@ -145,7 +143,7 @@ def load(path: Path, fix: str = "export it again", folders: Sequence[Path] = ())
 
 
 def add_sizes(content: dict[str, Any], folders: Sequence[Path]) -> list[str]:
-    """Adds the sizes that images have not, from their files; returns a note if there are some."""
+    """Adds missing sizes of images from their files; returns a note if there are any."""
     without = [
         one
         for one in dicts(content, "images")
@@ -165,8 +163,6 @@ def add_sizes(content: dict[str, Any], folders: Sequence[Path]) -> list[str]:
 
 
 def parse(path: Path, fix: str = "export it again") -> Any:
-    if os.path.exists(path) and not path.is_file():  # a pipe or a device would be read forever
-        raise InputError(f"{path} is not a file: give the path of a COCO json file")
     try:
         raw = path.read_bytes()
         text = raw.decode(json.detect_encoding(raw))
@@ -181,7 +177,7 @@ def parse(path: Path, fix: str = "export it again") -> Any:
 
 
 def beside(file: Path, split: str, root: Path | None = None) -> Source:
-    """An annotation file with the folders in which its images are looked for, in this order."""
+    """An annotation file with the folders that may hold its images, in order of preference."""
     bases = list(dict.fromkeys(base for base in (root, file.parent.parent, file.parent) if base))
     above = [base.resolve().parent for base in bases]  # the demo set keeps its images there
     places = [place for base in bases for place in (base, base / "images")]
@@ -201,11 +197,10 @@ def beside(file: Path, split: str, root: Path | None = None) -> Source:
 
 
 def slim(pairs: list[tuple[str, Any]]) -> Any:
-    """A json object without what is never read, numbers packed.
+    """A json object without unused keys, its numbers as arrays.
 
-    LIVECell's annotations, an object by id, become a list; VIA's outlines, one flat list, a list of
-    one; an empty outline, none. LVIS has addresses where names of files are missing, Label Studio
-    "false" for 0.
+    Also normalises annotations by id (LIVECell), flat polygons (VIA), empty outlines, URLs for file
+    names (LVIS), and "false" for iscrowd (Label Studio).
     """
     if pairs and isinstance(pairs[0][1], dict) and "image_id" in pairs[0][1]:
         return [value for _, value in pairs]
@@ -227,7 +222,7 @@ def slim(pairs: list[tuple[str, Any]]) -> Any:
 
 
 def packed(numbers: Any, kind: str) -> Any:
-    """A list of numbers as an array; anything else unchanged, to be refused by name later."""
+    """A list of numbers as an array, anything else unchanged."""
     try:
         return array(kind, numbers) if isinstance(numbers, list) else numbers
     except (TypeError, OverflowError):

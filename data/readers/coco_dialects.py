@@ -1,7 +1,4 @@
-"""What the tools that export COCO json do differently, undone after parsing.
-
-The marks of a dialect are its own, so nothing here asks which tool wrote the file.
-"""
+"""Normalises the dialects of COCO json that annotation tools export, after parsing."""
 
 from __future__ import annotations
 
@@ -16,21 +13,19 @@ from data.readers.image_files import last_part
 from data.records import OUTSIDE
 
 WHOLE = re.compile(r"\s*-?\d{1,18}\s*")
-BOX_SHARE = 0.99, 1.01  # of a box: an area between is that of the box
+BOX_SHARE = 0.99, 1.01  # an area in this range of the box area is that of the box
 
 
 def plain(content: dict[str, Any]) -> list[str]:
-    """Changes COCO content in place; what deserves to be known, as sentences.
+    """Changes COCO content in place; returns notes on the changes.
 
-    - ids that are text, also in references alone (VIA), become numbers, sizes like 640.0 too
-    - classes that are listed twice count once (VIA); the class that stands for all others and has
-      no objects goes (Roboflow)
-    - names of files that all lead elsewhere become their last parts (Label Studio), or what follows
-      the folders that they share
-    - complex polygons that are marked iscrowd are objects, their sizes are turned (Darwin)
-    - areas that are those of boxes for every object are not those of masks and go (Roboflow)
+    - text ids (also in references, VIA) and sizes like 640.0 become integers
+    - duplicate classes are merged (VIA); a parent class without objects is dropped (Roboflow)
+    - absolute file names become base names (Label Studio), or relative to their common folder
+    - complex polygons marked iscrowd become objects, their sizes are transposed (Darwin)
+    - areas are dropped if all of them are those of boxes (Roboflow)
 
-    Classes that were looked for in some images only (LVIS) are a note alone.
+    Classes that were annotated in some images only (LVIS) give a note.
     """
     for key, reference in (("images", "image_id"), ("categories", "category_id")):
         whole_ids(content, key, reference)
@@ -59,12 +54,12 @@ def plain(content: dict[str, Any]) -> list[str]:
 
 
 def dicts(content: dict, key: str) -> Iterator[dict]:
-    """The records of a list; others are refused later."""
+    """The records of a list; anything else is reported later."""
     return (one for one in content[key] if isinstance(one, dict))
 
 
 def whole_ids(content: dict, key: str, reference: str) -> None:
-    """Ids as the numbers that they write, or all as places in the list where one writes none."""
+    """Converts ids to integers: by value, or by position if one of them is not a number."""
     ids = [one.get("id") for one in dicts(content, key)]
     places = {}
     if any(isinstance(id_, str) and not WHOLE.fullmatch(id_) for id_ in ids):
@@ -80,14 +75,14 @@ def whole_ids(content: dict, key: str, reference: str) -> None:
 
 
 def as_whole(value: Any) -> Any:
-    """The whole number that a text or a float writes, anything else unchanged."""
+    """A text or float with an integer value as int, anything else unchanged."""
     if isinstance(value, str) and WHOLE.fullmatch(value):
         return int(value)
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def drop_categories(content: dict) -> list[str]:
-    """Leaves out repeated categories and invented ones, returns the names of the latter."""
+    """Drops duplicate categories and unused parent categories; returns the names of the latter."""
     used = {str(one.get("category_id")) for one in dicts(content, "annotations")}
     parents = [(one.get("supercategory"), one) for one in dicts(content, "categories")]
     kept: dict[str, Any] = {}
@@ -110,7 +105,7 @@ def drop_categories(content: dict) -> list[str]:
 
 
 def inner_names(names: list) -> list[str]:
-    """Names of files that all lead out of the folder without that part; none of others."""
+    """Relative names, if all names are absolute or leave the folder; else none."""
     if not names or not all(isinstance(name, str) and OUTSIDE.search(name) for name in names):
         return []
     found = [last_part(name) for name in names]
@@ -122,9 +117,9 @@ def inner_names(names: list) -> list[str]:
 
 
 def complex_polygons(content: dict) -> int:
-    """Makes objects of masks that are crowds of area 0, and returns their number.
+    """Makes objects of crowd masks of area 0, and returns their number.
 
-    Their size may be [width, height] although the counts go down the columns.
+    Their size may be [width, height], although the counts are column by column.
     """
     number, sizes = 0, None
     for one in dicts(content, "annotations"):

@@ -1,6 +1,6 @@
 """COCO content while a reader collects it, and the checks of values that come from files.
 
-Sentences of the checks go on from "FILE: shape 3 ...": the reader adds file, record and fix.
+The errors of checks are the middle of a sentence, "FILE: shape 3 has no points: FIX".
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ import base64
 import io
 import json
 import math
-import os
 import zlib
 from array import array
 from collections import Counter
@@ -21,19 +20,10 @@ import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from data import records, rle
-from data.errors import BadRecords, InputError
+from data.errors import BadRecords, FileError, InputError
 from data.images import MOST_PIXELS, TYPES, upright_size
 
 Outline = np.ndarray | rle.Rle  # a checked polygon (x, y, x, y, ... in pixels), or a mask
-KINDS = {dict: "a record", list: "a list", str: "a text"}
-
-
-class Whole(InputError):
-    """An error whose sentence names its file and the fix already."""
-
-
-def sentence(where: str, reason: InputError, fix: str) -> InputError:
-    return reason if isinstance(reason, Whole) else InputError(f"{where} {reason}: {fix}")
 
 
 class Content:
@@ -78,14 +68,20 @@ class Content:
         self.images.remove(gone)
         self.objects = [one for one in self.objects if one[1]["image_id"] != gone["id"]]
 
-    def add_map(self, name: str, shape: Sequence[int], file: Path) -> dict[str, Any]:
-        """A new image whose objects are in a map (h, w), or in a folder of masks; its errors are
-        whole sentences.
+    def add_map(
+        self, name: str, shape: Sequence[int], file: Path, void: np.ndarray | None = None
+    ) -> dict[str, Any]:
+        """A new image whose objects are in a map (h, w), or in a folder of masks.
+
+        void: bool [h,w], what is neither object nor background.
         """
         try:
-            return self.add_image(name, shape[1], shape[0], str(file))
+            image = self.add_image(name, shape[1], shape[0], str(file))
         except InputError as reason:
-            raise InputError(f"{file} {reason}: rename or remove it") from None
+            raise FileError(f"{file} {reason}: rename or remove it") from None
+        if void is not None and void.any():
+            image["void"] = rle.to_json(rle.encode(void[None])[0])
+        return image
 
     def add(
         self, image: dict, label: str | int | None, outlines: Sequence[Outline], **more: Any
@@ -97,6 +93,20 @@ class Content:
         """
         record = {"id": len(self.objects) + 1, "image_id": image["id"], "iscrowd": 0}
         self.objects.append((label, record | {"segmentation": united(outlines, image)} | more))
+
+    def add_broken(
+        self,
+        image: dict,
+        label: str | int | None,
+        error: Exception,
+        file: Path,
+        record: str,
+        fix: str,
+        outlines: Sequence[Outline] = (),
+    ) -> None:
+        """Notes an object that cannot be used; what is left of it will be ignored."""
+        self.bad.note_error(error, file, record, fix)
+        self.add(image, label, outlines, broken=True)
 
     def add_box(
         self, image: dict, label: str | int | None, corners: Sequence[float], iscrowd: int = 0
@@ -206,23 +216,12 @@ def remains(points: Any, image: dict) -> list[np.ndarray]:
 
 def load_json(path: Path) -> Any:
     """The content of a json file; raises InputError if it cannot be read."""
-    if os.path.exists(path) and not path.is_file():  # a pipe would be read forever
-        raise InputError(f"{path} is not a file: remove it")
     try:
         return json.loads(path.read_bytes())
     except OSError as reason:
-        raise InputError(f"{path} cannot be read ({reason.strerror}): export it again") from None
+        raise FileError(f"{path} cannot be read ({reason.strerror}): export it again") from None
     except (ValueError, RecursionError) as reason:
-        raise InputError(f"{path} is not a json file ({reason}): export it again") from None
-
-
-def require(record: Any, key: str, kind: type) -> Any:
-    """The value of this key and kind in a record."""
-    if not isinstance(record, dict):
-        raise InputError(f"is {short(record)} where a record is needed")
-    if not isinstance(record.get(key), kind):
-        raise InputError(f"has {key} {short(record.get(key))} where {KINDS[kind]} is needed")
-    return record.get(key)
+        raise FileError(f"{path} is not a json file ({reason}): export it again") from None
 
 
 def class_name(value: Any) -> str:
@@ -263,7 +262,6 @@ def png_mask(png: bytes) -> np.ndarray:
     """The object in a PNG, bool [h,w]: its alpha if it has four channels, else what is not 0."""
     try:
         with Image.open(io.BytesIO(png), formats=["PNG"]) as file:
-            require_pixels(file)
             if "A" in file.mode or "transparency" in file.info:
                 file = file.convert("RGBA").getchannel("A")
             values = np.asarray(file) > 0
@@ -279,14 +277,13 @@ def size_of(path: Path) -> tuple[int, int]:
     try:
         return upright_size(path)
     except InputError as error:
-        raise Whole(error) from None
+        raise FileError(error) from None
 
 
 def image_size(data: bytes) -> tuple[int, int]:
     """(height, width) of an image file in memory, as displayed; all of it can be read."""
     try:
         with Image.open(io.BytesIO(data), formats=TYPES) as file:
-            require_pixels(file)
             file.load()
             turned = file.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
             return (file.width, file.height) if turned else (file.height, file.width)
@@ -296,15 +293,9 @@ def image_size(data: bytes) -> tuple[int, int]:
         raise InputError(f"has an image that cannot be read ({reason})") from None
 
 
-def require_pixels(file: Image.Image) -> None:
-    if file.width * file.height > MOST_PIXELS:  # a small file may fill the memory
-        raise ValueError(f"{file.width} x {file.height} pixels are too many")
-
-
 def unzipped(data: bytes) -> bytes:
-    """The content of zlib data, as far as MOST_PIXELS bytes."""
     try:
-        return zlib.decompressobj().decompress(data, MOST_PIXELS)
+        return zlib.decompress(data)
     except zlib.error as reason:
         raise InputError(f"has a mask that cannot be unpacked ({reason})") from None
 

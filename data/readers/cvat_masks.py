@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from data import records, rle
+from data import rle
 from data.errors import BadRecords, InputError
 from data.images import upright_size
 from data.readers.content import Content
@@ -72,17 +72,11 @@ def read(source: Source, bad: BadRecords) -> dict[str, Any]:
     folder = source.images[0]
     files = images_by_stem(folder, 0 if folder == source.path else DEPTH)
     for name in source.names:
-        try:
-            try:
-                records.file_name({"file_name": name})
-            except InputError as reason:
-                raise InputError(f"{source.path}: an image in a list {reason}") from None
+        with bad.noting(source.path, f"image {name}"):
             if os.path.isfile(source.path / OBJECTS / f"{name}.png"):  # of any length
                 add_image(content, source, name, files.get(name, f"{name}.jpg"), labels)
             else:
                 content.counts["listed images without masks"] += 1
-        except InputError as error:
-            bad.note(error, source.path, f"image {name}")
     return content.finished()
 
 
@@ -135,9 +129,7 @@ def add_image(
             f"{object_file}: {(~votes.any(1)).sum()} of {len(numbers)} objects lie on background "
             f"only in {CLASSES}: paint their classes there, or remove them here"
         )
-    image = content.add_map(image_name, objects.shape, object_file)
     void = np.isin(class_places, [i for i, name in enumerate(names) if name == VOID])
-    if void.any():
-        image["void"] = rle.to_json(rle.encode(void[None])[0])
+    image = content.add_map(image_name, objects.shape, object_file, void)
     for mask, place in zip(rle.from_index_map(objects, numbers), votes.argmax(1), strict=True):
         content.add(image, names[place], [mask])

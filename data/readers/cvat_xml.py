@@ -1,7 +1,7 @@
 """CVAT XML 1.1 ("CVAT for images"), exports of tasks, projects and jobs.
 
-Polygons and ellipses are outlines, boxes stay boxes. Shapes of one label and group are one object.
-The runs of a mask go row by row inside its own box, where COCO's go down the columns of the image.
+Shapes with the same label and group are one object. The runs of a mask are row by row inside its
+box, unlike COCO's, which are column by column in the image.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import html
 import math
-import mmap
 import re
 from collections import defaultdict
 from collections.abc import Iterator
@@ -34,8 +33,8 @@ OWN_IDS = False
 FIX = 'correct or remove it, or export again as "CVAT for images 1.1"'
 NO_AREA = {"polyline": "lines", "points": "points", "skeleton": "skeletons", "tag": "tags"}
 FARTHEST = 1e9  # pixels; more is a mistake
-SUBSET = re.compile(rb'<image\s[^>]*?\bsubset="([^"]*)"')
-CHUNK = 1 << 20  # bytes
+SUBSET = re.compile(r'<image\s[^>]*?\bsubset="([^"]*)"')
+TAG = re.compile(r"<(image|track)\s")
 
 
 def find(path: Path) -> dict[str, Source] | None:
@@ -84,17 +83,21 @@ def subset_of(file: Path) -> str:
 
 def splits_in(file: Path) -> set[str]:
     """The splits of the images in a file."""
-    with open(file, "rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as text:
-        found = {html.unescape(name.decode("utf-8", "replace")) for name in SUBSET.findall(text)}
-        if not found and text.find(b"<image ") < 0 <= text.find(b"<track "):
-            raise InputError(f'{file} is a video of CVAT: export it as "CVAT for images 1.1"')
-    if len(found) < 2:
-        return {split_of(name) for name in found or {subset_of(file)}}
-    return {split_among(name) for name in found}
+    subsets: set[str] = set()
+    tags: set[str] = set()
+    with open(file, encoding="utf-8", errors="replace") as lines:
+        for line in lines:
+            subsets.update(map(html.unescape, SUBSET.findall(line)))
+            tags.update(TAG.findall(line))
+    if tags == {"track"}:
+        raise InputError(f'{file} is a video of CVAT: export it as "CVAT for images 1.1"')
+    if len(subsets) < 2:
+        return {split_of(name) for name in subsets or {subset_of(file)}}
+    return {split_among(name) for name in subsets}
 
 
 def split_among(subset: str) -> str:
-    """The split of a subset beside others; what was left in "default" is for training."""
+    """The split of one of several subsets; "default" is for training."""
     split = split_of(subset)
     return "train" if split == "all" else split
 
@@ -108,36 +111,13 @@ def image_folders(folder: Path, split: str) -> list[Path]:
     return sorted(found, key=lambda each: split_of(each.name) != split)
 
 
-class Elements(ElementTree.TreeBuilder):
-    """Builds elements; entities, which need a DOCTYPE, are refused before any is expanded."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.done: list[Element] = []
-
-    def doctype(self, *_: object) -> None:
-        raise InputError("it has a DOCTYPE, which CVAT never writes")
-
-    def end(self, tag: str) -> Element:
-        element = super().end(tag)
-        if tag in ("label", "image"):
-            self.done.append(element)
-        return element
-
-
 def elements(file: Path, bad: BadRecords) -> Iterator[Element]:
     """The `label` and `image` elements, each when it is complete; a broken file goes to `bad`."""
-    builder = Elements()
-    parser = ElementTree.XMLParser(target=builder)
     try:
-        with open(file, "rb") as stream:
-            while chunk := stream.read(CHUNK):
-                parser.feed(chunk)
-                for element in builder.done:
-                    yield element
-                    element.clear()
-                builder.done.clear()
-        parser.close()
+        for _, element in ElementTree.iterparse(file):
+            if element.tag in ("label", "image"):
+                yield element
+                element.clear()
     except (ElementTree.ParseError, OSError, ValueError, LookupError) as reason:
         error = InputError(f"{file} cannot be read as XML, {reason}: export it again")
         bad.note(error, file, "the end of the file")
@@ -151,13 +131,13 @@ def add_class(content: Content, element: Element) -> None:
 
 def add_image(content: Content, element: Element, file: Path) -> None:
     name = element.get("name", "")
-    try:
+    with content.bad.noting(file, f"image {name}", FIX):
         width, height = numbers(element, int, "width", "height")
         image = content.add_image(name, width, height, str(file))
-    except InputError as reason:
-        error = InputError(f"{file}: image {name!r} {reason}: {FIX}")
-        content.bad.note(error, file, f"image {name}")
-        return
+        add_shapes(content, image, element, file)
+
+
+def add_shapes(content: Content, image: dict, element: Element, file: Path) -> None:
     objects: dict[tuple, list[Outline]] = defaultdict(list)
     boxes = []
     for number, shape in enumerate(element, start=1):
@@ -170,10 +150,10 @@ def add_image(content: Content, element: Element, file: Path) -> None:
             outline = [OUTLINES[shape.tag](shape, image)]
             if label is None:
                 raise InputError("has no label")
-        except InputError as reason:
-            where = f"{shape.tag} {number} of image {name}"
-            content.bad.note(InputError(f"{file}: {where}: it {reason}: {FIX}"), file, where)
-            content.add(image, label, outline or rest(shape, image), broken=True)
+        except InputError as error:
+            what = f"{shape.tag} {number} of image {image['file_name']}"
+            left = outline or rest(shape, image)
+            content.add_broken(image, label, error, file, what, FIX, left)
             continue
         key = (label, number if group == "0" else f"group {group}")
         if shape.tag == "box":
@@ -190,7 +170,7 @@ def add_image(content: Content, element: Element, file: Path) -> None:
 
 
 def rest(shape: Element, image: dict) -> list[np.ndarray]:
-    """The box around the corners of a broken shape, as far as they can be read."""
+    """The box around the readable corners of a broken shape."""
     corners = re.findall(r"([-.\d]+),([-.\d]+)", shape.get("points", ""))
     with contextlib.suppress(InputError, ValueError):
         if shape.tag == "mask":

@@ -1,7 +1,7 @@
 """Darwin (V7): one json for each image, of version 2.0 or 1.0.
 
-The paths of a polygon are even-odd: parts and holes alike. Masks are empty records; their pixels
-are in one annotation, the raster layer, as numbers by rows.
+The paths of a polygon are filled by the even-odd rule. Masks are empty records; their pixels are in
+one annotation, the raster layer, row by row.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from data import rle
-from data.errors import BadRecords, InputError
+from data.errors import MALFORMED, BadRecords, InputError
 from data.readers.content import (
     Content,
     Outline,
@@ -28,8 +28,6 @@ from data.readers.content import (
     polygon,
     rectangle,
     remains,
-    require,
-    sentence,
     short,
     size_of,
 )
@@ -54,18 +52,15 @@ def read(source: Source, bad: BadRecords) -> dict[str, Any]:
     reading = Reading(source.images[0], bad)
     for name in source.names:
         file = source.path / name
-        try:
+        with bad.noting(file, "the file", FIX, where=str(file)):
             record = load_json(file)
             if not isinstance(record, dict) or not {"item", "image"} & record.keys():
                 reading.content.counts["other json files"] += 1
                 continue
             image, annotations, masks = reading.open(record, file, PurePosixPath(name))
-        except InputError as error:
-            bad.note(error, file, "the file")
-            continue
-        for number, annotation in enumerate(annotations, start=1):
-            what = f"annotation {number}"
-            add_annotation(reading.content, image, annotation, masks, file, what)
+            for number, annotation in enumerate(annotations, start=1):
+                what = f"annotation {number}"
+                add_annotation(reading.content, image, annotation, masks, file, what)
     return reading.content.finished()
 
 
@@ -85,34 +80,30 @@ class Reading:
     def open(
         self, record: dict, file: Path, place: PurePosixPath
     ) -> tuple[dict, list[Any], dict[str, rle.Rle]]:
-        """The image of a file at a place of the folder, the annotations of its first slot that are
-        new, and the masks in the raster layer by their ids.
+        """The image of a file, the new annotations of its first slot, and the masks of its raster
+        layer by annotation id. `place`: the file, relative to the folder.
         """
-        try:
-            annotations = require(record, "annotations", list)
-            item = require(record, "item" if "item" in record else "image", dict)
-            slots = item.get("slots") or [item]  # version 1.0 has none
-            slot = require({"slot": slots[0] if isinstance(slots, list) else slots}, "slot", dict)
-            if slot.get("type", "image") != "image":
-                raise InputError(f"is about a {short(slot['type'])}, only images can be used")
-            name = require(item, "name" if "name" in item else "filename", str)
-            name = f"{item.get('path') or ''}/{name}".strip("/")
-            found = self.files.find(name, str(place.parent))
-            width, height = slot.get("width"), slot.get("height")
-            if found is not None and not (is_side(width) and is_side(height)):
-                height, width = size_of(self.folder / found)
-            kept = [one for one in annotations if is_of(one, slot.get("slot_name"))]
-            masks: dict[str, rle.Rle] = {}
-            for one in kept if is_side(width) and is_side(height) else ():
-                if isinstance(one, dict) and "raster_layer" in one:
-                    masks |= masks_in(require(one, "raster_layer", dict), height, width)
-            name = found or name
-            image = self.images.get(name)
-            if image is None or (image["width"], image["height"]) != (width, height):
-                image = self.content.add_image(name, width, height, file.name)
-                self.images[name] = image
-        except InputError as reason:
-            raise sentence(str(file), reason, FIX) from None
+        annotations = list(record["annotations"])
+        item = record["item"] if "item" in record else record["image"]
+        slot = (item.get("slots") or [item])[0]  # version 1.0 has none
+        if slot.get("type", "image") != "image":
+            raise InputError(f"is about a {short(slot['type'])}, only images can be used")
+        name = item["name"] if "name" in item else item["filename"]
+        name = f"{item.get('path') or ''}/{name}".strip("/")
+        found = self.files.find(name, str(place.parent))
+        width, height = slot.get("width"), slot.get("height")
+        if found is not None and not (is_side(width) and is_side(height)):
+            height, width = size_of(self.folder / found)
+        kept = [one for one in annotations if is_of(one, slot.get("slot_name"))]
+        masks: dict[str, rle.Rle] = {}
+        for one in kept if is_side(width) and is_side(height) else ():
+            if isinstance(one, dict) and "raster_layer" in one:
+                masks |= masks_in(one["raster_layer"], height, width)
+        name = found or name
+        image = self.images.get(name)
+        if image is None or (image["width"], image["height"]) != (width, height):
+            image = self.content.add_image(name, width, height, file.name)
+            self.images[name] = image
         self.content.counts["annotations of further slots"] += len(annotations) - len(kept)
         new = [one for one in kept if id_of(one) not in self.ids[name]]
         self.content.counts["annotations that another file has"] += len(kept) - len(new)
@@ -132,7 +123,7 @@ def is_of(annotation: Any, slot: Any) -> bool:
 
 def masks_in(layer: dict, height: int, width: int) -> dict[str, rle.Rle]:
     """The masks of a raster layer, by the ids of their annotations."""
-    numbers_of = require(layer, "mask_annotation_ids_mapping", dict)
+    numbers_of = layer["mask_annotation_ids_mapping"]
     indices = index_map(layer.get("dense_rle"), height, width)
     present = set(np.unique(indices).tolist())
     used = {id_: n for id_, n in numbers_of.items() if type(n) is int and n in present}
@@ -140,7 +131,7 @@ def masks_in(layer: dict, height: int, width: int) -> dict[str, rle.Rle]:
 
 
 def index_map(dense_rle: Any, height: int, width: int) -> np.ndarray:
-    """A list of value, run, value, run, ... by rows -> the values of the pixels, int64 [h,w]."""
+    """A list of value, run length, ... row by row -> int64 [h,w]."""
     try:
         values, runs = np.array(array("q", dense_rle), np.int64).reshape(-1, 2).T
     except (TypeError, ValueError, OverflowError):
@@ -158,7 +149,7 @@ def add_annotation(
 ) -> None:
     label = None
     try:
-        label = class_name(require(annotation, "name", str))
+        label = class_name(annotation["name"])
         what = f"{what} ({label})"
         kind = next((key for key in AREAS if key in annotation), None)
         if "raster_layer" in annotation:
@@ -172,7 +163,7 @@ def add_annotation(
             else:
                 content.add(image, label, [mask])
         else:
-            value = require(annotation, kind, dict)
+            value = annotation[kind]
             if kind == "bounding_box":
                 x, y, w, h = numbers([value.get(key) for key in "xywh"])
                 content.add_box(image, label, polygon(rectangle([x, y, x + w, y + h]), image))
@@ -180,14 +171,13 @@ def add_annotation(
                 content.add(image, label, [oval(value, image)])
             else:
                 content.add(image, label, outlines(value, image))
-    except InputError as reason:
-        content.bad.note(InputError(f"{file}: {what} {reason}: {FIX}"), file, what)
-        content.add(image, label, remains(points_in(annotation), image), broken=True)
+    except MALFORMED as error:
+        left = remains(points_in(annotation), image)
+        content.add_broken(image, label, error, file, what, FIX, left)
 
 
 def oval(value: dict, image: dict) -> np.ndarray:
-    centre, radius = require(value, "center", dict), require(value, "radius", dict)
-    sizes = numbers([part.get(key) for part in (centre, radius) for key in "xy"])
+    sizes = numbers([value[part][key] for part in ("center", "radius") for key in "xy"])
     (radians,) = numbers([value.get("angle") or 0])
     return polygon(ellipse(*sizes, math.degrees(radians)), image)
 
@@ -201,9 +191,9 @@ def outlines(value: dict, image: dict) -> list[Outline]:
 
 def rings(value: dict) -> list[list]:
     """The paths of a polygon, of either version."""
-    paths = require(value, "paths" if "paths" in value else "path", list)
+    paths = value["paths"] if "paths" in value else value["path"]
     if "paths" not in value and not (paths and isinstance(paths[0], list)):
-        paths = [paths, *require({"additional_paths": []} | value, "additional_paths", list)]
+        paths = [paths, *value.get("additional_paths", ())]
     if not paths or not all(isinstance(path, list) and path for path in paths):
         raise InputError(f"has the paths {short(paths)} where lists of points are needed")
     return paths
@@ -214,8 +204,8 @@ def xy(point: Any) -> list:
 
 
 def points_in(annotation: Any) -> list[list]:
-    """All points of a polygon, whatever else is wrong with it."""
+    """All points of a broken polygon."""
     try:
-        return [xy(point) for ring in rings(require(annotation, "polygon", dict)) for point in ring]
-    except InputError:
+        return [xy(point) for ring in rings(annotation["polygon"]) for point in ring]
+    except MALFORMED:
         return []

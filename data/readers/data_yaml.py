@@ -1,7 +1,7 @@
-"""The data.yaml of a YOLO set: its classes, and the places that its paths mean.
+"""The data.yaml of a YOLO set: its classes, and the folders that its paths refer to.
 
-These paths are often those of another computer, or wrong by a leading "../", so several places are
-tried, all of them in the folder of the file; which one it was is said.
+Paths are often those of another computer, or have a wrong leading "../", so several folders below
+that of the file are tried; the one that was used is reported.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from data.readers.image_files import walk
 from data.readers.source import SPLITS, folders_in, lines_of, split_in
 from data.readers.yaml import load
 
-NAME_FILES = ("classes.txt", "obj.names")  # instead of a data.yaml, names alone
+NAME_FILES = ("classes.txt", "obj.names")  # class names, instead of a data.yaml
 KEYS = {"names", "nc", *SPLITS}
 DEPTH = 4  # folders in a folder of images
 
 
 def class_names(file: Path) -> dict[int, str] | None:
-    """Class id -> name; None where the file is about something else.
+    """Class id -> name; None if the file is not about a data set.
 
     Raises:
         InputError: if there are no names, or they cannot be used.
@@ -63,11 +63,10 @@ def entries_of(file: Path) -> dict[str, list[str]]:
 
 
 def located(file: Path, entry: str) -> str | None:
-    """The folder or list of an entry, relative to that of the file; None where it is missing.
+    """The folder or list of an entry, relative to the file's folder; None if it is missing.
 
-    The places of data.yaml's users, in this order: below `path`, beside the file, without leading
-    "../", without more and more of its first folders as far as two are left; at last a folder
-    whose name means the same split.
+    Tried in this order: below `path`; relative to the file; without leading "../"; without more and
+    more of its first folders; a folder named after the same split.
     """
     root, base = file.parent, load(file).get("path")
     bases = [base, ""] if isinstance(base, str) else [""]
@@ -88,7 +87,7 @@ def located(file: Path, entry: str) -> str | None:
 
 
 def resolutions(file: Path, split: str) -> Iterator[str]:
-    """What became of the paths of a split, and the paths of others that are missing, in words."""
+    """Notes on the resolved paths of a split, and on missing paths of the others."""
     for key, entries in entries_of(file).items():
         for entry in entries:
             place = located(file, entry)
@@ -132,11 +131,11 @@ def images_at(root: Path, places: Sequence[str]) -> list[str]:
 
 
 def listed(root: Path, place: str, line: str) -> str:
-    """The image that a line of a list means: its path, or the end of it that leads to a file."""
+    """The image in a line of a list: its path, or the longest end of it that exists."""
     parts = normal(line).split("/")
     for start in range(len(parts)):
         tail = "/".join(parts[start:])
         for each in (tail, normal(os.path.join(os.path.dirname(place), tail))):
             if is_inside(each) and os.path.isfile(root / each):
                 return each
-    return "/".join(parts)  # is named as missing when it is read
+    return "/".join(parts)  # reported as missing later

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from data import rle
-from data.errors import BadRecords, InputError
+from data.errors import MALFORMED, BadRecords, InputError
 from data.images import upright_size
 from data.readers.content import (
     Content,
@@ -19,7 +19,6 @@ from data.readers.content import (
     numbers,
     polygon,
     rectangle,
-    require,
     short,
 )
 from data.readers.image_files import ImageFiles
@@ -65,35 +64,28 @@ def source(file: Path, split: str) -> Source:
 
 def read(source: Source, bad: BadRecords) -> dict[str, Any]:
     """A subset as COCO content, classes in the order of the file."""
-    content: Any = None
-    for _ in source.names:
-        content = load_json(source.path)
+    content = load_json(source.path)
     try:
-        items = require(content, "items", list)
-        categories = require(content, "categories", dict)
-        labels = require(require(categories, "label", dict), "labels", list)
-        classes = [class_name(require(one, "name", str)) for one in labels]
-    except InputError as reason:
-        raise InputError(f"{source.path} {reason}: {AGAIN}") from None
+        items = list(content["items"])
+        classes = [class_name(one["name"]) for one in content["categories"]["label"]["labels"]]
+    except MALFORMED as reason:
+        raise InputError(f"{source.path} has no items or no labels ({reason}): {AGAIN}") from None
     found, files = Content(bad, classes), ImageFiles(source.images[0])
     for number, item in enumerate(items, start=1):
-        where = f"item {number}"
-        try:
-            where = f"item {short(require(item, 'id', str))}"
-            shapes = require(item, "annotations", list)
+        id_ = item.get("id") if isinstance(item, dict) else None
+        where = f"item {number}" if id_ is None else f"item {short(id_)}"
+        with bad.noting(source.path, where, AGAIN):
+            shapes = list(item["annotations"])
             image = image_of(item, shapes, files, source.images[0], found)
-        except InputError as reason:
-            bad.note(InputError(f"{source.path}: {where} {reason}: {AGAIN}"), source.path, where)
-            continue
-        if image is None:
-            found.counts["items without an image"] += 1
-            continue
-        parts = []
-        for place, shape in enumerate(shapes, start=1):
-            what = f"{where}, annotation {place}"
-            part = part_of(shape, image, classes, place, f"{source.path}: {what}", found)
-            parts += [] if part is None else [part]
-        add_objects(found, image, parts)
+            if image is None:
+                found.counts["items without an image"] += 1
+                continue
+            parts = []
+            for place, shape in enumerate(shapes, start=1):
+                what = f"{where}, annotation {place}"
+                part = part_of(shape, image, classes, place, source.path, what, found)
+                parts += [] if part is None else [part]
+            add_objects(found, image, parts)
     return found.finished()
 
 
@@ -101,16 +93,14 @@ def image_of(
     item: dict, shapes: list, files: ImageFiles, folder: Path, content: Content
 ) -> dict | None:
     """The image of an item; None where it has neither one nor shapes, as a point cloud."""
-    record = item.get("image") if isinstance(item.get("image"), dict) else {}
+    record = item.get("image") or {}
     listed = record.get("path") or item["id"]
-    if not isinstance(listed, str):
-        raise InputError(f"has the image {short(listed)} where a path is needed")
     name, size = files.find(listed, stem=item["id"]), record.get("size")
     if name is None and not record:
         if any(isinstance(one, dict) and one.get("type") in SHAPES for one in shapes):
             raise InputError(f"has shapes, but its image is not in {folder}")
         return None
-    if isinstance(size, list) and len(size) == 2:
+    if size:
         height, width = size
     elif name is not None:
         height, width = upright_size(folder / name)
@@ -120,12 +110,18 @@ def image_of(
 
 
 def part_of(
-    shape: Any, image: dict, classes: list[str], place: int, where: str, content: Content
+    shape: Any,
+    image: dict,
+    classes: list[str],
+    place: int,
+    file: Path,
+    what: str,
+    content: Content,
 ) -> Part | None:
     """A shape of an item, None for one without area; what is wrong with it is noted."""
     label, outline, kind, group = None, None, "", 0
     try:
-        kind = require(shape, "type", str)
+        kind = shape["type"]
         if kind not in SHAPES:
             content.counts["captions, labels, points and other shapes that are not read"] += 1
             return None
@@ -135,8 +131,8 @@ def part_of(
         outline = outline_of(shape, kind, image)
         if label is None:
             raise InputError(f"has label_id {short(id_)} where there are {len(classes)} labels")
-    except InputError as reason:
-        content.bad.note(InputError(f"{where} {reason}: {AGAIN}"), where, f"annotation {place}")
+    except MALFORMED as error:
+        content.bad.note_error(error, file, what, AGAIN)
     attributes = shape.get("attributes") if isinstance(shape, dict) else None
     is_crowd = isinstance(attributes, dict) and attributes.get("is_crowd") is True
     key = (group, label) if group and label is not None else place
@@ -147,7 +143,7 @@ def outline_of(shape: dict, kind: str, image: dict) -> Outline:
     if kind == "polygon":
         return polygon(numbers(shape.get("points")), image)
     if kind == "mask":
-        return rle.from_annotation(require(shape, "rle", dict), image["height"], image["width"])
+        return rle.from_annotation(shape["rle"], image["height"], image["width"])
     x, y, w, h = numbers(shape.get("bbox"), 4)
     return polygon(rectangle([x, y, x + w, y + h]), image)
 

@@ -51,10 +51,8 @@ def read(source: Source, bad: BadRecords) -> dict[str, Any]:
         stem = name.removesuffix(".png")
         image = images.get(stem, f"{stem}.jpg")
         own = None if classes is None else classes.get(name.split("/")[0], {})
-        try:
+        with bad.noting(source.path / name, "the map"):
             add_frame(content, source.path / name, source.images[0], image, own)
-        except InputError as error:
-            bad.note(error, source.path / name, "the map")
     return content.finished()
 
 
@@ -120,9 +118,7 @@ def add_frame(
             f"{file} holds object {unknown[0]}, which {META} does not list: add it there, or "
             "remove it here"
         )
-    image = content.add_map(name, values.shape, file)
-    if has_void:
-        image["void"] = rle.to_json(rle.encode((values == VOID)[None])[0])
+    image = content.add_map(name, values.shape, file, values == VOID if has_void else None)
     for number, mask in zip(numbers, rle.from_index_map(values, numbers), strict=True):
         content.add(image, CLASS if classes is None else classes[number], [mask])
 

@@ -33,9 +33,7 @@ LOOKED_AT = 5  # maps
 
 
 def find(path: Path) -> dict[str, Source] | None:
-    """The maps whose images are in `images`; red and green must hold numbers. Folders in these may
-    tell the split.
-    """
+    """The maps whose images are in `images`; their subfolders may be splits."""
     folder = next((path / name for name in MAPS if (path / name).is_dir()), None)
     if folder is None or not (path / IMAGES).is_dir():
         return None
@@ -56,7 +54,7 @@ def find(path: Path) -> dict[str, Source] | None:
 def fits(files: Sequence[Path]) -> bool:
     """Whether all files are RGB without blue, and one of them has both red and green."""
     found = []
-    for file in filter(Path.is_file, files):  # a pipe would be read forever
+    for file in files:
         try:
             with Image.open(file, formats=["PNG"]) as image:
                 if image.mode != "RGB":
@@ -73,13 +71,11 @@ def read(source: Source, bad: BadRecords) -> dict[str, Any]:
     content, images = Content(bad, labels.values()), images_by_stem(source.images[0])
     for name in source.names:
         file = source.path / name
-        try:
+        with bad.noting(file, "the map"):
             image = images.get(name.rpartition(".")[0])
             if image is None:
                 raise InputError(f"{file} has no image of its name: add the image or remove it")
             add_image(content, file, image, source.images[0] / image, labels)
-        except InputError as error:
-            bad.note(error, file, "the map")
     return content.finished()
 
 

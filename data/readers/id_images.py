@@ -1,9 +1,8 @@
-"""Id images: one map for each image, 0 for background and a number for each object.
+"""Id images: one label map per image, 0 for background and a number for each object.
 
-They are those of cellpose (x_masks, x_cp_masks beside the image), StarDist (images, masks) and
-others: grey, with a palette, or RGB-coded, see data/readers/maps.py. What has one number is one
-object, in several parts also. All objects are of one class, unless a table beside the folder of
-maps names others (data/readers/class_table.py).
+As of cellpose (x_masks, x_cp_masks beside the image), StarDist (images, masks) and others: grey,
+palette, or RGB-coded, see data/readers/maps.py. There is one class, unless a table beside the
+folder of maps lists others (data/readers/class_table.py).
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from data.errors import BadRecords, InputError
 from data.images import upright_size
 from data.readers.class_table import ClassTable, files_in
 from data.readers.content import Content
-from data.readers.image_files import DEPTH, alike
+from data.readers.image_files import DEPTH, canonical
 from data.readers.maps import folders_of, images_by_stem, read_numbers
 from data.readers.source import SPLITS, Source, require_size
 
@@ -86,13 +85,11 @@ def read(source: Source, bad: BadRecords) -> dict[str, Any]:
     pairs, unused = pairs_in(images, source.path)
     for name in source.names:
         file = source.path / name
-        try:
+        with bad.noting(file, "the map"):
             if pairs.get(name) is None:
                 raise InputError(f"{file} has no image of its name: add the image or remove it")
             parted += add_image(content, classes, file, images, pairs[name])
-        except InputError as error:
-            bad.note(error, file, "the map")
-    listed = files_in(source.path.parent)[1].is_file()  # the numbers are objects, whatever they are
+    listed = files_in(source.path.parent)[1].is_file()  # a table says that they are objects
     if 2 * parted > len(content.objects) and not listed:
         raise InputError(
             f"{source.path}: {parted} of {len(content.objects)} numbers in its maps stand for "
@@ -129,9 +126,9 @@ def pairs_in(images: Path, maps: Path) -> tuple[dict[str, str | None], list[str]
 
 
 def bare(stem: str) -> str:
-    """A path without the words that tell an image from its map."""
+    """A path without the words that distinguish images and maps."""
     folder, _, name = stem.rpartition("/")
-    return f"{alike(folder)}/{alike(WORDS.sub('', name))}"
+    return f"{canonical(folder)}/{canonical(WORDS.sub('', name))}"
 
 
 def split_in(name: str) -> str:

@@ -1,4 +1,4 @@
-"""Which files are annotations, and which one is the image that an annotation names."""
+"""Finds annotation files, and the image file that an annotation names."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ DEPTH = 3  # folders below the one that is given
 LOOKED_AT = 20  # files of a folder
 
 
-def alike(name: str) -> str:
-    """What names have in common that some systems take for the same: é is one letter or two."""
+def canonical(name: str) -> str:
+    """The name as file systems compare it: lower case, é as one character (Unicode NFC)."""
     return unicodedata.normalize("NFC", name).lower()
 
 
@@ -27,31 +27,33 @@ class ImageFiles:
     """The image files in and below a folder, by their paths relative to it."""
 
     def __init__(self, root: Path, depth: int = DEPTH) -> None:
-        self._paths: dict[str, str] = {}  # alike -> as written
+        self._paths: dict[str, str] = {}  # canonical -> as written
         self._of_stem: dict[str, list[str]] = defaultdict(list)
         for folder, names in walk(root, depth):
             for name in names:
                 if name.lower().endswith(SUFFIXES):
                     path = (folder / name).as_posix()
-                    self._paths.setdefault(alike(path), path)
-                    self._of_stem[alike(PurePosixPath(name).stem)].append(path)
+                    self._paths.setdefault(canonical(path), path)
+                    self._of_stem[canonical(PurePosixPath(name).stem)].append(path)
 
     def find(self, listed: str, place: str = "", stem: str = "") -> str | None:
-        """The image that a file in the folder `place` lists; `stem` is that of the file, if it is
-        of one image.
+        """The image that an annotation file in the folder `place` names; None if there is none, or
+        several fit.
 
-        Paths are often those of another computer, so the base name counts where the path leads
-        nowhere. Files beside `place` win over others; those are meant only if no second one fits,
-        and none in a folder of another split, which may use the same names.
+        Paths are often those of another computer, so the base name is tried as well. Images in
+        `place` are preferred, those in folders of another split are excluded.
+
+        Args:
+            stem: that of the annotation file, if it describes one image.
         """
         listed, place = listed.replace("\\", "/"), "" if place == "." else place
         base = posixpath.basename(listed)
         for path in (listed, base):
-            path = alike(posixpath.normpath(posixpath.join(place, path)))
+            path = canonical(posixpath.normpath(posixpath.join(place, path)))
             if path in self._paths:
                 return self._paths[path]
         for each in filter(None, (stem, PurePosixPath(base).stem)):
-            found = self._of_stem.get(alike(each), [])
+            found = self._of_stem.get(canonical(each), [])
             found = [one for one in found if posixpath.dirname(one) == place] or found
             if own := split_of_path(f"{place}/x"):
                 found = [one for one in found if split_of_path(one) in (None, own)]
@@ -66,32 +68,32 @@ class ImageFiles:
         return None
 
     def find_in_split(self, listed: str, split: str) -> str | None:
-        """The image that a file of a split lists, of several that of the split."""
+        """The image that an annotation file of a split names, preferably in its own folder."""
         return self.find(listed, split) or self.find(listed)
 
     def only(self, place: str = "") -> str | None:
-        """The image, if there is one alone: in the folder `place`, else in all."""
+        """The only image in the folder `place`, else the only one in all folders."""
         paths, place = list(self._paths.values()), "" if place == "." else place
         found = [path for path in paths if posixpath.dirname(path) == place] or paths
         return found[0] if len(found) == 1 else None
 
 
 def split_of_path(path: str | PurePosixPath) -> str | None:
-    """The split in the name of the first such folder of a path."""
+    """The split in the first folder name of a path that has one."""
     return next(filter(None, map(split_in, PurePosixPath(path).parts[:-1])), None)
 
 
 def shared_folders(path: str, other: str) -> int:
-    """The number of folders in front of the names in which two paths agree."""
-    pairs = zip(*(PurePosixPath(alike(one)).parent.parts[::-1] for one in (path, other)))
+    """The number of equal parent folders of two paths, counted from the file name."""
+    pairs = zip(*(PurePosixPath(canonical(one)).parent.parts[::-1] for one in (path, other)))
     return len([*itertools.takewhile(lambda pair: pair[0] == pair[1], pairs)])
 
 
 def annotation_files(
     path: Path, suffixes: tuple[str, ...], fits: Callable[[Path], bool]
 ) -> dict[str, Source]:
-    """The annotation files in a folder or in `annotations` there, or this one, that each hold many
-    images; by split if all their names tell one.
+    """The annotation files of many images each: the one given, or those in a folder or its folder
+    `annotations`. By split if all file names contain one.
     """
     files, root = [path], path.parent
     if path.is_dir():
@@ -128,10 +130,10 @@ def files_of_images(
     *others: str,
     suffixes: tuple[str, ...] = (".json",),
 ) -> dict[str, Source]:
-    """The annotation files, one for each image, in a folder, else in those below it; or this one.
+    """The annotation files of one image each: the one given, or those in a folder, else below it.
 
-    Folders tell the split. `others` are further files in the folder that the annotations follow
-    from. Files that do not fit are listed if others beside them do.
+    Folder names give the split. All files of a folder are listed if one of them fits. `others`:
+    names of further files that are inputs of the conversion.
     """
     names: dict[str, list[str]] = defaultdict(list)
     root = path
@@ -143,10 +145,10 @@ def files_of_images(
             split = split_of_path(folder / files[0]) or "all"
             names[split] += [str(folder / name) for name in files]
             if not folder.parts:
-                break  # what lies below is another data set, or a result of this one
+                break  # subfolders hold other data sets or results
     if len(names) > 1 and "all" in names:
         names["train"] = names.pop("all") + names.get("train", [])
-    # New images change the folders that they are in.
+    # A folder changes when an image is added to it.
     folders = [root / folder for folder, _ in walk(root, DEPTH)] if names else []
     found = {}
     for split, each in names.items():
@@ -166,14 +168,12 @@ def walk(root: Path, depth: int) -> list[tuple[PurePosixPath, list[str]]]:
 
 
 def as_written(name: str) -> tuple[str, ...]:
-    """Backslashes are separators where that finds the file."""
+    """The name, and the name with backslashes as separators."""
     return name, name.replace("\\", "/")
 
 
 def by_last_part(name: str) -> tuple[str, ...]:
-    """For annotations that keep the folders of where they were made, LVIS's older names, and files
-    that were uploaded to Label Studio.
-    """
+    """Base names: as it is, without LVIS's old prefix, without Label Studio's upload prefix."""
     last = last_part(name)
     return last, re.sub(r"^COCO_[a-z]+\d+_", "", last), re.sub(r"^[0-9a-f]{8}-", "", last)
 
@@ -183,10 +183,9 @@ def last_part(name: str) -> str:
 
 
 def locate(folders: Sequence[Path], names: Sequence[str]) -> tuple[Path, dict[str, str]]:
-    """The folder that has most of the files, and the names that have one there with its path.
+    """The folder that has most of the files, and name -> path relative to it.
 
-    What it lacks may be in the others, but not in one named after another split: they may use
-    the same names for other images.
+    Missing files are taken from the other folders, except those named after another split.
     """
     wanted = len({*names})
     for spellings in (as_written, by_last_part):
@@ -217,8 +216,9 @@ def locate(folders: Sequence[Path], names: Sequence[str]) -> tuple[Path, dict[st
 def files_of(
     folder: Path, names: Sequence[str], spellings: Callable[[str], tuple[str, ...]] = as_written
 ) -> dict[str, str]:
-    """The names that have a file, each with its path, unless two have the same. Folders are listed,
-    as asking for each file is slow on a network.
+    """Name -> path of the files that exist; of two names with one path, the first.
+
+    Folders are listed once, because a query for each file is slow on a network.
     """
     listed: dict[str, dict[str, str]] = {}
 
@@ -227,12 +227,14 @@ def files_of(
         if parent not in listed:
             place = folder / parent  # os.path.isdir, unlike pathlib's, accepts names of any length
             there = os.listdir(place) if os.path.isdir(place) else []
-            listed[parent] = {alike(each): each for each in there} | {each: each for each in there}
+            listed[parent] = {canonical(each): each for each in there} | {
+                each: each for each in there
+            }
         found = listed[parent].get(spelled(name))
         return None if found is None else os.path.join(parent, found)
 
     files: dict[str, str] = {}
-    for spelled in (str, alike):
+    for spelled in (str, canonical):
         used = {*files.values()}
         for name in names:
             if name not in files:

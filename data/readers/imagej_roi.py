@@ -10,6 +10,7 @@ import math
 import re
 import struct
 import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
@@ -24,7 +25,6 @@ from data.readers.content import (
     polygon,
     rectangle,
     remains,
-    sentence,
     size_of,
 )
 from data.readers.image_files import ImageFiles, files_of_images
@@ -36,7 +36,6 @@ OWN_IDS = False
 
 FIX = "save it again in ImageJ or remove it"
 MAGIC = b"Iout"
-MOST_BYTES = 1 << 24  # of a region; a zip may promise any size
 HEADER = struct.Struct(">4shBx4hH18xi8xhh4xii")  # 64 bytes
 POLYGON, RECT, OVAL, FREEHAND, TRACED = 0, 1, 2, 7, 8
 NO_AREA = (3, 4, 5, 6, 9, 10)  # lines, nothing, angles, points
@@ -72,24 +71,19 @@ def read(source: Source, bad: BadRecords) -> dict[str, Any]:
     reading = Reading(source, bad)
     for name in source.names:
         file = source.path / name
-        try:
-            if not is_roi(file):
-                reading.content.counts["other zip and roi files"] += 1
-                continue
-            image = reading.image_of(PurePosixPath(name))
-        except InputError as reason:
-            bad.note(sentence(str(file), reason, FIX), file, "the file")
+        if not is_roi(file):
+            reading.content.counts["other zip and roi files"] += 1
             continue
-        for what, data in regions_in(file, bad):
-            reading.add(image, data, file, what)
+        with bad.noting(file, "the file", FIX, where=str(file)):
+            image = reading.image_of(PurePosixPath(name))
+            for what, data in regions_in(file):
+                reading.add(image, data, file, what)
     return reading.content.finished()
 
 
 def is_roi(path: Path) -> bool:
     """Whether a file is a region, or a zip of nothing else."""
     try:
-        if not path.is_file():  # a pipe would be read forever
-            return False
         if path.suffix.lower() == ".zip":
             with zipfile.ZipFile(path) as archive:
                 names = [one.filename.lower() for one in entries_of(archive)]
@@ -106,27 +100,17 @@ def entries_of(archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
     return [one for one in files if not PurePosixPath(one.filename).name.startswith("._")]
 
 
-def regions_in(file: Path, bad: BadRecords) -> Iterator[tuple[str, bytes]]:
-    """The regions of a file with words for them; those that cannot be read go to `bad`."""
+def regions_in(file: Path) -> Iterator[tuple[str, bytes]]:
+    """The regions of a file with words for them."""
     if file.suffix.lower() != ".zip":
-        with open(file, "rb") as opened:
-            yield "the region", opened.read(MOST_BYTES)
+        yield "the region", file.read_bytes()
         return
-    with zipfile.ZipFile(file) as archive:
-        for entry in entries_of(archive):
-            what = f"region {entry.filename}"
-            try:
-                with archive.open(entry) as opened:
-                    data = opened.read(MOST_BYTES + 1)
-            except Exception as reason:  # encrypted, or broken
-                error = InputError(f"{file}: {what} cannot be unpacked ({reason}): {FIX}")
-                bad.note(error, file, what)
-                continue
-            if len(data) > MOST_BYTES:
-                error = InputError(f"{file}: {what} is larger than {MOST_BYTES} bytes: {FIX}")
-                bad.note(error, file, what)
-                continue
-            yield what, data
+    try:
+        with zipfile.ZipFile(file) as archive:
+            for entry in entries_of(archive):
+                yield f"region {entry.filename}", archive.read(entry)
+    except (RuntimeError, zipfile.BadZipFile, zlib.error) as reason:  # encrypted, or broken
+        raise InputError(f"cannot be unpacked ({reason})") from None
 
 
 class Reading:
@@ -141,8 +125,8 @@ class Reading:
         self.stacks: dict[str, tuple[int, ...]] = {}  # where the regions of an image are
 
     def image_of(self, name: PurePosixPath) -> dict[str, Any]:
-        """The image of the name of a file without words like RoiSet, else of its folder's name,
-        else the only one there.
+        """The image named like the file without words like RoiSet, else like its folder, else the
+        only one there.
         """
         is_zip, found = name.suffix.lower() == ".zip", None
         for stem, folder in ((name.stem, name.parent), (WORDS.sub("", name.stem), name.parent),
@@ -176,9 +160,9 @@ class Reading:
                 self.content.add_box(image, label, paths[0].tolist())
             else:
                 self.content.add(image, label, even_odd(paths, image))
-        except InputError as reason:
-            self.content.bad.note(InputError(f"{file}: {what} {reason}: {FIX}"), file, what)
-            self.content.add(image, label, remains(corners_of(data), image), broken=True)
+        except InputError as error:
+            left = remains(corners_of(data), image)
+            self.content.add_broken(image, label, error, file, what, FIX, left)
 
 
 def is_numbered(name: PurePosixPath) -> bool:
@@ -231,7 +215,7 @@ def parsed(data: bytes) -> Roi:
 
 
 def unsigned(side: int) -> int:
-    """A coordinate of 16 bits. It may be negative, as far as ImageJ reads it so."""
+    """A coordinate of 16 bits; ImageJ reads values from -5000 as negative."""
     return side + (1 << 16) if side < -5000 else side
 
 

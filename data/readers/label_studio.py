@@ -1,8 +1,8 @@
-"""Label Studio: its JSON export, or JSON-MIN as far as it goes.
+"""Label Studio: its JSON and JSON-MIN exports.
 
-Of several annotations of one task the ground truth counts, else the last; cancelled ones and
-predictions do not. A task without annotation is not an empty image. Coordinates are in percent of
-the image. Rectangles are boxes.
+Of several annotations of a task the ground truth is read, else the last one; cancelled annotations
+and predictions are not. Tasks without annotations are left out. Coordinates are in percent of the
+image size. Rectangles are boxes.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from urllib.parse import unquote, urlsplit
 import numpy as np
 
 from data import rle
-from data.errors import BadRecords, InputError
+from data.errors import MALFORMED, BadRecords, InputError
 from data.images import SUFFIXES
 from data.readers.content import (
     Content,
@@ -32,8 +32,6 @@ from data.readers.content import (
     png_mask,
     polygon,
     remains,
-    require,
-    sentence,
     size_of,
 )
 from data.readers.image_files import ImageFiles, annotation_files
@@ -48,7 +46,7 @@ LABELS = re.compile(r"<(Polygon|Brush|Bitmask|Rectangle|Ellipse|)Labels\b.*?</\1
 LABEL = re.compile(r"""<Label\b[^>]*?\bvalue\s*=\s*(?:"([^"]*)"|'([^']*)')""")
 UPLOADED = re.compile(r"^[0-9a-f]{8}-")  # in front of the names of uploaded files
 WORD = 8  # bits of a value of a brush
-SOLID = 127  # alpha above it is the object; at the rim of a stroke it lies between 0 and 255
+SOLID = 127  # threshold of alpha, which is between 0 and 255 at the edge of a stroke
 SIZE = ("original_width", "original_height")
 PNG_URL = re.compile(r"data:image/png;base64,")
 SHAPES = {
@@ -70,7 +68,7 @@ class Task(NamedTuple):
 
 
 def find(path: Path) -> dict[str, Source] | None:
-    """The exports in a folder, or one of them; by split if all their names tell it."""
+    """The exports in a folder, or one of them; by split if all file names contain one."""
     found = annotation_files(path, (".json",), is_label_studio)
     for split, source in found.items():
         files = [*source.files, *configs(source.path)]
@@ -84,23 +82,13 @@ def read(source: Source, bad: BadRecords) -> dict[str, Any]:
     images = ImageFiles(source.images[0])
     for name in source.names:
         file = source.path / name
-        try:
-            tasks = load_json(file)
-            if not isinstance(tasks, list):
-                raise InputError(f"{file} is not a list of tasks: export it again as JSON")
-        except InputError as error:
-            bad.note(error, file, "the file")
-            continue
-        for task in chosen(tasks, file, content):
-            try:
-                regions = regions_of(task)
-                image = add_image(content, task, regions, images, source)
-            except InputError as reason:
-                error = sentence(f"{file}: task {task.id}", reason, FIX)
-                bad.note(error, file, f"task {task.id}")
-                continue
-            for id_, region in regions.items():
-                add_region(content, image, region, file, f"region {id_} of task {task.id}")
+        with bad.noting(file, "the file", "export it again as JSON", where=str(file)):
+            for task in chosen(load_json(file), file, content):
+                with bad.noting(file, f"task {task.id}", FIX):
+                    regions = regions_of(task)
+                    image = add_image(content, task, regions, images, source)
+                    for id_, region in regions.items():
+                        add_region(content, image, region, file, f"region {id_} of task {task.id}")
     if not content.images and content.counts["tasks without an annotation"]:
         raise InputError(
             f"{source.path}: no task of Label Studio has an annotation, and predictions do not "
@@ -121,18 +109,17 @@ def configs(folder: Path) -> list[Path]:
 
 
 def classes_in(config: Path) -> list[str]:
-    # By pattern, as a parser of XML would expand entities.
     blocks = (block.group() for block in LABELS.finditer(head_of(config)))
     return [html.unescape(a or b).strip() for block in blocks for a, b in LABEL.findall(block)]
 
 
 def chosen(tasks: list, file: Path, content: Content) -> list[Task]:
-    """The tasks that have an annotation, with the one that counts."""
+    """The tasks that have an annotation."""
     found: dict[Any, Task] = {}
     for number, record in enumerate(tasks, start=1):
         id_ = record.get("id", number) if isinstance(record, dict) else number
-        try:
-            if "result" in require({"task": record}, "task", dict):
+        with content.bad.noting(file, f"task {id_}", FIX):
+            if "result" in record:
                 raise InputError("is an annotation without its task, so it names no image")
             if "data" not in record:  # JSON-MIN
                 task = Task(file, id_, names_in(record), minimal(record))
@@ -140,30 +127,24 @@ def chosen(tasks: list, file: Path, content: Content) -> list[Task]:
                 found[task.names[0]] = task
                 continue
             regions = chosen_result(record, content)
-            names = names_in(require(record, "data", dict), record.get("file_upload"))
-        except InputError as reason:
-            content.bad.note(InputError(f"{file}: task {id_} {reason}: {FIX}"), file, f"task {id_}")
-            continue
-        if regions is not None:
-            found[number] = Task(file, id_, names, regions)
+            names = names_in(record["data"], record.get("file_upload"))
+            if regions is not None:
+                found[number] = Task(file, id_, names, regions)
     return list(found.values())
 
 
 def chosen_result(record: dict, content: Content) -> list | None:
     """The regions of a task; None where it has no annotation."""
-    key = "completions" if "completions" in record else "annotations"  # once called so
-    made = require({key: []} | record, key, list)
-    annotations = [one for one in made if not require({"annotation": one}, "annotation", dict)
-                   .get("was_cancelled")]  # fmt: skip
+    made = record.get("completions", record.get("annotations", []))  # once called completions
+    annotations = [one for one in made if not one.get("was_cancelled")]
     content.counts["cancelled annotations"] += len(made) - len(annotations)
-    predictions = record.get("predictions") or []
-    content.counts["predictions"] += len(require({"predictions": predictions}, "predictions", list))
+    content.counts["predictions"] += len(record.get("predictions") or ())
     if not annotations:
         content.counts["tasks without an annotation"] += 1
         return None
     content.counts["annotations beside the one that counts"] += len(annotations) - 1
     truth = [one for one in annotations if one.get("ground_truth")]
-    return require((truth or annotations)[-1], "result", list)
+    return (truth or annotations)[-1]["result"]
 
 
 def minimal(record: dict) -> list[dict]:
@@ -174,7 +155,7 @@ def minimal(record: dict) -> list[dict]:
 
 
 def names_in(data: dict, uploaded: Any = None) -> list[str]:
-    """The paths that the image of a task may have, the likeliest first."""
+    """Possible paths of the image of a task, the most likely first."""
     texts = [data.get("image"), *data.values(), uploaded]
     paths = [path_in(text) for text in texts if isinstance(text, str)]
     paths = [path for path in paths if path.lower().endswith(SUFFIXES)] or paths[:1]
@@ -185,7 +166,7 @@ def names_in(data: dict, uploaded: Any = None) -> list[str]:
 
 
 def path_in(text: str) -> str:
-    """The path of an address, or that of a file of the local storage."""
+    """The path of a URL, or of a file in the local storage."""
     if stored := re.search(r"[?&]d=([^&]*)", text):
         return unquote(stored[1])
     try:
@@ -202,11 +183,10 @@ class Region(NamedTuple):
 
 
 def regions_of(task: Task) -> dict[Any, Region]:
-    """What the results of a task say about each region: shape and class may be two results."""
+    """The results of a task by region id; shape and class may be separate results."""
     regions: dict[Any, Region] = {}
     for number, record in enumerate(task.regions):
-        is_shape = require({"result": record}, "result", dict).get("type") in TYPES
-        value = require(record, "value", dict) if is_shape else record.get("value")
+        value = record["value"] if record.get("type") in TYPES else record.get("value")
         if isinstance(value, dict):
             first = regions.setdefault(str(record.get("id") or number), Region(record, {}))
             first.value.update(value)
@@ -214,7 +194,7 @@ def regions_of(task: Task) -> dict[Any, Region]:
 
 
 def kind_of(region: Region) -> str | None:
-    """The key of OUTLINES for a region; None where it has no area."""
+    """The key of OUTLINES for a region; None if it has no area."""
     words = [str(region.record.get("type")), *region.value]
     kinds = [word.removesuffix("labels") for word in words]
     kinds += [kind for key, kind in SHAPES.items() if key in region.value]
@@ -247,9 +227,8 @@ def add_region(content: Content, image: dict, region: Region, file: Path, what: 
         if any(region.record.get(side) not in (None, size[i]) for i, side in enumerate(SIZE)):
             raise InputError("is of an image of another size than other regions")
         drawn = OUTLINES[kind](region.value, image)
-    except InputError as reason:
-        content.bad.note(InputError(f"{file}: {what} {reason}: {FIX}"), file, what)
-        content.add(image, label, rest(region.value, image), broken=True)
+    except MALFORMED as error:
+        content.add_broken(image, label, error, file, what, FIX, rest(region.value, image))
         return
     if label is None:
         content.counts["regions without a class"] += 1
@@ -320,8 +299,7 @@ def brush(value: dict, image: dict) -> rle.Rle:
 
 def bitmask(value: dict, image: dict) -> rle.Rle:
     """A PNG of the image's size, transparent but for the object."""
-    text = require(value, "imageDataURL", str)
-    mask = png_mask(base64_bytes(PNG_URL.sub("", text, count=1)))
+    mask = png_mask(base64_bytes(PNG_URL.sub("", value["imageDataURL"], count=1)))
     if mask.shape != (image["height"], image["width"]):
         height, width = mask.shape
         raise InputError(f"has a mask of {width} x {height} pixels, which its image has not")
@@ -350,10 +328,7 @@ def brush_runs(data: Any, height: int, width: int) -> tuple[np.ndarray, np.ndarr
     Raises:
         InputError: if it is another stream, or not one of this size.
     """
-    try:
-        raw = bytes(data if isinstance(data, list) else None)
-    except (TypeError, ValueError):
-        raise InputError("has an rle that is not a list of bytes") from None
+    raw = bytes(list(data))
     padded = raw + bytes(8)
 
     def bits(place: int, number: int) -> int:

@@ -1,7 +1,7 @@
 """LabelMe: one json for each image. X-AnyLabeling writes the same.
 
-Shapes of one label and group_id are one object. Rectangles are boxes, `__ignore__` is void and
-`_background_` no object. Points refer to the image as displayed, with its EXIF rotation.
+Shapes with the same label and group_id are one object. Rectangles are boxes, `__ignore__` is void,
+`_background_` is not an object. Points refer to the image with its EXIF rotation applied.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from data import rle
-from data.errors import BadRecords, InputError, counted
+from data.errors import MALFORMED, BadRecords, InputError, counted
 from data.images import SUFFIXES
 from data.readers.content import (
     Content,
@@ -31,8 +31,6 @@ from data.readers.content import (
     polygon,
     rectangle,
     remains,
-    require,
-    sentence,
     short,
     size_of,
     united,
@@ -68,17 +66,15 @@ def read(source: Source, bad: BadRecords) -> dict[str, Any]:
     reading = Reading(source, bad, [name for name in listed if name not in (VOID, BACKGROUND)])
     for name in source.names:
         file = source.path / name
-        try:
+        with bad.noting(file, "the file", FIX, where=str(file)):
             record = load_json(file)
-            if not isinstance(record, dict) or not {"shapes", "imagePath"} & record.keys():
+            if isinstance(record, dict) and {"shapes", "imagePath"} & record.keys():
+                shapes = list(record["shapes"])
+                image = reading.add_image(record, file, PurePosixPath(name))
+                reading.add_objects(reading.objects(shapes, image, file), image)
+            else:
                 reading.content.counts["other json files"] += 1
-                continue
-            image = reading.add_image(record, file, PurePosixPath(name))
-        except InputError as error:
-            bad.note(error, file, "the file")
-            continue
-        reading.add_objects(reading.objects(record["shapes"], image, file), image)
-    # A set has its images in one folder, so those that have a file are written with the others.
+    # A set has one image folder, so if some images are embedded, all are written to it.
     held = reading.embedded if reading.missing else {}
     for name, file in reading.absent.items() if held else ():
         error = f"{file}: its image {name} is not there, and its imageData is empty: add the image"
@@ -88,14 +84,14 @@ def read(source: Source, bad: BadRecords) -> dict[str, Any]:
 
 
 def embedded_image(path: Path) -> bytes:
-    """The content of an image file, or of the one that a json of LabelMe holds."""
+    """The content of an image file, or of the image embedded in a LabelMe json."""
     is_json = path.suffix.lower() == ".json"
     return base64_bytes(load_json(path)["imageData"]) if is_json else path.read_bytes()
 
 
 def is_labelme(path: Path) -> bool:
     start = head_of(path)
-    keys = ('"imagePath"', '"imageData"', '"shape_type"')  # imageData may fill what is looked at
+    keys = ('"imagePath"', '"imageData"', '"shape_type"')  # imageData may fill the head
     shapes = '"shapes"' in start and '"version"' in start
     return start.startswith("{") and (shapes or any(key in start for key in keys))
 
@@ -115,32 +111,28 @@ class Reading:
     def __init__(self, source: Source, bad: BadRecords, classes: list[str]) -> None:
         self.content, self.bad = Content(bad, classes), bad
         self.embedded: dict[str, str] = {}  # file name -> the file that holds the image
-        self.absent: dict[str, Path] = {}  # file name -> the json of an image that is nowhere
-        self.missing = False  # an image that only its json holds
+        self.absent: dict[str, Path] = {}  # file name -> the json of a missing image
+        self.missing = False  # whether an image exists only in its json
         self.folder = source.images[0]
         self.files = ImageFiles(self.folder)
 
     def add_image(self, record: dict, file: Path, name: PurePosixPath) -> dict[str, Any]:
-        try:
-            require(record, "shapes", list)
-            listed, data = record.get("imagePath"), record.get("imageData")
-            listed = listed.replace("\\", "/") if isinstance(listed, str) else ""
-            width, height = record.get("imageWidth"), record.get("imageHeight")
-            found, held = self.files.find(listed, str(name.parent), name.stem), ""
-            if found is not None:
-                held = str(self.folder / found)
-            if found is not None and not (is_side(width) and is_side(height)):
+        listed, data = record.get("imagePath") or "", record.get("imageData")
+        listed = listed.replace("\\", "/")
+        width, height = record.get("imageWidth"), record.get("imageHeight")
+        found, held = self.files.find(listed, str(name.parent), name.stem), ""
+        if found is not None:
+            held = str(self.folder / found)
+            if not (is_side(width) and is_side(height)):
                 height, width = size_of(self.folder / found)
-            elif found is None:
-                base = posixpath.basename(listed)
-                base = base if base.lower().endswith(SUFFIXES) else f"{name.stem}.png"
-                found = str(name.parent / base)
-                if data:
-                    height, width = image_size(base64_bytes(data))
-                    held, self.missing = str(file), True
-            image = self.content.add_image(found, width, height, str(name))
-        except InputError as reason:
-            raise sentence(str(file), reason, FIX) from None
+        else:
+            base = posixpath.basename(listed)
+            base = base if base.lower().endswith(SUFFIXES) else f"{name.stem}.png"
+            found = str(name.parent / base)
+            if data:
+                height, width = image_size(base64_bytes(data))
+                held, self.missing = str(file), True
+        image = self.content.add_image(found, width, height, str(name))
         if held:
             self.embedded[found] = held
         else:
@@ -153,7 +145,7 @@ class Reading:
         for number, shape in enumerate(shapes, start=1):
             what, key = f"shape {number}", (None, number)
             try:
-                label = class_name(require(shape, "label", object))
+                label = class_name(shape["label"])
                 what, key = f"{what} ({label})", (label, None, number)
                 group, kind = shape.get("group_id"), shape.get("shape_type") or "polygon"
                 if isinstance(group, (int, str)):
@@ -172,8 +164,8 @@ class Reading:
                     objects[key].corners += polygon(corners, image).tolist()
                 else:
                     objects[key].outlines.append(outline(shape, kind, points, image))
-            except InputError as reason:
-                self.bad.note(InputError(f"{file}: {what} {reason}: {FIX}"), file, what)
+            except MALFORMED as error:
+                self.bad.note_error(error, file, what, FIX)
                 objects[key].broken = True
                 if isinstance(shape, dict):
                     objects[key].outlines += remains(shape.get("points"), image)

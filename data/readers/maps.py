@@ -1,4 +1,4 @@
-"""Image files whose pixels are the numbers, or the colours, of objects."""
+"""Image files whose pixel values or colours are object ids."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ IMAGES = ("images", "image", "imgs", "img", "pngimages", "jpegimages")
 MAPS = (
     *("masks", "mask", "labels", "label", "instances", "pedmasks", "gt", "ground_truth"),
     *("groundtruth", "instance_masks", "label_masks", "segmentations"),
-)  # names of folders in lower case, the likeliest first
+)  # names of folders in lower case, the most likely first
 EXACT = {"BMP", "DIB", "GIF", "PNG", "PPM", "TIFF"}
 LOSSY = {"jpeg", "tiff_jpeg", "webp"}  # compressions of TIFF
 MODES = {"1", "L", "P", "LA", "RGB", "RGBA", "I", "F", "I;16", "I;16B", "I;16L"}
@@ -79,7 +79,7 @@ def read_numbers(path: Path) -> np.ndarray:
 
 
 def is_like_a_map(path: Path) -> bool:
-    """Whether an image has areas of one number or colour, as no photo has."""
+    """Whether an image has areas of constant value, unlike photos."""
     try:
         values = read_numbers(path)
     except InputError:

@@ -23,7 +23,7 @@ from data.images import SUFFIXES, upright_size
 from data.readers.content import Content, class_name, polygon, rectangle
 from data.readers.image_files import DEPTH, walk
 from data.readers.maps import read_numbers
-from data.readers.source import SPLITS, Source, head_of, require_file
+from data.readers.source import SPLITS, Source, head_of
 
 NAME, TITLE = "openimages", "OpenImages"
 LAYOUT = "annotations/train-annotations-object-segmentation.csv, masks, images"
@@ -106,7 +106,6 @@ def class_names(root: Path) -> dict[str, str]:
 
 def lists_of(file: Path) -> Iterator[list[str]]:
     """The rows of a csv file; raises InputError if it cannot be read."""
-    require_file(file)
     try:
         with open(file, encoding="utf-8-sig", newline="") as stream:
             yield from csv.reader(stream)
@@ -164,12 +163,9 @@ class Reading:
         try:
             label = self.label_of(row)
             self.content.add(image, label, [self.mask_of(row, image)])
-        except InputError as reason:
-            fix = "download its mask again or remove the row"
-            self.bad.note(
-                InputError(f"{file}: row {number} {reason}: {fix}"), file, f"row {number}"
-            )
-            self.content.add(image, label, self.rest(row, image), broken=True)
+        except InputError as error:
+            fix, left = "download its mask again or remove the row", self.rest(row, image)
+            self.content.add_broken(image, label, error, file, f"row {number}", fix, left)
 
     def add_group(self, row: dict[str, str]) -> None:
         image = self.images.get(row.get("ImageID", ""))

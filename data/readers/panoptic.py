@@ -1,8 +1,8 @@
 """COCO panoptic: a json with the segments of each image, and a PNG with their numbers as colours.
 
 Segments of things are objects, those of stuff are background; pixels without a segment are void.
-There are two kinds of PNG: R + 256 G + 65536 B is the id of a segment, or R is the class and G
-counts its objects, 255 for a crowd.
+PNGs are of two kinds: segment id = R + 256 G + 65536 B, or R is the class and G the number of the
+object, 255 for a crowd.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def find(path: Path) -> dict[str, Source] | None:
 
 
 def maps_of(file: Path) -> Path:
-    """The folder of the PNG files of a json, the one that bears its name or another beside it."""
+    """The folder of the PNG files of a json: named like it, or another one beside it."""
     stems = re.findall(r'"file_name"\s*:\s*"([^"\\/]+)\.\w+"', ends_of(file))
     near = [file.with_suffix(""), *folders_in(file.parent)]
     for folder in [*near, *folders_in(file.parent.parent), file.parent]:
@@ -86,12 +86,9 @@ def read(source: Source, bad: BadRecords) -> dict[str, Any]:
             unlisted += 1
             continue
         path, (record, listed) = folder / f"{name}.png", segments.pop(name)
-        try:
+        with bad.noting(source.path, f"image {name}"):
             image, colours = opened(found, path, record)
-        except InputError as reason:
-            bad.note(InputError(f"{source.path}: {reason}"), source.path, f"image {name}")
-            continue
-        add_segments(found, path, image, colours, listed, classes.keys(), things)
+            add_segments(found, path, image, colours, listed, classes.keys(), things)
     found.counts["maps that the json does not list"] = unlisted
     for name in segments:
         error = f"{source.path}: {folder / name}.png is missing: add it or remove its annotation"
@@ -109,7 +106,7 @@ def opened(content: Content, path: Path, record: dict) -> tuple[dict, np.ndarray
     size = record.get("height"), record.get("width")
     if all(type(side) is int for side in size):
         require_size(path, colours.shape, str(record.get("file_name")), size)
-    image = content.add_image(str(record.get("file_name")), *colours.shape[::-1], str(path))
+    image = content.add_map(str(record.get("file_name")), colours.shape, path, colours == 0)
     if type(record.get("id")) is int:
         image["id"] = record["id"]
     return image, colours
@@ -145,8 +142,6 @@ def add_segments(
             content.add(image, category, [mask], iscrowd=int(segment.get("iscrowd") == 1))
     without = known.keys() - set(present.tolist())
     content.counts["segments without pixels"] += len(without)
-    if (colours == 0).any():
-        image["void"] = rle.to_json(rle.encode((colours == 0)[None])[0])
 
 
 def by_channels(present: np.ndarray, classes: Iterable[int]) -> dict[int, dict]:

@@ -47,10 +47,8 @@ def read(source: Source, bad: BadRecords) -> dict[str, Any]:
     classes, folders = ClassTable(root), folders_with_images(root)
     content = Content(bad, classes.names)
     for name in source.names:
-        try:
+        with bad.noting(root / name, "the masks"):
             add_image(content, classes, root, folders.get(name), name)
-        except InputError as error:
-            bad.note(error, root / name, "the masks")
     splits, used = {split_in(name) for name in source.names}, {*folders.values()}
     content.counts["images without a folder of masks"] = sum(
         name not in used and split_in(name) in splits and posixpath.dirname(name) not in folders

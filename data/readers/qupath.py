@@ -1,7 +1,7 @@
 """GeoJSON in pixels, as QuPath exports it: one file for each image, which has its name.
 
-Coordinates are those of the full resolution. Map coordinates, which other programs write, are
-refused: they lead nowhere without the place of the image on the map.
+Coordinates are pixels of the full resolution. Map coordinates, which other programs write, are
+refused, because they would need the georeference of the image.
 """
 
 from __future__ import annotations
@@ -13,16 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from data.errors import BadRecords, InputError
+from data.errors import MALFORMED, BadRecords, InputError
 from data.readers.content import (
     Content,
     Outline,
     class_name,
+    flat,
     load_json,
-    numbers,
     remains,
-    require,
-    sentence,
     short,
     size_of,
     with_holes,
@@ -58,7 +56,7 @@ def read(source: Source, bad: BadRecords) -> dict[str, Any]:
     only = images.only() if len(source.names) == 1 else None
     for name in source.names:
         file = source.path / name
-        try:
+        with bad.noting(file, "the file", FIX, where=str(file)):
             record = load_json(file)
             if not is_record(record):
                 content.counts["other json files"] += 1
@@ -70,11 +68,8 @@ def read(source: Source, bad: BadRecords) -> dict[str, Any]:
             height, width = size_of(folder / found)
             require_pixels(features, record, height, width)
             image = content.add_image(found, width, height, name)
-        except InputError as reason:
-            bad.note(sentence(str(file), reason, FIX), file, "the file")
-            continue
-        for number, feature in enumerate(features, start=1):
-            add_feature(content, image, feature, file, f"feature {number}")
+            for number, feature in enumerate(features, start=1):
+                add_feature(content, image, feature, file, f"feature {number}")
     name_all(content)
     return content.finished()
 
@@ -95,12 +90,12 @@ def features_of(record: Any) -> list[Any]:
     if isinstance(record, list):
         return record
     if record["type"] == "FeatureCollection":
-        return require(record, "features", list)
+        return list(record["features"])
     return [record if record["type"] == "Feature" else {"geometry": record}]
 
 
 def require_pixels(features: list[Any], record: Any, height: int, width: int) -> None:
-    """Checks that half of the objects are in the image, and are no dots, as degrees make them."""
+    """Checks that coordinates are pixels: half of the objects inside, not all in one pixel."""
     boxes = np.array([box for feature in features if (box := box_of(feature))]).reshape(-1, 4)
     if not len(boxes):
         return
@@ -121,9 +116,9 @@ def require_pixels(features: list[Any], record: Any, height: int, width: int) ->
 def box_of(feature: Any) -> list[float] | None:
     """The box left, top, right, bottom around an object; None where it has no usable area."""
     try:
-        geometry = require(feature, "geometry", dict)
+        geometry = feature["geometry"]
         rings = [outer for outer, *_ in parts_of(geometry)] if is_area(geometry) else []
-    except InputError:
+    except MALFORMED:
         return None
     if not rings:
         return None
@@ -132,11 +127,11 @@ def box_of(feature: Any) -> list[float] | None:
 
 
 def is_area(geometry: Any) -> bool:
-    """Whether it has a type with an area, and an area."""
+    """Whether a geometry has an area."""
     if not isinstance(geometry, dict):
         return False
     if geometry.get("type") == COLLECTION:
-        return any(map(is_area, require(geometry, "geometries", list)))
+        return any(map(is_area, geometry["geometries"]))
     return geometry.get("type") in AREAS and geometry.get("coordinates") != []
 
 
@@ -146,19 +141,17 @@ def parts_of(geometry: dict) -> Iterator[list[np.ndarray]]:
         for each in filter(is_area, geometry["geometries"]):
             yield from parts_of(each)
         return
-    coordinates = require(geometry, "coordinates", list)
+    coordinates = geometry["coordinates"]
     for part in [coordinates] if geometry["type"] == "Polygon" else coordinates:
-        if not isinstance(part, list) or not part:
+        if not part:
             raise InputError(f"has {short(part)} where a list of rings is needed")
         yield [ring(points) for points in part]
 
 
 def ring(points: Any) -> np.ndarray:
     """The points [[x, y], ...] of a ring without the last one, which is the first; z is dropped."""
-    if not isinstance(points, list) or not all(isinstance(p, list) and len(p) > 1 for p in points):
-        raise InputError(f"has {short(points)} where a list of points [x, y] is needed")
     points = points[:-1] if len(points) > 1 and points[0] == points[-1] else points
-    return np.array(numbers([number for point in points for number in point[:2]]))
+    return np.array(flat([point[:2] for point in points]))
 
 
 def add_feature(content: Content, image: dict, feature: Any, file: Path, what: str) -> None:
@@ -167,9 +160,7 @@ def add_feature(content: Content, image: dict, feature: Any, file: Path, what: s
         if isinstance(feature, dict) and feature.get("geometry", 0) is None:  # GeoJSON allows it
             content.counts["features without a place"] += 1
             return
-        geometry = require(feature, "geometry", dict)
-        properties = feature.get("properties")
-        properties = properties if isinstance(properties, dict) else {}
+        geometry, properties = feature["geometry"], feature.get("properties") or {}
         label = label_of(properties)
         what = f"{what} ({label})" if label else what
         kind = geometry.get("type")
@@ -183,12 +174,11 @@ def add_feature(content: Content, image: dict, feature: Any, file: Path, what: s
             content.counts["lines, points and empty areas"] += 1
         else:
             raise InputError(f"has the unknown geometry {short(kind)}")
-    except InputError as reason:
-        content.bad.note(InputError(f"{file}: {what} {reason}: {FIX}"), file, what)
+    except MALFORMED as error:
         geometry = feature.get("geometry") if isinstance(feature, dict) else None
         coordinates = geometry.get("coordinates") if isinstance(geometry, dict) else None
         left = remains(list(points_in(coordinates)), image)
-        content.add(image, label or None, left, broken=True)
+        content.add_broken(image, label or None, error, file, what, FIX, left)
 
 
 def label_of(properties: dict) -> str:
@@ -217,7 +207,7 @@ def points_in(value: Any) -> Iterator[list]:
 
 
 def name_all(content: Content) -> None:
-    """Objects without a class are of one class if none has one; else they will be ignored."""
+    """Gives unnamed objects one class if no object has a class; else they will be ignored."""
     named = any(label for label, _ in content.objects)
     for place, (label, record) in enumerate(content.objects):
         if label == UNNAMED:

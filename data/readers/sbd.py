@@ -9,15 +9,15 @@ import numpy as np
 import scipy.io
 
 from data import rle
-from data.errors import BadRecords, InputError
+from data.errors import BadRecords, FileError, InputError
 from data.images import upright_size
-from data.readers.source import Objects, Source, coco_content, names_of, require_size
+from data.readers.content import Content
+from data.readers.source import Source, names_of, require_size
 from data.readers.voc import CLASS_NAMES, find_root, list_of
 
 NAME, TITLE = "sbd", "SBD"
 LAYOUT = "img, inst (one .mat file for each image)"
 AGAIN = "unpack the SBD archive again"
-LARGEST = 1 << 20  # bytes; SBD's own are below a tenth, and what is packed may grow a lot
 
 
 def find(path: Path) -> dict[str, Source] | None:
@@ -49,17 +49,19 @@ def find(path: Path) -> dict[str, Source] | None:
 
 def read(source: Source, bad: BadRecords) -> dict[str, Any]:
     """The split as COCO content; file names are relative to img."""
-    return coco_content(source, lambda name: objects(source.path, name), CLASS_NAMES, bad)
+    content = Content(bad, CLASS_NAMES)
+    for name in source.names:
+        with bad.noting(source.path, f"image {name}"):
+            add_image(content, source.path, name)
+    return content.finished()
 
 
-def objects(folder: Path, name: str) -> Objects:
+def add_image(content: Content, folder: Path, name: str) -> None:
     path, image = folder / "inst" / f"{name}.mat", f"{name}.jpg"
     try:
-        if path.stat().st_size > LARGEST:
-            raise ValueError(f"more than {LARGEST} bytes")
-        content = scipy.io.loadmat(str(path))["GTinst"][0, 0]
-        indices = np.asarray(content["Segmentation"])  # [H,W]
-        classes = np.asarray(content["Categories"]).ravel().astype(np.int64)
+        found = scipy.io.loadmat(str(path))["GTinst"][0, 0]
+        indices = np.asarray(found["Segmentation"])  # [H,W]
+        classes = np.asarray(found["Categories"]).ravel().astype(np.int64)
         if indices.dtype.kind not in "ui":
             raise ValueError("its Segmentation holds no whole numbers")
     except Exception as reason:  # the reader of this old format raises nearly everything
@@ -71,8 +73,10 @@ def objects(folder: Path, name: str) -> Objects:
     numbers = np.unique(indices[indices > 0]).astype(np.int64)
     masks = rle.from_index_map(indices, numbers)
     ids = np.append(classes, 0)[np.minimum(numbers - 1, len(classes))]
-    named = np.isin(ids, np.arange(len(CLASS_NAMES)) + 1)
-    reason = f"{path} has an object without a class: {AGAIN}"
-    broken = [(reason, masks[i]) for i in np.flatnonzero(~named)]
-    used = [masks[i] for i in np.flatnonzero(named)]
-    return Objects(image, size, ids[named], used, None, broken)
+    record = content.add_map(image, size, folder / "img" / image)
+    for id_, mask in zip(ids.tolist(), masks, strict=True):
+        if 1 <= id_ <= len(CLASS_NAMES):
+            content.add(record, CLASS_NAMES[id_ - 1], [mask])
+        else:
+            error = FileError(f"{path} has an object without a class: {AGAIN}")
+            content.add_broken(record, None, error, folder, f"image {name}", "", [mask])

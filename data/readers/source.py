@@ -1,4 +1,4 @@
-"""What readers share: the place of a split's annotations, COCO content, lists of names."""
+"""Shared by the readers: the source of a split, file heads, names of splits, lists of names."""
 
 from __future__ import annotations
 
@@ -6,15 +6,14 @@ import json
 import math
 import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from data import rle
-from data.errors import BadRecords, InputError
+from data.errors import InputError
 
-HEAD = 1 << 16  # bytes that show what a file is
+HEAD = 1 << 16  # bytes read to recognise a format
 TOKEN = re.compile(r'([{}\[\]])|"((?:[^"\\]|\\.)*)"(?:\s*:\s*(?=(.)))?')  # of json: brackets, texts
 SPLITS = {
     **dict.fromkeys(("train", "training"), "train"),
@@ -27,9 +26,9 @@ class Source(NamedTuple):
     """The annotations of one split, as a reader found them.
 
     path: the annotation file, or the folder that holds the files.
-    images: folders that file names may be relative to, the likeliest first.
-    names: the records to read, one or a file each.
-    files: what the annotations follow from; when one changes, they are converted again.
+    images: folders that file names may be relative to, the most likely first.
+    names: the records or files to read.
+    files: the inputs of the conversion; it is repeated when one of them changes.
     reader: the module that found it; data/readers/__init__.py fills it in.
     """
 
@@ -41,54 +40,9 @@ class Source(NamedTuple):
     reader: ModuleType | None = None
 
 
-class Objects(NamedTuple):
-    """One image (file name, (h, w)) with N category ids and masks, its void region, and objects
-    that cannot be used: reason and mask, which will be ignored.
-    """
-
-    file_name: str
-    size: tuple[int, int]
-    category_ids: Sequence[int]
-    rles: Sequence[rle.Rle]
-    void: rle.Rle | None = None
-    broken: Sequence[tuple[str, rle.Rle]] = ()
-
-
-def coco_content(
-    source: Source, read: Callable[[str], Objects], class_names: Sequence[str], bad: BadRecords
-) -> dict[str, Any]:
-    """What `read` finds for each name -> COCO content; names it raises InputError for and broken
-    objects go to `bad`.
-
-    Category ids count from 1.
-    """
-    images, annotations = [], []
-    for name in source.names:
-        try:
-            file_name, (height, width), category_ids, rles, void, broken = read(name)
-        except InputError as error:
-            bad.note(error, source.path, f"image {name}")
-            continue
-        image = {"id": len(images) + 1, "file_name": file_name, "width": width, "height": height}
-        if void is not None:
-            image["void"] = rle.to_json(void)
-        images.append(image)
-        for reason, _ in broken:
-            bad.note(InputError(reason), source.path, f"image {name}")
-        ids = [*category_ids, *[0] * len(broken)]
-        masks = [*rles, *(mask for _, mask in broken)]
-        found = rle.records(masks, ids, image["id"], len(annotations) + 1)
-        annotations += found[: len(rles)]
-        annotations += [each | {"broken": True} for each in found[len(rles) :]]
-    categories = [{"id": id_, "name": name} for id_, name in enumerate(class_names, start=1)]
-    return {"images": images, "categories": categories, "annotations": annotations}
-
-
 def head_of(path: Path) -> str:
-    """The first kilobytes of a file as text; "" where it cannot be read."""
+    """The first kilobytes of a file as text, "" if it cannot be read."""
     try:
-        if not path.is_file():  # a pipe would be read forever
-            return ""
         with open(path, "rb") as file:
             raw = file.read(HEAD)
         return raw.decode(json.detect_encoding(raw), "ignore").lstrip("\ufeff \t\r\n")
@@ -107,9 +61,7 @@ def ends_of(path: Path) -> str:
 
 
 def top_keys(start: str) -> dict[str, str]:
-    """The keys of a json object as far as its beginning shows them, each with the first character
-    of its value.
-    """
+    """The top-level keys in the first part of a json object -> first characters of their values."""
     keys, depth = {}, 0
     for token in TOKEN.finditer(start) if start.startswith("{") else ():
         text, key, first = token.groups()
@@ -120,7 +72,7 @@ def top_keys(start: str) -> dict[str, str]:
 
 
 def split_in(name: str) -> str | None:
-    """The split that a name has a word of; None where it has none, or several."""
+    """The split in a file or folder name; None if it names none or several."""
     words = {SPLITS[word] for word in re.findall("[a-z]+", name.lower()) if word in SPLITS}
     return words.pop() if len(words) == 1 else None
 
@@ -143,19 +95,12 @@ def require_size(path: Path, shape: Sequence[int], image: str, size: Sequence[in
         )
 
 
-def require_file(path: Path) -> None:
-    """Refuses a pipe or a device, which would be read forever; a missing file is for the reader."""
-    if os.path.exists(path) and not os.path.isfile(path):
-        raise InputError(f"{path} is not a file: replace it with one")
-
-
 def lines_of(path: Path, advice: str) -> list[str]:
     """The lines of a text file that are not blank.
 
     Raises:
         InputError: if it is missing, empty or no UTF-8 text; `advice` is the fix.
     """
-    require_file(path)
     try:
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
@@ -171,8 +116,8 @@ def lines_of(path: Path, advice: str) -> list[str]:
 def names_of(path: Path, advice: str, image: Path) -> list[str]:
     """The name of an image, without folder and suffix, from each line.
 
-    Names may have spaces, and other words may follow: a name is the longest beginning of its line
-    that `image`, the path of one named *, has a file for.
+    Names may contain spaces and be followed by other words: the longest start of a line for which
+    the file `image`, a path with * for the name, exists.
     """
     folder, suffix = image.parent, image.suffix
 
@@ -185,25 +130,22 @@ def names_of(path: Path, advice: str, image: Path) -> list[str]:
     lines = lines_of(path, advice)
     names = [line if len(line.split()) == 1 else name_in(line) for line in lines]
     for name in names:
-        if name in (".", "..") or set(name) & set("/\\\0") or len(name) > 200:
+        if set(name) & set("/\\\0"):
             raise InputError(
                 f"{path} lists {name!r}, which is not the name of an image: write names without "
                 "folder and suffix"
             )
-    return names
+    return list(dict.fromkeys(names))
 
 
 def split_of(name: str) -> str:
-    """The split that a list or a subset of this name holds: "Validation" -> "val"."""
+    """The split of a list or subset by its name: "Validation" -> "val"."""
     name = name.lower()
     return "all" if name in ("default", "trainval") else SPLITS.get(name, name)
 
 
 def ellipse(x: float, y: float, rx: float, ry: float, degrees: float = 0.0) -> list[float]:
-    """The outline x, y, x, y, ... of an ellipse, turned clockwise as seen.
-
-    It is at most a twentieth of a pixel inside the ellipse.
-    """
+    """A polygon x, y, x, y, ... of an ellipse, rotated clockwise, at most 0.05 pixels off."""
     radius = max(abs(rx), abs(ry), 1.0)
     steps = math.ceil(math.pi / math.acos(1 - 0.05 / radius)) if radius < 1e5 else 1000
     turn, points = math.radians(degrees), []

@@ -12,11 +12,11 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from data.errors import BadRecords, InputError
-from data.readers.content import Content, numbers, remains, sentence, short, size_of, with_holes
+from data.errors import MALFORMED, BadRecords, FileError, InputError
+from data.readers.content import Content, numbers, remains, short, size_of, with_holes
 from data.readers.image_files import DEPTH, files_of_images
 from data.readers.maps import images_by_stem
-from data.readers.source import Source, head_of, require_file
+from data.readers.source import Source, head_of
 
 NAME, TITLE = "spacenet", "SpaceNet csv"
 LAYOUT = "summaryData/x.csv with PolygonWKT_Pix, and images"
@@ -43,7 +43,7 @@ def read(source: Source, bad: BadRecords) -> dict[str, Any]:
     images: dict[str, dict | None] = {}  # by ImageId; None where it cannot be used
     for name in source.names:
         file = source.path / name
-        try:
+        with bad.noting(file, "the file"):
             for number, row in rows_of(file):
                 id_ = row.get(IMAGE) or ""
                 if id_ not in images:
@@ -51,8 +51,6 @@ def read(source: Source, bad: BadRecords) -> dict[str, Any]:
                 image = images[id_]
                 if image is not None:
                     add_building(content, image, row.get(OUTLINE) or "", file, f"row {number}")
-        except InputError as error:
-            bad.note(error, file, "the file")
     return content.finished()
 
 
@@ -62,13 +60,12 @@ def is_spacenet(path: Path) -> bool:
 
 
 def rows_of(file: Path) -> Iterator[tuple[int, dict[str, str]]]:
-    require_file(file)
     csv.field_size_limit(LONGEST_CELL)
     try:
         with open(file, encoding="utf-8-sig", newline="") as lines:
             yield from enumerate(csv.DictReader(lines, skipinitialspace=True), start=2)
     except (OSError, UnicodeDecodeError, csv.Error) as reason:
-        raise InputError(f"{file} cannot be read as csv ({reason}): save it again") from None
+        raise FileError(f"{file} cannot be read as csv ({reason}): save it again") from None
 
 
 def by_id(folder: Path) -> dict[str, list[str]]:
@@ -87,17 +84,15 @@ def add_image(
     """The image of an ImageId; None if there is none of it that can be used."""
     found = images.get(id_, [])
     found = [name for name in found if "RGB" in PurePosixPath(name).name] or found
-    try:
+    fix = "add it, as colours (RGB) alone, or remove its rows"
+    with content.bad.noting(file, f"image {id_}", fix, where=str(file)):
         if len(found) != 1:
             raise InputError(
                 f"has the image {short(id_)}, of which {folder} has {len(found)} files"
             )
         height, width = size_of(folder / found[0])
         return content.add_image(found[0], width, height, id_)
-    except InputError as reason:
-        error = sentence(str(file), reason, "add it, as colours (RGB) alone, or remove its rows")
-        content.bad.note(error, file, f"image {id_}")
-        return None
+    return None
 
 
 def add_building(content: Content, image: dict, text: str, file: Path, what: str) -> None:
@@ -107,10 +102,9 @@ def add_building(content: Content, image: dict, text: str, file: Path, what: str
     try:
         outlines = [with_holes(outer, holes, image) for outer, *holes in parts_of(text)]
         content.add(image, CLASS, outlines)
-    except InputError as reason:
-        content.bad.note(InputError(f"{file}: {what} {reason}: {FIX}"), file, what)
+    except MALFORMED as error:
         points = [list(map(float, pair)) for pair in PAIR.findall(text)]
-        content.add(image, CLASS, remains(points, image), broken=True)
+        content.add_broken(image, CLASS, error, file, what, FIX, remains(points, image))
 
 
 def parts_of(text: str) -> list[list[list[float]]]:
@@ -118,18 +112,11 @@ def parts_of(text: str) -> list[list[list[float]]]:
     body = POLYGONS.fullmatch(text)
     parts: list[list[list[float]]] = []
     for first, inside in RING.findall(text[text.find("(") :]) if body else ():
-        ring = [number for point in inside.split(",") for number in pair(point)]
+        pairs = (point.split()[:2] for point in inside.split(","))
+        ring = [number for pair in pairs for number in numbers(list(map(float, pair)), 2)]
         if first or not parts:
             parts.append([])
         parts[-1].append(ring)
     if not parts:
         raise InputError(f"has {short(text)} where a POLYGON is needed")
     return parts
-
-
-def pair(text: str) -> list[float]:
-    """The x and y of "x y" or "x y z"."""
-    try:
-        return numbers([float(number) for number in text.split()[:2]], 2)
-    except ValueError:
-        raise InputError(f"has {short(text)} where a point is needed") from None

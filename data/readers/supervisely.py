@@ -12,10 +12,9 @@ from typing import Any
 import numpy as np
 
 from data import rle
-from data.errors import BadRecords, InputError
+from data.errors import MALFORMED, BadRecords, InputError
 from data.readers.content import (
     Content,
-    Outline,
     base64_bytes,
     class_name,
     flat,
@@ -27,8 +26,6 @@ from data.readers.content import (
     polygon,
     rectangle,
     remains,
-    require,
-    sentence,
     short,
     size_of,
     unzipped,
@@ -49,7 +46,7 @@ PNG = b"\x89PNG"
 
 
 def find(path: Path) -> dict[str, Source] | None:
-    """The datasets of a project, by the splits that their names tell; or one dataset."""
+    """The datasets of a project, by the splits in their names; or one dataset."""
     if not path.is_dir() or not ((path / META).is_file() or (path / "ann").is_dir()):
         return None
     names: dict[str, list[str]] = defaultdict(list)
@@ -78,13 +75,10 @@ def read(source: Source, bad: BadRecords) -> dict[str, Any]:
     content, images = Content(bad, classes_in(source.path / META)), ImageFiles(source.path, DEPTH)
     for name in source.names:
         file = source.path / name
-        try:
+        with bad.noting(file, "the file", FIX, where=str(file)):
             image, objects = opened(file, PurePosixPath(name), source.path, images, content)
-        except InputError as error:
-            bad.note(error, file, "the file")
-            continue
-        for number, record in enumerate(objects, start=1):
-            add_object(content, image, record, file, f"object {number}")
+            for number, record in enumerate(objects, start=1):
+                add_object(content, image, record, file, f"object {number}")
     return content.finished()
 
 
@@ -92,12 +86,10 @@ def classes_in(meta: Path) -> list[str]:
     """The names of the classes whose shape has an area, in a meta.json."""
     content = load_json(meta) if meta.is_file() else {"classes": []}
     try:
-        classes = [
-            require({"class": one}, "class", dict) for one in require(content, "classes", list)
-        ]
-        return [class_name(one.get("title")) for one in classes if one.get("shape") not in NO_AREA]
-    except InputError as reason:
-        raise InputError(f"{meta} {reason}: {FIX}") from None
+        kept = [one for one in content["classes"] if one.get("shape") not in NO_AREA]
+        return [class_name(one["title"]) for one in kept]
+    except MALFORMED as reason:
+        raise InputError(f"{meta} lists no classes with titles ({reason}): {FIX}") from None
 
 
 def opened(
@@ -105,51 +97,41 @@ def opened(
 ) -> tuple[dict, list[Any]]:
     """The image of an annotation file, and its objects."""
     record = load_json(file)
-    try:
-        objects, size = require(record, "objects", list), require(record, "size", dict)
-        folder, base = name.parent.parent / "img", name.name.removesuffix(".json")
-        found = images.find(base, str(folder), base)
-        width, height = size.get("width"), size.get("height")
-        if found is None or PurePosixPath(found).parent != folder:
-            found = str(folder / base)
-        elif not (is_side(width) and is_side(height)):
-            height, width = size_of(root / found)
-        return content.add_image(found, width, height, str(name)), objects
-    except InputError as reason:
-        raise sentence(str(file), reason, FIX) from None
+    objects, size = list(record["objects"]), record["size"]
+    folder, base = name.parent.parent / "img", name.name.removesuffix(".json")
+    found = images.find(base, str(folder), base)
+    width, height = size.get("width"), size.get("height")
+    if found is None or PurePosixPath(found).parent != folder:
+        found = str(folder / base)
+    elif not (is_side(width) and is_side(height)):
+        height, width = size_of(root / found)
+    return content.add_image(found, width, height, str(name)), objects
 
 
 def add_object(content: Content, image: dict, record: Any, file: Path, what: str) -> None:
     label = None
     try:
-        label = class_name(require(record, "classTitle", object))
+        label = class_name(record["classTitle"])
         what = f"{what} ({label})"
         kind = record.get("geometryType") or ("bitmap" if record.get("bitmap") else "polygon")
         if kind in NO_AREA:
             content.counts["objects without an area"] += 1
         elif kind == "bitmap":
-            content.add(image, label, [bitmap(require(record, "bitmap", dict), image)])
+            content.add(image, label, [bitmap(record["bitmap"], image)])
         elif kind in ("polygon", "rectangle"):
-            points = require(record, "points", dict)
+            points = record["points"]
             exterior = flat(points.get("exterior"))
             if kind == "rectangle":
                 content.add_box(image, label, polygon(rectangle(exterior), image).tolist())
             else:
-                content.add(image, label, [outline(exterior, points.get("interior") or [], image)])
+                holes = [flat(hole) for hole in points.get("interior") or []]
+                content.add(image, label, [with_holes(exterior, holes, image)])
         else:
             raise InputError(f"has the unknown geometryType {short(kind)}")
-    except InputError as reason:
-        content.bad.note(InputError(f"{file}: {what} {reason}: {FIX}"), file, what)
+    except MALFORMED as error:
         points = record.get("points") if isinstance(record, dict) else None
         exterior = points.get("exterior") if isinstance(points, dict) else None
-        content.add(image, label, remains(exterior, image), broken=True)
-
-
-def outline(exterior: list[float], interior: Any, image: dict) -> Outline:
-    """A polygon; without its holes, if it has some."""
-    if not isinstance(interior, list):
-        raise InputError(f"has the interior {short(interior)} where a list of polygons is needed")
-    return with_holes(exterior, [flat(hole) for hole in interior], image)
+        content.add_broken(image, label, error, file, what, FIX, remains(exterior, image))
 
 
 def bitmap(value: dict, image: dict) -> rle.Rle:

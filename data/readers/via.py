@@ -1,7 +1,7 @@
 """VGG Image Annotator: exports as json or csv of versions 1 and 2, and projects of 2 and 3.
 
-None of them has the sizes of the images, so each image is opened. The class is the attribute that
-most regions have. Rectangles are boxes. A file that repeats what another one holds counts once.
+The files have no image sizes, so each image is opened. The class is the attribute that most regions
+have. Rectangles are boxes. Images that several files describe equally are read once.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from data.errors import BadRecords, InputError
+from data.errors import MALFORMED, BadRecords, FileError, InputError
 from data.readers.content import (
     Content,
     class_name,
@@ -27,21 +27,18 @@ from data.readers.content import (
     polygon,
     rectangle,
     remains,
-    require,
-    sentence,
     short,
     size_of,
 )
 from data.readers.image_files import ImageFiles, annotation_files
 from data.readers.source import Source, ellipse, head_of
-from data.readers.via3 import is_project
+from data.readers.via3 import FIX, is_project
 from data.readers.via3 import records as records_of_project
 
 NAME, TITLE = "via", "VGG Image Annotator"
 LAYOUT = "via_region_data.json or .csv beside the images"
 OWN_IDS = False
 
-FIX = "correct it in VIA or remove it"
 COLUMNS = ("filename", "region_shape_attributes", "region_attributes")
 ENTRY = ('"regions"', '"file_attributes"', '"base64_img_data"')  # keys beside "filename"
 VERSION_3 = "CSV_HEADER = metadata_id,"
@@ -66,7 +63,7 @@ class Entry(NamedTuple):
 
 
 def find(path: Path) -> dict[str, Source] | None:
-    """The files of VIA in a folder, or one of them; by split if all their names tell it."""
+    """The files of VIA in a folder, or one of them; by split if all file names contain one."""
     return annotation_files(path, (".json", ".csv"), is_via) or None
 
 
@@ -96,25 +93,21 @@ def read(source: Source, bad: BadRecords) -> dict[str, Any]:
     for entry, name in zip(entries, names):
         if name is None:
             continue
-        try:
+        with bad.noting(entry.file, entry.name, FIX):
             height, width = size_of(folder / name)
             image = content.add_image(name, width, height, entry.name)
-        except InputError as reason:
-            error = sentence(f"{entry.file}: {entry.name}", reason, FIX)
-            bad.note(error, entry.file, entry.name)
-            continue
-        for number, region in enumerate(entry.regions):
-            what = f"region {number} of {entry.name}"
-            try:
-                add_region(content, image, region, label_of)
-            except InputError as reason:
-                bad.note(InputError(f"{entry.file}: {what} {reason}: {FIX}"), entry.file, what)
-                content.add(image, None, remains(points_of(region), image), broken=True)
+            for number, region in enumerate(entry.regions):
+                try:
+                    add_region(content, image, region, label_of)
+                except MALFORMED as error:
+                    what = f"region {number} of {entry.name}"
+                    left = remains(points_of(region), image)
+                    content.add_broken(image, None, error, entry.file, what, FIX, left)
     return content.finished()
 
 
 class Files:
-    """What all the files describe, each image once; `options` of the attributes of regions."""
+    """The content of all files, each image once; `options`: values of the region attributes."""
 
     def __init__(self, source: Source, bad: BadRecords) -> None:
         self.entries: dict[str, Entry] = {}
@@ -123,38 +116,27 @@ class Files:
         self.bad = bad
         for name in source.names:
             file = source.path / name
-            try:
+            with bad.noting(file, "the file", "export it again", where=str(file)):
                 found = load_csv(file) if is_csv(file) else self.load(file)
-            except InputError as error:
-                bad.note(error, file, "the file")
-                continue
-            for entry in entries_of(found, file, bad):
-                known = self.entries.setdefault(entry.name, entry)
-                if known.regions != entry.regions:
-                    error = InputError(
-                        f"{file} has other regions for {entry.name} than {known.file}: remove one "
-                        "of them"
-                    )
-                    bad.note(error, file, entry.name)
+                for entry in entries_of(found, file, bad):
+                    known = self.entries.setdefault(entry.name, entry)
+                    if known.regions != entry.regions:
+                        error = InputError(
+                            f"{file} has other regions for {entry.name} than {known.file}: remove "
+                            "one of them"
+                        )
+                        bad.note(error, file, entry.name)
 
     def load(self, file: Path) -> dict[str, Any]:
         """The records of images in a json; their keys are file names with the size in bytes."""
         content, attributes = load_json(file), {}
         if is_project(content):
-
-            def broken(reason: InputError, what: str) -> None:
-                self.bad.note(InputError(f"{file}: {what} {reason}: {FIX}"), file, what)
-
-            content, attributes = records_of_project(content, file, self.counts, broken)
-        elif isinstance(content, dict) and "_via_img_metadata" in content:  # of a project
-            described = content.get("_via_attributes")
-            attributes = described.get("region") if isinstance(described, dict) else {}
+            content, attributes = records_of_project(content, file, self.counts, self.bad)
+        elif "_via_img_metadata" in content:  # of a project
+            attributes = content.get("_via_attributes", {}).get("region", {})
             content = content["_via_img_metadata"]
-        if not isinstance(content, dict):
-            raise InputError(f"{file} has no records of images: export it again")
-        for name, one in attributes.items() if isinstance(attributes, dict) else ():
-            listed = one.get("options") if isinstance(one, dict) else None
-            self.options[name].update(listed if isinstance(listed, dict) else ())
+        for name, one in attributes.items():
+            self.options[name].update(one.get("options") or ())
         return content
 
 
@@ -174,9 +156,9 @@ def is_via(file: Path) -> bool:
 
 
 def load_csv(file: Path) -> dict[str, Any]:
-    """The same of a csv, where a row is a region, or an image without regions."""
+    """The records of images in a csv, where a row is a region, or an image without regions."""
     if VERSION_3 in head_of(file):
-        raise InputError(f"{file} is a csv of VIA 3: save the project as json and give that")
+        raise FileError(f"{file} is a csv of VIA 3: save the project as json and give that")
     csv.field_size_limit(LONGEST_CELL)
     records: dict[str, Any] = {}
     try:
@@ -194,26 +176,21 @@ def load_csv(file: Path) -> dict[str, Any]:
                     region = {"shape_attributes": shape, "region_attributes": attributes}
                     record["regions"].append(region)
     except (OSError, UnicodeDecodeError, csv.Error) as reason:
-        raise InputError(f"{file} cannot be read as csv ({reason}): export it again") from None
+        raise FileError(f"{file} cannot be read as csv ({reason}): export it again") from None
     return records
 
 
 def entries_of(records: dict[str, Any], file: Path, bad: BadRecords) -> Iterator[Entry]:
     for key, record in records.items():
-        try:
-            name, regions = require(record, "filename", str), record.get("regions", [])
+        with bad.noting(file, f"image {key}", FIX):
+            regions = record.get("regions", [])
             if isinstance(regions, dict):  # as VIA 1 has them
-                regions = list(regions.values())
-            if not isinstance(regions, list):
-                raise InputError(f"has the regions {short(regions)} where a list is needed")
-        except InputError as reason:
-            bad.note(InputError(f"{file}: image {key} {reason}: {FIX}"), file, f"image {key}")
-            continue
-        yield Entry(file, name, regions)
+                regions = regions.values()
+            yield Entry(file, record["filename"], list(regions))
 
 
 def cell(text: str) -> Any:
-    """The json in a cell; the text itself, to be refused by name later, if it is none."""
+    """The json in a cell, or its text if it is not json."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
@@ -223,8 +200,7 @@ def cell(text: str) -> Any:
 def labelling(
     entries: Sequence[Entry], options: Mapping[str, Iterable[str]], path: Path
 ) -> tuple[Callable[[dict], str | None], Iterable[str]]:
-    """The function that gives the class of a region from its attributes, and the classes that the
-    files list.
+    """A function from the attributes of a region to its class, and the listed classes.
 
     Raises:
         InputError: if two attributes may be the class.
@@ -260,17 +236,15 @@ def attributes_of(entry: Entry) -> list[dict]:
 
 
 def value(raw: Any) -> str:
-    """An attribute of a region as text, "" if it is empty; of checkboxes the checked ones."""
+    """An attribute of a region as text; of checkboxes those that are checked."""
     if isinstance(raw, dict):
         raw = ", ".join(key for key, checked in raw.items() if checked not in (False, "false", ""))
     return str(raw).strip() if isinstance(raw, (str, int, float)) else ""
 
 
 def add_region(content: Content, image: dict, region: Any, label_of: Callable) -> None:
-    shape = require(region, "shape_attributes", dict)
-    label = label_of(require(region, "region_attributes", dict))
-    kind = require(shape, "name", str)
-    points = points_of(region)
+    shape, label = region["shape_attributes"], label_of(region["region_attributes"])
+    kind, points = shape["name"], points_of(region)
     is_open = kind == "polyline" and points[:1] != points[-1:]
     if is_open or kind in ("point", "line"):
         content.counts[OPEN if is_open else "points"] += 1

@@ -7,13 +7,13 @@ the ids of attributes and of their options.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from data.errors import InputError
-from data.readers.content import numbers, require, short
+from data.errors import BadRecords, InputError
+from data.readers.content import numbers, short
 
+FIX = "correct it in VIA or remove it"
 IMAGE = 2  # type of a file; others are videos and sounds
 NAMES = {
     1: ("point", ("cx", "cy")),
@@ -31,44 +31,33 @@ def is_project(content: Any) -> bool:
 
 
 def records(
-    content: dict, file: Path, counts: Counter[str], broken: Callable[[InputError, str], None]
+    content: dict, file: Path, counts: Counter[str], bad: BadRecords
 ) -> tuple[dict[str, dict], dict[str, dict]]:
-    """The images, and the attributes with their options; what cannot be used goes to `broken`."""
-    try:
-        files, views, regions = (
-            require(content, key, dict) for key in ("file", "view", "metadata")
-        )
-        attributes = require({"attribute": {}} | content, "attribute", dict)
-    except InputError as reason:
-        raise InputError(f"{file} {reason}: export it again") from None
+    """The images, and the attributes with their options; what cannot be used goes to `bad`."""
+    files, views = content["file"], content["view"]
+    attributes = content.get("attribute", {})
     images: dict[str, dict] = {}
     for id_, one in files.items():
-        if isinstance(one, dict) and one.get("type") == IMAGE:
+        if one.get("type") == IMAGE:
             images[id_] = {"filename": one.get("fname"), "regions": []}
         else:
             counts["files that are no images"] += 1
-    shown = {id_: view.get("fid_list") for id_, view in views.items() if isinstance(view, dict)}
-    for id_, region in regions.items():
-        try:
-            xy = require({"region": region}, "region", dict).get("xy")
+    for id_, region in content["metadata"].items():
+        with bad.noting(file, f"region {id_}", FIX):
+            xy = region["xy"]
             if xy == [] or region.get("z"):
                 counts["regions without a shape, or of videos"] += 1
                 continue
-            listed = shown.get(str(region.get("vid")))
-            if not isinstance(listed, list) or len(listed) != 1 or str(listed[0]) not in files:
-                raise InputError(f"is in view {short(region.get('vid'))}, which shows no one file")
+            listed = views.get(str(region["vid"]), {}).get("fid_list") or ()
+            if len(listed) != 1 or str(listed[0]) not in files:
+                raise InputError(f"is in view {short(region['vid'])}, which shows no one file")
             if (image := images.get(str(listed[0]))) is not None:
-                values = require({"av": {}} | region, "av", dict)
+                values = named(region.get("av", {}), attributes)
                 shape = {"shape_attributes": shape_of(numbers(xy))}
-                image["regions"].append(shape | {"region_attributes": named(values, attributes)})
-        except InputError as reason:
-            broken(reason, f"region {id_}")
+                image["regions"].append(shape | {"region_attributes": values})
     options = {
-        one["aname"]: {"options": dict.fromkeys(map(str, one["options"].values()))}
+        one["aname"]: {"options": dict.fromkeys(map(str, (one.get("options") or {}).values()))}
         for one in attributes.values()
-        if isinstance(one, dict)
-        and isinstance(one.get("aname"), str)
-        and isinstance(one.get("options"), dict)
     }
     return images, options
 
@@ -84,9 +73,8 @@ def named(values: dict, attributes: dict) -> dict[str, str]:
     """The values of a region, by ids -> by names; of checkboxes there may be several."""
     found = {}
     for id_, value in values.items():
-        one = attributes.get(id_)
-        if isinstance(one, dict) and isinstance(one.get("aname"), str):
-            options = one["options"] if isinstance(one.get("options"), dict) else {}
+        if id_ in attributes:
+            options = attributes[id_].get("options") or {}
             parts = [str(options.get(part, part)) for part in str(value).split(",")]
-            found[one["aname"]] = ", ".join(parts) if options else str(value)
+            found[attributes[id_]["aname"]] = ", ".join(parts) if options else str(value)
     return found

@@ -1,12 +1,13 @@
 """Pascal VOC: two palette PNGs for each image, read as indices.
 
-255 in either is void: carried along in the image record, so that it is neither object nor
-background. An object's class is the majority of SegmentationClass under its number. Sets of other
-tools, as of labelme2voc, have their own class names and need no lists.
+255 in either is void, neither object nor background. The class of an object is the majority of
+SegmentationClass over its pixels. Sets of other tools, as labelme2voc, have their own class names
+and need no lists.
 """
 
 from __future__ import annotations
 
+import os
 from itertools import dropwhile
 from pathlib import Path
 from typing import Any
@@ -14,18 +15,11 @@ from typing import Any
 import numpy as np
 
 from data import rle
-from data.errors import BadRecords, InputError
+from data.errors import BadRecords, FileError, InputError
 from data.images import opened, upright_size
+from data.readers.content import Content
 from data.readers.maps import images_by_stem
-from data.readers.source import (
-    Objects,
-    Source,
-    coco_content,
-    folders_in,
-    lines_of,
-    names_of,
-    require_size,
-)
+from data.readers.source import Source, folders_in, lines_of, names_of, require_size
 
 NAME, TITLE = "voc", "Pascal VOC"
 LAYOUT = "VOCdevkit/VOC2012 (JPEGImages, SegmentationClass, SegmentationObject, ImageSets)"
@@ -72,12 +66,15 @@ def read(source: Source, bad: BadRecords) -> dict[str, Any]:
     own = [source.path / name for name in NAME_FILES if (source.path / name).is_file()]
     names = lines_of(own[0], "write one class name per line") if own else CLASS_NAMES
     names = [*dropwhile(NO_CLASS.__contains__, names)]
-    images = images_by_stem(source.images[0], 0)
-    return coco_content(source, lambda name: objects(source, name, len(names), images), names, bad)
+    content, images = Content(bad, names), images_by_stem(source.images[0], 0)
+    for name in source.names:
+        with bad.noting(source.path, f"image {name}"):
+            add_image(content, source, name, names, images.get(name, f"{name}.jpg"))
+    return content.finished()
 
 
 def find_root(root: Path) -> Path | None:
-    """The VOC folder at or below `root`, that of 2012 of several; None where there is no sign.
+    """The VOC folder at or below `root`, preferably of 2012; None if there is none.
 
     Raises:
         InputError: if only a part of one is there.
@@ -108,47 +105,46 @@ def list_of(folder: Path, split: str) -> list[str]:
     return names_of(folder / LISTS / f"{split}.txt", advice, folder / CLASSES / "*.png")
 
 
-def objects(source: Source, name: str, num_classes: int, images: dict[str, str]) -> Objects:
+def add_image(
+    content: Content, source: Source, name: str, class_names: list[str], image_name: str
+) -> None:
     folder = source.path
     paths = [folder / part / f"{name}.png" for part in (CLASSES, OBJECTS)]
-    image = folder / IMAGES / images.get(name, f"{name}.jpg")
-    for path in (image, *paths):
-        if not path.is_file():
+    image_path = folder / IMAGES / image_name
+    for path in (image_path, *paths):
+        if not os.path.isfile(path):  # a name of any length
             raise InputError(
                 f"{folder / LISTS / source.split}.txt lists {name} but {path} is missing: add the "
                 "file or drop the name from the list"
             )
     classes, indices = (read_indices(path) for path in paths)  # [H,W]
-    size = upright_size(image)
+    size = upright_size(image_path)
     for path, drawn in zip(paths, (classes, indices), strict=True):
-        require_size(path, drawn.shape, image.name, size)
+        require_size(path, drawn.shape, image_name, size)
     pairs = indices.astype(np.int32) * 256 + classes
     counts = np.bincount(pairs.ravel(), minlength=256 * 256).reshape(256, 256)
     counts = counts[1:VOID, :VOID]  # [object 1..254, class 0..254]: no void in either
     numbers = np.flatnonzero(counts.sum(1)) + 1
     votes = counts[numbers - 1, 1:]
     void = (classes == VOID) | (indices == VOID)
-    region = rle.encode(void[None])[0] if void.any() else None
+    image = content.add_map(image_name, size, image_path, void)
     masks = rle.from_index_map(np.where(void, 0, indices), numbers)
-    used, broken = [], []
     for number, vote, mask in zip(numbers, votes, masks, strict=True):
-        id_ = vote.argmax() + 1
+        label = int(vote.argmax())
         if not vote.any():
             reason = (
                 f"{paths[1]}: object {number} lies on background only in "
                 f"SegmentationClass/{name}.png: paint its class there, or remove it here"
             )
-        elif id_ > num_classes:
+        elif label >= len(class_names):
             reason = (
-                f"{paths[0]} uses class {id_} but only {num_classes} classes have names: "
-                f"write all names, one per line, into {folder / NAME_FILES[0]}"
+                f"{paths[0]} uses class {label + 1} but only {len(class_names)} classes have "
+                f"names: write all names, one per line, into {folder / NAME_FILES[0]}"
             )
         else:
-            used.append((id_, mask))
+            content.add(image, class_names[label], [mask])
             continue
-        broken.append((reason, mask))
-    ids, masks = zip(*used) if used else ((), ())
-    return Objects(image.name, size, ids, masks, region, broken)
+        content.add_broken(image, None, FileError(reason), folder, f"image {name}", "", [mask])
 
 
 def read_indices(path: Path) -> np.ndarray:

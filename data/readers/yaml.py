@@ -1,7 +1,7 @@
-"""The part of YAML that data sets use: keys with texts, lists and records, in blocks or brackets.
+"""The subset of YAML that data sets use: mappings, lists and texts, in block or flow style.
 
-All scalars are text, whatever they look like, and an empty one is None: a class may be called "no"
-or "1.0". Anchors, tags, several documents and the like are refused with their line.
+All scalars are text, because a class may be called "no" or "1.0"; empty ones are None. Anchors,
+tags and the like are refused with their line.
 """
 
 from __future__ import annotations
@@ -12,10 +12,6 @@ from typing import Any, NoReturn
 
 from data.errors import InputError
 
-LARGEST = 1 << 18  # bytes; such files have some hundreds
-DEEPEST = 20  # lists in lists, in brackets
-WIDEST = 200  # blanks before a text
-LONGEST_KEY = 1000  # characters
 DOUBLE, SINGLE = r'"(?:[^"\\]|\\.)*"', r"'(?:[^']|'')*'"
 PLAIN = r"[^\s'\"\[\]{},#&*!|>%@`?](?:[^:#]|:(?=\S)|(?<=\S)#)*?"
 KEY = re.compile(rf"({DOUBLE}|{SINGLE}|{PLAIN})\s*:(?=\s|$)")
@@ -34,8 +30,6 @@ def load(path: Path) -> Any:
         InputError: if it cannot be read, or uses more of YAML.
     """
     try:
-        if not path.is_file() or path.stat().st_size > LARGEST:
-            raise InputError(f"{path} is no file of at most {LARGEST} bytes: give a data.yaml")
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as reason:
         raise InputError(f"{path} cannot be read ({reason}): save it as UTF-8 text") from None
@@ -83,15 +77,13 @@ class Reader:
 
     def block(self, indent: int) -> Any:
         """A list or a record whose lines have this indentation."""
-        if indent > WIDEST:
-            self.refuse("its text begins too far to the right")
         return self.items(indent) if is_item(self.rest()) else self.record(indent)
 
     def items(self, indent: int) -> list:
         found = []
         while self.next() and self.indent() == indent and is_item(self.rest()):
             text = self.rest()[1:].strip()
-            if is_item(text) or KEY.match(text[:LONGEST_KEY]):
+            if is_item(text) or KEY.match(text):
                 self.refuse("a list of lists or records")
             found.append(self.value(text, indent, inside_list=True))
         return found
@@ -99,7 +91,7 @@ class Reader:
     def record(self, indent: int) -> dict[str, Any]:
         found: dict[str, Any] = {}
         while self.next() and self.indent() == indent and self.rest() != "...":
-            key = KEY.match(self.rest()[:LONGEST_KEY])
+            key = KEY.match(self.rest())
             if not key:
                 self.refuse(f"{self.rest()[:60]!r} is no `key: value`")
             name = self.scalar(key[1])
@@ -129,7 +121,7 @@ class Reader:
         return None
 
     def literal(self, indent: int) -> str:
-        """The lines of a text after | or >; nobody reads it, its line breaks stay."""
+        """The lines of a text after | or >, with their line breaks."""
         self.place += 1
         start = self.place
         while self.place < len(self.lines):
@@ -164,8 +156,6 @@ class Reader:
                     tokens.append(token[0].strip())
                 if kind == "mark":
                     depth += (token[0] in "[{") - (token[0] in "]}")
-                if depth > DEEPEST:
-                    self.refuse("too many brackets")
             if not depth:
                 break
             self.place += 1

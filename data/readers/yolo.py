@@ -158,8 +158,6 @@ def read_labels(file: Path, image: dict, names: dict[int, str], content: Content
     try:
         if not os.path.exists(file):
             return False
-        if not file.is_file():  # a pipe would be read forever
-            raise OSError("it is not a file")
         text = file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as reason:
         error = InputError(f"{file} cannot be read ({reason}): save it as UTF-8 text")

@@ -75,7 +75,7 @@ def load(
         labels.append(row.label)
         kinds.append(row.kind)
     if not (keep_crowds or crowd_as_instances):
-        places = brushes(np.array(labels), np.array(kinds))
+        places = np.flatnonzero(records.brush_objects(np.array(labels), np.array(kinds)))
         for place in places:
             annotations[place]["iscrowd"] = 0
         if len(places):
@@ -84,11 +84,7 @@ def load(
                 "as objects; --keep-crowds leaves them crowds"
             )
         if left := kinds.count(BRUSH) - len(places):
-            notes.append(
-                f"{counted(left, 'brush mask')} marked iscrowd by an annotation tool left as "
-                "crowds, as their classes have other objects; --crowd-as-instances makes them "
-                "objects"
-            )
+            notes.append(records.brushes_left(left))
     notes += records.notes(content)
     for key, text in DROPPED.items():
         if dropped[key]:
@@ -113,12 +109,6 @@ def remembered(values: Iterable) -> tuple[Iterator, list]:
             yield last[0]
 
     return each(), last
-
-
-def brushes(labels: np.ndarray, kinds: np.ndarray) -> np.ndarray:
-    """The places of brush masks that are objects: those of classes that have no other masks."""
-    others = np.unique(labels[(kinds != BRUSH) & (kinds != BROKEN)])
-    return np.flatnonzero((kinds == BRUSH) & ~np.isin(labels, others))
 
 
 def renumber(annotations: list[dict]) -> None:

@@ -9,6 +9,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -116,23 +117,17 @@ def side_by_side(names: list[str], classes: int, size: int, rounds: int) -> list
         extra = sum(parameters(getattr(whole, part)) for part in whole.training_layers)
         with torch.inference_mode():
             amount = multiply_adds(whole, image)[""] / 1e9
-        sizes[name], folded = (parameters(whole) - extra, amount), fold_batchnorms(whole)
-
-        @torch.inference_mode()
-        def step(model: nn.Module = folded) -> dict[str, float]:
-            start = time.process_time()
-            model(image)
-            return {"forward": time.process_time() - start}
-
-        steps[name] = step
-    measured = alternately(steps, rounds)
+        sizes[name] = parameters(whole) - extra, amount
+        steps[name] = timed(partial(fold_batchnorms(whole), image))
+    with torch.inference_mode():
+        measured = alternately(steps, rounds)
     first = measured[names[0]]
     width = max(map(len, names))
     rows = [f"{'':<{width}}{'parameters':>12}{'multiply-adds':>15}{'ms':>8}{'ratio':>7}"]
     for name, runs in measured.items():
         count, amount = sizes[name]
-        time_ = 1000 * statistics.median(run["forward"] for run in runs)
-        ratio = statistics.median(a["forward"] / b["forward"] for a, b in zip(runs, first))
+        time_ = 1000 * statistics.median(run["cpu"] for run in runs)
+        ratio = statistics.median(a["cpu"] / b["cpu"] for a, b in zip(runs, first))
         rows.append(f"{name:<{width}}{count:>12,}{amount:>13.3f} G{time_:>8.1f}{ratio:>7.2f}")
     return rows
 
@@ -265,6 +260,34 @@ def report_evaluation(runs: list[dict[str, float]], batch_size: int) -> list[str
         time_ = 1000 * statistics.median(run[part] for run in runs) / batch_size
         rows.append(f"{part:<24}{time_:>11.1f}{ratio:>7.2f}")
     return rows
+
+
+def optimizer_step(
+    model: nn.Module, forward_and_loss: Callable[[], Tensor], clip: float
+) -> Callable[[], float]:
+    """A step: forward, loss, backward, clipping, AdamW; it returns the loss."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
+
+    def step() -> float:
+        optimizer.zero_grad(set_to_none=True)
+        loss = forward_and_loss()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), clip, foreach=True)
+        optimizer.step()
+        return loss.item()
+
+    return step
+
+
+def timed(call: Callable[[], object]) -> Callable[[], dict[str, float]]:
+    """Wraps a call to return its wall and CPU seconds."""
+
+    def run() -> dict[str, float]:
+        wall, cpu = time.perf_counter(), time.process_time()
+        call()
+        return {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu}
+
+    return run
 
 
 def alternately(

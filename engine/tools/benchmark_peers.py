@@ -9,7 +9,6 @@ import argparse
 import json
 import statistics
 import tempfile
-import time
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -21,7 +20,7 @@ from data.errors import InputError
 from engine import options
 from engine.files import FailedRun
 from engine.log import info
-from engine.tools.benchmark import alternately, synthetic_batch
+from engine.tools.benchmark import alternately, optimizer_step, synthetic_batch, timed
 from mobileinst import zoo
 from mobileinst.mask2former.published import hub_config
 
@@ -128,24 +127,9 @@ class Pair:
             return self.theirs(normalised, mask_labels=masks, class_labels=labels).loss
 
         return {
-            "ours": training_step(self.ours.train(), ours),
-            "theirs": training_step(self.theirs.train(), theirs),
+            "ours": optimizer_step(self.ours.train(), ours, clip=0.01),
+            "theirs": optimizer_step(self.theirs.train(), theirs, clip=0.01),
         }
-
-
-def training_step(model: nn.Module, forward_and_loss: Callable[[], Tensor]) -> Callable[[], float]:
-    """A step: forward, loss, backward, clipping, AdamW; it returns the loss."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
-
-    def step() -> float:
-        optimizer.zero_grad(set_to_none=True)
-        loss = forward_and_loss()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 0.01, foreach=True)
-        optimizer.step()
-        return loss.item()
-
-    return step
 
 
 def differences(forwards: dict[str, Callable[[], list[Tensor]]]) -> list[float]:
@@ -162,17 +146,6 @@ def differences(forwards: dict[str, Callable[[], list[Tensor]]]) -> list[float]:
             f"(masks), more than {TOLERANCE:g}: they do not compute the same"
         )
     return [classes, masks]
-
-
-def timed(call: Callable) -> Callable[[], dict[str, float]]:
-    """Wraps a call to return its wall and CPU seconds."""
-
-    def run() -> dict[str, float]:
-        wall, cpu = time.perf_counter(), time.process_time()
-        call()
-        return {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu}
-
-    return run
 
 
 def main(argv: list[str]) -> None:

@@ -11,7 +11,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -28,7 +27,13 @@ from engine.api import Model
 from engine.files import FailedRun
 from engine.log import info
 from engine.optim import MovingAverage
-from engine.tools.benchmark import alternately, build, synthetic_batch
+from engine.tools.benchmark import (
+    alternately,
+    build,
+    optimizer_step,
+    synthetic_batch,
+    timed,
+)
 from mobileinst.deploy import deploy, fold_batchnorms
 
 PEER = Path(__file__).with_name("ultralytics_peer.py")
@@ -128,17 +133,6 @@ class Scores(nn.Module):
         return scores, outputs["mask_logits"]
 
 
-def cpu(call: Callable[[], object]) -> Run:
-    """Wraps a call to return its CPU seconds."""
-
-    def run() -> dict[str, float]:
-        start = time.process_time()
-        call()
-        return {"cpu": time.process_time() - start}
-
-    return run
-
-
 def session(path: Path, threads: int, size: int) -> Run:
     """A run of an ONNX file on one image."""
     import onnxruntime  # of requirements-export.txt, only needed here
@@ -148,7 +142,7 @@ def session(path: Path, threads: int, size: int) -> Run:
     opened = onnxruntime.InferenceSession(path, settings, providers=["CPUExecutionProvider"])
     image = np.random.default_rng(0).random((1, 3, size, size), np.float32)
     feed = {opened.get_inputs()[0].name: image}
-    return cpu(lambda: opened.run(None, feed))
+    return timed(lambda: opened.run(None, feed))
 
 
 def to_onnx(module: nn.Module, size: int, path: Path) -> Path:
@@ -193,7 +187,7 @@ def file_rows(opts: argparse.Namespace, folder: Path) -> None:
                 use = Model(
                     fold_batchnorms(model), postprocess, classes, preset, -1.0, torch.device("cpu")
                 )
-                runs[name] = cpu(lambda use=use, path=path: use(path).masks)
+                runs[name] = timed(lambda use=use, path=path: use(path).masks)
             report(f"file -> {ANSWERS} masks, {size[0]} x {size[1]}", runs, opts.rounds)
 
 
@@ -213,7 +207,7 @@ def eager_rows(opts: argparse.Namespace, folder: Path) -> None:
         runs = {opts.peer_model: peer}
         for name in opts.models:
             model = fold_batchnorms(build(name)[0])
-            runs[name] = cpu(lambda model=model: model(image))
+            runs[name] = timed(lambda model=model: model(image))
         report(f"eager, folded, channels last, {size} x {size}", runs, opts.rounds)
 
 
@@ -224,7 +218,7 @@ def training_rows(opts: argparse.Namespace, folder: Path) -> None:
     with Peer(opts, folder, "train", **given) as peer:
         runs = {opts.peer_model: peer}
         for name in opts.models:
-            runs[name] = cpu(training_step(name, opts.train_size, opts.batch_size))
+            runs[name] = timed(training_step(name, opts.train_size, opts.batch_size))
         title = f"training step, {opts.train_size} x {opts.train_size}, batch {opts.batch_size}"
         report(title, runs, max(3, opts.rounds // 2))
 
@@ -232,16 +226,15 @@ def training_rows(opts: argparse.Namespace, folder: Path) -> None:
 def training_step(name: str, size: int, batch_size: int) -> Callable[[], None]:
     model, criterion, _ = build(name)
     model.to(memory_format=torch.channels_last).train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
     average = MovingAverage(model, 0.999)
     images, padding, targets = synthetic_batch(size, batch_size, CLASSES, torch.device("cpu"))
     images = images.contiguous(memory_format=torch.channels_last)
+    optimize = optimizer_step(
+        model, lambda: sum(criterion(model(images, padding), targets).values()), clip=10.0
+    )
 
     def step() -> None:
-        optimizer.zero_grad(set_to_none=True)
-        sum(criterion(model(images, padding), targets).values()).backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 10.0, foreach=True)
-        optimizer.step()
+        optimize()
         average.update()
 
     return step
@@ -284,7 +277,7 @@ def executorch_rows(opts: argparse.Namespace, folder: Path) -> None:
             f"{name}, ONNX Runtime": session(
                 to_onnx(deployed, size, folder / "model.onnx"), opts.threads, size
             ),
-            f"{name}, ExecuTorch": cpu(lambda method=method: method.execute([image])),
+            f"{name}, ExecuTorch": timed(lambda method=method: method.execute([image])),
         }
         report(f"ExecuTorch, {size} x {size}", runs, opts.rounds)
 

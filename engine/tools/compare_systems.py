@@ -28,8 +28,7 @@ from engine.graphs import FORMATS
 from engine.log import info
 from engine.report.mask_grid import mask_grid_scores
 from engine.report.tables import aligned, number, pipes
-from engine.tools.benchmark import alternately, parameters
-from engine.tools.benchmark_peers import timed
+from engine.tools.benchmark import alternately, parameters, timed
 from engine.tools.reproduce import start
 from engine.values import positive, positive_real
 from mobileinst import zoo
@@ -149,7 +148,7 @@ def onnx_forward(trained: Trained) -> Callable[[], dict[str, float]] | None:
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / onnx.name
         onnx.write(deploy(trained.model, trained.postprocess, size), path)
-        _, run_of, _ = backends.open_onnx(path)
+        _, run_of = backends.open_onnx(path)
     image, run = trained.image()[0], run_of(torch.zeros(3))
     return timed(lambda: run(image, torch.zeros(size, dtype=torch.bool)))
 

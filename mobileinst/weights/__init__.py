@@ -1,7 +1,7 @@
 """Loads weights from files with a report of what was loaded, or refuses the file."""
 
 from mobileinst.weights.files import FORMAT, WeightFile, hub_settings, hub_weights, open_weights
-from mobileinst.weights.loading import load, require_exact
+from mobileinst.weights.loading import load
 from mobileinst.weights.names import backbone_names, in_our_names, recognise
 from mobileinst.weights.reading import LoadError, read
 from mobileinst.weights.report import Report, fingerprint
@@ -19,6 +19,5 @@ __all__ = [
     "open_weights",
     "read",
     "recognise",
-    "require_exact",
     "backbone_names",
 ]

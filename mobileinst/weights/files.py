@@ -1,6 +1,5 @@
 """From a file to named tensors: the container opened, names translated, prefixes removed."""
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,18 +60,10 @@ class WeightFile:
 
         Returns:
             What was removed, and the tensors by the rest of their names.
-        Raises:
-            LoadError: if two tensors would have one name.
         """
         cut = {name: beginning(name, prefixes) for name in self.tensors}
         plain = {name[len(cut[name]) :]: value for name, value in self.tensors.items()}
-        removed = tuple(sorted(set(cut.values()) - {""}))
-        if len(plain) < len(self.tensors):
-            raise LoadError(
-                f"{self.path}: holds tensors whose names differ only by their prefixes "
-                f"({', '.join(removed)}); save those of one model alone"
-            )
-        return removed, backbone_names(plain)
+        return tuple(sorted(set(cut.values()) - {""})), backbone_names(plain)
 
 
 def open_weights(path: str | Path) -> WeightFile:
@@ -94,12 +85,9 @@ def open_weights(path: str | Path) -> WeightFile:
     tensors = {str(name): v.detach() for name, v in entries.items() if torch.is_tensor(v)}
     if not tensors:
         raise LoadError(f"{path}: holds no named tensors; {FIX}")
-    try:
-        naming, tensors = in_our_names(tensors)
-    except ValueError as error:
-        raise LoadError(f"{path}: {error}; save those of one model alone") from error
+    naming, tensors = in_our_names(tensors)
     meta = content.get("meta")
-    config, classes = describe_ours(path, content) if is_ours else (None, None)
+    classes = tuple(entry["name"] for entry in content["classes"]) if is_ours else None
     return WeightFile(
         path=path,
         container=container,
@@ -108,25 +96,9 @@ def open_weights(path: str | Path) -> WeightFile:
         source=recognise(tensors),
         meta=meta if isinstance(meta, dict) else {},
         naming=naming,
-        config=config,
+        config=content["config"] if is_ours else None,
         classes=classes,
     )
-
-
-def describe_ours(path: Path, content: Mapping) -> tuple[dict, tuple[str, ...]]:
-    """The builder's keywords and the class names, in the order of their rows."""
-    try:
-        classes = sorted(content["classes"], key=lambda entry: entry["index"])
-        names = tuple(entry["name"] for entry in classes)
-        config = dict(content["config"])
-        if not all(map(str.isprintable, [*names, *config, *map(str, config.values())])):
-            raise ValueError("a text of several lines")
-        return config, names
-    except (KeyError, TypeError, ValueError) as error:
-        raise LoadError(
-            f"{path}: a checkpoint of ours without a whole config and class list; "
-            "give a last.pt or best.pt as a run wrote it"
-        ) from error
 
 
 def read_shards(index: Path) -> dict[str, object]:
@@ -137,14 +109,8 @@ def read_shards(index: Path) -> dict[str, object]:
     """
     fix = "get the index of the model again"
     places = read_json(index, fix).get("weight_map")
-    if not isinstance(places, dict) or not places:
+    if not places:
         raise LoadError(f"{index}: has no weight_map from tensors to files; {fix}")
-    for name in places.values():
-        if not (isinstance(name, str) and re.fullmatch(r"[\w.-]*\w", name)):
-            raise LoadError(
-                f"{index}: names {ascii(name)[:60]} as a file of weights, which is not the name of "
-                f"a file beside it; {fix}"
-            )
     fix = f"put all files that {index.name} names beside it"
     shards = [read(index.parent / name, fix) for name in sorted(set(places.values()))]
     return {name: value for shard in shards for name, value in shard.items()}

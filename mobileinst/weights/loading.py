@@ -113,27 +113,6 @@ def other_layers(match: Match) -> list[str]:
     return [name for name in match.report.unexpected if name.startswith(parts)]
 
 
-def require_exact(file: WeightFile, model: nn.Module, num_classes: int) -> None:
-    """Checks that a file has the tensors of the model that config.json describes, no more and no
-    less. Copies nothing: the model may be on the device "meta".
-
-    Raises:
-        LoadError: if it has not.
-    """
-    match = require_match(file, model)
-    if match.queries:
-        wrong = "lists {1} queries and the file has {0}".format(*match.queries)
-    elif match.redrawn:
-        rows = file.rows_per_class(match.redrawn)
-        listed = f"{num_classes} class{'es' * (num_classes > 1)}"
-        wrong = f"lists {listed} and {', '.join(match.redrawn)} has {rows} rows"
-    elif extra := match.report.unexpected:
-        wrong = f"has no place for {len(extra)} of its tensors ({shorten(extra, 3)})"
-    else:
-        return
-    raise LoadError(f"{file.path}: config.json {wrong}; get both files of one model")
-
-
 def convert(file: WeightFile, match: Match) -> dict[str, Tensor]:
     """The values to copy, in the module's dtypes, on the CPU.
 

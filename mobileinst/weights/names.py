@@ -218,8 +218,6 @@ def in_our_names(tensors: Mapping[str, Tensor]) -> tuple[str, dict[str, Tensor]]
 
     Returns:
         Who published the names, "" if it is unknown, and the tensors by our names.
-    Raises:
-        ValueError: if two tensors would have one name; the caller adds the file.
     """
     plain = [name.removeprefix(beginning(name, WRAPPER)) for name in tensors]
     is_hub = any(name.startswith(HUB_STARTS) for name in plain)
@@ -228,10 +226,7 @@ def in_our_names(tensors: Mapping[str, Tensor]) -> tuple[str, dict[str, Tensor]]
     ours: dict[str, Tensor] = {}
     for name, value in tensors.items():
         start = beginning(name, WRAPPER)
-        new = start + renamed(name[len(start) :], HUB if is_hub else (*RESNET, *AUTHORS))
-        if new in ours:
-            raise ValueError(f"{name} and another of its tensors are both {new} here")
-        ours[new] = value
+        ours[start + renamed(name[len(start) :], HUB if is_hub else (*RESNET, *AUTHORS))] = value
     return "Hugging Face" if is_hub else "its authors", stacked(ours)
 
 

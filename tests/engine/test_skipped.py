@@ -9,7 +9,7 @@ import pytest
 
 from data.errors import InputError
 from engine import evaluate, files, predict, skipped, train, visualize
-from engine.files import FailedRun, folder_to_resume
+from engine.files import FailedRun
 
 
 @pytest.fixture
@@ -97,14 +97,6 @@ def test_results_are_not_written_through_links(toy_run, tmp_path):
     assert mine.read_text() == "dear diary"
     assert not (theirs / "sheet.png").is_symlink()
     assert json.loads((theirs / "results.json").read_text())["scores"]
-
-
-def test_a_run_with_links_is_not_resumed(tmp_path, toy_run):
-    folder = shutil.copytree(toy_run, tmp_path / "run")
-    (folder / "log.jsonl").unlink()
-    (folder / "log.jsonl").symlink_to(tmp_path / "diary.txt")
-    with pytest.raises(InputError, match="log.jsonl is a link"):
-        folder_to_resume([folder], folder)
 
 
 def test_a_file_takes_its_place_when_it_is_whole(tmp_path):

@@ -43,12 +43,6 @@ SCALAR = np.float32(1).__reduce__()[0]
 FROM_BUFFER = np.zeros(1).__reduce_ex__(5)[0]
 
 
-def array(shape=(3,), dtype=None, data=bytes(12)):
-    """A pickle of an array with this state."""
-    state = (1, shape, np.dtype("f4") if dtype is None else dtype, False, data)
-    return pickle.dumps({"model": {"x": State(RECONSTRUCT, state, np.ndarray, (0,), b"b")}}, 4)
-
-
 def opcodes(code, protocol=4):
     return b"\x80" + bytes([protocol]) + code + b"."
 
@@ -57,31 +51,14 @@ def name(module, function):
     return b"".join(b"\x8c" + bytes([len(n)]) + n for n in (module, function)) + b"\x93"
 
 
-RECONSTRUCT_NAME = name(b"numpy.core.multiarray", b"_reconstruct")
-CODEC = name(b"_codecs", b"encode")
-LONG = struct.pack("<Q", 10**11) + b"abc"
-
-
 def zip_of_images(path):
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("holiday.jpg", b"\xff\xd8\xff" * 500)
 
 
-def compressed(path, good):
-    torch.save(good, path.with_name("stored"))
-    with zipfile.ZipFile(path.with_name("stored")) as stored:
-        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-            for entry in stored.namelist():
-                archive.writestr(entry, stored.read(entry))
-
-
 def cut_short(path, good, end=-5000):
     torch.save(good, path)
     path.write_bytes(path.read_bytes()[:end])
-
-
-def buffers_outside():
-    return pickle.dumps({"x": GRID}, 5, buffer_callback=lambda _: None)
 
 
 def safetensors(**change):
@@ -107,7 +84,6 @@ NOT_WEIGHTS = {
         lambda path, good: cut_short(path, good, 5000),
         "a zip archive that was cut short or holds",
     ),
-    "compressed": (compressed, "it is compressed, as torch.save never does it; give"),
     "folder": (lambda path: path.mkdir(), "is a folder; give a file of weights"),
     "missing": (lambda path: None, "no such file; give a file of weights"),
     "module": (
@@ -123,53 +99,17 @@ PICKLES = {
     "a name with a line break": (opcodes(name(b"os\n\x1b[2J", b"system")), r"run os\\n\\x1b"),
     "an instance": (opcodes(b"(ios\nsystem\n"), r"asks to run os\.system, which"),
     "an instance of a class": (opcodes(b"(cos\nsystem\no"), r"asks to run os\.system, which"),
-    "a new object": (opcodes(RECONSTRUCT_NAME + b")\x81"), KIND),
-    "an attribute set": (
-        opcodes(RECONSTRUCT_NAME + b"}\x8c\x01aK\x01sb"),
-        "holds a function",
-    ),
-    "a slot set": (opcodes(CODEC + b"N}\x8c\x04makeK\x01s\x86b"), "holds a function"),
-    "a persistent id": (opcodes(b"K\x01Q"), KIND),
-    "a persistent name": (opcodes(b"P1\n"), KIND),
-    "a buffer outside": (opcodes(b"\x97"), KIND),
-    "all buffers outside": (buffers_outside(), KIND),
-    "an extension": (opcodes(b"\x82\x01"), KIND),
-    "no values": (
-        opcodes(b"}\x8c\x01x" + RECONSTRUCT_NAME + b"NNN\x87Rs"),
-        "holds no named tensors",
-    ),
-    "long bytes": (opcodes(b"\x8e" + LONG), KIND),
-    "a long bytearray": (opcodes(b"\x96" + LONG), KIND),
-    "a long text": (opcodes(b"\x8d" + LONG), KIND),
-    "a long frame": (opcodes(b"\x95" + LONG), KIND),
-    "a high count": (opcodes(b"K\x01r" + struct.pack("<I", 2**32 - 1)), "counts to 4294967295"),
     "no end": (b"\x80\x04}", KIND),
-    "nothing on the stack": (opcodes(b""), KIND),
     "half a pickle": (pickle.dumps({"x": GRID}, 4)[:60], KIND),
     "a set": (pickle.dumps({"x": {1, 2}}, 2), "asks to run __builtin__.set"),
     "a masked array": (pickle.dumps({"x": np.ma.masked_array([1.0])}, 2), "asks to run numpy.ma"),
     "a tensor": (pickle.dumps({"x": torch.ones(1)}, 2), "asks to run torch"),
-    "too large": (array((10**9, 100)), KIND),
-    "far too large": (array((2**40, 2**40)), KIND),
-    "too small": (array((2,)), KIND),
-    "negative": (array((-1, -3)), KIND),
-    "beyond numbers": (array((0, 2**70)), KIND),
-    "fractions": (array((3.0,)), KIND),
-    "no bytes": (array(data=[1.0, 2.0, 3.0]), KIND),
-    "no dtype": (array(dtype="f4"), KIND),
-    "wide letters": (array(data="€" * 12), KIND),
-    "objects": (array(dtype=np.dtype("O")), "holds arrays of 'O8', and weights are numbers"),
-    "records": (array(dtype=np.dtype([("a", "f4")])), "holds arrays of 'V4', and weights"),
-    "nested": (array(dtype=np.dtype(("f4", (2,)))), "holds arrays of 'V8', and weights"),
-    "strings": (array(dtype=np.dtype("S4")), "holds arrays of 'S4', and weights are numbers"),
-    "dates": (array(dtype=np.dtype("M8[s]")), "holds arrays of 'M8', and weights are numbers"),
-    "complex": (array(dtype=np.dtype("c8")), "holds arrays of 'c8', and weights are numbers"),
+    "strings": (pickle.dumps({"x": np.array(["a"])}, 4), KIND),
 }
 SAFETENSORS = {
     "table: shape": (safetensors(shape=[4, 1]), SAFELY),
     "table: negative shape": (safetensors(shape=[-1, -2]), SAFELY),
     "table: dtype": (safetensors(dtype="F9"), SAFELY),
-    "table: length": (struct.pack("<Q", 2**60) + b"{}", SAFELY),
     "table: empty": (struct.pack("<Q", 2) + b"{}", "holds no named tensors"),
 }
 NAN = "trans.transformer_blocks.1.mlp.dwconv.weight"
@@ -225,10 +165,6 @@ OTHER_WEIGHTS = {
     "too large for float32": (
         lambda good: good | {NAN: good[NAN].double() * 1e300},
         "1 of its tensors hold values that are not finite",
-    ),
-    "names twice": (
-        lambda good: good | {f"module.{n}": v for n, v in good.items()},
-        r"names differ only by their prefixes \(module\.\); save those of one",
     ),
 }
 PARTS_FIT = ("another size", "one tensor missing")  # with --allow-partial
@@ -336,12 +272,3 @@ def test_calls_in_a_file_of_torch_are_not_made(tmp_path, model, tensors):
     with pytest.raises(weights.LoadError, match=r"evil\.pth: .* asks to run \w+\.mkdir"):
         weights.load(model, path)
     assert not mark.exists()
-
-
-def test_a_refused_file_changes_nothing_for_the_next(tmp_path):
-    path = tmp_path / "weights.pkl"
-    path.write_bytes(PICKLES["a slot set"][0])
-    with pytest.raises(weights.LoadError):
-        weights.open_weights(path)
-    path.write_bytes(pickle.dumps({"x": GRID}, 2))
-    assert weights.read(path)["x"].sum() == 276

@@ -443,13 +443,6 @@ def test_class_names_that_do_not_match_the_rows(save, trained_model, classes, li
     assert same(model.state_dict(), before)
 
 
-def test_a_checkpoint_without_its_class_list(save, trained_model):
-    content = checkpoint_of(trained_model, ["a", "b", "c"])
-    for classes in (None, ["a", "b", "c"], [{"index": 0}]):
-        with pytest.raises(weights.LoadError, match="without a whole config and class list; give"):
-            weights.load(model_of(3), save(content | {"classes": classes}), classes=["a"])
-
-
 # Refusals are in test_refused_files
 
 

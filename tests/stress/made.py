@@ -3,7 +3,6 @@
 import io
 import json
 import math
-import os
 import struct
 import zlib
 from collections.abc import Sequence
@@ -42,12 +41,11 @@ NAMES_THAT_LEAD_AWAY = (
 
 @dataclass
 class Made:
-    """A set before it is written: its json, other files, links (name -> target), pipes."""
+    """A set before it is written: its json, other files, links (name -> target)."""
 
     content: dict | None
     files: dict[str, bytes]
     links: dict[str, str] = field(default_factory=dict)
-    pipes: list[str] = field(default_factory=list)
 
     def write(self, folder: Path) -> None:
         if self.content is not None:
@@ -58,9 +56,6 @@ class Made:
         for name, target in self.links.items():
             (folder / name).unlink(missing_ok=True)
             (folder / name).symlink_to(target)
-        for name in self.pipes:
-            (folder / name).unlink(missing_ok=True)
-            os.mkfifo(folder / name)
 
 
 class Spoilt(NamedTuple):

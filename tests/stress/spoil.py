@@ -96,13 +96,6 @@ def polygon_outside(rng: Generator, made: Made) -> Spoilt:
     return Spoilt((), refused=False)
 
 
-def polygon_knot(rng: Generator, made: Made) -> Spoilt:
-    record, names = annotation_of(rng, made, 0, 3)
-    corners = int(rng.integers(3, 40_000))
-    record["segmentation"][0] = rng.choice([-400.0, 400.0], 2 * corners).tolist()
-    return Spoilt(names, refused=None if corners < 10_000 else True)
-
-
 def rle_truncated(rng: Generator, made: Made) -> Spoilt:
     record, names = annotation_of(rng, made, 1, 4)
     counts = record["segmentation"]["counts"]
@@ -244,14 +237,11 @@ def paths(rng: Generator, made: Made) -> Spoilt:
 def links(rng: Generator, made: Made) -> Spoilt:
     """Links instead of an image; links to an image are followed anywhere."""
     made.files["outside.png"] = made.files["train/0.png"]
-    targets = ("../outside.png", "gone.png", "0.png", "/dev/zero", "/etc", "../train", "/dev/stdin")
-    which = int(rng.integers(len(targets) + 2))
+    targets = ("../outside.png", "gone.png", "0.png", "/etc", "../train")
+    which = int(rng.integers(len(targets) + 1))
     if which < len(targets):
         made.links["train/0.png"] = targets[which]
         return Spoilt(("0.png", "image 0"), refused=which > 0)
-    if which == len(targets):
-        made.pipes.append("train/0.png")
-        return Spoilt(("0.png",), refused=True)
     del made.files["train/0.png"]
     made.files["train/0.png/inside.txt"] = b"a folder with the name of an image"
     return Spoilt(("0.png",), refused=True)
@@ -326,7 +316,6 @@ RECORDS: dict[str, tuple[Callable[[], Made], Spoil]] = {
     "a polygon of 0 to 5 numbers": (coco_set, polygon_short),
     "a polygon with NaN, infinite, huge, no numbers": (coco_set, polygon_values),
     "a polygon outside the image": (coco_set, polygon_outside),
-    "a polygon of thousands of long edges": (coco_set, polygon_knot),
     "RLE text cut short, with other letters": (coco_set, rle_truncated),
     "RLE of another size": (coco_set, rle_size),
     "RLE with absurd counts": (coco_set, rle_counts),
@@ -340,7 +329,7 @@ RECORDS: dict[str, tuple[Callable[[], Made], Spoil]] = {
     "EXIF rotation": (coco_set, image_turned),
     "20,000 pixels wide or high": (coco_set, image_wide),
     "paths: .., absolute, unicode, spaces": (coco_set, paths),
-    "links, pipes and folders for images": (coco_set, links),
+    "links and folders for images": (coco_set, links),
     "json text cut short, nested, recoded": (coco_set, json_text),
     "VOC maps": (voc_set, voc_map),
     "VOC lists": (voc_set, voc_list),

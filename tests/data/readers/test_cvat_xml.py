@@ -200,19 +200,6 @@ def test_videos_are_refused_with_advice(tmp_path):
         cvat_xml.find(path)
 
 
-BOMB = "<!DOCTYPE x [<!ENTITY a '{}'><!ENTITY b '&a;&a;&a;&a;'>]>".format("<!-- -->" * 9)
-
-
-@pytest.mark.parametrize(
-    "dangerous", [BOMB, "<!DOCTYPE annotations>", "<!DOCTYPE x SYSTEM 'file:///etc/passwd'>"]
-)
-def test_a_doctype_is_refused(tmp_path, dangerous):
-    path = write(tmp_path / "a.xml", image("&b;"))
-    path.write_text(path.read_text().replace("<annotations>", f"{dangerous}<annotations>"))
-    with pytest.raises(InputError, match="DOCTYPE"):
-        read(path)
-
-
 POLYGON = '<polygon label="cell" points="1,1;9,1;9,9"/>'
 SQUARE = mask_tag(np.ones((4, 4), bool), 1, 1)
 WRONG = {
@@ -238,9 +225,7 @@ WRONG = {
 @pytest.mark.parametrize("reason", WRONG)
 def test_a_bad_shape_is_named_and_the_others_stay(tmp_path, reason):
     path = write(tmp_path / "a.xml", image(POLYGON + WRONG[reason]))
-    with pytest.raises(
-        InputError, match=rf"a\.xml: \w+ 2 of image a\.png: it .*{re.escape(reason)}"
-    ):
+    with pytest.raises(InputError, match=rf"a\.xml: \w+ 2 of image a\.png .*{re.escape(reason)}"):
         read(path)
     content, bad = read(path, skip=True)
     assert len(bad) == 1 and next(iter(bad)).file == str(path)
@@ -330,6 +315,6 @@ def test_no_image_is_one_sentence_that_names_the_file(tmp_path):
     with pytest.raises(InputError, match=r"CVAT XML 1.1 without an annotated image .*\(none is l"):
         open_datasets(tmp_path, cache=tmp_path / "cache", progress=False)
     write(tmp_path / "annotations.xml", image(width=-1))
-    with pytest.raises(InputError, match=r"CVAT XML 1.1 without .*\(\S*annotations.xml: image 'a"):
+    with pytest.raises(InputError, match=r"CVAT XML 1.1 without .*\(\S*annotations.xml: image a"):
         open_datasets(tmp_path, cache=tmp_path / "cache", progress=False, skip_bad=True)
     assert not (tmp_path / "cache").exists()

@@ -113,13 +113,13 @@ BAD = {
     "far away": (shape("polygon", points=[1e9, *SQUARE[1:]]), "far outside the image"),
     "text": (shape("polygon", points=["1", *SQUARE[1:]]), "numbers are needed"),
     "another size": (shape("mask", rle={"counts": "06", "size": [2, 3]}), r"size \[2, 3\] where"),
-    "no mask": (shape("mask"), "has rle None where a record is needed"),
+    "no mask": (shape("mask"), "has no 'rle'"),
     "a truncated mask": (
         shape("mask", rle={"counts": compressed()["counts"][:-2], "size": [H, W]}), "its RLE"
     ),
     "three sides": (shape("bbox", bbox=[1, 2, 3]), "where 4 numbers are needed"),
-    "no type": ({"label_id": 0}, "has type None where a text is needed"),
-    "no record": (5, "is 5 where a record is needed"),
+    "no type": ({"label_id": 0}, "has no 'type'"),
+    "no record": (5, "has another form"),
 }  # fmt: skip
 
 
@@ -140,8 +140,8 @@ def test_a_group_with_a_broken_part_is_ignored(make):
 
 
 ITEMS = {
-    "no id": (lambda one: one.pop("id"), "item 1 has id None where a text is needed"),
-    "no annotations": (lambda one: one.pop("annotations"), "item 'a' has annotations None"),
+    "no id": (lambda one: one.pop("id"), "item 1 has no 'id'"),
+    "no annotations": (lambda one: one.pop("annotations"), "item 'a' has no 'annotations'"),
     "a path outside": (lambda one: one["image"].update(path="../../b.jpg") or one.update(id="b"),
                        "leads out"),
     "no size": (lambda one: one["image"].update(path="b.jpg", size=None) or one.update(id="b"),

@@ -192,7 +192,6 @@ def test_a_zip_is_a_data_set_where_it_holds_regions_alone(tmp_path):
         (roi(RECT, segments=[0, 1, 1, 3, 1, 1]), "ends early"),
         (roi(OVAL, box=(1, 1, 9, 9), subpixel=[math.nan] * 4), "not finite"),
         (roi(OVAL, box=(1, 1, 9, 9), subpixel=[math.inf] * 4), "not finite|far"),
-        (roi().ljust(imagej_roi.MOST_BYTES + 1, b"\0"), "is larger than"),
     ],
 )
 def test_what_is_wrong_is_one_sentence(tmp_path, spoilt, words, read):
@@ -204,12 +203,12 @@ def test_what_is_wrong_is_one_sentence(tmp_path, spoilt, words, read):
     assert all(one["broken"] for one in content["annotations"][1:])
 
 
-def test_zips_that_are_damaged(tmp_path, read, labels):
+def test_zips_that_are_damaged(tmp_path, read):
     data = bytearray((write(tmp_path, roi(), roi(group=1)) / "a.zip").read_bytes())
     data[60:70] = b"\xff" * 10  # inside of the first region
     (tmp_path / "a.zip").write_bytes(data)
     content = read(tmp_path, skip=True)
-    assert "cannot be unpacked" in content["bad"][0][1] and labels(content) == ["group 1"]
+    assert "cannot be unpacked" in content["bad"][0][1]
     (tmp_path / "a.zip").write_bytes(data[:200])
     assert imagej_roi.find(tmp_path) is None
 

@@ -252,7 +252,7 @@ BROKEN = [
     (shape(kind=["x"]), r"has the unknown shape_type \['x'\]"),
     (shape(label=None), r"shape 1 has the class None"),
     (shape(label="a\nb"), "has the class 'a.*b' where a short text"),
-    ("crab", "shape 1 is 'crab' where a record is needed"),
+    ("crab", "shape 1 has another form"),
     (shape(points=SQUARE[:2], kind="mask", mask=None), "has None where base64 text"),
     (shape(points=SQUARE[:2], kind="mask", mask="eHh4"), "cannot be read as a PNG"),
     (shape(points=SQUARE[:2], kind="mask", mask="#é"), "where base64 text is needed"),
@@ -298,7 +298,7 @@ def test_a_group_with_a_broken_part_is_ignored_as_a_whole(tmp_path):
 @pytest.mark.parametrize(
     "change, words",
     [
-        ({"shapes": None}, "has shapes None where a list is needed"),
+        ({"shapes": None}, "has another form"),
         ({"imageWidth": 0}, "0 x 30 pixels, which is no size"),
         ({"imageWidth": "40"}, "'40' x 30 pixels"),
         ({"imageWidth": 10**9, "imageHeight": 10**9}, "which is no size"),

@@ -170,19 +170,6 @@ def test_a_file_that_is_no_csv_is_named(tmp_path, text):
     assert content is None or len(content["images"]) == 1
 
 
-@pytest.mark.parametrize("name", ["class-descriptions-boxable", "train-annotations-bbox"])
-def test_a_device_is_never_read(tmp_path, name):
-    root = write(tmp_path, [("a", DOG)])
-    path = root / "annotations" / f"{name}.csv"
-    path.unlink(missing_ok=True)
-    path.symlink_to("/dev/zero")
-    if "bbox" in name:  # as if it were missing
-        assert len(read(root)["annotations"]) == 1
-    else:
-        with pytest.raises(InputError, match=r"boxable\.csv is not a file"):
-            read(root)
-
-
 def test_a_broken_image_is_named(tmp_path):
     root = write(tmp_path, [("a", DOG), ("b", DOG)])
     (root / "images/train/a.jpg").write_bytes(b"no image")

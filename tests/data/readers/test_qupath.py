@@ -173,16 +173,16 @@ def test_objects_across_the_border_stay(tmp_path, read, pixels):
 @pytest.mark.parametrize(
     ("spoilt", "words"),
     [
-        (7, "is 7 where a record"),
-        ({"type": "Feature"}, "has geometry None"),
+        (7, "has another form"),
+        ({"type": "Feature"}, "has no 'geometry'"),
         (feature(kind="Circle"), "unknown geometry 'Circle'"),
-        (feature(coordinates=[7]), "has 7 where a list of points"),
-        (feature(coordinates=[[]]), "has .* where finite numbers"),
+        (feature(coordinates=[7]), "has another form"),
+        (feature(coordinates=[[]]), "where a list of points"),
         (feature(kind="MultiPolygon", coordinates=[[]]), "list of rings"),
-        (feature([[2, 3], [12, 3], [12, float("nan")]]), "finite numbers"),
+        (feature([[2, 3], [12, 3], [12, float("nan")]]), "2 numbers"),
         (feature([[2, 3], [12, 3], [1e30, 3]]), "far outside"),
         (feature([[2, 3], [12, 3]]), "at least 6"),
-        (feature([[2, 3], ["a", 3], [12, 3]]), "finite numbers"),
+        (feature([[2, 3], ["a", 3], [12, 3]]), "2 numbers"),
         (feature(name=["x"]), "has the class"),
     ],
 )
@@ -203,7 +203,7 @@ def test_files_that_cannot_be_used(tmp_path, read):
     assert len(content["bad"]) == 1 and "b.geojson is not a json file" in content["bad"][0][1]
     assert content["counts"] == {"other json files": 1}
     assert qupath.find(tmp_path / "c.json") is None
-    with pytest.raises(InputError, match="features None where a list"):
+    with pytest.raises(InputError, match="has no 'features'"):
         read(write(tmp_path / "d/a.geojson", {"type": "FeatureCollection"}))
 
 

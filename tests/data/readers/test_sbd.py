@@ -38,7 +38,8 @@ def test_maps_become_masks_without_void(sbd_root):
     content = read(sbd_root)
     assert [image["file_name"] for image in content["images"]] == ["a.jpg", "c.jpg", "d.jpg"]
     assert [a["category_id"] for a in content["annotations"]] == [9, 15] * 3
-    assert [a["area"] for a in content["annotations"][:2]] == [8 * 18, 16 * 25]
+    masks = [a["segmentation"] for a in content["annotations"][:2]]
+    assert rle.area(masks).tolist() == [8 * 18, 16 * 25]
     annotation = CocoDataset(content, sbd_root / "img").read(1)[1]
     mask = rle.decode(annotation.rles, (30, 40))
     assert mask[0, 2:10, 2:20].all() and mask[1, 12:28, 5:30].all() and annotation.ignore is None

@@ -79,9 +79,9 @@ def test_images_that_are_missing_or_open(tmp_path, names):
     [
         ("", "has '' where a POLYGON"),
         ("LINESTRING (1 2,3 4)", "where a POLYGON"),
-        ("POLYGON ((1 2,3 x,4 4))", "where a point"),
-        ("POLYGON ((1 2,3,4 4))", "where a point"),
-        ("POLYGON ((1 2,nan 3,4 4))", "where a point"),
+        ("POLYGON ((1 2,3 x,4 4))", "has another form"),
+        ("POLYGON ((1 2,3,4 4))", "2 numbers"),
+        ("POLYGON ((1 2,nan 3,4 4))", "2 numbers"),
         ("POLYGON ((1 2,1e30 3,4 4))", "far outside"),
         ("POLYGON ((1 2,3 3))", "at least 6"),
         ("POLYGON ((1 2,3 3,4", "where a POLYGON"),

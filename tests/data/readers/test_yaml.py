@@ -52,8 +52,6 @@ BAD = {  # text: the line that is named
     "a: b: c": 1,
     "? a": 1,
     "a: 'b": 1,
-    "a: " + "[" * 50: 1,
-    " " * 500 + "a: 1": 1,
     "a: 1\n---\nb: 1": 2,
 }
 
@@ -74,21 +72,8 @@ def test_what_is_more_of_yaml_is_refused_with_its_line(tmp_path, text):
         yaml.load(tmp_path / "data.yaml")
 
 
-def test_hostile_files_are_read_or_refused(tmp_path):
+def test_a_file_that_is_no_text(tmp_path):
     path = tmp_path / "data.yaml"
-    deep = "".join(" " * n + f"k{n}:\n" for n in range(1000))
-    many = 250_000
-    hostile = [deep, "a" + " " * many, "a: [" + "b " * (many // 2), "'" * many, ":" * many]
-    hostile += ["a: [" + "'" * many, "a: " + "#" * many, "a: {" * (many // 4), "\0", "\x1b: x"]
-    for text in hostile:
-        path.write_text(text)
-        try:
-            yaml.load(path)
-        except InputError as error:
-            assert "data.yaml" in str(error) and "\n" not in str(error)
     path.write_bytes(b"a: \xff\xfe")
     with pytest.raises(InputError, match="save it as UTF-8"):
-        yaml.load(path)
-    path.write_text("a" * (1 << 19))
-    with pytest.raises(InputError, match="no file of at most"):
         yaml.load(path)

@@ -101,7 +101,6 @@ BAD = {
         r"line 2 has class 7, which has no name \(.*0 crab",
     ),
     "a box of another class": ("7 0.5 0.5 0.5 1", "line 1 has class 7, which has no name"),
-    "masses": (line(0, POLYGON * 200_000), "its outline is .* pixels long"),
 }  # fmt: skip
 
 
