@@ -1,9 +1,9 @@
-"""A data set as its annotations by index; masks are made when an item is asked for.
+"""A data set by index; masks are decoded when an item is read.
 
-Class indices follow the sorted category ids, whatever their gaps; everything that leaves for a file
-carries the original ids. Annotations stay as in the file (polygons as float64, RLE as bytes;
-data/packed.py). Two extensions to COCO: an image record may hold "void", the RLE of the
-pixels that are neither object nor background, and the file "left_out", what was not converted.
+Class indices follow the sorted category ids; results carry the original ids. Annotations stay as in
+the file (polygons as float64, RLE as bytes; data/packed.py). Two extensions to COCO: image records
+may have "void", the RLE of pixels that are neither object nor background, and the file "left_out",
+records that could not be converted.
 """
 
 from __future__ import annotations
@@ -34,20 +34,20 @@ class CocoDataset:
 
     Args:
         annotations: the json file, or its content as a dict (`name` stands for it in messages).
-        images: the folder that file names are relative to; of several, the one with most of them.
-        source: what messages name for the file, if it was converted from something else.
+        images: the folder that file names are relative to; of several, the one with most files.
+        source: the original of a converted file, for messages.
         crowd_as_instances: use every crowd as one object.
         keep_crowds: leave the brush masks of annotation tools the crowds that they are exported as.
         boxes_as_masks: read boxes without a mask as objects that fill them.
-        skip_bad: leave out records that cannot be used, images without a file among them, and note
-            them in `bad`; the region of a broken object is ignored where it is known.
+        skip_bad: leave out records that cannot be used, as images without a file, and note them in
+            `bad`; the region of a broken object is ignored if it is known.
 
     Raises:
         InputError: if a record cannot be used. No image is opened for that.
     """
 
-    unknown: dict[str, int] = {}  # classes that `use_classes` left out, with their objects
-    own_ids = True  # False: its format has none, so classes are the same if their names are
+    unknown: dict[str, int] = {}  # classes that `use_classes` left out -> number of objects
+    own_ids = True  # False: the format has no class ids, so classes are matched by name
 
     def __init__(
         self,
@@ -112,7 +112,7 @@ class CocoDataset:
             self._read_crowds()
 
     def _read_crowds(self) -> None:
-        """Makes objects of the classes that are wholly brush masks, warns of other crowds."""
+        """Makes objects of classes of brush masks only, warns of other classes of crowds only."""
         kinds, labels = self._store.kinds, self._store.labels
         read = records.brush_objects(labels, kinds)
         kinds[read] = OBJECT
@@ -148,7 +148,7 @@ class CocoDataset:
         return self.folder / self.images[index].file_name
 
     def labels(self, index: int) -> np.ndarray:
-        """Class indices of the objects of one image, without their masks; crowds are none."""
+        """Class indices of the objects of one image, without crowds: int [N]."""
         rows = self._store.rows(self.images.positions[index])
         return self._store.labels[rows][self._store.kinds[rows] == OBJECT]
 
@@ -159,7 +159,7 @@ class CocoDataset:
         return self._store.labels[rows][(kinds != OBJECT) & (kinds != BROKEN)]
 
     def with_objects(self) -> list[int]:
-        """The images that have objects; crowds are none."""
+        """The images that have objects other than crowds."""
         return np.flatnonzero(self.objects_per_image()).tolist()
 
     def read(self, index: int) -> tuple[Image.Image, Annotation]:
@@ -193,7 +193,7 @@ class CocoDataset:
         kinds = self._store.kinds[rows]
         objects = [masks[i] for i in np.flatnonzero(kinds == OBJECT)]
         broken = [masks[i] for i in np.flatnonzero(kinds == BROKEN)]
-        if broken and objects:  # a box may reach over what is known
+        if broken and objects:  # a box may overlap good objects
             broken = rle.subtract(broken, rle.union(objects))
         ignored = [masks[i] for i in np.flatnonzero((kinds != OBJECT) & (kinds != BROKEN))]
         ignored += broken + void
@@ -206,8 +206,8 @@ class CocoDataset:
         )
 
     def as_in_file(self, index: int) -> tuple[list[list[np.ndarray]], np.ndarray]:
-        """The polygons of each object of one image, none of an RLE, and their areas in the file, 0
-        where it has none.
+        """The polygons of each object of one image (none for an RLE), and the areas in the file (0
+        if missing).
         """
         rows = self._store.rows(self.images.positions[index])
         objects = rows.start + np.flatnonzero(self._store.kinds[rows] == OBJECT)
@@ -216,10 +216,9 @@ class CocoDataset:
     def ground_truth(self, indices: Sequence[int] | None = None) -> dict[str, Any]:
         """The readable images (of `indices`) as a COCO dict of RLEs for pycocotools.
 
-        Areas are those of the file if every object has one above 0, else those of the masks, as
-        boxes are. Annotation ids count from 1, because pycocotools counts an object with id 0 as a
-        miss. Images with void carry "void". A broken object is a crowd of its class, or of every
-        class if it has none.
+        Areas are those of the file if every object has one above 0, else those of the masks; boxes
+        are those of the masks. Annotation ids count from 1, because pycocotools reads id 0 as no
+        match. A broken object is a crowd of its class, or of every class if that is unknown.
         """
         images, annotations, unreadable = [], [], self.bad.image_ids
         store, every = self._store, np.arange(len(self.categories))
@@ -259,14 +258,15 @@ class CocoDataset:
     def use_classes(
         self, classes: Sequence[dict[str, Any]], origin: str, may_have_more: bool = True
     ) -> None:
-        """Takes over the class list of `origin`, records with id and name, which may have more
-        classes. Objects of classes that it lacks are left out, with a warning: no answer can have
-        them. Where the names are the same in the same order, the set keeps its ids. Where all its
-        names are there, or it has no ids of its own, names alone decide.
+        """Adopts the class list of `origin`, records with id and name.
+
+        Objects of classes that it lacks are left out, with a warning, as they cannot be predicted.
+        If the names are equal and in the same order, the set keeps its ids. If all its names are in
+        the list, or the set has no ids of its own, classes are matched by name, else by both.
 
         Raises:
-            InputError: if an id or a name is another class there, or no class is the same, or the
-                set has more classes but must not.
+            InputError: if ids and names contradict each other, no class is common, or the set has
+                more classes and `may_have_more` is False.
         """
         names = [one["name"] for one in classes]
         if self.class_names == names:
@@ -275,7 +275,7 @@ class CocoDataset:
         distinct = len(by_name) == len(names) and len({*self.class_names}) == len(self.categories)
         if distinct and (not self.own_ids or by_name.keys() >= {*self.class_names}):
             ids = {one.id for one in self.categories} | {*by_name.values()}
-            free = max(ids, default=0) + 1  # of classes that are not there
+            free = max(ids, default=0) + 1  # ids of further classes
             self.categories = [
                 one._replace(id=by_name.get(one.name, free + one.index)) for one in self.categories
             ]
@@ -324,9 +324,7 @@ class CocoDataset:
         return np.array([len(self.labels(i)) for i in range(len(self))], dtype=np.int64)
 
     def summary(self) -> str:
-        """Images, objects, crowds, empty images, objects per class, and what of the file is left
-        out, as a short text.
-        """
+        """A short text: images, objects, crowds, objects per class, and what was left out."""
         rows = [self._store.rows(position) for position in self.images.positions]
         labels = np.concatenate([self._store.labels[r] for r in rows])
         kinds = np.concatenate([self._store.kinds[r] for r in rows])

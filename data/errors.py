@@ -6,16 +6,16 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
-LONGEST = 1500  # characters of a sentence; what files hold may be of any length
-# What reading a record raises that has another form than its format says.
+LONGEST = 1500  # characters of a message; it may quote a file
+# Exceptions of code that reads a record of another form than its format prescribes.
 MALFORMED = (AttributeError, LookupError, OverflowError, TypeError, ValueError)
 
 
 class InputError(ValueError):
     """A mistake in the user's files or options, in one sentence: what, where, how to fix it.
 
-    Commands print it without a traceback and leave with exit code 2. It often repeats names from
-    files that are not trusted: it stays one line, and sends no control characters to a terminal.
+    Commands print it without a traceback and exit with code 2. It is printable text of one line, as
+    it may quote any file.
     """
 
     def __init__(self, sentence: object) -> None:
@@ -27,11 +27,11 @@ class FileError(InputError):
 
 
 class NotSkipped(InputError):
-    """The error of a bad record, where none may be left out."""
+    """The error of a bad record without `skip`."""
 
 
 def printable(text: str) -> str:
-    """The text as one line; control characters are written out, what is very long is cut."""
+    """The text as one line, with control characters escaped, shortened if it is very long."""
     if len(text) > LONGEST:
         half = LONGEST // 2
         text = f"{text[:half]} [...] {text[-half:]}"
@@ -46,7 +46,7 @@ def counted(number: int, noun: str) -> str:
 
 
 class BadRecord(NamedTuple):
-    """What was left out: file and record in it, why, and the image id where an image is bad."""
+    """A record that was left out: file, record, reason, and the image id of a bad image."""
 
     file: str
     record: str
@@ -55,7 +55,7 @@ class BadRecord(NamedTuple):
 
 
 class BadRecords:
-    """The bad records of a set: the first one ends everything, or with `skip` all are listed."""
+    """The bad records of a data set: the first one is raised, or with `skip` all are listed."""
 
     def __init__(self, skip: bool = False) -> None:
         self.skip = skip
@@ -70,7 +70,7 @@ class BadRecords:
     def note(
         self, error: InputError, file: object, record: str, image_id: int | None = None
     ) -> None:
-        """Notes a bad record, or raises its error where none may be left out."""
+        """Notes a bad record, or raises its error without `skip`."""
         if not self.skip:
             raise NotSkipped(f"{error}, or leave it out with --skip-bad-records") from None
         self.add([BadRecord(printable(str(file)), printable(record), str(error), image_id)])

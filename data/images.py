@@ -1,7 +1,6 @@
 """Opening images: any common file type becomes 8-bit RGB, turned as its EXIF demands, once.
 
-Only types that are decoded in this process are opened, whatever a file calls itself: Pillow hands
-PostScript, for one, to a program that runs it.
+Only the types below are opened, whatever the suffix: Pillow would run PostScript, for example.
 """
 
 from __future__ import annotations
@@ -95,8 +94,8 @@ def opened(path: Path, fix: str = "replace the file or leave it out") -> Iterato
 def as_rgb(file: Image.Image) -> Image.Image:
     """The open page of a file as 8-bit RGB, upright.
 
-    Deep values are stretched from their own darkest to brightest one. Our choice: cameras fill 10,
-    12 or 16 of the 16 bits; Pillow cuts grey above 255, and of colours it keeps the high byte.
+    Values of 16 bits and more are stretched from their minimum and maximum to 0..255. Our choice,
+    as cameras use 10, 12 or 16 bits; Pillow clips grey at 255 and keeps the high byte of colours.
     """
     # An image that was made, or is loaded, has no tiles.
     values = deep_colours(file) if getattr(file, "tile", None) else None

@@ -1,7 +1,4 @@
-"""Facts of a data set that a training does not look at: of each file, of each mask, of the names.
-
-Nothing is changed; what the facts mean is decided by who asks for them.
-"""
+"""Facts about the files, masks and class names of a data set, for `engine.check_data`."""
 
 from __future__ import annotations
 
@@ -22,10 +19,10 @@ from data.errors import InputError
 from data.images import as_rgb, opened
 from data.loaders import ignore_signals, worker_context
 
-TWICE = 0.8  # mask IoU from which two outlines are taken for one object
-MOSTLY = 0.5  # share of an object that lies in another one
-OUTSIDE = 1.0  # pixels that an outline may leave its image by: tools round
-SHORTEST = 6  # letters of a name that may differ in one from another name
+TWICE = 0.8  # mask IoU from which two masks are the same object
+MOSTLY = 0.5  # share of an object inside another one
+OUTSIDE = 1.0  # pixels that an outline may leave its image by, as tools round
+SHORTEST = 6  # letters of a name that may differ from another name in one letter
 
 
 class Facts(NamedTuple):

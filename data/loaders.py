@@ -1,13 +1,13 @@
-"""Which images come when. Everything follows from (seed, step), never from what ran before.
+"""Order of images and batches: a function of (seed, step), independent of what ran before.
 
 The images form one endless stream: a permutation of the set for each epoch, drawn from (seed,
 epoch). Global step s reads the next batch_size x accumulate x world_size images of it on one canvas
 drawn from (seed, step); each rank and micro-step reads its slice. So starting at any step, on any
 number of ranks and with any number of workers, gives the same batches.
 
-Where a set leaves out bad records, an unreadable image gives its place in a training batch to the
-next readable one of the set, seen as the broken one would have been (our choice: it keeps the size
-of every batch and follows from (seed, step) and the files alone). Evaluation goes without it.
+With `skip_bad`, an unreadable image is replaced in a training batch by the next readable one of the
+set, with the same random numbers (our choice: it keeps the size of every batch and depends on
+(seed, step) and the files only). Evaluation leaves it out.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from data.dataset import CocoDataset
 from data.errors import BadRecord, InputError
 from data.presets import EvalPreset, Size, TrainPreset, paste_some
 
-# What a random number is for; keeps the uses of one seed apart.
+# Purposes of random numbers: independent streams from one seed.
 ORDER, CANVAS, SAMPLE, PASTE = 1, 2, 3, 4
 
 
@@ -44,9 +44,9 @@ class Key(NamedTuple):
 
 
 class Loaded(NamedTuple):
-    """What a worker returns for a key or a batch: None where every image was left out in `bad`.
+    """What a worker returns for a key or a batch; None if all its images were left out.
 
-    Raised errors would arrive as a traceback inside a message; as values they stay one sentence.
+    Errors are returned as values, because raised ones would arrive with a traceback in the message.
     """
 
     item: Sample | PackedBatch | InputError | None
@@ -54,8 +54,8 @@ class Loaded(NamedTuple):
 
 
 class Batches(DataLoader):
-    """Packed batches, or what `collate` makes of a list of samples; InputErrors are raised, images
-    that are left out noted in the set's `bad`.
+    """Packed batches, or results of another `collate`. Raises InputErrors of the workers, and notes
+    images that were left out in the set's `bad`.
     """
 
     def __init__(
@@ -206,12 +206,12 @@ def permutation(num_images: int, seed: int, epoch: int) -> list[int]:
 
 
 class Samples(Dataset):
-    """Key -> the image through its preset, or the InputError that its file caused.
+    """Key -> the image through its preset, or the InputError of its file.
 
     Without a seed, for evaluation, an image that is left out is None. With one, for training, it is
-    the first readable one after it, some with pasted objects of a second image: drawn evenly from
-    all others that have objects, and nothing is pasted if it is left out. Every number for the
-    second comes from a generator of its own, so that the first does not depend on pasting.
+    replaced by the next readable one. With copy-paste, objects of a second image are pasted, drawn
+    evenly from all others that have objects, with a generator of its own, so that the first image
+    does not depend on pasting.
     """
 
     def __init__(
@@ -276,14 +276,14 @@ def collate_loaded(loaded: list[Loaded], collate: Callable[[list], Any]) -> Load
 
 
 def worker_context(workers: int) -> str | None:
-    """How workers start. Forked ones share the set; started otherwise, each would hold a copy.
-    Outside Linux forking is not safe, or missing.
+    """The start method of workers: forked ones share the set in memory, but only Linux forks
+    safely.
     """
     fork = sys.platform == "linux" and "fork" in multiprocessing.get_all_start_methods()
     return "fork" if workers and fork else None
 
 
 def ignore_signals(worker: int) -> None:
-    """Ctrl-C and a job's end reach every process; the main process ends its workers."""
+    """Signals reach every process; the main process handles them and ends its workers."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -1,4 +1,4 @@
-"""From the folder or file that a user names to data sets, each split of its own."""
+"""Opens the splits of the data set that a user names."""
 
 from __future__ import annotations
 
@@ -41,18 +41,18 @@ def open_datasets(
     progress: bool = True,
     report: Callable[[str], None] = print,
 ) -> dict[str, CocoDataset]:
-    """Split -> data set, from a folder or file, or from json files (which win over the folder's
-    own). All have the classes of the first.
+    """Split -> data set, from a folder or file, or from json files, which override those of the
+    folder. All splits have the classes of the first.
 
-    Where there is no validation split, train and val are parts of the one that there is; with a
-    fraction of 0, both are the same set of all images.
+    Without a validation split, train and val are parts of the one that exists; with a fraction of
+    0, both are all images.
 
     Args:
         images: the image folder, found automatically if not given.
-        splits: those that are opened; None: all that the data set has, none of them divided.
-        format: the NAME of a reader, where several fit.
-        val_fraction: images of the validation split, where there is none.
-        lists: file names of such parts, as an earlier run divided them.
+        splits: those to open; None: all that the data set has, undivided.
+        format: the NAME of a reader, if several fit.
+        val_fraction: fraction of images for a missing validation split.
+        lists: file names of the parts, as an earlier run divided them.
         cache: folder of converted annotations.
         report: prints what was recognised and decided, if `progress`.
 
@@ -109,7 +109,7 @@ def open_datasets(
 
 
 def return_freed_memory() -> None:
-    """Gives the memory of parsed files back to the system, where the C library can (glibc)."""
+    """Returns the memory of parsed files to the system, with glibc."""
     if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
         trim(0)
 
@@ -120,7 +120,7 @@ def found_in(
     splits: Sequence[str] | None,
     format: str | None,
 ) -> dict[str, Source]:
-    """What is recognised in the folder or file of the user, beside the splits that were named."""
+    """The splits recognised in the folder or file, except those that were named as files."""
     if root is None:
         if not named:
             raise InputError(
@@ -140,7 +140,7 @@ def found_in(
 
 
 def describe(sources: Mapping[str, Source], opened: Mapping[str, CocoDataset]) -> str:
-    """What was recognised and how much, as "LabelMe: 120 json files, 118 images, 5 classes"."""
+    """What was recognised, as "LabelMe: 120 json files, 118 images, 5 classes"."""
     titles = " and ".join(dict.fromkeys(one.reader.TITLE for one in sources.values()))
     files = {file for one in sources.values() for file in one.files or [one.path]}
     found = (file for file in files if file.suffix and os.path.isfile(file))

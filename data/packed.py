@@ -1,7 +1,7 @@
 """Large tables of a data set in few flat buffers.
 
-A million Python objects need five times the memory of what they hold, and every access to one
-counts a reference, which writes to its page: forked workers would copy the set page by page.
+A million Python objects need five times the memory of their content, and accessing them changes
+reference counts, so that forked workers would copy their pages.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Bytes(Sequence[bytes]):
 
     def __init__(self, parts: Iterable[bytes]) -> None:
         joined, start = bytearray(), array("q", [0])
-        for part in parts:  # one after another: at no time are all of them objects
+        for part in parts:  # an iterator, so that they are never all in memory
             joined += part
             start.append(len(joined))
         self._all = np.frombuffer(joined, dtype=np.uint8)

@@ -1,7 +1,7 @@
-"""Recipes: what is drawn for a training image, and how an image is prepared for evaluation.
+"""Augmentation of training images, and preprocessing of images for evaluation.
 
-A preset is called with (image, annotation, canvas, generator) and returns a `Sample`. Its sizes
-follow from the record alone, so loaders can plan batches without opening a file.
+A preset is called with (image, annotation, canvas, generator) and returns a `Sample`. Sizes follow
+from the image record, so that loaders can plan batches without opening a file.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class TrainPreset:
     def __call__(
         self, image: Image.Image, annotation: Annotation, canvas: Size, generator: torch.Generator
     ) -> Sample:
-        # One draw for everything, so that changing one setting leaves the other numbers alone.
+        # All numbers are drawn at once, so that a setting does not change the others.
         draws = torch.rand(10, generator=generator, dtype=torch.float64).tolist()
         (height, width), (low, high) = annotation.orig_size, map(math.log, self.scale)
         fit = min(canvas[0] / height, canvas[1] / width)
@@ -146,8 +146,8 @@ def scaled(height: int, width: int, factor: float) -> Size:
 def paste_some(target: Sample, source: Sample, generator: torch.Generator) -> Sample:
     """Pastes each object of `source` with probability one half, but at least one, onto `target`.
 
-    What lies inside another object comes with it. All move as one group to a drawn place. A
-    `source` without objects leaves `target` unchanged.
+    Objects inside another one are pasted with it. All are moved by one drawn offset. A `source`
+    without objects leaves `target` unchanged.
     """
     if not len(source.masks):
         return target

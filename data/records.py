@@ -1,7 +1,7 @@
-"""Records of COCO content: each image, class and annotation is checked before it is used.
+"""Checks of the images, classes and annotations of COCO content.
 
-File names must be relative and without "..", so that only the folder named by the user is read.
-Links inside it are followed, as many data sets consist of them; nothing is ever written there.
+File names must be relative and without "..", so that only the folder of the user is read; links in
+it are followed.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from data.images import MOST_PIXELS
 from data.packed import ImageRecord
 
 LISTS = {"images": "image", "categories": "category", "annotations": "annotation"}
-LONGEST_NAME = 1000  # characters of a path or of a class name
+LONGEST_NAME = 1000  # characters of a path or class name
 OUTSIDE = re.compile(r"\0|(^|[/\\])\.\.([/\\]|$)|^[/\\]|^[A-Za-z]:")  # on any system
-MOST_PLACES = 10_000  # of what is left out; millions of boxes would take much memory
+MOST_PLACES = 10_000  # kept of each kind that is left out
 LARGEST_AREA = 1e18  # of an annotation; more is a mistake
 
 
@@ -36,8 +36,8 @@ class Category(NamedTuple):
     name: str
 
 
-# Kinds of annotations. A brush mask is a crowd as an annotation tool exports its brush: iscrowd 1,
-# uncompressed RLE, "attributes". Broken is what is left of an object that cannot be used.
+# Kinds of annotations. A brush mask is what annotation tools export for a brush: iscrowd 1,
+# uncompressed RLE, "attributes". Broken: the known region of an object that cannot be used.
 OBJECT, CROWD, BRUSH, BROKEN = range(4)
 UNKNOWN = -1  # label of a broken object without a valid class
 
@@ -57,9 +57,7 @@ class Row(NamedTuple):
 
 
 class Dropped:
-    """What is left out, or read otherwise, without being an error: the number of each kind, and its
-    first places.
-    """
+    """Annotations that are left out or changed without being errors: counts and first places."""
 
     def __init__(self) -> None:
         self._counts: Counter[str] = Counter()
@@ -91,9 +89,7 @@ def left_out(content: dict) -> list[BadRecord]:
 
 
 def notes(content: dict) -> Iterator[str]:
-    """What is worth knowing of the content, and what a conversion left out without being an error,
-    as sentences.
-    """
+    """Notes on the content, and on what a conversion left out without being an error."""
     for key in ("notes", "counts"):
         found = content.get(key)
         for one in found if isinstance(found, list) else []:
@@ -248,9 +244,7 @@ def brushes_left(number: int) -> str:
 
 
 def box_of(record: dict) -> list:
-    """The outlines of a box that is turned, or of several, as a reader of another format keeps them
-    in "corners".
-    """
+    """The outlines of rotated or several boxes, which other readers keep in "corners"."""
     corners = record.get("corners")
     known = isinstance(corners, list) and len(corners) % 8 == 0
     return [corners[start : start + 8] for start in range(0, len(corners), 8)] if known else []
@@ -264,9 +258,10 @@ def area(record: dict) -> float:
 def checked(
     content: dict, key: str, check: Callable[[dict], Any], source: str | Path, bad: BadRecords
 ) -> Iterator[Any]:
-    """What `check` makes of each record of a list; the bad ones go to `bad`.
+    """The result of `check` for each record of a list; bad records go to `bad`.
 
-    Of several with one id the first counts. Sentences of `check` go on from "FILE: image 7 ...".
+    Of several records with one id the first is used. Errors of `check` are the rest of a sentence
+    that starts with "FILE: image 7".
     """
     seen: set[int] = set()
     for number, record in enumerate(content[key], start=1):

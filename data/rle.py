@@ -1,8 +1,7 @@
-"""The only place where a mask changes form.
+"""Conversions between polygons, COCO run-length encodings and dense masks.
 
-Polygons and both kinds of COCO run-length encoding come in, the compressed one ("RLE": {"size":
-[h, w], "counts": bytes or text}) is passed around, masks are dense only where pixels are needed.
-What comes from a file is checked here first, because the C code of pycocotools trusts its input.
+Masks are passed around as compressed RLE, {"size": [h, w], "counts": bytes or text}. Input from
+files is checked here, because the C code of pycocotools trusts it.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from data.errors import InputError
 
 Rle = dict[str, Any]
 
-FARTHEST = 10  # a coordinate may be this many times height + width; farther is a mistake
+FARTHEST = 10  # the largest coordinate, in multiples of height + width
 CONTINUES = 0x20  # this bit of a character of the counts: the number goes on in the next one
 NEGATIVE = 0x10  # this bit of the last character of a number: it is below zero
 MOST_CHARACTERS = 7  # per number: 35 bits, more than any count of pixels that fits in 32 bits
@@ -103,8 +102,8 @@ def from_polygons(polygons: Sequence[np.ndarray], height: int, width: int) -> Rl
 
 
 def polygons_of(segmentation: Any, height: int, width: int) -> tuple[list[np.ndarray], int]:
-    """The polygons of an annotation as checked float64 arrays, and how many stray parts of fewer
-    than three points are left out beside them; raises as `from_annotation`.
+    """The polygons of an annotation as checked float64 arrays, and the number of parts of fewer
+    than three points that are left out; raises as `from_annotation`.
     """
     if not isinstance(segmentation, (list, tuple)):
         raise InputError(
@@ -121,8 +120,8 @@ def polygons_of(segmentation: Any, height: int, width: int) -> tuple[list[np.nda
 
 
 def region_of(segmentation: Any, box: Any, height: int, width: int) -> bytes | list[np.ndarray]:
-    """What an object that cannot be used may cover, as polygons or the counts of an RLE: its
-    segmentation where that is usable, else its box (x, y, w, h), else its good parts, else nothing.
+    """The region of a broken object, as polygons or the counts of an RLE: its segmentation if that
+    can be used, else its box (x, y, w, h), else its good parts, else nothing.
     """
     limit, parts = FARTHEST * (height + width), []
     for points in segmentation if isinstance(segmentation, list) else ():
@@ -152,10 +151,8 @@ def is_empty(outline: bytes | Sequence[np.ndarray], height: int, width: int) -> 
 
 
 def covers(polygon: np.ndarray, height: int, width: int) -> bool:
-    """Whether a polygon surely covers a pixel, without drawing it.
-
-    It does if it lies in the image and holds more than drawing may move across its outline, which
-    is less than a pixel on either side.
+    """Whether a polygon certainly covers a pixel, without rasterising it: if it is inside the image
+    and its area exceeds the rounding error, less than a pixel on either side of its outline.
     """
     x, y = polygon[::2], polygon[1::2]
     if min(x.min(), y.min()) < 0 or x.max() > width or y.max() > height:
@@ -194,9 +191,9 @@ def from_index_map(indices: np.ndarray, numbers: Sequence[int]) -> list[Rle]:
 
 
 def distinct(indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The numbers in a map of integers [H,W], sorted, and for each pixel the place of its number.
+    """The sorted values of a map of integers [H,W], and for each pixel the index of its value.
 
-    As np.unique, quicker where neighbours are equal.
+    As np.unique with return_inverse, but faster where neighbours are equal.
     """
     flat = indices.ravel()
     starts = np.concatenate(([0], np.flatnonzero(flat[1:] != flat[:-1]) + 1))
@@ -208,7 +205,7 @@ def distinct(indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def area(rles: Sequence[Rle]) -> np.ndarray:
     """Pixels of each mask, int64 [N]."""
-    # In parts: the length of a list goes through a uint8 there, so that 256 masks overflow it.
+    # In parts, because pycocotools keeps the length of the list in a uint8.
     parts = [coco_mask.area(list(rles[n : n + 255])) for n in range(0, len(rles), 255)]
     return np.concatenate([[], *parts]).astype(np.int64)
 
@@ -319,10 +316,10 @@ def from_runs(segmentation: dict, height: int, width: int) -> Rle:
 
 
 def runs_of(counts: bytes | str) -> np.ndarray:
-    """The run lengths of a compressed counts string, in Python (the format of the COCO tools).
+    """The run lengths of compressed counts (pycocotools does not expose them).
 
-    Each character carries 5 bits, lowest first; from the fourth number on, what is written is the
-    difference to the number two before.
+    Each character carries 5 bits, lowest first; from the fourth number on, the difference to the
+    number two before is stored.
     """
     counts = counts.encode("ascii") if isinstance(counts, str) else counts
     values = np.frombuffer(counts, dtype=np.uint8).astype(np.int64) - 48

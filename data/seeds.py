@@ -1,4 +1,4 @@
-"""Random numbers that depend on what they are for and on nothing else."""
+"""Random generators seeded from several numbers."""
 
 from __future__ import annotations
 

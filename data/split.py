@@ -1,8 +1,6 @@
-"""A validation split for data without one: images that belong together stay together, and both
-parts have the classes in the same proportions.
+"""A validation split for data without one: grouped by source, stratified by class.
 
-What belongs together is read from the names: augmented copies of one image, its tiles, the frames
-of one video.
+Groups are found by name: augmented copies of an image, its tiles, the frames of a video.
 """
 
 from __future__ import annotations

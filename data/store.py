@@ -1,4 +1,4 @@
-"""The annotations of a data set in flat arrays; a mask is made when its image is asked for."""
+"""The annotations of a data set in flat arrays; masks are decoded on access."""
 
 from __future__ import annotations
 

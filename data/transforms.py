@@ -1,8 +1,7 @@
-"""What happens to an image and its masks, as functions; presets draw the numbers.
+"""Geometry and colour transforms as functions; presets draw the random numbers.
 
-Image and masks are resized from the source through one `View`, so they stay aligned, and nothing
-outside the view is computed. All of it runs in Pillow, whose results do not
-depend on the number of threads.
+Image and masks are cropped and resized through one `View`, so they stay aligned. Pillow does it, as
+its results do not depend on the number of threads.
 """
 
 from __future__ import annotations
@@ -71,7 +70,7 @@ def apply(
     masks = view_masks(annotation.rles, annotation.orig_size, view)  # [N,h,w]
     ignored = [] if annotation.ignore is None else [annotation.ignore]
     ignore = view_masks(ignored, annotation.orig_size, view).any(0)  # [h,w]
-    # What is seen of an object only where nothing is scored could teach nothing but its class.
+    # Pixels inside `ignore` have no mask loss.
     kept = np.count_nonzero(masks & ~ignore, axis=(1, 2)) >= SMALLEST_OBJECT
     return Sample(
         image=functional.pil_to_tensor(image),

@@ -11,7 +11,7 @@ from types import ModuleType
 
 import data
 
-if sys.argv[0] == "-m":  # a command: until it handles Ctrl-C itself, importing takes seconds
+if sys.argv[0] == "-m":  # a command: Ctrl-C during imports ends without a traceback
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 HERE = Path(__file__).parent
@@ -32,7 +32,7 @@ class Command(ModuleType):
 
 
 def __getattr__(name: str) -> object:
-    """Imports what is used: `import engine` alone is quick."""
+    """Imports modules on first use, so that `import engine` is fast."""
     if name == "load":
         return import_module("engine.api").load
     if name in ("train", "evaluate"):

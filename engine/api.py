@@ -1,7 +1,7 @@
 """The library in notebooks and programs: `engine.load`, `engine.train`, `engine.evaluate`.
 
-They do what the commands of `sbin/` do, print nothing, show progress where asked, and raise
-ValueError for wrong input with the sentence of the command.
+They do what the commands of `sbin/` do, print nothing, show progress on request, and raise
+ValueError for wrong input.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -35,7 +35,7 @@ SHOWN = 5  # classes named when a model is printed
 class Model:
     """A trained model with its classes, from `load`. It may be called from several threads.
 
-    threshold: answers with a higher score are returned. categories: index, id and name of each.
+    threshold: least score of the results. categories: index, id and name of each class.
     """
 
     def __init__(

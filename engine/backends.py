@@ -1,4 +1,4 @@
-"""Exported files in place of a checkpoint: opened by their ending, post-processed as a model."""
+"""Exported files (.onnx, .pte) with the interface of a checkpoint's model."""
 
 import hashlib
 import json
@@ -25,7 +25,7 @@ from mobileinst.set_prediction.postprocess import Postprocess
 FORMAT = 1  # of the metadata
 KEY = "mobileinst"  # of the metadata inside an ONNX file
 METADATA = "model.json"
-PACKAGES = {".onnx": ("onnxruntime",), ".pte": ("executorch",)}  # that open a file
+PACKAGES = {".onnx": ("onnxruntime",), ".pte": ("executorch",)}  # needed to open a file
 AGAIN = "export it again with sbin/export.sh"
 
 Run = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # image [3,H,W], padding [H,W] -> outputs
@@ -78,12 +78,12 @@ def load(
     image_size: int | None = None,
     tiles: int | None = None,
 ) -> Loaded:
-    """What a user named: an exported file, by its ending, a checkpoint, or the newest run.
+    """Opens an exported file (by its suffix) or a checkpoint, by default that of the newest run.
 
     Args:
         image_size, tiles: other ones than those of the training.
     Raises:
-        InputError: if it cannot be used; `image_size` is not that of an exported file.
+        InputError: if it cannot be used, or `image_size` is given for an exported file.
     """
     if is_exported(path):
         return open_exported(path, image_size, tiles)
@@ -185,8 +185,8 @@ def open_onnx(path: Path) -> tuple[str | None, Callable[[Tensor], Run]]:
 
 @cache
 def set_executorch_threads() -> None:
-    """Lets ExecuTorch use as many threads as torch; by itself it takes all cores. Only once in a
-    process, as programs that are loaded keep the threads of that time.
+    """Limits ExecuTorch to torch's number of threads; by default it uses all cores. Only once in a
+    process, because loaded programs keep their threads.
     """
     from executorch.extension.pybindings import portable_lib
 
@@ -194,7 +194,7 @@ def set_executorch_threads() -> None:
 
 
 def open_pte(path: Path) -> tuple[str, Callable[[Tensor], Run]]:
-    """The same of a .pte file, whose metadata are beside it."""
+    """The same for a .pte file, whose metadata are in a file beside it."""
     from executorch.runtime import Runtime
 
     beside = path.with_name(METADATA)
@@ -209,13 +209,13 @@ def open_pte(path: Path) -> tuple[str, Callable[[Tensor], Run]]:
 
     def run_of(pad_colour: Tensor) -> Run:
         pad = (pad_colour / 255)[:, None, None]  # [3,1,1]
-        alone = Lock()  # a method is for one thread at a time
+        lock = Lock()  # a method is not thread-safe
 
         def run(image: Tensor, padding: Tensor) -> tuple[Tensor, Tensor]:
             pixels = torch.where(padding, pad, image)[None].contiguous()
-            with alone:
+            with lock:
                 scores, masks = method.execute([pixels])
-                return scores.clone(), masks.clone()  # the runtime uses their memory again
+                return scores.clone(), masks.clone()  # the runtime reuses their memory
 
         return run
 

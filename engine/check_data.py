@@ -1,4 +1,4 @@
-"""Entry: a data set -> a page with what is in it and what is wrong with it, before a training."""
+"""Entry: a data set -> a page with its content and its problems, before a training."""
 
 import argparse
 import csv
@@ -50,9 +50,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
 
 def open_all(opts: argparse.Namespace) -> tuple[dict[str, CocoDataset], list[str], list[str]]:
-    """Every split, data without a validation split divided as a training does it; what was
-    recognised and decided; and warnings.
-    """
+    """All splits, divided as in a training if there is no validation split; messages; warnings."""
     said: list[str] = []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -93,13 +91,13 @@ def read_facts(sets: dict[str, CocoDataset], workers: int) -> dict[str, list[Fac
 
 
 def training(opts: argparse.Namespace, sets: dict[str, CocoDataset]) -> tuple[TrainOptions, dict]:
-    """The options of a training on these data, and the reasons of those that follow from them.
+    """The options of a training on these data, and the reasons of those that the data determine.
 
-    Its weights are chosen as there; nothing is fetched.
+    Weights are chosen as in a training, but not fetched.
     """
     names = ("recipe", "set", *START, "data", "train_json")
     trained = TrainOptions(**{name: getattr(opts, name) for name in names})
-    with suppress(InputError):  # without weights a training does not start, but the data may fit
+    with suppress(InputError):  # missing weights are no problem of the data
         start = start_weights.choose(trained, lambda one: fetch.FOLDER / fetch.PUBLISHED[one].file)
         trained = trained.changed(start, "weights")
     fits = trained.recipe in FITTED and "train" in sets and sets["train"].with_objects()
@@ -107,7 +105,7 @@ def training(opts: argparse.Namespace, sets: dict[str, CocoDataset]) -> tuple[Tr
 
 
 def write_list(path: Path, findings: Sequence[Finding]) -> None:
-    """Every place of every finding."""
+    """Writes all places of all findings as csv."""
     rows = [("level", "what", "split", "image", "where")]
     for one in findings:
         places = one.places or [one.whole()]
@@ -117,7 +115,7 @@ def write_list(path: Path, findings: Sequence[Finding]) -> None:
 
 
 def verdict(sets: dict[str, CocoDataset], findings: Sequence[Finding]) -> str:
-    """One line: what was checked, what must be corrected, what deserves a look."""
+    """One line: what was checked, errors to correct, findings to look at."""
     numbers = {
         "image": sum(map(len, sets.values())),
         "object": sum(int(one.objects_per_image().sum()) for one in sets.values()),

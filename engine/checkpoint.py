@@ -65,7 +65,7 @@ def load(path: Path) -> Fields:
 
 
 def load_if_whole(path: Path) -> Fields | None:
-    """The same; None if it is missing or cannot be used, which is printed."""
+    """Reads a checkpoint; None if it is missing, or cannot be used, which is printed."""
     if not path.exists():
         return None
     try:
@@ -76,9 +76,8 @@ def load_if_whole(path: Path) -> Fields | None:
 
 
 def load_or_newest(path: Path | None, runs: Path) -> tuple[Path, Fields]:
-    """The checkpoint that the user named, or that of the newest run that was evaluated, else of the
-    newest; age, score and newer runs are printed. Raises as `load`, and InputError if there is no
-    run.
+    """The given checkpoint, or that of the newest evaluated run, else of the newest run, with its
+    age and score printed. Raises as `load`, and InputError if there is no run.
     """
     if path:
         return path, load(path)
@@ -102,8 +101,8 @@ def load_or_newest(path: Path | None, runs: Path) -> tuple[Path, Fields]:
 
 
 def score_threshold(best: dict, asked: float | None = None) -> tuple[float, str]:
-    """The score above which predictions are shown, and its origin in words: the user's, or that
-    with the best F1 on val, which is None in `best` if no prediction covers an object.
+    """The score threshold of predictions and its origin: the user's, or that with the best F1 on
+    val, which is None if no prediction covers an object.
     """
     if asked is not None:
         return asked, "from --threshold"

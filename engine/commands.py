@@ -1,4 +1,4 @@
-"""The commands that go on from a result: printed when a command ends, to be copied as they are."""
+"""Command lines of next steps, printed at the end of a command."""
 
 import shlex
 from collections.abc import Mapping
@@ -56,7 +56,7 @@ def train_script(model: str) -> str:
 
 
 def after_training(checkpoint: Path, options: TrainOptions) -> dict[str, str]:
-    """What can be done when a training has ended."""
+    """Next steps after a training."""
     if options.overfit:
         start = {name: options.given.get(name) for name in START}
         words = data_arguments(options.given) + arguments(**start)

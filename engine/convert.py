@@ -1,4 +1,4 @@
-"""Entry: a data set of any format that is read -> a new folder in another format."""
+"""Entry: converts a data set to another annotation format, in a new folder."""
 
 import argparse
 import csv
@@ -50,7 +50,7 @@ def read(opts: argparse.Namespace, bad: BadRecords) -> tuple[str, dict[str, tupl
     sources = convert(sources, list(sources), options.CONVERTED, opts.skip_bad_records, report=info)
     if "all" in sources and "train" not in sources:
         sources["train"] = sources.pop("all")
-    contents, told = {}, defaultdict(list)
+    contents, splits_of = {}, defaultdict(list)
     for split, source in sources.items():
         notes: list[str] = []
         contents[split] = content.load(
@@ -63,18 +63,18 @@ def read(opts: argparse.Namespace, bad: BadRecords) -> tuple[str, dict[str, tupl
             opts.crowd_as_instances,
         )
         for note in notes:
-            told[note].append(split)
-    for note, splits in told.items():
+            splits_of[note].append(split)
+    for note, splits in splits_of.items():
         info(f"{', '.join(splits)}: {note}")
     content.join_classes(contents)
     return title, {split: (sources[split], contents[split]) for split in sources}
 
 
 def find_images(split: Content, source: Source, bad: BadRecords) -> dict[int, Path]:
-    """The image files by id; images that have none, or one of another size, leave the split.
+    """The image files by id. Images without a file of their size are removed from the split.
 
     Raises:
-        InputError: if there are none at all.
+        InputError: if there are no files.
     """
     names = [image["file_name"] for image in split["images"]]
     folder, spelled = locate(source.images, names)
@@ -104,7 +104,7 @@ def find_images(split: Content, source: Source, bad: BadRecords) -> dict[int, Pa
 
 
 def main(argv: list[str]) -> None:
-    """Raises InputError where the input cannot be read, and nothing is written."""
+    """Raises InputError if the input cannot be read; nothing is written then."""
     opts = parse(argv)
     if opts.data.resolve() in (opts.out.resolve(), *opts.out.resolve().parents):
         raise InputError(f"{opts.out} is in the data set {opts.data}: choose a folder elsewhere")
@@ -139,11 +139,11 @@ def main(argv: list[str]) -> None:
 
 
 def tidy(split: str, split_content: Content, by_stem: bool, lost: Losses) -> None:
-    """Names images as they are written: without the folders that every format has of its own, those
-    that stand for the split, and x of x/images/y.png.
+    """Renames images as they are written: without folders that the target adds, those named after
+    the split, and the one of x/images/y.png.
 
     Raises:
-        InputError: if a name is not text.
+        InputError: if a name is not UTF-8.
     """
     images = split_content["images"]
     names = [os.path.normpath(image["file_name"].replace("\\", "/")) for image in images]

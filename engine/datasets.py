@@ -1,4 +1,4 @@
-"""The data sets that options name; where a run divided its data, its parts again."""
+"""Opens the data sets that options name, divided as in an earlier run."""
 
 import argparse
 from collections.abc import Mapping, Sequence
@@ -97,11 +97,11 @@ def parts_of_run(folder: Path, content: checkpoint.Fields) -> Parts:
 
 
 def open_split(opts: argparse.Namespace, trained: tuple[Path, dict] | None = None) -> CocoDataset:
-    """One split, of the data of the checkpoint if the options name none. Of data without a
-    validation split it is the part of the run that trained on it, also if it is elsewhere now; of
-    other data all images, unless the options have a fraction.
+    """One split, by default of the data of the checkpoint. Of data without a validation split it is
+    the part of that run, even if the data were moved; of other data all images, unless the options
+    have a fraction.
 
-    `trained` is the path of the checkpoint and its content.
+    trained: path and content of the checkpoint.
     """
     splits = (opts.split,)
     named = opts.data or opts.train_json or opts.val_json
@@ -140,7 +140,7 @@ def names_same_data(opts: argparse.Namespace, trained_with: Mapping[str, object]
 
 
 def write_lists(folder: Path, train: CocoDataset, val: CocoDataset) -> None:
-    """Writes the lists of a run whose sets are parts of one; other runs have none."""
+    """Writes the lists of a run whose sets are parts of one."""
     if train.bad is val.bad and val.name == "val":
         sets = zip(PARTS, (train, val), strict=True)
         names = {part: [each.file_name for each in one.images] for part, one in sets}

@@ -8,13 +8,13 @@ from mobileinst.layers.seeds import named_seed
 
 
 def set_up(wanted: bool | None, device: torch.device, threads: int) -> bool:
-    """Makes all that follows in this process bitwise reproducible, or as fast as possible.
+    """Makes this process bitwise reproducible, or as fast as possible.
 
     This is about the order of sums; random numbers follow from the seed in any case. On a CPU the
-    order depends on `threads` alone; CUDA needs deterministic kernels and the plain attention.
+    order depends on `threads` only; CUDA needs deterministic kernels and the plain attention.
 
     Args:
-        wanted: None is yes on a CPU, where it costs nothing, and no elsewhere.
+        wanted: None: on a CPU, where it costs nothing.
     Returns:
         Whether results are reproducible.
     """

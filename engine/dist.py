@@ -1,8 +1,8 @@
-"""Training by several processes, started by torchrun; with one process everything here is free.
+"""Distributed training with torchrun; no-ops with a single process.
 
-CPU tensors go through gloo, CUDA tensors through nccl; flags, counts and results stay on the CPU,
-where the loss of a rank is noticed at once. All ranks call the functions marked *collective* in
-the same order. Sums are taken in rank order.
+CPU tensors use gloo, CUDA tensors nccl; flags, counts and results stay on the CPU, where the loss
+of a rank is detected at once. All ranks call the functions marked *collective* in the same order.
+Sums are taken in rank order.
 """
 
 import inspect
@@ -25,7 +25,7 @@ T = TypeVar("T")
 E = TypeVar("E", bound=BaseException)
 
 EXIT_RANK_LOST = 75  # exit code of a rank that ends because another rank is gone
-# One rank scores or draws while the others wait; only a rank that hangs is noticed so late.
+# Ranks wait while rank 0 scores or draws; only a rank that hangs takes so long to detect.
 TIMEOUT = timedelta(hours=3)
 
 
@@ -61,12 +61,12 @@ def init() -> None:
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     torch_dist.init_process_group(backend, timeout=TIMEOUT)
     if not is_main_process():
-        warnings.simplefilter("ignore")  # rank 0 shows the same ones
+        warnings.simplefilter("ignore")  # rank 0 shows them
 
 
 def shutdown(error: BaseException | None = None) -> None:
-    """Leaves the process group, with a barrier unless `error` is this rank's alone: torchrun kills
-    all ranks as soon as one exits with an error, while others may still save or report.
+    """Leaves the process group, with a barrier unless only this rank has the `error`: torchrun
+    kills all ranks as soon as one exits with an error, while others may still save or report.
     """
     if not torch_dist.is_initialized():
         return
@@ -79,8 +79,8 @@ def shutdown(error: BaseException | None = None) -> None:
 
 
 def device_for(device: torch.device) -> torch.device:
-    """The device of this rank for the one that the user named; raises InputError if it serves one
-    rank only, or there are too few.
+    """The device of this rank for the one that the user named; raises InputError if there are not
+    enough.
     """
     if world_size() == 1 or device.type == "cpu":
         return device

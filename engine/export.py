@@ -1,6 +1,6 @@
-"""Entry: a checkpoint -> files for other runtimes, each compared with it on real images.
+"""Entry: exports a checkpoint to other runtimes, and compares the results on real images.
 
-A file whose answers differ from those of the checkpoint is kept as NAME.failed, exit code 3.
+A file whose results differ is kept as NAME.failed, with exit code 3.
 """
 
 import argparse
@@ -104,7 +104,7 @@ def formats(text: str) -> tuple[str, ...]:
 
 
 class Images:
-    """The images that answers are compared on; `dataset` is None where they have no annotations."""
+    """The images of the comparison; `dataset` is None without annotations."""
 
     def __init__(self, opts: argparse.Namespace, path: Path, content: checkpoint.Fields) -> None:
         self.dataset: CocoDataset | None = None
@@ -267,7 +267,7 @@ def require_enough(reference: Answers, threshold: float, allow: bool) -> None:
 
 
 def write(each: Format, deployed: torch.nn.Module, file: Path, meta: dict) -> None:
-    """Writes a file with the metadata that are known before it is compared."""
+    """Writes a file with the metadata that are known before the comparison."""
     info(f"writing {file.name}")
     try:
         each.write(deployed, file)

@@ -1,4 +1,4 @@
-"""Files and folders that are written whole or not at all; run folders and their locks."""
+"""Atomic files and folders; run folders and their locks."""
 
 import fcntl
 import itertools
@@ -15,24 +15,24 @@ from data.errors import InputError
 
 
 class FailedRun(RuntimeError):
-    """A run that cannot continue although its input was right, such as one on a full disk.
+    """A run that cannot continue although its input was right, as on a full disk.
 
-    One sentence with cause and fix; entries print it without a traceback and exit with code 3.
+    One sentence with cause and fix; commands print it without a traceback and exit with code 3.
     """
 
 
 @contextmanager
 def replacing(path: Path, fix: str | None = None) -> Iterator[Path]:
-    """A temporary file that replaces `path` when it is complete and on the disk.
+    """A temporary file that replaces `path` at the end of the block, synced to disk.
 
-    A kill at any moment leaves the old file or the new one. Links are replaced, not followed.
+    A kill leaves the old file or the new one. Links are replaced, not followed.
 
     Args:
-        fix: what the user can do about a path that they chose; None for a file of a run.
+        fix: of the error message for a path of the user; None for a file of a run.
     Raises:
         InputError, or FailedRun without `fix`: if the file cannot be written; `path` is unchanged.
     """
-    # The files of a run have one writer; a path of the user may have several at once.
+    # Files of a run have one writer; a path of the user may have several.
     own = f".{secrets.token_hex(4)}" if fix else ""
     temporary = path.with_name(f"{path.name}{own}.tmp")
     try:
@@ -78,7 +78,7 @@ def read_json(path: Path) -> Any:
 
 
 def is_free(folder: Path) -> bool:
-    """Whether a folder is missing or empty; an unfinished file of a killed start does not count."""
+    """Whether a folder is missing, or empty except for temporary files of a killed process."""
     if not folder.is_dir():
         return not folder.exists()
     return all(path.suffix == ".tmp" for path in folder.iterdir())
@@ -89,8 +89,8 @@ def require_free(out: Path | None, overwrite: bool = False, mark: str = "", more
 
     Args:
         out: file or folder of the user's choice; None is free.
-        mark: a file that a folder has if this command wrote it; others are never replaced.
-        more: another way out, for the sentence.
+        mark: a file in all folders that this command wrote; others are never replaced.
+        more: another fix, for the message.
     Raises:
         InputError: if it is in use.
     """
@@ -155,8 +155,8 @@ def clear(folder: Path, but: Path | None = None) -> None:
 
 @contextmanager
 def appearing(folder: Path, overwrite: bool = False, mark: str = "") -> Iterator[Path]:
-    """A folder to write into, whose files move to `folder` when all are written, `mark` last, or
-    are removed; for the arguments see `require_free`.
+    """A temporary folder, whose files are moved to `folder` at the end of the block, `mark` last,
+    or removed after an error; for the arguments see `require_free`.
 
     Raises:
         InputError: if the folder is in use, or another process writes there.
@@ -206,11 +206,11 @@ def newest_runs(parent: Path) -> list[Path]:
 
 
 class FolderLock:
-    """One writer per folder: an flock, which ends with the process and is never stale."""
+    """One writer per folder: an flock, which is released when the process ends."""
 
     def __init__(self) -> None:
         self.handle: int | None = None
-        # Loader workers outlive a killed trainer for some seconds: they must not keep its lock.
+        # Loader workers outlive a killed trainer by some seconds and must not keep its lock.
         os.register_at_fork(after_in_child=self.release)
 
     def acquire(self, folder: Path, wait: bool = False) -> None:

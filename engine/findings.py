@@ -1,4 +1,4 @@
-"""What is wrong with a data set, or deserves a look, as lists of places."""
+"""Problems of a data set, with lists of the images and records concerned."""
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -21,9 +21,9 @@ FactsOf = dict[str, list[Facts]]
 
 
 class Place(NamedTuple):
-    """Where something was found: an image, or a record; `objects` are those it is about.
+    """The location of a finding: an image or record, and the indices of its objects.
 
-    twin: another image that belongs to it, as (split, index).
+    twin: a related image, as (split, index).
     """
 
     split: str
@@ -35,7 +35,7 @@ class Place(NamedTuple):
 
 
 class Finding(NamedTuple):
-    """A kind of problem. `level`: ERROR stops a training or falsifies its scores."""
+    """A type of problem. `level`: an ERROR stops a training or falsifies its scores."""
 
     level: str
     title: str
@@ -44,14 +44,14 @@ class Finding(NamedTuple):
     places: list[Place]
 
     def whole(self) -> Place:
-        """What stands for a finding without places."""
+        """The place of a finding that lists none."""
         return Place("", "", f"{self.count} in all")
 
 
 def find_all(
     sets: Sets, facts: FactsOf, trained: TrainOptions, warned: Sequence[str]
 ) -> list[Finding]:
-    """All findings that have something, errors first; `warned` came up while reading."""
+    """All findings, errors first; `warned`: warnings while reading."""
     said = [Place("", text=text) for text in warned]
     found = [
         Finding(LOOK, "warnings of reading", "They come in a training, too.", len(said), said),

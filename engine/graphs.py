@@ -1,4 +1,4 @@
-"""The files of an export: one function for each format, and what it may differ from the model."""
+"""Export formats: a function that writes each, and its tolerance."""
 
 import functools
 import logging
@@ -19,9 +19,8 @@ from mobileinst.deploy import Deployed, FromBytes
 
 
 class Limits(NamedTuple):
-    """The largest difference of a score, and the lowest and the median mask IoU to the answers of
-    the model. missing: share of answers that one side alone has, or with another class. ap: what
-    the file may lose.
+    """Tolerances: the largest difference of a score, the least and the median mask IoU with the
+    model. missing: share of results of one side only, or of another class. ap: loss of AP.
     """
 
     score: float
@@ -51,7 +50,7 @@ def write_onnx(model: Deployed, path: Path) -> None:
         names = {"input_names": ["image"], "output_names": ["scores", "masks"]}
         torch.onnx.export(program, dynamo=True, verbose=False, **names).save(path)
     content = onnx.load(path)
-    for node in content.graph.node:  # without lines and paths of the source
+    for node in content.graph.node:  # removes source lines and paths
         modules = [each for each in node.metadata_props if each.key == quantise.SCOPES]
         del node.metadata_props[:]
         node.metadata_props.extend(modules)
@@ -70,7 +69,7 @@ def write_pte(model: Deployed, path: Path) -> None:
 
 
 def for_xnnpack(model: Deployed) -> Any:
-    """The graph in parts that XNNPACK runs, and operators of ExecuTorch between them."""
+    """The graph partitioned for XNNPACK, with operators of ExecuTorch between the parts."""
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
     from executorch.exir import to_edge_transform_and_lower
     from executorch.exir.passes.constant_prop_pass import constant_prop_pass
@@ -81,7 +80,7 @@ def for_xnnpack(model: Deployed) -> Any:
 
 
 def drop_copies(module: torch.fx.GraphModule) -> PassResult:
-    """Removes what passes a tensor on as it is; the part that XNNPACK runs would end there."""
+    """Removes copies, which would split the XNNPACK partition."""
     for node in module.graph.nodes:
         name = getattr(node.target, "__name__", "")
         if name in COPIES and node.meta["val"].shape == node.args[0].meta["val"].shape:
@@ -141,7 +140,7 @@ def traced(model: nn.Module, image: torch.Tensor) -> torch.export.ExportedProgra
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without the warnings and log lines that exporters print about their own inside."""
+    """Suppresses the warnings and log lines of exporters."""
     before = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:

@@ -18,11 +18,11 @@ PAGE = "#page="  # between the name of a file and the number of a page
 
 
 def images_of(given: list[Path], recursive: bool = False) -> tuple[dict[str, Path], Counter]:
-    """Images by name, and how many files of each other kind were passed over.
+    """Images by name, and the numbers of skipped files by reason.
 
-    They are files, the images in folders in natural order, and the lines of lists; each once. Names
-    are relative to the folder that was given, or to that of the file or list; if two were equal,
-    to the folder that all images have in common.
+    From image files, folders (in natural order) and text lists, without duplicates. Names are
+    relative to the folder given, or to that of the file or list; if that is ambiguous, to the
+    common folder of all images.
 
     Raises:
         InputError: if there are none, a folder cannot be listed, or a list is not text.
@@ -53,7 +53,7 @@ def images_of(given: list[Path], recursive: bool = False) -> tuple[dict[str, Pat
 
 
 def listed(folder: Path, line: str) -> Path:
-    """The image of a line; backslashes are separators where that finds the file."""
+    """The image of a line; backslashes are separators if only that finds the file."""
     path, other = folder / line, folder / line.replace("\\", "/")
     return other if os.path.isfile(other) and not os.path.exists(path) else path
 
@@ -117,9 +117,7 @@ class File(NamedTuple):
 
 
 def numbered(named: dict[str, Path], every_page: bool) -> list[File]:
-    """The files of `images_of`; images are numbered through from 1, also those that turn out to be
-    unreadable.
-    """
+    """The files of `images_of`, images numbered from 1, including unreadable ones."""
     found, number = [], 1
     for name, path in named.items():
         count = 1

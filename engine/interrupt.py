@@ -39,7 +39,7 @@ class GracefulStop:
             signal.signal(number, handler)
 
     def _handle(self, number: int, frame) -> None:
-        if os.getpid() != self._process:  # a loader worker that was just forked: its parent decides
+        if os.getpid() != self._process:  # a loader worker that was just forked
             return
         repeated, self.signal = self.signal is not None, self.signal or number
         if repeated or self.at_once:
@@ -50,14 +50,14 @@ class GracefulStop:
     def requested(self) -> bool:
         """Collective: whether any rank received a signal, so that all ranks stop together."""
         number = dist.max_over_ranks(self.signal or 0)
-        if number:  # else one that came during the exchange is kept for the next step
+        if number:  # else keep a signal that arrived during the exchange for the next step
             self.signal = number
         return bool(number)
 
     @contextmanager
     def immediate(self) -> Iterator[None]:
-        """For work that can be repeated without loss, such as evaluation: a signal before or during
-        the block raises `Interrupted` at once.
+        """For work that can be repeated, such as evaluation: a signal before or during the block
+        raises `Interrupted` at once.
         """
         before, self.at_once = self.at_once, True
         try:

@@ -21,7 +21,7 @@ has_progress: ContextVar[bool | None] = ContextVar("has_progress", default=None)
 
 @contextmanager
 def quiet(progress: bool = False) -> Iterator[None]:
-    """Nothing is printed in the block, and progress is shown only where `progress` is True."""
+    """Suppresses printing in the block, and progress bars unless `progress` is True."""
     tokens = is_quiet.set(True), has_progress.set(progress)
     try:
         yield
@@ -50,8 +50,8 @@ def first_of(names: list[str], shown: int = 3) -> str:
 
 
 class Meter:
-    """Means over a logging interval: of named numbers, each over the steps that have it (skipped
-    steps have none), and of the seconds per part of a step.
+    """Means over a logging interval: of named numbers, over the steps that are not skipped, and of
+    the seconds per part of a step.
     """
 
     def __init__(self) -> None:
@@ -98,7 +98,7 @@ class StepTimer:
 
 
 def append_jsonl(path: Path, row: dict) -> None:
-    """Appends a line to a JSON lines file, all of it or nothing; raises FailedRun if that fails."""
+    """Appends a line to a JSON lines file, or raises FailedRun and leaves the file unchanged."""
     size = path.stat().st_size if path.exists() else 0
     try:
         with open(path, "a", encoding="utf-8") as file:
@@ -121,12 +121,12 @@ def write_csv(path: Path, rows: list[dict]) -> None:
 
 
 def append_csv(path: Path, row: dict) -> None:
-    """Appends a row by rewriting the file: half a row would look like a whole one."""
+    """Appends a row by rewriting the file, because half a row would look like a whole one."""
     write_csv(path, [*read_csv(path), row])
 
 
 def whole_lines(path: Path) -> list[str]:
-    """The lines of a log that are complete; none if it is missing or cannot be read."""
+    """The complete lines of a log; none if it is missing."""
     try:
         lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
     except OSError:
@@ -145,8 +145,8 @@ def read_jsonl(path: Path) -> list[dict]:
 
 
 def truncate_after(folder: Path, iteration: int, evaluated: int) -> str:
-    """Drops log rows after `iteration` and scores after `evaluated`: a resumed run repeats them.
-    Returns what is left, in words.
+    """Drops log rows after `iteration` and scores after `evaluated`, which a resumed run repeats.
+    Returns a description of what is left.
     """
     log, metrics = folder / "log.jsonl", folder / "metrics.csv"
     steps = [row for row in read_jsonl(log) if row["iteration"] <= iteration]

@@ -27,7 +27,7 @@ class NonFiniteError(FailedRun):
 
 @dataclass
 class Trainer:
-    """All that an optimizer step needs and a checkpoint holds; every rank has one."""
+    """The state of training on one rank: everything that a step needs and a checkpoint stores."""
 
     model: nn.Module
     criterion: nn.Module

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-NO_DECAY = (nn.Embedding, nn.LayerNorm)  # modules of torch; our own have an attribute
+NO_DECAY = (nn.Embedding, nn.LayerNorm)  # our own modules have an attribute
 
 
 def parameter_groups(
@@ -49,7 +49,7 @@ def describe_groups(groups: list[dict]) -> str:
 
 @dataclass(frozen=True)
 class Schedule:
-    """Learning rate as a pure function of the iteration: nothing to save, easy to plot."""
+    """Learning rate as a pure function of the iteration, without state to save."""
 
     iterations: int  # length of the run
     warmup: int = 0  # iterations of linear warm-up

@@ -1,9 +1,7 @@
-"""What `predict` writes of the objects in images: images, a COCO json, a table, and sets for
-annotation tools to correct.
+"""The output of `predict`: images, a COCO json, a table, and data sets for annotation tools.
 
-Result files are named by a running number and the plain name of their image, and all of them lie in
-one folder, wherever the names of images or the lines of lists point to. In the json and the table,
-an image is named by its path relative to what was given. A set for a tool is a folder of its own
+Result images are in one folder, named by a running number and the base name of the image. In the
+json and the table, images are named by their relative path. A data set for a tool is a subfolder
 with copies of the images.
 """
 
@@ -23,7 +21,7 @@ from engine import files, inputs, skipped
 from engine.result import COLUMNS as OBJECT_COLUMNS
 from engine.result import Result
 
-NAME_BYTES = 100  # of an image's name in those of its results; file systems allow 255 in all
+NAME_BYTES = 100  # of the image name in file names, which may have 255
 LONGEST_JPEG = 65_500  # pixels; the overlay of a longer image is a PNG
 MARK = "objects.json"  # of a folder that --overwrite may replace; it is always written
 CUTOUTS = "cutouts"
@@ -85,8 +83,9 @@ class Output:
         }
 
     def collect(self, record: dict, path: Path, image: Image.Image | None = None) -> None:
-        """Adds a record of `write_images` to the tables, and the image to the sets; `path` is its
-        file, which is read again where the image is a page of it and not given.
+        """Adds a record of `write_images` to the tables, and the image to the sets.
+
+        path: its file. image: a page of it; read again if not given.
         """
         name, annotations = record["image"]["file_name"], self.coco["annotations"]
         if self.sets:
@@ -125,7 +124,7 @@ class Output:
             shutil.rmtree(self.folder / name, ignore_errors=True)
 
     def write(self) -> list[str]:
-        """Writes objects.csv, objects.json and the sets; returns what these cannot hold."""
+        """Writes objects.csv, objects.json and the sets; returns notes on what the sets lack."""
         if "csv" in self.save:
             with files.replacing(self.folder / "objects.csv", "choose another --out") as temporary:
                 with open(temporary, "w", encoding="utf-8",

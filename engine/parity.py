@@ -1,4 +1,4 @@
-"""Whether an exported file answers as the model that it was made from, on real images."""
+"""Compares the results of an exported file and its model on real images."""
 
 import statistics
 import time

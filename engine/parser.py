@@ -19,7 +19,7 @@ WIDTH = 98  # of --help at most
 
 
 class HelpFormatter(argparse.HelpFormatter):
-    """Adds the defaults to --help, names what a value is, and breaks no name at its hyphen."""
+    """Adds defaults and metavars to --help, and breaks no names at hyphens."""
 
     def __init__(self, prog: str) -> None:
         super().__init__(prog, width=min(WIDTH, shutil.get_terminal_size().columns - 2))
@@ -27,7 +27,7 @@ class HelpFormatter(argparse.HelpFormatter):
     def add_usage(
         self, usage: None, actions: Iterable[argparse.Action], groups: object, prefix: object = None
     ) -> None:
-        """Only what must be given stands there; a list of all options follows."""
+        """Shows required arguments only; the list of all options follows."""
         words = ["%(prog)s", "[options]"]
         for action in actions:
             default = self._get_default_metavar_for_optional(action)

@@ -43,9 +43,9 @@ class Sensitivity(NamedTuple):
 def to_float16(source: Path, target: Path) -> None:
     """Writes the model with weights and activations in float16; inputs and outputs stay as before.
 
-    What compares bytes with the pad colour and what sums over a mask stays in float32: the first
-    needs more digits than float16 has, the second larger numbers. So do maps finer than 1/8 of the
-    image, our choice: their rounding is half of the difference of the answers, in 1 % of the file.
+    The comparison with the pad colour and the sums over masks stay in float32: float16 lacks the
+    precision and the range. So do maps finer than 1/8, our choice: they cause half of the
+    difference of the results and are 1 % of the file.
     """
     import onnx
     from onnxruntime.transformers.float16 import convert_float_to_float16
@@ -277,7 +277,7 @@ def scope(node) -> str:
 
 
 def grouped(nodes, key) -> dict[str, list[str]]:
-    """Names of nodes by a key, in the order of the graph."""
+    """Groups the names of nodes by a key, in the order of the graph."""
     groups: dict[str, list[str]] = {}
     for node in nodes:
         groups.setdefault(key(node), []).append(node.name)

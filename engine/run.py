@@ -60,7 +60,7 @@ class Data(NamedTuple):
 
 @dataclass
 class Run:
-    """A training and its folder: opens, resumes, saves, keeps the best, logs.
+    """A training and its folder: opening, resuming, checkpoints, logs.
 
     Args:
         folder: None until `open`, for a new run.

@@ -1,4 +1,4 @@
-"""What --skip-bad-records left out: kept in the folder of a run, and listed at the end."""
+"""The records that --skip-bad-records left out: stored in the run folder, printed at the end."""
 
 from pathlib import Path
 

@@ -1,8 +1,8 @@
-"""Which model and weights a training starts from, where the user did not choose both.
+"""Chooses the model and weights that a training starts from, if the user did not choose both.
 
 Weights are ImageNet files in datasets/weights/, recognised by content. Without --model the paper's
-backbone is used if its file is there, else EfficientNet-Lite0, whose file pip can fetch. A demo
-recipe goes on from random values where there are none; any other training is refused.
+backbone is used if its file exists, else EfficientNet-Lite0, whose file pip can fetch. Without
+weights, a demo recipe starts from random values; any other training is refused.
 """
 
 import contextlib
@@ -51,7 +51,7 @@ def backbone_in(file: weights.WeightFile) -> str | None:
 
 @functools.cache
 def recognised(path: Path, modified: int) -> str | None:
-    """The same for a file that may be unreadable, which is said."""
+    """The same for a file that may be unreadable, which is printed."""
     try:
         return backbone_in(weights.open_weights(path))
     except weights.LoadError as error:
@@ -84,7 +84,7 @@ def model_of(file: weights.WeightFile) -> tuple[str, dict[str, object]] | None:
 
 def choose(opts: TrainOptions, fetched: Callable[[str], Path] | None = None) -> dict[str, object]:
     """Values for --model, --set and --pretrained; empty if the user chose the start. A file of a
-    backbone given with --pretrained alone names its model, a checkpoint of ours also the keywords
+    backbone given with --pretrained determines the model, a checkpoint of ours also the keywords
     that the user did not give. `fetched` is called instead of `fetch.fetch`.
 
     Raises:

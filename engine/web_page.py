@@ -24,11 +24,11 @@ TIMEOUT = 600  # seconds for npm
 
 @contextmanager
 def runtime(given: Path | None = None) -> Iterator[Path]:
-    """The folder of the package onnxruntime-web: the one given, or one that npm fetches and that
-    goes away afterwards.
+    """The folder of the package onnxruntime-web: the one given, or a temporary one that npm
+    fetches.
 
     Raises:
-        InputError: if the package cannot be had.
+        InputError: if the package cannot be fetched, or is incomplete.
     """
     with tempfile.TemporaryDirectory() as temporary:
         package = given or fetch(Path(temporary))

@@ -1,3 +1,3 @@
-"""Networks and the mathematics of set prediction: tensors in, tensors out, no files."""
+"""Networks, losses and post-processing for instance segmentation by set prediction."""
 
 __version__ = "0.1.0"

@@ -16,7 +16,7 @@ def within(least: float, most: float, default: Any) -> Any:
 
 @dataclass(frozen=True)
 class Config:
-    """Everything that a model is built from, as plain values that checkpoints store.
+    """The keywords that a model is built from, as plain values.
 
     drop_path: of the backbone. frozen_norms, frozen_stride: BatchNorms of a pretrained backbone,
     and its layers up to this stride (0: none), stay as loaded.

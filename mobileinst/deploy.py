@@ -1,4 +1,4 @@
-"""A trained model made ready for use, and as one graph of tensors of fixed sizes for export."""
+"""Inference form of a trained model, and its export form for images of one size."""
 
 import copy
 import functools
@@ -24,8 +24,8 @@ def fold_batchnorms(model: Segmenter) -> Segmenter:
     """Returns a copy in eval mode, without gradients and channels last, in which BatchNorms are
     part of the convolutions and linear layers before them. Outputs are the same within rounding.
 
-    A BatchNorm belongs to the layer that its parent registers just before it, unless a forward of
-    one image shows that it reads something else, as it may in a part of your own.
+    A BatchNorm is folded into the layer that its parent registers just before it, unless a forward
+    pass shows that its input is another one, as it may be in custom parts.
     """
     model = copy.deepcopy(model).eval().requires_grad_(False)
     children = ((parent, list(parent.named_children())) for parent in model.modules())
@@ -36,7 +36,7 @@ def fold_batchnorms(model: Segmenter) -> Segmenter:
         if isinstance(layer, (nn.Conv2d, nn.Linear)) and isinstance(norm, _BatchNorm)
     ]
     notes = defaultdict(list)  # outputs of the layers and inputs of the norms, call by call
-    alive = []  # two tensors that live have two ids
+    alive = []  # keeps the ids of tensors unique
 
     def note(module: nn.Module, x: Tensor) -> None:
         alive.append(x)
@@ -66,7 +66,7 @@ def fold_batchnorms(model: Segmenter) -> Segmenter:
 def deploy(model: Segmenter, postprocess: Postprocess, size: Size) -> "Deployed":
     """A trained model with its post-processing up to final scores, for images of one size.
 
-    The model that is given stays as it is.
+    The given model is not changed.
 
     Args:
         size: (H, W) of the input, multiples of the coarsest stride.
@@ -82,11 +82,11 @@ def deploy(model: Segmenter, postprocess: Postprocess, size: Size) -> "Deployed"
 
 
 def graph_postprocess(postprocess: Postprocess) -> Postprocess:
-    """The post-processing that a graph contains: that of the model where its mask quality is taken
-    on the grid of the logits, as MobileInst and SparseInst do.
+    """The post-processing that a graph contains: that of the model if its mask quality is computed
+    on the grid of the logits, as in MobileInst and SparseInst.
 
-    Mask2Former takes it at the original size, which a graph does not know, and leaves out queries
-    whose best class is "no object", for which scores alone have no place.
+    Mask2Former computes it at the original size, which a graph does not know, and drops queries
+    whose best class is "no object", which scores cannot express.
     """
     if postprocess.quality is not None:
         return postprocess
@@ -113,7 +113,7 @@ def final_postprocess(max_detections: int, duplicate_iou: float) -> Postprocess:
 
 
 class Normalised(nn.Module):
-    """In place of the normalising of a model: its images are normalised already."""
+    """Replaces the normalisation of a model whose images are normalised already."""
 
     def forward(self, images: Tensor, padding: Tensor | None = None) -> Tensor:
         return images
@@ -122,13 +122,13 @@ class Normalised(nn.Module):
 class Deployed(nn.Module):
     """Image float32 [1,3,H,W], RGB in 0..1 -> scores [1,Q,K] and masks [1,Q,h,w].
 
-    The image lies at the top left, the rest has the mean colour of the model, which marks it as
-    padding: it is zero after normalising and does not count for the mask quality.
+    The image is at the top left; the rest has the mean colour of the model, which marks padding: it
+    is zero after normalising and does not count for the mask quality.
 
-    scores: final, of each query with each class. masks: logits minus the cut, above 0 inside.
+    scores: final, of each query and class. masks: logits minus the threshold's, above 0 inside.
 
-    Only sums, products, maxima and the like of float32, without truth values: other operators end
-    the part of a graph that XNNPACK runs, and take as long as a third of the network each.
+    Uses arithmetic of float32 only, without booleans: other operators split the partition of
+    XNNPACK, and take as long as a third of the network each.
     """
 
     def __init__(self, model: Segmenter, postprocess: Postprocess, size: Size):

@@ -1,4 +1,4 @@
-"""The names a user may ask for -> (model, criterion, postprocess). Knows every part, alone."""
+"""Named models and backbones: builds (model, criterion, postprocess)."""
 
 import inspect
 from collections.abc import Callable
@@ -204,7 +204,7 @@ def build(model: str | Config, num_classes: int, *, seed: int = 0, **keywords: A
 
 
 def build_from_config(config: Config, *, seed: int = 0, **parts: nn.Module) -> Built:
-    """The same from a config; configuration ends here."""
+    """The same from a config."""
     system = SYSTEMS[config.system]
     _, *known = inspect.signature(system.build).parameters
     if wrong := parts.keys() - set(known):

@@ -1,7 +1,7 @@
 """Annotation formats to write, one file each. A new format is a file and its entry in WRITERS.
 
-A writer has NAME, the word for --to; TITLE; BY_STEM, whether the files of an image are named by its
-name without suffix; and two functions:
+A writer has NAME, for --to; TITLE; BY_STEM, whether annotation files are named after the image
+without its suffix; and two functions:
 
 image_path(split, name)              where an image belongs, relative to the folder of the set
 write(folder, splits, lost, wrap)    writes the annotations of all splits into an existing folder

@@ -1,4 +1,4 @@
-"""COCO content that writers rely on, from a COCO json: records are checked, ids are kept."""
+"""Checked COCO content for the writers, with the ids of the file."""
 
 from __future__ import annotations
 

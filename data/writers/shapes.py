@@ -1,4 +1,4 @@
-"""Masks in other forms: outlines along the sides of pixels, and runs along the rows."""
+"""Outlines of masks along the edges of pixels, and run lengths along rows."""
 
 from __future__ import annotations
 

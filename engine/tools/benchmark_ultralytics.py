@@ -1,7 +1,7 @@
 """Entry: our phone models beside a YOLO of ultralytics, both with random values, on the CPU.
 
-The peer runs in an interpreter of its own, which has ultralytics; it is timed from outside. Each
-row takes the models in turn and reports medians of CPU time, and of the ratios to the peer's.
+The peer runs in its own interpreter, which has ultralytics; it is timed from outside. Models are
+measured alternately; medians of CPU time and of the ratios to the peer are reported.
 """
 
 import argparse

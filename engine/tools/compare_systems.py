@@ -1,9 +1,8 @@
-"""Entry: the systems beside each other, on the same backbone weights, data and CPU minutes.
+"""Entry: compares the systems on the same backbone weights, data and CPU minutes.
 
-Each is trained with its own recipe, whose length is changed: a trial of a few steps gives the CPU
-time of a step, and from it follows the number of steps after which the schedule ends. Each is
-evaluated once, at the end. All of it is in one folder, a run folder for each system; the same
-command with --resume goes on after an interruption.
+Each is trained with its own recipe, for a number of steps that follows from the CPU time of a step
+in a short trial, and evaluated once at the end. The folder holds a run folder for each system; the
+same command with --resume continues after an interruption.
 """
 
 import argparse

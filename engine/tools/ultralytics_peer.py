@@ -1,7 +1,7 @@
 """Times a model of ultralytics through its documented calls, for `benchmark_ultralytics`.
 
-It runs in an interpreter of its own, which has ultralytics and not this library. Every line that it
-reads is one run; it answers with the CPU seconds of the run and a count. Random values.
+It runs in its own interpreter, which has ultralytics and not this library. Every input line starts
+a run; the output is its CPU seconds and a count. Weights are random.
 """
 
 import json

@@ -48,7 +48,7 @@ class MobileNetV2(nn.Module):
         self.strides = (4, 8, 16, 32, 64)
 
     def layers_until(self, stride: int) -> list[nn.Module]:
-        """What works at this stride or a finer one, in order."""
+        """The layers that work at this stride or a finer one, in order."""
         last = max((i for s, i in LAST_AT_STRIDE.items() if s <= stride), default=-1)
         return list(self.features[: last + 1])
 

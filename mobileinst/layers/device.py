@@ -1,4 +1,4 @@
-"""Copies that do not make the CPU wait for the device, and precision on it."""
+"""Asynchronous copies to a device, and autocast."""
 
 from contextlib import AbstractContextManager, nullcontext
 
@@ -14,7 +14,7 @@ def to_device(x: Tensor, device: torch.device) -> Tensor:
 
 
 def without_autocast(device: str) -> AbstractContextManager:
-    """A context in which a device computes in the types that tensors have."""
+    """A context without autocast."""
     # The meta device knows no autocast. Where it is off, an exported graph stays in one piece.
     known = torch.amp.is_autocast_available(device)
     on = known and torch.is_autocast_enabled(device)

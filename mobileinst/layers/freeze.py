@@ -22,7 +22,7 @@ class FrozenBatchNorm2d(nn.BatchNorm2d):
 
 
 def freeze_norms(module: nn.Module, layers: Iterable[nn.Module] | None = None) -> None:
-    """Replaces every BatchNorm below `module`; given some of its layers, those in them alone."""
+    """Replaces the BatchNorms in `module`, or only those in the given layers of it."""
     layers = [module] if layers is None else layers
     chosen = {each for layer in layers for each in layer.modules()}
     for parent in list(module.modules()):

@@ -9,11 +9,11 @@ from mobileinst.layers.seeds import named_seed
 
 
 def draw_parameters(model: nn.Module, seed: int) -> None:
-    """Draws every parameter from (seed, module path), whatever else the model holds.
+    """Initialises every parameter from (seed, module path), independent of other modules.
 
     Calls `reset_parameters` of every module that has it, children before parents, so that a parent
-    can overwrite values of its children. Call it before the model moves to a device or another
-    memory format, which would change the order of the draws. The CPU generator's state stays.
+    can overwrite values of its children. Must be called before the model is moved to a device or
+    another memory format. The state of the CPU generator is restored.
     """
     modules = list(model.named_modules())
     with torch.random.fork_rng(devices=[]):

@@ -1,4 +1,4 @@
-"""Where a cell lies in its grid, for grids of any size: sine codes and plain coordinates."""
+"""Positions of the cells of a grid: sine codes and coordinates."""
 
 import math
 

@@ -1,7 +1,7 @@
 """Multi-scale deformable attention (Deformable DETR, ICLR 2021) without a compiled operator.
 
-A bilinear sample is four cells times four weights, so a weighted sum of samples is a weighted sum
-of rows of a table: `F.embedding_bag`, which never stores the samples. For one layer of width 256 at
+A bilinear sample is a weighted sum of four cells, so a weighted sum of samples is a weighted sum of
+rows of a table: `F.embedding_bag`, which does not store the samples. For one layer of width 256 at
 640 × 640 on one CPU thread, forward + backward take 39 + 206 ms; with embedding_bag's own gradient
 54 + 408, with grid_sample per level 250 + 578.
 """

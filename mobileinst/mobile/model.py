@@ -111,9 +111,8 @@ class MobileInst(Segmenter):
 
     def encode(self, images: Tensor, padding: Tensor | None = None) -> dict[str, Tensor]:
         """global_map [B,C6,·,·] at 1/64, mask_features [B,D,·,·] at 1/8, and pixel_features
-        [B,kernel_dim,h,w] at `mask_stride`, with five more for placed queries. A frame that borrows
-        kernels needs no more. While training with semantic heads, also semantic_logits_* [B,K,·,·]
-        of each.
+        [B,kernel_dim,h,w] at `mask_stride`, with five more for placed queries. While training with
+        semantic heads, also semantic_logits_* [B,K,·,·].
         """
         *local_maps, global_map = self.backbone_maps(images, padding)
         mask_features, pixel_features = self.mask_decoder(local_maps, global_map)

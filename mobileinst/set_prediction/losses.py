@@ -1,4 +1,4 @@
-"""The criterion, the loss terms it adds up, and the functions they are made of.
+"""The criterion, its loss terms, and their functions.
 
 Every sum is divided by a count of the whole batch (all micro-batches, all ranks), which is known
 before the forward pass, so accumulating 4 × 4 images is the same computation as a batch of 16.

@@ -15,7 +15,7 @@ Sizes = tuple[Size, Size, Size]  # padded, before padding, original
 Encode = Callable[[Tensor], list]  # bool [m,h0,w0] -> m encoded masks
 
 CHUNK_PIXELS = 4_000_000  # mask pixels encoded at a time
-STRIP_PIXELS = 500_000  # mask pixels resized at a time: their logits stay in the cache
+STRIP_PIXELS = 500_000  # mask pixels resized at a time, for the CPU cache
 SAMPLES = 500_000  # pixels of a mask, at least, whose mean probability is its quality
 # Our choice: on VOC val it lifts F1 from .592 to .595; AP, which keeps duplicates, would be .3513
 # for .3514.
@@ -153,8 +153,8 @@ class Postprocess:
         max_detections: answers per image, the best before masks are resized.
         quality: (mask logits of an image, padded, size, logit of the threshold) -> factor of the
             scores [Q]; None: the mean probability inside the masks at the original size.
-        duplicate_iou: an answer is not used if its mask has a larger IoU, on the grid of the
-            logits, with that of a better one of its class; 1 is off. AP keeps all answers.
+        duplicate_iou: an answer is a duplicate if its mask has a larger IoU, on the grid of the
+            logits, with a better one of its class; 1 is off. AP keeps all answers.
     """
 
     def __init__(

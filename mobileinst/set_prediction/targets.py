@@ -1,4 +1,4 @@
-"""What the costs and losses of one output read of a target of the data contract."""
+"""Targets in the form that matching costs and losses need."""
 
 from dataclasses import dataclass, field
 

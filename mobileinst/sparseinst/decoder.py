@@ -48,7 +48,7 @@ class InstanceBranch(nn.Module):
         self.cls_score = nn.Linear(maps * width, num_classes)
         self.mask_kernel = nn.Linear(maps * width, kernel_dim)
         self.objectness = nn.Linear(maps * width, 1)
-        # Without effect, as a softmax does not change by a shift; published files have it.
+        # Without effect, as softmax is invariant to shifts, but published files have it.
         self.softmax_bias = nn.Parameter(torch.zeros(1)) if softmax else None
         self.reset_parameters()
 

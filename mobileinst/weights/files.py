@@ -1,4 +1,4 @@
-"""From a file to named tensors: the container opened, names translated, prefixes removed."""
+"""Reads named tensors from a file: finds the container, translates names, removes prefixes."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -96,9 +96,7 @@ def require_match(
 
 
 def only_added(match: Match, keywords: str) -> bool:
-    """Whether all that a checkpoint of ours lacks are modules that other keywords add to the model;
-    they start from random values.
-    """
+    """Whether a checkpoint of ours lacks only modules that different keywords add to the model."""
     report, there = match.report, {name.rpartition(".")[0] for name in match.given}
     modules = {name.rpartition(".")[0] for name in report.missing}
     added = not any(name in there or name.startswith("backbone.") for name in modules)
@@ -106,7 +104,7 @@ def only_added(match: Match, keywords: str) -> bool:
 
 
 def other_layers(match: Match) -> list[str]:
-    """Tensors without a place in parts that the backbone has: the file is of another network."""
+    """Unexpected tensors in parts that the backbone has: the file is of another network."""
     start = "backbone." if hasattr(match.part, "backbone") else ""
     names = (name.removeprefix(start) for name in match.state if name.startswith(start))
     parts = tuple({f"{start}{name.partition('.')[0]}." for name in names if "." in name})
@@ -174,7 +172,7 @@ def fix_for(file: WeightFile, match: Match, keywords: str) -> str:
 
 
 def warnings(file: WeightFile, module: nn.Module, match: Match, keywords: str) -> Iterator[str]:
-    """Why weights that fit may work badly all the same."""
+    """Reasons why weights that fit may be wrong."""
     given, report = match.given, match.report
     if keywords:
         yield f"the checkpoint's model was built with {keywords}"

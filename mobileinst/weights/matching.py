@@ -166,8 +166,8 @@ def compare(match: Match, drop: Mapping[str, str], optional: tuple[str, ...]) ->
     """Sorts all names into those that fit and those that do not.
 
     Args:
-        drop: how names begin that may be in the file alone -> why they are left out.
-        optional: how names begin that may be in the module alone, if none of them is in the file.
+        drop: prefixes of names that only the file may have -> why they are left out.
+        optional: prefixes of names that only the module may have, if the file has none of them.
     """
     report, given = match.report, match.given
     state = {name: v for name, v in match.state.items() if not name.endswith(RECOMPUTED)}

@@ -1,4 +1,4 @@
-"""What the names and shapes in published files mean: the model, what is left out, renaming."""
+"""Recognises published files by names and shapes, and translates their names to ours."""
 
 import re
 from collections import defaultdict
@@ -135,7 +135,7 @@ HUB = (
 
 
 def beginning(name: str, prefixes: tuple[str, ...]) -> str:
-    """The longest start of a name that is made of these prefixes alone, in any order."""
+    """The longest start of a name that consists of these prefixes, in any order."""
     length = 0
     while found := [prefix for prefix in prefixes if name.startswith(prefix, length)]:
         length += len(found[0])

@@ -1,4 +1,4 @@
-"""What a comparison of a file with a module found, and what loading it did."""
+"""The report on loading a file of weights into a module."""
 
 import hashlib
 from collections.abc import Iterable, Mapping
@@ -50,7 +50,7 @@ class Report:
 
     @property
     def fitting(self) -> list[str]:
-        """What fits and cannot fit by accident, as the counters of all batch norms do."""
+        """The loaded tensors, without counters of batch norms, which always fit."""
         return [name for name in self.loaded if not name.endswith(COUNTER)]
 
     @property
