@@ -61,6 +61,11 @@ def after_training(checkpoint: Path, options: TrainOptions) -> dict[str, str]:
         start = {name: options.given.get(name) for name in START}
         words = data_arguments(options.given) + arguments(**start)
         return {"train on all images": command(train_script(options.model), *words)}
+    return with_checkpoint(checkpoint)
+
+
+def with_checkpoint(checkpoint: Path) -> dict[str, str]:
+    """What can be done with the best.pt of a run."""
     return {
         "on images of your own": command("predict", "IMAGES", "--checkpoint", checkpoint),
         "for a phone or browser": command("export", "--checkpoint", checkpoint),

@@ -203,7 +203,7 @@ def thin(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def zigzag(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The least and the greatest value of each part, in their order: no leap is lost."""
+    """The least and the greatest value of each part, in their order: no spike is lost."""
     if len(x) <= MOST_POINTS:
         return x, y
     kept = []

@@ -13,6 +13,7 @@ from engine import checkpoint, files, options
 from engine.coco_ap import METRICS
 from engine.inference import predictions
 from engine.report import evidence
+from engine.report.run_facts import sentence
 from engine.values import shown
 from mobileinst import zoo
 
@@ -57,7 +58,7 @@ def compare(folders: Sequence[Path]) -> dict[str, Any]:
     whole = len(scored) == len(found) and same_classes
     return {
         "names": names,
-        "notes": [f"{text[:1].upper()}{text[1:]}." for text in notes],
+        "notes": [sentence(text) for text in notes],
         "options": differing_options(folders),
         "headline": headline(found),
         "classes": classes(found),

@@ -147,8 +147,9 @@ def images(
         predicted = [each[str(index)] for each, index in zip(answers, row["index"], strict=True)]
         rows = results_page.draw_rows(dataset, row["index"][0], dict(zip(names, predicted)))
         if rows:
-            texts = [f"{name}: score {score:.2f}" for name, score in zip(names, row["scores"])]
-            about = (element("p", text) for text in (element("b", row["file"]), *texts))
-            parts.append(results_page.shown_rows(element("div", *about), rows))
+            texts = [f"{name}: {score:.2f}" for name, score in zip(names, row["scores"])]
+            about = (element("b", row["file"]), "panoptic quality", *texts)
+            cells = (element("p", text) for text in about)
+            parts.append(results_page.shown_rows(element("div", *cells), rows))
     title = "Images on which they differ most"
     return section(title, joined(parts), note=KEY) if parts else Html()

@@ -11,13 +11,10 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
-from pycocotools import mask as coco_mask
 
 from data import rle
 from engine.coco_ap import remove_void
-from engine.report.diagnose import by_image
-
-FOUND = 0.5  # least mask IoU of an object with its answer
+from engine.report.diagnose import FOUND, by_image, shares
 
 
 class Matches(NamedTuple):
@@ -110,9 +107,7 @@ def assign(ious: np.ndarray, same_class: np.ndarray) -> dict[int, int]:
 def in_crowd(answer: dict, crowds: list[dict]) -> bool:
     """Whether half of an answer or more lies in a crowd of its class."""
     same = [one["segmentation"] for one in crowds if one["category_id"] == answer["category_id"]]
-    return bool(same) and coco_mask.iou([answer["segmentation"]], same, [1] * len(same)).max() >= (
-        FOUND
-    )
+    return bool(shares([answer["segmentation"]], same).max(initial=0.0) >= FOUND)
 
 
 def confusion(matches: Iterable[Matches], num_classes: int) -> np.ndarray:

@@ -11,6 +11,7 @@ from PIL import Image
 from data.dataset import CocoDataset, some
 from data.errors import InputError
 from data.images import read_rgb
+from data.loaders import spread
 from engine import options
 from engine.findings import ERROR, FactsOf, Finding, Place, Sets, class_counts
 from engine.log import progress
@@ -190,10 +191,11 @@ def classes(found: Content, counts: np.ndarray) -> Html:
 
 def problem(found: Content, number: int, one: Finding) -> Html:
     """The samples and the first places of a finding."""
+    places = [each for each in one.places if each.index is not None]
     figures = [
         figure
-        for place in spread([each for each in one.places if each.index is not None], SHOWN)
-        for figure in shown_place(found.sets, place)
+        for number in spread(len(places), SHOWN)
+        for figure in shown_place(found.sets, places[number])
     ]
     rows = [
         (each.split, each.image, textwrap.shorten(each.text, LONGEST, placeholder=" ..."))
@@ -231,18 +233,12 @@ def class_samples(found: Content) -> Html:
         first = places[label][0][0]
         of_split = [place for place in places[label] if place[0] == first]
         figures = []
-        for split, index, number in spread(of_split, SAMPLES):
+        for split, index, number in (of_split[i] for i in spread(len(of_split), SAMPLES)):
             if drawn := sample(found.sets[split], index, (number,)):
                 figures.append(picture(drawn, f"{split}: {found.sets[split].images[index][1]}"))
         parts += [element("h3", names[label]), pictures(figures)]
     left = [names[label] for label in order[MOST_CLASSES:]]
     return joined([*parts, element("p", f"without samples here: {some(left)}") if left else ""])
-
-
-def spread(items: Sequence, count: int) -> list:
-    """`count` of the items, spread evenly."""
-    count = min(count, len(items))
-    return [items[i * len(items) // count] for i in range(count)]
 
 
 def sample(dataset: CocoDataset, index: int, objects: Sequence[int]) -> Image.Image | None:

@@ -1,4 +1,4 @@
-"""What in the data makes the AP of a run low or worthless: each check gives a warning or none."""
+"""Checks of the data of a run: each gives a warning or none."""
 
 import numpy as np
 
@@ -41,7 +41,7 @@ def names_permuted(run: RunFacts) -> dict | None:
         known = np.where(seen >= FEW, np.diag(train) / np.maximum(seen, 1), np.nan)
         wrong &= ~(known < SURE)
     rows = np.flatnonzero(wrong)
-    alone = np.bincount(called[rows], minlength=size)[called[rows]] == 1  # no class draws others
+    alone = np.bincount(called[rows], minlength=size)[called[rows]] == 1  # one class each
     rows = rows[alone]
     if not len(rows) or (len(rows) == 1 and not known[rows[0]] >= SURE):
         return None
@@ -87,14 +87,13 @@ def leaked_images(run: RunFacts) -> dict | None:
     scores = ""
     if leaked and others and np.mean(leaked) > np.mean(others):
         scores = (
-            f" The mean image score is {np.mean(leaked):.2f} on them and {np.mean(others):.2f} on "
-            f"the other {len(others)}."
+            f" The mean panoptic quality is {np.mean(leaked):.2f} on them and "
+            f"{np.mean(others):.2f} on the other {len(others)}."
         )
     return warning(
         "error", "Images of val are also in train",
         f"{len(pairs)} of {len(val)} images of val are nearly the same as training images{compared}"
-        f": {shown}. AP on images that were trained on says little "
-        f"about new ones: do not trust it.{scores}",
+        f": {shown}. AP on images that were trained on is higher than on new ones.{scores}",
         "Leave each image in one of the two, and train again; evidence.json lists all pairs.",
     ) | {"images": named}  # fmt: skip
 
@@ -107,7 +106,7 @@ def evaluated_on_train(run: RunFacts) -> dict | None:
     return warning(
         "error", "AP is measured on training images",
         f"There is no validation set: all scores are those of {split.removeprefix('train-')} "
-        "training images, and tell nothing about new ones.",
+        "training images, not of new ones.",
         "Train again with --val-fraction 0.2.",
     )  # fmt: skip
 
@@ -200,12 +199,12 @@ def coarse_masks(run: RunFacts) -> dict | None:
 
 
 def few_objects(run: RunFacts) -> dict | None:
-    """A val set on which AP is a matter of chance."""
+    """A val set with too few objects."""
     number = run.evidence.get("objects")
     if number is None or number >= 4 * FEW or run.options.get("overfit"):
         return None
     return warning(
-        "look", "AP is a matter of chance",
+        "look", "Too few objects in val for a reliable AP",
         f"{run.evidence['split']} has {counted(number, 'object')}: one more or less changes AP.",
         "Annotate more images for val, or hold out more with --val-fraction.",
     )  # fmt: skip

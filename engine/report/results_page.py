@@ -12,10 +12,9 @@ from engine.coco_ap import NOTHING, Scores
 from engine.report import diagnose, draw
 from engine.report.charts import Line, histogram, lines
 from engine.report.page import Html, charts, element, fold, joined, jpeg, section, table, tiles
-from engine.report.tables import MEANING, number
+from engine.report.tables import coco_rows, number
 
 HEIGHT, QUALITY = 200, 58  # of the images of an example, as JPEG
-QUALITY_OF = "the panoptic quality of an image, 1 if all is found"
 MOST_IN_MATRIX = 30  # classes; of more, the most confused pairs are listed
 PAIRS = 15
 SHOWN_CLASSES = 40  # of more, the best and the worst are shown, and the rest is folded
@@ -48,14 +47,8 @@ def headline(scores: Scores, train_ap: float | None) -> Html:
         shown += [(scores.f1, f"F1 at score {scores.best_threshold:.2f}")]
         shown += [(scores.precision, "precision there"), (scores.recall, "recall there")]
     shown = [(number(value), what) for value, what in shown]
-    columns = {"mask": scores.metrics, "box": box}
-    if scores.void_removed is not None:
-        columns = {"mask, void removed": mask, "mask, as COCO": scores.metrics, "box": box}
-    most, rows = scores.max_dets, []
-    for key, meaning in MEANING.items():
-        name, meaning = key.replace("100", str(most)), meaning.format(min(10, most), most)
-        rows.append((name, meaning, *(number(values[key]) for values in columns.values())))
-    return joined([tiles(shown), fold("All 12 COCO numbers", table(("", "of", *columns), rows))])
+    header, *rows = coco_rows(scores)
+    return joined([tiles(shown), fold("All 12 COCO numbers", table(header, rows))])
 
 
 def threshold(evidence: Evidence) -> Html:
@@ -78,7 +71,7 @@ def threshold(evidence: Evidence) -> Html:
         charts([
             lines("Precision at each recall", precision, "recall", unit=True),
             lines("By score threshold, at IoU 0.5", share, "score", unit=True, mark=mark),
-            histogram(quality, "Images by their score", about=QUALITY_OF),
+            histogram(quality, "Images by panoptic quality", about="1: all is found"),
         ]),
         id="threshold",
     )  # fmt: skip
@@ -130,21 +123,20 @@ def matrix(names: Sequence[str], counts: np.ndarray) -> Html:
 
 def pairs(names: Sequence[str], counts: np.ndarray) -> Html:
     """The most frequent confusions, and the classes that are missed or invented most."""
-    objects = counts[:-1].sum(1)
-    wrong = counts[:-1, :-1] * ~np.eye(len(names), dtype=bool)
-    order = np.argsort(-wrong, axis=None, kind="stable")[:PAIRS]
-    found = [(names[i], names[j], int(wrong[i, j]), share(wrong[i, j], objects[i]))
-             for i, j in zip(*np.unravel_index(order, wrong.shape)) if wrong[i, j]]  # fmt: skip
-    missed = [
-        (names[i], int(counts[i, -1]), share(counts[i, -1], objects[i]))
-        for i in np.argsort(-counts[:-1, -1], kind="stable")[:PAIRS].tolist()
-        if counts[i, -1]
+
+    def largest(counts: np.ndarray) -> list[tuple[int, int]]:
+        """Places of the largest counts above 0, and the counts."""
+        order = np.argsort(-counts, kind="stable")[:PAIRS].tolist()
+        return [(place, int(counts[place])) for place in order if counts[place]]
+
+    objects, size = counts[:-1].sum(1), len(names)
+    wrong = counts[:-1, :-1] * ~np.eye(size, dtype=bool)
+    found = [
+        (names[place // size], names[place % size], n, share(n, objects[place // size]))
+        for place, n in largest(wrong.ravel())
     ]
-    extra = [
-        (names[i], int(counts[-1, i]))
-        for i in np.argsort(-counts[-1, :-1], kind="stable")[:PAIRS].tolist()
-        if counts[-1, i]
-    ]
+    missed = [(names[i], n, share(n, objects[i])) for i, n in largest(counts[:-1, -1])]
+    extra = [(names[i], n) for i, n in largest(counts[-1, :-1])]
     parts = (
         ("Most confused", table(("object", "predicted as", "times", "of its objects"), found)),
         ("Most missed", table(("class", "missed", "of its objects"), missed)),
@@ -250,7 +242,7 @@ def example(evidence: Evidence, index: int, dataset: CocoDataset | None) -> Html
     if not rows:
         return Html()
     row = next(one for one in evidence["per_image"] if one["index"] == index)
-    about = [element("b", row["file"]), f"score {row['score']:.2f}", found_in(row)]
+    about = [element("b", row["file"]), f"panoptic quality {row['score']:.2f}", found_in(row)]
     cells = [element("p", part) for part in about]
     return shown_rows(element("div", *cells), rows)
 

@@ -11,7 +11,7 @@ from PIL import Image
 from data.dataset import CocoDataset
 from engine import checkpoint, files, log, options, start_weights
 from engine.coco_ap import NOTHING, Scores
-from engine.commands import command
+from engine.commands import command, with_checkpoint
 from engine.report import results_page, summary
 from engine.report.charts import Line, lines
 from engine.report.page import (
@@ -26,7 +26,7 @@ from engine.report.page import (
     table,
 )  # fmt: skip
 from engine.report.results_page import gaps
-from engine.report.run_facts import RunFacts, evaluated_split
+from engine.report.run_facts import RunFacts, evaluated_split, sentence
 from engine.report.warnings import warnings_of
 from engine.values import shown
 
@@ -43,7 +43,7 @@ NOT_TERMS = {
 SECTIONS = (
     ("time", "Over time"), ("threshold", "Threshold"), ("confusion", "Confusion"),
     ("classes", "Classes"), ("images", "Images"), ("diagnosis", "Diagnosis"),
-    ("training", "Training"), ("next", "Go on"),
+    ("training", "Training"), ("next", "Next steps"),
 )  # fmt: skip
 
 
@@ -126,7 +126,7 @@ def lead(folder: Path, content: checkpoint.Fields, length: int) -> Html:
     first = (
         f"{opts['model']}, {about['parameters'] / 1e6:.1f} M parameters, trained for "
         f"{summary.epochs_of(content):.1f} epochs ({time}) from {source}, on "
-        f"{Path(opts['data'] or opts['train_json']).name}."
+        f"{opts['data'] or opts['train_json']}."
     )
     parts = [element("p", first, kind="lead")]
     if done < length:
@@ -140,7 +140,7 @@ def results(best: checkpoint.Fields, evaluations: Sequence[Mapping[str, str]]) -
     """The numbers of the best weights."""
     row = next((row for row in evaluations if int(row["iteration"]) == best["iteration"]), {})
     on_train = float(row["train/AP"]) if row.get("train/AP") else None
-    about = element("p", f"{summary.about_best(best).capitalize()}.", kind="faint")
+    about = element("p", sentence(summary.about_best(best)), kind="faint")
     parts = [results_page.headline(Scores(**best["scores"]), on_train), about]
     if best["grid"]:
         text = f"Ground truth through the mask grid and back: AP {best['grid']['AP']:.3f}."
@@ -156,13 +156,11 @@ def over_time(
     """AP, losses, learning rate, gradients and speed by epoch."""
     steps = [row for row in rows if {"loss", "epoch"} <= row.keys()]  # others: only skipped steps
     terms = [name for name in (steps[-1] if steps else ()) if name not in NOT_TERMS]
-    main = [name for name in terms if not any(map(str.isdigit, name))]
-    growth = {}
-    for name in terms:
-        values = [row[name] for row in steps if name in row]
-        growth[name] = max(values) / max(values[0], 1e-9)
-    grown = [name for name in terms if name not in main and growth[name] > GROWN]
-    main = [*main, *sorted(grown, key=growth.get, reverse=True)][:HUES]
+    layers = [name for name in terms if any(map(str.isdigit, name))]
+    values = {name: [row[name] for row in steps if name in row] for name in layers}
+    growth = {name: max(each) / max(each[0], 1e-9) for name, each in values.items()}
+    grown = sorted((n for n in layers if growth[n] > GROWN), key=growth.get, reverse=True)
+    main = [*(name for name in terms if name not in layers), *grown][:HUES]
 
     def line(key: str, name: str = "", hue: int = 0, noisy: bool = True) -> Line:
         own = [row for row in steps if key in row]
@@ -177,7 +175,7 @@ def over_time(
         charts([
             ap_chart(evaluations, best),
             lines("Training loss", [line("loss", "loss")], "epoch", log=True),
-            lines("Its main terms", of_loss, "epoch", log=True),
+            lines("Main loss terms", of_loss, "epoch", log=True),
             lines("Learning rate", [line("lr", "highest of all layers", noisy=False)], "epoch"),
             lines("Gradients", [line("grad_norm", norm)], "epoch", log=True),
             lines("Speed", [line("images_per_second", "images per second")], "epoch"),
@@ -283,16 +281,13 @@ def decisions(chosen: Mapping[str, Any]) -> list[Html]:
 def go_on(folder: Path, best: checkpoint.Fields | None, stopped: bool) -> Html:
     """The commands that come next."""
     of_it = ("--checkpoint", folder / "best.pt")
-    found = [("Beside another run", command("report", folder, "RUN"))]
+    found = {"to go on training": "the same command with --resume"} if stopped else {}
     if best:
-        found = [
-            ("Find objects in images of yours", command("predict", "IMAGES", *of_it)),
-            ("Draw more images", command("visualize", *of_it, "--count", 24)),
-            ("Evaluate on other data", command("test", *of_it, "--data", "DIR")),
-            ("Export it for a phone or a browser", command("export", *of_it)),
-            *found,
-        ]
-    if stopped:
-        found.insert(0, ("Go on training", "the same command with --resume"))
-    parts = [joined([element("h3", what), element("pre", line)]) for what, line in found]
-    return section("Go on", *parts, id="next")
+        found |= with_checkpoint(folder / "best.pt")
+        found["more images of val"] = command("visualize", *of_it, "--count", 24)
+        found["on other data"] = command("test", *of_it, "--data", "DIR")
+    parts = [
+        joined([element("h3", what.capitalize()), element("pre", line)])
+        for what, line in found.items()
+    ]
+    return section("Next steps", *parts, id="next")

@@ -18,17 +18,22 @@ MEANING = {
 }
 
 
-def table(scores: Scores, markdown: bool = False) -> str:
-    """The 12 numbers and a row per category: 0..1, `-` where the ground truth has none."""
-    columns = {"mask": scores.metrics, "box": scores.boxes}
+def coco_rows(scores: Scores) -> list[list[str]]:
+    """The 12 numbers of masks and boxes below a header: 0..1, `-` where there is no object."""
+    columns = {"mask": scores.metrics}
     if scores.void_removed is not None:
         columns = {"mask, void removed": scores.void_removed, "mask, as COCO": scores.metrics}
-        columns["box"] = scores.boxes
+    columns["box"] = scores.boxes
     most = scores.max_dets
-    numbers = [["metric", "of", *columns]]
+    rows = [["metric", "of", *columns]]
     for key, meaning in MEANING.items():
         name, meaning = key.replace("100", str(most)), meaning.format(min(10, most), most)
-        numbers.append([name, meaning, *(number(values[key]) for values in columns.values())])
+        rows.append([name, meaning, *(number(values[key]) for values in columns.values())])
+    return rows
+
+
+def table(scores: Scores, markdown: bool = False) -> str:
+    """The 12 numbers and a row per category."""
     classes = [["category", "objects", "AP", "AP50", "AR"]]
     for row in scores.headline_per_class:
         name, objects, *values = row.values()
@@ -36,7 +41,7 @@ def table(scores: Scores, markdown: bool = False) -> str:
     layout = pipes if markdown else aligned
     counts = (
         f"{scores.images} images, {scores.objects} objects, {scores.detections} predictions, "
-        f"at most {most} of a class per image"
+        f"at most {scores.max_dets} of a class per image"
     )
     if scores.best_threshold is None:
         threshold = "no threshold: no query's best answer covers an object with IoU 0.5"
@@ -45,17 +50,17 @@ def table(scores: Scores, markdown: bool = False) -> str:
             f"best F1 at IoU 0.5: {scores.f1:.3f} at score threshold {scores.best_threshold:.3f} "
             f"(precision {scores.precision:.3f}, recall {scores.recall:.3f})"
         )
-    return "\n\n".join([counts, layout(numbers, 2), layout(classes, 1), threshold])
+    return "\n\n".join([counts, layout(coco_rows(scores), 2), layout(classes, 1), threshold])
 
 
 def side_by_side(scores: dict[str, Scores]) -> str:
     """The numbers of two evaluations by name, and what the second one differs by."""
     rows = [["mask", *scores, "difference"]]
+    most = str(next(iter(scores.values())).max_dets)
     for key in MEANING:
         one, other = (each.headline[key] for each in scores.values())
         difference = "-" if one == NOTHING else f"{other - one:+.3f}"
-        name = key.replace("100", str(next(iter(scores.values())).max_dets))
-        rows.append([name, number(one), number(other), difference])
+        rows.append([key.replace("100", most), number(one), number(other), difference])
     return aligned(rows, 1)
 
 

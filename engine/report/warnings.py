@@ -16,7 +16,7 @@ from engine.report.run_facts import RunFacts, evaluated_split, sentence, warning
 LOW_AP = 0.1  # of a run that learned next to nothing
 LOW_TRAIN_AP = 0.2
 WIDE_GAP = 0.15  # between train AP and val AP, if val AP is also below two thirds of train AP
-LEAP, BURST = 1.5, 3.0  # of the loss, over the first one; the second whatever AP is
+SPIKE, LARGE_SPIKE = 1.5, 3.0  # of the loss, over the first one; the second whatever AP is
 FALL = 0.9  # of the first loss: one that ends above has not fallen
 RISE = 3.0  # of the last losses, over the lowest one
 HIGH_RATE = 5.0  # a learning rate over that of its recipe
@@ -39,7 +39,7 @@ def warnings_of(run: RunFacts) -> list[dict[str, str]]:
 
 
 def rate_too_high(run: RunFacts) -> dict | None:
-    """A run that learned next to nothing while its loss leaped or did not fall, or whose learning
+    """A run that learned next to nothing while its loss spiked or did not fall, or whose learning
     rate is far above that of its recipe.
     """
     on_train, val = run.last_ap("train"), run.last_ap("val")
@@ -49,12 +49,12 @@ def rate_too_high(run: RunFacts) -> dict | None:
         return None
     losses = np.array([row["loss"] for row in rows])
     first, lowest, peak = losses[0], losses.min(), int(losses.argmax())
-    if (ap or 0) > 2 * LOW_AP and losses[peak] <= BURST * first:
+    if (ap or 0) > 2 * LOW_AP and losses[peak] <= LARGE_SPIKE * first:
         return None
     end = float(np.median(losses[-max(1, len(losses) // 5) :]))
     rate, usual = run.options.get("lr", 0), usual_rate(run.options)
     signs = []
-    if losses[peak] > LEAP * first:
+    if losses[peak] > SPIKE * first:
         signs.append(
             f"the loss rose from {first:.3g} to {losses[peak]:.3g} at iteration "
             f"{rows[peak]['iteration']} and was {end:.3g} at the end"

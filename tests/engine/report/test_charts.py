@@ -59,7 +59,7 @@ def test_texts_of_ticks_are_short():
     assert [charts.tick_text(value) for value in values] == expected
 
 
-def test_a_long_line_is_thinned_and_keeps_its_ends_and_leaps():
+def test_a_long_line_is_thinned_and_keeps_its_ends_and_spikes():
     x, y = np.arange(100_000) / 1000, np.full(100_000, 2.0)
     y[51_234], y[0], y[-1] = 90.0, 3.0, 1.0
     chart = charts.lines("loss", [Line("loss", x, y, noisy=True)], "epoch", log=True)

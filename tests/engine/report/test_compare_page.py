@@ -57,7 +57,7 @@ def test_each_number_stands_with_its_run(text):
     places = [said.index(row) for row in rows]
     assert places == sorted(places)  # those that differ most first
     assert 'class="h0" style="left:75.0%"' in text and 'class="h1" style="left:25.0%"' in text
-    assert "one: score 0.90" in said and "&lt;two&gt;: score 0.10" in said
+    assert "panoptic quality one: 0.90 &lt;two&gt;: 0.10" in said
     assert text.count("data:image/jpeg") == 2 * 4
 
 

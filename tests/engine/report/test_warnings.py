@@ -177,7 +177,7 @@ def test_images_of_val_in_train(tmp_path):
     (found,) = warnings_of(run)
     assert found["what"] == "Images of val are also in train" and found["level"] == "error"
     assert "3 of 10 images of val" in found["why"] and "val 0.png is train 0.jpg" in found["why"]
-    assert "mean image score is 0.90 on them and 0.40 on the other 7" in found["why"]
+    assert "mean panoptic quality is 0.90 on them and 0.40 on the other 7" in found["why"]
     assert found["images"] == [(f"val {i}.png", f"train {i}.jpg") for i in range(3)]
     train, val = parts.train, parts.val
     clean = parts._replace(val=val.subset(range(3, 10)))
@@ -226,4 +226,4 @@ def test_a_threshold_of_little_recall_and_few_objects(tmp_path):
     (found,) = warnings_of(run_of(tmp_path, evidence=low))
     assert "10% of the objects are found, while 80% have a right mask" in found["why"]
     few = evidence_of(objects=5)
-    assert titles(run_of(tmp_path, evidence=few)) == ["AP is a matter of chance"]
+    assert titles(run_of(tmp_path, evidence=few)) == ["Too few objects in val for a reliable AP"]
