@@ -14,35 +14,11 @@ import numpy as np
 import pytest
 
 from data.errors import InputError
-from engine import backends, checkpoint, export, graphs, predict, web_page
+from engine import backends, export, predict, web_page
 
 CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), ""
 )
-
-
-@pytest.fixture(scope="module")
-def runtime(tmp_path_factory) -> Path:
-    """A stand-in for the npm package."""
-    folder = tmp_path_factory.mktemp("runtime")
-    (folder / "dist").mkdir()
-    for name in web_page.RUNTIME:
-        (folder / name).write_text("a stand-in")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def folder(toy_run, toy_coco, runtime, tmp_path_factory) -> Path:
-    for name in graphs.FORMATS["onnx"].packages:
-        pytest.importorskip(name, reason=f"{name}, of requirements-export.txt, is missing")
-    root = tmp_path_factory.mktemp("small")
-    content = checkpoint.load(toy_run / "best.pt")
-    content["best"]["threshold"] = 0.05
-    checkpoint.save(root / "best.pt", content)
-    argv = ["--checkpoint", root / "best.pt", "--images", toy_coco / "train", "--out", root / "x"]
-    argv += ["--size", "64x128", "--threads", "1", "--fp16", "--int8", "--allow-mismatch"]
-    export.main([str(each) for each in [*argv, "--web", "--web-runtime", runtime]])
-    return root / "x"
 
 
 def rows_of(path: Path) -> list[dict]:
@@ -50,34 +26,34 @@ def rows_of(path: Path) -> list[dict]:
         return list(csv.DictReader(file))
 
 
-def test_smaller_files_answer_nearly_alike(folder):
-    rows = {row["file"]: row for row in rows_of(folder / "parity.csv")}
+def test_smaller_files_answer_nearly_alike(exported):
+    rows = {row["file"]: row for row in rows_of(exported / "parity.csv")}
     half, int8 = rows["model.fp16.onnx"], rows["model.int8.onnx"]
     # A network of a few channels that overfits is no measure of the limits.
     assert float(half["score_difference"]) < 0.03 and float(half["mask_iou_median"]) > 0.99
     assert float(half["megabytes"]) < 0.6 * float(rows["model.onnx"]["megabytes"])
     assert int(int8["answers"]) >= 6 and float(int8["mask_iou_median"]) > 0.9
     assert float(int8["megabytes"]) < 0.6 * float(rows["model.onnx"]["megabytes"])
-    meta = json.loads((folder / "model.json").read_text())
+    meta = json.loads((exported / "model.json").read_text())
     assert list(meta["files"]) == ["model.onnx", "model.fp16.onnx", "model.int8.onnx"]
 
 
-def test_inputs_and_outputs_stay_those_of_the_contract(folder):
+def test_inputs_and_outputs_stay_those_of_the_contract(exported):
     import onnx
 
     def ends(name: str) -> list[tuple]:
-        graph = onnx.load(folder / name).graph
+        graph = onnx.load(exported / name).graph
         return [
             (each.name, each.type.tensor_type.elem_type, str(each.type.tensor_type.shape))
             for each in (*graph.input, *graph.output)
         ]
 
     assert ends("model.fp16.onnx") == ends("model.int8.onnx") == ends("model.onnx")
-    assert backends.load(folder / "model.int8.onnx").preset.canvas == (64, 128)
+    assert backends.load(exported / "model.int8.onnx").preset.canvas == (64, 128)
 
 
-def test_the_sensitivity_of_every_part_is_listed(folder):
-    rows = {row["part"]: row for row in rows_of(folder / "int8.csv")}
+def test_the_sensitivity_of_every_part_is_listed(exported):
+    rows = {row["part"]: row for row in rows_of(exported / "int8.csv")}
     parts = ["backbone", "mask_decoder", "instance_decoder", "instance_decoder.heads"]
     parts += ["instance_decoder, products of activations", "kernels · pixel features", "together"]
     assert set(parts) <= rows.keys()
@@ -87,10 +63,10 @@ def test_the_sensitivity_of_every_part_is_listed(folder):
     assert float(rows["kernels · pixel features"]["weights"]) == 0
 
 
-def test_int8_has_integer_layers_and_keeps_products_in_float(folder):
+def test_int8_has_integer_layers_and_keeps_products_in_float(exported):
     import onnx
 
-    graph = onnx.load(folder / "model.int8.onnx").graph
+    graph = onnx.load(exported / "model.int8.onnx").graph
     made = {output: node for node in graph.node for output in node.output}
     constants = {each.name for each in graph.initializer}
 
@@ -112,20 +88,20 @@ def test_int8_has_integer_layers_and_keeps_products_in_float(folder):
     assert products and not any(map(is_int8, products))
 
 
-def test_what_the_page_needs_is_in_one_folder(folder):
-    names = {path.name for path in (folder / "web").iterdir()}
+def test_what_the_page_needs_is_in_one_folder(exported):
+    names = {path.name for path in (exported / "web").iterdir()}
     assert names == {
         *("index.html", "decode.js", "model.onnx", "model.json"),
         *("ort.js", "ort-wasm-simd-threaded.wasm"),
     }
-    text = (folder / "web" / "index.html").read_text(encoding="utf-8")
+    text = (exported / "web" / "index.html").read_text(encoding="utf-8")
     assert "http://" not in text and "https://" not in text  # nothing from elsewhere
 
 
 def test_a_runtime_that_cannot_be_had_is_told_before_anything_is_written(
-    folder, toy_coco, tmp_path, monkeypatch
+    trained, toy_coco, tmp_path, monkeypatch
 ):
-    argv = ["--checkpoint", folder.parent / "best.pt", "--images", toy_coco / "train"]
+    argv = ["--checkpoint", trained, "--images", toy_coco / "train"]
     argv += ["--size", "64x128", "--threads", "1", "--allow-mismatch", "--out", tmp_path / "x"]
     argv += ["--web", "--web-runtime", tmp_path]
     monkeypatch.setattr(export, "write", lambda *_: pytest.fail("a model was written"))
@@ -182,13 +158,13 @@ def site(tmp_path):
 
 
 @pytest.mark.skipif(not CHROMIUM, reason="needs Chromium")
-def test_the_page_finds_what_predict_finds(folder, toy_coco, site, tmp_path):
+def test_the_page_finds_what_predict_finds(exported, toy_coco, site, tmp_path):
     root, answers, address = site
     try:
         package = web_page.fetch(tmp_path)
     except InputError as error:
         pytest.skip(f"needs onnxruntime-web: {error}")
-    web_page.write(root, folder, package)
+    web_page.write(root, exported, package)
     shutil.copyfile(toy_coco / "train" / "0.png", root / "drawn.png")
     (root / "waiting.html").write_text(WAITING)
     command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu"]
@@ -200,7 +176,7 @@ def test_the_page_finds_what_predict_finds(folder, toy_coco, site, tmp_path):
             found = json.loads(answers.get(timeout=120))
         finally:
             browser.terminate()
-    argv = ["--checkpoint", folder / "model.onnx", "--out", tmp_path / "p", "--device", "cpu"]
+    argv = ["--checkpoint", exported / "model.onnx", "--out", tmp_path / "p", "--device", "cpu"]
     predict.main([str(each) for each in [root / "drawn.png", *argv]])
     expected = json.loads((tmp_path / "p" / "objects.json").read_text())["annotations"]
     assert len(found) == len(expected) >= 2

@@ -111,7 +111,7 @@ def test_what_the_user_gave_stays(drawn):
 def test_no_objects_and_other_systems(drawn):
     assert "epochs" in fit_to_data(options(), drawn(3, 0, 1))
     opts = TrainOptions(recipe="mask2former-small", model="mask2former_swin_tiny")
-    fit_to_data(opts, drawn(800, 90, 12))
+    fit_to_data(opts, drawn(100, 90, 12))
     assert opts.set["num_queries"] == 121 and "mask_stride" not in opts.set
 
 

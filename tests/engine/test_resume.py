@@ -61,12 +61,23 @@ def test_a_finished_run_goes_on_from_last_pt_alone(finished, tmp_path, capsys, h
     json.loads((folder / "options.json").read_text())
 
 
+@pytest.fixture(scope="module")
+def unfinished(finished, tmp_path_factory):
+    """A run of three steps without the last evaluation and its images."""
+    out = tmp_path_factory.mktemp("unfinished") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "finish", lambda run: None)
+        assert train.main([*finished[0], "--iterations", "3", "--out", str(out)]) == 0
+    return out
+
+
 @pytest.mark.parametrize("how", HOW[:2])
-def test_an_unfinished_run_goes_on_without_its_other_files(finished, tmp_path, no_finish, how):
-    """The training keeps its bits; the best weights are those of the evaluations to come."""
-    argv, whole = finished
-    out = tmp_path / "run"
-    assert train.main([*argv, "--iterations", "3", "--out", str(out)]) == 0
+def test_an_unfinished_run_goes_on_without_its_other_files(
+    finished, unfinished, tmp_path, no_finish, how
+):
+    """The best weights are those of the evaluations to come."""
+    argv, _ = finished
+    out = shutil.copytree(unfinished, tmp_path / "run")
     for path in out.iterdir():
         if path.name != "last.pt":
             damaged(path, how)
@@ -97,15 +108,15 @@ def test_reports_of_a_damaged_run(finished, tmp_path, how):
     assert "Not finished" not in run_page.build(folder)
 
 
-@pytest.mark.parametrize("name", ["log.jsonl", "summary.md"])
-def test_a_folder_where_a_file_of_a_run_belongs(finished, tmp_path, name):
+def test_a_folder_where_a_file_of_a_run_belongs(finished, tmp_path):
     argv, whole = finished
     folder = shutil.copytree(whole, tmp_path / "run")
-    (folder / name).unlink(missing_ok=True)
-    (folder / name).mkdir()
-    with pytest.raises(FailedRun, match=rf"{name}: cannot be written \("):
-        train.main([*argv, "--out", str(folder), "--resume"])
-    (folder / name).rmdir()
+    for name in ("log.jsonl", "summary.md"):
+        (folder / name).unlink(missing_ok=True)
+        (folder / name).mkdir()
+        with pytest.raises(FailedRun, match=rf"{name}: cannot be written \("):
+            train.main([*argv, "--out", str(folder), "--resume"])
+        (folder / name).rmdir()
     assert train.main([*argv, "--out", str(folder), "--resume"]) == 0
 
 

@@ -233,7 +233,7 @@ def test_best_marks_the_highest_answer_of_each_query():
 
 @pytest.mark.parametrize("quality", [grid_quality, None])
 @pytest.mark.parametrize("largest", [13, 60])
-def test_a_hundred_answers_at_12_megapixels(quality, largest):
+def test_a_hundred_answers_of_a_photo(quality, largest):
     """Small masks, and such that cover half of the image: those of whole images bit for bit, with
     less than half of the multiply-adds; their quality is sampled.
     """
@@ -244,7 +244,7 @@ def test_a_hundred_answers_at_12_megapixels(quality, largest):
     noise = 0.3 * torch.randn(100, 60, 80, generator=generator)
     outputs = make_outputs(queries=100)
     outputs["mask_logits"] = (radius - (rows - y).hypot(columns - x) + noise)[None]
-    sizes = ((480, 640), (470, 626), (3000, 4000))
+    sizes = ((480, 640), (470, 626), (1500, 2000))
     process = Postprocess(rank_by_objectness, quality=quality, duplicate_iou=1)
     with FlopCounterMode(display=False) as needed:
         [result] = process(outputs, [sizes], threshold=0.0, encode=rle.encode)

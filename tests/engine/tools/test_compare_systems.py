@@ -24,9 +24,17 @@ def argv(toy_coco, tmp_path):
 
 @pytest.fixture
 def in_line(monkeypatch):
-    """Trainings and evaluations run in this process, which saves the start of six others."""
+    """Trainings and evaluations run in this process, and only the first model is exported."""
     entries = {"engine.train": train.main, "engine.evaluate": evaluate.main}
     monkeypatch.setattr(compare_systems, "start", lambda module, argv, log: entries[module](argv))
+    export, exported = compare_systems.onnx_forward, []
+
+    def export_once(trained):
+        if not exported:
+            exported.append(export(trained))
+        return exported[0]
+
+    monkeypatch.setattr(compare_systems, "onnx_forward", export_once)
 
 
 def test_a_table_and_a_run_folder_for_each_system(argv, tmp_path, capsys, in_line):

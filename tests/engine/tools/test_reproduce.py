@@ -209,6 +209,14 @@ def test_workers_and_inherited_parts_change_no_bit(in_process, toy_coco, tmp_pat
     )  # something was learned
 
 
+def test_another_system_is_reproduced(in_process, toy_coco, tmp_path, monkeypatch):
+    monkeypatch.setattr(reproduce, "NOISE", -1)
+    argv = f"--data {toy_coco} --out {tmp_path / 'out'} --runs 1 --workers 1 --iterations 2 "
+    argv += "--from-scratch --device cpu --threads 1 --image-size 64 --canvas 64x64 "
+    argv += "--batch-size 4 --eval-every 0 --model sparseinst_topformer_tiny --set width=32"
+    assert reproduce.main(argv.split()) == 0
+
+
 def test_inherited_parts_are_of_one_model_alone():
     for name in ("mask2former_swin_small", "mobileinst_topformer_tiny"):
         with pytest.raises(InputError, match=f"are those of {own_parts.MODEL}"):
