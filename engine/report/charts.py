@@ -79,7 +79,6 @@ def lines(
     log: bool = False,
     unit: bool = False,
     mark: tuple[float, str] | None = None,
-    caption: str = "",
 ) -> Html:
     """A chart of lines with a legend; empty if no line has two points.
 
@@ -101,8 +100,7 @@ def lines(
     drawing = element(
         "svg", *parts, kind="lines", viewBox=size, role="img", **{"aria-label": title}
     )
-    about = ["logarithmic scale"] * bool(upward.log) + [caption] * bool(caption)
-    below = [element("figcaption", "; ".join(about))] if about else []
+    below = [element("figcaption", "logarithmic scale")] if upward.log else []
     return element("figure", element("b", title), legend(drawn), drawing, *below, kind="chart")
 
 

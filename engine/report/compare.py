@@ -70,8 +70,7 @@ def differing_options(folders: Sequence[Path]) -> list[dict]:
     """Options whose values are not equal in all runs, and keywords of the model that any was given;
     "-" where a run has no value.
     """
-    contents = [files.read_json(folder / options.MARK) for folder in folders]
-    contents = [one if isinstance(one, dict) else {} for one in contents]
+    contents = [files.read_json(folder / options.MARK) or {} for folder in folders]
     keywords = dict.fromkeys(key for one in contents for key in one.get("set") or ())
     given = []
     for one in contents:

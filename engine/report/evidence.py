@@ -158,8 +158,7 @@ def save(folder: Path, evidence: dict) -> dict:
 
 def load(folder: Path) -> dict:
     """The evidence of a run folder; empty where there is none."""
-    found = files.read_json(folder / NAME)
-    return found if isinstance(found, dict) else {}
+    return files.read_json(folder / NAME) or {}
 
 
 def per_image(dataset: CocoDataset, matches: dict[int, Matches]) -> list[dict]:

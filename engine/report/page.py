@@ -103,19 +103,13 @@ def number(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 100 or value == round(value) else f"{value:.3g}"
 
 
-def jpeg(image: Image.Image, text: str, quality: int = QUALITY, **attributes: object) -> Html:
-    """An image element with its data; `text` is what it shows."""
+def picture(image: Image.Image, caption: str, quality: int = QUALITY, kind: str = "") -> Html:
+    """An image in the page at its size, as JPEG of this quality."""
     buffer = io.BytesIO()
     image.convert("RGB").save(buffer, "JPEG", quality=quality, optimize=True)
-    data = base64.b64encode(buffer.getvalue()).decode()
-    shown = element("img", src=f"data:image/jpeg;base64,{data}", alt=text, **attributes)
-    return Html(shown.removesuffix("</img>"))
-
-
-def picture(image: Image.Image, caption: str = "") -> Html:
-    """An image in the page at its size, as JPEG."""
-    shown = jpeg(image, caption, width=image.width)
-    return element("figure", shown, element("figcaption", caption))
+    source = f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    shown = element("img", src=source, alt=caption, width=image.width).removesuffix("</img>")
+    return element("figure", Html(shown), element("figcaption", caption), kind=kind)
 
 
 def pictures(figures: Sequence[Html]) -> Html:

@@ -11,7 +11,7 @@ from data.errors import InputError, counted
 from engine.coco_ap import NOTHING, Scores
 from engine.report import diagnose, draw
 from engine.report.charts import Line, histogram, lines
-from engine.report.page import Html, charts, element, fold, joined, jpeg, section, table, tiles
+from engine.report.page import Html, charts, element, fold, joined, picture, section, table, tiles
 from engine.report.tables import coco_rows, number
 
 HEIGHT, QUALITY = 200, 58  # of the images of an example, as JPEG
@@ -257,10 +257,7 @@ def found_in(row: Mapping[str, Any]) -> str:
 
 def shown_rows(about: Html, rows: Mapping[str, Image.Image]) -> Html:
     """Images side by side below their names, after a text."""
-    cells = [
-        element("figure", jpeg(one, name, QUALITY), element("figcaption", name))
-        for name, one in rows.items()
-    ]
+    cells = [picture(one, name, QUALITY) for name, one in rows.items()]
     return element("div", about, *cells, kind="example", style=f"--columns:{len(cells)}")
 
 

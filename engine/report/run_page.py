@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +19,8 @@ from engine.report.page import (
     element,
     fold,
     joined,
-    jpeg,
     page,
+    picture,
     section,
     table,
 )  # fmt: skip
@@ -78,8 +77,7 @@ def build(
         InputError: if the folder has no checkpoint of a run.
     """
     content, best = summary.checkpoints(folder)
-    chosen = files.read_json(folder / options.MARK)
-    chosen = chosen if isinstance(chosen, dict) else {}
+    chosen = files.read_json(folder / options.MARK) or {}
     derived = chosen.get("derived") or {}
     length = content["options"]["iterations"] or derived.get("iterations") or 0
     evaluations = log.read_csv(folder / "metrics.csv")
@@ -119,8 +117,8 @@ def lead(folder: Path, content: checkpoint.Fields, length: int) -> Html:
     """
     opts, about, done = content["options"], content["about"], content["iteration"]
     source = Path(opts["pretrained"]).name if opts["pretrained"] else "random values"
-    with suppress(LookupError, TypeError):  # missing, or not as a start wrote it
-        source += f" ({files.read_json(folder / 'weights.json')['source']})"
+    if report := files.read_json(folder / "weights.json"):
+        source += f" ({report['source']})"
     minutes = content["seconds"] / 60
     time = f"{minutes / 60:.1f} hours" if minutes > 120 else f"{minutes:.0f} minutes"
     first = (
@@ -222,30 +220,26 @@ def batch(path: Path) -> Html:
     except OSError:
         return Html()
     image.thumbnail((BATCH_WIDTH, 4 * BATCH_WIDTH))
-    caption = element("figcaption", "A training batch, as the network sees it.")
-    return element("figure", jpeg(image, "training batch", 62), caption, kind="wide")
+    return picture(image, "A training batch, as the network sees it.", 62, kind="wide")
 
 
 def load_report(folder: Path) -> Html:
-    """What the start loaded: counts, and the names of the rest in folds; empty if it is not there,
-    or not as a start wrote it.
-    """
+    """What the start loaded: counts, and the names of the rest in folds; empty if nothing was."""
     found = files.read_json(folder / "weights.json")
-    try:
-        parts = [(name, found[name.replace(" ", "_")]) for name in LOADED]
-        rows = [(name, part["tensors"], part["parameters"]) for name, part in parts]
-        texts = [element("p", found["headline"]), table(("", "tensors", "parameters"), rows)]
-        texts += [
-            fold(f"{part['tensors']} {name}", names_of(part["names"]))
-            for name, part in parts[1:]
-            if part["tensors"]
-        ]
-        texts += [element("p", text, kind="look") for text in found["warnings"]]
-        if found["random"]:
-            text = f"random at the start: {', '.join(found['random'])}"
-            texts.append(element("p", text, kind="faint"))
-    except (LookupError, TypeError, AttributeError):
+    if not found:
         return Html()
+    parts = [(name, found[name.replace(" ", "_")]) for name in LOADED]
+    rows = [(name, part["tensors"], part["parameters"]) for name, part in parts]
+    texts = [element("p", found["headline"]), table(("", "tensors", "parameters"), rows)]
+    texts += [
+        fold(f"{part['tensors']} {name}", names_of(part["names"]))
+        for name, part in parts[1:]
+        if part["tensors"]
+    ]
+    texts += [element("p", text, kind="look") for text in found["warnings"]]
+    if found["random"]:
+        text = f"random at the start: {', '.join(found['random'])}"
+        texts.append(element("p", text, kind="faint"))
     return joined(texts)
 
 

@@ -1,7 +1,6 @@
 """A run folder -> its summary.md: what was trained, how long, and how good it is."""
 
 from collections import Counter
-from contextlib import suppress
 from pathlib import Path
 
 from data.errors import InputError, printable
@@ -67,8 +66,7 @@ def facts(folder: Path, content: checkpoint.Fields) -> list[str]:
     ]
     if rows := log.read_jsonl(folder / "log.jsonl"):
         lines.append(f"speed: {speed(rows, images_per_step(content))}")
-    with suppress(LookupError, TypeError):  # missing, or not as a start wrote it
-        report = files.read_json(folder / "weights.json")
+    if report := files.read_json(folder / "weights.json"):
         lines.append(printable(f"started from: {report['path']}: {report['source']}"))
     if text := draw.numbered([one["name"] for one in content["classes"]]):
         lines.append(text)

@@ -81,7 +81,7 @@ def test_what_does_not_compare_is_said(runs):
     found = compare.compare(runs)
     assert "different classes" in found["notes"][1] and found["images"] == []
     evidence.save(runs[1], {"warnings": []})
-    (runs[1] / "options.json").write_text("[]")
+    (runs[1] / "options.json").write_text("damaged")
     found = compare.compare(runs)
     assert found["notes"] == ["Two has no evidence.json: its AP, classes and images are left out."]
     assert found["classes"][1]["AP"] == [0.5, None]
