@@ -206,8 +206,8 @@ class CocoDataset:
         )
 
     def as_in_file(self, index: int) -> tuple[list[list[np.ndarray]], np.ndarray]:
-        """The polygons of each object of one image (none for an RLE), and the areas in the file (0
-        if missing).
+        """The polygons of each object of an image (none for an RLE), and the areas in the file or
+        0.
         """
         rows = self._store.rows(self.images.positions[index])
         objects = rows.start + np.flatnonzero(self._store.kinds[rows] == OBJECT)

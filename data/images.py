@@ -44,9 +44,7 @@ def read_rgb(path: Path) -> Image.Image:
 
 
 def read_pages(path: Path, chosen: Iterable[int] | None = None) -> Iterator[Image.Image]:
-    """The pages of a file or frames of an animation, all or those chosen, from 0; raises as
-    `read_rgb`, at the first bad one.
-    """
+    """The pages or frames of a file, all or those chosen, from 0; raises as `read_rgb`."""
     with opened(path) as file:
         for page in range(pages_of(file)) if chosen is None else chosen:
             file.seek(page)
@@ -120,9 +118,7 @@ def stretched(values: np.ndarray) -> np.ndarray:
 
 
 def deep_colours(file: Image.Image) -> np.ndarray | None:
-    """The colours of the open page, upright, if they have 16 bits: uint16 [H,W,3], or [H,W] of
-    grey with alpha.
-    """
+    """Upright 16-bit colours of the open page: uint16 [H,W,3], or [H,W] of grey with alpha."""
     if file.mode.startswith("RGB") and file.tile[0][0] == "libtiff":
         tags = file.tag_v2
         if tags.get(ExifTags.Base.PlanarConfiguration) == 2 and 16 in tags[BITS]:

@@ -122,9 +122,7 @@ def digest(*parts: bytes | memoryview) -> str:
 def overlaps(
     rles: Sequence[rle.Rle], areas: np.ndarray, labels: np.ndarray
 ) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
-    """Pairs of objects that are nearly the same, and of one class that are mostly one in another;
-    in these the first is the smaller one.
-    """
+    """Pairs of nearly equal objects, and pairs of one class with the first mostly in the second."""
     twice, inside = [], []
     iou = rle.iou(rles, rles)
     for i, j in np.argwhere(np.triu(iou, 1) > 0).tolist():

@@ -276,9 +276,7 @@ def collate_loaded(loaded: list[Loaded], collate: Callable[[list], Any]) -> Load
 
 
 def worker_context(workers: int) -> str | None:
-    """The start method of workers: forked ones share the set in memory, but only Linux forks
-    safely.
-    """
+    """Fork on Linux, so that workers share the set in memory; elsewhere forking is not safe."""
     fork = sys.platform == "linux" and "fork" in multiprocessing.get_all_start_methods()
     return "fork" if workers and fork else None
 

@@ -65,9 +65,7 @@ def near_duplicates(images: np.ndarray, others: np.ndarray) -> dict[int, int]:
 
 
 def normalised(images: np.ndarray) -> np.ndarray:
-    """Coarse images with mean 0 and length 1, zeros where there is no contrast: [N,64,64] ->
-    float32 [N,256].
-    """
+    """Coarse images of mean 0 and length 1, or 0 without contrast: [N,64,64] -> float32 [N,256]."""
     block = SIDE // COARSE
     coarse = images.reshape(len(images), COARSE, block, COARSE, block).mean((2, 4), np.float32)
     coarse = coarse.reshape(len(images), COARSE * COARSE)

@@ -102,9 +102,7 @@ def from_polygons(polygons: Sequence[np.ndarray], height: int, width: int) -> Rl
 
 
 def polygons_of(segmentation: Any, height: int, width: int) -> tuple[list[np.ndarray], int]:
-    """The polygons of an annotation as checked float64 arrays, and the number of parts of fewer
-    than three points that are left out; raises as `from_annotation`.
-    """
+    """The checked polygons of an annotation, and the number of dropped parts of under three points."""
     if not isinstance(segmentation, (list, tuple)):
         raise InputError(
             f"its segmentation must be a list of polygons or an RLE, not {kind(segmentation)}"
@@ -120,9 +118,7 @@ def polygons_of(segmentation: Any, height: int, width: int) -> tuple[list[np.nda
 
 
 def region_of(segmentation: Any, box: Any, height: int, width: int) -> bytes | list[np.ndarray]:
-    """The region of a broken object, as polygons or the counts of an RLE: its segmentation if that
-    can be used, else its box (x, y, w, h), else its good parts, else nothing.
-    """
+    """The region of a broken object: its segmentation, else its box (x, y, w, h), else good parts."""
     limit, parts = FARTHEST * (height + width), []
     for points in segmentation if isinstance(segmentation, list) else ():
         with contextlib.suppress(InputError):
@@ -151,9 +147,7 @@ def is_empty(outline: bytes | Sequence[np.ndarray], height: int, width: int) -> 
 
 
 def covers(polygon: np.ndarray, height: int, width: int) -> bool:
-    """Whether a polygon certainly covers a pixel, without rasterising it: if it is inside the image
-    and its area exceeds the rounding error, less than a pixel on either side of its outline.
-    """
+    """Whether a polygon inside the image certainly covers a pixel, by its area and perimeter."""
     x, y = polygon[::2], polygon[1::2]
     if min(x.min(), y.min()) < 0 or x.max() > width or y.max() > height:
         return False
@@ -267,9 +261,7 @@ def records(
     crowd: Sequence[bool] | None = None,
     areas: Sequence[float] | None = None,
 ) -> list[dict[str, Any]]:
-    """The COCO annotations of one image, ids from `first_id` on; boxes of the masks, and their
-    areas if none are given.
-    """
+    """COCO annotations of one image with ids from `first_id` on; areas default to those of masks."""
     corners = boxes(rles)
     corners[:, 2:] -= corners[:, :2]
     return [

@@ -185,9 +185,7 @@ def open_onnx(path: Path) -> tuple[str | None, Callable[[Tensor], Run]]:
 
 @cache
 def set_executorch_threads() -> None:
-    """Limits ExecuTorch to torch's number of threads; by default it uses all cores. Only once in a
-    process, because loaded programs keep their threads.
-    """
+    """Gives ExecuTorch torch's number of threads, once, as loaded programs keep their threads."""
     from executorch.extension.pybindings import portable_lib
 
     portable_lib._unsafe_reset_threadpool(torch.get_num_threads())

@@ -101,9 +101,7 @@ def load_or_newest(path: Path | None, runs: Path) -> tuple[Path, Fields]:
 
 
 def score_threshold(best: dict, asked: float | None = None) -> tuple[float, str]:
-    """The score threshold of predictions and its origin: the user's, or that with the best F1 on
-    val, which is None if no prediction covers an object.
-    """
+    """The score threshold and its origin: the user's, or that of the best F1 on val, or a default."""
     if asked is not None:
         return asked, "from --threshold"
     if best["threshold"] is None:
@@ -157,9 +155,7 @@ def restore(trainer: Trainer, state: dict) -> None:
 
 
 def require_finite(trainer: Trainer) -> None:
-    """Checks all tensors of `state_of`, raises NonFiniteError: a finite loss and gradient do not
-    ensure finite weights.
-    """
+    """Raises NonFiniteError if a tensor of `state_of` is not finite, which finite losses allow."""
     state = state_of(trainer)
     parts = [("model", state["model"]), ("average", state["average"] or {})]
     parts += [("optimizer", moments) for moments in state["optimizer"]["state"].values()]

@@ -177,9 +177,7 @@ def run_cocoeval(
     max_dets: int,
     half: bool = False,
 ) -> COCOeval:
-    """An accumulated COCOeval; with `half`, only its matches at IoU 0.5 of objects of any size. The
-    records are copied, as COCOeval writes into its own.
-    """
+    """An accumulated COCOeval on copies of the records; `half`: its matches at IoU 0.5 only."""
     with contextlib.redirect_stdout(io.StringIO()):
         sides = COCO(), COCO()
         for coco, records in zip(sides, (truths, found)):
@@ -230,8 +228,8 @@ def class_scores(evaluation: COCOeval, ground_truth: dict, truths: list[dict]) -
 
 
 def precision_recall(evaluation: COCOeval) -> dict[str, list[float]]:
-    """Precision at the 101 recalls of COCO, as a mean over the classes that have objects: at IoU
-    0.50, at 0.75, and over 0.50:0.95; -1 where there is no object.
+    """Mean precision over classes at COCO's 101 recalls: IoU 0.50, 0.75, 0.50:0.95; -1 if
+    undefined.
     """
     precision = evaluation.eval["precision"][:, :, :, 0, 2]  # [T,R,K]
     ious = {"precision50": precision[:1], "precision75": precision[5:6], "precision": precision}
@@ -260,9 +258,7 @@ def ranked_hits(evaluation: COCOeval) -> tuple[np.ndarray, np.ndarray, int]:
 
 
 def by_threshold(evaluation: COCOeval) -> dict[str, list[float]]:
-    """Precision, recall and F1 at IoU 0.5 of all predictions above 100 thresholds, evenly from 0 to
-    the highest score; empty without objects or predictions.
-    """
+    """Precision, recall and F1 at IoU 0.5 for 100 score thresholds; empty without predictions."""
     scores, true, objects = ranked_hits(evaluation)
     if not objects or not len(scores):
         return {"score": [], "precision": [], "recall": [], "f1": []}
@@ -278,9 +274,7 @@ def by_threshold(evaluation: COCOeval) -> dict[str, list[float]]:
 
 
 def best_f1(evaluation: COCOeval) -> dict[str, float | None]:
-    """best_threshold with its f1, precision and recall, from COCOeval's own matches at IoU 0.5. Of
-    equal F1 the highest threshold wins.
-    """
+    """The score threshold of the best F1 at IoU 0.5 (the highest of equal ones), with its values."""
     scores, true, objects = ranked_hits(evaluation)
     if not objects or not true.any():
         return dict.fromkeys(("best_threshold", "f1", "precision", "recall"))

@@ -23,9 +23,7 @@ def open_splits(
     fraction: float | None = None,
     lists: Mapping[str, list[str]] | None = None,
 ) -> dict[str, CocoDataset]:
-    """Opens splits of the data that the options name; see `open_datasets` for data without a
-    validation split.
-    """
+    """Opens splits of the data that the options name, see `open_datasets`."""
     return open_datasets(
         data=opts.data,
         train_json=opts.train_json,

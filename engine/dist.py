@@ -79,9 +79,7 @@ def shutdown(error: BaseException | None = None) -> None:
 
 
 def device_for(device: torch.device) -> torch.device:
-    """The device of this rank for the one that the user named; raises InputError if there are not
-    enough.
-    """
+    """The device of this rank; raises InputError if there are not enough devices."""
     if world_size() == 1 or device.type == "cpu":
         return device
     if device.type != "cuda" or device.index is not None:
@@ -136,9 +134,7 @@ def synced_errors(*kinds: type[Exception]) -> Iterator[None]:
 
 
 def lockstep(items: Iterable[T], *kinds: type[Exception]) -> Iterator[T]:
-    """Collective: iterates over equally many items; an error of `kinds` while fetching one is
-    raised on all ranks.
-    """
+    """Collective: iterates over equally many items; errors of `kinds` are raised on all ranks."""
     items, end = iter(items), object()
     while True:
         with synced_errors(*kinds):
@@ -232,9 +228,7 @@ def ordered_all_reduce(values: Tensor) -> Tensor:
 
 
 def wrap_ddp(model: nn.Module) -> nn.Module:
-    """The model wrapped so that backward sums gradients over all ranks: sums and not means, for
-    every loss is already divided by the counts of the whole step.
-    """
+    """DDP that sums gradients, as losses are already divided by the counts of the whole step."""
     if world_size() == 1:
         return model
     # No broadcast of buffers, see `average_batchnorm_stats`. Newer torch renamed the switch.
@@ -257,9 +251,7 @@ def grad_sync(model: nn.Module, last: bool) -> AbstractContextManager:
 
 
 def convert_sync_batchnorm(model: nn.Module, device: torch.device) -> None:
-    """On CUDA, lets BatchNorms that are not frozen see the images of all ranks; for the CPU there
-    is no SyncBatchNorm, see `average_batchnorm_stats`.
-    """
+    """On CUDA, synchronises BatchNorms that are not frozen; on CPU see `average_batchnorm_stats`."""
     if world_size() == 1 or device.type != "cuda":
         return
     for parent in list(model.modules()):

@@ -56,9 +56,7 @@ class GracefulStop:
 
     @contextmanager
     def immediate(self) -> Iterator[None]:
-        """For work that can be repeated, such as evaluation: a signal before or during the block
-        raises `Interrupted` at once.
-        """
+        """A signal before or during the block raises `Interrupted` at once, as for an evaluation."""
         before, self.at_once = self.at_once, True
         try:
             if self.signal is not None:

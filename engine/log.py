@@ -110,9 +110,7 @@ def append_jsonl(path: Path, row: dict) -> None:
 
 
 def write_csv(path: Path, rows: list[dict]) -> None:
-    """Writes rows under one header atomically, empty where a row has no value; raises FailedRun if
-    the disk is full.
-    """
+    """Writes rows under one header atomically; raises FailedRun if that fails."""
     with files.replacing(path) as temporary:
         with open(temporary, "w", encoding="utf-8", newline="") as file:
             writer = csv.DictWriter(file, list(dict.fromkeys(chain.from_iterable(rows))))
@@ -145,9 +143,7 @@ def read_jsonl(path: Path) -> list[dict]:
 
 
 def truncate_after(folder: Path, iteration: int, evaluated: int) -> str:
-    """Drops log rows after `iteration` and scores after `evaluated`, which a resumed run repeats.
-    Returns a description of what is left.
-    """
+    """Drops log rows after `iteration` and scores after `evaluated`; returns what is left."""
     log, metrics = folder / "log.jsonl", folder / "metrics.csv"
     steps = [row for row in read_jsonl(log) if row["iteration"] <= iteration]
     scores = [row for row in read_csv(metrics) if int(row["iteration"]) <= evaluated]

@@ -59,9 +59,7 @@ class Output:
         self.coco: dict[str, list] = {"images": [], "categories": categories, "annotations": []}
 
     def write_images(self, number: int, name: str, image: Image.Image, result: dict) -> dict:
-        """Writes the images of a result of the contract, masks as RLE at the size of the image.
-        Returns what `collect` needs, as plain values.
-        """
+        """Writes the result images of one image; returns the record for `collect`."""
         found, size = Result(image, result, self.classes), (image.height, image.width)
         stem = Path(name).stem.encode("utf-8", "replace")[:NAME_BYTES].decode("utf-8", "ignore")
         target = f"{number:05d}_{stem}"

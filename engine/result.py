@@ -61,9 +61,7 @@ class Result:
         return draw.overlay(self.image, objects, self.class_names, colour_by)
 
     def save(self, path: str | Path) -> Path:
-        """Writes `overlay` as the kind of image that the ending names; raises InputError if there
-        is no such kind.
-        """
+        """Writes `overlay`; raises InputError if the suffix is of no image format."""
         path = Path(path)
         if path.suffix.lower() not in Image.registered_extensions():
             raise InputError(f"{path}: no kind of image ends like this; use .png or .jpg")

@@ -152,9 +152,7 @@ class Run:
         )
 
     def open(self, report: weights.Report | None) -> None:
-        """Makes and locks the folder, on rank 0. `report` is on the weights that the run starts
-        from.
-        """
+        """Makes and locks the folder, on rank 0; `report`: on the weights of the start."""
         batch = next(iter(self.loader(workers=0))).to("cpu")
         image = draw.training_batch(batch.images, batch.targets, self.data.train.class_names)
         self.folder = self.lock.claim(
@@ -176,9 +174,7 @@ class Run:
             image.save(temporary, format="PNG")
 
     def resume(self) -> None:
-        """Continues from `last.pt`, which every rank reads; raises InputError if the options or the
-        data describe another training.
-        """
+        """Continues from `last.pt`; raises InputError if options or data are of another training."""
         path = self.folder / "last.pt"
         content = checkpoint.load(path)
         self.data.train.use_classes(content["classes"], str(path), may_have_more=False)
@@ -282,9 +278,7 @@ class Run:
         }
 
     def save(self) -> None:
-        """Writes `last.pt` on rank 0. Raises NonFiniteError if a tensor is not finite, FailedRun if
-        the file cannot be written; both keep the old file.
-        """
+        """Writes `last.pt` on rank 0; raises NonFiniteError or FailedRun, and keeps the old file."""
         if not dist.is_main_process():
             return
         began = time.monotonic()

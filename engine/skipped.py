@@ -17,9 +17,7 @@ def gather(bad: BadRecords) -> None:
 
 
 def write(folder: Path, bad: BadRecords) -> None:
-    """Writes skipped.json of a run folder if anything was left out; raises FailedRun if the file
-    system does not allow it, and keeps the file before.
-    """
+    """Writes skipped.json if anything was left out; raises FailedRun if that fails."""
     if len(bad):
         files.write_json(folder / NAME, [one._asdict() for one in bad])
 

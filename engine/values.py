@@ -148,9 +148,7 @@ def cores() -> int:
 
 
 def default_threads() -> int:
-    """Half of the cores: small networks gain little from more, and where a loader worker needs a
-    core, threads that wait for one another lose far more.
-    """
+    """Half of the cores: small networks gain little from more, and loader workers need some."""
     return max(1, cores() // 2 // dist.local_world_size())
 
 

@@ -121,9 +121,7 @@ class Content:
         self.add(image, label, [], bbox=box, corners=four, iscrowd=iscrowd)
 
     def finished(self, own: Mapping[int, str] | None = None) -> dict[str, Any]:
-        """The content; category ids count from 1. Where the format has ids, labels are these ids,
-        and `own` has their names.
-        """
+        """The content; category ids count from 1, or are those of `own` (id -> name)."""
         if own is None:
             found = {label for label, _ in self.objects if label is not None}
             own = dict(enumerate([*self.classes, *sorted(found - set(self.classes))], start=1))

@@ -125,8 +125,8 @@ class Reading:
         self.stacks: dict[str, tuple[int, ...]] = {}  # where the regions of an image are
 
     def image_of(self, name: PurePosixPath) -> dict[str, Any]:
-        """The image named like the file without words like RoiSet, else like its folder, else the
-        only one there.
+        """The image named like the file without words like RoiSet, or like its folder, or the only
+        one.
         """
         is_zip, found = name.suffix.lower() == ".zip", None
         for stem, folder in ((name.stem, name.parent), (WORDS.sub("", name.stem), name.parent),

@@ -73,9 +73,7 @@ def yaml_in(path: Path) -> Path | None:
 
 
 def without_yaml(path: Path) -> dict[str, Source] | None:
-    """Label Studio's export, also in folders of splits, texts beside their images, or a folder
-    without a list of classes, which is refused.
-    """
+    """A folder without data.yaml: Label Studio's export, or label files beside their images."""
     splits = [one for one in folders_in(path) if one.name.lower() in SPLITS]
     pairs = [path] if is_pair(path) else [one for one in splits if is_pair(one)]
     file = next((path / name for name in NAME_FILES if (path / name).is_file()), None)
@@ -152,9 +150,7 @@ def read(source: Source, bad: BadRecords) -> dict[str, Any]:
 
 
 def read_labels(file: Path, image: dict, names: dict[int, str], content: Content) -> bool:
-    """Adds the objects in a file of labels, returns whether there is one; lines that cannot be used
-    are noted.
-    """
+    """Adds the objects of a label file; returns whether the file exists."""
     try:
         if not os.path.exists(file):
             return False

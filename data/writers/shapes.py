@@ -73,9 +73,7 @@ def bridged(rings: Sequence[Ring]) -> Ring:
 
 
 def simplified(ring: Ring, tolerance: float) -> Ring:
-    """A ring with fewer corners, of which no one that is left out is farther than `tolerance` from
-    the new outline.
-    """
+    """A ring with fewer corners, at most `tolerance` away from those left out."""
     kept = {0, int(np.hypot(*(ring - ring[0]).T).argmax())}
     closed = np.concatenate((ring, ring[:1]))
     spans = list(zip(sorted(kept), [*sorted(kept)[1:], len(ring)]))
@@ -115,9 +113,7 @@ def relative(points: Ring, size: tuple[int, int], whole: float = 1.0) -> Ring:
 
 
 def row_runs(inside: np.ndarray, left: int, top: int, height: int, width: int) -> np.ndarray:
-    """A mask [h,w] with its corner at (left, top) of an image -> run lengths along the rows of the
-    image, the first of background.
-    """
+    """A mask [h,w] at (left, top) -> run lengths along the rows of the image, background first."""
     padded = np.pad(inside, ((0, 0), (1, 1)))
     y, x = np.nonzero(padded[:, 1:] != padded[:, :-1])  # where runs start and end
     places = (y + top) * width + x + left

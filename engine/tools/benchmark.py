@@ -207,8 +207,8 @@ def discs(batch: int, count: int, height: int, width: int) -> Tensor:
 def evaluation_step(
     name: str, keywords: dict, opts: argparse.Namespace
 ) -> Callable[[], dict[str, float]]:
-    """The evaluation of a synthetic batch without loading, on the CPU; returns the CPU seconds of
-    its parts. The masks are discs, as those of random weights are fragments.
+    """A call that evaluates a synthetic batch on the CPU, with discs for masks -> CPU seconds by
+    part.
     """
     model, _, postprocess = zoo.build(name, opts.num_classes, **keywords)
     models = {"forward": fold_batchnorms(model), "not folded": model.eval()}

@@ -34,9 +34,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
 
 def contents(path: Path) -> dict[str, object]:
-    """What a checkpoint of ours holds beside its tensors: class names, scores, iteration and the
-    options of the training, as far as they are there.
-    """
+    """Class names, scores, iteration and options of a checkpoint of ours."""
     content = checkpoint.load(path)
     found = {name: content.get(name) for name in ("iteration", "best", "scores", "options")}
     found["class_names"] = [one["name"] for one in content.get("classes", ())]

@@ -107,9 +107,7 @@ def resize_like(x: Tensor, other: Tensor) -> Tensor:
 
 
 def average_over(x: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Adaptive average pooling, [B,C,h,w] -> [B,C,*grid], as two products of matrices: torch's own
-    has no deterministic backward on CUDA, and products export to any runtime.
-    """
+    """Adaptive average pooling to `grid` as matrix products: deterministic on CUDA, exportable."""
     rows, columns = (averages(n, m, x) for n, m in zip(x.shape[-2:], grid))
     return rows @ x @ columns.T
 

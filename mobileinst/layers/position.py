@@ -17,9 +17,7 @@ def cell_centres(count: int, device: Device = "cpu") -> Tensor:
 
 
 def cell_corners(count: int, device: Device = "cpu") -> Tensor:
-    """`count` places over -1..1, the first and the last at the ends, a single one at 0: float32
-    [count].
-    """
+    """`count` positions over -1..1 with the first and last at the ends: float32 [count]."""
     last = count - 1
     return (2 * torch.arange(count, device=device, dtype=torch.float32) - last) / max(last, 1)
 

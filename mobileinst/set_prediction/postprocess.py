@@ -238,8 +238,8 @@ class Postprocess:
         }
 
     def duplicates(self, mask_logits: Tensor, labels: Tensor) -> Tensor:
-        """Which answers [M,h,w], best first, with labels [M], have nearly the mask of a better one
-        of their class: bool [M].
+        """Whether each answer [M,h,w], best first, nearly equals a better one of its class: bool
+        [M].
         """
         masks = (mask_logits > self.cut).flatten(1).float()
         shared, area = masks @ masks.T, masks.sum(1)

@@ -81,9 +81,7 @@ def stride_grid(size: tuple[int, int], stride: int) -> tuple[int, int]:
 
 
 def at_stride(mask_logits: Tensor, canvas: tuple[int, int], stride: int) -> Tensor:
-    """Mask logits resized bilinearly to a map of `stride` over a canvas, unchanged if it is 0:
-    [N,h,w] -> [N,·,·].
-    """
+    """Mask logits resized to a map of `stride` over a canvas; 0: unchanged. [N,h,w] -> [N,·,·]."""
     if not stride:
         return mask_logits
     grid = stride_grid(canvas, stride)

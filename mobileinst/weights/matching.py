@@ -130,9 +130,7 @@ def class_tensors(match: Match) -> dict[str, Tensor]:
 
 
 def leave_rows(match: Match, classes: Sequence[str] | None) -> None:
-    """Excludes the model's class layers from the comparison if the file has all of them, for
-    another number of classes.
-    """
+    """Excludes class layers from the comparison if the file has them for other numbers of classes."""
     own = class_tensors(match)
     given = {name: match.given[name] for name in own if name in match.given}
     rows, here = ({value.shape[:1] for value in each.values()} for each in (given, own))
@@ -145,9 +143,7 @@ def leave_rows(match: Match, classes: Sequence[str] | None) -> None:
 
 
 def take_queries(match: Match) -> None:
-    """Fits the queries of the file to the model's number of queries, in `match.given`: its first
-    rows are taken; rows that it does not have keep the model's values.
-    """
+    """Fits the rows of queries in `match.given` to the model's number; new rows keep its values."""
     own = {name: value for name, value in match.state.items() if name.endswith(QUERY_ROWS)}
     given = {name: match.given[name] for name in own if name in match.given}
     there, here = ({value.shape[:1] for value in each.values()} for each in (given, own))

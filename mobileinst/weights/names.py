@@ -231,9 +231,7 @@ def in_our_names(tensors: Mapping[str, Tensor]) -> tuple[str, dict[str, Tensor]]
 
 
 def stacked(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Concatenates queries, keys and values, which are marked in their names. Incomplete ones, and
-    ones of different shapes, stay apart.
-    """
+    """Concatenates complete queries, keys and values, which are marked in their names."""
     whole: dict[str, Tensor] = {}
     stacks: dict[str, dict[str, Tensor]] = defaultdict(dict)
     for name, value in tensors.items():
