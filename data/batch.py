@@ -86,9 +86,9 @@ class Batch:
 
 @dataclass
 class PackedBatch:
-    """A batch as workers return it: bytes for pixels, bits (np.packbits) for masks.
+    """A batch as workers return it: uint8 pixels, masks as bits (np.packbits).
 
-    The S objects of all B images lie one after another, `counts` of each image.
+    S objects of all images; `counts` of each image.
     """
 
     images: Tensor  # uint8 [B,3,H,W]

@@ -44,10 +44,7 @@ class Key(NamedTuple):
 
 
 class Loaded(NamedTuple):
-    """What a worker returns for a key or a batch; None if all its images were left out.
-
-    Errors are returned as values, because raised ones would arrive with a traceback in the message.
-    """
+    """What a worker returns: None if all images were left out; errors as values, without traceback."""
 
     item: Sample | PackedBatch | InputError | None
     bad: list[BadRecord]

@@ -161,10 +161,7 @@ def paste_some(target: Sample, source: Sample, generator: torch.Generator) -> Sa
 
 
 def outermost(masks: np.ndarray) -> np.ndarray:
-    """The largest object that each object lies inside of, or itself: bool [N,h,w] -> int64 [N].
-
-    Inside means nine tenths of it, our choice: annotated borders differ by a pixel or two.
-    """
+    """The largest object that contains 0.9 of each object (our choice), or itself: -> int64 [N]."""
     flat = masks.reshape(len(masks), -1).astype(np.float32)
     shared = flat @ flat.T  # [N,N] pixels
     area = shared.diagonal()

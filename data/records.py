@@ -43,11 +43,7 @@ UNKNOWN = -1  # label of a broken object without a valid class
 
 
 class Row(NamedTuple):
-    """An annotation.
-
-    position: of its image. outline: polygons, or the counts of an RLE. area: that of the file, 0 if
-    it has none.
-    """
+    """An annotation: position of its image, polygons or RLE counts, area in the file or 0."""
 
     position: int
     label: int

@@ -45,10 +45,7 @@ def encode_inside(mask: np.ndarray) -> Rle:
 
 
 def encode_at(mask: np.ndarray, left: int, top: int, height: int, width: int) -> Rle:
-    """A mask [h,w] with its corner at (left, top) of an image -> its RLE there.
-
-    What lies outside the image is cut off.
-    """
+    """A mask [h,w] at (left, top) of an image, cropped to it -> its RLE."""
     mask = mask[max(-top, 0) : max(height - top, 0), max(-left, 0) : max(width - left, 0)]
     left, top = max(left, 0), max(top, 0)
     rows = np.zeros((len(mask) + 2, mask.shape[1]), bool)
@@ -86,11 +83,7 @@ def decode_inside(one: Rle) -> tuple[np.ndarray, tuple[int, int]]:
 
 
 def from_annotation(segmentation: Any, height: int, width: int) -> Rle:
-    """The `segmentation` of a COCO annotation, polygons or RLE -> one RLE of the image's size.
-
-    Raises:
-        InputError: if it cannot be used; the reason alone, the caller adds file and record.
-    """
+    """The `segmentation` of a COCO annotation -> RLE; raises InputError with the reason only."""
     if isinstance(segmentation, dict):
         return from_runs(segmentation, height, width)
     return from_polygons(polygons_of(segmentation, height, width)[0], height, width)
@@ -185,10 +178,7 @@ def from_index_map(indices: np.ndarray, numbers: Sequence[int]) -> list[Rle]:
 
 
 def distinct(indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The sorted values of a map of integers [H,W], and for each pixel the index of its value.
-
-    As np.unique with return_inverse, but faster where neighbours are equal.
-    """
+    """np.unique of a map [H,W] with return_inverse, faster where neighbours are equal."""
     flat = indices.ravel()
     starts = np.concatenate(([0], np.flatnonzero(flat[1:] != flat[:-1]) + 1))
     present, places = np.unique(flat[starts], return_inverse=True)

@@ -13,9 +13,8 @@ from data.records import Row
 
 
 class Store:
-    """All annotations, sorted by image: row a has labels[a], kinds[a], areas[a].
-
-    void: of each image the counts of its RLE, empty where there is none.
+    """All annotations sorted by image: labels, kinds, areas; `void`: RLE counts of each image or
+    empty.
     """
 
     def __init__(self, rows: Iterable[Row], void: Bytes) -> None:

@@ -32,10 +32,7 @@ Run = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # image [3,H,W], paddin
 
 
 class Loaded(NamedTuple):
-    """A checkpoint or an exported file, ready for images.
-
-    content: `classes` and `best` at least. criterion: None of an exported file.
-    """
+    """A checkpoint or exported file with its model; `criterion` is None for an exported file."""
 
     path: Path
     content: checkpoint.Fields

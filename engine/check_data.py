@@ -91,10 +91,7 @@ def read_facts(sets: dict[str, CocoDataset], workers: int) -> dict[str, list[Fac
 
 
 def training(opts: argparse.Namespace, sets: dict[str, CocoDataset]) -> tuple[TrainOptions, dict]:
-    """The options of a training on these data, and the reasons of those that the data determine.
-
-    Weights are chosen as in a training, but not fetched.
-    """
+    """Options of a training on these data, with reasons of those that the data determine."""
     names = ("recipe", "set", *START, "data", "train_json")
     trained = TrainOptions(**{name: getattr(opts, name) for name in names})
     with suppress(InputError):  # missing weights are no problem of the data

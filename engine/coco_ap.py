@@ -114,10 +114,7 @@ def score_with_curves(
 
 
 def remove_void(ground_truth: dict, detections: list[dict]) -> list[dict]:
-    """Removes the pixels inside void from the masks of detections.
-
-    Those wholly inside void are dropped: as in training, they are neither right nor wrong.
-    """
+    """Removes pixels inside void from detections, and detections that are inside void."""
     of_image = defaultdict(list)
     for detection in detections:
         of_image[detection["image_id"]].append(detection)
@@ -241,11 +238,9 @@ def precision_recall(evaluation: COCOeval) -> dict[str, list[float]]:
 
 
 def ranked_hits(evaluation: COCOeval) -> tuple[np.ndarray, np.ndarray, int]:
-    """Scores of the predictions at IoU 0.5, highest first, how many up to each are right, and the
-    number of objects. Predictions on crowds do not count.
+    """Sorted scores of predictions at IoU 0.5 without crowds, cumulative hits, number of objects.
 
-    Matches are made in the order of the scores, so those above a threshold do not depend on the
-    ones below.
+    Matching is greedy by score, so hits above a threshold do not depend on lower scores.
     """
     matches = [each for each in evaluation.evalImgs if each is not None]
     objects = sum(int((np.asarray(each["gtIgnore"]) == 0).sum()) for each in matches)

@@ -46,8 +46,7 @@ def open_splits(
 class Parts(NamedTuple):
     """The data sets of a run.
 
-    val: the set that chooses best.pt; training images where there is no other. seen: part of the
-    training set that is scored beside it, if any.
+    val: chooses best.pt; training images if there is no other. seen: training images to be scored.
     """
 
     train: CocoDataset

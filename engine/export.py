@@ -166,10 +166,10 @@ class Images:
 
 
 def main(argv: list[str], builder: checkpoint.Builder = zoo.build_from_config) -> None:
-    """`builder` rebuilds the model; to be given if it was trained with parts not in the zoo.
+    """`builder` rebuilds a model with parts that are not in the zoo.
 
     Raises:
-        FailedRun: at the end, if a file answers differently.
+        FailedRun: at the end, if the results of a file differ.
     """
     opts = parse(argv)
     for name in opts.format:

@@ -229,11 +229,11 @@ class FolderLock:
     def claim(
         self, out: Path | None, parent: Path, stem: str, mark: str, overwrite: bool = False
     ) -> Path:
-        """Makes and locks the empty folder `out`, or the next free `parent/stem-NNN`; for the other
-        arguments see `require_free`.
+        """Makes and locks the empty folder `out`, or the next free `parent/stem-NNN`, see
+        `require_free`.
 
         Raises:
-            InputError: if it is in use, by another process or before.
+            InputError: if it is in use.
         """
         folder = out or next_free(parent, stem)
         if self.handle is None:

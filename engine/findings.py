@@ -21,10 +21,7 @@ FactsOf = dict[str, list[Facts]]
 
 
 class Place(NamedTuple):
-    """The location of a finding: an image or record, and the indices of its objects.
-
-    twin: a related image, as (split, index).
-    """
+    """An image or record, the indices of its objects, and a related image (split, index)."""
 
     split: str
     image: str = ""

@@ -20,10 +20,7 @@ class Interrupted(KeyboardInterrupt):
 
 
 class GracefulStop:
-    """A context manager whose signal handlers defer the first Ctrl-C or SIGTERM: see `requested`.
-
-    With `at_once` the first signal, and in any case the second, raises `Interrupted`.
-    """
+    """Handles Ctrl-C and SIGTERM: the first sets `requested`, the second raises `Interrupted`."""
 
     def __init__(self, at_once: bool = False) -> None:
         self.signal: int | None = None

@@ -74,10 +74,10 @@ class Schedule:
 
 
 class MovingAverage:
-    """Exponential moving average (EMA) of a model's parameters and buffers, for evaluation.
+    """Exponential moving average (EMA) of parameters and buffers, for evaluation.
 
-    The decay is min(decay, (1 + n) / (10 + n)) at update n, so that a short run forgets its random
-    start. Make it once the model is on its device, in its memory format.
+    The decay is min(decay, (1 + n) / (10 + n)) at update n. Make it once the model is on its
+    device, in its memory format.
     """
 
     def __init__(self, model: nn.Module, decay: float):

@@ -81,9 +81,8 @@ class Output:
         }
 
     def collect(self, record: dict, path: Path, image: Image.Image | None = None) -> None:
-        """Adds a record of `write_images` to the tables, and the image to the sets.
-
-        path: its file. image: a page of it; read again if not given.
+        """Adds a record of `write_images` to the tables, and its image (a page of `path`) to the
+        sets.
         """
         name, annotations = record["image"]["file_name"], self.coco["annotations"]
         if self.sets:

@@ -25,10 +25,7 @@ Read = Callable[[], tuple[Image.Image, Annotation]]  # of one image
 
 @dataclass
 class Answers:
-    """What a model found in images, and the median CPU seconds of its network.
-
-    results: of the contract in data/batch.py for each image, all answers, masks as RLE.
-    """
+    """All results of a model on images, masks as RLE, and the median CPU seconds of its network."""
 
     results: list[dict] = field(default_factory=list)
     seconds: float = 0.0

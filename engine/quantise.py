@@ -27,10 +27,9 @@ STEP = 4  # masks are compared at this many times their grid
 
 
 class Sensitivity(NamedTuple):
-    """What int8 in one part does to the answers on the calibration images.
+    """The effect of int8 in one part on the calibration images.
 
-    part: path of a module. median, worst: IoU of the masks with those of the float model.
-    score: largest difference. weights: of the part, of those of the model.
+    median, worst: IoU of masks with the float model. score: largest difference. weights: share.
     """
 
     part: str
@@ -131,10 +130,8 @@ class Search:
         self.parts = grouped(filter(self.is_layer, self.model.graph.node), self.part_of)
 
     def is_layer(self, node) -> bool:
-        """Whether it is a convolution, but the first, or a product of matrices in the model.
-
-        Around the first convolution, layouts would be changed on the image itself, whose
-        normalising then takes longer than int8 saves.
+        """Whether it is a matrix product or a convolution, but the first, which costs layout
+        changes.
         """
         if node.op_type == "Conv" and node.input[1] in self.weights:
             return self.weights[node.input[1]].dims[1] != 3

@@ -53,10 +53,7 @@ class Result:
         return rle.decode(self.rles, (self.image.height, self.image.width))
 
     def overlay(self, colour_by: str = "object") -> Image.Image:
-        """The image at its own size with outlines, classes and scores drawn on it.
-
-        colour_by: "object" or "class".
-        """
+        """The image with outlines, classes and scores; colour_by: "object" or "class"."""
         objects = draw.Objects(self.class_indices, self.rles, self.scores.tolist())
         return draw.overlay(self.image, objects, self.class_names, colour_by)
 

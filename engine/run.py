@@ -35,10 +35,7 @@ SAVE_SECONDS = 60  # between two saves: the most work that a kill can cost
 
 
 class Data(NamedTuple):
-    """The data sets of a run; an overfit run evaluates on its training images.
-
-    seen: part of the training set that is scored beside `val`, if any.
-    """
+    """The data sets of a run; `seen`: training images that are scored as well, if any."""
 
     train: CocoDataset
     val: CocoDataset
@@ -319,10 +316,7 @@ class Run:
         )
 
     def keep_best(self, scores: Scores, seen: Scores | None) -> None:
-        """Adds a row to `metrics.csv`, and writes `best.pt` if no score so far is higher: of equal
-        ones the later counts, so without any score it is the last. `seen` are the scores on
-        training images.
-        """
+        """Adds a row to `metrics.csv`, and writes `best.pt` if no earlier score is higher."""
         iteration, name, numbers = self.trainer.iteration, self.data.val.name, scores.headline
         row = {"iteration": iteration, "epoch": round(self.epoch_of(iteration), 3)}
         row |= {f"{name}/{key}": round(value, 5) for key, value in numbers.items()}
@@ -348,11 +342,7 @@ class Run:
 
 
 def cpu_seconds() -> float:
-    """CPU time of this process and its loader processes.
-
-    The system adds that of a child when it has ended; until then it is in /proc, which only Linux
-    has. Elsewhere a running loader is not counted.
-    """
+    """CPU time of this process and its loaders (running ones from /proc, on Linux only)."""
     running = multiprocessing.active_children()  # first: this collects those that have ended
     seconds = sum(os.times()[:4])
     for child in running:

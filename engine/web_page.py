@@ -42,12 +42,7 @@ def runtime(given: Path | None = None) -> Iterator[Path]:
 
 
 def write(folder: Path, exported: Path, package: Path) -> None:
-    """Writes the page, the model, and the runtime into a folder.
-
-    Args:
-        exported: folder with model.onnx and model.json.
-        package: from `runtime`.
-    """
+    """Writes the page, the model of the folder `exported`, and the runtime into a folder."""
     folder.mkdir()
     for source, name in RUNTIME.items():
         shutil.copyfile(package / source, folder / name)

@@ -76,10 +76,7 @@ def curve(*points: Pair) -> np.ndarray:
 
 
 class Spine:
-    """A bent axis of length 1 from the head (t = 0, at the origin) to the tail (t = 1).
-
-    `heading(t)` is the direction in radians: 0 along +x, positive towards +y, the belly.
-    """
+    """A bent axis of length 1, t = 0 at the head; `heading(t)` in radians, 0 is +x, positive to +y."""
 
     def __init__(self, heading: Callable[[np.ndarray], np.ndarray]) -> None:
         self.t = np.linspace(0, 1, 101)
@@ -99,9 +96,8 @@ class Spine:
         return np.stack([x + back * np.sin(angle), y - back * np.cos(angle)], -1)
 
     def band(self, start: float, stop: float, back, belly, bulge: float = 0.0) -> np.ndarray:
-        """Polygon between `start` and `stop`; `back(t)` and `belly(t)` are half widths.
-
-        The rear edge is an arc that reaches `bulge` behind `stop`.
+        """Polygon between `start` and `stop` with half widths `back(t)`, `belly(t)`; the rear
+        bulges.
         """
         t = np.linspace(start, stop, 16)
         across = np.linspace(0.9, -0.9, 7)

@@ -52,10 +52,7 @@ class Scene:
 def stack(
     animals: Sequence[tuple[str, np.ndarray, dict[str, np.ndarray]]], least: int
 ) -> tuple[Item, ...]:
-    """The objects of a scene: names, shapes and organs of animals, from back to front.
-
-    An organ of which fewer than `least` pixels are seen is left out.
-    """
+    """The objects of a scene from back to front, without organs of fewer than `least` pixels."""
     items: list[Item] = []
     for place, (name, shape, organs) in enumerate(animals):
         above = [other for _, other, _ in animals[place + 1 :]]
@@ -149,10 +146,7 @@ def command_line(
     val: int,
     arguments: Sequence[str] | None = None,
 ) -> int:
-    """`python -m data.demo.NAME --out DIR ...`; exit code 2 for a user's mistake.
-
-    `train` and `val` are the numbers of images by default.
-    """
+    """`python -m data.demo.NAME --out DIR ...`, with these default numbers of images."""
     program = f"python -m data.demo.{Path(sys.argv[0]).stem}"
     parser = argparse.ArgumentParser(prog=program, description="Draw a demo set.")
     parser.add_argument("--out", type=Path, required=True, help="folder for the set")

@@ -207,10 +207,7 @@ def paste(image: np.ndarray, sprite: Sprite, corner: np.ndarray, shadow: np.ndar
 
 
 def voc_maps(scene: Scene) -> tuple[np.ndarray, np.ndarray]:
-    """SegmentationClass and SegmentationObject, uint8 [H,W]: 0 ground, 255 the border of an animal.
-
-    The void border is two pixels wide, one on each side of an animal's outline (our choice).
-    """
+    """SegmentationClass and SegmentationObject, uint8 [H,W]; 255: outlines, two pixels wide."""
     classes, instances = np.zeros((2, *scene.image.shape[:2]), np.uint8)
     animals = [item for item in scene.items if item.parent is None]
     for number, item in enumerate(animals, start=1):

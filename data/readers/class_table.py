@@ -18,11 +18,7 @@ ONLY = "object"  # the class of what is in no table
 
 
 class ClassTable:
-    """The tables in a folder.
-
-    Raises:
-        InputError: if one of them cannot be used.
-    """
+    """The class tables in a folder; raises InputError if one cannot be used."""
 
     def __init__(self, folder: Path) -> None:
         names, table = files_in(folder)

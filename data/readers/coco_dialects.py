@@ -117,10 +117,7 @@ def inner_names(names: list) -> list[str]:
 
 
 def complex_polygons(content: dict) -> int:
-    """Makes objects of crowd masks of area 0, and returns their number.
-
-    Their size may be [width, height], although the counts are column by column.
-    """
+    """Makes objects of crowd masks of area 0, whose size may be transposed; returns their number."""
     number, sizes = 0, None
     for one in dicts(content, "annotations"):
         mask = one.get("segmentation")

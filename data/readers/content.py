@@ -27,10 +27,10 @@ Outline = np.ndarray | rle.Rle  # a checked polygon (x, y, x, y, ... in pixels),
 
 
 class Content:
-    """Images, objects and classes, in the order in which they are read.
+    """Images, objects and classes as a reader finds them.
 
-    classes: names that the format lists; others that objects have follow them, sorted.
-    counts: what is left out without being an error.
+    classes: listed names, followed by others in use. counts: what is left out without being an
+    error.
     """
 
     def __init__(self, bad: BadRecords, classes: Iterable[str] = ()) -> None:
@@ -45,11 +45,7 @@ class Content:
             self.classes.append(name)
 
     def add_image(self, name: str, width: Any, height: Any, origin: str) -> dict[str, Any]:
-        """A new image; `origin` is what describes it.
-
-        Raises:
-            InputError: if its name or size cannot be used, or it is described twice.
-        """
+        """A new image; raises InputError if its name or size cannot be used, or it exists."""
         records.file_name({"file_name": name})
         if width is None or height is None:
             raise InputError(f"has no size for its image {name}, which is not there")
@@ -88,8 +84,7 @@ class Content:
     ) -> None:
         """An object, the union of its outlines.
 
-        `broken=True`: what is left of an object that cannot be used, which will be ignored; its
-        label may be None.
+        `broken=True`: the region of a broken object, which is ignored; its label may be None.
         """
         record = {"id": len(self.objects) + 1, "image_id": image["id"], "iscrowd": 0}
         self.objects.append((label, record | {"segmentation": united(outlines, image)} | more))

@@ -24,11 +24,7 @@ DEPTH = 4  # folders in a folder of images
 
 
 def class_names(file: Path) -> dict[int, str] | None:
-    """Class id -> name; None if the file is not about a data set.
-
-    Raises:
-        InputError: if there are no names, or they cannot be used.
-    """
+    """Class id -> name, None without data set keys; raises InputError if names cannot be used."""
     if file.name in NAME_FILES:
         return dict(enumerate(lines_of(file, "write one class name per line")))
     content = load(file)

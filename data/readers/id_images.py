@@ -101,10 +101,7 @@ def read(source: Source, bad: BadRecords) -> dict[str, Any]:
 
 
 def pairs_in(images: Path, maps: Path) -> tuple[dict[str, str | None], list[str]]:
-    """Map -> its image, None where there is none; and the images without a map.
-
-    All are relative to their folders.
-    """
+    """Map -> its image or None, and the images without a map, relative to their folders."""
     beside = images == maps
     found = images_by_stem(maps, 0 if beside else DEPTH)
     bases = {stem: ENDS.sub("", stem) for stem in found}

@@ -183,10 +183,7 @@ def last_part(name: str) -> str:
 
 
 def locate(folders: Sequence[Path], names: Sequence[str]) -> tuple[Path, dict[str, str]]:
-    """The folder that has most of the files, and name -> path relative to it.
-
-    Missing files are taken from the other folders, except those named after another split.
-    """
+    """The folder with most of the files (others only if not of another split), and name -> path."""
     wanted = len({*names})
     for spellings in (as_written, by_last_part):
         listed = []
@@ -216,10 +213,7 @@ def locate(folders: Sequence[Path], names: Sequence[str]) -> tuple[Path, dict[st
 def files_of(
     folder: Path, names: Sequence[str], spellings: Callable[[str], tuple[str, ...]] = as_written
 ) -> dict[str, str]:
-    """Name -> path of the files that exist; of two names with one path, the first.
-
-    Folders are listed once, because a query for each file is slow on a network.
-    """
+    """Name -> path of the files that exist; lists each folder once, for slow file systems."""
     listed: dict[str, dict[str, str]] = {}
 
     def at(path: str, spelled: Callable[[str], str]) -> str | None:

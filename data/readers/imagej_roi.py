@@ -50,9 +50,8 @@ ONLY_CLASS = "object"  # of regions without a group
 
 
 class Roi(NamedTuple):
-    """A region: its paths (x, y, x, y, ...) are even-odd; it has none if it has no area.
-
-    stack: position, z and t in a stack; 1 where it has none.
+    """A region: even-odd paths (x, y, x, y, ...), none without area; position, z, t in a stack, or
+    1.
     """
 
     paths: list[np.ndarray]

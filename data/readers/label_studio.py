@@ -317,16 +317,12 @@ TYPES = (*OUTLINES, *(f"{kind}labels" for kind in OUTLINES))
 
 
 def brush_runs(data: Any, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """The bytes of a brush -> runs of its pixels by rows: whether their alpha is above SOLID, bool
-    [N], and their lengths, int64 [N], of which some are 0.
+    """The bytes of a brush -> runs of pixels by rows: bool [N] (alpha above SOLID), lengths int64
+    [N].
 
-    A stream of bits, the highest first: 32 for the number of values (RGBA of each pixel, by rows),
-    5 for the bits of a value minus 1, 4 times 4 for the bits of a count minus 1. Then blocks: 1 bit
-    for a repeated value, 2 for which of the four sizes the count has, the count minus 1, and one
-    value or as many.
-
-    Raises:
-        InputError: if it is another stream, or not one of this size.
+    Bit stream, highest first: 32 bits for the number of values (RGBA by rows), 5 for the bits of a
+    value minus 1, 4 times 4 for the sizes of counts minus 1. Then blocks: 1 bit for a repeated
+    value, 2 for the size of the count, the count minus 1, and one value or as many.
     """
     raw = bytes(list(data))
     padded = raw + bytes(8)

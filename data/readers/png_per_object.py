@@ -64,10 +64,7 @@ def split_in(name: str, stage: str = "all") -> str:
 
 
 def folders_with_images(root: Path) -> dict[str, str | None]:
-    """The folders of masks -> their images, None where that is unclear, relative to the root.
-
-    It has none where the layout is another one.
-    """
+    """Folders of masks -> their images (None if unclear), relative to the root; empty if none fit."""
     for images, masks in folders_of(root):
         found = folders_by_name(images, masks) if images != root else {}
         if any(found.values()):

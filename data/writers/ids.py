@@ -56,10 +56,7 @@ def write(folder: Path, splits: Splits, lost: Losses, wrap: Wrap) -> None:
 
 
 def index_map(rles: Sequence[rle.Rle], size: tuple[int, int]) -> np.ndarray:
-    """Masks -> a map of the numbers 1, 2, ... in their order, uint16 [H,W], 0 elsewhere.
-
-    Of masks that overlap, the smaller one is on top, of equal ones the first.
-    """
+    """Masks -> numbers 1, 2, ..., uint16 [H,W]; of overlapping ones the smaller, else the first."""
     indices = np.zeros(size, np.uint16)
     for place in np.argsort(rle.area(rles), kind="stable")[::-1]:
         inside, (left, top) = rle.decode_inside(rles[place])

@@ -107,11 +107,9 @@ def region(one: Object, lost: Losses) -> dict[str, Any]:
 
 
 def brush_bytes(runs: np.ndarray) -> list[int]:
-    """Runs of pixels, the first of background -> the bytes of a brush.
+    """Run lengths of pixels, background first -> the bytes of a brush.
 
-    A stream of bits: 32 for the number of values (RGBA of each pixel), 5 for the bits of a value
-    minus 1, 4 times 4 for SIZES minus 1. Then blocks: 1 for a repeated value, 2 for which of SIZES,
-    the number of times minus 1 in so many bits, the value.
+    The bit stream is described in data/readers/label_studio.py.
     """
     lengths, values = 4 * runs, np.arange(len(runs)) % 2 * 255
     longest = 1 << SIZES[-1]

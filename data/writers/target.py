@@ -35,11 +35,7 @@ class Losses:
         self.strict, self.found = strict, defaultdict(list)
 
     def note(self, what: str, where: str) -> None:
-        """Notes a case of `what`, in the plural.
-
-        Raises:
-            InputError: with `strict`.
-        """
+        """Notes a case of `what`, in the plural; raises InputError with `strict`."""
         if self.strict:
             raise InputError(
                 f"{where}: the target cannot hold {what}: correct it, choose another --to, or "
@@ -63,10 +59,9 @@ class Losses:
 
 
 class Object:
-    """An annotation of an image: a mask, polygons, or a box alone.
+    """An annotation of an image: a mask, polygons, or only a box.
 
-    label: name of its class. category: its place in the list of categories. parts: its polygons
-    [P,2] in pixels, none if it has a mask.
+    label, category: name and index of its class. parts: polygons [P,2] in pixels, none for a mask.
     """
 
     def __init__(self, annotation: dict, image: dict, label: str, category: int) -> None:

@@ -21,10 +21,7 @@ COLOURS = (230, 70, 60), (60, 130, 230), (70, 180, 90), (230, 180, 50), (160, 90
 
 
 def prepare(image, meta):
-    """An upright RGB image -> the input uint8 [1,H,W,3], and (h, w) of the part that is the image.
-
-    As float32 [1,3,H,W] in 0..1, for model.pte: `prepare_float`.
-    """
+    """An upright RGB image -> input uint8 [1,H,W,3], and (h, w) of the image in it."""
     size = fit((image.height, image.width), meta)
     canvas = np.empty((1, meta["height"], meta["width"], 3), np.uint8)
     canvas[:] = np.round(meta["pad_colour"])

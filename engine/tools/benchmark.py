@@ -63,11 +63,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
 
 def multiply_adds(module: nn.Module, *inputs: Tensor) -> dict[str, int]:
-    """Multiply-adds of one forward in eval mode: matrix products and convolutions only.
-
-    Of every submodule that has any, by its path; the whole has the empty path. A copy on the meta
-    device is counted: nothing is computed, and the module stays unchanged.
-    """
+    """Multiply-adds of matrix products and convolutions in a forward, by path of each submodule."""
     module = copy.deepcopy(module).to("meta").eval().requires_grad_(False)
     with FlopCounterMode(display=False) as counter:
         module(*(tensor.to("meta") for tensor in inputs))

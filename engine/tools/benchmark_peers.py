@@ -133,11 +133,7 @@ class Pair:
 
 
 def differences(forwards: dict[str, Callable[[], list[Tensor]]]) -> list[float]:
-    """The largest differences of the class logits and of the mask logits.
-
-    Raises:
-        FailedRun: if one is above `TOLERANCE`.
-    """
+    """Largest differences of class and mask logits; raises FailedRun above `TOLERANCE`."""
     pairs = zip(*(forward() for forward in forwards.values()))
     classes, masks = ((ours - theirs).abs().max().item() for ours, theirs in pairs)
     if not (classes < TOLERANCE and masks < TOLERANCE):

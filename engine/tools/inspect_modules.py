@@ -45,11 +45,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
 @dataclass(frozen=True)
 class Value:
-    """A tensor, or a number (then `shape` is None).
-
-    stride: of its grid, relative to the input of the model. least, most: smallest and largest
-    value; None if it is empty.
-    """
+    """A tensor, or a number without shape: stride of its grid, smallest and largest value."""
 
     name: str
     shape: tuple[int, ...] | None
@@ -62,11 +58,7 @@ class Value:
 
 @dataclass(frozen=True)
 class Part:
-    """What a part receives and returns in its last call of one forward.
-
-    depth: 0 for the model, the criterion and post-processing. multiply_adds: None where they are
-    not counted. seconds: median over forwards, all calls of one forward together.
-    """
+    """What a part receives and returns in its last call, and its costs in one forward."""
 
     path: str
     kind: str
@@ -124,10 +116,7 @@ def values(content: Any, size: int, name: str = "") -> list[Value]:
 
 
 def find_parts(model: nn.Module, depth: int) -> dict[str, nn.Module]:
-    """Path -> module down to `depth`; the model itself is first and has the empty path.
-
-    Lists and dicts of modules are not parts, but their modules are.
-    """
+    """Path -> module down to `depth`, "" for the model; containers are skipped."""
     parts = {"": model}
     for path, module in model.named_modules():
         container = type(module).forward is nn.Module.forward  # cannot be called
@@ -169,10 +158,7 @@ def now() -> float:
 def inspect_model(
     model: nn.Module, images: Tensor, padding: Tensor, *, depth: int, rounds: int
 ) -> tuple[list[Part], dict]:
-    """Every part of a model in eval mode in the order of calls, and the outputs.
-
-    Costs are those of the whole batch.
-    """
+    """All parts of a model in eval mode in order of calls, costs of the batch, and the outputs."""
     size = images.shape[-1]
     parts = find_parts(model, depth)
     amounts = multiply_adds(model, images, padding)

@@ -57,12 +57,7 @@ class Result(NamedTuple):
 
 
 def start(module: str, argv: list[str], log: Path) -> None:
-    """Runs an entry in a process with its output in a log.
-
-    Raises:
-        InputError: if it ended with exit code 2.
-        FailedRun: if it ended with another one than 0.
-    """
+    """Runs an entry in a process, output to a log; raises InputError (exit code 2) or FailedRun."""
     with open(log, "a", encoding="utf-8") as file:
         code = subprocess.run([sys.executable, "-m", module, *argv], stdout=file).returncode
     if code:

@@ -24,11 +24,8 @@ TAPS = tuple(LAST_AT_STRIDE[stride] for stride in (4, 8, 16, 32))
 class MobileNetV2(nn.Module):
     """Normalised images [B,3,H,W] -> maps at strides 4, 8, 16, 32, and X6 at 64.
 
-    The map at 32 is that of the last, 1280 wide convolution, where a classifier would begin; X6
-    is its maximum over 2 × 2 cells. Both are our choice, as the paper does not state what replaces
-    the transformer's map: these channels are what ImageNet taught about classes. A map at stride s
-    has the grid ceil(H/s) × ceil(W/s). `channels` and `strides` describe the maps, `mean` and
-    `std` what the weights want pixels in 0..1 to be normalised with.
+    The map at 32 is that of the last, 1280 wide convolution; X6 is its maximum over 2 × 2 cells.
+    Both are our choice, as the paper does not state what replaces the transformer's map.
 
     one_sided: strided convolutions pad as the original does.
     drop_path: rate of the last residual block, linearly rising from 0 at the first.

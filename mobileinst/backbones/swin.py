@@ -84,10 +84,7 @@ class PatchEmbed(nn.Module):
 
 
 class SwinStage(nn.Module):
-    """Blocks on one grid [B,h,w,C]; every second one shifts its windows by half a window.
-
-    The caller applies `downsample`, which leads to the next stage.
-    """
+    """Blocks on one grid [B,h,w,C], every second one with shifted windows; the caller downsamples."""
 
     def __init__(
         self, width: int, num_heads: int, window_size: int, rates: list[float], last: bool
@@ -215,11 +212,7 @@ def from_windows(x: Tensor, size: int, shift: int, height: int, width: int) -> T
 
 
 def relative_index(size: int) -> Tensor:
-    """Row of the bias table for every pair of cells of a window: int64 [N,N].
-
-    Rows run over the offsets (dy, dx) of the first cell from the second, dy outside, each from
-    1 - size to size - 1.
-    """
+    """Row of the bias table for each pair of cells of a window, by (dy, dx): int64 [N,N]."""
     y, x = torch.arange(size).repeat_interleave(size), torch.arange(size).repeat(size)
     dy, dx = y[:, None] - y + size - 1, x[:, None] - x + size - 1
     return dy * (2 * size - 1) + dx

@@ -149,9 +149,7 @@ class MapAttention(nn.Module):
 def average_onto(x: Tensor, height: int, width: int) -> Tensor:
     """Adaptive average pooling [B,C,H,W] -> [B,C,height,width], with a deterministic backward.
 
-    An axis whose size divides, as on every canvas that is a multiple of 64, is pooled with a
-    stride. Elsewhere the bins overlap, and a small matrix per axis does the same on any device and
-    in any exported file.
+    Strided where the size divides, as on all canvases; otherwise a matrix per axis.
     """
     rows, columns = x.shape[-2:]
     step = (1 if rows % height else rows // height, 1 if columns % width else columns // width)

@@ -37,10 +37,7 @@ def require_heads(width: int, num_heads: int) -> None:
 
 
 class MultiHeadAttention(nn.Module):
-    """Attention of queries [B,N,C] to keys and values [B,M,C] in heads; q, k, v in three matrices.
-
-    The keys have no bias: the softmax would cancel it, so it could never receive a gradient.
-    """
+    """Attention of queries [B,N,C] to [B,M,C] in heads; keys without bias, which softmax cancels."""
 
     def __init__(self, width: int, num_heads: int):
         super().__init__()

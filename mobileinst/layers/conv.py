@@ -30,10 +30,7 @@ class ConvBN(nn.Sequential):
 
 
 class SameConv2d(nn.Conv2d):
-    """A convolution without bias and with TensorFlow's "same" padding: h -> ceil(h/stride).
-
-    Where the number of zeros is odd, the smaller half comes first.
-    """
+    """A convolution without bias, with TensorFlow's "same" padding: h -> ceil(h/stride)."""
 
     def __init__(
         self, in_channels: int, channels: int, kernel: int = 1, stride: int = 1, groups: int = 1

@@ -21,10 +21,7 @@ def transformer(
 
 
 class Block(nn.Module):
-    """A given attention and an MLP, each with a residual that training drops at `rate`.
-
-    The BatchNorms inside both are the only normalisation.
-    """
+    """A given attention and an MLP with residuals and drop path; BatchNorms are inside both."""
 
     def __init__(self, attn: nn.Module, width: int, mlp_ratio: int, rate: float):
         super().__init__()

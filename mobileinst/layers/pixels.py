@@ -11,10 +11,7 @@ HALF = (0.5, 0.5, 0.5)  # as mean and std: 0..1 becomes -1..1
 
 
 class Normalise(nn.Module):
-    """(pixels - mean) / std per channel; padded pixels are zero afterwards.
-
-    The numbers are buffers, to move and to be exported with the model, but not in checkpoints.
-    """
+    """(pixels - mean) / std per channel, as non-persistent buffers; padded pixels become zero."""
 
     def __init__(self, mean: Sequence[float], std: Sequence[float]):
         super().__init__()

@@ -25,11 +25,7 @@ def cell_corners(count: int, device: Device = "cpu") -> Tensor:
 def coordinate_maps(
     height: int, width: int, device: Device = "cpu", corners: bool = False
 ) -> Tensor:
-    """The x and the y of every cell, each over -1..1: float32 [1,2,height,width].
-
-    corners: -1 and 1 are the places of the first and the last cell, as in SparseInst; otherwise the
-    places are the centres of cells that fill -1..1.
-    """
+    """x and y of every cell over -1..1, at centres or `corners` (SparseInst): [1,2,height,width]."""
     places = cell_corners if corners else cell_centres
     x = places(width, device).expand(height, width)
     y = places(height, device)[:, None].expand(height, width)

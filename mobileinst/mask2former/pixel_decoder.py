@@ -164,10 +164,7 @@ class EncoderLayer(nn.Module):
 
 
 class DeformableAttention(nn.Module):
-    """Each query takes a weighted mean of `points` samples per head and level.
-
-    Their offsets from the query's own cell and their weights are linear in the query.
-    """
+    """Weighted mean of `points` samples per head and level; offsets and weights from the query."""
 
     def __init__(self, width: int, levels: int, num_heads: int, points: int):
         super().__init__()

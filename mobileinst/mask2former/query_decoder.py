@@ -111,10 +111,7 @@ class QueryDecoder(nn.Module):
 
 @torch.no_grad()
 def attention_bias(kernels: Tensor, mask_features: Tensor) -> Tensor:
-    """0 inside the last mask of a query, -inf outside; 0 everywhere if it is empty.
-
-    kernels [B,Q,D], mask features on a level's grid [B,D,M] -> [B,1,Q,M], without gradient.
-    """
+    """0 inside the last mask, -inf outside, 0 if it is empty: [B,Q,D], [B,D,M] -> [B,1,Q,M]."""
     logits = kernels @ mask_features  # [B,Q,M]
     hidden = logits < 0
     hidden &= ~hidden.all(-1, keepdim=True)

@@ -106,10 +106,7 @@ class InstanceDecoder(nn.Module):
         return outputs
 
     def guide(self, kernels: Tensor, pixel_features: Tensor) -> Tensor:
-        """Where each query should look: the log probability of its first mask, on the grid of X_L.
-
-        [B,Q,D], [B,D,h,w] -> [B,1,Q,H/kv·W/kv], without gradient.
-        """
+        """Log probability of the first mask on the grid of X_L: [B,Q,D], [B,D,h,w] -> [B,1,Q,M]."""
         logits = apply_kernels(kernels, pixel_features).detach()  # [B,Q,h,w]
         probs = max_pool_ceil(logits, self.kv_stride // self.mask_stride).sigmoid().flatten(2)
         return probs.clamp(min=1e-3).log().unflatten(1, (1, -1))

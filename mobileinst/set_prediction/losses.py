@@ -110,10 +110,7 @@ def class_targets(
 
 @dataclass(frozen=True)
 class FocalClassLoss:
-    """Focal loss over all queries × classes; an unmatched query's target is all zero (SparseInst).
-
-    alpha, gamma: as in Lin et al. 2017.
-    """
+    """Focal loss (Lin et al. 2017) over all queries × classes; unmatched queries have target 0."""
 
     weight: float = 2.0
     alpha: float = 0.25

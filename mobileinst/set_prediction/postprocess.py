@@ -76,10 +76,7 @@ class Resize(NamedTuple):
 
 
 def spans(hit: Tensor) -> Tensor:
-    """First and one past the last True of each row, 0 and 0 if there is none: bool [M,n] -> [M,2].
-
-    An argmax of bools would take several times longer.
-    """
+    """First and one past the last True of each row, else 0, 0: bool [M,n] -> [M,2]."""
     n = hit.shape[1]
     up = torch.arange(1, n + 1, device=hit.device, dtype=torch.int32)
     last, first = (hit * up).amax(1), n - (hit * up.flip(0)).amax(1)
@@ -102,20 +99,13 @@ def rank_by_objectness(outputs: dict) -> tuple[Tensor, Tensor]:
 
 
 def rank_by_class(outputs: dict) -> tuple[Tensor, Tensor]:
-    """Softmax scores of each query and class [Q,K] (Mask2Former), and where it is an object [Q].
-
-    Args:
-        outputs: `class_logits` [Q,K+1] of one image, the last one for no object.
-    """
+    """Softmax scores [Q,K] without "no object" (Mask2Former), and where it is an object [Q]."""
     probs = outputs["class_logits"].softmax(-1)  # [Q,K+1]
     return probs[:, :-1], probs.argmax(-1) < probs.shape[1] - 1
 
 
 def grid_quality(mask_logits: Tensor, padded: Size, size: Size, cut: float) -> Tensor:
-    """Mean probability inside each mask at twice the grid of the logits: [Q,h,w] -> [Q].
-
-    As in SparseInst: known before masks are resized, so only the best ones are.
-    """
+    """Mean probability inside masks at twice the grid of the logits (SparseInst): [Q,h,w] -> [Q]."""
     logits = F.interpolate(mask_logits[None], scale_factor=2, mode="bilinear", align_corners=False)
     rows = -(-logits.shape[2] * size[0] // padded[0])
     columns = -(-logits.shape[3] * size[1] // padded[1])
@@ -250,10 +240,7 @@ class Postprocess:
     def full_masks(
         self, mask_logits: Tensor, sizes: Sizes, encode: Encode | None
     ) -> tuple[list | Tensor, Tensor, Tensor]:
-        """Resizes and thresholds inside the box that can hold each mask, encodes in chunks.
-
-        [M,h,w] -> M masks, their boxes [M,4], and factors of the scores [M].
-        """
+        """Resized, thresholded and encoded masks, boxes [M,4], factors of the scores [M]."""
         (height, width), cut = sizes[2], self.cut
         down, along = (Resize.of(*side) for side in zip(mask_logits.shape[1:], *sizes))
         rows, columns = down.matrix.to(mask_logits), along.matrix.to(mask_logits)

@@ -55,10 +55,7 @@ class Target:
         return self.grids[grid]
 
     def valid_points(self, points: Tensor) -> Tensor:
-        """0 for points whose bilinear value has an ignored pixel, else 1: [M,P,2] -> [M,P].
-
-        Padding counts as background, as in Mask2Former.
-        """
+        """0 for points beside ignored pixels, else 1; padding is background: [M,P,2] -> [M,P]."""
         if not self.has_ignore:
             return points.new_ones(points.shape[:2])
         values = sample_shared_points(self.ignore[None].to(points), points.flatten(0, 1))  # [1,M·P]

@@ -116,10 +116,7 @@ class MaskBranch(nn.Module):
 
 
 class Decoder(nn.Module):
-    """The two branches, which read the same features and the places of their cells.
-
-    in_channels: of the features, without the two of the places. Other keywords: of the branches.
-    """
+    """Both branches on features with coordinates; `in_channels` are those without coordinates."""
 
     def __init__(
         self,

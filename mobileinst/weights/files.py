@@ -56,10 +56,8 @@ class WeightFile:
         return next(rows, None)
 
     def without(self, *prefixes: str) -> tuple[tuple[str, ...], dict[str, Tensor]]:
-        """Removes prefixes from the names, repeatedly and in any order.
-
-        Returns:
-            What was removed, and the tensors by the rest of their names.
+        """The prefixes removed from the names, in any order, and the tensors by the remaining
+        names.
         """
         cut = {name: beginning(name, prefixes) for name in self.tensors}
         plain = {name[len(cut[name]) :]: value for name, value in self.tensors.items()}
@@ -102,11 +100,7 @@ def open_weights(path: str | Path) -> WeightFile:
 
 
 def read_shards(index: Path) -> dict[str, object]:
-    """Reads all files that an index names; they lie beside it.
-
-    Raises:
-        LoadError: if the index or a file cannot be read.
-    """
+    """Reads all files that an index names; raises LoadError if one cannot be read."""
     fix = "get the index of the model again"
     places = read_json(index, fix).get("weight_map")
     if not places:
@@ -117,21 +111,13 @@ def read_shards(index: Path) -> dict[str, object]:
 
 
 def hub_settings(folder: Path) -> dict:
-    """Reads the config.json of a folder of Hugging Face's hub.
-
-    Raises:
-        LoadError: if there is none, or it cannot be read.
-    """
+    """Reads config.json of a Hugging Face folder; raises LoadError if it cannot be read."""
     fix = "give the folder of a model as save_pretrained wrote it"
     return read_json(folder / "config.json", fix)
 
 
 def hub_weights(folder: Path) -> WeightFile:
-    """Reads the tensors beside it.
-
-    Raises:
-        LoadError: if there are none, or they cannot be read.
-    """
+    """Reads the tensors of a Hugging Face folder; raises LoadError if they cannot be read."""
     found = [folder / name for name in HUB_FILES if (folder / name).is_file()]
     if not found:
         raise LoadError(

@@ -64,11 +64,7 @@ def require_match(
     config: Mapping | None = None,
     allow_partial: bool = False,
 ) -> Match:
-    """Compares a file with a module.
-
-    Raises:
-        LoadError: if it does not fit.
-    """
+    """Compares a file with a module; raises LoadError if it does not fit."""
     match = find_match(file, module, classes, allow_partial)
     report = match.report
     foreign = [] if allow_partial else other_layers(match)
@@ -112,11 +108,7 @@ def other_layers(match: Match) -> list[str]:
 
 
 def convert(file: WeightFile, match: Match) -> dict[str, Tensor]:
-    """The values to copy, in the module's dtypes, on the CPU.
-
-    Raises:
-        LoadError: if they are not finite.
-    """
+    """The values in the module's dtypes, on the CPU; raises LoadError if they are not finite."""
     values = {name: match.given[name].to(match.state[name].dtype) for name in match.report.loaded}
     wrong = [name for name, value in values.items() if not value.isfinite().all()]
     if wrong:

@@ -156,11 +156,7 @@ def with_tensors(value: object, depth: int = 2) -> object:
 
 
 def read_json(path: Path, fix: str) -> dict:
-    """Reads a json object.
-
-    Raises:
-        LoadError: if there is none in the file.
-    """
+    """Reads a json object; raises LoadError if the file holds none."""
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
         if isinstance(content, dict):
