@@ -44,7 +44,7 @@ class Key(NamedTuple):
 
 
 class Loaded(NamedTuple):
-    """What a worker returns: None if all images were left out; errors as values, without traceback."""
+    """What a worker returns: None if all images were left out; errors as values."""
 
     item: Sample | PackedBatch | InputError | None
     bad: list[BadRecord]

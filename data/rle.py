@@ -95,7 +95,7 @@ def from_polygons(polygons: Sequence[np.ndarray], height: int, width: int) -> Rl
 
 
 def polygons_of(segmentation: Any, height: int, width: int) -> tuple[list[np.ndarray], int]:
-    """The checked polygons of an annotation, and the number of dropped parts of under three points."""
+    """The checked polygons of an annotation, and the number of parts of under three points."""
     if not isinstance(segmentation, (list, tuple)):
         raise InputError(
             f"its segmentation must be a list of polygons or an RLE, not {kind(segmentation)}"
@@ -111,7 +111,7 @@ def polygons_of(segmentation: Any, height: int, width: int) -> tuple[list[np.nda
 
 
 def region_of(segmentation: Any, box: Any, height: int, width: int) -> bytes | list[np.ndarray]:
-    """The region of a broken object: its segmentation, else its box (x, y, w, h), else good parts."""
+    """The region of a broken object: its segmentation, box (x, y, w, h) or good parts."""
     limit, parts = FARTHEST * (height + width), []
     for points in segmentation if isinstance(segmentation, list) else ():
         with contextlib.suppress(InputError):
@@ -251,7 +251,7 @@ def records(
     crowd: Sequence[bool] | None = None,
     areas: Sequence[float] | None = None,
 ) -> list[dict[str, Any]]:
-    """COCO annotations of one image with ids from `first_id` on; areas default to those of masks."""
+    """COCO annotations of one image, with ids from `first_id` on; areas: by default the masks'."""
     corners = boxes(rles)
     corners[:, 2:] -= corners[:, :2]
     return [

@@ -101,7 +101,7 @@ def load_or_newest(path: Path | None, runs: Path) -> tuple[Path, Fields]:
 
 
 def score_threshold(best: dict, asked: float | None = None) -> tuple[float, str]:
-    """The score threshold and its origin: the user's, or that of the best F1 on val, or a default."""
+    """The score threshold and its origin: the user's, that of the best F1 on val, or a default."""
     if asked is not None:
         return asked, "from --threshold"
     if best["threshold"] is None:
@@ -131,21 +131,11 @@ def state_of(trainer: Trainer) -> dict:
 
 
 def restore(trainer: Trainer, state: dict) -> None:
-    """Continues exactly from `state_of`. Learning rates and weight decays stay the trainer's.
-
-    Raises:
-        ValueError, RuntimeError: if the state is of another model or optimizer.
-    """
+    """Continues exactly from `state_of`. Learning rates and weight decays stay the trainer's."""
     trainer.iteration, trainer.skipped = state["iteration"], state["skipped"]
     trainer.model.load_state_dict(state["model"])
     groups = trainer.optimizer.state_dict()["param_groups"]
-    moments = state["optimizer"]["state"]
-    if not moments.keys() <= {index for group in groups for index in group["params"]}:
-        raise ValueError("the optimizer has other parameters")
-    trainer.optimizer.load_state_dict({"state": moments, "param_groups": groups})
-    for parameter, values in trainer.optimizer.state.items():
-        if any(value.ndim and value.shape != parameter.shape for value in values.values()):
-            raise ValueError("the optimizer has parameters of other shapes")
+    trainer.optimizer.load_state_dict(state["optimizer"] | {"param_groups": groups})
     trainer.schedule.apply(trainer.optimizer, max(0, trainer.iteration - 1))  # as the last step did
     if state["scaler"]:  # empty if AMP is off
         trainer.scaler.load_state_dict(state["scaler"])

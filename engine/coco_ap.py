@@ -269,7 +269,7 @@ def by_threshold(evaluation: COCOeval) -> dict[str, list[float]]:
 
 
 def best_f1(evaluation: COCOeval) -> dict[str, float | None]:
-    """The score threshold of the best F1 at IoU 0.5 (the highest of equal ones), with its values."""
+    """The score threshold of the best F1 at IoU 0.5, the highest of equal ones, and its values."""
     scores, true, objects = ranked_hits(evaluation)
     if not objects or not true.any():
         return dict.fromkeys(("best_threshold", "f1", "precision", "recall"))

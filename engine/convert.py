@@ -141,17 +141,9 @@ def main(argv: list[str]) -> None:
 def tidy(split: str, split_content: Content, by_stem: bool, lost: Losses) -> None:
     """Renames images as they are written: without folders that the target adds, those named after
     the split, and the one of x/images/y.png.
-
-    Raises:
-        InputError: if a name is not UTF-8.
     """
     images = split_content["images"]
     names = [os.path.normpath(image["file_name"].replace("\\", "/")) for image in images]
-    for name in [*names, *(one["name"] for one in split_content["categories"])]:
-        try:
-            name.encode("utf-8")
-        except UnicodeEncodeError:
-            raise InputError(f"{name!r} is no UTF-8 text: rename the image or the class") from None
     first = {name.partition("/")[0] for name in names}
     while len(first) == 1 and split_of(min(first)) in (split, "images") and min(first) not in names:
         names = [name.partition("/")[2] for name in names]

@@ -251,7 +251,7 @@ def grad_sync(model: nn.Module, last: bool) -> AbstractContextManager:
 
 
 def convert_sync_batchnorm(model: nn.Module, device: torch.device) -> None:
-    """On CUDA, synchronises BatchNorms that are not frozen; on CPU see `average_batchnorm_stats`."""
+    """On CUDA, synchronises unfrozen BatchNorms; on CPU see `average_batchnorm_stats`."""
     if world_size() == 1 or device.type != "cuda":
         return
     for parent in list(model.modules()):

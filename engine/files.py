@@ -129,7 +129,7 @@ def next_free(parent: Path, stem: str = "") -> Path:
 
 
 def output(out: Path | None, parent: Path, stem: str, name: str) -> Path:
-    """The output file: `out`, or `name` in the folder `out` or in the next free `parent/stem-NNN`."""
+    """The output file: `out`, or `name` in the folder `out` or the next free `parent/stem-NNN`."""
     if out is None:
         return next_free(parent, stem) / name
     return out / name if out.is_dir() or not out.suffix else out

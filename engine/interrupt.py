@@ -53,7 +53,7 @@ class GracefulStop:
 
     @contextmanager
     def immediate(self) -> Iterator[None]:
-        """A signal before or during the block raises `Interrupted` at once, as for an evaluation."""
+        """A signal before or during the block raises `Interrupted` at once."""
         before, self.at_once = self.at_once, True
         try:
             if self.signal is not None:

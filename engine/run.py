@@ -171,7 +171,7 @@ class Run:
             image.save(temporary, format="PNG")
 
     def resume(self) -> None:
-        """Continues from `last.pt`; raises InputError if options or data are of another training."""
+        """Continues from `last.pt`; raises InputError if it is of another training."""
         path = self.folder / "last.pt"
         content = checkpoint.load(path)
         self.data.train.use_classes(content["classes"], str(path), may_have_more=False)
@@ -275,7 +275,7 @@ class Run:
         }
 
     def save(self) -> None:
-        """Writes `last.pt` on rank 0; raises NonFiniteError or FailedRun, and keeps the old file."""
+        """Writes `last.pt` on rank 0; raises NonFiniteError, FailedRun and keeps the old one."""
         if not dist.is_main_process():
             return
         began = time.monotonic()

@@ -129,7 +129,7 @@ def choose(opts: TrainOptions, fetched: Callable[[str], Path] | None = None) -> 
 
 
 def of_run(opts: TrainOptions) -> dict[str, object]:
-    """Option values of the run to resume; those of the user stay. Raises InputError without a run."""
+    """Option values of the run to resume; the user's stay. Raises InputError without a run."""
     named = "model" in opts.given
     stem = opts.model if named else f"{opts.model.partition('_')[0]}_*"
     saved = options.RUNS.glob(f"{stem}-[0-9][0-9][0-9]/last.pt")

@@ -76,7 +76,7 @@ def curve(*points: Pair) -> np.ndarray:
 
 
 class Spine:
-    """A bent axis of length 1, t = 0 at the head; `heading(t)` in radians, 0 is +x, positive to +y."""
+    """A bent axis of length 1, t = 0 at the head; `heading(t)` in radians, from +x towards +y."""
 
     def __init__(self, heading: Callable[[np.ndarray], np.ndarray]) -> None:
         self.t = np.linspace(0, 1, 101)

@@ -117,7 +117,7 @@ def inner_names(names: list) -> list[str]:
 
 
 def complex_polygons(content: dict) -> int:
-    """Makes objects of crowd masks of area 0, whose size may be transposed; returns their number."""
+    """Makes objects of crowd masks of area 0, with a possibly transposed size; their number."""
     number, sizes = 0, None
     for one in dicts(content, "annotations"):
         mask = one.get("segmentation")

@@ -64,7 +64,7 @@ def split_in(name: str, stage: str = "all") -> str:
 
 
 def folders_with_images(root: Path) -> dict[str, str | None]:
-    """Folders of masks -> their images (None if unclear), relative to the root; empty if none fit."""
+    """Folders of masks -> their images (None if unclear), relative to the root."""
     for images, masks in folders_of(root):
         found = folders_by_name(images, masks) if images != root else {}
         if any(found.values()):

@@ -84,7 +84,7 @@ class PatchEmbed(nn.Module):
 
 
 class SwinStage(nn.Module):
-    """Blocks on one grid [B,h,w,C], every second one with shifted windows; the caller downsamples."""
+    """Blocks on one grid [B,h,w,C], every second one with shifted windows."""
 
     def __init__(
         self, width: int, num_heads: int, window_size: int, rates: list[float], last: bool

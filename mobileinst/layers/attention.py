@@ -37,7 +37,7 @@ def require_heads(width: int, num_heads: int) -> None:
 
 
 class MultiHeadAttention(nn.Module):
-    """Attention of queries [B,N,C] to [B,M,C] in heads; keys without bias, which softmax cancels."""
+    """Attention of [B,N,C] to [B,M,C] in heads; keys without bias, which softmax cancels."""
 
     def __init__(self, width: int, num_heads: int):
         super().__init__()

@@ -25,7 +25,7 @@ def cell_corners(count: int, device: Device = "cpu") -> Tensor:
 def coordinate_maps(
     height: int, width: int, device: Device = "cpu", corners: bool = False
 ) -> Tensor:
-    """x and y of every cell over -1..1, at centres or `corners` (SparseInst): [1,2,height,width]."""
+    """x and y of every cell in -1..1, at centres or `corners` (SparseInst): [1,2,height,width]."""
     places = cell_corners if corners else cell_centres
     x = places(width, device).expand(height, width)
     y = places(height, device)[:, None].expand(height, width)

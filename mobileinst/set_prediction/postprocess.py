@@ -23,29 +23,13 @@ DUPLICATE_IOU = 0.7
 MARGIN = 1e-3  # of logits: the weights of a mean sum to 1 but for rounding
 
 
-def upsample_masks(mask_logits: Tensor, padded: Size, size: Size, orig_size: Size) -> Tensor:
-    """Resizes mask logits to the padded input, crops the padding, resizes to the original size.
-
-    [M,h,w] -> [M,h0,w0]. Logits are resized, never binary masks: thresholding afterwards gives
-    smooth edges.
-    """
-    rows, columns = resize_matrices(mask_logits, padded, size, orig_size)
-    return rows.T @ (mask_logits @ columns)  # [M,h0,w0]
-
-
-def resize_matrices(
-    mask_logits: Tensor, padded: Size, size: Size, orig_size: Size
-) -> tuple[Tensor, Tensor]:
-    """The matrices of `upsample_masks`: rows [h,h0] and columns [w,w0]."""
-    sides = zip(mask_logits.shape[-2:], padded, size, orig_size)
-    return tuple(Resize.of(*side).matrix.to(mask_logits) for side in sides)
-
-
 class Resize(NamedTuple):
     """How one side of a mask is resized.
 
-    Bilinear resizing is separable, so both resizings and the crop are one matrix for the rows and
-    one for the columns: `interpolate` twice, on a CPU in about a tenth of the time.
+    Mask logits are resized to the padded input, cropped and resized to the original size, never
+    binary masks: thresholding afterwards gives smooth edges. Bilinear resizing is separable, so all
+    of it is one matrix for the rows and one for the columns: `interpolate` twice, on a CPU in about
+    a tenth of the time.
 
     Args:
         matrix: [cells,pixels].
@@ -105,7 +89,7 @@ def rank_by_class(outputs: dict) -> tuple[Tensor, Tensor]:
 
 
 def grid_quality(mask_logits: Tensor, padded: Size, size: Size, cut: float) -> Tensor:
-    """Mean probability inside masks at twice the grid of the logits (SparseInst): [Q,h,w] -> [Q]."""
+    """Mean probability inside masks at twice the size of the logits (SparseInst): [Q]."""
     logits = F.interpolate(mask_logits[None], scale_factor=2, mode="bilinear", align_corners=False)
     rows = -(-logits.shape[2] * size[0] // padded[0])
     columns = -(-logits.shape[3] * size[1] // padded[1])
@@ -118,18 +102,8 @@ def mean_inside(logits: Tensor, masks: Tensor) -> Tensor:
     return (logits.sigmoid() * masks).sum((1, 2)) / masks.sum((1, 2)).clamp(min=1)
 
 
-def boxes_from_masks(masks: Tensor) -> Tensor:
-    """Tight boxes (x0, y0, x1, y1), the far edges exclusive: bool [M,H,W] -> float [M,4].
-
-    An empty mask has the box 0, 0, 0, 0.
-    """
-    bytes_ = masks.view(torch.uint8)  # a maximum of bytes is much faster than any() of bools
-    rows, columns = spans(bytes_.amax(2)), spans(bytes_.amax(1))  # [M,2] each
-    return boxes_from_spans(rows, columns)
-
-
 def boxes_from_spans(rows: Tensor, columns: Tensor) -> Tensor:
-    """[M,2] twice -> [M,4]."""
+    """Boxes (x0, y0, x1, y1), the far edges exclusive, 0 for empty masks: [M,2] twice -> [M,4]."""
     return torch.stack([columns, rows], 2).flatten(1).float()
 
 

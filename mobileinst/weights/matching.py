@@ -130,7 +130,7 @@ def class_tensors(match: Match) -> dict[str, Tensor]:
 
 
 def leave_rows(match: Match, classes: Sequence[str] | None) -> None:
-    """Excludes class layers from the comparison if the file has them for other numbers of classes."""
+    """Excludes class layers from the comparison if their numbers of classes differ."""
     own = class_tensors(match)
     given = {name: match.given[name] for name in own if name in match.given}
     rows, here = ({value.shape[:1] for value in each.values()} for each in (given, own))

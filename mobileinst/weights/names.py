@@ -214,7 +214,7 @@ def renamed(name: str, patterns: Sequence[tuple]) -> str:
 
 
 def in_our_names(tensors: Mapping[str, Tensor]) -> tuple[str, dict[str, Tensor]]:
-    """Who published the names ("" if unknown), and tensors of Mask2Former or a ResNet by our names."""
+    """Who published the names ("" if unknown), and the tensors by our names."""
     plain = [name.removeprefix(beginning(name, WRAPPER)) for name in tensors]
     is_hub = any(name.startswith(HUB_STARTS) for name in plain)
     if not is_hub and not any(name.startswith(AUTHORS_STARTS) for name in plain):

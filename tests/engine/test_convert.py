@@ -294,13 +294,3 @@ def test_boxes_stay_boxes(tiny_coco, tmp_path):
     path = tmp_path / "filled" / "annotations" / "instances_train.json"
     for one in json.loads(path.read_text())["annotations"]:
         assert one["segmentation"] == [[1.5, 2.5, 11.5, 2.5, 11.5, 22.5, 1.5, 22.5]]
-
-
-@pytest.mark.parametrize("key", ["images", "categories"])
-def test_names_that_no_text_file_holds(tiny_coco, tmp_path, key):
-    name = {"images": "file_name", "categories": "name"}[key]
-    tiny_coco.content[key][0][name] = "\ud800.png"
-    tiny_coco.json.write_text(json.dumps(tiny_coco.content))
-    with pytest.raises(InputError, match="is no UTF-8 text: rename"):
-        run(tiny_coco.json, tmp_path / "there", "--to", "labelme", "--no-images")
-    assert not (tmp_path / "there").exists()
