@@ -129,7 +129,7 @@ def test_data_that_has_changed_since(run, data, tiny, tmp_path, capsys):
     assert images_of(said) == 1 and "1 new image left out" in said
 
 
-def test_a_resumed_run_keeps_its_split(run, data, tiny, tmp_path, capsys):
+def test_a_resumed_run_keeps_its_split(run, data, tiny, tmp_path, capsys, no_finish):
     copy = shutil.copytree(run, tmp_path / "copy")
     argv = [*tiny, *STEPS, "--data", str(data), "--val-fraction", "0.25", "--out", str(copy)]
     argv += ["--iterations", "4"]

@@ -278,6 +278,7 @@ def test_bad_steps_are_counted_and_resumed_over(argv, tmp_path, monkeypatch, ent
         "- skipped: 2 steps with a loss or gradient not finite" in (out / "summary.md").read_text()
     )
     whole = tmp_path / "whole"
+    monkeypatch.setattr(train, "finish", lambda run: None)
     assert entry([*argv, "--skip-bad-steps", "2", "--out", whole])[0] == 0
     assert fingerprint(out) == fingerprint(whole)
     content = checkpoint.load(out / "last.pt")

@@ -63,23 +63,6 @@ def test_any_size(height, width, queries):
     assert outputs["aux"] == []
 
 
-@torch.no_grad()
-def test_it_exports():
-    class Tensors(nn.Module):
-        def __init__(self, model):
-            super().__init__()
-            self.model = model
-
-        def forward(self, images):
-            return {key: value for key, value in self.model(images).items() if key != "aux"}
-
-    model = build()[0].eval()
-    exported = torch.export.export(Tensors(model), (draw_images(64, 96, batch=1),)).module()
-    got, want = exported(draw_images(64, 96, batch=1)), model(draw_images(64, 96, batch=1))
-    for key in got:
-        torch.testing.assert_close(got[key], want[key], atol=1e-5, rtol=1e-4)
-
-
 @pytest.mark.parametrize("size", [(64, 96), (65, 127)])
 def test_every_parameter_receives_a_gradient_from_the_criterion(size):
     # Two channels a group at least: of a single one a group norm takes out whatever is constant.

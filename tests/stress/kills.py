@@ -60,13 +60,16 @@ class Training:
     argv: list[str]
     folder: Path
 
-    def start(self) -> subprocess.Popen:
-        """Starts the training, or resumes it if there is a checkpoint."""
+    def options(self) -> list[str]:
+        """Of a new start, or of resuming if there is a checkpoint."""
         resume = ["--resume"] if (self.folder / "last.pt").exists() else []
+        return [*self.argv, *resume, "--out", str(self.folder)]
+
+    def start(self) -> subprocess.Popen:
+        """Starts or resumes the training in a process of its own."""
         with open(self.folder.with_suffix(".log"), "a", encoding="utf-8") as output:
             return subprocess.Popen(
-                [sys.executable, "-m", "engine.train", *self.argv, *resume]
-                + ["--out", str(self.folder)],
+                [sys.executable, "-m", "engine.train", *self.options()],
                 cwd=ROOT,
                 stdout=output,
                 stderr=subprocess.STDOUT,

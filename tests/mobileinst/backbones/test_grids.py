@@ -9,7 +9,7 @@ SWIN = {"embed_dim": 32, "depths": (1, 1, 2, 1), "num_heads": (1, 2, 4, 8)}
 
 
 @pytest.mark.parametrize("name", zoo.BACKBONES)
-@pytest.mark.parametrize("height, width", [(64, 96), (65, 127), (200, 333), (30, 1100), (1, 1)])
+@pytest.mark.parametrize("height, width", [(65, 127), (30, 300), (1, 1)])
 @torch.no_grad()
 def test_grids_follow_the_ceil_rule(name, height, width):
     model = zoo.build_backbone(name, **(SWIN if name.startswith("swin") else {})).eval()
