@@ -249,20 +249,16 @@ def names_of(names: Sequence[str]) -> Html:
 
 
 def decisions(chosen: Mapping[str, Any]) -> list[Html]:
-    """The options that are not defaults, with their origin, and the defaults in a fold. The recipe
-    is named as an origin: the user may have given it, or the script.
+    """The options that are not defaults, with their origin, and the defaults in a fold. The recipe,
+    which a script may have given, is one of the facts.
     """
     origins, derived, keywords = (chosen.get(key) or {} for key in ("origins", "derived", "set"))
     other = ("origins", "derived", "set", "recipe")
     values = {key: value for key, value in chosen.items() if key not in (*other, *derived)}
     values = values | {f"set.{key}": value for key, value in keywords.items()} | derived
     origins = origins | dict.fromkeys(derived, "data")
-    recipe = f"recipe {chosen.get('recipe')}"
-    order = ("user", "weights", "data", "run", recipe, "machine")
-    rows = [
-        (name, shown(value), origins.get(name, "").replace("recipe", recipe))
-        for name, value in values.items()
-    ]
+    order = ("user", "weights", "data", "run", "recipe", "machine")
+    rows = [(name, shown(value), origins.get(name, "")) for name, value in values.items()]
     made = sorted((row for row in rows if row[2] in order), key=lambda row: order.index(row[2]))
     rest = [row for row in rows if row[2] not in order]
     header = ("option", "value", "from")

@@ -61,13 +61,13 @@ def test_a_term_of_a_layer_that_grows_is_a_main_term():
     assert more.startswith("1 more terms") and "class_aux0" in more
 
 
-def test_the_recipe_is_named_where_values_come_from_it():
+def test_options_are_listed_by_their_origin_without_the_recipe():
     chosen = {"recipe": "small", "lr": 0.1, "canvas": None, "warmup": 5, "set": {"width": 32}}
     origins = {"recipe": "user", "lr": "recipe", "set.width": "user", "warmup": "default"}
     chosen |= {"origins": origins, "derived": {"canvas": [[64, 96]]}}
     cells = re.findall("<td[^>]*>(.*?)</td>", "".join(run_page.decisions(chosen)))
     assert cells == [
-        *("set.width", "32", "user", "canvas", "64x96", "data", "lr", "0.1", "recipe small"),
+        *("set.width", "32", "user", "canvas", "64x96", "data", "lr", "0.1", "recipe"),
         *("warmup", "5", "default"),
     ]
 
