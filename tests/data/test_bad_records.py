@@ -13,7 +13,7 @@ from data.errors import BadRecord, BadRecords, InputError
 from data.opening import open_datasets
 from data.packed import Bytes, ImageRecord, Images, pack_polygons, unpack_polygons
 from data.presets import EvalPreset, TrainPreset
-from tests.stress.made import voc_set
+from tests.stress.sets import voc_set
 
 CANVASES = [(64, 64), (64, 128)]
 

@@ -13,7 +13,7 @@ from data.errors import InputError
 from data.opening import open_datasets
 from data.readers import voc
 from data.readers.cache import write_json
-from tests.stress.made import sbd_set, voc_set
+from tests.stress.sets import sbd_set, voc_set
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Broken and hostile data sets: small sets in every format, each spoilt in one place.
+"""Damaged data sets: small sets in every format, each damaged in one place.
 
 `attempt` opens such a set as a training does and reads every image through the presets. It must
 work, or end in one sentence that names the file and the record; then again with bad records left
@@ -32,10 +32,10 @@ from data.loaders import eval_loader, train_loader
 from data.opening import open_datasets
 from data.presets import EvalPreset, TrainPreset
 from data.readers import READERS
-from tests.stress.changes import of_formats
-from tests.stress.made import Spoilt
+from tests.stress.damage import RECORDS
+from tests.stress.damage_formats import of_formats
 from tests.stress.rows import Row
-from tests.stress.spoil import RECORDS
+from tests.stress.sets import Expected
 
 KINDS = RECORDS | of_formats({one.NAME for one in READERS})
 SECONDS = 20  # limit of one case; most take some hundredths
@@ -51,22 +51,22 @@ class Outcome(NamedTuple):
     text: str
 
 
-def write_case(kind: str, seed: int, folder: Path) -> tuple[dict, Spoilt]:
-    """Writes a spoilt set; returns the keywords to open it with, and what is expected."""
-    base, spoil = KINDS[kind]
+def write_case(kind: str, seed: int, folder: Path) -> tuple[dict, Expected]:
+    """Writes a damaged set; returns the keywords to open it with, and what is expected."""
+    base, damage = KINDS[kind]
     made = base()
-    spoilt = spoil(np.random.default_rng([seed, *kind.encode()]), made)
+    expected = damage(np.random.default_rng([seed, *kind.encode()]), made)
     made.write(folder)
-    return {"data": folder, "cache": folder / "cache"}, spoilt
+    return {"data": folder, "cache": folder / "cache"}, expected
 
 
 def attempt(kind: str, seed: int, folder: Path) -> Outcome:
     """Runs one case, strictly and then with bad records left out."""
-    keywords, spoilt = write_case(kind, seed, folder)
+    keywords, expected = write_case(kind, seed, folder)
     try:
         with limited(SECONDS):
             message, _ = walk(keywords, skip_bad=False)
-            complaint = judge(message, folder, spoilt)
+            complaint = judge(message, folder, expected)
             if not complaint:
                 later, bad = walk(keywords, skip_bad=True)
                 complaint = judge_skipping(message, later, bad)
@@ -115,18 +115,18 @@ def check(batch: Batch, dataset: CocoDataset) -> None:
         assert all(0 <= label < len(dataset.categories) for label in target["labels"].tolist())
 
 
-def judge(message: str | None, folder: Path, spoilt: Spoilt) -> str:
+def judge(message: str | None, folder: Path, expected: Expected) -> str:
     """Returns what is wrong with the result of a case; empty if nothing is."""
     if message is None:
-        return "it should have been refused" if spoilt.refused else ""
-    if spoilt.refused is False:
+        return "it should have been refused" if expected.refused else ""
+    if expected.refused is False:
         return f"it should work: {message}"
     if "failed to read as" in message:
         return f"its reader did not expect this: {message}"
     if not message.isprintable() or len(message) > 4000:
         return f"not one line: {message[:300]!r}"
-    if str(folder) not in message or not any(name in message for name in spoilt.names):
-        return f"names not the file, or none of {spoilt.names}: {message}"
+    if str(folder) not in message or not any(name in message for name in expected.names):
+        return f"names not the file, or none of {expected.names}: {message}"
     return "" if ": " in message else f"an error without a fix: {message}"
 
 

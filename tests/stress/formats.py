@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from tests.stress.made import SIZES, Made, image_bytes
+from tests.stress.sets import SIZES, SmallSet, image_bytes
 
 CORNERS = [[4.0, 3.0], [14.0, 3.0], [14.0, 12.5], [4.0, 12.5]]
 FLAT = [number for corner in CORNERS for number in corner]
@@ -58,7 +58,7 @@ def row_runs(mask: np.ndarray) -> list[int]:
     return np.diff(changes, prepend=0).tolist()
 
 
-def labelme() -> Made:
+def labelme() -> SmallSet:
     files = photos("")
     for name, (height, width), mask in squares():
         coded = base64.b64encode(png(mask[3:12, 4:14] * 255)).decode()
@@ -75,10 +75,10 @@ def labelme() -> Made:
             {"version": "5.4.1", "flags": {}, "shapes": shapes, "imagePath": f"{name}.png",
              "imageData": None, "imageHeight": height, "imageWidth": width}
         )  # fmt: skip
-    return Made(None, files)
+    return SmallSet(None, files)
 
 
-def cvat_xml() -> Made:
+def cvat_xml() -> SmallSet:
     points = ";".join(f"{x},{y}" for x, y in CORNERS)
     images = []
     for number, (name, (height, width), _) in enumerate(squares()):
@@ -94,10 +94,10 @@ def cvat_xml() -> Made:
     labels = "".join(f"<label><name>{name}</name></label>" for name in ("crab", "fish"))
     meta = f"<meta><task><labels>{labels}</labels></task></meta>"
     text = f"<annotations><version>1.1</version>{meta}{''.join(images)}</annotations>"
-    return Made(None, photos("images/") | {"annotations.xml": text.encode()})
+    return SmallSet(None, photos("images/") | {"annotations.xml": text.encode()})
 
 
-def cvat_masks() -> Made:
+def cvat_masks() -> SmallSet:
     files = photos("JPEGImages/", "jpg")
     files["labelmap.txt"] = (
         b"# label:color_rgb:parts:actions\nbackground:0,0,0::\ncrab:250,50,83::\n"
@@ -106,10 +106,10 @@ def cvat_masks() -> Made:
     for name, _, mask in squares():
         files[f"SegmentationClass/{name}.png"] = coloured(mask, (250, 50, 83))
         files[f"SegmentationObject/{name}.png"] = coloured(mask, (128, 0, 0))
-    return Made(None, files)
+    return SmallSet(None, files)
 
 
-def via() -> Made:
+def via() -> SmallSet:
     files, content = photos(""), {}
     xs, ys = zip(*CORNERS)
     shapes = [
@@ -123,10 +123,10 @@ def via() -> Made:
         ]
         content[f"{name}99"] = {"filename": name, "size": 99, "regions": regions,
                                 "file_attributes": {}}  # fmt: skip
-    return Made(None, files | {"via_region_data.json": dumped(content)})
+    return SmallSet(None, files | {"via_region_data.json": dumped(content)})
 
 
-def via_3() -> Made:
+def via_3() -> SmallSet:
     files = photos("")
     ids = {str(number): name for number, name in enumerate(files, start=1)}
     outline = [7, *(number for corner in CORNERS for number in corner)]
@@ -142,44 +142,44 @@ def via_3() -> Made:
             for xy in (outline, [3, 9, 9, 3], [4, 9, 9, 4, 3])
         },
     }
-    return Made(None, files | {"via_project.json": dumped(content)})
+    return SmallSet(None, files | {"via_project.json": dumped(content)})
 
 
-def via_csv() -> Made:
+def via_csv() -> SmallSet:
     rows = ["filename,file_size,file_attributes,region_count,region_id,region_shape_attributes,"
             "region_attributes"]  # fmt: skip
     shape = '{""name"":""polygon"",""all_points_x"":[4,14,14],""all_points_y"":[3,3,12]}'
     rows += [f'{name}.png,9,{{}},1,0,"{shape}","{{""name"":""crab""}}"' for name in NAMES]
-    return Made(None, photos("") | {"via_region_data.csv": "\n".join(rows).encode()})
+    return SmallSet(None, photos("") | {"via_region_data.csv": "\n".join(rows).encode()})
 
 
-def id_images() -> Made:
+def id_images() -> SmallSet:
     files = photos("images/")
     for name, _, mask in squares():
         files[f"masks/{name}.png"] = png(mask.astype(np.uint16) * 300)
-    return Made(None, files)
+    return SmallSet(None, files)
 
 
-def png_per_object() -> Made:
+def png_per_object() -> SmallSet:
     files = {}
     for name, size, mask in squares():
         files[f"{name}/images/{name}.png"] = image_bytes(size)
         for number in range(2):
             files[f"{name}/masks/k{number}.png"] = png(np.roll(mask, number * 5, 1) * 255)
-    return Made(None, files)
+    return SmallSet(None, files)
 
 
-def yolo() -> Made:
+def yolo() -> SmallSet:
     files = photos("train/images/", "jpg")
     files["data.yaml"] = b"train: ../train/images\n\nnc: 2\nnames: ['crab', 'fish']\n"
     for name, (height, width), _ in squares():
         points = " ".join(f"{x / width:.6f} {y / height:.6f}" for x, y in CORNERS)
         text = f"0 {points}\n1 {points} 0.5 0.5\n1 0.5 0.5 0.2 0.3\n"
         files[f"train/labels/{name}.txt"] = text.encode()
-    return Made(None, files)
+    return SmallSet(None, files)
 
 
-def panoptic() -> Made:
+def panoptic() -> SmallSet:
     files, images, annotations = photos("train/", "jpg"), [], []
     for number, (name, (height, width), mask) in enumerate(squares()):
         files[f"annotations/panoptic_train/{name}.png"] = coloured(mask, (7, 1, 0))
@@ -190,10 +190,10 @@ def panoptic() -> Made:
         )
     categories = [{"id": 3, "name": "crab", "isthing": 1}, {"id": 9, "name": "sea", "isthing": 0}]
     content = {"images": images, "annotations": annotations, "categories": categories}
-    return Made(None, files | {"annotations/panoptic_train.json": dumped(content)})
+    return SmallSet(None, files | {"annotations/panoptic_train.json": dumped(content)})
 
 
-def datumaro() -> Made:
+def datumaro() -> SmallSet:
     items = []
     for name, (height, width), mask in squares():
         runs = row_runs(mask.T)
@@ -207,10 +207,10 @@ def datumaro() -> Made:
         items.append({"id": name, "annotations": annotations, "attr": {}, "image": image})
     labels = [{"name": name, "parent": "", "attributes": []} for name in ("crab", "fish")]
     content = {"info": {}, "categories": {"label": {"labels": labels}}, "items": items}
-    return Made(None, photos("images/default/") | {"annotations/default.json": dumped(content)})
+    return SmallSet(None, photos("images/default/") | {"annotations/default.json": dumped(content)})
 
 
-def label_studio() -> Made:
+def label_studio() -> SmallSet:
     tasks = []
     for number, (name, (height, width), _) in enumerate(squares()):
         points = [[100 * x / width, 100 * y / height] for x, y in CORNERS]
@@ -231,7 +231,7 @@ def label_studio() -> Made:
         tasks.append({"id": number, "data": {"image": f"/data/upload/1/0123abcd-{name}.png"},
                       "annotations": [{"id": 1, "result": result, "was_cancelled": False}],
                       "predictions": []})  # fmt: skip
-    return Made(None, photos("images/") | {"project.json": dumped(tasks)})
+    return SmallSet(None, photos("images/") | {"project.json": dumped(tasks)})
 
 
 def brush(pixels: int) -> list[int]:
@@ -244,7 +244,7 @@ def brush(pixels: int) -> list[int]:
     return [int(bits[place : place + 8], 2) for place in range(0, len(bits), 8)]
 
 
-def darwin() -> Made:
+def darwin() -> SmallSet:
     files = photos("images/")
     for name, (height, width), mask in squares():
         runs = [number for pair in zip((0, 1, 0) * 50, row_runs(mask)) for number in pair]
@@ -262,10 +262,10 @@ def darwin() -> Made:
         files[f"{name}.json"] = dumped(
             {"version": "2.0", "schema_ref": "x", "item": item, "annotations": annotations}
         )
-    return Made(None, files)
+    return SmallSet(None, files)
 
 
-def supervisely() -> Made:
+def supervisely() -> SmallSet:
     files = photos("first/img/")
     classes = [{"title": name, "shape": "any", "color": "#102030"} for name in ("crab", "fish")]
     files["meta.json"] = dumped({"classes": classes, "tags": []})
@@ -279,10 +279,10 @@ def supervisely() -> Made:
         ]  # fmt: skip
         content = {"size": {"height": height, "width": width}, "objects": objects, "tags": []}
         files[f"first/ann/{name}.png.json"] = dumped(content)
-    return Made(None, files)
+    return SmallSet(None, files)
 
 
-def cityscapes() -> Made:
+def cityscapes() -> SmallSet:
     files = {}
     for number, (_, size, mask) in enumerate(squares()):
         stem = f"ulm_00000{number}_000019"
@@ -290,19 +290,19 @@ def cityscapes() -> Made:
         ids = np.where(mask, 26001, 7).astype(np.uint16)
         ids[0], ids[-1] = 26, 4
         files[f"gtFine/train/ulm/{stem}_gtFine_instanceIds.png"] = png(ids)
-    return Made(None, files)
+    return SmallSet(None, files)
 
 
-def davis() -> Made:
+def davis() -> SmallSet:
     files = {"ImageSets/2017/train.txt": b"bike\n"}
     for number in range(3):
         _, size, mask = next(squares())
         files[f"JPEGImages/480p/bike/0000{number}.jpg"] = image_bytes(size, "JPEG")
         files[f"Annotations/480p/bike/0000{number}.png"] = png(mask * 2, palette=True)
-    return Made(None, files)
+    return SmallSet(None, files)
 
 
-def openimages() -> Made:
+def openimages() -> SmallSet:
     files = photos("images/train/", "jpg")
     rows = ["MaskPath,ImageID,LabelName,BoxID,BoxXMin,BoxXMax,BoxYMin,BoxYMax,PredictedIoU,Clicks"]
     for name, _, mask in squares():
@@ -310,10 +310,10 @@ def openimages() -> Made:
         files[f"masks/train/{name}_m01_1.png"] = png(mask > 0)
     files["annotations/train-annotations-object-segmentation.csv"] = "\n".join(rows).encode()
     files["annotations/oidv6-class-descriptions.csv"] = b"LabelName,DisplayName\n/m/01,Crab\n"
-    return Made(None, files)
+    return SmallSet(None, files)
 
 
-def ade20k() -> Made:
+def ade20k() -> SmallSet:
     files = photos("images/training/x/", "jpg")
     for name, (height, width), mask in squares():
         parts = np.stack([mask * 20, mask * 57, mask * 3], -1).astype(np.uint8)
@@ -325,10 +325,10 @@ def ade20k() -> Made:
         content = {"filename": f"{name}.jpg", "folder": "x", "imsize": [height, width, 3],
                    "object": [one]}  # fmt: skip
         files[f"images/training/x/{name}.json"] = dumped({"annotation": content})
-    return Made(None, files)
+    return SmallSet(None, files)
 
 
-def qupath() -> Made:
+def qupath() -> SmallSet:
     files = photos("")
     for name in NAMES:
         geometry = {"type": "Polygon", "coordinates": [[*CORNERS, CORNERS[0]]]}
@@ -336,7 +336,7 @@ def qupath() -> Made:
         feature = {"type": "Feature", "geometry": geometry, "properties": about}
         content = {"type": "FeatureCollection", "features": [feature]}
         files[f"{name}.geojson"] = dumped(content)
-    return Made(None, files)
+    return SmallSet(None, files)
 
 
 def roi() -> bytes:
@@ -344,11 +344,11 @@ def roi() -> bytes:
     return head.ljust(64, b"\0") + struct.pack(">8h", 0, 10, 10, 0, 0, 0, 9, 9)
 
 
-def imagej_roi() -> Made:
-    return Made(None, photos("") | {f"{name}.roi": roi() for name in NAMES})
+def imagej_roi() -> SmallSet:
+    return SmallSet(None, photos("") | {f"{name}.roi": roi() for name in NAMES})
 
 
-def roi_set() -> Made:
+def roi_set() -> SmallSet:
     files = photos("")
     for name in NAMES:
         with io.BytesIO() as file:
@@ -356,25 +356,25 @@ def roi_set() -> Made:
                 for number in range(2):
                     archive.writestr(f"000{number}-0009.roi", roi())
             files[f"{name}.zip"] = file.getvalue()
-    return Made(None, files)
+    return SmallSet(None, files)
 
 
-def spacenet() -> Made:
+def spacenet() -> SmallSet:
     rows = ["ImageId,BuildingId,PolygonWKT_Pix,PolygonWKT_Geo"]
     for name in NAMES:
         ring = ",".join(f"{x} {y} 0" for x, y in (*CORNERS, CORNERS[0]))
         rows.append(f'{name},1,"POLYGON (({ring}))",1')
-    return Made(None, photos("RGB/", "tif") | {"summaryData/all.csv": "\n".join(rows).encode()})
+    return SmallSet(None, photos("RGB/", "tif") | {"summaryData/all.csv": "\n".join(rows).encode()})
 
 
-def huggingface() -> Made:
+def huggingface() -> SmallSet:
     files = photos("images/")
     for name, _, mask in squares():
         files[f"annotations/{name}.png"] = coloured(mask, (3, 1, 0))
-    return Made(None, files)
+    return SmallSet(None, files)
 
 
-SETS: dict[str, Callable[[], Made]] = {
+SETS: dict[str, Callable[[], SmallSet]] = {
     "labelme": labelme, "cvat-xml": cvat_xml, "cvat-masks": cvat_masks, "via": via,
     "via, csv": via_csv, "via, version 3": via_3, "id-images": id_images,
     "png-per-object": png_per_object, "yolo": yolo,

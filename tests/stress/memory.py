@@ -23,8 +23,8 @@ from data.loaders import train_loader
 from data.opening import open_datasets
 from data.presets import TrainPreset
 from engine import log
-from tests.stress.made import plain
 from tests.stress.rows import Row
+from tests.stress.sets import plain
 
 COCO_TRAIN = (118_287, 860_001)  # images, objects of instances_train2017.json
 SIZES = ((480, 640), (427, 640), (640, 480), (375, 500))  # (h, w), the commonest of COCO

@@ -12,10 +12,10 @@ from data.opening import open_datasets
 from data.readers import READERS
 from engine import options, train
 from tests.stress import data as stress_data
+from tests.stress.damage import RECORDS
 from tests.stress.data import KINDS
 from tests.stress.formats import SETS
-from tests.stress.made import JSON, coco_set, voc_set
-from tests.stress.spoil import RECORDS
+from tests.stress.sets import JSON, coco_set, voc_set
 
 # `bash sbin/stress.sh data` tries 25 of each.
 EACH = 8  # of 26 kinds
@@ -32,7 +32,7 @@ def test_mutated_sets_work_or_end_in_one_sentence(tmp_path, kind):
     assert stress_data.peak_megabytes() - before < 600
 
 
-def test_the_sets_work_before_they_are_spoilt(tmp_path):
+def test_the_sets_work_before_they_are_damaged(tmp_path):
     for number, base in enumerate({base for base, _ in KINDS.values()}):
         folder = tmp_path / str(number)
         base().write(folder)

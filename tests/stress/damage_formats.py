@@ -1,4 +1,4 @@
-"""What is spoilt in a set of any format: values, numbers, text, files, and paths."""
+"""What is damaged in a set of any format: values, numbers, text, files, and paths."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -8,12 +8,12 @@ from typing import Any
 from numpy.random import Generator
 
 from tests.stress.formats import NAMES, SETS
-from tests.stress.made import (
+from tests.stress.sets import (
     NAMES_THAT_LEAD_AWAY,
     ODD_NAMES,
     WRONG,
-    Made,
-    Spoilt,
+    Expected,
+    SmallSet,
     broken_bytes,
     pick,
 )
@@ -33,13 +33,13 @@ def containers(content: Any) -> Iterator[dict | list]:
             yield from containers(inner)
 
 
-def text_of(rng: Generator, made: Made, suffixes: tuple[str, ...]) -> str | None:
+def text_of(rng: Generator, made: SmallSet, suffixes: tuple[str, ...]) -> str | None:
     """The name of a file with one of these suffixes."""
     names = sorted(name for name in made.files if name.endswith(suffixes))
     return pick(rng, names) if names else None
 
 
-def values(rng: Generator, made: Made) -> Spoilt:
+def values(rng: Generator, made: SmallSet) -> Expected:
     """A field of a json is gone, wrong or repeated; a number of another text file is odd."""
     name = text_of(rng, made, (".json", ".geojson"))
     if name is None:
@@ -56,10 +56,10 @@ def values(rng: Generator, made: Made) -> Spoilt:
     else:
         inside[key] = pick(rng, WRONG)
     made.files[name] = json.dumps(content).encode()
-    return Spoilt(("",))
+    return Expected(("",))
 
 
-def numbers(rng: Generator, made: Made) -> Spoilt:
+def numbers(rng: Generator, made: SmallSet) -> Expected:
     """A number in a text file is another one, or none."""
     name = text_of(rng, made, TEXTS)
     if name is None:
@@ -70,10 +70,10 @@ def numbers(rng: Generator, made: Made) -> Spoilt:
     while end < len(text) and text[end] in "0123456789.":
         end += 1
     made.files[name] = (text[:start] + pick(rng, ODD_NUMBERS) + text[end:]).encode()
-    return Spoilt(("",))
+    return Expected(("",))
 
 
-def text(rng: Generator, made: Made) -> Spoilt:
+def text(rng: Generator, made: SmallSet) -> Expected:
     """A text file is cut short, encoded otherwise, has other letters or lines, or entities."""
     name = text_of(rng, made, TEXTS)
     if name is None:
@@ -91,10 +91,10 @@ def text(rng: Generator, made: Made) -> Spoilt:
     ]  # fmt: skip
     encoding = pick(rng, ("utf-8", "utf-8", "utf-8", "utf-8-sig", "utf-16"))
     made.files[name] = pick(rng, odd).encode(encoding, "surrogatepass")
-    return Spoilt(("",))
+    return Expected(("",))
 
 
-def files(rng: Generator, made: Made) -> Spoilt:
+def files(rng: Generator, made: SmallSet) -> Expected:
     """A file is missing, broken, another one, a folder or a link."""
     name = pick(rng, sorted(made.files))
     which = int(rng.integers(5))
@@ -109,10 +109,10 @@ def files(rng: Generator, made: Made) -> Spoilt:
         elif rng.integers(2):
             made.files[str(Path(name).with_name("beside.bin"))] = b""
             made.links[name] = pick(rng, ("gone.png", "/etc", "../..", "beside.bin"))
-    return Spoilt(("",))
+    return Expected(("",))
 
 
-def paths(rng: Generator, made: Made) -> Spoilt:
+def paths(rng: Generator, made: SmallSet) -> Expected:
     """The name of an image leads out of the folder, or is odd."""
     name = text_of(rng, made, TEXTS)
     if name is None:
@@ -122,10 +122,10 @@ def paths(rng: Generator, made: Made) -> Spoilt:
     raw = made.files[name].decode()
     new = json.dumps(stem)[1:-1] if name.endswith("json") else stem
     made.files[name] = raw.replace(old, new).encode("utf-8", "surrogatepass")
-    return Spoilt(("",))
+    return Expected(("",))
 
 
-def of_formats(known: set[str]) -> dict[str, tuple[Callable[[], Made], Callable]]:
+def of_formats(known: set[str]) -> dict[str, tuple[Callable[[], SmallSet], Callable]]:
     """The kinds of changes for the formats with these names."""
     changes = {"values": values, "numbers": numbers, "text": text, "files": files, "paths": paths}
     return {

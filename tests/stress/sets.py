@@ -40,7 +40,7 @@ NAMES_THAT_LEAD_AWAY = (
 
 
 @dataclass
-class Made:
+class SmallSet:
     """A set before it is written: its json, other files, links (name -> target)."""
 
     content: dict | None
@@ -58,8 +58,8 @@ class Made:
             (folder / name).symlink_to(target)
 
 
-class Spoilt(NamedTuple):
-    """What is expected of a spoilt set.
+class Expected(NamedTuple):
+    """What is expected of a damaged set.
 
     names: one of them must be in the message. refused: True must be refused, False must work, None
     either.
@@ -76,7 +76,7 @@ def image_bytes(size: tuple[int, int], kind: str = "PNG", mode: str = "RGB", **k
         return file.getvalue()
 
 
-def coco_set() -> Made:
+def coco_set() -> SmallSet:
     """Three images; polygons of one and two parts, both kinds of RLE, a crowd, void."""
     images, files = [], {}
     for number, (height, width) in enumerate(SIZES):
@@ -98,7 +98,7 @@ def coco_set() -> Made:
         for number, outline in enumerate(outlines)
     ]  # fmt: skip
     categories = [{"id": 7, "name": "crab"}, {"id": 3, "name": "shrimp"}]
-    return Made({"images": images, "annotations": annotations, "categories": categories}, files)
+    return SmallSet({"images": images, "annotations": annotations, "categories": categories}, files)
 
 
 def plain(mask: np.ndarray) -> dict:
@@ -108,7 +108,7 @@ def plain(mask: np.ndarray) -> dict:
     return {"size": list(mask.shape), "counts": np.diff(changes, prepend=0).tolist()}
 
 
-def voc_set() -> Made:
+def voc_set() -> SmallSet:
     files = {"VOC2012/ImageSets/Segmentation/train.txt": b"a\nb\nc\n"}
     for name, size in zip("abc", SIZES):
         files[f"VOC2012/JPEGImages/{name}.jpg"] = image_bytes(size, "JPEG")
@@ -116,7 +116,7 @@ def voc_set() -> Made:
         indices[3:12, 3:12], indices[12, 3:12] = 1, 255
         for part in ("SegmentationClass", "SegmentationObject"):
             files[f"VOC2012/{part}/{name}.png"] = map_bytes(indices)
-    return Made(None, files)
+    return SmallSet(None, files)
 
 
 def map_bytes(indices: np.ndarray, mode: str = "P") -> bytes:
@@ -128,12 +128,12 @@ def map_bytes(indices: np.ndarray, mode: str = "P") -> bytes:
         return file.getvalue()
 
 
-def sbd_set() -> Made:
+def sbd_set() -> SmallSet:
     files = {"train.txt": b"a\nb\nc\n"}
     for name, size in zip("abc", SIZES):
         files[f"img/{name}.jpg"] = image_bytes(size, "JPEG")
         files[f"inst/{name}.mat"] = mat_bytes(np.pad(np.ones((6, 6), np.uint8), 5), [9], size)
-    return Made(None, files)
+    return SmallSet(None, files)
 
 
 def mat_bytes(objects: Any, categories: Any, size: tuple[int, int] | None = None) -> bytes:
@@ -160,10 +160,10 @@ def broken_bytes(rng: Generator, data: bytes) -> bytes:
         return rng.bytes(int(rng.integers(1, 3000)))
     if which == 4:
         return pick(rng, [*NOT_IMAGES, bomb(20_000, 20_000), bomb(2**31 - 1, 1)])
-    spoilt = bytearray(data)
+    damaged = bytearray(data)
     for place in rng.integers(0, len(data), 1 + int(rng.integers(40))):
-        spoilt[place] = int(rng.integers(256))
-    return bytes(spoilt)
+        damaged[place] = int(rng.integers(256))
+    return bytes(damaged)
 
 
 def bomb(width: int, height: int) -> bytes:

@@ -1,4 +1,4 @@
-"""What is spoilt: each function changes one thing in a set of COCO, VOC or SBD."""
+"""What is damaged: each function changes one thing in a set of COCO, VOC or SBD."""
 
 import io
 import json
@@ -10,14 +10,14 @@ import numpy as np
 from numpy.random import Generator
 from PIL import Image
 
-from tests.stress.made import (
+from tests.stress.sets import (
     JSON,
     NAMES_THAT_LEAD_AWAY,
     ODD_NAMES,
     SIZES,
     WRONG,
-    Made,
-    Spoilt,
+    Expected,
+    SmallSet,
     broken_bytes,
     coco_set,
     image_bytes,
@@ -35,7 +35,7 @@ IMAGE_KINDS = (  # file type and mode
 )  # fmt: skip
 
 
-def any_record(rng: Generator, made: Made) -> tuple[str, dict, tuple[str, ...]]:
+def any_record(rng: Generator, made: SmallSet) -> tuple[str, dict, tuple[str, ...]]:
     """Returns a list of the json, a record in it, and the names for the record in messages."""
     key = pick(rng, ("images", "annotations", "annotations", "categories"))
     number = int(rng.integers(len(made.content[key])))
@@ -47,76 +47,76 @@ def any_record(rng: Generator, made: Made) -> tuple[str, dict, tuple[str, ...]]:
                          )  # fmt: skip
 
 
-def annotation_of(rng: Generator, made: Made, *places: int) -> tuple[dict, tuple[str, ...]]:
+def annotation_of(rng: Generator, made: SmallSet, *places: int) -> tuple[dict, tuple[str, ...]]:
     record = made.content["annotations"][pick(rng, places)]
     return record, (f"annotation {record['id']} ",)
 
 
-def field_gone(rng: Generator, made: Made) -> Spoilt:
+def field_gone(rng: Generator, made: SmallSet) -> Expected:
     _, record, names = any_record(rng, made)
     record.pop(pick(rng, list(record)))
-    return Spoilt(names)
+    return Expected(names)
 
 
-def field_wrong(rng: Generator, made: Made) -> Spoilt:
+def field_wrong(rng: Generator, made: SmallSet) -> Expected:
     _, record, names = any_record(rng, made)
     record[pick(rng, list(record))] = pick(rng, WRONG)
-    return Spoilt((*names, "images are not in", "used twice"))
+    return Expected((*names, "images are not in", "used twice"))
 
 
-def list_wrong(rng: Generator, made: Made) -> Spoilt:
+def list_wrong(rng: Generator, made: SmallSet) -> Expected:
     key = pick(rng, list(made.content))
     if rng.random() < 0.5:
         made.content[key] = pick(rng, WRONG)
     else:
         made.content[key][int(rng.integers(len(made.content[key])))] = pick(rng, WRONG)
-    return Spoilt((f"{key!r}", "categories", "lists no images", "annotation ", "has "))
+    return Expected((f"{key!r}", "categories", "lists no images", "annotation ", "has "))
 
 
-def polygon_short(rng: Generator, made: Made) -> Spoilt:
+def polygon_short(rng: Generator, made: SmallSet) -> Expected:
     record, names = annotation_of(rng, made, 0, 3)
     count = int(rng.integers(0, 6))
     record["segmentation"][-1] = rng.uniform(0, 20, count).tolist()
     alone = len(record["segmentation"]) == 1  # else a stray part
-    return Spoilt(names, refused=alone and (count > 0 or "bbox" not in record))  # a box without
+    return Expected(names, refused=alone and (count > 0 or "bbox" not in record))  # a box without
 
 
-def polygon_values(rng: Generator, made: Made) -> Spoilt:
+def polygon_values(rng: Generator, made: SmallSet) -> Expected:
     record, names = annotation_of(rng, made, 0, 3)
     part = record["segmentation"][-1]
     bad = (math.nan, math.inf, -math.inf, 1e300, -1e9, 10**400, "3", None, [1], {}, 1e39, 2**70)
     part[int(rng.integers(len(part)))] = pick(rng, bad)
-    return Spoilt(names, refused=True)
+    return Expected(names, refused=True)
 
 
-def polygon_outside(rng: Generator, made: Made) -> Spoilt:
+def polygon_outside(rng: Generator, made: SmallSet) -> Expected:
     record, _ = annotation_of(rng, made, 0, 3)
     points = np.array(record["segmentation"][0]) + rng.uniform(-60, 60)
     record["segmentation"][0] = points.round(int(rng.integers(0, 4))).tolist()
-    return Spoilt((), refused=False)
+    return Expected((), refused=False)
 
 
-def rle_truncated(rng: Generator, made: Made) -> Spoilt:
+def rle_truncated(rng: Generator, made: SmallSet) -> Expected:
     record, names = annotation_of(rng, made, 1, 4)
     counts = record["segmentation"]["counts"]
     place = int(rng.integers(0, len(counts)))
     letters = "".join(chr(int(code)) for code in rng.integers(1, 300, 3))
     changed = (counts[:place], counts[:place] + letters, letters + counts, counts + "0", counts * 9)
     record["segmentation"]["counts"] = pick(rng, changed)
-    return Spoilt(names)
+    return Expected(names)
 
 
-def rle_size(rng: Generator, made: Made) -> Spoilt:
+def rle_size(rng: Generator, made: SmallSet) -> Expected:
     record, names = annotation_of(rng, made, 1, 2, 4, 5)
     height, width = record["segmentation"]["size"]
     sizes = ([height + 1, width], [10**9, 10**9], [-height, -width], [height], [], None, "20",
              [height, width, 1], [0, 0], [math.nan, width], [str(height), width], {}, [[], []],
              [2**32 + height, width])  # fmt: skip
     record["segmentation"]["size"] = pick(rng, sizes)
-    return Spoilt(names, refused=True)
+    return Expected(names, refused=True)
 
 
-def rle_counts(rng: Generator, made: Made) -> Spoilt:
+def rle_counts(rng: Generator, made: SmallSet) -> Expected:
     record, names = annotation_of(rng, made, 2, 5)
     counts = record["segmentation"]["counts"]
     place = int(rng.integers(len(counts)))
@@ -127,17 +127,17 @@ def rle_counts(rng: Generator, made: Made) -> Spoilt:
         "P" * 3000 + "0", [2**31, 2**31, sum(counts)],
     )  # fmt: skip
     record["segmentation"]["counts"] = pick(rng, shapes)
-    return Spoilt(names)
+    return Expected(names)
 
 
-def duplicated(rng: Generator, made: Made) -> Spoilt:
+def duplicated(rng: Generator, made: SmallSet) -> Expected:
     key = pick(rng, list(made.content))
     first, second = rng.choice(len(made.content[key]), 2, replace=False)
     made.content[key][second]["id"] = made.content[key][first]["id"]
-    return Spoilt(("used twice", "annotation "), refused=key != "annotations")
+    return Expected(("used twice", "annotation "), refused=key != "annotations")
 
 
-def categories_wrong(rng: Generator, made: Made) -> Spoilt:
+def categories_wrong(rng: Generator, made: SmallSet) -> Expected:
     which = int(rng.integers(4))
     if which == 0:
         made.content["categories"].pop(int(rng.integers(2)))
@@ -148,10 +148,10 @@ def categories_wrong(rng: Generator, made: Made) -> Spoilt:
     else:
         record, _ = annotation_of(rng, made, *range(6))
         record["category_id"] = pick(rng, (0, -3, 4, "3", 3.0, None, [3], 10**20))
-    return Spoilt(("annotation ", "categories", "category "), refused=True)
+    return Expected(("annotation ", "categories", "category "), refused=True)
 
 
-def declared_size(rng: Generator, made: Made) -> Spoilt:
+def declared_size(rng: Generator, made: SmallSet) -> Expected:
     image = pick(rng, made.content["images"])
     image.pop("void", None)
     made.content["annotations"] = []
@@ -159,22 +159,22 @@ def declared_size(rng: Generator, made: Made) -> Spoilt:
     image[pick(rng, ("width", "height"))] = side
     if rng.random() < 0.3:
         image["width"] = image["height"] = side
-    return Spoilt((f"image {image['id']}",), refused=True)
+    return Expected((f"image {image['id']}",), refused=True)
 
 
-def void_wrong(rng: Generator, made: Made) -> Spoilt:
+def void_wrong(rng: Generator, made: SmallSet) -> Expected:
     image = made.content["images"][0]
     image["void"] = pick(rng, [each for each in WRONG if each is not None])
-    return Spoilt(("image 0",), refused=True)
+    return Expected(("image 0",), refused=True)
 
 
-def image_broken(rng: Generator, made: Made) -> Spoilt:
+def image_broken(rng: Generator, made: SmallSet) -> Expected:
     name = pick(rng, sorted(made.files))
     made.files[name] = broken_bytes(rng, made.files[name])
-    return Spoilt((Path(name).name,))
+    return Expected((Path(name).name,))
 
 
-def image_kind(rng: Generator, made: Made) -> Spoilt:
+def image_kind(rng: Generator, made: SmallSet) -> Expected:
     """Another mode, depth or file type under the old name; the size is right."""
     name, size = "train/0.png", SIZES[0]
     kind, mode = pick(rng, IMAGE_KINDS)
@@ -185,19 +185,19 @@ def image_kind(rng: Generator, made: Made) -> Spoilt:
             made.files[name] = file.getvalue()
     else:
         made.files[name] = image_bytes(size, kind, mode)
-    return Spoilt((), refused=False)
+    return Expected((), refused=False)
 
 
-def image_no_numbers(rng: Generator, made: Made) -> Spoilt:
+def image_no_numbers(rng: Generator, made: SmallSet) -> Expected:
     values = rng.uniform(-1, 1, SIZES[0]).astype(np.float32)
     values[0, 0] = pick(rng, (math.nan, math.inf, -math.inf))
     with io.BytesIO() as file:
         Image.fromarray(values).save(file, "TIFF")
         made.files["train/0.png"] = file.getvalue()
-    return Spoilt(("0.png",), refused=True)
+    return Expected(("0.png",), refused=True)
 
 
-def image_turned(rng: Generator, made: Made) -> Spoilt:
+def image_turned(rng: Generator, made: SmallSet) -> Expected:
     """Every EXIF orientation, with annotations of the image as displayed or as stored."""
     turn, displayed = int(rng.integers(0, 10)), bool(rng.integers(2))
     exif = Image.Exif()
@@ -206,10 +206,10 @@ def image_turned(rng: Generator, made: Made) -> Spoilt:
     stored = (width, height) if turn in (5, 6, 7, 8) and displayed else (height, width)
     kind = pick(rng, ("PNG", "JPEG", "WEBP", "TIFF"))
     made.files["train/0.png"] = image_bytes(stored, kind, exif=exif)
-    return Spoilt(("0.png",), refused=turn in (5, 6, 7, 8) and not displayed)
+    return Expected(("0.png",), refused=turn in (5, 6, 7, 8) and not displayed)
 
 
-def image_wide(rng: Generator, made: Made) -> Spoilt:
+def image_wide(rng: Generator, made: SmallSet) -> Expected:
     size = int(rng.integers(1, 9)), 20_000
     size = size if rng.integers(2) else size[::-1]
     made.files["train/0.png"] = image_bytes(size)
@@ -219,35 +219,35 @@ def image_wide(rng: Generator, made: Made) -> Spoilt:
     made.content["annotations"].append(
         {"id": 99, "image_id": 0, "category_id": 3, "segmentation": [far]}
     )
-    return Spoilt((), refused=False)
+    return Expected((), refused=False)
 
 
-def paths(rng: Generator, made: Made) -> Spoilt:
+def paths(rng: Generator, made: SmallSet) -> Expected:
     """Names that are odd but valid, and names that lead out of the folder."""
     image, data = made.content["images"][0], made.files.pop("train/0.png")
     made.files["outside.png"] = data  # beside the image folder
     if rng.integers(2):
         image["file_name"] = pick(rng, ODD_NAMES)
         made.files[f"train/{image['file_name']}"] = data
-        return Spoilt((), refused=False)
+        return Expected((), refused=False)
     image["file_name"] = pick(rng, NAMES_THAT_LEAD_AWAY)
-    return Spoilt(("image 0", "images are not in", "cannot be read"), refused=True)
+    return Expected(("image 0", "images are not in", "cannot be read"), refused=True)
 
 
-def links(rng: Generator, made: Made) -> Spoilt:
+def links(rng: Generator, made: SmallSet) -> Expected:
     """Links instead of an image; links to an image are followed anywhere."""
     made.files["outside.png"] = made.files["train/0.png"]
     targets = ("../outside.png", "gone.png", "0.png", "/etc", "../train")
     which = int(rng.integers(len(targets) + 1))
     if which < len(targets):
         made.links["train/0.png"] = targets[which]
-        return Spoilt(("0.png", "image 0"), refused=which > 0)
+        return Expected(("0.png", "image 0"), refused=which > 0)
     del made.files["train/0.png"]
     made.files["train/0.png/inside.txt"] = b"a folder with the name of an image"
-    return Spoilt(("0.png",), refused=True)
+    return Expected(("0.png",), refused=True)
 
 
-def json_text(rng: Generator, made: Made) -> Spoilt:
+def json_text(rng: Generator, made: SmallSet) -> Expected:
     text = json.dumps(made.content)
     made.content = None
     place = int(rng.integers(len(text)))
@@ -260,10 +260,10 @@ def json_text(rng: Generator, made: Made) -> Spoilt:
     if rng.random() < 0.2:
         raw = raw[:place] + rng.bytes(3) + raw[place + 1 :]
     made.files[JSON] = raw
-    return Spoilt(("instances_train.json",))
+    return Expected(("instances_train.json",))
 
 
-def voc_map(rng: Generator, made: Made) -> Spoilt:
+def voc_map(rng: Generator, made: SmallSet) -> Expected:
     part = pick(rng, ("SegmentationClass", "SegmentationObject"))
     name = f"VOC2012/{part}/b.png"
     size = SIZES[1]
@@ -280,20 +280,20 @@ def voc_map(rng: Generator, made: Made) -> Spoilt:
         made.files[name] = map_bytes(np.ones(other, np.uint8))
     else:
         del made.files[name]
-    return Spoilt(("b.png", "b.jpg", "lists b", "classes"))
+    return Expected(("b.png", "b.jpg", "lists b", "classes"))
 
 
-def voc_list(rng: Generator, made: Made) -> Spoilt:
+def voc_list(rng: Generator, made: SmallSet) -> Expected:
     made.files["VOC2012/JPEGImages/../outside.jpg"] = made.files["VOC2012/JPEGImages/a.jpg"]
     lines = ("../outside", "/etc/hostname", "..", "gone", "a", "", "虾", "x" * 400, "a/b", "\0",
              "..\\a", "\x1b[31m", "a.jpg", "b c d e")  # fmt: skip
     names = [pick(rng, lines) for _ in range(int(rng.integers(0, 4)))]
     raw = "\n".join(names).encode() + (b"\xff\xfe" if rng.random() < 0.1 else b"")
     made.files["VOC2012/ImageSets/Segmentation/train.txt"] = raw
-    return Spoilt(("train.txt",))
+    return Expected(("train.txt",))
 
 
-def sbd_file(rng: Generator, made: Made) -> Spoilt:
+def sbd_file(rng: Generator, made: SmallSet) -> Expected:
     which, name = int(rng.integers(3)), "inst/b.mat"
     if which == 0:
         made.files[name] = broken_bytes(rng, made.files[name])
@@ -305,11 +305,11 @@ def sbd_file(rng: Generator, made: Made) -> Spoilt:
         made.files[name] = mat_bytes(pick(rng, things), pick(rng, ([9], [], [0], [99], "x", [1.5])))
     else:
         made.files["train.txt"] = pick(rng, (b"a\n../b\n", b"/etc/hostname\n", b"a\ngone\n", b"\n"))
-    return Spoilt(("b.mat", "b.jpg", "gone.mat", "train.txt", "inst holds no image"))
+    return Expected(("b.mat", "b.jpg", "gone.mat", "train.txt", "inst holds no image"))
 
 
-Spoil = Callable[[Generator, Made], Spoilt]
-RECORDS: dict[str, tuple[Callable[[], Made], Spoil]] = {
+Damage = Callable[[Generator, SmallSet], Expected]
+RECORDS: dict[str, tuple[Callable[[], SmallSet], Damage]] = {
     "a field gone": (coco_set, field_gone),
     "a field of the wrong type, negative, huge": (coco_set, field_wrong),
     "a list or a record of the wrong type": (coco_set, list_wrong),
