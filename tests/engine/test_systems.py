@@ -43,7 +43,7 @@ def run(request, toy_coco, tmp_path_factory):
     """A system and the folder of a run that has looked at four images for a while."""
     out = tmp_path_factory.mktemp(request.param) / "run"
     argv = [*options(request.param, toy_coco), "--out", str(out)]
-    assert train.main([*argv, *"--iterations 60 --log-every 20 --overfit 4".split()]) == 0
+    assert train.main([*argv, *"--iterations 40 --log-every 10 --overfit 4".split()]) == 0
     return request.param, out
 
 

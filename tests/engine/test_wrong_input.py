@@ -316,17 +316,15 @@ def test_resuming_another_model_or_other_classes(complain, coco, toy_run, tmp_pa
     assert "the class list does not fit" in said and "crab" in said and "train again" in said
 
 
-CHANGED = "--overfit 4", "--seed 1", "--batch-size 2", "--colour 0", "--copy-paste 0.5"
-
-
-@pytest.mark.parametrize("changed", [each.split() for each in CHANGED])
-def test_resuming_another_training(complain, tiny, toy_coco, tmp_path, no_finish, changed):
+def test_resuming_another_training(complain, tiny, toy_coco, tmp_path, no_finish):
     """A self-test, above all: its score on training images would pass for one on val."""
     out = tmp_path / "run"
     argv = [*tiny, "--data", str(toy_coco), "--out", str(out)]
     assert train.main([*argv, "--iterations", "1"]) == 0
-    said = complain(train.main, *argv, *changed, "--iterations", "2", "--resume")
-    assert f"{out}: {changed[0]} was" in said and "options.json" in said
+    changes = "--overfit 4", "--seed 1", "--batch-size 2", "--colour 0", "--copy-paste 0.5"
+    for name, value in map(str.split, changes):
+        said = complain(train.main, *argv, name, value, "--iterations", "2", "--resume")
+        assert f"{out}: {name} was" in said and "options.json" in said
 
 
 ENTRIES = {
