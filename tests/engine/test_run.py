@@ -51,7 +51,7 @@ def test_a_program_trains_without_a_command_line(opts):
     assert checkpoint.load(folder / "best.pt")["options"]["set"]["guided"] is True
 
 
-def test_a_folder_has_one_writer(tiny, toy_run, tmp_path):
+def test_a_folder_has_one_writer(tiny, tmp_path, no_finish):
     """The lock ends with its process, and a forked loader process does not keep it."""
     code = "import sys, os, time; from pathlib import Path; from engine.files import FolderLock; "
     code += "FolderLock().acquire(Path(sys.argv[1])); print(os.fork() and 1, flush=True); "

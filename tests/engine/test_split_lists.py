@@ -87,7 +87,7 @@ def test_other_data_is_evaluated_whole(run, toy_coco, data, tmp_path, capsys):
     assert images_of(said) == 2 and "2 of 4 images are held out" in said
 
 
-def test_the_format_of_a_run_is_found_again(run, data, tiny, tmp_path, capsys):
+def test_the_format_of_a_run_is_found_again(run, data, tiny, tmp_path, capsys, no_finish):
     """A LabelMe file beside makes two readings possible."""
     both = shutil.copytree(data, tmp_path / "both")
     record = {"version": "5.0", "shapes": [], "imagePath": "0.png"}

@@ -23,7 +23,7 @@ def argv(toy_coco, tmp_path):
 
 
 @pytest.fixture
-def in_line(monkeypatch):
+def in_line(monkeypatch, no_finish):
     """Trainings and evaluations run in this process, and only the first model is exported."""
     entries = {"engine.train": train.main, "engine.evaluate": evaluate.main}
     monkeypatch.setattr(compare_systems, "start", lambda module, argv, log: entries[module](argv))

@@ -188,7 +188,9 @@ def in_process(monkeypatch):
     monkeypatch.setattr(reproduce, "start", lambda module, argv, log: entries[module](argv))
 
 
-def test_workers_and_inherited_parts_change_no_bit(in_process, toy_coco, tmp_path, capsys):
+def test_workers_and_inherited_parts_change_no_bit(
+    in_process, toy_coco, tmp_path, capsys, no_finish
+):
     argv = f"--data {toy_coco} --out {tmp_path / 'out'} --runs 1 --workers 1 --iterations 2 "
     argv += "--from-scratch --device cpu --threads 1 --image-size 64 --canvas 64x64 "
     argv += f"--batch-size 4 --warmup 0 --model {own_parts.MODEL} --set {LITTLE}"
@@ -209,7 +211,7 @@ def test_workers_and_inherited_parts_change_no_bit(in_process, toy_coco, tmp_pat
     )  # something was learned
 
 
-def test_another_system_is_reproduced(in_process, toy_coco, tmp_path, monkeypatch):
+def test_another_system_is_reproduced(in_process, toy_coco, tmp_path, monkeypatch, no_finish):
     monkeypatch.setattr(reproduce, "NOISE", -1)
     argv = f"--data {toy_coco} --out {tmp_path / 'out'} --runs 1 --workers 1 --iterations 2 "
     argv += "--from-scratch --device cpu --threads 1 --image-size 64 --canvas 64x64 "
@@ -241,7 +243,9 @@ def with_scale(config, seed=0):
     return options.zoo.build(config, config.num_classes, seed=seed, mask_decoder=part)
 
 
-def test_a_part_with_a_parameter_of_its_own_goes_all_the_way(tiny, toy_coco, tmp_path, capsys):
+def test_a_part_with_a_parameter_of_its_own_goes_all_the_way(
+    tiny, toy_coco, tmp_path, capsys, no_finish
+):
     out = tmp_path / "run"
     argv = [*tiny, "--iterations", "1", "--overfit", "4"]
     assert train.main([*argv, "--out", str(out)], with_scale) == 0
