@@ -24,7 +24,7 @@ What post-processing returns:
 
 results  list of B dicts: scores [M], labels [M], masks (M RLEs, or bool [M,h0,w0]), boxes [M,4]
          xyxy, best bool [M] (what use shows: the best answer of its query, and no duplicate of a
-         better one), query_idx [M].
+         better one that is shown), query_idx [M].
 
 Loaders yield a `PackedBatch`; its `.to(device)` is the `Batch` above.
 """

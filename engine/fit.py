@@ -74,7 +74,7 @@ def fit_to_data(opts: TrainOptions, train: CocoDataset) -> dict[str, str]:
         reason = f"a quarter of the objects is under {pixels:.0f} pixels at {opts.image_size}"
         if pixels < SIDE and large < tiles.OVERLAP and is_free("tiles"):
             reason += f", nine tenths are under {large * opts.image_size:.0f}"
-            number = next((n for n in TILES if tiles.zoom(n) * pixels >= SIDE), TILES[-1])
+            number = next((n for n in TILES if tiles.zoom(n) * pixels >= COARSE_SIDE), TILES[-1])
             decide("tiles", number, reason)
             zoom = tiles.zoom(number)
             highest = max(opts.scale[1], round(1.2 * zoom, 2))

@@ -1,5 +1,6 @@
 """Compares the results of an exported file and its model on real images."""
 
+import copy
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -25,15 +26,20 @@ Read = Callable[[], tuple[Image.Image, Annotation]]  # of one image
 
 @dataclass
 class Answers:
-    """All results of a model on images, masks as RLE, and the median CPU seconds of its network."""
+    """What a model found in images, and the median CPU seconds of its network.
+
+    results: of the contract in data/batch.py for each image, masks as RLE. every: the same with
+        duplicates, of which a rounding decides which one is dropped.
+    """
 
     results: list[dict] = field(default_factory=list)
+    every: list[dict] = field(default_factory=list)
     seconds: float = 0.0
 
     def above(self, threshold: float) -> list[dict[int, tuple[int, float, dict]]]:
         """The best answer of each query above a score, of each image: label, score and mask."""
         found = []
-        for result in self.results:
+        for result in self.every:
             columns = (result[key].tolist() for key in ("query_idx", "labels", "scores"))
             best: dict[int, tuple[int, float, dict]] = {}
             for query, *answer in zip(*columns, result["masks"]):
@@ -72,12 +78,15 @@ def run(
 ) -> Answers:
     """Runs a model on the CPU on each image alone."""
     answers, seconds = Answers(), []
+    with_duplicates = copy.copy(postprocess)
+    with_duplicates.duplicate_iou = 1.0
     for read in progress(images, desc=name, leave=False):
         batch = collate([preset(*read())]).to("cpu")
         start = time.process_time()
         outputs = model(batch.images, batch.padding)
         seconds.append(time.process_time() - start)
         answers.results += postprocess(outputs, batch.sizes(), encode=rle.encode)
+        answers.every += with_duplicates(outputs, batch.sizes(), encode=rle.encode)
     answers.seconds = statistics.median(seconds)
     return answers
 

@@ -28,7 +28,7 @@ def test_scores_in_training_are_those_of_the_saved_weights(
     common = ["--device", "cpu", "--threads", "1", "--workers", "0"]
     evaluate.main(["--checkpoint", str(tmp_path / "run" / "best.pt"), *common])
     in_training, of_queries, of_file = evaluated
-    assert in_training == of_file != of_queries and len(of_file) > 20
+    assert in_training == of_file != of_queries and len(of_file) > 10
     results = json.loads((tmp_path / "run" / "test-001" / "best_val_results.json").read_text())
     assert [each["score"] for each in results["detections"]] == [each["score"] for each in of_file]
 

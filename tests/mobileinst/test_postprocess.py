@@ -81,7 +81,7 @@ def test_masks_of_single_cells_and_in_the_padding_are_those_of_whole_images(size
 def test_score_is_the_root_of_class_and_objectness_times_mask_quality():
     outputs = make_outputs()
     outputs["mask_logits"] = torch.full((1, 6, 8, 12), 2.0)
-    [result] = Postprocess(rank_by_objectness)(outputs, [SIZES])
+    [result] = Postprocess(rank_by_objectness, duplicate_iou=1)(outputs, [SIZES])
     quality = torch.tensor(2.0).sigmoid()
     wanted = []
     for query in range(6):
@@ -127,7 +127,7 @@ def test_without_a_threshold_every_query_with_a_mask_is_kept():
     outputs["class_logits"] -= 12  # scores far below any threshold of use
     outputs["mask_logits"] = torch.full((1, 6, 8, 12), 2.0)
     outputs["mask_logits"][0, 3] = -2.0  # an empty mask
-    [result] = Postprocess(rank_by_objectness)(outputs, [SIZES])
+    [result] = Postprocess(rank_by_objectness, duplicate_iou=1)(outputs, [SIZES])
     assert len(result["scores"]) == 5 * 3
     [result] = Postprocess(rank_by_objectness)(outputs, [SIZES], threshold=0.3)
     assert len(result["scores"]) == 0
@@ -206,7 +206,7 @@ def test_queries_without_an_object_are_kept_unless_a_threshold_is_asked_for():
     outputs = make_outputs(queries=3, classes=3)
     outputs["class_logits"] = torch.tensor([[[1.0, 0.0, 1.2], [3.0, 0.0, 0.0], [0.0, 0.9, 1.0]]])
     outputs["mask_logits"] = torch.full((1, 3, 8, 12), 2.0)
-    process = Postprocess(rank_by_class, 0.5, quality=None)
+    process = Postprocess(rank_by_class, 0.5, quality=None, duplicate_iou=1)
     [every] = process(outputs, [SIZES])
     assert len(every["scores"]) == 6 and every["best"].tolist() == [True] + 5 * [False]
     [result] = process(outputs, [SIZES], threshold=0.3)
@@ -271,7 +271,7 @@ def test_a_hundred_answers_of_a_photo(quality, largest):
             assert result["scores"][place] == pytest.approx(sure.item(), abs=1e-4)
 
 
-def test_a_duplicate_of_a_better_answer_of_its_class_is_not_used():
+def test_a_duplicate_of_a_better_answer_of_its_class_is_dropped():
     logits = torch.full((1, 5, 10, 12), -4.0)
     logits[0, :, 1:6, 1:5] = 4.0  # 20 cells
     logits[0, 1, 6, 1:3] = 4.0  # 22: IoU .909 with the first
@@ -287,5 +287,6 @@ def test_a_duplicate_of_a_better_answer_of_its_class_is_not_used():
     [off] = Postprocess(rank_by_objectness, duplicate_iou=1)(outputs, [SIZES], threshold=0.3)
     assert used["query_idx"].tolist() == [0, 2, 3, 4] and used["best"].all()
     assert off["query_idx"].tolist() == [0, 1, 2, 3, 4]
-    assert len(every["scores"]) == 10
+    kept = {label: set(every["query_idx"][every["labels"] == label].tolist()) for label in (0, 1)}
+    assert kept == {0: {0, 3, 4}, 1: {2, 3, 4}}
     assert every["query_idx"][every["best"]].tolist() == [0, 2, 3, 4]
