@@ -66,9 +66,9 @@ def test_many_small_objects_beside_large_ones(drawn):
     assert "image_size 320" in described.partition("\ndata ")[2].partition("\nmachine")[0]
 
 
-@pytest.mark.parametrize("side, number, most", [(14, 2, 2.1), (13, 3, 3.0), (8, 3, 3.0)])
+@pytest.mark.parametrize("side, number, most", [(14, 2, 2.1), (12, 3, 3.0), (8, 3, 3.0)])
 def test_small_objects_alone_are_seen_in_windows(drawn, side, number, most):
-    """14.9, 13.9 and 8.5 pixels at 256: 1.75 times that in two windows, 2.5 times in three."""
+    """14.9, 12.8 and 8.5 pixels at 256: 1.75 times that in two windows, 2.5 times in three."""
     opts = options()
     reasons = fit_to_data(opts, drawn(500, 90, side))
     assert (opts.tiles, opts.image_size) == (number, 256)
