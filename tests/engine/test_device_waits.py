@@ -22,6 +22,7 @@ from data.batch import PackedBatch, Sample, collate
 from engine.loop import Trainer
 from engine.optim import Schedule
 from mobileinst import zoo
+from tests.small import SMALL
 
 aten = torch.ops.aten
 CUDA, META, CPU = torch.device("cuda", 0), torch.device("meta"), torch.device("cpu")
@@ -159,16 +160,9 @@ def move(model: nn.Module) -> None:
                 module._buffers[name] = OnDevice(value.clone())
 
 
-SYSTEMS = {
-    "mobileinst_topformer_tiny": {
-        "width": 16, "kernel_dim": 8, "query_width": 16, "num_heads": 2, "num_queries": 6,
-        "semantic_weight": 1.0,
-    },
-    "mask2former_swin_tiny": {
-        "embed_dim": 16, "depths": (1, 1, 1, 1), "backbone_heads": (1, 2, 2, 4), "width": 16,
-        "mask_dim": 16, "num_heads": 2, "num_queries": 6, "train_points": 16,
-    },
-}  # fmt: skip
+SYSTEMS = SMALL | {
+    "mobileinst_topformer_tiny": SMALL["mobileinst_topformer_tiny"] | {"semantic_weight": 1.0}
+}
 
 
 def packed_batch(num_images: int) -> PackedBatch:

@@ -12,21 +12,10 @@ from engine import checkpoint, determinism
 from engine.loop import Trainer, run_inference
 from engine.optim import MovingAverage, Schedule, parameter_groups
 from mobileinst import zoo
+from tests.small import SMALL
 
-SYSTEMS = {
-    "mobileinst_topformer_tiny": dict(
-        width=16, kernel_dim=8, query_width=16, num_heads=2, num_queries=6, drop_path=0.2,
-        placed=True, guided=True,
-    ),
-    "mask2former_swin_tiny": dict(
-        embed_dim=16, depths=(1, 1, 1, 1), backbone_heads=(1, 2, 2, 4), window_size=2,
-        drop_path=0.2, width=16, mask_dim=16, num_heads=2, num_encoder_layers=1,
-        encoder_ffn_width=16, num_queries=6, num_layers=1, ffn_width=16, train_points=32,
-    ),
-    "sparseinst_topformer_tiny": dict(
-        width=16, kernel_dim=8, num_queries=6, drop_path=0.2, convs=2
-    ),
-}  # fmt: skip
+SYSTEMS = {name: keywords | {"drop_path": 0.2} for name, keywords in SMALL.items()}
+SYSTEMS["mobileinst_topformer_tiny"] |= {"placed": True, "guided": True}
 STEPS, SKIPPED = 4, 1  # the step whose numbers are bad, and which is left out
 
 

@@ -26,6 +26,7 @@ from mobileinst.set_prediction.losses import (
 from mobileinst.set_prediction.matcher import DiceClassCost, Matcher, PointCost
 from mobileinst.set_prediction.points import SeededPoints
 from mobileinst.set_prediction.targets import Target, stride_grid
+from tests.small import SMALL
 
 SIZE = (64, 96)
 
@@ -494,20 +495,9 @@ def test_zoo_refuses_unknown_names_and_keywords():
         zoo.build("mobileinst_topformer_tiny", 3, stride=4)
 
 
-SYSTEMS = {
-    "mobileinst_topformer_tiny": dict(
-        width=16, kernel_dim=8, query_width=16, num_heads=2, num_queries=4
-    ),
-    "mask2former_swin_tiny": dict(
-        embed_dim=16, depths=(1, 1, 1, 1), backbone_heads=(1, 2, 2, 4), width=16, mask_dim=16,
-        num_heads=2, num_encoder_layers=1, num_queries=4, num_layers=1, train_points=16,
-    ),
-}  # fmt: skip
-
-
-@pytest.fixture(scope="module", params=SYSTEMS)
+@pytest.fixture(scope="module", params=SMALL)
 def criterion_of_a_system(request):
-    return zoo.build(request.param, num_classes=3, **SYSTEMS[request.param])[1]
+    return zoo.build(request.param, num_classes=3, **SMALL[request.param])[1]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
