@@ -68,7 +68,7 @@ def begin(out: Path, about: dict) -> None:
     for name, value in about.items():
         if known.get(name) != value:
             was, now = (
-                "" if isinstance(each, (list, dict)) else f" ({each})"
+                "" if each is None or isinstance(each, (list, dict)) else f" ({each})"
                 for each in (known.get(name), value)
             )
             raise InputError(
