@@ -45,16 +45,19 @@ def compare(folders: Sequence[Path]) -> dict[str, Any]:
         for name, one in zip(names, found)
         if "per_image" not in one
     ]
-    objects = [{row["file"]: row["objects"] for row in one["per_image"]} for one in scored]
-    if any(one.keys() != objects[0].keys() for one in objects):
+    by_image = [{row["file"]: row["objects"] for row in one["per_image"]} for one in scored]
+    by_class = [{row["name"]: row["objects"] for row in one["classes"]} for one in scored]
+    same_images, same_classes = (
+        len(set(map(frozenset, each))) == 1 for each in (by_image, by_class)
+    )
+    if scored and not same_images:
         notes.append("the runs were scored on different images: their AP does not compare")
-    elif any(one != objects[0] for one in objects):
+    if scored and not same_classes:
+        notes.append("the runs have different classes: AP over all classes does not compare")
+    elif same_images and any(one != each[0] for each in (by_image, by_class) for one in each):
         notes.append(
             "the runs were scored on the same images with other objects: their AP does not compare"
         )
-    same_classes = len({frozenset(one["confusion"]["names"]) for one in scored}) == 1
-    if scored and not same_classes:
-        notes.append("the runs have different classes: AP over all classes does not compare")
     whole = len(scored) == len(found) and same_classes
     return {
         "names": names,

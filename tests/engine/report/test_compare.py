@@ -75,9 +75,12 @@ def test_images_are_found_by_their_names(runs):
 def test_what_does_not_compare_is_said(runs):
     changed(runs[1], lambda found: found["per_image"][0].update(objects=4))
     assert "same images with other objects" in compare.compare(runs)["notes"][0]
+    changed(runs[1], lambda found: found["per_image"][0].update(objects=3))
+    changed(runs[1], lambda found: found["classes"][0].update(objects=2))
+    assert "same images with other objects" in compare.compare(runs)["notes"][0]
     changed(runs[1], lambda found: found["per_image"].pop())
     assert "scored on different images" in compare.compare(runs)["notes"][0]
-    changed(runs[1], lambda found: found["confusion"].update(names=["disc", "star"]))
+    changed(runs[1], lambda found: found["classes"][1].update(name="star"))
     found = compare.compare(runs)
     assert "different classes" in found["notes"][1] and found["images"] == []
     evidence.save(runs[1], {"warnings": []})
