@@ -12,25 +12,30 @@
 #     recipes `small` and `coco` (640, 8 images, 11 GB), on --data DIR or the built-in demo set
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 
-requirements=(requirements.txt) entry=engine.tools.benchmark arguments=() data=()
-for argument in "$@"; do
-  case $argument in
+requirements=(requirements.txt) entry=engine.tools.benchmark arguments=() data=() against=
+while (($#)); do
+  case $1 in
     --training) entry=engine.tools.benchmark_training ;;
-    --against | --against=*) entry=engine.tools.benchmark_peers arguments+=("$argument") ;;
-    *) arguments+=("$argument") ;;
+    --against) against=${2:-nothing} && shift ;;
+    --against=*) against=${1#*=} ;;
+    *) arguments+=("$1") ;;
   esac
+  shift || true
 done
-if [[ " $* " =~ " --against"[=\ ](maskrcnn|ultralytics)" " ]]; then
-  entry=engine.tools.benchmark_${BASH_REMATCH[1]}
-  if [ $entry = engine.tools.benchmark_ultralytics ]; then
-    requirements+=(requirements-export.txt)
-  fi
-elif [ $entry = engine.tools.benchmark_peers ]; then
-  requirements+=(requirements-dev.txt)
-fi
+set -- ${arguments[@]+"${arguments[@]}"}
+case $against in
+  "") ;;
+  transformers) entry=engine.tools.benchmark_mask2former requirements+=(requirements-dev.txt) ;;
+  maskrcnn) entry=engine.tools.benchmark_maskrcnn ;;
+  ultralytics) entry=engine.tools.benchmark_ultralytics requirements+=(requirements-export.txt) ;;
+  *)
+    echo "error: --against $against: give one of transformers, maskrcnn, ultralytics" >&2
+    exit 2
+    ;;
+esac
 use_python "${requirements[@]}"
 if [ $entry = engine.tools.benchmark_training ] && ! has_data "$@"; then
   data=(--data datasets/demo/VOCdevkit/VOC2012)
   draw_demo_set pond datasets/demo "$@"
 fi
-exec "$python" -m $entry ${data[@]+"${data[@]}"} ${arguments[@]+"${arguments[@]}"}
+exec "$python" -m $entry ${data[@]+"${data[@]}"} "$@"

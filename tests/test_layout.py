@@ -18,7 +18,7 @@ EXTRAS = {  # of requirements-dev.txt and requirements-export.txt, imported wher
     "engine.exported.decode": {"onnxruntime"},
     "engine.graphs": {"onnx", "executorch"},
     "engine.quantise": {"onnx", "onnxruntime"},
-    "engine.tools.benchmark_peers": {"transformers"},
+    "engine.tools.benchmark_mask2former": {"transformers"},
     "engine.tools.benchmark_ultralytics": {"onnxruntime", "executorch"},
     "engine.tools.ultralytics_peer": {"ultralytics"},  # runs in an environment of its own
 }

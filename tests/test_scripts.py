@@ -12,8 +12,8 @@ from torch.distributed import run as torchrun
 from engine import convert, train
 from engine.tools import (
     benchmark,
+    benchmark_mask2former,
     benchmark_maskrcnn,
-    benchmark_peers,
     benchmark_training,
     benchmark_ultralytics,
     compare_systems,
@@ -220,15 +220,21 @@ def test_a_number_of_processes_that_is_none(tmp_path):
     ]
 
 
+def test_a_benchmark_against_something_else_is_refused(tmp_path):
+    for wrong in (["--against", "detectron2"], ["--against"]):
+        words, code, said = started(tmp_path, "benchmark.sh", *wrong)
+        assert (words, code) == ([], 2) and "transformers, maskrcnn, ultralytics" in said
+
+
 def test_the_benchmark_measures_variants_peers_or_trainings(tmp_path):
     assert recipe(tmp_path, "benchmark.sh", "--rounds", "3", entry=benchmark).rounds == 3
     words = "--rounds 3 --against transformers --threads 1 4"
-    peers = recipe(tmp_path, "benchmark.sh", *words.split(), entry=benchmark_peers)
-    assert (peers.against, peers.rounds, peers.threads) == ("transformers", 3, [1, 4])
+    peers = recipe(tmp_path, "benchmark.sh", *words.split(), entry=benchmark_mask2former)
+    assert (peers.rounds, peers.threads) == (3, [1, 4])
     for against in ("--against maskrcnn", "--against=maskrcnn"):
         words = f"--data x {against} --pretrained y"
         peer = recipe(tmp_path, "benchmark.sh", *words.split(), entry=benchmark_maskrcnn)
-        assert (peer.against, peer.data.name, peer.pretrained.name) == ("maskrcnn", "x", "y")
+        assert (peer.data.name, peer.pretrained.name) == ("x", "y")
     words = "--against ultralytics --peer-python x --rows eager"
     peer = recipe(tmp_path, "benchmark.sh", *words.split(), entry=benchmark_ultralytics)
     assert (peer.peer_python.name, peer.rows) == ("x", ["eager"])

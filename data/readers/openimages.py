@@ -9,8 +9,6 @@ from __future__ import annotations
 import csv
 import os
 import posixpath
-from collections.abc import Iterator
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +21,7 @@ from data.images import SUFFIXES, upright_size
 from data.readers.content import Content, class_name, polygon, rectangle
 from data.readers.image_files import DEPTH, walk
 from data.readers.maps import read_numbers
-from data.readers.source import SPLITS, Source, head_of
+from data.readers.source import SPLITS, Source, head_of, rows_of
 
 NAME, TITLE = "openimages", "OpenImages"
 LAYOUT = "annotations/train-annotations-object-segmentation.csv, masks, images"
@@ -62,9 +60,9 @@ def read(source: Source, bad: BadRecords) -> dict[str, Any]:
     reading = Reading(source.path, bad)
     for name in source.names:
         file = source.path / name
-        for number, row in enumerate(rows_of(file), start=1):
+        for number, row in enumerate(rows_of(file, restval=""), start=1):
             reading.add_object(row, file, number)
-        for row in rows_of(boxes_of(file)) if boxes_of(file).is_file() else ():
+        for row in rows_of(boxes_of(file), restval="") if boxes_of(file).is_file() else ():
             reading.add_group(row)
     if not any(reading.images.values()):
         raise InputError(
@@ -84,33 +82,14 @@ def boxes_of(file: Path) -> Path:
     return file.with_name(file.name.replace(MASKS, BOXES))
 
 
-def rows_of(file: Path) -> Iterator[dict[str, str]]:
-    """The rows of a csv file by its header; "" for what a row lacks."""
-    header: list[str] | None = None
-    for row in lists_of(file):
-        if header is None:
-            header = row
-        else:
-            yield dict(zip_longest(header, row[: len(header)], fillvalue=""))
-
-
 def class_names(root: Path) -> dict[str, str]:
     """LabelName ("/m/...") -> the name of the class; some files have no header."""
     names: dict[str, str] = {}
     for file in csv_files(root, *DESCRIPTIONS):
-        for row in lists_of(file):
+        for row in rows_of(file, csv.reader):
             if len(row) == 2:
                 names.setdefault(*row)
     return names
-
-
-def lists_of(file: Path) -> Iterator[list[str]]:
-    """The rows of a csv file; raises InputError if it cannot be read."""
-    try:
-        with open(file, encoding="utf-8-sig", newline="") as stream:
-            yield from csv.reader(stream)
-    except (OSError, UnicodeDecodeError, csv.Error) as reason:
-        raise InputError(f"{file} cannot be read ({reason}): download it again") from None
 
 
 def box_in(row: dict[str, str], image: dict, prefix: str) -> np.ndarray:

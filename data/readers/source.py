@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
 
-from data.errors import InputError
+from data.errors import FileError, InputError
 
 HEAD = 1 << 16  # bytes read to recognise a format
+LONGEST_CELL = 1 << 26  # characters of a csv
 TOKEN = re.compile(r'([{}\[\]])|"((?:[^"\\]|\\.)*)"(?:\s*:\s*(?=(.)))?')  # of json: brackets, texts
 SPLITS = {
     **dict.fromkeys(("train", "training"), "train"),
@@ -111,6 +113,16 @@ def lines_of(path: Path, advice: str) -> list[str]:
     if not lines:
         raise InputError(f"{path} is empty: {advice}")
     return lines
+
+
+def rows_of(path: Path, reader: Callable = csv.DictReader, **options: str) -> Iterator:
+    """The rows of a csv file; raises FileError if it cannot be read."""
+    csv.field_size_limit(LONGEST_CELL)
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            yield from reader(file, skipinitialspace=True, **options)
+    except (OSError, UnicodeDecodeError, csv.Error) as reason:
+        raise FileError(f"{path} cannot be read as csv ({reason}): export it again") from None
 
 
 def names_of(path: Path, advice: str, image: Path) -> list[str]:

@@ -5,18 +5,16 @@ The class is building. Images are those whose names end with the ImageId.
 
 from __future__ import annotations
 
-import csv
 import re
 from collections import defaultdict
-from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from data.errors import MALFORMED, BadRecords, FileError, InputError
+from data.errors import MALFORMED, BadRecords, InputError
 from data.readers.content import Content, numbers, remains, short, size_of, with_holes
 from data.readers.image_files import DEPTH, files_of_images
 from data.readers.maps import images_by_stem
-from data.readers.source import Source, head_of
+from data.readers.source import Source, head_of, rows_of
 
 NAME, TITLE = "spacenet", "SpaceNet csv"
 LAYOUT = "summaryData/x.csv with PolygonWKT_Pix, and images"
@@ -25,7 +23,6 @@ OWN_IDS = False
 FIX = "correct or remove the row"
 CLASS = "building"
 IMAGE, OUTLINE = "ImageId", "PolygonWKT_Pix"
-LONGEST_CELL = 1 << 26  # characters
 POLYGONS = re.compile(r"\s*(MULTI)?POLYGON\s*Z?\s*\((.*)\)\s*", re.DOTALL | re.IGNORECASE)
 RING = re.compile(r"(\(\s*)?\(([^()]*)\)")  # one that opens two brackets is the first of its part
 PAIR = re.compile(r"(-?\d+\.?\d*) (-?\d+\.?\d*)")  # x and y, for what is left of a broken outline
@@ -44,7 +41,7 @@ def read(source: Source, bad: BadRecords) -> dict[str, Any]:
     for name in source.names:
         file = source.path / name
         with bad.noting(file, "the file"):
-            for number, row in rows_of(file):
+            for number, row in enumerate(rows_of(file), start=2):
                 id_ = row.get(IMAGE) or ""
                 if id_ not in images:
                     images[id_] = add_image(content, id_, files, folder, file)
@@ -57,15 +54,6 @@ def read(source: Source, bad: BadRecords) -> dict[str, Any]:
 def is_spacenet(path: Path) -> bool:
     header = head_of(path).split("\n")[0]
     return path.suffix.lower() == ".csv" and IMAGE in header and OUTLINE in header
-
-
-def rows_of(file: Path) -> Iterator[tuple[int, dict[str, str]]]:
-    csv.field_size_limit(LONGEST_CELL)
-    try:
-        with open(file, encoding="utf-8-sig", newline="") as lines:
-            yield from enumerate(csv.DictReader(lines, skipinitialspace=True), start=2)
-    except (OSError, UnicodeDecodeError, csv.Error) as reason:
-        raise FileError(f"{file} cannot be read as csv ({reason}): save it again") from None
 
 
 def by_id(folder: Path) -> dict[str, list[str]]:

@@ -7,7 +7,6 @@ have. Rectangles are boxes. Images that several files describe equally are read 
 from __future__ import annotations
 
 import contextlib
-import csv
 import json
 import math
 from collections import Counter, defaultdict
@@ -31,7 +30,7 @@ from data.readers.content import (
     size_of,
 )
 from data.readers.image_files import ImageFiles, annotation_files
-from data.readers.source import Source, ellipse, head_of
+from data.readers.source import Source, ellipse, head_of, rows_of
 from data.readers.via3 import FIX, is_project
 from data.readers.via3 import records as records_of_project
 
@@ -42,7 +41,6 @@ OWN_IDS = False
 COLUMNS = ("filename", "region_shape_attributes", "region_attributes")
 ENTRY = ('"regions"', '"file_attributes"', '"base64_img_data"')  # keys beside "filename"
 VERSION_3 = "CSV_HEADER = metadata_id,"
-LONGEST_CELL = 1 << 26  # characters of a csv
 USUAL = ("class", "class_id", "class_name", "category", "label", "name", "type")  # attributes
 FLAGS = {"1", "true", "yes", "on"}  # values that make the attribute itself the class
 ONLY_CLASS = "object"  # of regions without attributes
@@ -159,24 +157,18 @@ def load_csv(file: Path) -> dict[str, Any]:
     """The records of images in a csv, where a row is a region, or an image without regions."""
     if VERSION_3 in head_of(file):
         raise FileError(f"{file} is a csv of VIA 3: save the project as json and give that")
-    csv.field_size_limit(LONGEST_CELL)
     records: dict[str, Any] = {}
-    try:
-        with open(file, encoding="utf-8-sig", newline="") as lines:
-            rows = csv.DictReader(lines)
-            rows.fieldnames = [name.strip("# ") for name in rows.fieldnames or ()]
-            for number, row in enumerate(rows, start=2):
-                name, *cells = (row.get(column) for column in COLUMNS)
-                if not name or None in cells:
-                    records[f"of row {number}"] = None
-                    continue
-                record = records.setdefault(name, {"filename": name, "regions": []})
-                shape, attributes = map(cell, cells)
-                if shape != {}:
-                    region = {"shape_attributes": shape, "region_attributes": attributes}
-                    record["regions"].append(region)
-    except (OSError, UnicodeDecodeError, csv.Error) as reason:
-        raise FileError(f"{file} cannot be read as csv ({reason}): export it again") from None
+    for number, row in enumerate(rows_of(file), start=2):
+        row = {str(column).strip("# "): text for column, text in row.items()}
+        name, *cells = (row.get(column) for column in COLUMNS)
+        if not name or None in cells:
+            records[f"of row {number}"] = None
+            continue
+        record = records.setdefault(name, {"filename": name, "regions": []})
+        shape, attributes = map(cell, cells)
+        if shape != {}:
+            region = {"shape_attributes": shape, "region_attributes": attributes}
+            record["regions"].append(region)
     return records
 
 

@@ -60,7 +60,6 @@ Item = tuple[Tensor, dict]  # an image [3,H,W], 0..1, of the original size, and 
 def parse(argv: list[str]) -> argparse.Namespace:
     parser = options.Parser("Train torchvision's Mask R-CNN with our backbone; score it as ours.")
     add = parser.add_argument
-    add("--against", choices=("maskrcnn",), required=True, help="the other library")
     about = f"one of {', '.join(zoo.BACKBONES)}"
     default = "efficientnet_lite0"
     add("--backbone", choices=zoo.BACKBONES, default=default, metavar="NAME", help=about)

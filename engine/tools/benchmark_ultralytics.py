@@ -49,7 +49,6 @@ Run = Callable[[], dict[str, float]]
 def parse(argv: list[str]) -> argparse.Namespace:
     parser = options.Parser("CPU time of our phone models and of a YOLO with random values.")
     add = parser.add_argument
-    add("--against", choices=("ultralytics",), required=True, help="the other library")
     add(
         "--peer-python", type=Path, required=True,
         help="interpreter of an environment with ultralytics, onnx and onnxruntime",

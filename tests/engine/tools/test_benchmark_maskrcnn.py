@@ -98,7 +98,7 @@ def test_the_command_tries_short_sides_and_writes_its_table(
     few = {"rpn_pre_nms_top_n_test": 20, "rpn_post_nms_top_n_test": 4}
     monkeypatch.setattr(peer, "MaskRCNN", functools.partial(peer.MaskRCNN, **few))
     out = tmp_path / "out"
-    words = f"--against maskrcnn --data {toy_coco} --pretrained {backbone_file} --out {out}"
+    words = f"--data {toy_coco} --pretrained {backbone_file} --out {out}"
     small = "--cpu-minutes 0.01 --short-sides 32 64 --batch-size 2 --rois 8 --threads 1 --workers 1"
     peer.main([*words.split(), *small.split()])
     rows = json.loads((out / "maskrcnn.json").read_text())["rows"]
@@ -112,4 +112,4 @@ def test_the_command_tries_short_sides_and_writes_its_table(
 
 def test_the_weights_must_be_named(toy_coco):
     with pytest.raises(options.InputError, match="--pretrained"):
-        peer.parse(["--against", "maskrcnn", "--data", str(toy_coco)])
+        peer.parse(["--data", str(toy_coco)])

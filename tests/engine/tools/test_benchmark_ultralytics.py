@@ -50,7 +50,7 @@ def argv(tmp_path, monkeypatch):
     package.mkdir()
     (package / "__init__.py").write_text(STAND_IN)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    words = f"--against ultralytics --peer-python {sys.executable} --rounds 2 --image-size 64"
+    words = f"--peer-python {sys.executable} --rounds 2 --image-size 64"
     words += f" --train-size 64 --batch-size 2 --models small-pretrained:{LITE} --rows"
     return words.split()
 

@@ -28,7 +28,6 @@ from mobileinst.mask2former.published import hub_config
 SWIN = {"embed_dim": 96, "depths": [2, 2, 6, 2], "num_heads": [3, 6, 12, 24], "window_size": 7}
 OTHERS: dict[str, int] = {}
 CLASSES = 80
-PEERS = ("transformers", "maskrcnn", "ultralytics")
 
 # Largest difference of two logits. Rounding alone is far smaller, but it may flip a cell of an
 # attention mask, which changes all that follows a little.
@@ -37,28 +36,14 @@ TOLERANCE = 1e-3
 
 def parse(argv: list[str]) -> argparse.Namespace:
     parser = options.Parser(
-        "Times of mask2former_swin_tiny and of another library's model with the same weights; on "
+        "Times of mask2former_swin_tiny and of the model of transformers with the same weights; on "
         "the CPU, one image at a time."
     )
-    parser.add_argument("--against", choices=PEERS, required=True, help="the other library")
-    parser.add_argument(
-        "--image-size",
-        type=options.positive,
-        default=640,
-        help="both sides of the image of the forward",
-    )
-    parser.add_argument(
-        "--train-size",
-        type=options.positive,
-        default=384,
-        help="both sides of the image of the training step",
-    )
-    parser.add_argument(
-        "--threads", type=options.positive, nargs="+", default=[1, 2], help="numbers of threads"
-    )
-    parser.add_argument(
-        "--rounds", type=options.positive, default=5, help="runs for the median time"
-    )
+    add, positive = parser.add_argument, options.positive
+    add("--image-size", type=positive, default=640, help="both sides of the image of the forward")
+    add("--train-size", type=positive, default=384, help="the same of the training step")
+    add("--threads", type=positive, nargs="+", default=[1, 2], help="numbers of threads")
+    add("--rounds", type=positive, default=5, help="runs for the median time")
     return parser.parse_args(argv)
 
 
@@ -69,8 +54,7 @@ def their_model() -> nn.Module:
         from transformers.utils.logging import disable_progress_bar
     except ImportError as error:
         raise InputError(
-            f"--against transformers: it cannot be imported ({error}); install what "
-            "requirements-dev.txt lists"
+            f"transformers cannot be imported ({error}); install what requirements-dev.txt lists"
         ) from error
     disable_progress_bar()
     torch.manual_seed(0)
@@ -146,16 +130,11 @@ def differences(forwards: dict[str, Callable[[], list[Tensor]]]) -> list[float]:
 
 def main(argv: list[str]) -> None:
     opts = parse(argv)
-    if opts.against != "transformers":
-        raise InputError(
-            f"--against {opts.against}: has an entry of its own, "
-            f"python -m engine.tools.benchmark_{opts.against}"
-        )
     pair = Pair()
     classes, masks = differences(pair.forwards(opts.image_size))
     size = f"{opts.image_size} x {opts.image_size}"
     info(
-        f"mask2former_swin_tiny beside {opts.against} {version(opts.against)}, the same weights; "
+        f"mask2former_swin_tiny beside transformers {version('transformers')}, the same weights; "
         f"torch {torch.__version__}, CPU, float32, batch 1\n"
         f"largest difference at {size}: {classes:.1e} (class logits), {masks:.1e} (mask logits)\n"
         f"medians of {opts.rounds} alternating rounds; ratios: ours / theirs by round\n"
