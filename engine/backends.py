@@ -150,17 +150,20 @@ def parse(text: str | None, path: Path) -> dict:
     return meta
 
 
-def open_onnx(path: Path) -> tuple[str | None, Callable[[Tensor], Run]]:
-    """Metadata, and a function that gives what runs the model for a pad colour."""
+def onnx_session(path: Path):
+    """ONNX Runtime on the CPU, with torch's number of threads."""
     import onnxruntime
 
     settings = onnxruntime.SessionOptions()
     settings.intra_op_num_threads = torch.get_num_threads()
     settings.log_severity_level = 3
+    return onnxruntime.InferenceSession(path, settings, providers=["CPUExecutionProvider"])
+
+
+def open_onnx(path: Path) -> tuple[str | None, Callable[[Tensor], Run]]:
+    """Metadata, and a function that gives what runs the model for a pad colour."""
     try:
-        session = onnxruntime.InferenceSession(
-            str(path), settings, providers=["CPUExecutionProvider"]
-        )
+        session = onnx_session(path)
     except Exception as error:  # of many kinds, none of which is public
         reason = str(error).splitlines()[0]
         raise InputError(f"{path} cannot be opened by ONNX Runtime ({reason}); {AGAIN}") from None

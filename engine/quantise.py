@@ -12,6 +12,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from engine.backends import onnx_session
 from engine.log import info, progress
 
 SCOPES = "pkg.torch.onnx.name_scopes"  # of a node: the paths of the modules around it
@@ -226,16 +227,8 @@ def mask_ious(ones: np.ndarray, others: np.ndarray) -> np.ndarray:
 
 def run(path: Path, images: Sequence[np.ndarray]) -> list[list[np.ndarray]]:
     """Scores and masks of each image."""
-    session = new_session(path)
+    session = onnx_session(path)
     return [session.run(None, {"image": image}) for image in images]
-
-
-def new_session(path: Path):
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
 def ranges(folder: Path, images: Sequence[np.ndarray]):

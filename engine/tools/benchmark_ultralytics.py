@@ -132,13 +132,9 @@ class Scores(nn.Module):
         return scores, outputs["mask_logits"]
 
 
-def session(path: Path, threads: int, size: int) -> Run:
+def session(path: Path, size: int) -> Run:
     """A run of an ONNX file on one image."""
-    import onnxruntime  # of requirements-export.txt, only needed here
-
-    settings = onnxruntime.SessionOptions()
-    settings.intra_op_num_threads = threads
-    opened = onnxruntime.InferenceSession(path, settings, providers=["CPUExecutionProvider"])
+    opened = backends.onnx_session(path)
     image = np.random.default_rng(0).random((1, 3, size, size), np.float32)
     feed = {opened.get_inputs()[0].name: image}
     return timed(lambda: opened.run(None, feed))
@@ -155,15 +151,15 @@ def to_onnx(module: nn.Module, size: int, path: Path) -> Path:
 def onnx_rows(opts: argparse.Namespace, folder: Path) -> None:
     size = opts.image_size
     Peer(opts, folder, "export", size=size).finish()
-    runs = {opts.peer_model: session(folder / f"{opts.peer_model}.onnx", opts.threads, size)}
+    runs = {opts.peer_model: session(folder / f"{opts.peer_model}.onnx", size)}
     for name in opts.models:
         model, _, postprocess = build(name)
         deployed = deploy(model, postprocess, (size, size))
         whole = to_onnx(deployed, size, folder / "whole.onnx")
         folded = fold_batchnorms(model).to(memory_format=torch.contiguous_format)
         network = to_onnx(Scores(folded), size, folder / "network.onnx")
-        runs[name] = session(network, opts.threads, size)
-        runs[f"{name}, final scores"] = session(whole, opts.threads, size)
+        runs[name] = session(network, size)
+        runs[f"{name}, final scores"] = session(whole, size)
     report(f"ONNX Runtime, {size} x {size}", runs, opts.rounds)
 
 
@@ -273,9 +269,7 @@ def executorch_rows(opts: argparse.Namespace, folder: Path) -> None:
         graphs.write_pte(deployed, folder / "model.pte")
         method = Runtime.get().load_program(folder / "model.pte").load_method("forward")
         runs = {
-            f"{name}, ONNX Runtime": session(
-                to_onnx(deployed, size, folder / "model.onnx"), opts.threads, size
-            ),
+            f"{name}, ONNX Runtime": session(to_onnx(deployed, size, folder / "model.onnx"), size),
             f"{name}, ExecuTorch": timed(lambda method=method: method.execute([image])),
         }
         report(f"ExecuTorch, {size} x {size}", runs, opts.rounds)
