@@ -96,17 +96,17 @@ def as_rgb(file: Image.Image) -> Image.Image:
     as cameras use 10, 12 or 16 bits; Pillow clips grey at 255 and keeps the high byte of colours.
     """
     # An image that was made, or is loaded, has no tiles.
-    values = deep_colours(file) if getattr(file, "tile", None) else None
+    values = read_16bit(file) if getattr(file, "tile", None) else None
     file.load()
     image = ImageOps.exif_transpose(file)
     if values is None and (image.mode in ("F", "I") or image.mode.startswith("I;16")):
         values = np.asarray(image)
     if values is not None:
-        image = Image.fromarray(stretched(values))
+        image = Image.fromarray(rescale_to_uint8(values))
     return image.convert("RGB")
 
 
-def stretched(values: np.ndarray) -> np.ndarray:
+def rescale_to_uint8(values: np.ndarray) -> np.ndarray:
     """Numbers -> uint8, the lowest as 0, the highest as 255."""
     low, high = float(values.min()), float(values.max())
     if not np.isfinite(high - low):
@@ -117,13 +117,13 @@ def stretched(values: np.ndarray) -> np.ndarray:
     return result
 
 
-def deep_colours(file: Image.Image) -> np.ndarray | None:
+def read_16bit(file: Image.Image) -> np.ndarray | None:
     """Upright 16-bit colours of the open page: uint16 [H,W,3], or [H,W] of grey with alpha."""
     if file.mode.startswith("RGB") and file.tile[0][0] == "libtiff":
         tags = file.tag_v2
         if tags.get(ExifTags.Base.PlanarConfiguration) == 2 and 16 in tags[BITS]:
             return None  # compressed planes, of which Pillow decodes the high bytes only
-    tiles = [deep_tiles(file, tile) for tile in file.tile]
+    tiles = [split_16bit_tile(file, tile) for tile in file.tile]
     if None in tiles:
         return None
     halves = []
@@ -137,7 +137,7 @@ def deep_colours(file: Image.Image) -> np.ndarray | None:
     return values[..., 0] if tiles[0][0][3] == GREY_ALPHA else values[..., :3]
 
 
-def deep_tiles(file: Image.Image, tile: tuple) -> tuple[tuple, tuple] | None:
+def split_16bit_tile(file: Image.Image, tile: tuple) -> tuple[tuple, tuple] | None:
     """Tiles that decode to the high and to the low bytes of 16-bit colours, None for others."""
     codec, extents, offset, args = tile
     rawmode, *rest = [args] if isinstance(args, str) else args

@@ -50,7 +50,7 @@ class Facts(NamedTuple):
     inside: list[tuple[int, int]]
 
 
-class Inspected(Dataset):
+class FactsDataset(Dataset):
     """The facts of each image of a set."""
 
     def __init__(self, dataset: CocoDataset) -> None:
@@ -78,14 +78,14 @@ class Inspected(Dataset):
             listed,
             rle.boxes(annotation.rles),
             np.array(outside, bool),
-            *overlaps(annotation.rles, areas, annotation.labels),
+            *overlapping_pairs(annotation.rles, areas, annotation.labels),
         )
 
 
 def facts_of(dataset: CocoDataset, workers: int = 0) -> Iterator[Facts]:
     """The facts of all images in their order, found by `workers` processes."""
     batches = DataLoader(
-        Inspected(dataset),
+        FactsDataset(dataset),
         batch_size=16,
         collate_fn=list,
         num_workers=workers,
@@ -119,7 +119,7 @@ def digest(*parts: bytes | memoryview) -> str:
     return found.hexdigest()
 
 
-def overlaps(
+def overlapping_pairs(
     rles: Sequence[rle.Rle], areas: np.ndarray, labels: np.ndarray
 ) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
     """Pairs of nearly equal objects, and pairs of one class with the first mostly in the second."""
@@ -135,7 +135,7 @@ def overlaps(
     return twice, inside
 
 
-def twins(digests: Iterable[str]) -> list[list[int]]:
+def duplicate_groups(digests: Iterable[str]) -> list[list[int]]:
     """Groups of places with the same digest; empty ones are none."""
     places = defaultdict(list)
     for place, one in enumerate(digests):

@@ -29,7 +29,7 @@ from data import seeds
 from data.batch import PackedBatch, Sample, collate
 from data.dataset import CocoDataset
 from data.errors import BadRecord, InputError
-from data.presets import EvalPreset, Size, TrainPreset, paste_some
+from data.presets import EvalPreset, Size, TrainPreset, paste_objects
 
 # Purposes of random numbers: independent streams from one seed.
 ORDER, CANVAS, SAMPLE, PASTE = 1, 2, 3, 4
@@ -260,7 +260,7 @@ class Samples(Dataset):
         if chance >= self._copy_paste:
             return target
         source = self._view(int(others[int(draw * len(others))]), key.canvas, generator)
-        return target if source is None else paste_some(target, source, generator)
+        return target if source is None else paste_objects(target, source, generator)
 
 
 def collate_loaded(loaded: list[Loaded], collate: Callable[[list], Any]) -> Loaded:

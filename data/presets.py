@@ -33,7 +33,7 @@ class TrainPreset:
     resizes: each is drawn as often. A network learns the filter that it sees, and phones resize
         without antialiasing.
     copy_paste: probability that objects of a second image, seen through a view of its own, are
-        pasted onto an image by `paste_some`. The loader draws it, as it has to read that image.
+        pasted onto an image by `paste_objects`. The loader draws it, as it has to read that image.
     """
 
     scale: tuple[float, float] = (0.7, 2.0)
@@ -54,8 +54,8 @@ class TrainPreset:
         (height, width), (low, high) = annotation.orig_size, map(math.log, self.scale)
         fit = min(canvas[0] / height, canvas[1] / width)
         factor = fit * math.exp(low + draws[0] * (high - low))
-        top, bottom, h = window(height, canvas[0], factor, draws[1])
-        left, right, w = window(width, canvas[1], factor, draws[2])
+        top, bottom, h = draw_window(height, canvas[0], factor, draws[1])
+        left, right, w = draw_window(width, canvas[1], factor, draws[2])
         resize = self.resizes[int(draws[9] * len(self.resizes))]
         view = transforms.View(left, top, right, bottom, (h, w), draws[3] < self.flip, resize)
         around = [2 * draw - 1 for draw in draws[4:8]]  # -1..1
@@ -117,7 +117,7 @@ class EvalPreset(WholeImage):
 
     def size(self, height: int, width: int) -> Size:
         short, long = min(height, width), max(height, width)
-        return scaled(
+        return scale_size(
             height, width, min(self.image_size / short, self.image_size * self.max_ratio / long)
         )
 
@@ -133,17 +133,17 @@ class CanvasPreset(WholeImage):
     canvas: Size
 
     def size(self, height: int, width: int) -> Size:
-        return scaled(height, width, min(self.canvas[0] / height, self.canvas[1] / width))
+        return scale_size(height, width, min(self.canvas[0] / height, self.canvas[1] / width))
 
     def padded_size(self, height: int, width: int) -> Size:
         return self.canvas
 
 
-def scaled(height: int, width: int, factor: float) -> Size:
+def scale_size(height: int, width: int, factor: float) -> Size:
     return max(1, round(height * factor)), max(1, round(width * factor))
 
 
-def paste_some(target: Sample, source: Sample, generator: torch.Generator) -> Sample:
+def paste_objects(target: Sample, source: Sample, generator: torch.Generator) -> Sample:
     """Pastes each object of `source` with probability one half, but at least one, onto `target`.
 
     Objects inside another one are pasted with it. All are moved by one drawn offset. A `source`
@@ -155,8 +155,8 @@ def paste_some(target: Sample, source: Sample, generator: torch.Generator) -> Sa
     votes = draws[2:][outermost(source.masks)]
     chosen = votes <= max(0.5, votes.min())  # [N]
     together = source.masks[chosen].any(0)  # [h,w]
-    down = place(together.any(1), target.size[0], draws[0])
-    right = place(together.any(0), target.size[1], draws[1])
+    down = draw_offset(together.any(1), target.size[0], draws[0])
+    right = draw_offset(together.any(0), target.size[1], draws[1])
     return transforms.paste(target, source, chosen, (down, right))
 
 
@@ -169,7 +169,7 @@ def outermost(masks: np.ndarray) -> np.ndarray:
     return np.where(inside, area[None], np.where(np.eye(len(area)), 1, 0)).argmax(1)
 
 
-def place(covered: np.ndarray, pixels: int, draw: float) -> int:
+def draw_offset(covered: np.ndarray, pixels: int, draw: float) -> int:
     """One side: how far objects that cover these pixels move on a target of so many `pixels`.
 
     Evenly drawn among the places where they lie wholly inside, or fill the side if they are longer.
@@ -184,7 +184,7 @@ def place(covered: np.ndarray, pixels: int, draw: float) -> int:
     return first + int(draw * (last - first + 1))
 
 
-def window(pixels: int, canvas: int, factor: float, draw: float) -> tuple[int, int, int]:
+def draw_window(pixels: int, canvas: int, factor: float, draw: float) -> tuple[int, int, int]:
     """One side: where the window starts and ends in the source, and its pixels in the result."""
     whole = max(1, round(pixels * factor))
     if whole <= canvas:

@@ -115,7 +115,7 @@ def images(content: dict, source: str | Path, bad: BadRecords) -> list[tuple[Ima
     """The images, each with the counts of its void region (empty where there is none)."""
 
     def check(record: dict) -> tuple[ImageRecord, bytes]:
-        width, height = whole(record, "width"), whole(record, "height")
+        width, height = integer(record, "width"), integer(record, "height")
         if width < 1 or height < 1 or width * height > MOST_PIXELS:
             raise InputError(
                 f"is {width} x {height} pixels: correct its size, {MOST_PIXELS} pixels are the most"
@@ -264,7 +264,7 @@ def checked(
         what = f"{LISTS[key]} number {number} of the list"
         try:
             require_record(record, key)
-            id_ = whole(record, "id")
+            id_ = integer(record, "id")
             what = f"{LISTS[key]} {id_}"
             found = check(record)
             if id_ in seen:
@@ -281,7 +281,7 @@ def require_record(record: Any, key: str) -> None:
         raise InputError(f"is not a record: write an object with an id into {key!r}")
 
 
-def whole(record: dict, key: str) -> int:
+def integer(record: dict, key: str) -> int:
     value = record.get(key)
     if type(value) is not int or not -(1 << 63) <= value < 1 << 63:
         raise InputError(f"has {key} {value!r}: it must be a whole number of at most 64 bits")

@@ -45,13 +45,13 @@ def hold_out(
     ways: tuple[tuple[str, Callable[[], list[str]]], ...] = (
         ("groups of names", lambda: [source_of(name, 2) for name in names]),
         ("groups of names", lambda: [source_of(name, 1) for name in names]),
-        ("runs of neighbouring names", lambda: runs_of(single, run)),
+        ("runs of neighbouring names", lambda: group_neighbours(single, run)),
         ("single images", lambda: single),
     )
     target = fraction * len(names)
     for kind, way in ways:
         keys = way()
-        chosen = draw(keys, labels, fraction, keep_classes=keys is not single)
+        chosen = draw_groups(keys, labels, fraction, keep_classes=keys is not single)
         if keys is single or target / 2 <= len(chosen) <= max(2 * target, len(names) / 2):
             groups = len(set(keys))
             return chosen, f"{groups} {kind}" if groups < len(names) else "single images"
@@ -76,11 +76,11 @@ def source_of(name: str, numbers: int) -> str:
     return folder + slash if folder and numbers else folder + slash + stem
 
 
-def runs_of(keys: Sequence[str], length: int) -> list[str]:
+def group_neighbours(keys: Sequence[str], length: int) -> list[str]:
     """Joins neighbours in the natural order of the names into runs of about `length` images."""
     counts = Counter(keys)
     run_of, number, size = {}, 0, 0
-    for key in sorted(counts, key=natural):
+    for key in sorted(counts, key=natural_key):
         run_of[key] = str(number)
         size += counts[key]
         if size >= length:
@@ -88,11 +88,11 @@ def runs_of(keys: Sequence[str], length: int) -> list[str]:
     return [run_of[key] for key in keys]
 
 
-def natural(name: str) -> str:
+def natural_key(name: str) -> str:
     return re.sub(r"\d+", lambda match: match[0].zfill(20), name)
 
 
-def draw(
+def draw_groups(
     keys: Sequence[str], labels: Sequence[np.ndarray], fraction: float, keep_classes: bool
 ) -> list[int]:
     """Images of whole groups, so that each class has about this fraction of its images in them.

@@ -66,7 +66,7 @@ def apply(
 ) -> Sample:
     """Image and annotation through the view -> a sample to be padded to `canvas`."""
     image = view_image(image, view)
-    image = recolour(image, colour) if colour else image
+    image = adjust_colour(image, colour) if colour else image
     masks = view_masks(annotation.rles, annotation.orig_size, view)  # [N,h,w]
     ignored = [] if annotation.ignore is None else [annotation.ignore]
     ignore = view_masks(ignored, annotation.orig_size, view).any(0)  # [h,w]
@@ -100,8 +100,8 @@ def view_masks(rles: Sequence[rle.Rle], size: tuple[int, int], view: View) -> np
     """Masks of source size (h, w) through the window, by majority of the filter -> bool [N,h,w]."""
     seen = np.zeros((len(rles), *view.size), dtype=bool)
     for one, box, result in zip(rles, rle.boxes(rles), seen, strict=True):
-        rows = reach(box[1], box[3], view.top, view.bottom, view.size[0])
-        columns = reach(box[0], box[2], view.left, view.right, view.size[1])
+        rows = reachable_slice(box[1], box[3], view.top, view.bottom, view.size[0])
+        columns = reachable_slice(box[0], box[2], view.left, view.right, view.size[1])
         if rows.start < rows.stop and columns.start < columns.stop:
             mask = rle.decode([one], size)[0]  # [H,W], one at a time to save memory
             result[rows, columns] = resize_patch(mask, rows, columns, view)
@@ -118,7 +118,7 @@ def paste(target: Sample, source: Sample, chosen: np.ndarray, offset: tuple[int,
     `ignore` of `target`; of objects that end up (nearly) hidden, what is left becomes `ignore`.
     """
     pieces = source.masks[chosen] & ~source.ignore  # [M,h,w] of source
-    pieces = shift(pieces, offset, target.size)  # [M,h,w] of target from here on
+    pieces = translate(pieces, offset, target.size)  # [M,h,w] of target from here on
     landed = np.count_nonzero(pieces, axis=(1, 2)) >= SMALLEST_OBJECT
     pieces = pieces[landed]
     covered = pieces.any(0)  # [h,w]
@@ -127,7 +127,7 @@ def paste(target: Sample, source: Sample, chosen: np.ndarray, offset: tuple[int,
     left = np.count_nonzero(masks & ~target.ignore, axis=(1, 2))
     kept = (left >= SMALLEST_OBJECT) & (left >= LEAST_VISIBLE * before)
     hidden = masks[~kept].any(0) & ~masks[kept].any(0)
-    moved = torch.from_numpy(shift(source.image.numpy(), offset, target.size))  # [3,h,w]
+    moved = torch.from_numpy(translate(source.image.numpy(), offset, target.size))  # [3,h,w]
     return replace(
         target,
         image=torch.where(torch.from_numpy(covered), moved, target.image),
@@ -137,7 +137,7 @@ def paste(target: Sample, source: Sample, chosen: np.ndarray, offset: tuple[int,
     )
 
 
-def recolour(image: Image.Image, colour: Colour) -> Image.Image:
+def adjust_colour(image: Image.Image, colour: Colour) -> Image.Image:
     """Hue, saturation, brightness, contrast as one linear map of the colours.
 
     Our choice: a fifth of the time of four passes, without clipping between them. Hue rotates
@@ -154,23 +154,23 @@ def recolour(image: Image.Image, colour: Colour) -> Image.Image:
     return image.convert("RGB", tuple(np.hstack([matrix, offset]).ravel().tolist()))
 
 
-def shift(planes: np.ndarray, offset: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
+def translate(planes: np.ndarray, offset: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
     """[...,h,w] moved down and right onto planes of `size`; zero where nothing comes to lie."""
     moved = np.zeros((*planes.shape[:-2], *size), dtype=planes.dtype)
-    to_rows, rows = overlap(offset[0], planes.shape[-2], size[0])
-    to_columns, columns = overlap(offset[1], planes.shape[-1], size[1])
+    to_rows, rows = overlapping_slices(offset[0], planes.shape[-2], size[0])
+    to_columns, columns = overlapping_slices(offset[1], planes.shape[-1], size[1])
     moved[..., to_rows, to_columns] = planes[..., rows, columns]
     return moved
 
 
-def overlap(offset: int, source: int, target: int) -> tuple[slice, slice]:
+def overlapping_slices(offset: int, source: int, target: int) -> tuple[slice, slice]:
     """One side: the pixels of the target that the moved source covers, and which they are in it."""
     start = max(0, offset)
     stop = max(start, min(target, source + offset))
     return slice(start, stop), slice(start - offset, stop - offset)
 
 
-def reach(low: float, high: float, start: int, stop: int, pixels: int) -> slice:
+def reachable_slice(low: float, high: float, start: int, stop: int, pixels: int) -> slice:
     """One side: the pixels of the result that a mask from `low` to `high` can reach."""
     scale = pixels / (stop - start)
     margin = max(1.0, scale)  # half the width of the filter, in pixels of the result

@@ -191,7 +191,7 @@ def run_cocoeval(
     return evaluation
 
 
-def mean_of_present(values: np.ndarray) -> float:
+def mean_of_valid(values: np.ndarray) -> float:
     """Mean over what exists; COCOeval marks the rest with -1."""
     present = values[values > NOTHING]
     return float(present.mean()) if present.size else NOTHING
@@ -207,7 +207,7 @@ def twelve_numbers(evaluation: COCOeval) -> dict[str, float]:
         *(recall[:, :, 0, dets] for dets in range(3)),
         *(recall[:, :, area, 2] for area in range(1, 4)),
     )
-    return dict(zip(METRICS, map(mean_of_present, values), strict=True))
+    return dict(zip(METRICS, map(mean_of_valid, values), strict=True))
 
 
 def class_scores(evaluation: COCOeval, ground_truth: dict, truths: list[dict]) -> list[dict]:
@@ -219,7 +219,7 @@ def class_scores(evaluation: COCOeval, ground_truth: dict, truths: list[dict]) -
     for category in ground_truth["categories"]:
         k = evaluation.params.catIds.index(category["id"])
         values = {"AP": precision[:, :, k], "AP50": precision[0, :, k], "AR": recall[:, k]}
-        means = {key: mean_of_present(value) for key, value in values.items()}
+        means = {key: mean_of_valid(value) for key, value in values.items()}
         rows.append({"name": category["name"], "objects": objects[category["id"]]} | means)
     return rows
 
@@ -231,7 +231,7 @@ def precision_recall(evaluation: COCOeval) -> dict[str, list[float]]:
     precision = evaluation.eval["precision"][:, :, :, 0, 2]  # [T,R,K]
     ious = {"precision50": precision[:1], "precision75": precision[5:6], "precision": precision}
     means = {
-        name: [mean_of_present(values[:, r]) for r in range(values.shape[1])]
+        name: [mean_of_valid(values[:, r]) for r in range(values.shape[1])]
         for name, values in ious.items()
     }
     return {"recall": evaluation.params.recThrs.tolist()} | means

@@ -15,7 +15,7 @@ from data.readers.cache import convert
 from data.readers.image_files import locate
 from data.readers.source import Source, split_of
 from data.writers import WRITERS, content
-from data.writers.target import Content, Losses, new_file
+from data.writers.target import Content, Losses, with_parent
 from engine import files, options, skipped
 from engine.commands import command, show_next
 from engine.log import info, progress
@@ -120,7 +120,7 @@ def main(argv: list[str]) -> None:
             copied = split_content["images"] if images else ()
             for image in progress(copied, desc=f"copying {split} images", leave=False):
                 path = folder / writer.image_path(split, image["file_name"])
-                shutil.copyfile(images[image["id"]], new_file(path))
+                shutil.copyfile(images[image["id"]], with_parent(path))
         writer.write(
             folder, contents, lost,
             lambda images: progress(images, desc=f"writing {writer.TITLE}", leave=False),
@@ -153,7 +153,7 @@ def tidy(split: str, split_content: Content, by_stem: bool, lost: Losses) -> Non
         names = ["".join(match.groups()) for match in own]
     stems: set[str] = set()
     for image, name in zip(images, names):
-        image["file_name"] = content.unlike_stem(name, stems) if by_stem else name
+        image["file_name"] = content.unique_stem(name, stems) if by_stem else name
         if image["file_name"] != name:
             where = f"{name} becomes {image['file_name']}"
             lost.note("names of images that are equal without suffix", where)

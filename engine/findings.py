@@ -7,7 +7,7 @@ import numpy as np
 
 from data.dataset import CocoDataset
 from data.errors import counted
-from data.inspection import Facts, similar_names, twins
+from data.inspection import Facts, duplicate_groups, similar_names
 from engine import options
 from engine.fit import too_many_objects
 from engine.options import TrainOptions
@@ -54,7 +54,7 @@ def find_all(
         Finding(LOOK, "warnings of reading", "They come in a training, too.", len(said), said),
         *of_records(sets),
         *of_files(sets, facts),
-        *of_twins(sets, facts),
+        *of_duplicates(sets, facts),
         *of_masks(sets, facts),
         *of_classes(sets),
         *of_counts(sets, trained),
@@ -121,10 +121,10 @@ def of_files(sets: Sets, facts: FactsOf) -> Iterator[Finding]:
     )  # fmt: skip
 
 
-def of_twins(sets: Sets, facts: FactsOf) -> Iterator[Finding]:
+def of_duplicates(sets: Sets, facts: FactsOf) -> Iterator[Finding]:
     every = [(split, index) for split in sets for index in range(len(sets[split]))]
     leaks, doubles = [], []
-    for group in twins(facts[split][index].pixels for split, index in every):
+    for group in duplicate_groups(facts[split][index].pixels for split, index in every):
         splits = {every[each][0] for each in group}
         first, *others = (every[each] for each in group)
         # Across splits, the second image shown is one of another split.

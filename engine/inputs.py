@@ -34,7 +34,7 @@ def images_of(given: list[Path], recursive: bool = False) -> tuple[dict[str, Pat
             paths = images_in(path, recursive, passed_over)
         elif path.suffix.lower() == ".txt" and path.is_file():
             lines = lines_of(path, "list an image in each line")
-            paths = [listed(folder, line) for line in lines]
+            paths = [path_in_list(folder, line) for line in lines]
         else:
             paths = [path]
         found += [(each, folder) for each in paths]
@@ -45,20 +45,20 @@ def images_of(given: list[Path], recursive: bool = False) -> tuple[dict[str, Pat
         )
     once = list({os.path.abspath(path): (path, folder) for path, folder in found}.values())
     passed_over["repeated"] = len(found) - len(once)
-    named = {name_of(*each): each[0] for each in once}
+    named = {relative_name(*each): each[0] for each in once}
     if len(named) < len(once):
         base = os.path.commonpath([os.path.abspath(path.parent) for path, _ in once])
-        named = {name_of(path, base): path for path, _ in once}
+        named = {relative_name(path, base): path for path, _ in once}
     return named, passed_over
 
 
-def listed(folder: Path, line: str) -> Path:
+def path_in_list(folder: Path, line: str) -> Path:
     """The image of a line; backslashes are separators if only that finds the file."""
     path, other = folder / line, folder / line.replace("\\", "/")
     return other if os.path.isfile(other) and not os.path.exists(path) else path
 
 
-def name_of(path: Path, folder: Path | str) -> str:
+def relative_name(path: Path, folder: Path | str) -> str:
     """The path relative to a folder; the plain name if it lies elsewhere."""
     relative = os.path.relpath(path, folder)
     return path.name if relative.split(os.sep)[0] == ".." else Path(relative).as_posix()
@@ -67,7 +67,9 @@ def name_of(path: Path, folder: Path | str) -> str:
 def images_in(folder: Path, recursive: bool, passed_over: Counter) -> list[Path]:
     """The images in a folder, before those in its folders; links to folders are not followed."""
     try:
-        entries = sorted(os.scandir(folder), key=lambda entry: (natural(entry.name), entry.name))
+        entries = sorted(
+            os.scandir(folder), key=lambda entry: (natural_key(entry.name), entry.name)
+        )
     except OSError as error:
         raise InputError(
             f"{folder}: cannot be listed ({error.strerror}); name another folder"
@@ -91,7 +93,7 @@ def images_in(folder: Path, recursive: bool, passed_over: Counter) -> list[Path]
     return found + below
 
 
-def natural(name: str) -> list:
+def natural_key(name: str) -> list:
     """Sorts frame_2 before frame_10."""
     parts = re.split(r"(\d+)", name.casefold())
     return [int(part) if place % 2 else part for place, part in enumerate(parts)]

@@ -16,7 +16,7 @@ REPORTED_CODES = (2, 3, 130, 143)  # exit codes of ranks that printed the reason
 RESUME = "the last checkpoint is complete: the same command with --resume continues from it"
 
 
-def ending(failures: dict[int, ProcessFailure]) -> tuple[int, str]:
+def exit_status(failures: dict[int, ProcessFailure]) -> tuple[int, str]:
     """Exit code of the job, and a message if the rank that failed first printed none."""
     causes = [rank for rank in failures if failures[rank].exitcode != dist.EXIT_RANK_LOST]
     rank = min(causes or failures, key=lambda rank: failures[rank].timestamp)
@@ -38,7 +38,7 @@ def main(argv: list[str]) -> int:
     try:
         torchrun.run(torchrun.parse_args(argv))
     except ChildFailedError as error:
-        code, sentence = ending(error.failures)
+        code, sentence = exit_status(error.failures)
     except SignalException as error:  # passed on to the ranks, which have saved and ended
         code, sentence = 128 + error.sigval, ""
     else:

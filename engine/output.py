@@ -14,9 +14,9 @@ from PIL import Image
 
 from data.records import Category
 from data.writers import WRITERS, ids
-from data.writers.content import unlike_stem
-from data.writers.shapes import editable
-from data.writers.target import Losses, new_file
+from data.writers.content import unique_stem
+from data.writers.shapes import with_polygons
+from data.writers.target import Losses, with_parent
 from engine import files, inputs, skipped
 from engine.result import COLUMNS as OBJECT_COLUMNS
 from engine.result import Result
@@ -101,10 +101,10 @@ class Output:
             name = f"{name.rpartition('.')[0]}_page{page}.png"
             image = image or inputs.read_page(path, int(page))
         # Names on a disk need not be UTF-8.
-        name = unlike_stem(name.encode("utf-8", "replace").decode("utf-8"), self._stems)
+        name = unique_stem(name.encode("utf-8", "replace").decode("utf-8"), self._stems)
         self.copies.append(name)
         for each in self.sets:
-            target = new_file(self.folder / each / WRITERS[each].image_path(SPLIT, name))
+            target = with_parent(self.folder / each / WRITERS[each].image_path(SPLIT, name))
             if page:
                 image.save(target)
             else:
@@ -136,7 +136,7 @@ class Output:
             ]
             content = self.coco | {"images": images}
             if name == "labelme":  # it has no brush to correct masks with
-                content["annotations"] = list(map(editable, self.coco["annotations"]))
+                content["annotations"] = list(map(with_polygons, self.coco["annotations"]))
             writer.write(self.folder / name, {SPLIT: content}, lost, iter)
             sentences += [f"{writer.TITLE} cannot hold {each}" for each in lost.sentences()]
         files.write_json(self.folder / MARK, self.coco)

@@ -107,12 +107,12 @@ def recognise(path: Path, format: str | None = None) -> Reading:
         known = ", ".join(one.NAME for one in READERS)
         raise InputError(f"--format {format}: there is no such format; known are {known}")
     problems: list[InputError] = []
-    for places in levels(path):
+    for places in search_levels(path):
         found = []
         for place in places:
-            found += readings(place, readers, problems)
+            found += detect(place, readers, problems)
         if found:
-            return chosen([*found, *beside(found, path, readers)], path)
+            return choose([*found, *other_formats(found, path, readers)], path)
     if problems:
         raise problems[0]
     if format is not None:
@@ -120,10 +120,10 @@ def recognise(path: Path, format: str | None = None) -> Reading:
             f"{path} is no data set of --format {format} ({readers[0].TITLE}: "
             f"{readers[0].LAYOUT}): leave the option out to see what it is"
         )
-    raise InputError(unknown(path, readers))
+    raise InputError(unknown_format(path, readers))
 
 
-def levels(path: Path) -> list[list[Path]]:
+def search_levels(path: Path) -> list[list[Path]]:
     """The folder or file, then its subfolders other than splits."""
     if not path.is_dir():
         return [[path]]
@@ -132,9 +132,7 @@ def levels(path: Path) -> list[list[Path]]:
     return [[path], below[:MOST_FOLDERS]]
 
 
-def readings(
-    place: Path, readers: Iterable[ModuleType], problems: list[InputError]
-) -> list[Reading]:
+def detect(place: Path, readers: Iterable[ModuleType], problems: list[InputError]) -> list[Reading]:
     """What each reader finds in a folder, else in its split folders; errors go to `problems`."""
 
     def find(reader: ModuleType, folder: Path) -> Reading:
@@ -162,7 +160,9 @@ def readings(
     return found
 
 
-def beside(found: Sequence[Reading], path: Path, readers: Iterable[ModuleType]) -> list[Reading]:
+def other_formats(
+    found: Sequence[Reading], path: Path, readers: Iterable[ModuleType]
+) -> list[Reading]:
     """Data sets of other formats in the subfolders that those in `found` do not use."""
     sources = [source for one in found for source in one.values()]
     names = [name for one in sources if one.path == path for name in one.names]
@@ -171,10 +171,10 @@ def beside(found: Sequence[Reading], path: Path, readers: Iterable[ModuleType]) 
     used = {name.split("/")[0] for name in names}
     others = [reader for reader in readers if all(reader is not one.reader for one in sources)]
     unused = [place for place in folders_in(path) if place.name not in used][:MOST_FOLDERS]
-    return [each for place in unused for each in readings(place, others, [])]
+    return [each for place in unused for each in detect(place, others, [])]
 
 
-def chosen(found: Sequence[Reading], path: Path) -> Reading:
+def choose(found: Sequence[Reading], path: Path) -> Reading:
     """One of several readings; raises InputError if the choice is ambiguous."""
     readers = {reader_of(one).NAME: reader_of(one) for one in found}
     meant = {
@@ -205,7 +205,7 @@ def reader_of(reading: Reading) -> ModuleType:
     return next(iter(reading.values())).reader
 
 
-def unknown(path: Path, readers: Sequence[ModuleType]) -> str:
+def unknown_format(path: Path, readers: Sequence[ModuleType]) -> str:
     """The message for a folder or file of no known format: its content and the known formats."""
     tried = "; ".join(f"{one.NAME}: {DETAILS.sub('', one.LAYOUT)}" for one in readers)
     fix = "or name COCO files with --train-json, --val-json and --images"
@@ -223,9 +223,10 @@ def unknown(path: Path, readers: Sequence[ModuleType]) -> str:
     counts = suffixes(path)
     if not counts:
         return f"{path} holds no files: give the folder with the images and their annotations"
+    listed = list_suffixes(counts)
     archives = [suffix for suffix in counts if suffix in ARCHIVES]
     if archives:
-        return f"{path} holds {listed(counts)}: unpack the {archives[0]} file and give its folder"
+        return f"{path} holds {listed}: unpack the {archives[0]} file and give its folder"
     images = sum(counts[suffix] for suffix in SUFFIXES)
     if images and images == counts.total():
         if folders := folders_of_maps(path):
@@ -239,9 +240,7 @@ def unknown(path: Path, readers: Sequence[ModuleType]) -> str:
             "annotation tool and save them there, as LabelMe or COCO json for example; "
             "sbin/predict.sh needs no annotations"
         )
-    return (
-        f"{path} holds no data set of a known layout, but {listed(counts)}; tried {tried}: " + fix
-    )
+    return f"{path} holds no data set of a known layout, but {listed}; tried {tried}: {fix}"
 
 
 def folders_of_maps(path: Path) -> list[str]:
@@ -264,7 +263,7 @@ def suffixes(path: Path) -> Counter[str]:
     return counts
 
 
-def listed(counts: Counter[str]) -> str:
+def list_suffixes(counts: Counter[str]) -> str:
     named = [f"{number} {suffix}" for suffix, number in counts.most_common(6)]
     return (
         f"{', '.join(named)} {'file' if counts.total() == 1 else 'files'}" if named else "no files"

@@ -16,7 +16,7 @@ from typing import Any
 from data import records
 from data.errors import BadRecord, InputError, counted
 from data.images import upright_size
-from data.readers.coco_dialects import dicts, plain
+from data.readers.coco_dialects import dicts, normalise
 from data.readers.image_files import locate
 from data.readers.source import (
     HEAD,
@@ -137,7 +137,7 @@ def load(path: Path, fix: str = "export it again", folders: Sequence[Path] = ())
         if content[0].keys() & {"image_id", "category_id"}:
             raise InputError(f"{path} {RESULTS}")
     records.require_lists(content, path)
-    content["notes"] = [*records.notes(content), *plain(content), *add_sizes(content, folders)]
+    content["notes"] = [*records.notes(content), *normalise(content), *add_sizes(content, folders)]
     content.pop("counts", None)
     return content
 

@@ -16,7 +16,7 @@ WHOLE = re.compile(r"\s*-?\d{1,18}\s*")
 BOX_SHARE = 0.99, 1.01  # an area in this range of the box area is that of the box
 
 
-def plain(content: dict[str, Any]) -> list[str]:
+def normalise(content: dict[str, Any]) -> list[str]:
     """Changes COCO content in place; returns notes on the changes.
 
     - text ids (also in references, VIA) and sizes like 640.0 become integers
@@ -28,14 +28,14 @@ def plain(content: dict[str, Any]) -> list[str]:
     Classes that were annotated in some images only (LVIS) give a note.
     """
     for key, reference in (("images", "image_id"), ("categories", "category_id")):
-        whole_ids(content, key, reference)
+        integer_ids(content, key, reference)
     for image in dicts(content, "images"):
         for side in ("width", "height"):
-            image[side] = as_whole(image.get(side))
+            image[side] = as_integer(image.get(side))
     notes = [f"class {name!r} is left out: no object has it, it only groups other classes"
              for name in drop_categories(content)]  # fmt: skip
     names = [one.get("file_name") for one in dicts(content, "images")]
-    if shorter := inner_names(names):
+    if shorter := relative_names(names):
         for one, name in zip(dicts(content, "images"), shorter):
             one["file_name"] = name
         notes.append("its images lie in folders elsewhere, the last parts of their names are used")
@@ -58,7 +58,7 @@ def dicts(content: dict, key: str) -> Iterator[dict]:
     return (one for one in content[key] if isinstance(one, dict))
 
 
-def whole_ids(content: dict, key: str, reference: str) -> None:
+def integer_ids(content: dict, key: str, reference: str) -> None:
     """Converts ids to integers: by value, or by position if one of them is not a number."""
     ids = [one.get("id") for one in dicts(content, key)]
     places = {}
@@ -71,10 +71,10 @@ def whole_ids(content: dict, key: str, reference: str) -> None:
             if places and isinstance(value, (int, str)):
                 one[name] = places.get(str(value), value)
             else:
-                one[name] = as_whole(value)
+                one[name] = as_integer(value)
 
 
-def as_whole(value: Any) -> Any:
+def as_integer(value: Any) -> Any:
     """A text or float with an integer value as int, anything else unchanged."""
     if isinstance(value, str) and WHOLE.fullmatch(value):
         return int(value)
@@ -104,7 +104,7 @@ def drop_categories(content: dict) -> list[str]:
     return invented
 
 
-def inner_names(names: list) -> list[str]:
+def relative_names(names: list) -> list[str]:
     """Relative names, if all names are absolute or leave the folder; else none."""
     if not names or not all(isinstance(name, str) and OUTSIDE.search(name) for name in names):
         return []

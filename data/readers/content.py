@@ -87,7 +87,9 @@ class Content:
         `broken=True`: the region of a broken object, which is ignored; its label may be None.
         """
         record = {"id": len(self.objects) + 1, "image_id": image["id"], "iscrowd": 0}
-        self.objects.append((label, record | {"segmentation": united(outlines, image)} | more))
+        self.objects.append(
+            (label, record | {"segmentation": segmentation_of(outlines, image)} | more)
+        )
 
     def add_broken(
         self,
@@ -138,7 +140,7 @@ def is_side(value: Any) -> bool:
     return type(value) is int and value > 0
 
 
-def united(outlines: Sequence[Outline], image: dict) -> list | rle.Rle:
+def segmentation_of(outlines: Sequence[Outline], image: dict) -> list | rle.Rle:
     """The union of outlines as `segmentation`: polygons, or an RLE if one of them is a mask."""
     polygons = [one for one in outlines if isinstance(one, np.ndarray)]
     if len(polygons) == len(outlines):
@@ -194,7 +196,7 @@ def mask_at(mask: np.ndarray, x: float, y: float, image: dict) -> rle.Rle:
     return rle.encode_at(mask, round(x), round(y), image["height"], image["width"])
 
 
-def remains(points: Any, image: dict) -> list[np.ndarray]:
+def usable_box(points: Any, image: dict) -> list[np.ndarray]:
     """The box around those of the points [[x, y], ...] that are in the image, if there are two."""
     inside: list[float] = []
     for point in points if isinstance(points, list) else ():
@@ -221,7 +223,9 @@ def class_name(value: Any) -> str:
     """The name of a class; blanks around it do not count."""
     name = str(value).strip() if isinstance(value, str) or type(value) is int else ""
     if not 0 < len(name) <= records.LONGEST_NAME or any(ord(letter) < 32 for letter in name):
-        raise InputError(f"has the class {short(value)} where a short text of one line is needed")
+        raise InputError(
+            f"has the class {shortened(value)} where a short text of one line is needed"
+        )
     return name
 
 
@@ -233,14 +237,14 @@ def numbers(values: Any, count: int | None = None) -> list[float]:
         found = []
     wrong_count = count is not None and len(found) != count
     if not found or wrong_count or not all(map(math.isfinite, found)):
-        raise InputError(f"has {short(values)} where {count or 'finite'} numbers are needed")
+        raise InputError(f"has {shortened(values)} where {count or 'finite'} numbers are needed")
     return found
 
 
-def flat(points: Any) -> list[float]:
+def flatten(points: Any) -> list[float]:
     """Points [[x, y], ...] -> x, y, x, y, ..."""
     if not isinstance(points, list) or not points:
-        raise InputError(f"has {short(points)} where a list of points [x, y] is needed")
+        raise InputError(f"has {shortened(points)} where a list of points [x, y] is needed")
     return [number for point in points for number in numbers(point, 2)]
 
 
@@ -248,7 +252,7 @@ def base64_bytes(text: Any) -> bytes:
     try:
         return base64.b64decode(text)
     except (TypeError, ValueError):
-        raise InputError(f"has {short(text)} where base64 text is needed") from None
+        raise InputError(f"has {shortened(text)} where base64 text is needed") from None
 
 
 def png_mask(png: bytes) -> np.ndarray:
@@ -293,6 +297,6 @@ def unzipped(data: bytes) -> bytes:
         raise InputError(f"has a mask that cannot be unpacked ({reason})") from None
 
 
-def short(value: Any) -> str:
+def shortened(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."

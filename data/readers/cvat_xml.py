@@ -22,7 +22,7 @@ import numpy as np
 from data import rle
 from data.errors import BadRecords, InputError
 from data.images import MOST_PIXELS
-from data.readers.content import Content, Outline, mask_at, polygon, remains, short
+from data.readers.content import Content, Outline, mask_at, polygon, shortened, usable_box
 from data.readers.image_files import LOOKED_AT
 from data.readers.source import Source, ellipse, head_of, split_of
 
@@ -152,7 +152,7 @@ def add_shapes(content: Content, image: dict, element: Element, file: Path) -> N
                 raise InputError("has no label")
         except InputError as error:
             what = f"{shape.tag} {number} of image {image['file_name']}"
-            left = outline or rest(shape, image)
+            left = outline or usable_part(shape, image)
             content.add_broken(image, label, error, file, what, FIX, left)
             continue
         key = (label, number if group == "0" else f"group {group}")
@@ -169,14 +169,14 @@ def add_shapes(content: Content, image: dict, element: Element, file: Path) -> N
             content.add_box(image, key[0], corners)
 
 
-def rest(shape: Element, image: dict) -> list[np.ndarray]:
+def usable_part(shape: Element, image: dict) -> list[np.ndarray]:
     """The box around the readable corners of a broken shape."""
     corners = re.findall(r"([-.\d]+),([-.\d]+)", shape.get("points", ""))
     with contextlib.suppress(InputError, ValueError):
         if shape.tag == "mask":
             left, top, width, height = numbers(shape, float, "left", "top", "width", "height")
             corners = [(left, top), (left + width, top + height)]
-        return remains([[float(x), float(y)] for x, y in corners], image)
+        return usable_box([[float(x), float(y)] for x, y in corners], image)
     return []
 
 
@@ -197,19 +197,19 @@ def points(shape: Element, image: dict) -> np.ndarray:
     try:
         values = [float(part) for part in text.replace(";", ",").split(",")]
     except ValueError:
-        raise InputError(f"has the points {short(text)}, which are no numbers") from None
+        raise InputError(f"has the points {shortened(text)}, which are no numbers") from None
     return polygon(values, image)
 
 
-def oval(shape: Element, image: dict) -> np.ndarray:
+def ellipse_polygon(shape: Element, image: dict) -> np.ndarray:
     values = numbers(shape, float, "cx", "cy", "rx", "ry")
-    return polygon(ellipse(*values, turn_of(shape)), image)
+    return polygon(ellipse(*values, rotation_of(shape)), image)
 
 
 def box(shape: Element, image: dict) -> np.ndarray:
     """The outline of a box, turned about its middle."""
     left, top, right, bottom = numbers(shape, float, "xtl", "ytl", "xbr", "ybr")
-    x, y, turn = (left + right) / 2, (top + bottom) / 2, math.radians(turn_of(shape))
+    x, y, turn = (left + right) / 2, (top + bottom) / 2, math.radians(rotation_of(shape))
     corners = []
     for across, down in ((left, top), (right, top), (right, bottom), (left, bottom)):
         across, down = across - x, down - y
@@ -218,7 +218,7 @@ def box(shape: Element, image: dict) -> np.ndarray:
     return polygon(corners, image)
 
 
-def turn_of(shape: Element) -> float:
+def rotation_of(shape: Element) -> float:
     """Degrees, clockwise as seen."""
     return numbers(shape, float, "rotation")[0] if "rotation" in shape.attrib else 0.0
 
@@ -237,4 +237,4 @@ def mask(shape: Element, image: dict) -> rle.Rle:
     return mask_at(inside, left, top, image)
 
 
-OUTLINES = {"polygon": points, "mask": mask, "ellipse": oval, "box": box}
+OUTLINES = {"polygon": points, "mask": mask, "ellipse": ellipse_polygon, "box": box}

@@ -21,15 +21,15 @@ from data.readers.content import (
     Outline,
     class_name,
     even_odd,
-    flat,
+    flatten,
     is_side,
     load_json,
     numbers,
     polygon,
     rectangle,
-    remains,
-    short,
+    shortened,
     size_of,
+    usable_box,
 )
 from data.readers.image_files import ImageFiles, files_of_images
 from data.readers.source import Source, ellipse, head_of, top_keys
@@ -87,7 +87,7 @@ class Reading:
         item = record["item"] if "item" in record else record["image"]
         slot = (item.get("slots") or [item])[0]  # version 1.0 has none
         if slot.get("type", "image") != "image":
-            raise InputError(f"is about a {short(slot['type'])}, only images can be used")
+            raise InputError(f"is about a {shortened(slot['type'])}, only images can be used")
         name = item["name"] if "name" in item else item["filename"]
         name = f"{item.get('path') or ''}/{name}".strip("/")
         found = self.files.find(name, str(place.parent))
@@ -135,7 +135,7 @@ def index_map(dense_rle: Any, height: int, width: int) -> np.ndarray:
     try:
         values, runs = np.array(array("q", dense_rle), np.int64).reshape(-1, 2).T
     except (TypeError, ValueError, OverflowError):
-        raise InputError(f"has the dense_rle {short(dense_rle)}, which is not usable") from None
+        raise InputError(f"has the dense_rle {shortened(dense_rle)}, which is not usable") from None
     if (runs < 0).any() or runs.astype(float).sum() != height * width:
         raise InputError(
             f"has a dense_rle of {runs.astype(float).sum():.0f} pixels where its image has "
@@ -168,15 +168,15 @@ def add_annotation(
                 x, y, w, h = numbers([value.get(key) for key in "xywh"])
                 content.add_box(image, label, polygon(rectangle([x, y, x + w, y + h]), image))
             elif kind == "ellipse":
-                content.add(image, label, [oval(value, image)])
+                content.add(image, label, [ellipse_polygon(value, image)])
             else:
                 content.add(image, label, outlines(value, image))
     except MALFORMED as error:
-        left = remains(points_in(annotation), image)
+        left = usable_box(points_in(annotation), image)
         content.add_broken(image, label, error, file, what, FIX, left)
 
 
-def oval(value: dict, image: dict) -> np.ndarray:
+def ellipse_polygon(value: dict, image: dict) -> np.ndarray:
     sizes = numbers([value[part][key] for part in ("center", "radius") for key in "xy"])
     (radians,) = numbers([value.get("angle") or 0])
     return polygon(ellipse(*sizes, math.degrees(radians)), image)
@@ -184,7 +184,7 @@ def oval(value: dict, image: dict) -> np.ndarray:
 
 def outlines(value: dict, image: dict) -> list[Outline]:
     """The parts of a polygon; one mask if they overlap, which makes holes."""
-    found = [flat([xy(point) for point in ring]) for ring in rings(value)]
+    found = [flatten([xy(point) for point in ring]) for ring in rings(value)]
     found = [ring for ring in found if len(ring) > 4] or found  # others enclose nothing
     return even_odd([polygon(ring, image) for ring in found], image)
 
@@ -195,7 +195,7 @@ def rings(value: dict) -> list[list]:
     if "paths" not in value and not (paths and isinstance(paths[0], list)):
         paths = [paths, *value.get("additional_paths", ())]
     if not paths or not all(isinstance(path, list) and path for path in paths):
-        raise InputError(f"has the paths {short(paths)} where lists of points are needed")
+        raise InputError(f"has the paths {shortened(paths)} where lists of points are needed")
     return paths
 
 

@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 
 from data.errors import InputError
 from data.images import SUFFIXES
-from data.readers.content import class_name, short
+from data.readers.content import class_name, shortened
 from data.readers.image_files import walk
 from data.readers.source import SPLITS, folders_in, lines_of, split_in
 from data.readers.yaml import load
@@ -35,11 +35,11 @@ def class_names(file: Path) -> dict[int, str] | None:
         names = {str(id_): name for id_, name in enumerate(names)}
     if not isinstance(names, dict) or not names:
         raise InputError(
-            f"{file} has names {short(names)}: write `names: [first class, second class]`"
+            f"{file} has names {shortened(names)}: write `names: [first class, second class]`"
         )
     try:
         if not all(re.fullmatch(r"\d{1,9}", id_) for id_ in names):
-            raise InputError(f"has the class ids {short(list(names))}, which are no numbers")
+            raise InputError(f"has the class ids {shortened(list(names))}, which are no numbers")
         return {int(id_): class_name(name) for id_, name in names.items()}
     except InputError as reason:
         raise InputError(f"{file} {reason}: write `names: [first class, second class]`") from None
@@ -58,7 +58,7 @@ def entries_of(file: Path) -> dict[str, list[str]]:
     return found
 
 
-def located(file: Path, entry: str) -> str | None:
+def locate_entry(file: Path, entry: str) -> str | None:
     """The folder or list of an entry, relative to the file's folder; None if it is missing.
 
     Tried in this order: below `path`; relative to the file; without leading "../"; without more and
@@ -66,8 +66,8 @@ def located(file: Path, entry: str) -> str | None:
     """
     root, base = file.parent, load(file).get("path")
     bases = [base, ""] if isinstance(base, str) else [""]
-    path = slashed(entry)
-    tried = [joined(slashed(base), path) for base in bases]
+    path = with_slashes(entry)
+    tried = [joined(with_slashes(base), path) for base in bases]
     parts = path.split("/")
     tried.append(re.sub(r"^(\.{1,2}/)+", "", path))
     tried += ["/".join(parts[start:]) for start in range(1, len(parts) - 1)]
@@ -76,7 +76,7 @@ def located(file: Path, entry: str) -> str | None:
         if SPLITS[folder.name.lower()] == split_in(path):
             tried += [f"{folder.name}/images", folder.name]
     for each in tried:
-        each = normal(each)
+        each = normalised(each)
         if is_inside(each) and os.path.exists(root / each):
             return each
     return None
@@ -86,16 +86,16 @@ def resolutions(file: Path, split: str) -> Iterator[str]:
     """Notes on the resolved paths of a split, and on missing paths of the others."""
     for key, entries in entries_of(file).items():
         for entry in entries:
-            place = located(file, entry)
+            place = locate_entry(file, entry)
             if place is None or key == split:
                 yield f"{key}: {entry} is {'missing' if place is None else file.parent / place}"
 
 
-def normal(path: str) -> str:
+def normalised(path: str) -> str:
     return os.path.normpath(path).replace(os.sep, "/")
 
 
-def slashed(path: str) -> str:
+def with_slashes(path: str) -> str:
     return path.replace("\\", "/").rstrip("/") or "."
 
 
@@ -122,16 +122,16 @@ def images_at(root: Path, places: Sequence[str]) -> list[str]:
             ]
         else:
             lines = lines_of(root / place, "list the path of an image on each line")
-            found += [listed(root, place, slashed(line)) for line in lines]
+            found += [image_in_line(root, place, with_slashes(line)) for line in lines]
     return list(dict.fromkeys(found))
 
 
-def listed(root: Path, place: str, line: str) -> str:
+def image_in_line(root: Path, place: str, line: str) -> str:
     """The image in a line of a list: its path, or the longest end of it that exists."""
-    parts = normal(line).split("/")
+    parts = normalised(line).split("/")
     for start in range(len(parts)):
         tail = "/".join(parts[start:])
-        for each in (tail, normal(os.path.join(os.path.dirname(place), tail))):
+        for each in (tail, normalised(os.path.join(os.path.dirname(place), tail))):
             if is_inside(each) and os.path.isfile(root / each):
                 return each
     return "/".join(parts)  # reported as missing later

@@ -19,7 +19,7 @@ from data.readers.content import (
     numbers,
     polygon,
     rectangle,
-    short,
+    shortened,
 )
 from data.readers.image_files import ImageFiles
 from data.readers.source import Source, head_of, split_of, top_keys
@@ -73,7 +73,7 @@ def read(source: Source, bad: BadRecords) -> dict[str, Any]:
     found, files = Content(bad, classes), ImageFiles(source.images[0])
     for number, item in enumerate(items, start=1):
         id_ = item.get("id") if isinstance(item, dict) else None
-        where = f"item {number}" if id_ is None else f"item {short(id_)}"
+        where = f"item {number}" if id_ is None else f"item {shortened(id_)}"
         with bad.noting(source.path, where, AGAIN):
             shapes = list(item["annotations"])
             image = image_of(item, shapes, files, source.images[0], found)
@@ -105,8 +105,10 @@ def image_of(
     elif name is not None:
         height, width = upright_size(folder / name)
     else:
-        raise InputError(f"has the image {short(listed)} without a size, which is not in {folder}")
-    return content.add_image(name or listed, width, height, f"item {short(item['id'])}")
+        raise InputError(
+            f"has the image {shortened(listed)} without a size, which is not in {folder}"
+        )
+    return content.add_image(name or listed, width, height, f"item {shortened(item['id'])}")
 
 
 def part_of(
@@ -130,7 +132,7 @@ def part_of(
         label = classes[id_] if type(id_) is int and 0 <= id_ < len(classes) else None
         outline = outline_of(shape, kind, image)
         if label is None:
-            raise InputError(f"has label_id {short(id_)} where there are {len(classes)} labels")
+            raise InputError(f"has label_id {shortened(id_)} where there are {len(classes)} labels")
     except MALFORMED as error:
         content.bad.note_error(error, file, what, AGAIN)
     attributes = shape.get("attributes") if isinstance(shape, dict) else None

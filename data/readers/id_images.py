@@ -43,7 +43,7 @@ def find(path: Path) -> dict[str, Source] | None:
         return None
     lonely = ""
     for images, maps in (*folders_of(path), (path, path)):
-        pairs, _ = pairs_in(images, maps)
+        pairs, _ = pair_files(images, maps)
         if any(pairs.values()):
             splits = defaultdict(list)
             for name in pairs:
@@ -82,7 +82,7 @@ def read(source: Source, bad: BadRecords) -> dict[str, Any]:
     classes, parted = ClassTable(source.path.parent), 0
     content = Content(bad, classes.names)
     images = source.images[0]
-    pairs, unused = pairs_in(images, source.path)
+    pairs, unused = pair_files(images, source.path)
     for name in source.names:
         file = source.path / name
         with bad.noting(file, "the map"):
@@ -100,7 +100,7 @@ def read(source: Source, bad: BadRecords) -> dict[str, Any]:
     return content.finished()
 
 
-def pairs_in(images: Path, maps: Path) -> tuple[dict[str, str | None], list[str]]:
+def pair_files(images: Path, maps: Path) -> tuple[dict[str, str | None], list[str]]:
     """Map -> its image or None, and the images without a map, relative to their folders."""
     beside = images == maps
     found = images_by_stem(maps, 0 if beside else DEPTH)
@@ -113,16 +113,16 @@ def pairs_in(images: Path, maps: Path) -> tuple[dict[str, str | None], list[str]
     if beside:
         others = (stem for stem in files if stem not in bases and not OTHERS.search(stem))
         files = {stem: files[stem] for stem in others}
-    similar = {bare(stem): name for stem, name in files.items()}
+    similar = {without_mask_words(stem): name for stem, name in files.items()}
     pairs = {
-        found[stem]: files.get(stem) or files.get(base) or similar.get(bare(base))
+        found[stem]: files.get(stem) or files.get(base) or similar.get(without_mask_words(base))
         for stem, base in bases.items()
     }
     used = {*pairs.values()}
     return pairs, [name for name in files.values() if name not in used]
 
 
-def bare(stem: str) -> str:
+def without_mask_words(stem: str) -> str:
     """A path without the words that distinguish images and maps."""
     folder, _, name = stem.rpartition("/")
     return f"{canonical(folder)}/{canonical(WORDS.sub('', name))}"
@@ -149,10 +149,10 @@ def add_image(content: Content, classes: ClassTable, file: Path, images: Path, n
     masks = rle.from_index_map(indices, numbers)
     for number, mask in zip(numbers.tolist(), masks):
         content.add(image, classes.of(file, number), [mask])
-    return sum(map(is_parted, masks))
+    return sum(map(is_disconnected, masks))
 
 
-def is_parted(mask: rle.Rle) -> bool:
+def is_disconnected(mask: rle.Rle) -> bool:
     areas, _ = ndimage.label(rle.decode_inside(mask)[0], TOUCHING)
     sizes = np.sort(np.bincount(areas.ravel())[1:])
     return len(sizes) > 1 and bool(sizes[-2] > PARTED * sizes.sum())

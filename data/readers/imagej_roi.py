@@ -24,8 +24,8 @@ from data.readers.content import (
     even_odd,
     polygon,
     rectangle,
-    remains,
     size_of,
+    usable_box,
 )
 from data.readers.image_files import ImageFiles, files_of_images
 from data.readers.source import Source, ellipse
@@ -143,7 +143,7 @@ class Reading:
     def add(self, image: dict, data: bytes, file: Path, what: str) -> None:
         label = None
         try:
-            roi = parsed(data)
+            roi = parse(data)
             label = f"group {roi.group}" if roi.group else ONLY_CLASS
             if not roi.paths:
                 self.content.counts["lines, points and texts"] += 1
@@ -160,7 +160,7 @@ class Reading:
             else:
                 self.content.add(image, label, even_odd(paths, image))
         except InputError as error:
-            left = remains(corners_of(data), image)
+            left = usable_box(corners_of(data), image)
             self.content.add_broken(image, label, error, file, what, FIX, left)
 
 
@@ -175,7 +175,7 @@ def corners_of(data: bytes) -> list[list[int]]:
     return [[left, top], [right, bottom]]
 
 
-def parsed(data: bytes) -> Roi:
+def parse(data: bytes) -> Roi:
     """A region from the bytes of its file; raises InputError if it is damaged."""
     try:
         magic, version, kind, *sides, count, size, subtype, options, position, second = (
@@ -187,7 +187,7 @@ def parsed(data: bytes) -> Roi:
         if second > 0:
             stack = (position, *struct.unpack_from(">2i", data, second + Z))
             group = data[second + GROUP]
-        top, left, bottom, right = map(unsigned, sides)
+        top, left, bottom, right = map(coordinate, sides)
         is_subpixel = bool(options & SUBPIXEL) and version >= FIRST_SUBPIXEL
         box = [left, top, right - left, bottom - top]
         if is_subpixel and kind in (RECT, OVAL) and version > FIRST_SUBPIXEL:
@@ -213,7 +213,7 @@ def parsed(data: bytes) -> Roi:
     return Roi([np.array(path, float) for path in paths], is_box, group, stack)
 
 
-def unsigned(side: int) -> int:
+def coordinate(side: int) -> int:
     """A coordinate of 16 bits; ImageJ reads values from -5000 as negative."""
     return side + (1 << 16) if side < -5000 else side
 

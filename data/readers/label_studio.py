@@ -25,14 +25,14 @@ from data.readers.content import (
     Outline,
     base64_bytes,
     class_name,
-    flat,
+    flatten,
     load_json,
     mask_at,
     numbers,
     png_mask,
     polygon,
-    remains,
     size_of,
+    usable_box,
 )
 from data.readers.image_files import ImageFiles, annotation_files
 from data.readers.source import Source, ellipse, head_of
@@ -83,7 +83,7 @@ def read(source: Source, bad: BadRecords) -> dict[str, Any]:
     for name in source.names:
         file = source.path / name
         with bad.noting(file, "the file", "export it again as JSON", where=str(file)):
-            for task in chosen(load_json(file), file, content):
+            for task in annotated_tasks(load_json(file), file, content):
                 with bad.noting(file, f"task {task.id}", FIX):
                     regions = regions_of(task)
                     image = add_image(content, task, regions, images, source)
@@ -113,7 +113,7 @@ def classes_in(config: Path) -> list[str]:
     return [html.unescape(a or b).strip() for block in blocks for a, b in LABEL.findall(block)]
 
 
-def chosen(tasks: list, file: Path, content: Content) -> list[Task]:
+def annotated_tasks(tasks: list, file: Path, content: Content) -> list[Task]:
     """The tasks that have an annotation."""
     found: dict[Any, Task] = {}
     for number, record in enumerate(tasks, start=1):
@@ -122,18 +122,18 @@ def chosen(tasks: list, file: Path, content: Content) -> list[Task]:
             if "result" in record:
                 raise InputError("is an annotation without its task, so it names no image")
             if "data" not in record:  # JSON-MIN
-                task = Task(file, id_, names_in(record), minimal(record))
+                task = Task(file, id_, names_in(record), regions_of_json_min(record))
                 content.counts["annotations beside the last"] += task.names[0] in found
                 found[task.names[0]] = task
                 continue
-            regions = chosen_result(record, content)
+            regions = regions_of_annotation(record, content)
             names = names_in(record["data"], record.get("file_upload"))
             if regions is not None:
                 found[number] = Task(file, id_, names, regions)
     return list(found.values())
 
 
-def chosen_result(record: dict, content: Content) -> list | None:
+def regions_of_annotation(record: dict, content: Content) -> list | None:
     """The regions of a task; None where it has no annotation."""
     made = record.get("completions", record.get("annotations", []))  # once called completions
     annotations = [one for one in made if not one.get("was_cancelled")]
@@ -147,7 +147,7 @@ def chosen_result(record: dict, content: Content) -> list | None:
     return (truth or annotations)[-1]["result"]
 
 
-def minimal(record: dict) -> list[dict]:
+def regions_of_json_min(record: dict) -> list[dict]:
     """The regions of a row of JSON-MIN, as those of a task."""
     lists = [value for value in record.values() if isinstance(value, list)]
     values = [one for each in lists for one in each if isinstance(one, dict)]
@@ -228,7 +228,7 @@ def add_region(content: Content, image: dict, region: Region, file: Path, what: 
             raise InputError("is of an image of another size than other regions")
         drawn = OUTLINES[kind](region.value, image)
     except MALFORMED as error:
-        content.add_broken(image, label, error, file, what, FIX, rest(region.value, image))
+        content.add_broken(image, label, error, file, what, FIX, usable_part(region.value, image))
         return
     if label is None:
         content.counts["regions without a class"] += 1
@@ -251,34 +251,34 @@ def scale(points: np.ndarray | list[float], image: dict) -> np.ndarray:
     return (np.reshape(points, (-1, 2)) * (image["width"], image["height"]) / 100).ravel()
 
 
-def rest(value: dict, image: dict) -> list[np.ndarray]:
+def usable_part(value: dict, image: dict) -> list[np.ndarray]:
     """The box around the points of a broken polygon that can be used."""
     percent = {"width": 100, "height": 100}
-    return [scale(one, image) for one in remains(value.get("points"), percent)]
+    return [scale(one, image) for one in usable_box(value.get("points"), percent)]
 
 
 def outline(value: dict, image: dict) -> np.ndarray:
-    return polygon(scale(flat(value.get("points")), image).tolist(), image)
+    return polygon(scale(flatten(value.get("points")), image).tolist(), image)
 
 
-def oval(value: dict, image: dict) -> np.ndarray:
+def ellipse_polygon(value: dict, image: dict) -> np.ndarray:
     keys = ("x", "y", "radiusX", "radiusY")
     sizes = scale(numbers([value.get(key) for key in keys]), image)
-    return polygon(ellipse(*sizes.tolist(), *turn_of(value)), image)
+    return polygon(ellipse(*sizes.tolist(), *rotation_of(value)), image)
 
 
 def box(value: dict, image: dict) -> np.ndarray:
     """The corners of a rectangle, turned clockwise about its top left one."""
     keys = ("x", "y", "width", "height")
     x, y, width, height = scale(numbers([value.get(key) for key in keys]), image).tolist()
-    turn = math.radians(*turn_of(value))
+    turn = math.radians(*rotation_of(value))
     right = np.array([math.cos(turn), math.sin(turn)]) * width
     down = np.array([-math.sin(turn), math.cos(turn)]) * height
     corners = np.array([x, y]) + np.array([0 * right, right, right + down, down])
     return polygon(corners.ravel().tolist(), image)
 
 
-def turn_of(value: dict) -> list[float]:
+def rotation_of(value: dict) -> list[float]:
     return numbers([value.get("rotation") or 0])
 
 
@@ -308,7 +308,7 @@ def bitmask(value: dict, image: dict) -> rle.Rle:
 
 OUTLINES: dict[str, Callable[[dict, dict], Outline]] = {
     "polygon": outline,
-    "ellipse": oval,
+    "ellipse": ellipse_polygon,
     "rectangle": box,
     "brush": brush,
     "bitmask": bitmask,

@@ -22,7 +22,7 @@ from data.readers.content import (
     base64_bytes,
     bounds,
     class_name,
-    flat,
+    flatten,
     image_size,
     is_side,
     load_json,
@@ -30,10 +30,10 @@ from data.readers.content import (
     png_mask,
     polygon,
     rectangle,
-    remains,
-    short,
+    segmentation_of,
+    shortened,
     size_of,
-    united,
+    usable_box,
 )
 from data.readers.image_files import ImageFiles, files_of_images
 from data.readers.source import Source, ellipse, head_of, lines_of
@@ -151,12 +151,12 @@ class Reading:
                 if isinstance(group, (int, str)):
                     key = (label, group)
                 if kind not in KINDS:
-                    raise InputError(f"has the unknown shape_type {short(kind)}")
+                    raise InputError(f"has the unknown shape_type {shortened(kind)}")
                 if kind in NO_AREA or label == BACKGROUND:
                     left = "lines and points" if kind in NO_AREA else f"shapes of {BACKGROUND}"
                     self.content.counts[left] += 1
                     continue
-                points = flat(shape.get("points"))
+                points = flatten(shape.get("points"))
                 if len(points) // 2 not in POINTS.get(kind, (4,)):
                     raise InputError(f"is a {kind} of {counted(len(points) // 2, 'point')}")
                 if kind in BOXES and label != VOID:
@@ -168,7 +168,7 @@ class Reading:
                 self.bad.note_error(error, file, what, FIX)
                 objects[key].broken = True
                 if isinstance(shape, dict):
-                    objects[key].outlines += remains(shape.get("points"), image)
+                    objects[key].outlines += usable_box(shape.get("points"), image)
         return objects
 
     def add_objects(self, objects: dict[tuple, Parts], image: dict) -> None:
@@ -184,7 +184,9 @@ class Reading:
             else:
                 self.content.add_box(image, label, parts.corners)
         if void:
-            region = rle.from_annotation(united(void, image), image["height"], image["width"])
+            region = rle.from_annotation(
+                segmentation_of(void, image), image["height"], image["width"]
+            )
             image["void"] = rle.to_json(region)
 
 

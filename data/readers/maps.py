@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from data.errors import InputError
-from data.images import SUFFIXES, deep_colours, opened, pages_of
+from data.images import SUFFIXES, opened, pages_of, read_16bit
 from data.readers.image_files import DEPTH, walk
 from data.readers.source import folders_in
 
@@ -56,7 +56,7 @@ def read_numbers(path: Path) -> np.ndarray:
     """
     with opened(path, "save it again as PNG or TIFF of 8, 16 or 32 bits") as file:
         require_exact(path, file)
-        deep = deep_colours(file)
+        deep = read_16bit(file)
         values = np.asarray(file) if deep is None else deep
     if values.dtype == bool:
         values = values.view(np.uint8)

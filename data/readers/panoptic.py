@@ -18,7 +18,7 @@ import numpy as np
 from data import records, rle
 from data.errors import BadRecords, InputError
 from data.readers.coco import MOST_FILES, beside, by_split, is_panoptic, parse
-from data.readers.content import Content, short
+from data.readers.content import Content, shortened
 from data.readers.maps import read_colours
 from data.readers.source import Source, ends_of, folders_in, require_size
 
@@ -73,8 +73,8 @@ def read(source: Source, bad: BadRecords) -> dict[str, Any]:
     for one in dicts(content["annotations"]):
         image, name = images.get(str(one.get("image_id"))), one.get("file_name")
         if image is None or not isinstance(name, str):
-            error = f"{source.path}: {short(one)} names no PNG or no image that is listed"
-            bad.note(InputError(f"{error}: export it again"), source.path, short(one))
+            error = f"{source.path}: {shortened(one)} names no PNG or no image that is listed"
+            bad.note(InputError(f"{error}: export it again"), source.path, shortened(one))
         else:
             segments[os.path.splitext(name)[0]] = image, one.get("segments_info")
     if not segments:

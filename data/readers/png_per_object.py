@@ -15,7 +15,7 @@ from data.errors import BadRecords, InputError
 from data.images import SUFFIXES, upright_size
 from data.readers.class_table import ClassTable, files_in
 from data.readers.content import Content
-from data.readers.id_images import bare
+from data.readers.id_images import without_mask_words
 from data.readers.image_files import DEPTH, walk
 from data.readers.maps import folders_of, images_by_stem, read_numbers
 from data.readers.source import SPLITS, Source, folders_in, require_size
@@ -80,7 +80,10 @@ def folders_with_images(root: Path) -> dict[str, str | None]:
         names = [(images.relative_to(root) / name).as_posix() for name in stems.values()]
         found[place] = names[0] if len(names) == 1 else None
         if files:  # one map of the name of the image is an id image
-            fits.append(len(stems) == 1 and {*map(bare, files)} != {*map(bare, stems)})
+            fits.append(
+                len(stems) == 1
+                and {*map(without_mask_words, files)} != {*map(without_mask_words, stems)}
+            )
     return found if any(fits[:LOOKED_AT]) else {}
 
 

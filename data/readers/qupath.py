@@ -18,11 +18,11 @@ from data.readers.content import (
     Content,
     Outline,
     class_name,
-    flat,
+    flatten,
     load_json,
-    remains,
-    short,
+    shortened,
     size_of,
+    usable_box,
     with_holes,
 )
 from data.readers.image_files import ImageFiles, files_of_images
@@ -70,7 +70,7 @@ def read(source: Source, bad: BadRecords) -> dict[str, Any]:
             image = content.add_image(found, width, height, name)
             for number, feature in enumerate(features, start=1):
                 add_feature(content, image, feature, file, f"feature {number}")
-    name_all(content)
+    name_unnamed(content)
     return content.finished()
 
 
@@ -144,14 +144,14 @@ def parts_of(geometry: dict) -> Iterator[list[np.ndarray]]:
     coordinates = geometry["coordinates"]
     for part in [coordinates] if geometry["type"] == "Polygon" else coordinates:
         if not part:
-            raise InputError(f"has {short(part)} where a list of rings is needed")
+            raise InputError(f"has {shortened(part)} where a list of rings is needed")
         yield [ring(points) for points in part]
 
 
 def ring(points: Any) -> np.ndarray:
     """The points [[x, y], ...] of a ring without the last one, which is the first; z is dropped."""
     points = points[:-1] if len(points) > 1 and points[0] == points[-1] else points
-    return np.array(flat([point[:2] for point in points]))
+    return np.array(flatten([point[:2] for point in points]))
 
 
 def add_feature(content: Content, image: dict, feature: Any, file: Path, what: str) -> None:
@@ -173,11 +173,11 @@ def add_feature(content: Content, image: dict, feature: Any, file: Path, what: s
         elif kind in (*NO_AREA, *AREAS, COLLECTION):
             content.counts["lines, points and empty areas"] += 1
         else:
-            raise InputError(f"has the unknown geometry {short(kind)}")
+            raise InputError(f"has the unknown geometry {shortened(kind)}")
     except MALFORMED as error:
         geometry = feature.get("geometry") if isinstance(feature, dict) else None
         coordinates = geometry.get("coordinates") if isinstance(geometry, dict) else None
-        left = remains(list(points_in(coordinates)), image)
+        left = usable_box(list(points_in(coordinates)), image)
         content.add_broken(image, label or None, error, file, what, FIX, left)
 
 
@@ -206,7 +206,7 @@ def points_in(value: Any) -> Iterator[list]:
         yield value[:2]
 
 
-def name_all(content: Content) -> None:
+def name_unnamed(content: Content) -> None:
     """Gives unnamed objects one class if no object has a class; else they will be ignored."""
     named = any(label for label, _ in content.objects)
     for place, (label, record) in enumerate(content.objects):

@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from data.errors import MALFORMED, BadRecords, InputError
-from data.readers.content import Content, numbers, remains, short, size_of, with_holes
+from data.readers.content import Content, numbers, shortened, size_of, usable_box, with_holes
 from data.readers.image_files import DEPTH, files_of_images
 from data.readers.maps import images_by_stem
 from data.readers.source import Source, head_of, rows_of
@@ -76,7 +76,7 @@ def add_image(
     with content.bad.noting(file, f"image {id_}", fix, where=str(file)):
         if len(found) != 1:
             raise InputError(
-                f"has the image {short(id_)}, of which {folder} has {len(found)} files"
+                f"has the image {shortened(id_)}, of which {folder} has {len(found)} files"
             )
         height, width = size_of(folder / found[0])
         return content.add_image(found[0], width, height, id_)
@@ -92,7 +92,7 @@ def add_building(content: Content, image: dict, text: str, file: Path, what: str
         content.add(image, CLASS, outlines)
     except MALFORMED as error:
         points = [list(map(float, pair)) for pair in PAIR.findall(text)]
-        content.add_broken(image, CLASS, error, file, what, FIX, remains(points, image))
+        content.add_broken(image, CLASS, error, file, what, FIX, usable_box(points, image))
 
 
 def parts_of(text: str) -> list[list[list[float]]]:
@@ -106,5 +106,5 @@ def parts_of(text: str) -> list[list[list[float]]]:
             parts.append([])
         parts[-1].append(ring)
     if not parts:
-        raise InputError(f"has {short(text)} where a POLYGON is needed")
+        raise InputError(f"has {shortened(text)} where a POLYGON is needed")
     return parts

@@ -17,7 +17,7 @@ from data.readers.content import (
     Content,
     base64_bytes,
     class_name,
-    flat,
+    flatten,
     is_side,
     load_json,
     mask_at,
@@ -25,10 +25,10 @@ from data.readers.content import (
     png_mask,
     polygon,
     rectangle,
-    remains,
-    short,
+    shortened,
     size_of,
     unzipped,
+    usable_box,
     with_holes,
 )
 from data.readers.image_files import ImageFiles, split_of_path, walk
@@ -120,18 +120,18 @@ def add_object(content: Content, image: dict, record: Any, file: Path, what: str
             content.add(image, label, [bitmap(record["bitmap"], image)])
         elif kind in ("polygon", "rectangle"):
             points = record["points"]
-            exterior = flat(points.get("exterior"))
+            exterior = flatten(points.get("exterior"))
             if kind == "rectangle":
                 content.add_box(image, label, polygon(rectangle(exterior), image).tolist())
             else:
-                holes = [flat(hole) for hole in points.get("interior") or []]
+                holes = [flatten(hole) for hole in points.get("interior") or []]
                 content.add(image, label, [with_holes(exterior, holes, image)])
         else:
-            raise InputError(f"has the unknown geometryType {short(kind)}")
+            raise InputError(f"has the unknown geometryType {shortened(kind)}")
     except MALFORMED as error:
         points = record.get("points") if isinstance(record, dict) else None
         exterior = points.get("exterior") if isinstance(points, dict) else None
-        content.add_broken(image, label, error, file, what, FIX, remains(exterior, image))
+        content.add_broken(image, label, error, file, what, FIX, usable_box(exterior, image))
 
 
 def bitmap(value: dict, image: dict) -> rle.Rle:

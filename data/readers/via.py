@@ -20,14 +20,14 @@ from data.errors import MALFORMED, BadRecords, FileError, InputError
 from data.readers.content import (
     Content,
     class_name,
-    flat,
+    flatten,
     load_json,
     numbers,
     polygon,
     rectangle,
-    remains,
-    short,
+    shortened,
     size_of,
+    usable_box,
 )
 from data.readers.image_files import ImageFiles, annotation_files
 from data.readers.source import Source, ellipse, head_of, rows_of
@@ -69,7 +69,7 @@ def read(source: Source, bad: BadRecords) -> dict[str, Any]:
     """The images as COCO content; classes sorted by name."""
     files = Files(source, bad)
     entries, folder = list(files.entries.values()), source.images[0]
-    label_of, unused = labelling(entries, files.options, source.path)
+    label_of, unused = choose_label(entries, files.options, source.path)
     classes: set[str] = set()  # those of missing images too
     labels = [label_of(each) for entry in entries for each in attributes_of(entry)]
     for label in (*labels, *unused):
@@ -99,7 +99,7 @@ def read(source: Source, bad: BadRecords) -> dict[str, Any]:
                     add_region(content, image, region, label_of)
                 except MALFORMED as error:
                     what = f"region {number} of {entry.name}"
-                    left = remains(points_of(region), image)
+                    left = usable_box(points_of(region), image)
                     content.add_broken(image, None, error, entry.file, what, FIX, left)
     return content.finished()
 
@@ -165,7 +165,7 @@ def load_csv(file: Path) -> dict[str, Any]:
             records[f"of row {number}"] = None
             continue
         record = records.setdefault(name, {"filename": name, "regions": []})
-        shape, attributes = map(cell, cells)
+        shape, attributes = map(parse_cell, cells)
         if shape != {}:
             region = {"shape_attributes": shape, "region_attributes": attributes}
             record["regions"].append(region)
@@ -181,7 +181,7 @@ def entries_of(records: dict[str, Any], file: Path, bad: BadRecords) -> Iterator
             yield Entry(file, record["filename"], list(regions))
 
 
-def cell(text: str) -> Any:
+def parse_cell(text: str) -> Any:
     """The json in a cell, or its text if it is not json."""
     try:
         return json.loads(text)
@@ -189,7 +189,7 @@ def cell(text: str) -> Any:
         return text
 
 
-def labelling(
+def choose_label(
     entries: Sequence[Entry], options: Mapping[str, Iterable[str]], path: Path
 ) -> tuple[Callable[[dict], str | None], Iterable[str]]:
     """A function from the attributes of a region to its class, and the listed classes.
@@ -254,9 +254,9 @@ def add_region(content: Content, image: dict, region: Any, label_of: Callable) -
 def outline(shape: dict, kind: str, points: list, image: dict) -> np.ndarray:
     """The outline of a region; also of a rectangle, which is a box."""
     if kind in ("polygon", "polyline"):
-        return polygon(flat(points), image)
+        return polygon(flatten(points), image)
     if kind not in SIZES:
-        raise InputError(f"has the unknown shape {short(kind)}")
+        raise InputError(f"has the unknown shape {shortened(kind)}")
     sizes = numbers([shape.get(key) for key in SIZES[kind]])
     if kind == "rect":
         x, y, width, height = sizes

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from data.errors import BadRecords, InputError
-from data.readers.content import numbers, short
+from data.readers.content import numbers, shortened
 
 FIX = "correct it in VIA or remove it"
 IMAGE = 2  # type of a file; others are videos and sounds
@@ -50,7 +50,7 @@ def records(
                 continue
             listed = views.get(str(region["vid"]), {}).get("fid_list") or ()
             if len(listed) != 1 or str(listed[0]) not in files:
-                raise InputError(f"is in view {short(region['vid'])}, which shows no one file")
+                raise InputError(f"is in view {shortened(region['vid'])}, which shows no one file")
             if (image := images.get(str(listed[0]))) is not None:
                 values = named(region.get("av", {}), attributes)
                 shape = {"shape_attributes": shape_of(numbers(xy))}

@@ -17,7 +17,7 @@ import numpy as np
 
 from data.errors import BadRecords, InputError, counted
 from data.images import SUFFIXES, upright_size
-from data.readers.content import Content, polygon, rectangle, short
+from data.readers.content import Content, polygon, rectangle, shortened
 from data.readers.data_yaml import (
     DEPTH,
     NAME_FILES,
@@ -25,7 +25,7 @@ from data.readers.data_yaml import (
     entries_of,
     images_at,
     is_inside,
-    located,
+    locate_entry,
     resolutions,
 )
 from data.readers.image_files import walk
@@ -49,7 +49,7 @@ def find(path: Path) -> dict[str, Source] | None:
         return None
     sources = {}
     for split, entries in entries_of(file).items():
-        places = [place for entry in entries if (place := located(file, entry)) is not None]
+        places = [place for entry in entries if (place := locate_entry(file, entry)) is not None]
         if places:
             sources[split] = source(file, root, split, images_at(root, places))
     if not sources:
@@ -196,10 +196,10 @@ def parsed(line: str) -> tuple[int, np.ndarray]:
     try:
         values = np.array([float(word) for word in words])
     except ValueError:
-        raise InputError(f"has {short(line)}: write numbers with blanks between them") from None
+        raise InputError(f"has {shortened(line)}: write numbers with blanks between them") from None
     id_, points = values[0], values[1:].reshape(-1, 2)
     if not np.isfinite(values).all() or id_ != math.floor(id_) or not 0 <= id_ < 1 << 31:
-        raise InputError(f"has {short(line)}: write a whole number and finite ones behind it")
+        raise InputError(f"has {shortened(line)}: write a whole number and finite ones behind it")
     if np.abs(points - 0.5).max() > FARTHEST + 0.5:
         raise InputError(
             f"has coordinates up to {np.abs(points).max():g}: write parts of the image's width and "

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from data import rle
-from data.writers.target import Losses, Splits, Wrap, corners, new_file
+from data.writers.target import Losses, Splits, Wrap, corners, with_parent
 
 NAME, TITLE, BY_STEM = "coco", "COCO json", False
 
@@ -27,7 +27,7 @@ def write(folder: Path, splits: Splits, lost: Losses, wrap: Wrap) -> None:
             "categories": content["categories"],
             "annotations": (plain(one, by_id[one["image_id"]]) for one in annotations),
         }
-        path = new_file(folder / "annotations" / f"instances_{split}.json")
+        path = with_parent(folder / "annotations" / f"instances_{split}.json")
         with open(path, "w", encoding="utf-8") as file:
             for key, mark in zip(records, "{,,"):
                 file.write(f'{mark}\n"{key}": [')

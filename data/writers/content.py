@@ -50,7 +50,7 @@ def load(
         record._asdict() | ({"void": rle_of(void, record)} if void else {})
         for record, void in found
     ]
-    content["annotations"], last = remembered(content["annotations"])
+    content["annotations"], last = with_last(content["annotations"])
     annotations, labels, kinds = [], [], []
     dropped = records.Dropped()
     for row in records.annotations(content, listed, classes, path, bad, dropped, boxes_as_masks):
@@ -100,7 +100,7 @@ def rle_of(counts: bytes, image: records.ImageRecord) -> rle.Rle:
     return {"size": [image.height, image.width], "counts": counts}
 
 
-def remembered(values: Iterable) -> tuple[Iterator, list]:
+def with_last(values: Iterable) -> tuple[Iterator, list]:
     """An iterator over the values, and a list of one: the last that it has given."""
     last = [None]
 
@@ -152,7 +152,7 @@ def join_classes(contents: Mapping[str, Content]) -> None:
         content["categories"] = categories
 
 
-def unlike_stem(name: str, seen: set[str]) -> str:
+def unique_stem(name: str, seen: set[str]) -> str:
     """The name of an image, changed where another one has it but for the suffix and the kind of
     letters; _ counts as /, as some formats write it. `seen` collects the names.
     """

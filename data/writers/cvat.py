@@ -11,7 +11,15 @@ from xml.sax.saxutils import escape, quoteattr
 
 from data import rle
 from data.writers.shapes import row_runs
-from data.writers.target import Losses, Object, Splits, Wrap, images_of, note_equal_names, without
+from data.writers.target import (
+    Losses,
+    Object,
+    Splits,
+    Wrap,
+    drop_unsupported,
+    images_of,
+    note_equal_names,
+)
 
 NAME, TITLE, BY_STEM = "cvat", "CVAT XML 1.1", False
 
@@ -38,7 +46,9 @@ def write(folder: Path, splits: Splits, lost: Losses, wrap: Wrap) -> None:
                     "height": image["height"],
                 }
                 file.write(tag("image", about, end=">"))
-                for number, one in enumerate(without(image, objects, lost, boxes=False), start=1):
+                for number, one in enumerate(
+                    drop_unsupported(image, objects, lost, boxes=False), start=1
+                ):
                     file.writelines(shapes_of(one, number))
                 file.write("</image>\n")
         file.write("</annotations>\n")

@@ -18,11 +18,11 @@ from data.writers.target import (
     Losses,
     Splits,
     Wrap,
+    drop_unsupported,
     images_of,
-    new_file,
     note_equal_names,
     stem_of,
-    without,
+    with_parent,
     write_tables,
 )
 
@@ -39,7 +39,7 @@ def write(folder: Path, splits: Splits, lost: Losses, wrap: Wrap) -> None:
     rows = {split: [] for split in splits}
     for split, content in splits.items():
         for image, objects in images_of(content, wrap):
-            name, kept = image["file_name"], without(image, objects, lost)
+            name, kept = image["file_name"], drop_unsupported(image, objects, lost)
             if len(kept) > MOST:
                 raise InputError(f"{name} has {len(kept)} objects: an id image holds {MOST}")
             rles = [one.mask() for one in kept]
@@ -50,7 +50,7 @@ def write(folder: Path, splits: Splits, lost: Losses, wrap: Wrap) -> None:
                     what = "objects that lose pixels where a smaller one lies on top"
                     lost.note(what, f"{one.where}: {area - left} of {area} pixels")
             mask = f"masks/{stem_of(name)}.png"
-            Image.fromarray(indices).save(new_file(folder / split / mask))
+            Image.fromarray(indices).save(with_parent(folder / split / mask))
             rows[split] += ((one, mask, number) for number, one in enumerate(kept, start=1))
     write_tables(folder, splits, rows)
 

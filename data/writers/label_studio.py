@@ -22,10 +22,10 @@ from data.writers.target import (
     Object,
     Splits,
     Wrap,
+    drop_unsupported,
     images_of,
-    new_file,
     note_equal_names,
-    without,
+    with_parent,
 )
 
 NAME, TITLE, BY_STEM = "label-studio", "Label Studio json", False
@@ -42,11 +42,11 @@ def image_path(split: str, name: str) -> str:
 def write(folder: Path, splits: Splits, lost: Losses, wrap: Wrap) -> None:
     note_equal_names(splits, lost)
     for split, content in splits.items():
-        with open(new_file(folder / f"{split}.json"), "w", encoding="utf-8") as file:
+        with open(with_parent(folder / f"{split}.json"), "w", encoding="utf-8") as file:
             mark = "["
             predicted = any("score" in one for one in content["annotations"])
             for image, objects in images_of(content, wrap):
-                kept = without(image, objects, lost, boxes=False)
+                kept = drop_unsupported(image, objects, lost, boxes=False)
                 file.write(f"{mark}\n{json.dumps(task(image, kept, split, predicted, lost))}")
                 mark = ","
             file.write("\n]\n")

@@ -22,9 +22,9 @@ from data.writers.target import (
     Splits,
     Wrap,
     images_of,
-    new_file,
     note_equal_names,
     stem_of,
+    with_parent,
 )
 
 NAME, TITLE, BY_STEM = "labelme", "LabelMe", True
@@ -54,7 +54,7 @@ def write(folder: Path, splits: Splits, lost: Losses, wrap: Wrap) -> None:
                 "imageHeight": image["height"],
                 "imageWidth": image["width"],
             }
-            path = new_file(folder / split / f"{stem_of(image['file_name'])}.json")
+            path = with_parent(folder / split / f"{stem_of(image['file_name'])}.json")
             path.write_text(json.dumps(record, indent=1, ensure_ascii=False), encoding="utf-8")
         names = [IGNORED, BACKGROUND, *(each["name"] for each in content["categories"])]
     (folder / "labels.txt").write_text("".join(f"{name}\n" for name in names), encoding="utf-8")

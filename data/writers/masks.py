@@ -15,10 +15,10 @@ from data.writers.target import (
     Losses,
     Splits,
     Wrap,
+    drop_unsupported,
     images_of,
     note_equal_names,
     stem_of,
-    without,
     write_tables,
 )
 
@@ -40,7 +40,7 @@ def write(folder: Path, splits: Splits, lost: Losses, wrap: Wrap) -> None:
         for image, objects in images_of(content, wrap):
             place = folder / split / flat(image["file_name"]) / "masks"
             place.mkdir(parents=True)
-            for number, one in enumerate(without(image, objects, lost), start=1):
+            for number, one in enumerate(drop_unsupported(image, objects, lost), start=1):
                 inside, corner = rle.decode_inside(one.mask())
                 mask = Image.new("1", (image["width"], image["height"]))
                 mask.paste(Image.fromarray(inside), corner)

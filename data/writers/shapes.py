@@ -13,7 +13,7 @@ TOLERANCE = 1.0  # pixels between a mask and the polygon that people correct
 Ring = np.ndarray  # corners [P,2] (x, y) of a closed outline, the last joined to the first
 
 
-def traced(mask: rle.Rle) -> tuple[list[Ring], list[Ring]]:
+def trace_rings(mask: rle.Rle) -> tuple[list[Ring], list[Ring]]:
     """The outer rings of a mask, one for each part, and the rings of its holes.
 
     Pixels that touch at a corner belong to one part. Outer rings run clockwise as seen, holes
@@ -56,7 +56,7 @@ def traced(mask: rle.Rle) -> tuple[list[Ring], list[Ring]]:
     return outer, holes
 
 
-def bridged(rings: Sequence[Ring]) -> Ring:
+def join_rings(rings: Sequence[Ring]) -> Ring:
     """One outline of all rings: each is joined to those before by a seam of no width, a line that
     is drawn there and back between the nearest corners.
 
@@ -72,7 +72,7 @@ def bridged(rings: Sequence[Ring]) -> Ring:
     return joined
 
 
-def simplified(ring: Ring, tolerance: float) -> Ring:
+def simplify(ring: Ring, tolerance: float) -> Ring:
     """A ring with fewer corners, at most `tolerance` away from those left out."""
     kept = {0, int(np.hypot(*(ring - ring[0]).T).argmax())}
     closed = np.concatenate((ring, ring[:1]))
@@ -91,12 +91,12 @@ def simplified(ring: Ring, tolerance: float) -> Ring:
     return ring[sorted(kept)] if len(kept) > 2 else ring
 
 
-def editable(annotation: dict) -> dict:
+def with_polygons(annotation: dict) -> dict:
     """The annotation with polygons of few corners for its mask, unless this has holes."""
-    outer, holes = traced(annotation["segmentation"])
+    outer, holes = trace_rings(annotation["segmentation"])
     if holes or not outer:
         return annotation
-    polygons = [simplified(ring, TOLERANCE).ravel() for ring in outer]
+    polygons = [simplify(ring, TOLERANCE).ravel() for ring in outer]
     return annotation | {"segmentation": polygons}
 
 

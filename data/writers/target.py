@@ -98,7 +98,7 @@ def images_of(content: Content, wrap: Wrap) -> Iterator[tuple[dict, list[Object]
                       for each in of_image.get(image["id"], ())]  # fmt: skip
 
 
-def without(
+def drop_unsupported(
     image: dict, objects: list[Object], lost: Losses, *, boxes: bool = True
 ) -> list[Object]:
     """The objects without crowds, and with `boxes` without those; notes them and void in `lost`."""
@@ -131,7 +131,7 @@ def stem_of(name: str) -> str:
     return posixpath.splitext(name)[0]
 
 
-def new_file(path: Path) -> Path:
+def with_parent(path: Path) -> Path:
     """The path, whose folder is made."""
     path.parent.mkdir(parents=True, exist_ok=True)
     return path
@@ -151,7 +151,7 @@ def write_tables(
         for one, mask, number in rows[split]:
             ids = one.annotation["category_id"], one.annotation["id"]
             table.append((mask, number, one.label, one.image["file_name"], *ids))
-        place = new_file(folder / split / "objects.csv")
+        place = with_parent(folder / split / "objects.csv")
         with open(place, "w", encoding="utf-8", newline="") as file:
             csv.writer(file).writerows(table)
         names = "".join(f"{each['name']}\n" for each in content["categories"])

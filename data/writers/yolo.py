@@ -12,8 +12,17 @@ from pathlib import Path
 import numpy as np
 
 from data import rle
-from data.writers.shapes import bridged, relative, traced
-from data.writers.target import Losses, Object, Splits, Wrap, images_of, new_file, stem_of, without
+from data.writers.shapes import join_rings, relative, trace_rings
+from data.writers.target import (
+    Losses,
+    Object,
+    Splits,
+    Wrap,
+    drop_unsupported,
+    images_of,
+    stem_of,
+    with_parent,
+)
 
 NAME, TITLE, BY_STEM = "yolo", "YOLO-seg", True
 
@@ -27,9 +36,9 @@ def write(folder: Path, splits: Splits, lost: Losses, wrap: Wrap) -> None:
     for split, content in splits.items():
         for image, objects in images_of(content, wrap):
             size = image["width"], image["height"]
-            path = new_file(folder / "labels" / split / f"{stem_of(image['file_name'])}.txt")
+            path = with_parent(folder / "labels" / split / f"{stem_of(image['file_name'])}.txt")
             rows = []
-            for one in without(image, objects, lost):
+            for one in drop_unsupported(image, objects, lost):
                 numbers = relative(outline(one, lost), size).ravel().tolist()
                 rows.append(" ".join([str(one.category), *map(repr, numbers)]) + "\n")
             path.write_text("".join(rows))
@@ -46,14 +55,14 @@ def outline(one: Object, lost: Losses) -> np.ndarray:
     inside = all((part >= 0).all() and (part <= size).all() for part in one.parts)
     if len(one.parts) == 1 and inside:
         return one.parts[0]
-    outer, holes = traced(one.mask())
+    outer, holes = trace_rings(one.mask())
     if holes:
         lost.note("objects with holes, which a seam joins to their outline", one.where)
     if len(outer) > 1 or len(one.parts) > 1:
         lost.note("objects in several parts, which a seam joins to one outline", one.where)
     if inside and one.parts and is_disjoint(one):
-        return bridged(one.parts)
-    return bridged(outer + holes)
+        return join_rings(one.parts)
+    return join_rings(outer + holes)
 
 
 def is_disjoint(one: Object) -> bool:

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mobileinst.weights.names import backbone_names, beginning, in_our_names, recognise
+from mobileinst.weights.names import backbone_names, in_our_names, prefix_of, recognise
 from mobileinst.weights.reading import FIX, LoadError, read, read_json
 
 FORMAT = "mobileinst checkpoint 1"
@@ -59,7 +59,7 @@ class WeightFile:
         """The prefixes removed from the names, in any order, and the tensors by the remaining
         names.
         """
-        cut = {name: beginning(name, prefixes) for name in self.tensors}
+        cut = {name: prefix_of(name, prefixes) for name in self.tensors}
         plain = {name[len(cut[name]) :]: value for name, value in self.tensors.items()}
         return tuple(sorted(set(cut.values()) - {""})), backbone_names(plain)
 

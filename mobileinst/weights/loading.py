@@ -52,7 +52,7 @@ def load(
     if file.non_tensors:
         report.dropped["entries that are no tensors"] = dict.fromkeys(file.non_tensors, 0)
     report.conversion = conversion(match)
-    report.random = left_random(module, match)
+    report.random = random_parts(module, match)
     report.warnings = tuple(warnings(file, module, match, other_keywords(file, config)))
     return report
 
@@ -127,7 +127,7 @@ def conversion(match: Match) -> str:
     return ", ".join(texts).replace("torch.", "")
 
 
-def left_random(module: nn.Module, match: Match) -> tuple[str, ...]:
+def random_parts(module: nn.Module, match: Match) -> tuple[str, ...]:
     """The parts of the module that keep their start values."""
     names = (*match.report.missing, *match.report.other_shape)
     groups = dict.fromkeys(".".join(name.split(".")[:2]) for name in names)

@@ -86,17 +86,17 @@ def match_model(file: WeightFile, model: nn.Module, classes: Sequence[str] | Non
     """
     match = Match.of(file, model, WRAPPER)
     if file.classes is not None:
-        sort_rows(file, match, classes)
+        match_class_rows(file, match, classes)
     elif file.naming:
-        leave_rows(match, classes)
-    take_queries(match)
+        skip_class_layers(match, classes)
+    resize_queries(match)
     optional = getattr(model, "training_layers", ())
     reasons = {f"{name}.": "only training uses it, and it is off here" for name in optional}
     drop = reasons | (PUBLISHED_DROPPED if file.naming else {})
     return compare(match, drop, tuple(reasons))
 
 
-def sort_rows(file: WeightFile, match: Match, classes: Sequence[str] | None) -> None:
+def match_class_rows(file: WeightFile, match: Match, classes: Sequence[str] | None) -> None:
     """Sorts the rows of the file's classes by the model's class names, in `match.given`."""
     if classes is None:
         raise LoadError(
@@ -129,7 +129,7 @@ def class_tensors(match: Match) -> dict[str, Tensor]:
     return {name: value for name, value in match.state.items() if name.startswith(starts)}
 
 
-def leave_rows(match: Match, classes: Sequence[str] | None) -> None:
+def skip_class_layers(match: Match, classes: Sequence[str] | None) -> None:
     """Excludes class layers from the comparison if their numbers of classes differ."""
     own = class_tensors(match)
     given = {name: match.given[name] for name in own if name in match.given}
@@ -142,7 +142,7 @@ def leave_rows(match: Match, classes: Sequence[str] | None) -> None:
         match.report.dropped[reason] = sizes(given, given)
 
 
-def take_queries(match: Match) -> None:
+def resize_queries(match: Match) -> None:
     """Fits the rows of queries in `match.given` to the model's number; new rows keep its values."""
     own = {name: value for name, value in match.state.items() if name.endswith(QUERY_ROWS)}
     given = {name: match.given[name] for name in own if name in match.given}

@@ -134,7 +134,7 @@ HUB = (
 )
 
 
-def beginning(name: str, prefixes: tuple[str, ...]) -> str:
+def prefix_of(name: str, prefixes: tuple[str, ...]) -> str:
     """The longest start of a name that consists of these prefixes, in any order."""
     length = 0
     while found := [prefix for prefix in prefixes if name.startswith(prefix, length)]:
@@ -144,7 +144,7 @@ def beginning(name: str, prefixes: tuple[str, ...]) -> str:
 
 def recognise(tensors: Mapping[str, Tensor]) -> str:
     """The model that these tensors of a file or state dict belong to, with or without prefixes."""
-    plain = {name[len(beginning(name, WRAPPERS)) :]: value for name, value in tensors.items()}
+    plain = {name[len(prefix_of(name, WRAPPERS)) :]: value for name, value in tensors.items()}
     for system, parts in SYSTEMS.items():
         if any(name.startswith(parts[1]) for name in plain):
             rest = {name: v for name, v in plain.items() if not name.startswith(parts)}
@@ -215,18 +215,18 @@ def renamed(name: str, patterns: Sequence[tuple]) -> str:
 
 def in_our_names(tensors: Mapping[str, Tensor]) -> tuple[str, dict[str, Tensor]]:
     """Who published the names ("" if unknown), and the tensors by our names."""
-    plain = [name.removeprefix(beginning(name, WRAPPER)) for name in tensors]
+    plain = [name.removeprefix(prefix_of(name, WRAPPER)) for name in tensors]
     is_hub = any(name.startswith(HUB_STARTS) for name in plain)
     if not is_hub and not any(name.startswith(AUTHORS_STARTS) for name in plain):
         return "", dict(tensors)
     ours: dict[str, Tensor] = {}
     for name, value in tensors.items():
-        start = beginning(name, WRAPPER)
+        start = prefix_of(name, WRAPPER)
         ours[start + renamed(name[len(start) :], HUB if is_hub else (*RESNET, *AUTHORS))] = value
-    return "Hugging Face" if is_hub else "its authors", stacked(ours)
+    return "Hugging Face" if is_hub else "its authors", concatenate_qkv(ours)
 
 
-def stacked(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def concatenate_qkv(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Concatenates complete queries, keys and values, which are marked in their names."""
     whole: dict[str, Tensor] = {}
     stacks: dict[str, dict[str, Tensor]] = defaultdict(dict)

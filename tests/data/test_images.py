@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.images import deep_tiles, read_rgb, upright_size
+from data.images import read_rgb, split_16bit_tile, upright_size
 
 RAMP = np.linspace(7, 4095, 1600).reshape(40, 40).round().astype(np.uint16)
 COLOURS = np.stack([RAMP, RAMP.T, RAMP[::-1]], -1)
@@ -99,5 +99,7 @@ def test_tiles_as_pillow_had_them_before_11(tmp_path):
     """Plain tuples."""
     write_png(tmp_path / "a.png", COLOURS, 2)
     with Image.open(tmp_path / "a.png") as file:
-        high, low = deep_tiles(file, tuple(file.tile[0]))
-        assert type(high) is type(low) is tuple and (high, low) == deep_tiles(file, file.tile[0])
+        high, low = split_16bit_tile(file, tuple(file.tile[0]))
+        assert type(high) is type(low) is tuple and (high, low) == split_16bit_tile(
+            file, file.tile[0]
+        )

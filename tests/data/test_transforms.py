@@ -10,7 +10,7 @@ from torchvision.transforms.v2 import functional
 
 from data import rle, seeds, transforms
 from data.batch import Annotation, Sample
-from data.presets import EvalPreset, TrainPreset, outermost, paste_some
+from data.presets import EvalPreset, TrainPreset, outermost, paste_objects
 from data.transforms import Colour, View
 
 PLAIN = {"brightness": 0, "contrast": 0, "saturation": 0, "hue": 0, "grey": 0}
@@ -255,14 +255,14 @@ def test_an_uncovered_object_stays_however_little_of_it_is_scored():
 
 def test_nothing_to_paste():
     some, nothing = squares((20, 30), (4, 5, 9, 9)), squares((25, 25))
-    assert paste_some(some, nothing, seeds.generator(0)) is some
-    assert paste_some(nothing, some, seeds.generator(0)).masks.sum((1, 2)).tolist() == [20]
+    assert paste_objects(some, nothing, seeds.generator(0)) is some
+    assert paste_objects(nothing, some, seeds.generator(0)).masks.sum((1, 2)).tolist() == [20]
 
 
 def places(target_size, source, count=400):
     """Where the first row and column of what is pasted come to lie, over the generators."""
     target = sample_of(np.zeros((0, *target_size), dtype=bool), [])
-    pasted = [paste_some(target, source, seeds.generator(seed)) for seed in range(count)]
+    pasted = [paste_objects(target, source, seeds.generator(seed)) for seed in range(count)]
     corners = [np.argwhere(one.masks.any(0)).min(0).tolist() for one in pasted]
     return pasted, *zip(*corners, strict=True)
 
@@ -334,7 +334,7 @@ def noise():
 )
 def test_each_colour_change_is_that_of_torchvision(noise, colour, reference):
     ours, theirs = (np.asarray(p).astype(int) for p in (
-        transforms.recolour(noise, colour), reference(noise)
+        transforms.adjust_colour(noise, colour), reference(noise)
     ))  # fmt: skip
     assert np.abs(ours - theirs).max() <= 2
 
@@ -363,11 +363,11 @@ def test_an_enlarged_image_is_bilinear(noise, resize):
 def test_hue_turns_the_colour_circle_and_keeps_the_luma():
     red = Image.new("RGB", (2, 2), (160, 100, 100))
     for hue, strongest in ((1 / 3, 1), (-1 / 3, 2)):
-        turned = transforms.recolour(red, Colour(hue=hue)).getpixel((0, 0))
+        turned = transforms.adjust_colour(red, Colour(hue=hue)).getpixel((0, 0))
         assert np.argmax(turned) == strongest
         luma = np.dot((0.299, 0.587, 0.114), turned)
         assert abs(luma - np.dot((0.299, 0.587, 0.114), (160, 100, 100))) < 1.5
-    whole_circle = transforms.recolour(red, Colour(hue=1.0)).getpixel((0, 0))
+    whole_circle = transforms.adjust_colour(red, Colour(hue=1.0)).getpixel((0, 0))
     assert whole_circle == (160, 100, 100)
 
 
@@ -478,7 +478,7 @@ def test_what_lies_inside_an_object_is_pasted_with_it():
     target = sample_of(np.zeros((0, 12, 16), dtype=bool), [])
     source = sample_of(masks, [0, 1, 2, 3])
     seen = {
-        tuple(sorted(paste_some(target, source, seeds.generator(seed)).labels.tolist()))
+        tuple(sorted(paste_objects(target, source, seeds.generator(seed)).labels.tolist()))
         for seed in range(30)
     }
     assert seen == {(0, 1, 2), (3,), (0, 1, 2, 3)}

@@ -459,13 +459,13 @@ def failure(exitcode: int, timestamp: int = 5) -> SimpleNamespace:
 
 def test_the_first_failure_is_reported_and_not_its_consequences():
     failures = {0: failure(dist.EXIT_RANK_LOST, 4), 1: failure(-9), 2: failure(-15, 6)}
-    code, said = launch.ending(failures)
+    code, said = launch.exit_status(failures)
     assert code == 137 and said.startswith("error: rank 1 was killed (SIGKILL")
     for code in (2, 3, 130, 143):
-        assert launch.ending({0: failure(code)}) == (code, "")
-    code, said = launch.ending({3: failure(1)})
+        assert launch.exit_status({0: failure(code)}) == (code, "")
+    code, said = launch.exit_status({3: failure(1)})
     assert code == 1 and "rank 3 failed, see above" in said and "--resume" in said
-    code, said = launch.ending({0: failure(dist.EXIT_RANK_LOST)})
+    code, said = launch.exit_status({0: failure(dist.EXIT_RANK_LOST)})
     assert code == dist.EXIT_RANK_LOST and "on another machine" in said
 
 

@@ -228,7 +228,7 @@ def test_real_files():
         if not file.with_suffix(".json").is_file():
             continue
         about, kind = raw_points(file.stem)
-        paths = [one.reshape(-1, 2) for one in imagej_roi.parsed(file.read_bytes()).paths]
+        paths = [one.reshape(-1, 2) for one in imagej_roi.parse(file.read_bytes()).paths]
         if kind in ("point", "polyline"):
             assert not paths
         elif kind == "composite":

@@ -95,5 +95,5 @@ def test_splits_get_the_classes_of_each():
 def test_names_without_suffix_stay_apart():
     seen = set()
     names = ["a/b.png", "a_b.jpg", "A/B.png", "a_b_2.png", "c.png"]
-    found = [content.unlike_stem(name, seen) for name in names]
+    found = [content.unique_stem(name, seen) for name in names]
     assert found == ["a/b.png", "a_b_2.jpg", "A/B_3.png", "a_b_2_2.png", "c.png"]

@@ -6,7 +6,7 @@ from pycocotools import mask as coco_mask
 from scipy import ndimage
 
 from data import rle
-from data.writers.shapes import bridged, editable, relative, row_runs, simplified, traced
+from data.writers.shapes import join_rings, relative, row_runs, simplify, trace_rings, with_polygons
 
 
 def random_masks():
@@ -41,16 +41,16 @@ def inside(ring, mask):
 def test_outlines_are_drawn_as_the_same_mask():
     count = 0
     for mask in random_masks():
-        outer, holes = traced(rle.encode_inside(mask))
+        outer, holes = trace_rings(rle.encode_inside(mask))
         assert (drawn(outer + holes, mask) == mask).all()
-        assert (drawn([bridged(outer + holes)], mask) == mask).all()
+        assert (drawn([join_rings(outer + holes)], mask) == mask).all()
         count += len(holes)
     assert count > 500
 
 
 def test_one_outer_ring_for_each_part_and_one_ring_for_each_hole():
     for mask in random_masks():
-        outer, holes = traced(rle.encode_inside(mask))
+        outer, holes = trace_rings(rle.encode_inside(mask))
         parts = ndimage.label(mask, np.ones((3, 3)))[1]  # corners connect
         outside = ndimage.label(np.pad(~mask, 1, constant_values=True))[1]
         assert (len(outer), len(holes)) == (parts, outside - 1)
@@ -64,14 +64,14 @@ def test_one_outer_ring_for_each_part_and_one_ring_for_each_hole():
 
 def test_seams_also_hold_in_another_way_of_drawing():
     for mask in list(random_masks())[:60]:
-        outer, holes = traced(rle.encode_inside(mask))
-        assert (inside(bridged(outer + holes), mask) == mask).all()
+        outer, holes = trace_rings(rle.encode_inside(mask))
+        assert (inside(join_rings(outer + holes), mask) == mask).all()
 
 
 def test_a_ring_has_only_its_corners():
     mask = np.zeros((9, 9), bool)
     mask[2:7, 1:8] = True
-    (outer,), holes = traced(rle.encode_inside(mask))
+    (outer,), holes = trace_rings(rle.encode_inside(mask))
     assert outer.tolist() == [[1, 2], [8, 2], [8, 7], [1, 7]] and not holes
 
 
@@ -90,8 +90,8 @@ def test_runs_along_the_rows(place):
 def test_polygons_to_edit_have_few_corners_and_stay_near():
     rows, columns = np.mgrid[:200, :200]
     disc = np.hypot(rows - 100, columns - 90) < 60
-    (outer,), _ = traced(rle.encode_inside(disc))
-    ring = simplified(outer, 1.0)
+    (outer,), _ = trace_rings(rle.encode_inside(disc))
+    ring = simplify(outer, 1.0)
     assert len(ring) < len(outer) / 8
     steps = np.roll(ring, -1, 0) - ring
     for corner in outer:  # to the nearest of the new sides
@@ -104,11 +104,11 @@ def test_polygons_to_edit_have_few_corners_and_stay_near():
 def test_only_masks_without_holes_become_polygons():
     mask = np.zeros((20, 20), bool)
     mask[2:8, 2:8] = mask[12:18, 2:18] = mask[0, 0] = True
-    one = editable({"id": 1, "segmentation": rle.encode_inside(mask)})
+    one = with_polygons({"id": 1, "segmentation": rle.encode_inside(mask)})
     assert (drawn(one["segmentation"], mask) == mask).all() and len(one["segmentation"]) == 3
     mask[4, 4] = False
     holed = {"id": 1, "segmentation": rle.encode_inside(mask)}
-    assert editable(holed) is holed
+    assert with_polygons(holed) is holed
 
 
 @pytest.mark.parametrize("whole", [1.0, 100.0])
