@@ -144,8 +144,8 @@ def annotations(
     bad: BadRecords,
     dropped: Dropped,
     boxes_as_masks: bool = False,
-) -> Iterator[Row]:
-    """The objects that cover a pixel, in the order of the file, each checked when it is asked for.
+) -> Iterator[tuple[dict, Row]]:
+    """The objects that cover a pixel, in the order of the file: the record and what it means.
 
     Ids may repeat or be missing. `dropped` counts "objects" that cover no pixel, "parts" of fewer
     than three points, and "boxes": objects without a mask, whose region is ignored. With
@@ -220,7 +220,7 @@ def annotations(
             row = remains(record, position)
         image = records[row.position]
         if not rle.is_empty(row.outline, image.height, image.width):
-            yield row
+            yield record, row
         elif row.kind != BROKEN:
             dropped.note("objects", image.file_name, what)
 

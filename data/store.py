@@ -17,12 +17,12 @@ class Store:
     empty.
     """
 
-    def __init__(self, rows: Iterable[Row], void: Bytes) -> None:
+    def __init__(self, rows: Iterable[tuple[dict, Row]], void: Bytes) -> None:
         positions, labels, kinds, areas = array("q"), array("i"), array("b"), array("d")
         drawn = array("b")
 
         def outlines() -> Iterator[bytes]:
-            for row in rows:
+            for _, row in rows:
                 positions.append(row.position)
                 labels.append(row.label)
                 kinds.append(row.kind)

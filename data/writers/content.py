@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import posixpath
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -50,11 +50,11 @@ def load(
         record._asdict() | ({"void": rle_of(void, record)} if void else {})
         for record, void in found
     ]
-    content["annotations"], last = with_last(content["annotations"])
     annotations, labels, kinds = [], [], []
     dropped = records.Dropped()
-    for row in records.annotations(content, listed, classes, path, bad, dropped, boxes_as_masks):
-        origin, image = last[0], listed[row.position]
+    rows = records.annotations(content, listed, classes, path, bad, dropped, boxes_as_masks)
+    for origin, row in rows:
+        image = listed[row.position]
         is_box = row.kind == BROKEN and not (origin.get("segmentation") or origin.get("broken"))
         if row.label == UNKNOWN or (row.kind == BROKEN and not is_box):
             continue  # it is listed in `bad`
@@ -98,17 +98,6 @@ def load(
 
 def rle_of(counts: bytes, image: records.ImageRecord) -> rle.Rle:
     return {"size": [image.height, image.width], "counts": counts}
-
-
-def with_last(values: Iterable) -> tuple[Iterator, list]:
-    """An iterator over the values, and a list of one: the last that it has given."""
-    last = [None]
-
-    def each() -> Iterator:
-        for last[0] in values:
-            yield last[0]
-
-    return each(), last
 
 
 def renumber(annotations: list[dict]) -> None:
