@@ -175,13 +175,18 @@ def oracles(ground_truth: dict, answers: list[dict], max_dets: int) -> dict[str,
     return {name: {key: values[key] for key in ("AP", "AP50")} for name, values in numbers.items()}
 
 
-def text(result: dict) -> str:
-    """The result of `diagnose` as two tables and a sentence between them."""
+def recall_rows(result: dict) -> list[list[str]]:
+    """The recall of `diagnose` below a header."""
     rows = [["objects", "size", "number", "IoU 0.50", "IoU 0.75"]]
     for group, sizes in result["recall"].items():
         for size, row in sizes.items():
             hits = [number(row[key]) for key in ("recall50", "recall75")]
             rows.append([group, size, str(row["objects"]), *hits])
+    return rows
+
+
+def text(result: dict) -> str:
+    """The result of `diagnose` as two tables and a sentence between them."""
     aps = [["AP if", "meaning", "AP", "AP50"]]
     for name, values in result["oracles"].items():
         aps.append([name, MEANING[name], number(values["AP"]), number(values["AP50"])])
@@ -190,7 +195,7 @@ def text(result: dict) -> str:
         [
             f"recall by any of the masks of an image (at most {result['max_masks']}), class and "
             "score ignored; alone: no other object of its class in the image",
-            aligned(rows, 2),
+            aligned(recall_rows(result), 2),
             f"missed at IoU 0.5: {missed['objects']} objects, {missed['not alone']} of them not "
             f"alone, {missed['in a merged mask']} in a merged mask (it covers half or more of the "
             "object and of others of its class, and has IoU >= 0.5 with their union)",

@@ -112,10 +112,10 @@ def picture(image: Image.Image, caption: str, quality: int = QUALITY, kind: str 
     return element("figure", Html(shown), element("figcaption", caption), kind=kind)
 
 
-def pictures(figures: Sequence[Html]) -> Html:
-    return element("div", *figures, kind="pictures") if figures else Html()
+def pictures(figures: Sequence[Html], kind: str = "pictures") -> Html:
+    figures = [one for one in figures if one]
+    return element("div", *figures, kind=kind) if figures else Html()
 
 
 def charts(figures: Sequence[Html]) -> Html:
-    figures = [one for one in figures if one]
-    return element("div", *figures, kind="charts") if figures else Html()
+    return pictures(figures, "charts")

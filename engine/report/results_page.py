@@ -207,12 +207,7 @@ def diagnosis(found: Evidence | None) -> Html:
         )
         for name, values in found["oracles"].items()
     ]  # fmt: skip
-    recall = [
-        (group, size, row["objects"], number(row["recall50"]), number(row["recall75"]))
-        for group, sizes in found["recall"].items()
-        for size, row in sizes.items()
-    ]
-    header = ("objects", "size", "number", "recall at IoU 0.50", "at IoU 0.75")
+    header, *recall = diagnose.recall_rows(found)
     title = "Recall of objects alone and with others of their class, by size"
     return section(
         "Diagnosis",
@@ -230,10 +225,9 @@ def images(evidence: Evidence, dataset: CocoDataset | None) -> Html:
         examples = [example(evidence, index, dataset) for index in evidence["shown"][kind]]
         examples = [one for one in examples if one]
         parts += [element("h3", f"The {kind}"), *examples] if examples else []
-    note = KEY if dataset else "The images cannot be read: the data set is not there."
-    return section(
-        f"Images of {evidence['split']}", *(parts or [Html(" ")]), note=note, id="images"
-    )
+    if not dataset:
+        parts = [element("p", "The images cannot be read: the data set is not there.", kind="look")]
+    return section(f"Images of {evidence['split']}", *parts, note=KEY, id="images")
 
 
 def example(evidence: Evidence, index: int, dataset: CocoDataset | None) -> Html:
