@@ -161,8 +161,7 @@ class Images:
         if self.dataset is None:
             return None
         ids = [category.id for category in self.dataset.categories]
-        truth = self.dataset.ground_truth()
-        return parity.average_precision(answers, truth, ids, limit).headline
+        return parity.average_precision(answers, self.dataset.ground_truth(), ids, limit).headline
 
 
 def main(argv: list[str], builder: checkpoint.Builder = zoo.build_from_config) -> None:
@@ -260,9 +259,8 @@ def require_enough(reference: Answers, threshold: float, allow: bool) -> None:
         f"least {MIN_ANSWERS} in {MIN_IMAGES} are needed"
     )
     if not allow:
-        raise InputError(
-            f"{sentence}; raise --count, name more images with --images, or add --allow-mismatch"
-        )
+        fix = "raise --count, name more images with --images, or add --allow-mismatch"
+        raise InputError(f"{sentence}; {fix}")
     info(f"warning: {sentence}")
 
 

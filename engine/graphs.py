@@ -19,8 +19,9 @@ from mobileinst.deploy import Deployed, FromBytes
 
 
 class Limits(NamedTuple):
-    """Tolerances: the largest difference of a score, the least and the median mask IoU with the
-    model. missing: share of results of one side only, or of another class. ap: loss of AP.
+    """Tolerances: the largest difference of a score (see parity.SHARE), the least and the median
+    mask IoU with the model. missing: share of results of one side only, or of another class. ap:
+    loss of AP.
     """
 
     score: float

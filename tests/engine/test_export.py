@@ -19,7 +19,7 @@ import engine
 import mobileinst
 from data import rle
 from data.errors import InputError
-from engine import backends, checkpoint, evaluate, export, graphs, predict, web_page
+from engine import backends, checkpoint, evaluate, export, graphs, parity, predict, web_page
 from engine.files import FailedRun
 from mobileinst import zoo
 
@@ -312,3 +312,19 @@ def test_executorch(trained, toy_coco, tmp_path, monkeypatch):
     path.write_bytes(content[:1000])
     with pytest.raises(InputError, match="model.pte cannot be opened by ExecuTorch"):
         backends.load(path)
+
+
+@pytest.mark.parametrize("flips, wanted", [(1, 1e-6), (3, 5e-3)])
+def test_a_cell_that_a_rounding_flips_does_not_fail_an_export(flips, wanted):
+    """One of a hundred small masks may change its mean probability, three may not."""
+    mask = rle.encode(np.ones((1, 4, 4), bool))[0]
+
+    def answers(scores):
+        row = {"query_idx": torch.arange(100), "labels": torch.zeros(100), "masks": [mask] * 100}
+        return parity.Answers(every=[row | {"scores": torch.tensor(scores)}])
+
+    reference = np.full(100, 0.6)
+    found = reference + 1e-6
+    found[:flips] += 5e-3
+    compared = parity.compare(answers(reference), answers(found), 0.5, 1e-3)
+    assert compared.score == pytest.approx(wanted, rel=0.01)
