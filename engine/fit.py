@@ -35,7 +35,7 @@ LARGEST_ZOOM = 2  # more pixels than the files have help the grid, up to here
 # Penn-Fudan (100 images), Mask2Former with EfficientNet-Lite0: AP .556 after 1125 of 2250, .590 at
 # the end.
 STEPS = 2200
-EVALUATIONS = 6
+EVALUATIONS, IN_WINDOWS = 6, 3
 
 
 def fit_to_data(opts: TrainOptions, train: CocoDataset) -> dict[str, str]:
@@ -97,6 +97,8 @@ def fit_to_data(opts: TrainOptions, train: CocoDataset) -> dict[str, str]:
             epochs = math.ceil(steps / per_epoch)
             decide("epochs", float(epochs), f"{len(train)} images: {steps} steps")
             decide("eval_every", float(max(1, epochs // EVALUATIONS)), "follows from the epochs")
+        if opts.tiles > 1:
+            decide("eval_every", max(1.0, opts.epochs // IN_WINDOWS), "windows take time")
     return reasons
 
 

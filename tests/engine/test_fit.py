@@ -73,6 +73,7 @@ def test_small_objects_alone_are_seen_in_windows(drawn, side, number, most):
     reasons = fit_to_data(opts, drawn(500, 90, side))
     assert (opts.tiles, opts.image_size) == (number, 256)
     assert opts.scale == pytest.approx((0.7, most)) and opts.eval_train == 25
+    assert opts.eval_every == opts.epochs // 3
     assert reasons["tiles"].startswith("a quarter of the objects is under")
 
 
