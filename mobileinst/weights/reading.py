@@ -29,17 +29,7 @@ DTYPES = {
     "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8,
     "U8": torch.uint8, "BOOL": torch.bool,
 }  # fmt: skip
-# All that a pickle of numpy arrays refers to; numpy 2 renamed numpy.core to numpy._core.
-PICKLE_GLOBALS = {
-    "_codecs.encode": lambda text, encoding: text.encode("latin1"),  # bytes in protocol 2
-    "builtins.bytes": bytes,
-    "collections.OrderedDict": OrderedDict,
-    "numpy.core.multiarray._reconstruct": np.zeros(1).__reduce__()[0],
-    "numpy.core.multiarray.scalar": np.float32(1).__reduce__()[0],
-    "numpy.core.numeric._frombuffer": np.zeros(1).__reduce_ex__(5)[0],
-    "numpy.dtype": np.dtype,
-    "numpy.ndarray": np.ndarray,
-}
+NUMBERS = ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "b1")  # dtypes in pickles
 
 
 class LoadError(ValueError):
@@ -128,6 +118,63 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
+class Dtype:
+    """A numpy dtype in a pickle. Only numbers: numpy trusts the flags that others come with, with
+    which it would take bytes of the file for pointers.
+    """
+
+    def __init__(self, code: str, *flags: object):
+        if code not in NUMBERS:
+            raise Refused("it holds arrays of something else than numbers")
+        self.kind = np.dtype(code)
+
+    def __setstate__(self, state: tuple) -> None:
+        self.kind = self.kind.newbyteorder(state[1])
+
+
+class Array:
+    """A numpy array in a pickle, as a tensor."""
+
+    def __init__(self, tensor: Tensor | None = None):
+        self.tensor = tensor
+
+    def __setstate__(self, state: tuple) -> None:
+        *_, shape, dtype, is_fortran, data = state
+        self.tensor = tensor_of(data, dtype, shape, "F" if is_fortran else "C")
+
+
+def tensor_of(data: bytes | str, dtype: Dtype, shape: tuple[int, ...], order: str) -> Tensor:
+    """Copies the bytes of an array, which Python 2 wrote as text."""
+    data = data.encode("latin1") if isinstance(data, str) else data
+    array = np.frombuffer(data, dtype.kind).reshape(shape, order=order)
+    return torch.from_numpy(array.astype(dtype.kind.newbyteorder("="), order="C", copy=True))
+
+
+def from_buffer(
+    data: bytes,
+    dtype: Dtype,
+    shape: tuple[int, ...],
+    order: str,
+    axes: tuple[int, ...] | None = None,
+) -> Array:
+    """An array of protocol 5; `axes` if it is in neither order of memory."""
+    tensor = tensor_of(data, dtype, shape, order if order in "CF" else "C")
+    return Array(tensor if axes is None else tensor.permute(axes).contiguous())
+
+
+# All that a pickle of numpy arrays refers to; numpy 2 renamed numpy.core to numpy._core.
+PICKLE_GLOBALS = {
+    "_codecs.encode": lambda text, encoding: str.encode(text, "latin1"),  # bytes in protocol 2
+    "builtins.bytes": lambda: b"",  # no bytes in protocol 2
+    "collections.OrderedDict": OrderedDict,
+    "numpy.core.multiarray._reconstruct": lambda kind, shape, code: Array(),
+    "numpy.core.multiarray.scalar": lambda dtype, data: Array(tensor_of(data, dtype, (), "C")),
+    "numpy.core.numeric._frombuffer": from_buffer,
+    "numpy.dtype": Dtype,
+    "numpy.ndarray": lambda *arguments: None,  # only named, as the type of an array
+}
+
+
 class ArrayUnpickler(pickle.Unpickler):
     """Unpickles plain types and numpy arrays only: a pickle may name any function to be called."""
 
@@ -137,7 +184,8 @@ class ArrayUnpickler(pickle.Unpickler):
         if known not in PICKLE_GLOBALS:
             printable = asked.encode("unicode_escape").decode()[:80]
             raise Refused(f"it asks to run {printable}, which is never done")
-        return PICKLE_GLOBALS[known]
+        # A new function, as a pickle may set attributes of what it finds.
+        return lambda *arguments: PICKLE_GLOBALS[known](*arguments)
 
 
 def read_pickle(path: Path) -> object:
@@ -149,10 +197,7 @@ def read_pickle(path: Path) -> object:
 def with_tensors(value: object, depth: int = 2) -> object:
     if isinstance(value, dict) and depth:
         return {key: with_tensors(one, depth - 1) for key, one in value.items()}
-    if isinstance(value, (np.ndarray, np.generic)):
-        native = np.array(value, value.dtype.newbyteorder("="), order="C")  # a copy of its own
-        return torch.from_numpy(native)
-    return value
+    return value.tensor if isinstance(value, Array) else value
 
 
 def read_json(path: Path, fix: str) -> dict:

@@ -104,7 +104,9 @@ PICKLES = {
     "a set": (pickle.dumps({"x": {1, 2}}, 2), "asks to run __builtin__.set"),
     "a masked array": (pickle.dumps({"x": np.ma.masked_array([1.0])}, 2), "asks to run numpy.ma"),
     "a tensor": (pickle.dumps({"x": torch.ones(1)}, 2), "asks to run torch"),
-    "strings": (pickle.dumps({"x": np.array(["a"])}, 4), KIND),
+    "strings": (pickle.dumps({"x": np.array(["a"])}, 4), "arrays of something else than numbers"),
+    "objects": (pickle.dumps({"x": np.array([{}])}, 4), "arrays of something else than numbers"),
+    "records": (pickle.dumps({"x": np.zeros(1, "f4,O")}, 4), "something else than numbers"),
 }
 SAFETENSORS = {
     "table: shape": (safetensors(shape=[4, 1]), SAFELY),
