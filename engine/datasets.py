@@ -67,10 +67,17 @@ def open_parts(opts: argparse.Namespace | options.TrainOptions, folder: Path | N
         train = train.subset(first_images(len(train), opts.seed, opts.overfit))
         train.name = f"overfit-{len(train)}"  # never called val
         return Parts(train, train, None)
+    return with_seen(opts, train, sets["val"])
+
+
+def with_seen(
+    opts: argparse.Namespace | options.TrainOptions, train: CocoDataset, val: CocoDataset
+) -> Parts:
+    """The parts with --eval-train images; `val` is `train` if there is no validation split."""
     chosen = first_images(len(train), opts.seed, opts.eval_train)
     seen = train.subset(chosen) if chosen else None
-    if sets["val"] is not train:
-        return Parts(train, sets["val"], seen)
+    if val is not train:
+        return Parts(train, val, seen)
     val = seen or train.subset(range(len(train)))
     val.name = f"train-{len(val)}"  # never called val
     return Parts(train, val, None)

@@ -72,11 +72,14 @@ def fit_to_data(opts: TrainOptions, train: CocoDataset) -> dict[str, str]:
         small, large = np.quantile(sides, (0.25, 0.9)).tolist()  # of the short side of the image
         pixels = small * opts.image_size
         reason = f"a quarter of the objects is under {pixels:.0f} pixels at {opts.image_size}"
-        if pixels < SIDE and large < tiles.OVERLAP and is_free("tiles"):
+        numbers = [n for n in TILES if n * tiles.SMALLEST <= short]
+        if pixels < SIDE and large < tiles.OVERLAP and numbers and is_free("tiles"):
             reason += f", nine tenths are under {large * opts.image_size:.0f}"
-            number = next((n for n in TILES if tiles.zoom(n) * pixels >= COARSE_SIDE), TILES[-1])
+            enough = (n for n in numbers if tiles.zoom(n) * pixels >= COARSE_SIDE)
+            number = next(enough, numbers[-1])
             decide("tiles", number, reason)
-            zoom = tiles.zoom(number)
+        if opts.tiles > 1:
+            zoom = tiles.zoom(opts.tiles)
             highest = max(opts.scale[1], round(1.2 * zoom, 2))
             decide("scale", (opts.scale[0], highest), f"windows enlarge objects {zoom:g} times")
             decide("eval_train", min(opts.eval_train, SEEN), "each takes a pass for every window")

@@ -178,6 +178,8 @@ class TrainOptions:
         self.from_scratch = self.from_scratch and not self.pretrained
         if self.scale[0] > self.scale[1]:
             raise InputError(f"--scale {shown(self.scale)}: give the smaller number first")
+        if self.overfit and self.tiles > 1:
+            raise InputError("--overfit trains and evaluates whole images; leave out --tiles")
         if "drops" in given and self.schedule != "multistep":
             raise InputError(f"--drops: the schedule is {self.schedule}; add --schedule multistep")
         own = given.get("set", {})

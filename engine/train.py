@@ -24,7 +24,7 @@ from engine import (
     start_weights,
 )
 from engine.coco_ap import Scores, score, score_with_curves
-from engine.datasets import open_parts
+from engine.datasets import open_parts, with_seen
 from engine.files import FolderLock, require_free
 from engine.fit import fit_to_data, report_full_images
 from engine.inference import predictions
@@ -97,6 +97,7 @@ def open_data(opts: TrainOptions) -> Data:
             key = name.removeprefix("set.")
             value = opts.set[key] if name.startswith("set.") else getattr(opts, name)
             info(f"{key} {shown(value)}: {reason}")
+        train, val, seen = with_seen(opts, train, val if val.name == "val" else train)
     report_full_images(opts, {"train": train, "val": val if val.name == "val" else train})
     preset = TrainPreset(
         scale=tuple(opts.scale),

@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 import torch
 
+from data.dataset import CocoDataset
 from data.loaders import first_images
 from data.opening import open_datasets
 from data.presets import EvalPreset
 from engine import checkpoint, inference, log, train
 from engine.coco_ap import score
+from engine.options import TrainOptions
 from engine.report import run_page, summary
 from engine.report.run_facts import RunFacts
 from engine.report.warnings import warnings_of
@@ -49,6 +51,20 @@ def test_the_numbers_are_those_of_seeded_training_images(run, toy_coco):
         assert float(row[f"val/{key}"]) == pytest.approx(
             content["scores"]["metrics"][key], abs=1e-5
         )
+
+
+def test_fewer_are_seen_if_that_follows_from_the_data(toy_coco, monkeypatch):
+    def fit(opts: TrainOptions, _: CocoDataset) -> dict:
+        opts.eval_train = 2
+        return {}
+
+    monkeypatch.setattr(train, "fit_to_data", fit)
+    divided = train.open_data(TrainOptions(recipe="small", data=toy_coco))
+    assert divided.val.name == "val" and len(divided.seen) == 2
+    alone = {"train_json": toy_coco / "annotations/instances_train.json"}
+    alone |= {"images": toy_coco / "train", "val_fraction": 0.0}
+    whole = train.open_data(TrainOptions(recipe="small", **alone))
+    assert (whole.val.name, len(whole.val), whole.seen) == ("train-2", 2, None)
 
 
 def test_no_bit_of_the_training_changes_and_a_resumed_run_repeats_them(

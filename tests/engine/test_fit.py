@@ -77,6 +77,22 @@ def test_small_objects_alone_are_seen_in_windows(drawn, side, number, most):
     assert reasons["tiles"].startswith("a quarter of the objects is under")
 
 
+def test_windows_are_no_smaller_than_images_have_pixels_for(drawn, monkeypatch):
+    monkeypatch.setattr("engine.tiles.SMALLEST", 121)  # of 240
+    opts = options()
+    fit_to_data(opts, drawn(500, 90, 12))
+    assert (opts.tiles, opts.image_size) == (1, 320)
+
+
+def test_windows_of_the_user_are_counted(drawn):
+    """12.8 pixels at 256 are 22.4 in two windows: the scale is wider, the images as large."""
+    opts = options(tiles=2)
+    reasons = fit_to_data(opts, drawn(500, 90, 12))
+    assert (opts.tiles, opts.image_size, opts.set["mask_stride"]) == (2, 256, 4)
+    assert opts.scale == pytest.approx((0.7, 2.1)) and opts.eval_train == 25
+    assert reasons["set.mask_stride"].endswith("under 22 pixels in windows")
+
+
 def test_many_tiny_objects_get_the_largest_images(drawn):
     opts = options()
     fit_to_data(opts, drawn(500, 250, 8, 50))
