@@ -22,7 +22,7 @@ from mobileinst.deploy import final_postprocess
 from mobileinst.set_prediction.losses import Criterion
 from mobileinst.set_prediction.postprocess import Postprocess
 
-FORMAT = 1  # of the metadata
+FORMAT = 2  # of the metadata; 1 had no tiles
 KEY = "mobileinst"  # of the metadata inside an ONNX file
 METADATA = "model.json"
 PACKAGES = {".onnx": ("onnxruntime",), ".pte": ("executorch",)}  # needed to open a file

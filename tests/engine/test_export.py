@@ -37,7 +37,7 @@ def test_what_a_folder_holds(exported):
     names = ["model.onnx", "model.fp16.onnx", "model.int8.onnx", "int8.csv", "model.json"]
     names += ["parity.csv", "summary.md", "example.png", "example_image.png", "web", *export.HOW]
     assert sorted(path.name for path in exported.iterdir()) == sorted(names)
-    assert meta["format"] == 1 and (meta["height"], meta["width"]) == (64, 128)
+    assert meta["format"] == backends.FORMAT and (meta["height"], meta["width"]) == (64, 128)
     assert [each["id"] for each in meta["categories"]] == [0, 7, 90]
     assert meta["threshold"] == 0.05 and meta["mask_stride"] == 8
     assert meta["versions"] == {"torch": torch.__version__, "mobileinst": mobileinst.__version__}
@@ -175,7 +175,7 @@ def test_wrong_files_are_named_in_a_sentence(exported, tmp_path):
 
     refused(lambda meta: None, "not exported by this library")
     refused(lambda meta: "{", "metadata cannot be read")
-    refused(lambda meta: meta.update(format=2) or "", "has format 2 and this version .* reads 1")
+    refused(lambda meta: meta.update(format=1) or "", "has format 1 and this version .* reads 2")
     refused(lambda meta: "" if meta else "", "its input is 64x128, which is fixed", size=64)
     (tmp_path / "broken.onnx").write_bytes(b"no model")
     with pytest.raises(InputError, match="broken.onnx cannot be opened by ONNX Runtime"):

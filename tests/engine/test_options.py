@@ -118,6 +118,8 @@ def test_a_length_of_the_user_replaces_that_of_the_recipe():
         TrainOptions(epochs=3, iterations=5)
     with pytest.raises(InputError, match="--scale 2.0 1.0: give the smaller number first"):
         TrainOptions(scale=(2.0, 1.0))
+    with pytest.raises(InputError, match="--overfit trains and evaluates whole images"):
+        TrainOptions(overfit=4, tiles=2)
     with pytest.raises(InputError, match="--drops: the schedule is cosine"):
         TrainOptions(drops=(5,))
 
