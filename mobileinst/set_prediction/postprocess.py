@@ -180,7 +180,8 @@ class Postprocess:
             order, best = order[shown], best[shown]
         order, best = order[: self.max_detections], best[: self.max_detections]
         seen, place = (order // classes).unique(return_inverse=True)  # each mask resized once
-        masks, boxes, sure = self.full_masks(mask_logits[seen], sizes, encode)
+        mask_logits = mask_logits[seen]
+        masks, boxes, sure = self.full_masks(mask_logits, sizes, encode)
         scores, labels = scores.flatten()[order] * sure[place], order % classes
         kept = boxes[place, 2] > 0
         if threshold is not None:
@@ -188,11 +189,10 @@ class Postprocess:
         kept = kept.nonzero()[:, 0]
         kept = kept[scores[kept].argsort(descending=True, stable=True)]
         scores, labels, best, place = scores[kept], labels[kept], best[kept], place[kept]
-        used = best.nonzero()[:, 0]
-        best[used] = ~self.duplicates(mask_logits[seen[place[used]]], labels[used])
-        kept = best
-        if threshold is None:
-            kept = best | ~self.duplicates(mask_logits[seen[place]], labels)
+        near = self.near(mask_logits)[place][:, place]  # [M,M]
+        near = near & (labels[:, None] == labels).tril(-1)
+        best = best & ~(near & best).any(1)
+        kept = best if threshold is not None else best | ~near.any(1)
         scores, labels, place, best = scores[kept], labels[kept], place[kept], best[kept]
         return {
             "scores": scores,
@@ -203,15 +203,12 @@ class Postprocess:
             "query_idx": seen[place],
         }
 
-    def duplicates(self, mask_logits: Tensor, labels: Tensor) -> Tensor:
-        """Whether each answer [M,h,w], best first, nearly equals a better one of its class: bool
-        [M].
-        """
+    def near(self, mask_logits: Tensor) -> Tensor:
+        """Which masks are nearly equal, on the grid of the logits: [S,h,w] -> bool [S,S]."""
         masks = (mask_logits > self.cut).flatten(1).float()
         shared, area = masks @ masks.T, masks.sum(1)
-        iou = shared / (area[:, None] + area - shared).clamp(min=1)  # [M,M]
-        near = (iou > self.duplicate_iou) & (labels[:, None] == labels)
-        return near.tril(-1).any(1)
+        iou = shared / (area[:, None] + area - shared).clamp(min=1)
+        return iou > self.duplicate_iou
 
     def full_masks(
         self, mask_logits: Tensor, sizes: Sizes, encode: Encode | None
