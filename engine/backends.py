@@ -140,14 +140,26 @@ def parse(text: str | None, path: Path) -> dict:
         raise InputError(f"{path}: not exported by this library, it has no metadata; {AGAIN}")
     try:
         meta = json.loads(text)
-    except ValueError:
+        version = meta["format"]
+    except (ValueError, KeyError, TypeError):
         raise InputError(f"{path}: its metadata cannot be read; {AGAIN}") from None
-    if meta.get("format") != FORMAT:
+    if version != FORMAT:
         raise InputError(
-            f"{path}: has format {meta.get('format')} and this version of the library reads "
-            f"{FORMAT}; {AGAIN}"
+            f"{path}: has format {version} and this version of the library reads {FORMAT}; {AGAIN}"
+        )
+    if meta != signed(meta):
+        raise InputError(
+            f"{path}: its metadata were changed; options as --threshold take other values, or "
+            f"{AGAIN}"
         )
     return meta
+
+
+def signed(meta: dict) -> dict:
+    """Metadata with the SHA-256 of all values but those of the files, which come later."""
+    values = {key: value for key, value in meta.items() if key not in ("files", "sha256")}
+    text = json.dumps(values, sort_keys=True)
+    return meta | {"sha256": hashlib.sha256(text.encode()).hexdigest()}
 
 
 def onnx_session(path: Path):

@@ -281,7 +281,7 @@ def write(each: Format, deployed: torch.nn.Module, file: Path, meta: dict) -> No
 
 def write_metadata(folder: Path, meta: dict, names: Sequence[str]) -> None:
     """The metadata beside the files of these names, and inside those that are ONNX."""
-    text = json.dumps(meta, indent=1)
+    text = json.dumps(backends.signed(meta), indent=1)
     (folder / backends.METADATA).write_text(text, encoding="utf-8")
     for name in names:
         if name.endswith(".onnx"):

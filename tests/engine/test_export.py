@@ -176,6 +176,10 @@ def test_wrong_files_are_named_in_a_sentence(exported, tmp_path):
     refused(lambda meta: None, "not exported by this library")
     refused(lambda meta: "{", "metadata cannot be read")
     refused(lambda meta: meta.update(format=1) or "", "has format 1 and this version .* reads 2")
+    refused(lambda meta: meta.update(height=128) or "", "metadata were changed")
+    refused(lambda meta: meta["categories"].pop() and "", "metadata were changed")
+    refused(lambda meta: meta.pop("sha256") and "", "metadata were changed")
+    refused(lambda meta: "[]", "metadata cannot be read")
     refused(lambda meta: "" if meta else "", "its input is 64x128, which is fixed", size=64)
     (tmp_path / "broken.onnx").write_bytes(b"no model")
     with pytest.raises(InputError, match="broken.onnx cannot be opened by ONNX Runtime"):
