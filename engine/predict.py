@@ -161,10 +161,11 @@ def main(argv: list[str], builder: checkpoint.Builder = zoo.build_from_config) -
             "list of images": shards.digest_of(list(named)),
             "shards": opts.shard.count,
             "threshold": threshold,
+            "tiles": preset.tiles,
             "categories": categories,
             **{
                 name: json.loads(json.dumps(getattr(opts, name)))
-                for name in ("image_size", "duplicate_iou", "tiles", "pages", "save", "colour_by")
+                for name in ("image_size", "duplicate_iou", "pages", "save", "colour_by")
             },
         }
         shards.begin(opts.out, about)
