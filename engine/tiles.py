@@ -47,7 +47,7 @@ def find(
 
     Args:
         preset: its `tiles` are the windows along the long side of an image, see `views_of`.
-        threshold: None keeps all answers, for evaluation.
+        threshold: None, for evaluation, keeps all answers but duplicates.
         batch_size: views in the network at a time; as many as there are images if not given.
     """
     at_once, tiles = batch_size or len(images), preset.tiles

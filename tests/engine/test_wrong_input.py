@@ -263,10 +263,10 @@ def test_resuming_with_other_weights(complain, tiny, toy_coco, toy_run, tmp_path
 
 def test_a_place_that_may_not_be_read(monkeypatch, capsys):
     def main(argv):
-        raise PermissionError(13, "Permission denied", "/root/photos")
+        raise PermissionError(13, "Permission denied", "/photos")
 
     code, lines = exit_of(main, [], monkeypatch, capsys)
-    wanted = "error: /root/photos: permission denied; allow it, or name another place"
+    wanted = "error: /photos: permission denied; allow it, or name another place"
     assert (code, lines) == (2, [wanted])
 
 
