@@ -1,6 +1,7 @@
 """Painting masks over images: colours, fills, outlines, hatches and labels, with PIL alone."""
 
 import colorsys
+import math
 import re
 import unicodedata
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+from scipy import ndimage
 
 from data import rle
 
@@ -24,7 +26,7 @@ PLATE = (18, 20, 24, 205)
 
 MANY = 15  # labels on one image, from which those larger than their object are left out
 HIDDEN = 0.25  # a label covers at most this share of the box of another object
-THIN = 5  # line widths across a mask, below which it is not dashed
+THICK = 1.7  # area of a mask over that of its outline, from which this may be dashed
 LARGEST = 1 / 25  # of an image that one label may cover, and the next one of all labels together
 LARGEST_SUM = 1 / 6
 GOLDEN = 0.6180339887498949
@@ -86,29 +88,26 @@ def font_file(text: str) -> str | None:
     return next(fits, None)
 
 
-def readable(text: str) -> str:
-    """The text, with ? for what no font has."""
-    if font_file(text) is not None:
-        return text
-    return "".join(letter if has_letter("", letter) else "?" for letter in text)
-
-
-def font_for(text: str, size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
-    return font(font_file(text) or "", size)
+def fitted(text: str, size: int) -> tuple[str, ImageFont.ImageFont | ImageFont.FreeTypeFont]:
+    """The text, with ? for what no font has, and a font for it."""
+    file = font_file(text)
+    if file is None:
+        text = "".join(letter if has_letter("", letter) else "?" for letter in text)
+    return text, font(file or "", size)
 
 
 def text_size(text: str, size: int) -> tuple[int, int]:
     """Width of this text and height of any text, in pixels."""
-    text = readable(text)
-    left, _, right, _ = font_for(text, size).getbbox(text)
+    text, chosen = fitted(text, size)
+    left, _, right, _ = chosen.getbbox(text)
     return int(np.ceil(right - left)), round(1.25 * size)
 
 
 def write(image: Image.Image, at: tuple[int, int], text: str, size: int, colour: Colour) -> None:
     """Text whose line of height `text_size` begins at this left top corner."""
-    text = readable(text)
     middle = (at[0], at[1] + text_size(text, size)[1] / 2)
-    ImageDraw.Draw(image).text(middle, text, fill=colour, font=font_for(text, size), anchor="lm")
+    text, chosen = fitted(text, size)
+    ImageDraw.Draw(image).text(middle, text, fill=colour, font=chosen, anchor="lm")
 
 
 def shorten(text: str, size: int, width: int) -> str:
@@ -120,54 +119,6 @@ def shorten(text: str, size: int, width: int) -> str:
         if text_size(short, size)[0] <= width:
             return short
     return ""
-
-
-def contours(mask: np.ndarray) -> list[np.ndarray]:
-    """The borders of a bool mask [H,W], holes included: closed loops of corner points [P,2] (x,y).
-
-    Every side between an inner and an outer pixel belongs to exactly one loop.
-    """
-    inside = np.pad(mask, 1)
-    steps: dict[tuple[int, int], list[tuple[int, int]]] = {}  # corner (y,x) -> the next ones
-    for sides, start, end in (  # each loop keeps the inside on its right
-        (inside[1:] & ~inside[:-1], (0, -1), (0, 0)),  # upper sides of pixels
-        (inside[:-1] & ~inside[1:], (0, 0), (0, -1)),  # lower sides
-        (inside[:, 1:] & ~inside[:, :-1], (0, 0), (-1, 0)),  # left sides
-        (inside[:, :-1] & ~inside[:, 1:], (-1, 0), (0, 0)),  # right sides
-    ):
-        for y, x in np.argwhere(sides).tolist():
-            steps.setdefault((y + start[0], x + start[1]), []).append((y + end[0], x + end[1]))
-    loops = []
-    while steps:
-        first = point = next(iter(steps))
-        loop = []
-        while not loop or point != first:
-            loop.append((point[1], point[0]))
-            ends = steps[point]
-            following = ends.pop()
-            if not ends:
-                del steps[point]
-            point = following
-        loops.append(np.asarray(loop, float))
-    return loops
-
-
-def smooth(loop: np.ndarray, reach: int) -> np.ndarray:
-    """A closed loop without the stairs of its pixels: the mean over 2 * reach + 1 neighbours."""
-    if len(loop) < 4 * reach:
-        return loop
-    return sum(np.roll(loop, shift, axis=0) for shift in range(-reach, reach + 1)) / (2 * reach + 1)
-
-
-def dashes(loop: np.ndarray, length: float) -> Iterator[np.ndarray]:
-    """Every second piece of a loop, each about `length` long; short loops stay whole."""
-    along = np.append(0, np.cumsum(np.hypot(*np.diff(loop, axis=0).T)))
-    pieces = max(2 * round(along[-1] / (2 * length)), 2)
-    piece = np.minimum(along / max(along[-1], 1e-9) * pieces, pieces - 1).astype(int)
-    for number in range(0, pieces, 2):
-        points = loop[piece == number]
-        if len(points) > 1:
-            yield points
 
 
 class Patch(NamedTuple):
@@ -193,10 +144,9 @@ class Patch(NamedTuple):
 
 def patch_of(mask: np.ndarray | dict) -> Patch:
     """The patch of a bool mask [H,W] or an RLE."""
-    if isinstance(mask, dict):
-        return Patch(*rle.decode_inside(mask), tuple(mask["size"]))
-    left, top, right, bottom = box_of(mask) or (0, 0, 0, 0)
-    return Patch(mask[top:bottom, left:right], (left, top), mask.shape)
+    if not isinstance(mask, dict):
+        [mask] = rle.encode(mask[None])
+    return Patch(*rle.decode_inside(mask), tuple(mask["size"]))
 
 
 class Painting:
@@ -222,30 +172,17 @@ class Painting:
         """
         if not mask.inside.any():
             return np.zeros((0, 0), bool), (0, 0)
-        box, (width, height) = mask.box, self.fine_size
-        x, y = width / mask.size[1], height / mask.size[0]
-        left, top = max(int((box[0] - 2) * x), 0), max(int((box[1] - 2) * y), 0)
-        right = min(int((box[2] + 2) * x) + 1, width)
-        bottom = min(int((box[3] + 2) * y) + 1, height)
-        # The filter reaches that far, and the mask is empty around its box.
-        reach = 4 + int(2 / min(x, y, 1))
-        start = max(box[0] - reach, 0), max(box[1] - reach, 0)
-        end = min(box[2] + reach, mask.size[1]), min(box[3] + reach, mask.size[0])
-        pixels = np.zeros((end[1] - start[1], end[0] - start[0]), np.uint8)
-        rows, columns = box[1] - start[1], box[0] - start[0]
-        pixels[rows:, columns:][: mask.inside.shape[0], : mask.inside.shape[1]][mask.inside] = 255
-        covered = np.asarray(
-            Image.fromarray(pixels).resize(
-                (right - left, bottom - top),
-                Image.Resampling.BILINEAR,
-                box=(
-                    left / x - start[0],
-                    top / y - start[1],
-                    right / x - start[0],
-                    bottom / y - start[1],
-                ),
-            )
-        )
+        x, y = self.fine_size[0] / mask.size[1], self.fine_size[1] / mask.size[0]
+        # Empty pixels around the box, for the filter and the outline.
+        around = 4 + int(4 * self.scale / min(x, y))
+        pixels = Image.fromarray(np.pad(mask.inside.astype(np.uint8) * 255, around))
+        start = mask.corner[0] - around, mask.corner[1] - around
+        left, top = (max(math.ceil(s * f), 0) for s, f in zip(start, (x, y)))
+        right = min(math.floor((start[0] + pixels.width) * x), self.fine_size[0])
+        bottom = min(math.floor((start[1] + pixels.height) * y), self.fine_size[1])
+        box = left / x - start[0], top / y - start[1], right / x - start[0], bottom / y - start[1]
+        size = right - left, bottom - top
+        covered = np.asarray(pixels.resize(size, Image.Resampling.BILINEAR, box=box))
         inside = covered >= 128
         return (inside if inside.any() else covered > 0), (left, top)
 
@@ -256,11 +193,14 @@ class Painting:
     def hatch(self, mask: Patch, colour: Colour = VOID, opacity: float = 0.8) -> None:
         """Fills a mask with slanted stripes, for pixels that are neither object nor background."""
         inside, corner = self._scaled(mask)
-        step = max(round(3.5 * self.fine * self.scale), 1)
-        rows, columns = np.ogrid[: inside.shape[0], : inside.shape[1]]
-        stripes = ((rows + columns + sum(corner)) // step) % 2
         # Fainter colour between the stripes: a thin void border is no dashed line.
-        self._paste(inside * np.where(stripes, opacity, 0.5 * opacity), corner, colour)
+        stripes = np.where(self._stripes(inside.shape, 5), opacity, 0.5 * opacity)
+        self._paste(inside * stripes, corner, colour)
+
+    def _stripes(self, shape: tuple[int, int], width: float) -> np.ndarray:
+        """Slanted stripes on the fine grid: bool [h,w]."""
+        rows, columns = np.ogrid[: shape[0], : shape[1]]
+        return (2 * rows + columns) // max(round(width * self.fine * self.scale), 1) % 2 == 1
 
     def _paste(self, opacity: np.ndarray, corner: tuple[int, int], colour: Colour) -> None:
         if opacity.size:
@@ -273,20 +213,13 @@ class Painting:
         whole, where the dashes of its two sides would run together.
         """
         inside, corner = self._scaled(mask)
-        unit = self.fine * self.scale
-        borders = contours(inside)
-        dashed = dashed and 2 * inside.sum() > THIN * unit * sum(map(len, borders))
-        loops = [smooth(loop, reach=3 * self.fine // 2) + corner for loop in borders]
-        pen = ImageDraw.Draw(self.image)
         for width, shade in ((2.7, INK), (1.5, colour)):
-            thick = max(round(unit * width), 1)
-            for loop in loops:
-                # Corners of pixels are closer than thick lines need.
-                loop = loop[:: max(int(self.scale), 1)] if len(loop) > 50 else loop
-                closed = np.concatenate([loop, loop[:1]])
-                broken = dashed and shade == colour
-                for line in dashes(closed, 6 * unit) if broken else [closed]:
-                    pen.line(list(map(tuple, line)), shade, thick, joint="curve")
+            size = max(round(self.fine * self.scale * width), 1) + 1
+            outer = ndimage.maximum_filter(inside, size)
+            line = outer & ~ndimage.minimum_filter(inside, size, mode="constant")
+            if dashed and shade == colour and inside.sum() > THICK * line.sum():
+                line &= self._stripes(line.shape, 6)
+            self._paste(line, corner, shade)
 
     def label(self, mask: Patch, text: str, colour: Colour) -> None:
         """Adds a label for this mask; the first labels get their places first."""
@@ -347,11 +280,6 @@ def draw_line(image: Image.Image, box: Box, place: Box, colour: Colour, width: i
     pen = ImageDraw.Draw(image)
     pen.line(line, INK, 3 * width)
     pen.line(line, colour, width)
-
-
-def box_of(mask: np.ndarray) -> Box | None:
-    """The tightest box of a mask, None for an empty one."""
-    return Image.fromarray(mask.view(np.uint8)).getbbox()
 
 
 def free_place(

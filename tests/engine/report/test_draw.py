@@ -9,7 +9,7 @@ from scipy import ndimage
 from data import rle
 from engine.report import draw, paint
 from engine.report.draw import Example, Objects
-from engine.report.paint import MISSED, UNMATCHED, Painting, contours, palette, patch_of
+from engine.report.paint import MISSED, UNMATCHED, Painting, palette, patch_of
 
 NAMES = ["cat", "dog", "a class | with a rather long name"]
 
@@ -252,23 +252,6 @@ def test_a_thin_object_that_is_missed_has_a_whole_outline():
     assert broken(thin) == 1 and broken(thick) > 5
 
 
-def test_contours_run_along_every_side_once():
-    generator = np.random.default_rng(1)
-    for density in (0.2, 0.5, 0.8):
-        mask = generator.random((17, 23)) < density
-        padded = np.pad(mask, 1).astype(int)
-        sides = np.abs(np.diff(padded, axis=0)).sum() + np.abs(np.diff(padded, axis=1)).sum()
-        assert sum(map(len, contours(mask))) == sides
-        # The signed areas of the loops, holes negative, add up to the area of the mask.
-        area = 0.0
-        for loop in contours(mask):
-            x, y = loop.T
-            area += (x * np.roll(y, -1) - np.roll(x, -1) * y).sum() / 2
-        assert area == mask.sum()
-    ring = square(2, 2, 9, (13, 13)) & ~square(5, 5, 3, (13, 13))
-    assert len(contours(ring)) == 2 == ndimage.label(~ring)[1]
-
-
 def test_fill_covers_the_mask_and_nothing_else():
     mask = square(37, 51, 21)
     painting = Painting(Image.new("RGB", (160, 120)), (160, 120))
@@ -314,7 +297,7 @@ def test_no_letter_is_ever_drawn_as_a_box(letter):
     file = paint.font_file(text)
     [_, shown] = draw.drawable(names)
     if file is None:
-        assert shown == "1" and paint.readable(letter) == "?"
+        assert shown == "1" and paint.fitted(letter, 20)[0] == "?"
         assert draw.numbered(names).endswith(f": 1 = {letter * 2}")
     else:
         font = paint.font(file, 30)
