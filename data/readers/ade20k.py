@@ -13,11 +13,10 @@ from typing import Any
 
 from data import rle
 from data.errors import BadRecords, InputError
-from data.images import upright_size
 from data.readers.content import Content, class_name
 from data.readers.image_files import DEPTH, walk
 from data.readers.maps import images_by_stem, read_colours
-from data.readers.source import SPLITS, Source, require_size
+from data.readers.source import SPLITS, Source
 
 NAME, TITLE = "ade20k", "ADE20K"
 LAYOUT = "images/ADE/training/.../x.jpg, x_seg.png, x.json"
@@ -94,11 +93,9 @@ def add_image(content: Content, root: Path, name: str, image_name: str) -> None:
     file = root / name
     names, parts = classes_of(json_of(file))
     colours = read_colours(file)
-    if (root / image_name).is_file():
-        require_size(file, colours.shape, image_name, upright_size(root / image_name))
     found = rle.distinct(colours)[0]
     classes = ((found & 255) // 10 * 256 + (found >> 8 & 255)).tolist()
-    image = content.add_map(image_name, colours.shape, file)
+    image = content.add_map(image_name, colours.shape, file, root)
     content.counts["parts of objects"] += parts
     for class_, mask in zip(classes, rle.from_index_map(colours, found), strict=True):
         if class_ in names:

@@ -13,10 +13,9 @@ import numpy as np
 
 from data import rle
 from data.errors import BadRecords, InputError
-from data.images import upright_size
 from data.readers.content import Content
 from data.readers.maps import images_by_stem, read_numbers
-from data.readers.source import Source, require_size, split_of
+from data.readers.source import Source, split_of
 
 NAME, TITLE = "cityscapes", "Cityscapes"
 LAYOUT = "gtFine/train/CITY/x_gtFine_instanceIds.png, leftImg8bit/train/CITY/x_leftImg8bit.png"
@@ -71,8 +70,6 @@ def read(source: Source, bad: BadRecords) -> dict[str, Any]:
 
 def add_image(content: Content, file: Path, images: Path, name: str) -> None:
     values = read_numbers(file)
-    if (images / name).is_file():
-        require_size(file, values.shape, name, upright_size(images / name))
     numbers, places = rle.distinct(values)
     numbers = numbers.astype(np.int64)  # of 8 bits in an image without instances
     classes = np.where(numbers < GROUPS, numbers, numbers // GROUPS)
@@ -83,7 +80,7 @@ def add_image(content: Content, file: Path, images: Path, name: str) -> None:
             f"{file} holds the number {unknown[0]}, which is none of Cityscapes' ids: make it "
             "again with cityscapesscripts, or save the set as COCO json"
         )
-    image = content.add_map(name, values.shape, file, void=(numbers <= LAST_VOID)[places])
+    image = content.add_map(name, values.shape, file, images, (numbers <= LAST_VOID)[places])
     masks = rle.from_index_map(values, numbers[countable])
     for number, id_, mask in zip(numbers[countable], classes[countable], masks, strict=True):
         content.add(image, int(id_), [mask], iscrowd=int(number < GROUPS))

@@ -9,10 +9,11 @@ import base64
 import io
 import json
 import math
+import os
 import zlib
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from data import records, rle
 from data.errors import BadRecords, FileError, InputError
 from data.images import MOST_PIXELS, TYPES, upright_size
+from data.readers.source import require_size
 
 Outline = np.ndarray | rle.Rle  # a checked polygon (x, y, x, y, ... in pixels), or a mask
 
@@ -65,12 +67,20 @@ class Content:
         self.objects = [one for one in self.objects if one[1]["image_id"] != gone["id"]]
 
     def add_map(
-        self, name: str, shape: Sequence[int], file: Path, void: np.ndarray | None = None
+        self,
+        name: str,
+        shape: Sequence[int],
+        file: Path,
+        folder: Path | None = None,
+        void: np.ndarray | None = None,
     ) -> dict[str, Any]:
-        """A new image whose objects are in a map (h, w), or in a folder of masks.
+        """A new image whose objects are in the map (h, w) of a file, or in a folder of masks.
 
+        folder: that of the images; if the image is there, it must have the size of the map.
         void: bool [h,w], what is neither object nor background.
         """
+        if folder is not None and os.path.isfile(folder / name):  # also of names that are too long
+            require_size(file, shape, name, upright_size(folder / name))
         try:
             image = self.add_image(name, shape[1], shape[0], str(file))
         except InputError as reason:
@@ -100,10 +110,15 @@ class Content:
         record: str,
         fix: str,
         outlines: Sequence[Outline] = (),
+        points: Any = None,
     ) -> None:
-        """Notes an object that cannot be used; what is left of it will be ignored."""
+        """Notes an object that cannot be used; what is left of it will be ignored.
+
+        That is its outlines, else the box around those of its `points`, in lists or records of any
+        depth, that are in the image.
+        """
         self.bad.note_error(error, file, record, fix)
-        self.add(image, label, outlines, broken=True)
+        self.add(image, label, outlines or box_of_points(points, image), broken=True)
 
     def add_box(
         self, image: dict, label: str | int | None, corners: Sequence[float], iscrowd: int = 0
@@ -196,17 +211,30 @@ def mask_at(mask: np.ndarray, x: float, y: float, image: dict) -> rle.Rle:
     return rle.encode_at(mask, round(x), round(y), image["height"], image["width"])
 
 
-def usable_box(points: Any, image: dict) -> list[np.ndarray]:
-    """The box around those of the points [[x, y], ...] that are in the image, if there are two."""
-    inside: list[float] = []
-    for point in points if isinstance(points, list) else ():
+def box_of_points(points: Any, image: dict) -> list[np.ndarray]:
+    """The box around the points that are in the image, if there are at least two."""
+    size = image["width"], image["height"]
+    inside = [(x, y) for x, y in points_in(points) if 0 <= x <= size[0] and 0 <= y <= size[1]]
+    return [polygon(rectangle(np.ravel(inside)), image)] if len(inside) > 1 else []
+
+
+def points_in(value: Any) -> Iterator[Sequence[float]]:
+    """The points in lists of any depth: [x, y, ...], or records of x and y."""
+    if isinstance(value, dict):
+        value = [value.get("x"), value.get("y")] if "x" in value else list(value.values())
+    if isinstance(value, list):
         try:
-            x, y = numbers(point, 2)
+            yield numbers(value[:2], 2)
         except InputError:
-            continue
-        if 0 <= x <= image["width"] and 0 <= y <= image["height"]:
-            inside += [x, y]
-    return [polygon(rectangle(inside), image)] if len(inside) > 2 else []
+            for each in value:
+                yield from points_in(each)
+
+
+def nested(record: Any, *keys: str) -> Any:
+    """A value inside records, None where it is missing."""
+    for key in keys:
+        record = record.get(key) if isinstance(record, dict) else None
+    return record
 
 
 def load_json(path: Path) -> Any:

@@ -15,7 +15,6 @@ import numpy as np
 
 from data import rle
 from data.errors import BadRecords, InputError
-from data.images import upright_size
 from data.readers.content import Content
 from data.readers.image_files import DEPTH
 from data.readers.maps import images_by_stem, read_colours
@@ -106,9 +105,6 @@ def add_image(
     class_file, object_file = (source.path / part / f"{name}.png" for part in (CLASSES, OBJECTS))
     classes, objects = read_colours(class_file), read_colours(object_file)
     require_size(class_file, classes.shape, f"{OBJECTS}/{name}.png", objects.shape)
-    image_file = source.images[0] / image_name
-    if os.path.isfile(image_file):
-        require_size(object_file, objects.shape, image_name, upright_size(image_file))
     colours, class_places = rle.distinct(classes)
     for colour in colours.tolist():
         if colour not in labels:
@@ -130,6 +126,6 @@ def add_image(
             f"only in {CLASSES}: paint their classes there, or remove them here"
         )
     void = np.isin(class_places, [i for i, name in enumerate(names) if name == VOID])
-    image = content.add_map(image_name, objects.shape, object_file, void)
+    image = content.add_map(image_name, objects.shape, object_file, source.images[0], void)
     for mask, place in zip(rle.from_index_map(objects, numbers), votes.argmax(1), strict=True):
         content.add(image, names[place], [mask])

@@ -22,7 +22,7 @@ import numpy as np
 from data import rle
 from data.errors import BadRecords, InputError
 from data.images import MOST_PIXELS
-from data.readers.content import Content, Outline, mask_at, polygon, shortened, usable_box
+from data.readers.content import Content, Outline, mask_at, polygon, shortened
 from data.readers.image_files import LOOKED_AT
 from data.readers.source import Source, ellipse, head_of, split_of
 
@@ -152,8 +152,8 @@ def add_shapes(content: Content, image: dict, element: Element, file: Path) -> N
                 raise InputError("has no label")
         except InputError as error:
             what = f"{shape.tag} {number} of image {image['file_name']}"
-            left = outline or usable_part(shape, image)
-            content.add_broken(image, label, error, file, what, FIX, left)
+            left = corners_of(shape)
+            content.add_broken(image, label, error, file, what, FIX, outline, left)
             continue
         key = (label, number if group == "0" else f"group {group}")
         if shape.tag == "box":
@@ -169,14 +169,14 @@ def add_shapes(content: Content, image: dict, element: Element, file: Path) -> N
             content.add_box(image, key[0], corners)
 
 
-def usable_part(shape: Element, image: dict) -> list[np.ndarray]:
-    """The box around the readable corners of a broken shape."""
-    corners = re.findall(r"([-.\d]+),([-.\d]+)", shape.get("points", ""))
+def corners_of(shape: Element) -> list[list[float]]:
+    """The readable corners of a broken shape."""
     with contextlib.suppress(InputError, ValueError):
         if shape.tag == "mask":
             left, top, width, height = numbers(shape, float, "left", "top", "width", "height")
-            corners = [(left, top), (left + width, top + height)]
-        return usable_box([[float(x), float(y)] for x, y in corners], image)
+            return [[left, top], [left + width, top + height]]
+        corners = re.findall(r"([-.\d]+),([-.\d]+)", shape.get("points", ""))
+        return [[float(x), float(y)] for x, y in corners]
     return []
 
 

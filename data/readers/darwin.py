@@ -24,12 +24,12 @@ from data.readers.content import (
     flatten,
     is_side,
     load_json,
+    nested,
     numbers,
     polygon,
     rectangle,
     shortened,
     size_of,
-    usable_box,
 )
 from data.readers.image_files import ImageFiles, files_of_images
 from data.readers.source import Source, ellipse, head_of, top_keys
@@ -172,8 +172,8 @@ def add_annotation(
             else:
                 content.add(image, label, outlines(value, image))
     except MALFORMED as error:
-        left = usable_box(points_in(annotation), image)
-        content.add_broken(image, label, error, file, what, FIX, left)
+        left = nested(annotation, "polygon")
+        content.add_broken(image, label, error, file, what, FIX, points=left)
 
 
 def ellipse_polygon(value: dict, image: dict) -> np.ndarray:
@@ -201,11 +201,3 @@ def rings(value: dict) -> list[list]:
 
 def xy(point: Any) -> list:
     return [point.get("x"), point.get("y")] if isinstance(point, dict) else [point]
-
-
-def points_in(annotation: Any) -> list[list]:
-    """All points of a broken polygon."""
-    try:
-        return [xy(point) for ring in rings(annotation["polygon"]) for point in ring]
-    except MALFORMED:
-        return []

@@ -11,10 +11,10 @@ from typing import Any
 
 from data import rle
 from data.errors import BadRecords, InputError
-from data.images import opened, upright_size
+from data.images import opened
 from data.readers.content import Content, class_name, load_json
 from data.readers.maps import images_by_stem, read_numbers
-from data.readers.source import Source, lines_of, require_size, split_of
+from data.readers.source import Source, lines_of, split_of
 
 NAME, TITLE = "davis", "DAVIS"
 LAYOUT = "JPEGImages/480p/VIDEO/00000.jpg, Annotations/480p/VIDEO/00000.png"
@@ -105,8 +105,6 @@ def add_frame(
 ) -> None:
     """Adds a frame; `classes`: those of its video, None if there are none."""
     values = read_numbers(file)
-    if (images / name).is_file():
-        require_size(file, values.shape, name, upright_size(images / name))
     numbers, _ = rle.distinct(values)
     numbers = numbers[numbers > 0].tolist()
     has_void = VOID in numbers and not (numbers == [VOID] and not has_palette(file))
@@ -118,7 +116,8 @@ def add_frame(
             f"{file} holds object {unknown[0]}, which {META} does not list: add it there, or "
             "remove it here"
         )
-    image = content.add_map(name, values.shape, file, values == VOID if has_void else None)
+    void = values == VOID if has_void else None
+    image = content.add_map(name, values.shape, file, images, void)
     for number, mask in zip(numbers, rle.from_index_map(values, numbers), strict=True):
         content.add(image, CLASS if classes is None else classes[number], [mask])
 

@@ -17,11 +17,10 @@ from PIL import Image
 
 from data import rle
 from data.errors import BadRecords, InputError
-from data.images import upright_size
 from data.readers.content import Content, class_name, load_json
 from data.readers.id_images import split_in
 from data.readers.maps import images_by_stem, read_colours
-from data.readers.source import Source, require_size
+from data.readers.source import Source
 
 NAME, TITLE = "huggingface", "Hugging Face instance maps"
 LAYOUT = "images/x.jpg and annotations/x.png (red: class, green: object)"
@@ -75,7 +74,7 @@ def read(source: Source, bad: BadRecords) -> dict[str, Any]:
             image = images.get(name.rpartition(".")[0])
             if image is None:
                 raise InputError(f"{file} has no image of its name: add the image or remove it")
-            add_image(content, file, image, source.images[0] / image, labels)
+            add_image(content, file, source.images[0], image, labels)
     return content.finished()
 
 
@@ -89,9 +88,10 @@ def names_in(file: Path) -> dict[int, str]:
     return dict(sorted(pair for pair in pairs if pair[0]))
 
 
-def add_image(content: Content, file: Path, name: str, path: Path, labels: dict[int, str]) -> None:
+def add_image(
+    content: Content, file: Path, images: Path, name: str, labels: dict[int, str]
+) -> None:
     colours = read_colours(file)
-    require_size(file, colours.shape, name, upright_size(path))
     numbers = rle.distinct(colours)[0]
     objects = numbers[numbers >> 8 > 0]
     if numbers[-1] >> 16 or (objects & 255 == 0).any():
@@ -99,7 +99,7 @@ def add_image(content: Content, file: Path, name: str, path: Path, labels: dict[
             f"{file} has colours with blue, or green without red: red has to be the class and "
             "green the number of the object"
         )
-    image = content.add_map(name, colours.shape, file)
+    image = content.add_map(name, colours.shape, file, images)
     for number, mask in zip(objects.tolist(), rle.from_index_map(colours, objects), strict=True):
         label = number & 255
         content.add(image, labels.get(label, f"class {label:03}"), [mask])

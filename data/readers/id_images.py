@@ -17,12 +17,11 @@ from scipy import ndimage
 
 from data import rle
 from data.errors import BadRecords, InputError
-from data.images import upright_size
 from data.readers.class_table import ClassTable, files_in
 from data.readers.content import Content
 from data.readers.image_files import DEPTH, canonical
 from data.readers.maps import folders_of, images_by_stem, read_numbers
-from data.readers.source import SPLITS, Source, require_size
+from data.readers.source import SPLITS, Source
 
 NAME, TITLE = "id-images", "id images"
 LAYOUT = "images/x.png and masks/x.png (a number for each object); x.png beside x_masks.png"
@@ -136,7 +135,6 @@ def split_in(name: str) -> str:
 def add_image(content: Content, classes: ClassTable, file: Path, images: Path, name: str) -> int:
     """Adds the objects of a map; returns how many of them are areas that do not touch."""
     indices = read_numbers(file)
-    require_size(file, indices.shape, name, upright_size(images / name))
     numbers, places = rle.distinct(indices)
     specks = np.bincount(places.ravel()) <= SPECK
     if len(numbers) > MOST_SPECKS and specks.mean() > 0.5:
@@ -145,7 +143,7 @@ def add_image(content: Content, classes: ClassTable, file: Path, images: Path, n
             "photos and smoothed or scaled masks have: save a map with one number for each object"
         )
     numbers = numbers[numbers > 0]
-    image = content.add_map(name, indices.shape, file)
+    image = content.add_map(name, indices.shape, file, images)
     masks = rle.from_index_map(indices, numbers)
     for number, mask in zip(numbers.tolist(), masks):
         content.add(image, classes.of(file, number), [mask])

@@ -25,7 +25,6 @@ from data.readers.content import (
     polygon,
     rectangle,
     size_of,
-    usable_box,
 )
 from data.readers.image_files import ImageFiles, files_of_images
 from data.readers.source import Source, ellipse
@@ -160,8 +159,8 @@ class Reading:
             else:
                 self.content.add(image, label, even_odd(paths, image))
         except InputError as error:
-            left = usable_box(corners_of(data), image)
-            self.content.add_broken(image, label, error, file, what, FIX, left)
+            left = corners_of(data)
+            self.content.add_broken(image, label, error, file, what, FIX, points=left)
 
 
 def is_numbered(name: PurePosixPath) -> bool:

@@ -24,6 +24,7 @@ from data.readers.content import (
     Content,
     Outline,
     base64_bytes,
+    box_of_points,
     class_name,
     flatten,
     load_json,
@@ -32,7 +33,6 @@ from data.readers.content import (
     png_mask,
     polygon,
     size_of,
-    usable_box,
 )
 from data.readers.image_files import ImageFiles, annotation_files
 from data.readers.source import Source, ellipse, head_of
@@ -228,7 +228,9 @@ def add_region(content: Content, image: dict, region: Region, file: Path, what: 
             raise InputError("is of an image of another size than other regions")
         drawn = OUTLINES[kind](region.value, image)
     except MALFORMED as error:
-        content.add_broken(image, label, error, file, what, FIX, usable_part(region.value, image))
+        percent = box_of_points(region.value.get("points"), {"width": 100, "height": 100})
+        left = [scale(one, image) for one in percent]
+        content.add_broken(image, label, error, file, what, FIX, left)
         return
     if label is None:
         content.counts["regions without a class"] += 1
@@ -249,12 +251,6 @@ def label_of(value: dict) -> str | None:
 def scale(points: np.ndarray | list[float], image: dict) -> np.ndarray:
     """Points x, y, x, y, ... in percent -> in pixels."""
     return (np.reshape(points, (-1, 2)) * (image["width"], image["height"]) / 100).ravel()
-
-
-def usable_part(value: dict, image: dict) -> list[np.ndarray]:
-    """The box around the points of a broken polygon that can be used."""
-    percent = {"width": 100, "height": 100}
-    return [scale(one, image) for one in usable_box(value.get("points"), percent)]
 
 
 def outline(value: dict, image: dict) -> np.ndarray:

@@ -21,19 +21,20 @@ from data.readers.content import (
     Outline,
     base64_bytes,
     bounds,
+    box_of_points,
     class_name,
     flatten,
     image_size,
     is_side,
     load_json,
     mask_at,
+    nested,
     png_mask,
     polygon,
     rectangle,
     segmentation_of,
     shortened,
     size_of,
-    usable_box,
 )
 from data.readers.image_files import ImageFiles, files_of_images
 from data.readers.source import Source, ellipse, head_of, lines_of
@@ -167,8 +168,7 @@ class Reading:
             except MALFORMED as error:
                 self.bad.note_error(error, file, what, FIX)
                 objects[key].broken = True
-                if isinstance(shape, dict):
-                    objects[key].outlines += usable_box(shape.get("points"), image)
+                objects[key].outlines += box_of_points(nested(shape, "points"), image)
         return objects
 
     def add_objects(self, objects: dict[tuple, Parts], image: dict) -> None:

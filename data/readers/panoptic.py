@@ -106,7 +106,7 @@ def opened(content: Content, path: Path, record: dict) -> tuple[dict, np.ndarray
     size = record.get("height"), record.get("width")
     if all(type(side) is int for side in size):
         require_size(path, colours.shape, str(record.get("file_name")), size)
-    image = content.add_map(str(record.get("file_name")), colours.shape, path, colours == 0)
+    image = content.add_map(str(record.get("file_name")), colours.shape, path, void=colours == 0)
     if type(record.get("id")) is int:
         image["id"] = record["id"]
     return image, colours

@@ -20,9 +20,9 @@ from data.readers.content import (
     class_name,
     flatten,
     load_json,
+    nested,
     shortened,
     size_of,
-    usable_box,
     with_holes,
 )
 from data.readers.image_files import ImageFiles, files_of_images
@@ -175,10 +175,8 @@ def add_feature(content: Content, image: dict, feature: Any, file: Path, what: s
         else:
             raise InputError(f"has the unknown geometry {shortened(kind)}")
     except MALFORMED as error:
-        geometry = feature.get("geometry") if isinstance(feature, dict) else None
-        coordinates = geometry.get("coordinates") if isinstance(geometry, dict) else None
-        left = usable_box(list(points_in(coordinates)), image)
-        content.add_broken(image, label or None, error, file, what, FIX, left)
+        left = nested(feature, "geometry", "coordinates")
+        content.add_broken(image, label or None, error, file, what, FIX, points=left)
 
 
 def label_of(properties: dict) -> str:
@@ -195,15 +193,6 @@ def label_of(properties: dict) -> str:
 def outlines_of(geometry: dict, image: dict) -> list[Outline]:
     """The parts of an object; one with holes is a mask."""
     return [with_holes(outer, holes, image) for outer, *holes in parts_of(geometry)]
-
-
-def points_in(value: Any) -> Iterator[list]:
-    """All points in nested lists."""
-    if isinstance(value, list) and value and isinstance(value[0], list):
-        for each in value:
-            yield from points_in(each)
-    elif isinstance(value, list):
-        yield value[:2]
 
 
 def name_unnamed(content: Content) -> None:

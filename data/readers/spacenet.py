@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from data.errors import MALFORMED, BadRecords, InputError
-from data.readers.content import Content, numbers, shortened, size_of, usable_box, with_holes
+from data.readers.content import Content, numbers, shortened, size_of, with_holes
 from data.readers.image_files import DEPTH, files_of_images
 from data.readers.maps import images_by_stem
 from data.readers.source import Source, head_of, rows_of
@@ -91,8 +91,8 @@ def add_building(content: Content, image: dict, text: str, file: Path, what: str
         outlines = [with_holes(outer, holes, image) for outer, *holes in parts_of(text)]
         content.add(image, CLASS, outlines)
     except MALFORMED as error:
-        points = [list(map(float, pair)) for pair in PAIR.findall(text)]
-        content.add_broken(image, CLASS, error, file, what, FIX, usable_box(points, image))
+        left = [list(map(float, pair)) for pair in PAIR.findall(text)]
+        content.add_broken(image, CLASS, error, file, what, FIX, points=left)
 
 
 def parts_of(text: str) -> list[list[list[float]]]:

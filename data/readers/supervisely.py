@@ -21,6 +21,7 @@ from data.readers.content import (
     is_side,
     load_json,
     mask_at,
+    nested,
     numbers,
     png_mask,
     polygon,
@@ -28,7 +29,6 @@ from data.readers.content import (
     shortened,
     size_of,
     unzipped,
-    usable_box,
     with_holes,
 )
 from data.readers.image_files import ImageFiles, split_of_path, walk
@@ -129,9 +129,8 @@ def add_object(content: Content, image: dict, record: Any, file: Path, what: str
         else:
             raise InputError(f"has the unknown geometryType {shortened(kind)}")
     except MALFORMED as error:
-        points = record.get("points") if isinstance(record, dict) else None
-        exterior = points.get("exterior") if isinstance(points, dict) else None
-        content.add_broken(image, label, error, file, what, FIX, usable_box(exterior, image))
+        left = nested(record, "points", "exterior")
+        content.add_broken(image, label, error, file, what, FIX, points=left)
 
 
 def bitmap(value: dict, image: dict) -> rle.Rle:

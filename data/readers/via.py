@@ -22,12 +22,12 @@ from data.readers.content import (
     class_name,
     flatten,
     load_json,
+    nested,
     numbers,
     polygon,
     rectangle,
     shortened,
     size_of,
-    usable_box,
 )
 from data.readers.image_files import ImageFiles, annotation_files
 from data.readers.source import Source, ellipse, head_of, rows_of
@@ -99,8 +99,8 @@ def read(source: Source, bad: BadRecords) -> dict[str, Any]:
                     add_region(content, image, region, label_of)
                 except MALFORMED as error:
                     what = f"region {number} of {entry.name}"
-                    left = usable_box(points_of(region), image)
-                    content.add_broken(image, None, error, entry.file, what, FIX, left)
+                    left = points_of(region)
+                    content.add_broken(image, None, error, entry.file, what, FIX, points=left)
     return content.finished()
 
 
@@ -268,9 +268,6 @@ def outline(shape: dict, kind: str, points: list, image: dict) -> np.ndarray:
 
 def points_of(region: Any) -> list[list]:
     """The points [[x, y], ...] of a region, if it has some."""
-    shape = region.get("shape_attributes") if isinstance(region, dict) else None
-    if not isinstance(shape, dict):
-        return []
-    x, y = shape.get("all_points_x"), shape.get("all_points_y")
+    x, y = (nested(region, "shape_attributes", f"all_points_{axis}") for axis in "xy")
     are_lists = isinstance(x, list) and isinstance(y, list) and len(x) == len(y)
     return [list(point) for point in zip(x, y)] if are_lists else []

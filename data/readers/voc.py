@@ -127,7 +127,7 @@ def add_image(
     numbers = np.flatnonzero(counts.sum(1)) + 1
     votes = counts[numbers - 1, 1:]
     void = (classes == VOID) | (indices == VOID)
-    image = content.add_map(image_name, size, image_path, void)
+    image = content.add_map(image_name, size, image_path, void=void)
     masks = rle.from_index_map(np.where(void, 0, indices), numbers)
     for number, vote, mask in zip(numbers, votes, masks, strict=True):
         label = int(vote.argmax())
