@@ -79,7 +79,7 @@ class EfficientNetLite(nn.Module):
             if current <= stride:
                 layers += self.blocks[start:end]
             start = end
-        return layers
+        return layers + (self.last_map_layers if stride >= self.strides[-1] else [])
 
     def forward(self, images: Tensor) -> list[Tensor]:
         x = nn.functional.relu6(self.bn0(self.conv_stem(images)))  # [B,32,H/2,W/2]

@@ -50,25 +50,16 @@ def test_no_batchnorm_is_left_and_answers_are_the_same(name):
         torch.testing.assert_close(found[key].double(), wanted[key], rtol=0, atol=2e-3 * spread)
 
 
-def test_parts_that_use_their_norms_in_another_order_are_left_as_they_are():
-    class Stem(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.one, self.two = nn.Conv2d(3, 16, 3, 2, 1), nn.Conv2d(16, 16, 1)
-            self.norm_one, self.norm_two = nn.BatchNorm2d(16), nn.BatchNorm2d(16)
+class OtherOrder(nn.Module):
+    """Norms that are defined in another order than they are used."""
 
-        def forward(self, x):
-            return self.norm_two(self.two(self.norm_one(self.one(x)).relu())).relu()
+    def __init__(self):
+        super().__init__()
+        self.one, self.two = nn.Conv2d(3, 16, 3, 2, 1), nn.Conv2d(16, 16, 1)
+        self.norm_one, self.norm_two = nn.BatchNorm2d(16), nn.BatchNorm2d(16)
 
-    model = trained("mobileinst_topformer_tiny")
-    model.backbone.tpm.stem = Stem()
-    for values in (one.weight.data for one in model.modules() if isinstance(one, nn.BatchNorm2d)):
-        values.uniform_(0.5, 2)
-    images = torch.rand(1, 3, 64, 64)
-    with torch.no_grad():
-        wanted = model.eval()(images)
-        found = fold_batchnorms(model)(images)
-    torch.testing.assert_close(found["mask_logits"], wanted["mask_logits"], rtol=1e-3, atol=1e-4)
+    def forward(self, x):
+        return self.norm_two(self.two(self.norm_one(self.one(x)).relu())).relu()
 
 
 class ReluBetween(nn.Module):
@@ -98,8 +89,8 @@ class SharedConv(nn.Module):
         return self.norm(self.one(self.other(self.one(self.first(x)))))
 
 
-@pytest.mark.parametrize("stem", [ReluBetween, SharedConv])
-def test_a_norm_that_reads_something_else_is_left_as_it_is(stem):
+@pytest.mark.parametrize("stem", [OtherOrder, ReluBetween, SharedConv])
+def test_a_norm_that_does_not_follow_its_convolution_is_left_as_it_is(stem):
     model = trained("mobileinst_topformer_tiny")
     model.backbone.tpm.stem = stem()
     for norm in (one for one in model.backbone.tpm.stem.modules() if hasattr(one, "running_var")):

@@ -7,7 +7,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from mobileinst.layers.position import coordinate_maps
-from mobileinst.mobile.mask_decoder import CoordinateConv, FinePixels, MaskDecoder, enhance
+from mobileinst.mobile.mask_decoder import CoordinateConv, FinePixels, MaskDecoder
 
 CHANNELS = (6, 8, 10, 12)
 
@@ -29,13 +29,6 @@ def randomise_norms(module: nn.Module) -> nn.Module:
             nn.init.uniform_(child.weight, 0.5, 1.5)
             nn.init.normal_(child.bias)
     return module.eval()
-
-
-def test_enhancer_is_the_formula_of_the_figure():
-    local, semantic = torch.randn(2, 5, 7, 11), torch.randn(2, 5, 4, 6)
-    resized = F.interpolate(semantic, (7, 11), mode="bilinear", align_corners=False)
-    want = torch.stack([x * g + g for x, g in zip(local, resized, strict=True)])
-    assert torch.equal(enhance(local, semantic), want)
 
 
 @pytest.mark.parametrize("coordinates", [True, False])
@@ -110,13 +103,6 @@ def test_fine_pixels_agree_with_a_plain_restatement():
 
 
 @torch.no_grad()
-def test_pixel_features_take_both_signs():
-    _, pixel_features = MaskDecoder(CHANNELS, width=16)(*pyramid(128, 128))
-    assert pixel_features.shape[1] == 16
-    assert pixel_features.min() < 0 < pixel_features.max()
-
-
-@torch.no_grad()
 def test_multiply_adds_of_the_six_convolutions():
     """151,200 · D² at 640 × 640: three 3×3 convolutions, twice."""
     width = 8
@@ -162,12 +148,6 @@ def test_the_part_of_the_coordinates_is_that_of_one_convolution(training, kernel
         grads = torch.autograd.grad(y.pow(3).sum(), (x, *split.parameters()))
         results.append([y, *grads, split.bn.running_mean.clone(), split.bn.running_var.clone()])
     torch.testing.assert_close(*results)
-
-
-def test_coordinates_run_from_border_to_border():
-    maps = coordinate_maps(3, 4)[0]
-    assert torch.allclose(maps[0], torch.tensor([-0.75, -0.25, 0.25, 0.75]).expand(3, 4))
-    assert torch.allclose(maps[1], torch.tensor([[-2 / 3], [0], [2 / 3]]).expand(3, 4))
 
 
 @torch.no_grad()

@@ -46,18 +46,6 @@ def boxes_from_masks(masks):
     return boxes
 
 
-def test_a_perfect_map_comes_back_at_the_original_size():
-    whole = torch.zeros(1, 120, 180, dtype=torch.bool)
-    whole[:, 30:90, 40:120] = True
-    padded = torch.zeros(1, 1, 64, 96)
-    padded[0, 0, 15:45, 20:60] = 1  # the same at half the size, in a padded input
-    logits = torch.nn.functional.interpolate(padded, size=(8, 12), mode="area")[0] * 10 - 5
-    masks = upsample_masks(logits, *SIZES) > 0
-    iou = (masks & whole).sum() / (masks | whole).sum()
-    assert masks.shape == whole.shape
-    assert iou > 0.9  # corners are cut by the grid
-
-
 def test_resizing_by_matrices_is_interpolation():
     logits, (padded, size, orig_size) = make_outputs()["mask_logits"][0], SIZES
     expected = torch.nn.functional.interpolate(logits[None], size=padded, mode="bilinear")
@@ -135,13 +123,6 @@ def test_without_a_threshold_every_query_with_a_mask_is_kept():
     assert result["boxes"].shape == (0, 4)
 
 
-def test_nothing_at_all_is_encoded_to_an_empty_list():
-    outputs = make_outputs()
-    outputs["mask_logits"] = torch.full((1, 6, 8, 12), -2.0)
-    [result] = Postprocess(rank_by_objectness)(outputs, [SIZES], encode=list)
-    assert result["masks"] == []
-
-
 @pytest.mark.parametrize("pixels", [1, 50_000, 10**9])
 def test_chunks_change_nothing(monkeypatch, pixels):
     outputs = make_outputs(batch=2)
@@ -151,14 +132,6 @@ def test_chunks_change_nothing(monkeypatch, pixels):
     for dense, result in zip((first, second), encoded):
         assert torch.equal(torch.stack(result["masks"]), dense["masks"])
         assert torch.equal(result["boxes"], dense["boxes"])
-
-
-def test_only_the_best_are_kept():
-    outputs = make_outputs()
-    outputs["mask_logits"] = torch.full((1, 6, 8, 12), 2.0)
-    [all_of_them] = Postprocess(rank_by_objectness)(outputs, [SIZES])
-    [best] = Postprocess(rank_by_objectness, max_detections=2)(outputs, [SIZES])
-    assert torch.equal(best["scores"], all_of_them["scores"][:2])
 
 
 def plain_mask2former(outputs, sizes, most):
@@ -195,13 +168,6 @@ def test_ranking_by_class_agrees_with_a_plain_restatement(most, encode):
         torch.testing.assert_close(box, boxes_from_masks(mask[None])[0])
 
 
-def test_a_query_is_ranked_with_each_class():
-    outputs = {"class_logits": torch.tensor([[2.0, 1.0, -3.0], [0.0, 0.0, 5.0]])}
-    scores, found = rank_by_class(outputs)
-    assert found.tolist() == [True, False]
-    torch.testing.assert_close(scores, outputs["class_logits"].softmax(-1)[:, :2])
-
-
 def test_queries_without_an_object_are_kept_unless_a_threshold_is_asked_for():
     outputs = make_outputs(queries=3, classes=3)
     outputs["class_logits"] = torch.tensor([[[1.0, 0.0, 1.2], [3.0, 0.0, 0.0], [0.0, 0.9, 1.0]]])
@@ -224,16 +190,6 @@ def test_for_use_no_query_is_lost_to_the_other_classes_of_one_that_is_sure():
         outputs, [SIZES], threshold=0.1
     )
     assert len(used[0]["scores"]) == 6
-
-
-def test_best_marks_the_highest_answer_of_each_query():
-    outputs = make_outputs()
-    outputs["mask_logits"] = torch.full((1, 6, 8, 12), 2.0)
-    [every] = Postprocess(rank_by_objectness, duplicate_iou=1)(outputs, [SIZES])
-    [used] = Postprocess(rank_by_objectness, duplicate_iou=1)(outputs, [SIZES], threshold=0.0)
-    assert every["best"].sum() == 6 and used["best"].all()
-    assert torch.equal(every["scores"][every["best"]], used["scores"])
-    assert torch.equal(every["labels"][every["best"]], used["labels"])
 
 
 @pytest.mark.parametrize("quality", [grid_quality, None])

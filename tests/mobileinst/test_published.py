@@ -31,7 +31,6 @@ CONFIG = Mask2FormerConfig(
 CLASS_LAYER = "query_decoder.class_embed"
 HUB_NORM = "model.transformer_module.decoder.layernorm.weight"
 HUB_KEYS = "model.transformer_module.decoder.layers.2.self_attn.k_proj.weight"
-STACK = "query_decoder.transformer_self_attention_layers.2.self_attn.in_proj_weight"
 
 
 def build(num_classes=3, seed=0):
@@ -184,13 +183,6 @@ def test_whole_models_are_recognised(model, hub_state):
     assert weights.recognise(hub_state) == "Mask2Former in the names of Hugging Face"
 
 
-def test_unknown_names_and_incomplete_stacks_stay(hub_state):
-    state = {name: value for name, value in hub_state.items() if name != HUB_KEYS}
-    _, renamed = weights.in_our_names(state | {"lm_head.weight": torch.ones(1)})
-    assert {"lm_head.weight", f"{STACK} (q)", f"{STACK} (v)"} <= renamed.keys()
-    assert STACK not in renamed
-
-
 # A file fills a model
 
 
@@ -207,13 +199,6 @@ def test_what_torch_saved_fills_a_model(tmp_path, model, hub_state, official_sta
     assert report.prefixes == ((prefix,) if prefix else ())
     expected = {"buffers that follow from the sizes": 1, "criterion.*": 1}
     assert dropped(report) == expected | ({"backbone.norm.*": 1} if names == "hub" else {})
-
-
-@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
-def test_every_protocol_of_pickle(pickled, model, official_state, protocol):
-    loaded = build()
-    weights.load(loaded, pickled(official_state, protocol))
-    assert same(loaded.state_dict(), model.state_dict())
 
 
 @pytest.mark.parametrize("decoder", ["pixel_decoder.", ""])
@@ -253,22 +238,6 @@ def test_the_backbone_alone(folder, pickled, model, official_state):
     ]  # fmt: skip
 
 
-def test_tensors_without_a_place_are_reported(pickled, official_state):
-    more = {"sem_seg_head.predictor.more.bias": torch.ones(3)}
-    report = weights.load(build(), pickled(official_state | more))
-    assert [*report.unexpected] == ["query_decoder.more.bias"]
-    assert "1 tensors of the file have no place here (query_decoder.more.bias)" in report.warnings
-
-
-def test_another_backbone_is_named(pickled, official_state):
-    tensors = {n: value for n, value in official_state.items() if not n.startswith("backbone.")}
-    path = pickled({"backbone.stem.conv1.weight": torch.ones(64, 3, 7, 7)} | tensors)
-    with pytest.raises(weights.LoadError, match=r"not known here \(conv1.weight"):
-        weights.load(build(), path)
-    with pytest.raises(weights.LoadError, match=r"0 of 78 tensors fit, 78 are missing"):
-        weights.load(build().backbone, path)
-
-
 # The config
 
 
@@ -302,12 +271,6 @@ def test_both_kinds_of_files_are_read(folder, model):
         loaded = zoo.from_huggingface(str(folder(**keywords)))
         assert same(loaded.state_dict(), model.state_dict())
         assert not loaded.training
-
-
-def test_half_precision_is_converted(folder):
-    half = {"class_predictor.bias": torch.tensor([1.0, 2.0, 3.0, 4.5]).half()}
-    loaded = zoo.from_huggingface(folder(tensors=half))
-    assert loaded.query_decoder.class_embed.bias.tolist() == [1.0, 2.0, 3.0, 4.5]
 
 
 def split(folder, state, number=3, ending="bin", write=save):
@@ -364,7 +327,6 @@ SETTINGS_THAT_DO_NOT_FIT = [
     ({"architectures": ["DetrForSegmentation"]}, "describes .*DetrForSegmentation.*; give"),
     ({"architectures": None, "model_type": "swin"}, "config.json describes 'swin'; give"),
     ({"pre_norm": True}, "has pre_norm True, and only False can be built here"),
-    ({"feature_size": 32}, "has feature_size 32, and only 64 can"),
     (
         {"backbone_config": SWIN | {"model_type": "resnet"}},
         "has backbone_config.model_type 'resnet', and only 'swin' can",
@@ -375,18 +337,8 @@ SETTINGS_THAT_DO_NOT_FIT = [
     ({"num_attention_heads": 5}, "width 64 is not a multiple"),
     ({"backbone_config": SWIN | {"num_heads": [1, 3, 2, 4]}}, ".*32"),
     ({"num_queries": "many"}, "a wrong value, num_queries is 'many', but must be a whole"),
-    ({"num_queries": 10**12}, "num_queries is 1000000000000, but must be a whole number from 1 to"),
-    ({"num_queries": True}, "num_queries is True, but must be a whole number .* 100000; get"),
     ({"num_queries": [7] * 999}, r"num_queries is \(7, 7, 7, .*, but must be a whole number from"),
-    ({"decoder_layers": 1}, "num_layers is 0, but must be a whole number from"),
-    ({"class_weight": float("nan")}, "class_weight is nan, but must be a number from 0 to"),
-    (
-        {"backbone_config": SWIN | {"depths": [1, 1, 10**9, 1]}},
-        r"depths is \(1, 1, 1000000000, 1\), but must be whole numbers from",
-    ),
     ({"backbone_config": SWIN | {"depths": [1]}}, "depths .* different"),
-    ({"backbone_config": SWIN | {"drop_path_rate": 2}}, "drop_path is 2, but must be a number"),
-    ({"encoder_layers": 1}, "are not those of the model that config.json"),
     ({"encoder_layers": 3}, r"16 are missing \(pixel_decoder.transformer.encoder.layers.2"),
 ]
 ONES = torch.ones
@@ -396,7 +348,6 @@ TENSORS_THAT_DO_NOT_FIT = [
     ({HUB_NORM: torch.full((64,), torch.nan)}, "1 of its tensors hold values that are not finite"),
     ({"a.b": ONES(1), "c": ONES(1)}, "are not those of the model that"),
     ({HUB_KEYS: ONES(3, 5)}, r"1 are missing \(query_decoder.*2.self_attn.in_proj_weight"),
-    ({HUB_KEYS: ONES(64, 64).half()}, r"1 are missing \(query_decoder.*2.self_attn.in_proj_weig"),
 ]  # fmt: skip
 
 
@@ -417,7 +368,6 @@ def test_a_folder_that_does_not_fit_is_refused_in_one_sentence(folder, settings,
     [
         ("config.json", None, "config.json: No such file or directory; give the folder"),
         ("config.json", b"[" * 100_000, "config.json: is not json"),
-        ("config.json", b"\xff\xfe{}", "config.json: is not json"),
         ("model.safetensors", None, "holds no model.safetensors, .* put one beside"),
     ],
 )
@@ -429,30 +379,3 @@ def test_files_that_are_missing_or_broken_are_named(folder, name, content, messa
     with pytest.raises(weights.LoadError, match=message) as error:
         zoo.from_huggingface(path)
     assert str(error.value).count(str(path)) == 1
-
-
-PREDICTOR = "sem_seg_head.predictor"
-CLASS_BIAS = f"{PREDICTOR}.class_embed.bias"
-
-
-@pytest.mark.parametrize(
-    "changes, message",
-    [
-        (
-            {f"{PREDICTOR}.query_feat.weight": ONES(9, 64)},
-            "1 have another shape .*query_feat.weight is 9x64 .*; build the",
-        ),
-        ({CLASS_BIAS: ONES(9)}, "have another shape .*class_embed.*there"),
-        ({CLASS_BIAS: None}, r"1 are missing \(query_decoder.class_embed.bias\)"),
-    ],
-)
-def test_a_file_of_the_authors_that_does_not_fit(pickled, official_state, changes, message):
-    tensors = {n: v for n, v in (official_state | changes).items() if v is not None}
-    path = pickled(tensors)
-    for num_classes in (3, 5):
-        model = build(num_classes)
-        before = copied(model)
-        with pytest.raises(weights.LoadError, match=message) as error:
-            weights.load(model, path)
-        assert str(error.value).startswith(f"{path}: ") and "\n" not in str(error.value)
-        assert same(model.state_dict(), before)

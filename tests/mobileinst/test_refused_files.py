@@ -15,6 +15,7 @@ from torchvision.models import mobilenet_v2, resnet18
 
 from mobileinst import weights, zoo
 from mobileinst.backbones.topformer import topformer_small, topformer_tiny
+from tests.small import SMALL
 
 PROTOCOLS = (2, 3, 4, 5)
 GRID = np.arange(24).reshape(2, 3, 4).astype("f4")
@@ -56,9 +57,9 @@ def zip_of_images(path):
         archive.writestr("holiday.jpg", b"\xff\xd8\xff" * 500)
 
 
-def cut_short(path, good, end=-5000):
+def cut_short(path, good):
     torch.save(good, path)
-    path.write_bytes(path.read_bytes()[:end])
+    path.write_bytes(path.read_bytes()[:-5000])
 
 
 def safetensors(**change):
@@ -80,10 +81,6 @@ NOT_WEIGHTS = {
     "noise": (bytes(range(256)), KIND),
     "zip": (zip_of_images, "a zip archive that was cut short or holds something else; give"),
     "cut short": (cut_short, "a zip archive that was cut short or holds something else; give"),
-    "cut early": (
-        lambda path, good: cut_short(path, good, 5000),
-        "a zip archive that was cut short or holds",
-    ),
     "folder": (lambda path: path.mkdir(), "is a folder; give a file of weights"),
     "missing": (lambda path: None, "no such file; give a file of weights"),
     "module": (
@@ -98,15 +95,10 @@ PICKLES = {
     ),
     "a name with a line break": (opcodes(name(b"os\n\x1b[2J", b"system")), r"run os\\n\\x1b"),
     "an instance": (opcodes(b"(ios\nsystem\n"), r"asks to run os\.system, which"),
-    "an instance of a class": (opcodes(b"(cos\nsystem\no"), r"asks to run os\.system, which"),
-    "no end": (b"\x80\x04}", KIND),
     "half a pickle": (pickle.dumps({"x": GRID}, 4)[:60], KIND),
     "a set": (pickle.dumps({"x": {1, 2}}, 2), "asks to run __builtin__.set"),
-    "a masked array": (pickle.dumps({"x": np.ma.masked_array([1.0])}, 2), "asks to run numpy.ma"),
-    "a tensor": (pickle.dumps({"x": torch.ones(1)}, 2), "asks to run torch"),
     "strings": (pickle.dumps({"x": np.array(["a"])}, 4), "arrays of something else than numbers"),
     "objects": (pickle.dumps({"x": np.array([{}])}, 4), "arrays of something else than numbers"),
-    "records": (pickle.dumps({"x": np.zeros(1, "f4,O")}, 4), "something else than numbers"),
 }
 SAFETENSORS = {
     "table: shape": (safetensors(shape=[4, 1]), SAFELY),
@@ -118,7 +110,6 @@ NAN = "trans.transformer_blocks.1.mlp.dwconv.weight"
 OTHER_WEIGHTS = {
     "list": (lambda good: list(good.values()), "holds a list, no named"),
     "tensor": (lambda good: torch.ones(3), "holds a Tensor, no named"),
-    "no tensors": (lambda good: {"lr": 0.1}, "no named tensors; give"),
     "prefix": (
         lambda good: {f"encoder.{n}": v for n, v in good.items()},
         "names that are not known here .*0 of 263 tensors fit, .*without the 'encoder.'",
@@ -140,21 +131,9 @@ OTHER_WEIGHTS = {
         lambda good: {n: v for n, v in good.items() if n != list(good)[9]},
         "TopFormer-T, the model too: 262 of 263 .* 1 are missing .*get the whole file",
     ),
-    "every shape": (
-        lambda good: {n: v[None] for n, v in good.items()},
-        "0 of 263 tensors fit, 263 have another shape",
-    ),
     "single numbers": (
         lambda good: {n: torch.tensor(1.0) for n in good},
         "TopFormer of another size .* 0 of 263 .* is one number there, 16x3x3x3 here",
-    ),
-    "Swin of single numbers": (
-        lambda good: {"layers.0.blocks.0.attn.qkv.weight": torch.tensor(1.0)},
-        "Swin of another size .* the model is TopFormer-T: 0 of 263 tensors fit",
-    ),
-    "counters alone": (
-        lambda good: {n: v for n, v in good.items() if "tracked" in n},
-        "0 of 263 tensors fit, 263 are missing",
     ),
     "quantised": (
         lambda good: {n: v.to(torch.int8) for n, v in good.items()},
@@ -163,10 +142,6 @@ OTHER_WEIGHTS = {
     "not finite": (
         lambda good: good | {NAN: torch.full_like(good[NAN], torch.nan)},
         r"1 of its tensors hold values that are not finite \(trans.*dwconv.weight\); get the file",
-    ),
-    "too large for float32": (
-        lambda good: good | {NAN: good[NAN].double() * 1e300},
-        "1 of its tensors hold values that are not finite",
     ),
 }
 PARTS_FIT = ("another size", "one tensor missing")  # with --allow-partial
@@ -182,8 +157,7 @@ def tensors():
 @pytest.fixture(scope="module")
 def model():
     """A model that no test may change."""
-    small = dict(width=16, kernel_dim=8, query_width=16, num_heads=2, num_queries=6)
-    return zoo.build("mobileinst_topformer_tiny", 3, **small)[0]
+    return zoo.build("mobileinst_topformer_tiny", 3, **SMALL["mobileinst_topformer_tiny"])[0]
 
 
 def write(path, content, tensors):
@@ -239,33 +213,26 @@ def places(call):
 CALLS = {
     "a command": lambda mark: Call(os.system, f"touch {mark}"),
     "a folder": lambda mark: Call(os.mkdir, str(mark)),
-    "eval": lambda mark: Call(eval, f"__import__('os').mkdir({str(mark)!r})"),
-    "a file": lambda mark: Call(open, str(mark), "w"),
     "numpy's loader": lambda mark: Call(np.load, str(mark), None, True),
     "an attribute": lambda mark: Call(getattr, np.ndarray, "tofile"),
 }
 
 
-@pytest.mark.parametrize("protocol", (0, 1, *PROTOCOLS))
 @pytest.mark.parametrize("call", CALLS)
-def test_no_call_is_made_wherever_it_hides(tmp_path, call, protocol):
+def test_no_call_is_made_wherever_it_hides(tmp_path, call):
     mark, path = tmp_path / "was_here", tmp_path / "weights.pkl"
-    for place, content in places(CALLS[call](mark)).items():
-        path.write_bytes(pickle.dumps(content, protocol))
-        with pytest.raises(weights.LoadError, match=r"weights\.pkl: .*; give a file") as error:
-            weights.read(path)
-        assert not mark.exists() and "\n" not in str(error.value), place
-    if protocol >= 2:
-        path.write_bytes(pickle.dumps(CALLS[call](mark), protocol))
-        with pytest.raises(weights.LoadError, match=r"asks to run [\w.]+, which is never done; "):
-            weights.read(path)
-
-
-@pytest.mark.parametrize("call", ["a command", "a folder", "eval", "a file"])
-def test_the_calls_do_what_they_claim(tmp_path, call):
-    mark = tmp_path / "was_here"
-    pickle.loads(pickle.dumps(CALLS[call](mark)))
-    assert mark.exists()
+    for protocol in (0, 1, *PROTOCOLS):
+        for place, content in places(CALLS[call](mark)).items():
+            path.write_bytes(pickle.dumps(content, protocol))
+            with pytest.raises(weights.LoadError, match=r"weights\.pkl: .*; give a file") as error:
+                weights.read(path)
+            assert not mark.exists() and "\n" not in str(error.value), place
+    path.write_bytes(pickle.dumps(CALLS[call](mark)))
+    with pytest.raises(weights.LoadError, match=r"asks to run [\w.]+, which is never done; "):
+        weights.read(path)
+    if call in ("a command", "a folder"):
+        pickle.loads(path.read_bytes())  # what the file would have done
+        assert mark.exists()
 
 
 def test_calls_in_a_file_of_torch_are_not_made(tmp_path, model, tensors):

@@ -1,11 +1,14 @@
 """What the models and configs of all systems have in common."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 import torch
+from torch import nn
 
 from mobileinst import zoo
+from mobileinst.set_prediction.targets import Target
+from tests.small import SMALL, make_target
 
 SYSTEMS = {
     "mobileinst_topformer_tiny": dict(width=16, num_queries=7, query_width=16, num_heads=4),
@@ -114,3 +117,85 @@ def test_a_value_that_no_model_has_is_refused(config, change, message):
 def test_values_that_describe_no_model_are_refused(config, values, message):
     with pytest.raises(ValueError, match=message):
         zoo.config_from_dict(config.to_dict() | values)
+
+
+VARIANTS = [  # model, keywords
+    ("mobileinst_topformer_tiny", {}),
+    ("mobileinst_topformer_tiny", {"guided": True, "semantic_weight": 1.0}),
+    ("mobileinst_topformer_tiny", {"self_attention": False, "coordinates": False}),
+    ("mobileinst_topformer_tiny", {"mask_stride": 4, "depthwise": True, "placed": True}),
+    ("mobileinst_seaformer_tiny", SMALL["mobileinst_topformer_tiny"]),
+    # Two channels a group at least: of one a group norm takes out whatever is constant.
+    ("mask2former_swin_tiny", {"width": 64, "num_layers": 3}),
+    ("sparseinst_topformer_tiny", {}),
+]
+
+
+@pytest.mark.parametrize("name, keywords", VARIANTS)
+def test_every_parameter_receives_a_gradient_from_the_criterion(name, keywords):
+    torch.manual_seed(0)
+    keywords = SMALL.get(name, {}) | {"drop_path": 0.0} | keywords
+    model, criterion, _ = zoo.build(name, 3, **keywords)
+    for parameter in model.parameters():
+        if not parameter.any():  # what starts at zero hides what lies behind it
+            nn.init.normal_(parameter, std=0.1)
+    size = (65, 127)
+    targets = [make_target([0, 2], 1, size), make_target([1], 2, size)]
+    outputs = model.train()(torch.rand(2, 3, *size), torch.zeros(2, *size, dtype=torch.bool))
+    sum(criterion(outputs, targets).values()).backward()
+    missing = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()]
+    # One number added to every key leaves a softmax as it is.
+    assert [n for n in missing if not n.endswith("to_k.bn.bias")] == []
+
+
+def changed(value):
+    """Another value of a keyword."""
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, tuple):
+        return tuple(2 * each for each in value)
+    return value / 2 if isinstance(value, float) and value else 2 * value or 1
+
+
+OTHERS = {"mask_stride": 4, "kv_stride": 16, "num_heads": 1, "frozen_stride": 8, "groups": 0}
+
+
+@pytest.mark.parametrize("system", SMALL)
+def test_every_keyword_changes_something(system):
+    """Parameters, outputs, losses, or answers; all else follows from the seed."""
+    keywords = SMALL[system] | {"drop_path": 0.2, "max_detections": 5}
+
+    def parameters(config):
+        with torch.device("meta"):
+            model = zoo.build_from_config(config)[0]
+        kinds = [(n, tuple(p.shape), p.requires_grad) for n, p in model.named_parameters()]
+        return kinds + [type(module) for module in model.modules()]
+
+    def numbers(config):
+        model, criterion, postprocess = zoo.build_from_config(config)
+        torch.manual_seed(0)
+        outputs = model.train()(torch.rand(2, 3, 64, 96))
+        targets = [make_target([0, 2], 1), make_target([1], 2)]
+        losses = criterion(outputs, targets)
+        with torch.no_grad():
+            first = {name: x[0] for name, x in outputs.items() if name != "aux"}
+            cost = criterion.matcher.cost(first, Target.of(targets[0]))
+            logits = outputs["mask_logits"]
+            sharp = {"mask_logits": 9 * (logits - logits.median()) / logits.std()}
+            answers = postprocess(outputs | sharp, [((64, 96),) * 3] * 2)
+        found = [outputs["class_logits"], cost, *losses.values()]
+        return found + [each["masks"].float() for each in answers]
+
+    config = zoo.config_for(system, num_classes=3, **keywords)
+    before, usual = parameters(config), numbers(config)
+    for field in fields(config):
+        if field.name == "backbone" or (field.name == "frozen_norms" and "swin" in system):
+            continue  # Swin has no BatchNorm
+        other = OTHERS.get(field.name, changed(getattr(config, field.name)))
+        config_of_it = replace(config, **{field.name: other})
+        if parameters(config_of_it) == before:
+            assert not same(numbers(config_of_it), usual), field.name
+
+
+def same(one, two):
+    return len(one) == len(two) and all(map(torch.equal, one, two))

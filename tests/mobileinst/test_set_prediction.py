@@ -26,25 +26,9 @@ from mobileinst.set_prediction.losses import (
 from mobileinst.set_prediction.matcher import DiceClassCost, Matcher, PointCost
 from mobileinst.set_prediction.points import SeededPoints
 from mobileinst.set_prediction.targets import Target, stride_grid
-from tests.small import SMALL
+from tests.small import SMALL, make_target
 
 SIZE = (64, 96)
-
-
-def make_target(labels, seed=0, size=SIZE, ignore=None):
-    generator = torch.Generator().manual_seed(seed)
-    masks = torch.zeros(len(labels), *size, dtype=torch.bool)
-    for mask in masks:
-        y, x = (int(torch.randint(0, side - 20, (), generator=generator)) for side in size)
-        mask[y : y + 20, x : x + 20] = True
-    return {
-        "labels": torch.tensor(labels, dtype=torch.int64),
-        "masks": masks,
-        "ignore": torch.zeros(size, dtype=torch.bool) if ignore is None else ignore,
-        "image_id": seed,
-        "size": size,
-        "orig_size": size,
-    }
 
 
 def make_outputs(batch, queries, classes, seed=0, size=SIZE):
@@ -172,12 +156,6 @@ def test_class_targets_follow_a_cyclic_assignment():
     assert right_loss < 1e-6 and wrong_loss > 10
 
 
-def test_a_nonfinite_cost_names_the_image():
-    match = Matcher(lambda *_: torch.full((3, 1), float("nan")))
-    with pytest.raises(FloatingPointError, match="image 12"):
-        match([({"class_logits": torch.zeros(1, 3, 2)}, [Target.of(make_target([0], seed=12))])])
-
-
 @both_criteria
 @pytest.mark.parametrize("labels", [[[], []], [[1], []], [[0, 1, 2, 1, 0, 1, 2, 0], [3]]])
 @pytest.mark.parametrize("queries", [1, 5])
@@ -231,13 +209,6 @@ def test_matches_can_be_handed_in(make_criterion):
     assert losses["pixel_aux0"] == others["pixel_aux0"]
 
 
-@both_criteria
-def test_a_target_may_leave_open_whether_pixels_are_ignored(make_criterion):
-    outputs, target, criterion = make_outputs(1, 3, 3), make_target([0, 1]), make_criterion(3)
-    known = criterion(outputs, [target | {"has_ignore": False}])
-    assert known == criterion(outputs, [target])
-
-
 def test_void_and_padding_change_no_mask_loss():
     void = torch.zeros(SIZE, dtype=torch.bool)
     void[:, 40:56] = True
@@ -250,17 +221,6 @@ def test_void_and_padding_change_no_mask_loss():
     after = call(MaskLoss(), outputs, [changed], matches, objects=2)
     torch.testing.assert_close(before, after)
     assert after["dice"].item() > 0
-
-
-def test_half_void_cells_keep_the_share_of_their_valid_pixels():
-    void = torch.zeros(SIZE, dtype=torch.bool)
-    void[:, 4:8] = True
-    target = make_target([0], ignore=void)
-    target["masks"][:] = False
-    target["masks"][0, :, :4] = True
-    soft, valid = Target.of(target).soft_masks(stride_grid(SIZE, 8))
-    assert soft[0, 0, 0].item() == 1.0
-    assert valid[0, 0].item() == 0.5
 
 
 def test_an_unmatched_query_inside_void_has_no_class_loss():
@@ -314,34 +274,6 @@ def test_semantic_loss_agrees_with_a_plain_restatement():
         wanted[label] = torch.maximum(wanted[label], share)
     bce = torch.nn.functional.binary_cross_entropy_with_logits(logits[0], wanted, reduction="none")
     assert loss["semantic_x4"].item() == pytest.approx(0.5 * bce.sum(0).mean().item(), rel=1e-5)
-
-
-def test_semantic_loss_passes_over_images_without_objects_and_auxiliary_outputs():
-    logits = torch.zeros(1, 3, 8, 12, requires_grad=True)
-    outputs, empty = {"semantic_logits_x4": logits}, [make_target([])]
-    loss = call(SemanticLoss(), outputs, empty, [], images=1)["semantic_x4"]
-    loss.backward()
-    assert loss.item() > 0 and (logits.grad > 0).all()
-    assert call(SemanticLoss(), {"class_logits": logits}, empty, [], images=1) == {}
-
-
-@pytest.mark.parametrize("small_set", [{}, {"guided": True, "semantic_weight": 1.0}])
-@pytest.mark.parametrize("size", [(64, 96), (65, 127), (100, 201)])
-def test_every_parameter_receives_a_gradient_from_the_criterion(size, small_set):
-    model, criterion, _ = zoo.build(
-        "mobileinst_topformer_tiny", 3, width=32, kernel_dim=16, query_width=32, num_queries=4,
-        drop_path=0.0, **small_set,
-    )  # fmt: skip
-    # A residual branch that starts at zero passes nothing on: start it elsewhere.
-    for module in model.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            torch.nn.init.constant_(module.weight, 0.7)
-    targets = [make_target([0, 2], 1, size), make_target([1], 2, size)]
-    images, padding = torch.rand(2, 3, *size), torch.zeros(2, *size, dtype=torch.bool)
-    model.train()
-    sum(criterion(model(images, padding), targets).values()).backward()
-    missing = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()]
-    assert not missing
 
 
 def at_points(masks, points):
@@ -414,14 +346,6 @@ def test_class_cross_entropy_is_the_weighted_mean_of_torch():
     assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
 
 
-def test_class_cross_entropy_where_no_query_counts():
-    term, targets = CrossEntropyClassLoss(5, no_object_weight=0.0), [make_target([])]
-    nothing = torch.zeros(0, dtype=torch.int64)
-    outputs, matches = make_outputs(1, 5, 4), [(nothing, nothing)]
-    loss = call(term, outputs, targets, matches, **term.counts(targets))["class"]
-    assert loss.item() == 0
-
-
 def test_class_cross_entropy_passes_over_unmatched_queries_inside_void():
     void = torch.zeros(SIZE, dtype=torch.bool)
     void[:32, :48] = True
@@ -456,16 +380,6 @@ def test_void_changes_no_loss_at_points():
     assert without["pixel"].item() != before["pixel"].item()
 
 
-@pytest.mark.parametrize("change", [{"points": 20}, {"oversample": 2.0}, {"importance": 0.5}])
-def test_each_setting_of_the_points_changes_the_loss(change):
-    outputs, target = make_outputs(1, 3, 3), make_target([0, 1])
-    matches = [(torch.tensor([0, 2]), torch.tensor([1, 0]))]
-    usual = {"points": 40, "oversample": 3.0, "importance": 0.75}
-    terms = PointMaskLoss(**usual), PointMaskLoss(**usual | change)
-    values = [call(term, outputs, [target], matches, objects=2) for term in terms]
-    assert values[0]["pixel"].item() != values[1]["pixel"].item()
-
-
 def test_points_can_be_handed_in():
     class Centre:
         """All points in the middle of the image."""
@@ -488,23 +402,15 @@ def test_points_can_be_handed_in():
     ]
 
 
-def test_zoo_refuses_unknown_names_and_keywords():
-    with pytest.raises(ValueError, match="did you mean mobileinst_topformer_"):
-        zoo.build("mobileinst_topformer_huge", 3)
-    with pytest.raises(ValueError, match="kv_stride"):
-        zoo.build("mobileinst_topformer_tiny", 3, stride=4)
-
-
 @pytest.fixture(scope="module", params=SMALL)
 def criterion_of_a_system(request):
     return zoo.build(request.param, num_classes=3, **SMALL[request.param])[1]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("where", ["class_logits", "mask_logits"])
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, 6e4])
 def test_the_assignment_never_sees_a_cost_that_is_not_finite(
-    criterion_of_a_system, monkeypatch, dtype, where, bad
+    criterion_of_a_system, monkeypatch, dtype, bad
 ):
     """Of an output that is not finite, or is where half precision ends, whatever the precision."""
     assign, seen = matcher.linear_sum_assignment, []
@@ -526,11 +432,14 @@ def test_the_assignment_never_sees_a_cost_that_is_not_finite(
     target = make_target([0, 2], seed=7, size=(64, 64))
     criterion_of_a_system(outputs, [target])
     assert len(seen) == 1
-    outputs[where][0, 1] = bad
-    try:
-        losses = criterion_of_a_system(outputs, [target])
-    except FloatingPointError as error:
-        assert "matching cost of image 7" in str(error) and not math.isfinite(bad)
-    else:  # an infinite logit is a certain one: its cost may be finite
-        assert len(seen) == 2 and not math.isnan(bad)
-        assert math.isfinite(sum(losses.values())) or math.isinf(bad)  # which the loop looks at
+    for where in ("class_logits", "mask_logits"):
+        seen.clear()
+        spoilt = outputs | {where: outputs[where].clone()}
+        spoilt[where][0, 1] = bad
+        try:
+            losses = criterion_of_a_system(spoilt, [target])
+        except FloatingPointError as error:
+            assert "matching cost of image 7" in str(error) and not math.isfinite(bad)
+        else:  # an infinite logit is a certain one: its cost may be finite
+            assert len(seen) == 1 and not math.isnan(bad)
+            assert math.isfinite(sum(losses.values())) or math.isinf(bad)  # the loop looks at it

@@ -12,7 +12,6 @@ import torch.nn.functional as F
 from torch import nn
 
 from mobileinst import weights, zoo
-from mobileinst.layers.position import coordinate_maps
 from mobileinst.set_prediction.targets import Target
 from mobileinst.sparseinst.decoder import Decoder, InstanceBranch
 from mobileinst.sparseinst.encoder import ContextEncoder
@@ -300,11 +299,6 @@ def test_any_number_of_groups_joins_the_maps_of_a_query(groups):
     torch.testing.assert_close(branch(x)["queries"], want)
 
 
-def test_groups_must_divide_the_width():
-    with pytest.raises(ValueError, match="groups is 5, which does not divide the width 256"):
-        zoo.build("sparseinst_resnet50", 2, groups=5)
-
-
 @pytest.mark.parametrize("dtype, limit", [(torch.float16, 5e-4), (torch.bfloat16, 4e-3)])
 @torch.no_grad()
 def test_sums_over_all_cells_are_float32(dtype, limit):
@@ -316,15 +310,6 @@ def test_sums_over_all_cells_are_float32(dtype, limit):
     with torch.autocast("cpu", dtype=torch.bfloat16):
         got = branch.aggregate(activations.to(dtype), features.to(dtype))
     assert got.dtype == torch.float32 and error(got, want) < limit
-
-
-@pytest.mark.parametrize("height, width", [(5, 3), (2, 1), (1, 1)])
-def test_corners_are_the_ends_of_the_range(height, width):
-    x, y = coordinate_maps(height, width, corners=True)[0]
-    for values, count in ((x[0], width), (y[:, 0], height)):
-        want = torch.linspace(-1, 1, count) if count > 1 else torch.zeros(1)
-        torch.testing.assert_close(values, want)
-    assert x.shape == y.shape == (height, width)
 
 
 def test_start_values_are_the_published_ones():
@@ -343,16 +328,3 @@ def test_start_values_are_the_published_ones():
         assert layer.weight.abs().max().item() == pytest.approx(limit, rel=1e-3)
         assert layer.bias.eq(0).all()
     assert model.encoder.ppm.bottleneck.bias.abs().max() > 0  # torch's own start
-
-
-@torch.no_grad()
-def test_instances_of_another_frame_are_kept():
-    """Their kernels make masks from the pixel features of this frame."""
-    model = zoo.build("sparseinst_efficientnet_lite0", 3, width=16, kernel_dim=8)[0].eval()
-    one, two = (model(torch.rand(1, 3, 64, 64)) for _ in range(2))
-    features = model.encode(torch.rand(1, 3, 64, 64))
-    passed = model.decode(features, one["queries"])
-    assert torch.equal(passed["kernels"], one["kernels"])
-    assert torch.equal(passed["pixel_features"], features["pixel_features"])
-    assert not torch.equal(passed["mask_logits"], one["mask_logits"])
-    assert not torch.equal(two["queries"], one["queries"])

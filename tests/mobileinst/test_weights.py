@@ -6,14 +6,14 @@ import re
 
 import pytest
 import torch
-from torch import nn
 from torchvision.models import SwinTransformer, mobilenet_v2, resnet18, swin_t
 
 from mobileinst import weights, zoo
 from mobileinst.backbones.topformer import topformer_tiny
 from mobileinst.mobile.model import MobileInst
+from tests import small
 
-SMALL = dict(width=16, kernel_dim=8, query_width=16, num_heads=2, num_queries=6)
+SMALL = small.SMALL["mobileinst_topformer_tiny"]
 
 
 def values_for(shapes, seed=0):
@@ -141,25 +141,6 @@ def test_half_precision_is_converted(save, backbone, tensors):
     assert report.conversion in report.text
 
 
-def test_counters_may_be_absent(save, backbone, tensors):
-    counters = [name for name in tensors if name.endswith("num_batches_tracked")]
-    before = backbone.state_dict()[counters[0]].clone()
-    path = save({name: tensors[name] for name in tensors if name not in counters})
-    report = weights.load(backbone, path)
-    assert report.whole and len(report.loaded) == 314 - len(counters)
-    assert torch.equal(backbone.state_dict()[counters[0]], before)
-    for module in backbone.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.num_batches_tracked = None
-    assert not weights.load(backbone, save(tensors)).unexpected
-
-
-def test_what_is_no_tensor_is_left_out(save, backbone, tensors):
-    report = weights.load(backbone, save(tensors | {"epoch": 3, "arch": "topformer", 5: "x"}))
-    assert same(backbone.state_dict(), tensors)
-    assert [*report.dropped["entries that are no tensors"]] == ["epoch", "arch", "5"]
-
-
 # MobileNetV2
 
 
@@ -245,25 +226,6 @@ def test_all_forms_of_swin_files_fill_the_same_backbone(save):
         assert all(torch.equal(state[name], authors[name]) for name in wanted)
 
 
-def test_output_norms_of_a_swin_file_are_loaded_or_missed(save):
-    backbone = small_swin()
-    content = values_for(shapes_of(backbone))
-    assert weights.load(backbone, save(content)).random == ()
-    assert torch.equal(backbone.state_dict()["norm2.bias"], content["norm2.bias"])
-    del content["norm2.bias"]
-    with pytest.raises(weights.LoadError, match=r"1 are missing \(norm2\.bias\)"):
-        weights.load(backbone, save(content))
-
-
-def test_a_swin_of_torchvision_fills_ours(save):
-    theirs = swin_t(weights=None)
-    swin = zoo.build_backbone("swin_tiny")
-    report = weights.load(swin, save(theirs.state_dict()))
-    assert report.whole and size_of(report)[1] == 27_517_818
-    merging = theirs.features[2].reduction.weight
-    assert torch.equal(swin.state_dict()["layers.0.downsample.reduction.weight"], merging)
-
-
 # Recognising
 
 
@@ -341,30 +303,6 @@ def test_rows_of_same_named_classes_are_taken_over(save, trained_model):
     assert report.whole and report.random == ()
 
 
-@pytest.mark.parametrize("classes", [["cat", "dog", "fox"], ["fox", "cat", "dog"]])
-def test_the_same_classes_in_any_order(save, trained_model, classes):
-    path = save(checkpoint_of(trained_model, ["cat", "dog", "fox"]))
-    model = model_of(3, semantic_weight=1.0)
-    report = weights.load(model, path, classes=classes)
-    order = [["cat", "dog", "fox"].index(name) for name in classes]
-    theirs = trained_model.state_dict()
-    assert same(model.state_dict(), theirs | {name: theirs[name][order] for name in ROWS})
-    assert report.carried == tuple(classes) and report.new == ()
-
-
-def test_new_rows_keep_their_precision(save, trained_model):
-    """Rows that the file does not have are not rounded to its dtype."""
-    half = {n: v.half() if v.ndim else v for n, v in trained_model.state_dict().items()}
-    path = save(checkpoint_of(trained_model, ["cat", "dog", "fox"]) | {"model": half})
-    model = model_of(2)
-    drawn = snapshot(model)
-    report = weights.load(model, path, classes=["owl", "dog"])
-    weight = model.state_dict()[HEADS[0]]
-    assert torch.equal(weight[0], drawn[HEADS[0]][0])
-    assert torch.equal(weight[1], half[HEADS[0]][1].float())
-    assert (report.carried, report.new) == (("dog",), ("owl",))
-
-
 def test_the_average_is_preferred(save, trained_model):
     average = {name: value + 1 for name, value in trained_model.state_dict().items()}
     path = save(checkpoint_of(trained_model, ["a", "b", "c"], average=average))
@@ -387,22 +325,6 @@ def test_parts_that_only_training_uses_may_differ(save, trained_model):
     assert re.search(r"^random start semantic_heads$", report.text, re.M)
 
 
-def test_the_backbone_of_a_checkpoint_alone(save, trained_model, backbone):
-    report = weights.load(backbone, save(checkpoint_of(trained_model, ["a", "b", "c"])))
-    assert same(backbone.state_dict(), trained_model.backbone.state_dict())
-    assert report.whole and not report.unexpected and report.prefixes == ("backbone.",)
-
-
-def test_a_plain_state_dict_of_a_whole_model(save, trained_model):
-    path = save({f"module.{n}": v for n, v in trained_model.state_dict().items()})
-    model = model_of(3, semantic_weight=1.0)
-    report = weights.load(model, path)
-    assert same(model.state_dict(), trained_model.state_dict())
-    assert "has no class names" in report.warnings[0]
-    with pytest.raises(weights.LoadError, match="12 have another shape"):
-        weights.load(model_of(2, semantic_weight=1.0), path)
-
-
 def test_a_checkpoint_of_another_architecture(save, trained_model):
     path = save(checkpoint_of(trained_model, ["a", "b", "c"]))
     model = model_of(3, width=24, semantic_weight=1.0)
@@ -418,13 +340,6 @@ def test_a_checkpoint_of_another_architecture(save, trained_model):
     assert all(torch.equal(after[name], before[name]) for name in outside)
     assert not report.whole and (report.carried, report.new) == ((), ())
     assert "STARTS FROM RANDOM VALUES: mask_decoder, instance_decoder" in report.text
-
-
-def test_keywords_without_a_shape_are_reported(save, trained_model):
-    path = save(checkpoint_of(trained_model, ["a", "b", "c"]))
-    config = {"backbone": "topformer_tiny", "num_classes": 3} | SMALL | {"num_heads": 4}
-    report = weights.load(model_of(3), path, classes=["a", "b", "c"], config=config)
-    assert report.warnings == ("the checkpoint's model was built with num_heads=2 (4 here)",)
 
 
 @pytest.mark.parametrize(

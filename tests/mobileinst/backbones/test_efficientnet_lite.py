@@ -5,13 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
-from torchvision.ops import StochasticDepth
 
 from mobileinst import weights, zoo
 from mobileinst.backbones.efficientnet_lite import efficientnet_lite0
 from mobileinst.layers.conv import SameConv2d
-from mobileinst.layers.freeze import FrozenBatchNorm2d, freeze_layers
 from mobileinst.weights.names import backbone_names
 
 FILE = Path(__file__).parents[3] / "datasets" / "weights" / "efficientnet-lite0-57934424.pth"
@@ -94,31 +91,6 @@ def test_padding_is_tensorflows_same(kernel, stride, size):
     (top, left), (bottom, right) = zip(*((n // 2, n - n // 2) for n in total))
     wanted = F.conv2d(F.pad(images, (left, right, top, bottom)), conv.weight, stride=stride)
     torch.testing.assert_close(conv(images), wanted)
-
-
-@pytest.mark.parametrize("size", [(64, 64), (65, 97), (31, 20)])
-@torch.no_grad()
-def test_channels_and_grids_are_those_declared(size):
-    backbone = efficientnet_lite0().eval()
-    maps = backbone(torch.randn(1, 3, *size))
-    for got, channels, stride in zip(maps, backbone.channels, backbone.strides, strict=True):
-        assert got.shape == (1, channels, *(-(-side // stride) for side in size))
-
-
-def test_drop_path_rises_over_the_residual_blocks():
-    rates = [m.p for m in efficientnet_lite0(drop_path=0.9).modules() if hasattr(m, "p")]
-    assert rates == pytest.approx([0.9 * i / 8 for i in range(9)])
-
-
-def test_frozen_layers_end_at_the_stride():
-    model = efficientnet_lite0(drop_path=0.5)
-    freeze_layers(model, 4)
-    frozen = [name for name, p in model.named_parameters() if not p.requires_grad]
-    blocks = {name.split(".")[1] for name in frozen if name.startswith("blocks.")}
-    assert blocks == {"0", "1", "2"} and "conv_stem.weight" in frozen
-    assert all(not m.p for m in model.blocks[:3].modules() if isinstance(m, StochasticDepth))
-    assert not any(type(m) is nn.BatchNorm2d for m in model.blocks[:3].modules())
-    assert type(model.bn0) is FrozenBatchNorm2d  # its statistics stay as well
 
 
 @pytest.mark.parametrize(

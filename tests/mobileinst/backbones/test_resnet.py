@@ -8,7 +8,6 @@ from torchvision.models import resnet50 as classifier
 
 from mobileinst import weights
 from mobileinst.backbones.resnet import resnet50
-from mobileinst.layers.freeze import FrozenBatchNorm2d, freeze_layers
 
 NORMS = ("weight", "bias", "running_mean", "running_var")
 
@@ -66,13 +65,3 @@ def test_parameters_and_multiply_adds(giga_multiply_adds):
         model = resnet50().eval()
     assert sum(p.numel() for p in model.parameters() if p.ndim == 4) == 23_454_912
     assert giga_multiply_adds(model, 640, 640) == pytest.approx(33.4, abs=0.06)
-
-
-def test_frozen_layers_end_at_the_stride():
-    model = resnet50(drop_path=0.5)
-    assert [block.drop_path.p for block in model.layer1] == pytest.approx([0, 1 / 30, 1 / 15])
-    freeze_layers(model, 4)
-    frozen = {n.split(".")[0] for n, p in model.named_parameters() if not p.requires_grad}
-    assert frozen == {"conv1", "bn1", "layer1"}
-    assert all(block.drop_path.p == 0 for block in model.layer1)
-    assert type(model.bn1) is FrozenBatchNorm2d  # its statistics stay as well
