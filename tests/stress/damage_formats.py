@@ -7,8 +7,9 @@ from typing import Any
 
 from numpy.random import Generator
 
-from tests.stress.formats import NAMES, SETS
+from tests.stress.formats import SETS
 from tests.stress.sets import (
+    NAMES,
     NAMES_THAT_LEAD_AWAY,
     ODD_NAMES,
     WRONG,
@@ -125,12 +126,9 @@ def paths(rng: Generator, made: SmallSet) -> Expected:
     return Expected(("",))
 
 
-def of_formats(known: set[str]) -> dict[str, tuple[Callable[[], SmallSet], Callable]]:
-    """The kinds of changes for the formats with these names."""
-    changes = {"values": values, "numbers": numbers, "text": text, "files": files, "paths": paths}
-    return {
-        f"{name}: {what}": (base, change)
-        for name, base in SETS.items()
-        if name.split(",")[0] in known
-        for what, change in changes.items()
-    }
+CHANGES = {"values": values, "numbers": numbers, "text": text, "files": files, "paths": paths}
+OF_FORMATS: dict[str, tuple[Callable[[], SmallSet], Callable]] = {
+    f"{name}: {what}": (base, change)
+    for name, base in SETS.items()
+    for what, change in CHANGES.items()
+}

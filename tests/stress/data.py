@@ -31,13 +31,12 @@ from data.errors import InputError
 from data.loaders import eval_loader, train_loader
 from data.opening import open_datasets
 from data.presets import EvalPreset, TrainPreset
-from data.readers import READERS
 from tests.stress.damage import RECORDS
-from tests.stress.damage_formats import of_formats
+from tests.stress.damage_formats import OF_FORMATS
 from tests.stress.rows import Row
 from tests.stress.sets import Expected
 
-KINDS = RECORDS | of_formats({one.NAME for one in READERS})
+KINDS = RECORDS | OF_FORMATS
 SECONDS = 20  # limit of one case; most take some hundredths
 GROWTH = 1200.0  # megabytes that the process may grow by over all cases
 

@@ -15,11 +15,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from tests.stress.sets import SIZES, SmallSet, image_bytes
+from tests.stress.sets import JSON, NAMES, SIZES, SmallSet, coco_set, image_bytes, sbd_set, voc_set
 
 CORNERS = [[4.0, 3.0], [14.0, 3.0], [14.0, 12.5], [4.0, 12.5]]
 FLAT = [number for corner in CORNERS for number in corner]
-NAMES = ("ma", "mb", "mc")  # of the images, as they occur in no other word
 
 
 def squares() -> Iterator[tuple[str, tuple[int, int], np.ndarray]]:
@@ -56,6 +55,11 @@ def row_runs(mask: np.ndarray) -> list[int]:
     """Row-major runs, the first of background."""
     changes = np.flatnonzero(np.diff(mask.ravel(), append=2)) + 1
     return np.diff(changes, prepend=0).tolist()
+
+
+def coco() -> SmallSet:
+    made = coco_set()
+    return SmallSet(None, made.files | {JSON: dumped(made.content)})
 
 
 def labelme() -> SmallSet:
@@ -375,6 +379,7 @@ def huggingface() -> SmallSet:
 
 
 SETS: dict[str, Callable[[], SmallSet]] = {
+    "coco": coco, "voc": voc_set, "sbd": sbd_set,
     "labelme": labelme, "cvat-xml": cvat_xml, "cvat-masks": cvat_masks, "via": via,
     "via, csv": via_csv, "via, version 3": via_3, "id-images": id_images,
     "png-per-object": png_per_object, "yolo": yolo,

@@ -18,6 +18,7 @@ from PIL import Image
 from data import rle
 
 SIZES = ((20, 28), (24, 24), (18, 30))  # (h, w) of the images
+NAMES = ("ma", "mb", "mc")  # of the images, as they occur in no other word
 JSON = "annotations/instances_train.json"
 WRONG: tuple[Any, ...] = (
     None, True, False, -1, 0, 1, 3, 2**31, 2**63, 10**30, -(10**30), 1.5, math.nan, math.inf,
@@ -79,8 +80,8 @@ def image_bytes(size: tuple[int, int], kind: str = "PNG", mode: str = "RGB", **k
 def coco_set() -> SmallSet:
     """Three images; polygons of one and two parts, both kinds of RLE, a crowd, void."""
     images, files = [], {}
-    for number, (height, width) in enumerate(SIZES):
-        name = f"{number}.{'jpg' if number == 1 else 'png'}"
+    for number, (name, (height, width)) in enumerate(zip(NAMES, SIZES)):
+        name += ".jpg" if number == 1 else ".png"
         files[f"train/{name}"] = image_bytes((height, width), "JPEG" if number == 1 else "PNG")
         images.append({"id": 10 * number, "file_name": name, "width": width, "height": height})
     masks = [np.zeros(size, dtype=bool) for size in SIZES]
@@ -109,8 +110,8 @@ def plain(mask: np.ndarray) -> dict:
 
 
 def voc_set() -> SmallSet:
-    files = {"VOC2012/ImageSets/Segmentation/train.txt": b"a\nb\nc\n"}
-    for name, size in zip("abc", SIZES):
+    files = {"VOC2012/ImageSets/Segmentation/train.txt": "\n".join(NAMES).encode()}
+    for name, size in zip(NAMES, SIZES):
         files[f"VOC2012/JPEGImages/{name}.jpg"] = image_bytes(size, "JPEG")
         indices = np.zeros(size, np.uint8)
         indices[3:12, 3:12], indices[12, 3:12] = 1, 255
@@ -129,8 +130,8 @@ def map_bytes(indices: np.ndarray, mode: str = "P") -> bytes:
 
 
 def sbd_set() -> SmallSet:
-    files = {"train.txt": b"a\nb\nc\n"}
-    for name, size in zip("abc", SIZES):
+    files = {"train.txt": "\n".join(NAMES).encode()}
+    for name, size in zip(NAMES, SIZES):
         files[f"img/{name}.jpg"] = image_bytes(size, "JPEG")
         files[f"inst/{name}.mat"] = mat_bytes(np.pad(np.ones((6, 6), np.uint8), 5), [9], size)
     return SmallSet(None, files)

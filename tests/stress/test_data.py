@@ -1,7 +1,6 @@
 """Mutated data sets: every case works or ends in one sentence, also from the command line."""
 
 import json
-import sys
 
 import numpy as np
 import pytest
@@ -10,7 +9,6 @@ from data import records, rle
 from data.errors import InputError
 from data.opening import open_datasets
 from data.readers import READERS
-from engine import options, train
 from tests.stress import data as stress_data
 from tests.stress.damage import RECORDS
 from tests.stress.data import KINDS
@@ -18,7 +16,7 @@ from tests.stress.formats import SETS
 from tests.stress.sets import JSON, coco_set, voc_set
 
 # `bash sbin/stress.sh data` tries 25 of each.
-EACH = 8  # of 26 kinds
+EACH = 8  # of each kind of RECORDS
 EACH_OF_FORMATS = 1  # of five kinds for each format
 
 
@@ -44,8 +42,7 @@ def test_the_sets_work_before_they_are_damaged(tmp_path):
 
 def test_every_format_has_a_set():
     """A new reader needs one in tests/stress/formats.py."""
-    of_records = {"coco", "voc", "sbd"}
-    assert {one.NAME for one in READERS} <= of_records | {name.split(",")[0] for name in SETS}
+    assert {one.NAME for one in READERS} == {name.split(",")[0] for name in SETS}
 
 
 def test_faults_are_seen(tmp_path, monkeypatch):
@@ -68,49 +65,12 @@ def test_faults_are_seen(tmp_path, monkeypatch):
             assert stress_data.attempt(kind, 0, tmp_path / str(number)).state == "fault"
 
 
-def test_a_hang_is_a_fault(tmp_path, monkeypatch):
-    def forever(*arguments):
-        while True:
-            pass
-
-    monkeypatch.setattr(stress_data, "SECONDS", 1)
-    monkeypatch.setattr(records, "categories", forever)
-    outcome = stress_data.attempt("RLE of another size", 0, tmp_path)
-    assert outcome.state == "fault" and "still running after 1 seconds" in outcome.text
-
-
-SAMPLE = {  # kind -> a seed that is refused
-    "a polygon with NaN, infinite, huge, no numbers": 0,
-    "RLE with absurd counts": 0,
-    "ids used twice": 0,
-    "an image with NaN": 0,
-    "a declared size of any number": 1,
-    "VOC lists": 1,
-}
-
-
-@pytest.mark.parametrize("kind, seed", SAMPLE.items())
-def test_a_sample_by_the_command_line(tmp_path, monkeypatch, capfd, kind, seed):
-    """Exit code 2, one line, no traceback."""
-    stress_data.write_case(kind, seed, tmp_path / "set")
-    argv = "--overfit 3 --device cpu --threads 1 --workers 0 --image-size 64 --batch-size 2".split()
-    argv += ["--data", str(tmp_path / "set"), "--out", str(tmp_path / "run")]
-    monkeypatch.setattr(sys, "argv", ["engine.train", *argv])
-    with pytest.raises(SystemExit) as ended:
-        options.run_entry(train.main)
-    message = capfd.readouterr().err.split("\r")[-1]
-    assert ended.value.code == 2, message
-    assert message.startswith("error: ") and message.count("\n") == 1, message
-    assert str(tmp_path) in message and "Traceback" not in message
-    assert not (tmp_path / "run").exists()
-
-
 @pytest.mark.parametrize(
     "name", ["../outside.png", "sub/../../outside.png", "{outside}", "C:\\a.png"]
 )
 def test_nothing_outside_the_image_folder_is_read(tmp_path, name):
     made = coco_set()
-    made.files["outside.png"] = made.files["train/0.png"]
+    made.files["outside.png"] = made.files["train/ma.png"]
     name = name.format(outside=tmp_path / "set" / "outside.png")
     made.content["images"][0]["file_name"] = name
     made.write(tmp_path / "set")
@@ -124,8 +84,8 @@ def test_nothing_outside_the_image_folder_is_read(tmp_path, name):
 def test_reading_writes_nothing_into_the_set(tmp_path):
     """Links in a set are read through and never written through, whatever is asked of the set."""
     made = voc_set()
-    made.files["outside.jpg"] = made.files["VOC2012/JPEGImages/a.jpg"]
-    made.links["VOC2012/JPEGImages/a.jpg"] = "../../outside.jpg"
+    made.files["outside.jpg"] = made.files["VOC2012/JPEGImages/ma.jpg"]
+    made.links["VOC2012/JPEGImages/ma.jpg"] = "../../outside.jpg"
     made.write(tmp_path / "set")
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
     found = stress_data.walk({"data": tmp_path / "set", "cache": tmp_path / "cache"}, skip_bad=True)

@@ -3,10 +3,8 @@
 import json
 import os
 
-import numpy as np
 import pytest
 
-from data.opening import open_datasets
 from data.writers import WRITERS
 from engine.files import FailedRun
 from tests.stress import __main__ as stress
@@ -36,21 +34,6 @@ def test_reports_make_a_table_and_a_failure_is_exit_code_three(tmp_path, monkeyp
         "| x | 1 | FAILED: no | `bash sbin/stress.sh bad` |" in printed and "9 resumed" in printed
     )
     assert markdown([]).count("\n") == 1
-
-
-def test_a_set_of_cocos_kind(tmp_path):
-    path = stress_memory.write_set(tmp_path, images=40, objects=2000)
-    content = json.loads(path.read_text())
-    outlines = [one["segmentation"] for one in content["annotations"]]
-    polygons = [part for one in outlines if isinstance(one, list) for part in one]
-    corners = np.array([len(part) / 2 for part in polygons])
-    assert 17 < corners.mean() < 23 and corners.max() > 60  # 20.6 and up to 167 in COCO's val split
-    kinds = [type(one["counts"]) for one in outlines if isinstance(one, dict)]
-    assert kinds.count(str) > 50 and kinds.count(list) > 50 and len(kinds) < 500
-    dataset = open_datasets(train_json=path, splits=("train",))["train"]
-    assert len(dataset) == 40 and len(dataset.categories) == 80
-    assert sum(len(dataset.annotation(i).rles) for i in range(40)) > 1900
-    assert dataset.read(39)[0].size == (500, 375)
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/smaps_rollup"), reason="counted by Linux")
