@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
-from data.errors import InputError
+from data.errors import FileError, InputError
 
 Image.init()  # fills Pillow's tables
 # The one list of the library. MPO, the JPEG of some phones, is opened as JPEG.
@@ -84,9 +84,9 @@ def opened(path: Path, fix: str = "replace the file or leave it out") -> Iterato
     except InputError:
         raise
     except FileNotFoundError:
-        raise InputError(f"{path} is missing: add the file or leave it out") from None
+        raise FileError(f"{path} is missing: add the file or leave it out") from None
     except Exception as reason:  # on bytes that are no image, its readers raise nearly everything
-        raise InputError(f"{path} cannot be read as an image ({reason}): {fix}") from None
+        raise FileError(f"{path} cannot be read as an image ({reason}): {fix}") from None
 
 
 def as_rgb(file: Image.Image) -> Image.Image:

@@ -13,7 +13,8 @@ from typing import Any
 
 from data import rle
 from data.errors import BadRecords, InputError
-from data.readers.content import Content, class_name
+from data.readers.checks import class_name
+from data.readers.content import Content
 from data.readers.image_files import DEPTH, walk
 from data.readers.maps import images_by_stem, read_colours
 from data.readers.source import SPLITS, Source

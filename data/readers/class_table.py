@@ -10,7 +10,7 @@ import csv
 from pathlib import Path
 
 from data.errors import InputError
-from data.readers.content import class_name
+from data.readers.checks import class_name
 from data.readers.source import lines_of
 
 NAMES, TABLE = "classes.txt", "objects.csv"

@@ -22,7 +22,8 @@ import numpy as np
 from data import rle
 from data.errors import BadRecords, InputError
 from data.images import MOST_PIXELS
-from data.readers.content import Content, Outline, mask_at, polygon, shortened
+from data.readers.checks import Outline, mask_at, polygon, shortened
+from data.readers.content import Content
 from data.readers.image_files import LOOKED_AT
 from data.readers.source import Source, ellipse, head_of, split_of
 

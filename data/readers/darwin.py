@@ -16,21 +16,9 @@ import numpy as np
 
 from data import rle
 from data.errors import MALFORMED, BadRecords, InputError
-from data.readers.content import (
-    Content,
-    Outline,
-    class_name,
-    even_odd,
-    flatten,
-    is_side,
-    load_json,
-    nested,
-    numbers,
-    polygon,
-    rectangle,
-    shortened,
-    size_of,
-)
+from data.images import upright_size
+from data.readers import checks
+from data.readers.content import Content
 from data.readers.image_files import ImageFiles, files_of_images
 from data.readers.source import Source, ellipse, head_of, top_keys
 
@@ -53,7 +41,7 @@ def read(source: Source, bad: BadRecords) -> dict[str, Any]:
     for name in source.names:
         file = source.path / name
         with bad.noting(file, "the file", FIX, where=str(file)):
-            record = load_json(file)
+            record = checks.load_json(file)
             if not isinstance(record, dict) or not {"item", "image"} & record.keys():
                 reading.content.counts["other json files"] += 1
                 continue
@@ -87,16 +75,18 @@ class Reading:
         item = record["item"] if "item" in record else record["image"]
         slot = (item.get("slots") or [item])[0]  # version 1.0 has none
         if slot.get("type", "image") != "image":
-            raise InputError(f"is about a {shortened(slot['type'])}, only images can be used")
+            raise InputError(
+                f"is about a {checks.shortened(slot['type'])}, only images can be used"
+            )
         name = item["name"] if "name" in item else item["filename"]
         name = f"{item.get('path') or ''}/{name}".strip("/")
         found = self.files.find(name, str(place.parent))
         width, height = slot.get("width"), slot.get("height")
-        if found is not None and not (is_side(width) and is_side(height)):
-            height, width = size_of(self.folder / found)
+        if found is not None and not (checks.is_side(width) and checks.is_side(height)):
+            height, width = upright_size(self.folder / found)
         kept = [one for one in annotations if is_of(one, slot.get("slot_name"))]
         masks: dict[str, rle.Rle] = {}
-        for one in kept if is_side(width) and is_side(height) else ():
+        for one in kept if checks.is_side(width) and checks.is_side(height) else ():
             if isinstance(one, dict) and "raster_layer" in one:
                 masks |= masks_in(one["raster_layer"], height, width)
         name = found or name
@@ -135,7 +125,9 @@ def index_map(dense_rle: Any, height: int, width: int) -> np.ndarray:
     try:
         values, runs = np.array(array("q", dense_rle), np.int64).reshape(-1, 2).T
     except (TypeError, ValueError, OverflowError):
-        raise InputError(f"has the dense_rle {shortened(dense_rle)}, which is not usable") from None
+        raise InputError(
+            f"has the dense_rle {checks.shortened(dense_rle)}, which is not usable"
+        ) from None
     if (runs < 0).any() or runs.astype(float).sum() != height * width:
         raise InputError(
             f"has a dense_rle of {runs.astype(float).sum():.0f} pixels where its image has "
@@ -149,7 +141,7 @@ def add_annotation(
 ) -> None:
     label = None
     try:
-        label = class_name(annotation["name"])
+        label = checks.class_name(annotation["name"])
         what = f"{what} ({label})"
         kind = next((key for key in AREAS if key in annotation), None)
         if "raster_layer" in annotation:
@@ -165,28 +157,28 @@ def add_annotation(
         else:
             value = annotation[kind]
             if kind == "bounding_box":
-                x, y, w, h = numbers([value.get(key) for key in "xywh"])
-                content.add_box(image, label, polygon(rectangle([x, y, x + w, y + h]), image))
+                sides = checks.numbers([value.get(key) for key in "xywh"])
+                content.add_box(image, label, checks.box(*sides, image))
             elif kind == "ellipse":
                 content.add(image, label, [ellipse_polygon(value, image)])
             else:
                 content.add(image, label, outlines(value, image))
     except MALFORMED as error:
-        left = nested(annotation, "polygon")
+        left = checks.nested(annotation, "polygon")
         content.add_broken(image, label, error, file, what, FIX, points=left)
 
 
 def ellipse_polygon(value: dict, image: dict) -> np.ndarray:
-    sizes = numbers([value[part][key] for part in ("center", "radius") for key in "xy"])
-    (radians,) = numbers([value.get("angle") or 0])
-    return polygon(ellipse(*sizes, math.degrees(radians)), image)
+    sizes = checks.numbers([value[part][key] for part in ("center", "radius") for key in "xy"])
+    (radians,) = checks.numbers([value.get("angle") or 0])
+    return checks.polygon(ellipse(*sizes, math.degrees(radians)), image)
 
 
-def outlines(value: dict, image: dict) -> list[Outline]:
+def outlines(value: dict, image: dict) -> list[checks.Outline]:
     """The parts of a polygon; one mask if they overlap, which makes holes."""
-    found = [flatten([xy(point) for point in ring]) for ring in rings(value)]
+    found = [checks.flatten([xy(point) for point in ring]) for ring in rings(value)]
     found = [ring for ring in found if len(ring) > 4] or found  # others enclose nothing
-    return even_odd([polygon(ring, image) for ring in found], image)
+    return checks.even_odd([checks.polygon(ring, image) for ring in found], image)
 
 
 def rings(value: dict) -> list[list]:
@@ -195,7 +187,9 @@ def rings(value: dict) -> list[list]:
     if "paths" not in value and not (paths and isinstance(paths[0], list)):
         paths = [paths, *value.get("additional_paths", ())]
     if not paths or not all(isinstance(path, list) and path for path in paths):
-        raise InputError(f"has the paths {shortened(paths)} where lists of points are needed")
+        raise InputError(
+            f"has the paths {checks.shortened(paths)} where lists of points are needed"
+        )
     return paths
 
 

@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 
 from data.errors import InputError
 from data.images import SUFFIXES
-from data.readers.content import class_name, shortened
+from data.readers.checks import class_name, shortened
 from data.readers.image_files import walk
 from data.readers.source import SPLITS, folders_in, lines_of, split_in
 from data.readers.yaml import load

@@ -11,16 +11,8 @@ from typing import Any, NamedTuple
 from data import rle
 from data.errors import MALFORMED, BadRecords, InputError
 from data.images import upright_size
-from data.readers.content import (
-    Content,
-    Outline,
-    class_name,
-    load_json,
-    numbers,
-    polygon,
-    rectangle,
-    shortened,
-)
+from data.readers import checks
+from data.readers.content import Content
 from data.readers.image_files import ImageFiles
 from data.readers.source import Source, head_of, split_of, top_keys
 
@@ -37,7 +29,7 @@ class Part(NamedTuple):
 
     key: Any
     label: str | None
-    outline: Outline | None
+    outline: checks.Outline | None
     is_box: bool
     is_crowd: bool
 
@@ -64,16 +56,18 @@ def source(file: Path, split: str) -> Source:
 
 def read(source: Source, bad: BadRecords) -> dict[str, Any]:
     """A subset as COCO content, classes in the order of the file."""
-    content = load_json(source.path)
+    content = checks.load_json(source.path)
     try:
         items = list(content["items"])
-        classes = [class_name(one["name"]) for one in content["categories"]["label"]["labels"]]
+        classes = [
+            checks.class_name(one["name"]) for one in content["categories"]["label"]["labels"]
+        ]
     except MALFORMED as reason:
         raise InputError(f"{source.path} has no items or no labels ({reason}): {AGAIN}") from None
     found, files = Content(bad, classes), ImageFiles(source.images[0])
     for number, item in enumerate(items, start=1):
         id_ = item.get("id") if isinstance(item, dict) else None
-        where = f"item {number}" if id_ is None else f"item {shortened(id_)}"
+        where = f"item {number}" if id_ is None else f"item {checks.shortened(id_)}"
         with bad.noting(source.path, where, AGAIN):
             shapes = list(item["annotations"])
             image = image_of(item, shapes, files, source.images[0], found)
@@ -106,9 +100,9 @@ def image_of(
         height, width = upright_size(folder / name)
     else:
         raise InputError(
-            f"has the image {shortened(listed)} without a size, which is not in {folder}"
+            f"has the image {checks.shortened(listed)} without a size, which is not in {folder}"
         )
-    return content.add_image(name or listed, width, height, f"item {shortened(item['id'])}")
+    return content.add_image(name or listed, width, height, f"item {checks.shortened(item['id'])}")
 
 
 def part_of(
@@ -132,7 +126,9 @@ def part_of(
         label = classes[id_] if type(id_) is int and 0 <= id_ < len(classes) else None
         outline = outline_of(shape, kind, image)
         if label is None:
-            raise InputError(f"has label_id {shortened(id_)} where there are {len(classes)} labels")
+            raise InputError(
+                f"has label_id {checks.shortened(id_)} where there are {len(classes)} labels"
+            )
     except MALFORMED as error:
         content.bad.note_error(error, file, what, AGAIN)
     attributes = shape.get("attributes") if isinstance(shape, dict) else None
@@ -141,13 +137,12 @@ def part_of(
     return Part(key, label, outline, kind == "bbox", is_crowd)
 
 
-def outline_of(shape: dict, kind: str, image: dict) -> Outline:
+def outline_of(shape: dict, kind: str, image: dict) -> checks.Outline:
     if kind == "polygon":
-        return polygon(numbers(shape.get("points")), image)
+        return checks.polygon(checks.numbers(shape.get("points")), image)
     if kind == "mask":
         return rle.from_annotation(shape["rle"], image["height"], image["width"])
-    x, y, w, h = numbers(shape.get("bbox"), 4)
-    return polygon(rectangle([x, y, x + w, y + h]), image)
+    return checks.box(*checks.numbers(shape.get("bbox"), 4), image)
 
 
 def add_objects(content: Content, image: dict, parts: list[Part]) -> None:

@@ -12,7 +12,8 @@ from typing import Any
 from data import rle
 from data.errors import BadRecords, InputError
 from data.images import opened
-from data.readers.content import Content, class_name, load_json
+from data.readers.checks import class_name, load_json
+from data.readers.content import Content
 from data.readers.maps import images_by_stem, read_numbers
 from data.readers.source import Source, lines_of, split_of
 

@@ -17,7 +17,8 @@ from PIL import Image
 
 from data import rle
 from data.errors import BadRecords, InputError
-from data.readers.content import Content, class_name, load_json
+from data.readers.checks import class_name, load_json
+from data.readers.content import Content
 from data.readers.id_images import split_in
 from data.readers.maps import images_by_stem, read_colours
 from data.readers.source import Source

@@ -19,13 +19,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from data.errors import BadRecords, InputError
-from data.readers.content import (
-    Content,
-    even_odd,
-    polygon,
-    rectangle,
-    size_of,
-)
+from data.images import upright_size
+from data.readers.checks import even_odd, polygon, rectangle
+from data.readers.content import Content
 from data.readers.image_files import ImageFiles, files_of_images
 from data.readers.source import Source, ellipse
 
@@ -135,7 +131,7 @@ class Reading:
         if found is None:
             raise InputError(f"has no image of its name (as {name.stem}.png) in {self.folder}")
         if found not in self.images:
-            height, width = size_of(self.folder / found)
+            height, width = upright_size(self.folder / found)
             self.images[found] = self.content.add_image(found, width, height, str(name))
         return self.images[found]
 

@@ -19,21 +19,9 @@ import numpy as np
 
 from data import rle
 from data.errors import MALFORMED, BadRecords, InputError
-from data.images import SUFFIXES
-from data.readers.content import (
-    Content,
-    Outline,
-    base64_bytes,
-    box_of_points,
-    class_name,
-    flatten,
-    load_json,
-    mask_at,
-    numbers,
-    png_mask,
-    polygon,
-    size_of,
-)
+from data.images import SUFFIXES, upright_size
+from data.readers import checks
+from data.readers.content import Content
 from data.readers.image_files import ImageFiles, annotation_files
 from data.readers.source import Source, ellipse, head_of
 
@@ -83,7 +71,7 @@ def read(source: Source, bad: BadRecords) -> dict[str, Any]:
     for name in source.names:
         file = source.path / name
         with bad.noting(file, "the file", "export it again as JSON", where=str(file)):
-            for task in annotated_tasks(load_json(file), file, content):
+            for task in annotated_tasks(checks.load_json(file), file, content):
                 with bad.noting(file, f"task {task.id}", FIX):
                     regions = regions_of(task)
                     image = add_image(content, task, regions, images, source)
@@ -209,7 +197,7 @@ def add_image(
     sizes = [[one.record.get(side) for side in SIZE] for one in regions.values()]
     size = next((each for each in sizes if None not in each), [None, None])
     if found is not None and None in size:
-        size = size_of(source.images[0] / found)[::-1]
+        size = upright_size(source.images[0] / found)[::-1]
     name = found or task.names[0].replace("\\", "/").rsplit("/", 1)[-1]
     return content.add_image(name, *size, f"task {task.id}")
 
@@ -228,7 +216,7 @@ def add_region(content: Content, image: dict, region: Region, file: Path, what: 
             raise InputError("is of an image of another size than other regions")
         drawn = OUTLINES[kind](region.value, image)
     except MALFORMED as error:
-        percent = box_of_points(region.value.get("points"), {"width": 100, "height": 100})
+        percent = checks.box_of_points(region.value.get("points"), {"width": 100, "height": 100})
         left = [scale(one, image) for one in percent]
         content.add_broken(image, label, error, file, what, FIX, left)
         return
@@ -245,7 +233,9 @@ def label_of(value: dict) -> str | None:
     """The first class of a region, if it has one."""
     labels = [one for key, one in value.items() if key.endswith("labels")]
     named = [one for one in labels if one != []]
-    return class_name(named[0][0] if isinstance(named[0], list) else named[0]) if named else None
+    if not named:
+        return None
+    return checks.class_name(named[0][0] if isinstance(named[0], list) else named[0])
 
 
 def scale(points: np.ndarray | list[float], image: dict) -> np.ndarray:
@@ -254,55 +244,46 @@ def scale(points: np.ndarray | list[float], image: dict) -> np.ndarray:
 
 
 def outline(value: dict, image: dict) -> np.ndarray:
-    return polygon(scale(flatten(value.get("points")), image).tolist(), image)
+    return checks.polygon(scale(checks.flatten(value.get("points")), image).tolist(), image)
 
 
 def ellipse_polygon(value: dict, image: dict) -> np.ndarray:
     keys = ("x", "y", "radiusX", "radiusY")
-    sizes = scale(numbers([value.get(key) for key in keys]), image)
-    return polygon(ellipse(*sizes.tolist(), *rotation_of(value)), image)
+    sizes = scale(checks.numbers([value.get(key) for key in keys]), image)
+    return checks.polygon(ellipse(*sizes.tolist(), *rotation_of(value)), image)
 
 
 def box(value: dict, image: dict) -> np.ndarray:
     """The corners of a rectangle, turned clockwise about its top left one."""
     keys = ("x", "y", "width", "height")
-    x, y, width, height = scale(numbers([value.get(key) for key in keys]), image).tolist()
+    x, y, width, height = scale(checks.numbers([value.get(key) for key in keys]), image).tolist()
     turn = math.radians(*rotation_of(value))
     right = np.array([math.cos(turn), math.sin(turn)]) * width
     down = np.array([-math.sin(turn), math.cos(turn)]) * height
     corners = np.array([x, y]) + np.array([0 * right, right, right + down, down])
-    return polygon(corners.ravel().tolist(), image)
+    return checks.polygon(corners.ravel().tolist(), image)
 
 
 def rotation_of(value: dict) -> list[float]:
-    return numbers([value.get("rotation") or 0])
+    return checks.numbers([value.get("rotation") or 0])
 
 
 def brush(value: dict, image: dict) -> rle.Rle:
     height, width = image["height"], image["width"]
     solid, runs = brush_runs(value.get("rle"), height, width)
-    ends = np.cumsum(runs)
-    drawn = np.flatnonzero(solid & (runs > 0))
-    top, bottom = 0, 0  # only the rows that the brush touched become pixels
-    if len(drawn):
-        top, bottom = (ends - runs)[drawn[0]] // width, (ends[drawn[-1]] - 1) // width + 1
-    runs = np.diff(ends.clip(top * width, bottom * width), prepend=top * width)
-    rows = np.repeat(solid, runs).reshape(bottom - top, width)
-    columns = np.flatnonzero(rows.any(0))
-    left, right = (columns[0], columns[-1] + 1) if len(columns) else (0, 0)
-    return rle.encode_at(rows[:, left:right], left, top, height, width)
+    return rle.encode(np.repeat(solid, runs).reshape(1, height, width))[0]
 
 
 def bitmask(value: dict, image: dict) -> rle.Rle:
     """A PNG of the image's size, transparent but for the object."""
-    mask = png_mask(base64_bytes(PNG_URL.sub("", value["imageDataURL"], count=1)))
+    mask = checks.png_mask(checks.base64_bytes(PNG_URL.sub("", value["imageDataURL"], count=1)))
     if mask.shape != (image["height"], image["width"]):
         height, width = mask.shape
         raise InputError(f"has a mask of {width} x {height} pixels, which its image has not")
-    return mask_at(mask, 0, 0, image)
+    return checks.mask_at(mask, 0, 0, image)
 
 
-OUTLINES: dict[str, Callable[[dict, dict], Outline]] = {
+OUTLINES: dict[str, Callable[[dict, dict], checks.Outline]] = {
     "polygon": outline,
     "ellipse": ellipse_polygon,
     "rectangle": box,

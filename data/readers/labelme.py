@@ -15,27 +15,9 @@ from typing import Any
 
 from data import rle
 from data.errors import MALFORMED, BadRecords, InputError, counted
-from data.images import SUFFIXES
-from data.readers.content import (
-    Content,
-    Outline,
-    base64_bytes,
-    bounds,
-    box_of_points,
-    class_name,
-    flatten,
-    image_size,
-    is_side,
-    load_json,
-    mask_at,
-    nested,
-    png_mask,
-    polygon,
-    rectangle,
-    segmentation_of,
-    shortened,
-    size_of,
-)
+from data.images import SUFFIXES, upright_size
+from data.readers import checks
+from data.readers.content import Content, segmentation_of
 from data.readers.image_files import ImageFiles, files_of_images
 from data.readers.source import Source, ellipse, head_of, lines_of
 
@@ -68,7 +50,7 @@ def read(source: Source, bad: BadRecords) -> dict[str, Any]:
     for name in source.names:
         file = source.path / name
         with bad.noting(file, "the file", FIX, where=str(file)):
-            record = load_json(file)
+            record = checks.load_json(file)
             if isinstance(record, dict) and {"shapes", "imagePath"} & record.keys():
                 shapes = list(record["shapes"])
                 image = reading.add_image(record, file, PurePosixPath(name))
@@ -86,8 +68,9 @@ def read(source: Source, bad: BadRecords) -> dict[str, Any]:
 
 def embedded_image(path: Path) -> bytes:
     """The content of an image file, or of the image embedded in a LabelMe json."""
-    is_json = path.suffix.lower() == ".json"
-    return base64_bytes(load_json(path)["imageData"]) if is_json else path.read_bytes()
+    if path.suffix.lower() != ".json":
+        return path.read_bytes()
+    return checks.base64_bytes(checks.load_json(path)["imageData"])
 
 
 def is_labelme(path: Path) -> bool:
@@ -101,7 +84,7 @@ def is_labelme(path: Path) -> bool:
 class Parts:
     """The shapes of one object; `corners` x, y, x, y, ... of its boxes."""
 
-    outlines: list[Outline] = field(default_factory=list)
+    outlines: list[checks.Outline] = field(default_factory=list)
     corners: list[float] = field(default_factory=list)
     broken: bool = False
 
@@ -124,14 +107,14 @@ class Reading:
         found, held = self.files.find(listed, str(name.parent), name.stem), ""
         if found is not None:
             held = str(self.folder / found)
-            if not (is_side(width) and is_side(height)):
-                height, width = size_of(self.folder / found)
+            if not (checks.is_side(width) and checks.is_side(height)):
+                height, width = upright_size(self.folder / found)
         else:
             base = posixpath.basename(listed)
             base = base if base.lower().endswith(SUFFIXES) else f"{name.stem}.png"
             found = str(name.parent / base)
             if data:
-                height, width = image_size(base64_bytes(data))
+                height, width = checks.image_size(checks.base64_bytes(data))
                 held, self.missing = str(file), True
         image = self.content.add_image(found, width, height, str(name))
         if held:
@@ -146,33 +129,33 @@ class Reading:
         for number, shape in enumerate(shapes, start=1):
             what, key = f"shape {number}", (None, number)
             try:
-                label = class_name(shape["label"])
+                label = checks.class_name(shape["label"])
                 what, key = f"{what} ({label})", (label, None, number)
                 group, kind = shape.get("group_id"), shape.get("shape_type") or "polygon"
                 if isinstance(group, (int, str)):
                     key = (label, group)
                 if kind not in KINDS:
-                    raise InputError(f"has the unknown shape_type {shortened(kind)}")
+                    raise InputError(f"has the unknown shape_type {checks.shortened(kind)}")
                 if kind in NO_AREA or label == BACKGROUND:
                     left = "lines and points" if kind in NO_AREA else f"shapes of {BACKGROUND}"
                     self.content.counts[left] += 1
                     continue
-                points = flatten(shape.get("points"))
+                points = checks.flatten(shape.get("points"))
                 if len(points) // 2 not in POINTS.get(kind, (4,)):
                     raise InputError(f"is a {kind} of {counted(len(points) // 2, 'point')}")
                 if kind in BOXES and label != VOID:
-                    corners = rectangle(points) if kind == "rectangle" else points
-                    objects[key].corners += polygon(corners, image).tolist()
+                    corners = checks.rectangle(points) if kind == "rectangle" else points
+                    objects[key].corners += checks.polygon(corners, image).tolist()
                 else:
                     objects[key].outlines.append(outline(shape, kind, points, image))
             except MALFORMED as error:
                 self.bad.note_error(error, file, what, FIX)
                 objects[key].broken = True
-                objects[key].outlines += box_of_points(nested(shape, "points"), image)
+                objects[key].outlines += checks.box_of_points(checks.nested(shape, "points"), image)
         return objects
 
     def add_objects(self, objects: dict[tuple, Parts], image: dict) -> None:
-        void: list[Outline] = []
+        void: list[checks.Outline] = []
         for (label, *_), parts in objects.items():
             if label == VOID:
                 void += parts.outlines
@@ -190,13 +173,13 @@ class Reading:
             image["void"] = rle.to_json(region)
 
 
-def outline(shape: dict, kind: Any, points: list[float], image: dict) -> Outline:
+def outline(shape: dict, kind: Any, points: list[float], image: dict) -> checks.Outline:
     """A shape that has an area; a rectangle is its outline."""
     if kind == "mask":  # the second point is its last pixel, but the size of the PNG is right
-        (left, top), _ = bounds(points)
-        return mask_at(png_mask(base64_bytes(shape.get("mask"))), left, top, image)
+        mask, (corner, _) = checks.base64_bytes(shape.get("mask")), checks.bounds(points)
+        return checks.mask_at(checks.png_mask(mask), *corner, image)
     if kind == "circle":  # its centre and a point of its rim
         x, y, rim_x, rim_y = points
         radius = math.hypot(rim_x - x, rim_y - y)
-        return polygon(ellipse(x, y, radius, radius), image)
-    return polygon(rectangle(points) if kind == "rectangle" else points, image)
+        return checks.polygon(ellipse(x, y, radius, radius), image)
+    return checks.polygon(checks.rectangle(points) if kind == "rectangle" else points, image)

@@ -18,7 +18,8 @@ from PIL import Image
 from data import rle
 from data.errors import BadRecords, InputError
 from data.images import SUFFIXES, upright_size
-from data.readers.content import Content, class_name, polygon, rectangle
+from data.readers.checks import class_name, polygon, rectangle
+from data.readers.content import Content
 from data.readers.image_files import DEPTH, walk
 from data.readers.maps import read_numbers
 from data.readers.source import SPLITS, Source, head_of, rows_of

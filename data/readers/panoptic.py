@@ -17,8 +17,9 @@ import numpy as np
 
 from data import records, rle
 from data.errors import BadRecords, InputError
+from data.readers.checks import shortened
 from data.readers.coco import MOST_FILES, beside, by_split, is_panoptic, parse
-from data.readers.content import Content, shortened
+from data.readers.content import Content
 from data.readers.maps import read_colours
 from data.readers.source import Source, ends_of, folders_in, require_size
 

@@ -14,17 +14,9 @@ from typing import Any
 import numpy as np
 
 from data.errors import MALFORMED, BadRecords, InputError
-from data.readers.content import (
-    Content,
-    Outline,
-    class_name,
-    flatten,
-    load_json,
-    nested,
-    shortened,
-    size_of,
-    with_holes,
-)
+from data.images import upright_size
+from data.readers import checks
+from data.readers.content import Content
 from data.readers.image_files import ImageFiles, files_of_images
 from data.readers.source import Source, head_of
 
@@ -57,7 +49,7 @@ def read(source: Source, bad: BadRecords) -> dict[str, Any]:
     for name in source.names:
         file = source.path / name
         with bad.noting(file, "the file", FIX, where=str(file)):
-            record = load_json(file)
+            record = checks.load_json(file)
             if not is_record(record):
                 content.counts["other json files"] += 1
                 continue
@@ -65,7 +57,7 @@ def read(source: Source, bad: BadRecords) -> dict[str, Any]:
             found = images.find(place.stem, str(place.parent), place.stem) or only
             if found is None:
                 raise InputError(f"has no image of its name (as {place.stem}.png) in {folder}")
-            height, width = size_of(folder / found)
+            height, width = upright_size(folder / found)
             require_pixels(features, record, height, width)
             image = content.add_image(found, width, height, name)
             for number, feature in enumerate(features, start=1):
@@ -144,14 +136,14 @@ def parts_of(geometry: dict) -> Iterator[list[np.ndarray]]:
     coordinates = geometry["coordinates"]
     for part in [coordinates] if geometry["type"] == "Polygon" else coordinates:
         if not part:
-            raise InputError(f"has {shortened(part)} where a list of rings is needed")
+            raise InputError(f"has {checks.shortened(part)} where a list of rings is needed")
         yield [ring(points) for points in part]
 
 
 def ring(points: Any) -> np.ndarray:
     """The points [[x, y], ...] of a ring without the last one, which is the first; z is dropped."""
     points = points[:-1] if len(points) > 1 and points[0] == points[-1] else points
-    return np.array(flatten([point[:2] for point in points]))
+    return np.array(checks.flatten([point[:2] for point in points]))
 
 
 def add_feature(content: Content, image: dict, feature: Any, file: Path, what: str) -> None:
@@ -173,9 +165,9 @@ def add_feature(content: Content, image: dict, feature: Any, file: Path, what: s
         elif kind in (*NO_AREA, *AREAS, COLLECTION):
             content.counts["lines, points and empty areas"] += 1
         else:
-            raise InputError(f"has the unknown geometry {shortened(kind)}")
+            raise InputError(f"has the unknown geometry {checks.shortened(kind)}")
     except MALFORMED as error:
-        left = nested(feature, "geometry", "coordinates")
+        left = checks.nested(feature, "geometry", "coordinates")
         content.add_broken(image, label or None, error, file, what, FIX, points=left)
 
 
@@ -186,13 +178,13 @@ def label_of(properties: dict) -> str:
             names = value.get("names")
             value = ": ".join(map(str, names)) if isinstance(names, list) else value.get("name")
         if value not in (None, ""):
-            return class_name(value)
+            return checks.class_name(value)
     return UNNAMED
 
 
-def outlines_of(geometry: dict, image: dict) -> list[Outline]:
+def outlines_of(geometry: dict, image: dict) -> list[checks.Outline]:
     """The parts of an object; one with holes is a mask."""
-    return [with_holes(outer, holes, image) for outer, *holes in parts_of(geometry)]
+    return [checks.with_holes(outer, holes, image) for outer, *holes in parts_of(geometry)]
 
 
 def name_unnamed(content: Content) -> None:

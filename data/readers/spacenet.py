@@ -11,7 +11,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from data.errors import MALFORMED, BadRecords, InputError
-from data.readers.content import Content, numbers, shortened, size_of, with_holes
+from data.images import upright_size
+from data.readers.checks import numbers, shortened, with_holes
+from data.readers.content import Content
 from data.readers.image_files import DEPTH, files_of_images
 from data.readers.maps import images_by_stem
 from data.readers.source import Source, head_of, rows_of
@@ -78,7 +80,7 @@ def add_image(
             raise InputError(
                 f"has the image {shortened(id_)}, of which {folder} has {len(found)} files"
             )
-        height, width = size_of(folder / found[0])
+        height, width = upright_size(folder / found[0])
         return content.add_image(found[0], width, height, id_)
     return None
 

@@ -13,24 +13,9 @@ import numpy as np
 
 from data import rle
 from data.errors import MALFORMED, BadRecords, InputError
-from data.readers.content import (
-    Content,
-    base64_bytes,
-    class_name,
-    flatten,
-    is_side,
-    load_json,
-    mask_at,
-    nested,
-    numbers,
-    png_mask,
-    polygon,
-    rectangle,
-    shortened,
-    size_of,
-    unzipped,
-    with_holes,
-)
+from data.images import upright_size
+from data.readers import checks
+from data.readers.content import Content
 from data.readers.image_files import ImageFiles, split_of_path, walk
 from data.readers.source import Source, head_of, top_keys
 
@@ -84,10 +69,10 @@ def read(source: Source, bad: BadRecords) -> dict[str, Any]:
 
 def classes_in(meta: Path) -> list[str]:
     """The names of the classes whose shape has an area, in a meta.json."""
-    content = load_json(meta) if meta.is_file() else {"classes": []}
+    content = checks.load_json(meta) if meta.is_file() else {"classes": []}
     try:
         kept = [one for one in content["classes"] if one.get("shape") not in NO_AREA]
-        return [class_name(one["title"]) for one in kept]
+        return [checks.class_name(one["title"]) for one in kept]
     except MALFORMED as reason:
         raise InputError(f"{meta} lists no classes with titles ({reason}): {FIX}") from None
 
@@ -96,22 +81,22 @@ def opened(
     file: Path, name: PurePosixPath, root: Path, images: ImageFiles, content: Content
 ) -> tuple[dict, list[Any]]:
     """The image of an annotation file, and its objects."""
-    record = load_json(file)
+    record = checks.load_json(file)
     objects, size = list(record["objects"]), record["size"]
     folder, base = name.parent.parent / "img", name.name.removesuffix(".json")
     found = images.find(base, str(folder), base)
     width, height = size.get("width"), size.get("height")
     if found is None or PurePosixPath(found).parent != folder:
         found = str(folder / base)
-    elif not (is_side(width) and is_side(height)):
-        height, width = size_of(root / found)
+    elif not (checks.is_side(width) and checks.is_side(height)):
+        height, width = upright_size(root / found)
     return content.add_image(found, width, height, str(name)), objects
 
 
 def add_object(content: Content, image: dict, record: Any, file: Path, what: str) -> None:
     label = None
     try:
-        label = class_name(record["classTitle"])
+        label = checks.class_name(record["classTitle"])
         what = f"{what} ({label})"
         kind = record.get("geometryType") or ("bitmap" if record.get("bitmap") else "polygon")
         if kind in NO_AREA:
@@ -120,25 +105,26 @@ def add_object(content: Content, image: dict, record: Any, file: Path, what: str
             content.add(image, label, [bitmap(record["bitmap"], image)])
         elif kind in ("polygon", "rectangle"):
             points = record["points"]
-            exterior = flatten(points.get("exterior"))
+            exterior = checks.flatten(points.get("exterior"))
             if kind == "rectangle":
-                content.add_box(image, label, polygon(rectangle(exterior), image).tolist())
+                corners = checks.polygon(checks.rectangle(exterior), image)
+                content.add_box(image, label, corners.tolist())
             else:
-                holes = [flatten(hole) for hole in points.get("interior") or []]
-                content.add(image, label, [with_holes(exterior, holes, image)])
+                holes = [checks.flatten(hole) for hole in points.get("interior") or []]
+                content.add(image, label, [checks.with_holes(exterior, holes, image)])
         else:
-            raise InputError(f"has the unknown geometryType {shortened(kind)}")
+            raise InputError(f"has the unknown geometryType {checks.shortened(kind)}")
     except MALFORMED as error:
-        left = nested(record, "points", "exterior")
+        left = checks.nested(record, "points", "exterior")
         content.add_broken(image, label, error, file, what, FIX, points=left)
 
 
 def bitmap(value: dict, image: dict) -> rle.Rle:
-    left, top = numbers(value.get("origin"), 2)
-    return mask_at(bitmap_mask(value.get("data")), left, top, image)
+    left, top = checks.numbers(value.get("origin"), 2)
+    return checks.mask_at(bitmap_mask(value.get("data")), left, top, image)
 
 
 def bitmap_mask(data: Any) -> np.ndarray:
     """The data of a bitmap, base64 of a PNG that may be packed -> its pixels, bool [h,w]."""
-    raw = base64_bytes(data)
-    return png_mask(raw if raw.startswith(PNG) else unzipped(raw))
+    raw = checks.base64_bytes(data)
+    return checks.png_mask(raw if raw.startswith(PNG) else checks.unzipped(raw))

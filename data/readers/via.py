@@ -17,18 +17,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from data.errors import MALFORMED, BadRecords, FileError, InputError
-from data.readers.content import (
-    Content,
-    class_name,
-    flatten,
-    load_json,
-    nested,
-    numbers,
-    polygon,
-    rectangle,
-    shortened,
-    size_of,
-)
+from data.images import upright_size
+from data.readers import checks
+from data.readers.content import Content
 from data.readers.image_files import ImageFiles, annotation_files
 from data.readers.source import Source, ellipse, head_of, rows_of
 from data.readers.via3 import FIX, is_project
@@ -74,7 +65,7 @@ def read(source: Source, bad: BadRecords) -> dict[str, Any]:
     labels = [label_of(each) for entry in entries for each in attributes_of(entry)]
     for label in (*labels, *unused):
         with contextlib.suppress(InputError):
-            classes.add(class_name(label))
+            classes.add(checks.class_name(label))
     content, images = Content(bad, sorted(classes)), ImageFiles(folder)
     content.counts += files.counts
     names = [images.find_in_split(entry.name, source.split) for entry in entries]
@@ -92,7 +83,7 @@ def read(source: Source, bad: BadRecords) -> dict[str, Any]:
         if name is None:
             continue
         with bad.noting(entry.file, entry.name, FIX):
-            height, width = size_of(folder / name)
+            height, width = upright_size(folder / name)
             image = content.add_image(name, width, height, entry.name)
             for number, region in enumerate(entry.regions):
                 try:
@@ -127,7 +118,7 @@ class Files:
 
     def load(self, file: Path) -> dict[str, Any]:
         """The records of images in a json; their keys are file names with the size in bytes."""
-        content, attributes = load_json(file), {}
+        content, attributes = checks.load_json(file), {}
         if is_project(content):
             content, attributes = records_of_project(content, file, self.counts, self.bad)
         elif "_via_img_metadata" in content:  # of a project
@@ -246,28 +237,27 @@ def add_region(content: Content, image: dict, region: Any, label_of: Callable) -
         content.counts["regions without a class"] += 1
         content.add(image, None, [drawn], broken=True)
     elif kind == "rect":
-        content.add_box(image, class_name(label), drawn.tolist())
+        content.add_box(image, checks.class_name(label), drawn.tolist())
     else:
-        content.add(image, class_name(label), [drawn])
+        content.add(image, checks.class_name(label), [drawn])
 
 
 def outline(shape: dict, kind: str, points: list, image: dict) -> np.ndarray:
     """The outline of a region; also of a rectangle, which is a box."""
     if kind in ("polygon", "polyline"):
-        return polygon(flatten(points), image)
+        return checks.polygon(checks.flatten(points), image)
     if kind not in SIZES:
-        raise InputError(f"has the unknown shape {shortened(kind)}")
-    sizes = numbers([shape.get(key) for key in SIZES[kind]])
+        raise InputError(f"has the unknown shape {checks.shortened(kind)}")
+    sizes = checks.numbers([shape.get(key) for key in SIZES[kind]])
     if kind == "rect":
-        x, y, width, height = sizes
-        return polygon(rectangle([x, y, x + width, y + height]), image)
+        return checks.box(*sizes, image)
     x, y, *radii = sizes
-    theta = shape.get("theta") or 0  # radians
-    return polygon(ellipse(x, y, radii[0], radii[-1], math.degrees(*numbers([theta]))), image)
+    (theta,) = checks.numbers([shape.get("theta") or 0])  # radians
+    return checks.polygon(ellipse(x, y, radii[0], radii[-1], math.degrees(theta)), image)
 
 
 def points_of(region: Any) -> list[list]:
     """The points [[x, y], ...] of a region, if it has some."""
-    x, y = (nested(region, "shape_attributes", f"all_points_{axis}") for axis in "xy")
+    x, y = (checks.nested(region, "shape_attributes", f"all_points_{axis}") for axis in "xy")
     are_lists = isinstance(x, list) and isinstance(y, list) and len(x) == len(y)
     return [list(point) for point in zip(x, y)] if are_lists else []

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from data.errors import BadRecords, InputError
-from data.readers.content import numbers, shortened
+from data.readers.checks import numbers, shortened
 
 FIX = "correct it in VIA or remove it"
 IMAGE = 2  # type of a file; others are videos and sounds

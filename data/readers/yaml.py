@@ -6,6 +6,7 @@ tags and the like are refused with their line.
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any, NoReturn
@@ -142,20 +143,27 @@ class Reader:
         return None if plain in EMPTY else plain
 
     def flow(self, text: str) -> Any:
-        """A list or a record in brackets, which may go over several lines."""
-        tokens: list[str] = []
+        """A list or a record in brackets, which may go over several lines: json with its texts in
+        quotes.
+        """
+        parts: list[str] = []
         start, depth = self.place, 0
         while True:
             place = 0
-            while place < len(text) and (depth or not tokens):
+            while place < len(text) and (depth or not parts):
                 token = TOKEN.match(text, place)
                 if not token:
                     self.refuse(f"{text[place : place + 60]!r} cannot be read")
-                kind, place = token.lastgroup, token.end()
-                if kind in ("text", "mark", "colon", "plain"):
-                    tokens.append(token[0].strip())
-                if kind == "mark":
+                place, kind = token.end(), token.lastgroup
+                if kind in ("text", "plain"):
+                    parts.append(json.dumps(self.scalar(token[0].strip())))
+                elif kind in ("mark", "colon"):
                     depth += (token[0] in "[{") - (token[0] in "]}")
+                    if token[0] in ",}" and parts[-1:] == [":"]:  # a key without a value
+                        parts.append("null")
+                    if token[0] in "]}" and parts[-1:] == [","] and parts[-2:-1] != ["["]:
+                        parts.pop()
+                    parts.append(token[0])
             if not depth:
                 break
             self.place += 1
@@ -165,35 +173,12 @@ class Reader:
             text = self.lines[self.place]
         if text[place:].strip() and not text[place:].strip().startswith("#"):
             self.refuse(f"{text[place:].strip()[:60]!r} after a bracket")
-        tokens.reverse()
-        value = self.inside(tokens)
+        try:
+            value = json.loads("".join(parts))
+        except ValueError:
+            self.refuse("brackets that hold neither [a, b] nor {key: value}")
         self.place += 1
         return value
-
-    def inside(self, tokens: list[str]) -> Any:
-        """The value that the tokens, last first, begin with; takes them away."""
-        opening = tokens.pop()
-        if opening not in ("[", "{"):
-            if opening in ("]", "}", ",", ":"):
-                self.refuse(f"{opening!r} where a value is needed")
-            return self.scalar(opening)
-        values: list = []
-        names: list[str] = []
-        closing = "]" if opening == "[" else "}"
-        while tokens[-1] != closing:
-            value = self.inside(tokens)
-            if opening == "{":
-                if not isinstance(value, str) or value in names or tokens.pop() != ":":
-                    self.refuse("a record in brackets that is not {key: value, ...}")
-                names.append(value)
-                value = None if tokens[-1] in (",", "}") else self.inside(tokens)
-            values.append(value)
-            if tokens[-1] not in (closing, ","):
-                self.refuse(f"{tokens[-1][:60]!r} where a comma or {closing!r} is needed")
-            if tokens[-1] == ",":
-                tokens.pop()
-        tokens.pop()
-        return values if opening == "[" else dict(zip(names, values, strict=True))
 
 
 def is_item(text: str) -> bool:

@@ -17,7 +17,8 @@ import numpy as np
 
 from data.errors import BadRecords, InputError, counted
 from data.images import SUFFIXES, upright_size
-from data.readers.content import Content, polygon, rectangle, shortened
+from data.readers.checks import polygon, rectangle, shortened
+from data.readers.content import Content
 from data.readers.data_yaml import (
     DEPTH,
     NAME_FILES,

@@ -28,6 +28,8 @@ GOOD = {
     "a program": ("download: |\n  import a\n\n  b: c\n    d\nnc: 1",
                   {"download": "import a\n\nb: c\nd", "nc": "1"}),
     "a list of lists": ("a: [[1, 2], [], {}]", {"a": [["1", "2"], [], {}]}),
+    "commas and colons in texts": ("a: {b: 'x,]', c: , d: ':}', e: \":,\",}",
+                                   {"a": {"b": "x,]", "c": None, "d": ":}", "e": ":,"}}),
     "nothing": ("# only this\n", None),
     "null": ("a: null\nb: ~\nc: ''\nd: []", {"a": None, "b": None, "c": "", "d": []}),
     "keys with quotes": ("'a b': 1\n\"c\": 2\nd e : 3", {"a b": "1", "c": "2", "d e": "3"}),
