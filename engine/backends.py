@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from data.errors import InputError
 from data.presets import CanvasPreset, WholeImage
-from engine import checkpoint, options
+from engine import checkpoint, files, options
 from mobileinst import zoo
 from mobileinst.deploy import final_postprocess
 from mobileinst.set_prediction.losses import Criterion
@@ -28,7 +28,7 @@ METADATA = "model.json"
 PACKAGES = {".onnx": ("onnxruntime",), ".pte": ("executorch",)}  # needed to open a file
 AGAIN = "export it again with sbin/export.sh"
 
-Run = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # image [3,H,W], padding [H,W] -> outputs
+Run = Callable[[Tensor], tuple[Tensor, Tensor]]  # image [3,H,W] in 0..1 -> scores, masks
 
 
 class Loaded(NamedTuple):
@@ -51,17 +51,17 @@ class Loaded(NamedTuple):
 class Exported(nn.Module):
     """An exported model with the interface of a model: images -> scores and mask_logits."""
 
-    def __init__(self, run: Run):
+    def __init__(self, run: Run, pad_colour: list[float]):
         super().__init__()
-        self.run = run
+        self.run, self.pad = run, torch.tensor(pad_colour)[:, None, None] / 255  # [3,1,1]
 
     def __deepcopy__(self, memo: dict) -> "Exported":
         return self  # it has no weights to change
 
     def forward(self, images: Tensor, padding: Tensor) -> dict[str, Tensor]:
         """Images [B,3,H,W] in 0..1, padding [B,H,W] -> scores [B,Q,K], mask_logits [B,Q,h,w]."""
-        found = [self.run(*each) for each in zip(images.cpu(), padding.cpu())]
-        scores, masks = (torch.cat(each) for each in zip(*found))
+        padded = torch.where(padding.cpu()[:, None], self.pad, images.cpu())
+        scores, masks = (torch.cat(each) for each in zip(*map(self.run, padded)))
         return {"scores": scores, "mask_logits": masks}
 
 
@@ -94,10 +94,10 @@ def open_exported(path: Path, image_size: int | None = None, tiles: int | None =
     if not path.is_file():
         raise InputError(f"{path} is missing; name a file of sbin/export.sh")
     require_packages(PACKAGES[path.suffix.lower()], str(path))
-    text, run_of = (open_onnx if path.suffix.lower() == ".onnx" else open_pte)(path)
+    text, run = (open_onnx if path.suffix.lower() == ".onnx" else open_pte)(path)
     meta = parse(text, path)
     known = meta["files"].get(path.name, {}).get("sha256")
-    if known is not None and known != digest(path):
+    if known is not None and known != files.sha256(path):
         raise InputError(f"{path} is not the file that {METADATA} describes; copy both, or {AGAIN}")
     size = meta["height"], meta["width"]
     if image_size is not None:
@@ -111,15 +111,10 @@ def open_exported(path: Path, image_size: int | None = None, tiles: int | None =
         "best": {"threshold": meta["threshold"]},
     }
     postprocess = final_postprocess(meta["config"]["max_detections"], meta["duplicate_iou"])
-    model = Exported(run_of(torch.tensor(meta["pad_colour"])))
+    model = Exported(run, meta["pad_colour"])
     fields = checkpoint.Fields(content, f"{path}:")
     preset = CanvasPreset(size, tiles=tiles or meta["tiles"])
     return Loaded(path, fields, model, None, postprocess, preset)
-
-
-def digest(path: Path) -> str:
-    """SHA-256 of a file."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def require_packages(names: Sequence[str], what: str) -> None:
@@ -172,27 +167,20 @@ def onnx_session(path: Path):
     return onnxruntime.InferenceSession(path, settings, providers=["CPUExecutionProvider"])
 
 
-def open_onnx(path: Path) -> tuple[str | None, Callable[[Tensor], Run]]:
-    """Metadata, and a function that gives what runs the model for a pad colour."""
+def open_onnx(path: Path) -> tuple[str | None, Run]:
+    """The metadata of a file, and a function that runs it."""
     try:
         session = onnx_session(path)
     except Exception as error:  # of many kinds, none of which is public
         reason = str(error).splitlines()[0]
         raise InputError(f"{path} cannot be opened by ONNX Runtime ({reason}); {AGAIN}") from None
-    text = session.get_modelmeta().custom_metadata_map.get(KEY)
 
-    def run_of(pad_colour: Tensor) -> Run:
-        pad = pad_colour.round().byte()
+    def run(image: Tensor) -> tuple[Tensor, Tensor]:
+        pixels = (image * 255).round().byte().permute(1, 2, 0)[None]  # [1,H,W,3]
+        found = session.run(["scores", "masks"], {"image": np.ascontiguousarray(pixels)})
+        return tuple(map(torch.from_numpy, found))
 
-        def run(image: Tensor, padding: Tensor) -> tuple[Tensor, Tensor]:
-            pixels = (image * 255).round().byte().permute(1, 2, 0)  # [H,W,3]
-            pixels = torch.where(padding[..., None], pad, pixels)[None]
-            found = session.run(["scores", "masks"], {"image": np.ascontiguousarray(pixels)})
-            return tuple(map(torch.from_numpy, found))
-
-        return run
-
-    return text, run_of
+    return session.get_modelmeta().custom_metadata_map.get(KEY), run
 
 
 @cache
@@ -203,7 +191,7 @@ def set_executorch_threads() -> None:
     portable_lib._unsafe_reset_threadpool(torch.get_num_threads())
 
 
-def open_pte(path: Path) -> tuple[str, Callable[[Tensor], Run]]:
+def open_pte(path: Path) -> tuple[str, Run]:
     """The same for a .pte file, whose metadata are in a file beside it."""
     from executorch.runtime import Runtime
 
@@ -217,16 +205,11 @@ def open_pte(path: Path) -> tuple[str, Callable[[Tensor], Run]]:
         reason = str(error).splitlines()[0]
         raise InputError(f"{path} cannot be opened by ExecuTorch ({reason}); {AGAIN}") from None
 
-    def run_of(pad_colour: Tensor) -> Run:
-        pad = (pad_colour / 255)[:, None, None]  # [3,1,1]
-        lock = Lock()  # a method is not thread-safe
+    lock = Lock()  # a method is not thread-safe
 
-        def run(image: Tensor, padding: Tensor) -> tuple[Tensor, Tensor]:
-            pixels = torch.where(padding, pad, image)[None].contiguous()
-            with lock:
-                scores, masks = method.execute([pixels])
-                return scores.clone(), masks.clone()  # the runtime reuses their memory
+    def run(image: Tensor) -> tuple[Tensor, Tensor]:
+        with lock:
+            scores, masks = method.execute([image[None].contiguous()])
+            return scores.clone(), masks.clone()  # the runtime reuses their memory
 
-        return run
-
-    return beside.read_text(encoding="utf-8", errors="replace"), run_of
+    return beside.read_text(encoding="utf-8", errors="replace"), run

@@ -1,7 +1,6 @@
 """Entry: a data set -> a page with its content and its problems, before a training."""
 
 import argparse
-import csv
 import warnings
 from collections.abc import Sequence
 from contextlib import suppress
@@ -13,7 +12,7 @@ from data.inspection import Facts, facts_of
 from data.opening import PARTS, divide, open_datasets
 from engine import fetch, files, options, start_weights, values
 from engine.commands import START, arguments, command, data_arguments, show_next, train_script
-from engine.findings import ERROR, Finding, find_all
+from engine.findings import ERROR, Finding, Place, find_all
 from engine.fit import fit_to_data
 from engine.log import info, progress
 from engine.options import TrainOptions
@@ -105,10 +104,9 @@ def write_list(path: Path, findings: Sequence[Finding]) -> None:
     """Writes all places of all findings as csv."""
     rows = [("level", "what", "split", "image", "where")]
     for one in findings:
-        places = one.places or [one.whole()]
+        places = one.places or [Place("", text=f"{one.count} in all")]
         rows += [(one.level, one.title, each.split, each.image, each.text) for each in places]
-    with open(path, "w", encoding="utf-8", errors="backslashreplace", newline="") as file:
-        csv.writer(file).writerows(rows)
+    files.write_csv(path, rows, "choose another --out")
 
 
 def verdict(sets: dict[str, CocoDataset], findings: Sequence[Finding]) -> str:
@@ -148,10 +146,9 @@ def main(argv: list[str]) -> int:
         trained, reasons,
     )  # fmt: skip
     out = opts.out or files.next_free(CHECKS)
-    with files.appearing(out, opts.overwrite, PAGE) as folder:
+    with files.atomic_folder(out, opts.overwrite, PAGE) as folder:
         write_list(folder / LIST, findings)
-        text = data_page.build(content)
-        (folder / PAGE).write_text(text, encoding="utf-8", errors="backslashreplace")
+        files.write_text(folder / PAGE, data_page.build(content), "choose another --out")
     info(f"{line}: {out / PAGE}")
     words = data_arguments(vars(opts))
     if any(one.level == ERROR for one in findings):

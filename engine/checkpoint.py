@@ -43,7 +43,7 @@ class Fields(dict):
 def save(path: Path, content: dict) -> None:
     """Writes a checkpoint atomically; raises FailedRun, and keeps the file before, if it fails."""
     plain = {key: dict(one) if isinstance(one, Fields) else one for key, one in content.items()}
-    with files.replacing(path) as temporary, open(temporary, "wb") as file:
+    with files.atomic_file(path) as temporary, open(temporary, "wb") as file:
         torch.save({"format": FORMAT} | plain, file)
 
 
@@ -85,7 +85,7 @@ def load_or_newest(path: Path | None, runs: Path) -> tuple[Path, Fields]:
     found = (folder / "best.pt" for folder in folders if (folder / "best.pt").exists())
     path = next(found, folders[0] / "last.pt")
     if newer := folders[: folders.index(path.parent)]:
-        info(f"passed over, as without a best.pt yet: {first_of([str(each) for each in newer])}")
+        info(f"skipped, as without a best.pt yet: {first_of([str(each) for each in newer])}")
     content = load(path)
     ap, age = content["best"]["AP"], time.time() - path.stat().st_mtime
     units = (("days", 86400), ("hours", 3600), ("minutes", 60), ("seconds", 1))

@@ -1,7 +1,6 @@
 """Entry: converts a data set to another annotation format, in a new folder."""
 
 import argparse
-import csv
 import os
 import re
 import shutil
@@ -113,7 +112,7 @@ def main(argv: list[str]) -> None:
     writer, bad, lost = WRITERS[opts.to], BadRecords(opts.skip_bad_records), Losses(opts.strict)
     title, found = read(opts, bad)
     contents = {split: split_content for split, (_, split_content) in found.items()}
-    with files.appearing(opts.out) as folder:
+    with files.atomic_folder(opts.out) as folder:
         for split, (source, split_content) in found.items():
             images = {} if opts.no_images else find_images(split_content, source, bad)
             tidy(split, split_content, writer.BY_STEM, lost)
@@ -126,7 +125,8 @@ def main(argv: list[str]) -> None:
             lambda images: progress(images, desc=f"writing {writer.TITLE}", leave=False),
         )  # fmt: skip
         if len(lost):
-            write_losses(folder / LOSSES, lost)
+            rows = [("what", "where"), *lost]
+            files.write_csv(folder / LOSSES, rows, "name another folder")
         skipped.write(folder, bad)
     skipped.report_skipped(bad, opts.out / skipped.NAME)
     for sentence in lost.sentences():
@@ -167,11 +167,6 @@ def summary(contents: dict[str, Content]) -> str:
     counts = zip((sum(images.values()), objects, classes), ("image", "object", "class"))
     every, *rest = [counted(number, noun) for number, noun in counts]
     return ", ".join([f"{every} ({splits})", *rest])
-
-
-def write_losses(path: Path, lost: Losses) -> None:
-    with open(path, "w", encoding="utf-8", newline="") as file:
-        csv.writer(file).writerows([("what", "where"), *lost])
 
 
 if __name__ == "__main__":

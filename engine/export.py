@@ -4,7 +4,6 @@ A file whose results differ is kept as NAME.failed, with exit code 3.
 """
 
 import argparse
-import csv
 import functools
 import json
 import shlex
@@ -16,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 
 import mobileinst
 from data.dataset import CocoDataset
@@ -33,6 +31,7 @@ from engine.log import info
 from engine.parity import MIN_ANSWERS, MIN_IMAGES, Answers, Comparison
 from engine.report import draw
 from engine.report.tables import aligned, number, pipes
+from engine.tiles import unannotated
 from mobileinst import weights, zoo
 from mobileinst.deploy import deploy, fold_batchnorms, graph_postprocess
 
@@ -45,7 +44,6 @@ INT8_NOTE = [
     "`int8.csv` has what int8 in each part alone does to the masks and scores of images that the "
     "ranges were measured on; parts with a low median stayed in float."
 ]
-EXAMPLE_WIDTH = 560  # pixels of each column of example.png
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -107,35 +105,29 @@ class Images:
     """The images of the comparison; `dataset` is None without annotations."""
 
     def __init__(self, opts: argparse.Namespace, path: Path, content: checkpoint.Fields) -> None:
+        self.opts, self.path, self.content = opts, path, content
         self.dataset: CocoDataset | None = None
-        self.open = functools.partial(self.open_split, opts, path, content)
         if opts.images:
             paths = list(inputs.images_of([opts.images])[0].values())
-            self.read = [
-                functools.partial(lambda path: parity.unannotated(read_rgb(path)), paths[place])
-                for place in spread(len(paths), opts.count)
-            ]
-            return
-        dataset = self.open("val")
-        self.dataset = dataset.subset(spread(len(dataset), opts.count))
-        self.read = [
-            functools.partial(self.dataset.read, place) for place in range(len(self.dataset))
-        ]
+            chosen = (paths[place] for place in spread(len(paths), opts.count))
+            self.read = [lambda path=path: unannotated(read_rgb(path)) for path in chosen]
+        else:
+            dataset = self.open("val")
+            self.dataset = dataset.subset(spread(len(dataset), opts.count))
+            places = range(len(self.dataset))
+            self.read = [functools.partial(self.dataset.read, place) for place in places]
 
-    @staticmethod
-    def open_split(
-        opts: argparse.Namespace, path: Path, content: checkpoint.Fields, split: str
-    ) -> CocoDataset:
+    def open(self, split: str) -> CocoDataset:
         """A split of the run's data set; raises InputError if it cannot be used."""
-        arguments = ["--split", split, *(["--data", str(opts.data)] if opts.data else [])]
+        arguments = ["--split", split, *(["--data", str(self.opts.data)] * bool(self.opts.data))]
         try:
-            dataset = open_split(evaluate.parse(arguments), (path, content))
+            dataset = open_split(evaluate.parse(arguments), (self.path, self.content))
         except InputError as error:
             raise InputError(
                 f"no images to compare on, the data of the run cannot be used: {error}; or name a "
                 "folder with --images"
             ) from error
-        dataset.use_classes(content["classes"], str(path))
+        dataset.use_classes(self.content["classes"], str(self.path))
         return dataset
 
     def calibration(self, meta: dict) -> list[np.ndarray]:
@@ -214,7 +206,7 @@ def main(argv: list[str], builder: checkpoint.Builder = zoo.build_from_config) -
         chosen.append(int8(functools.partial(images.calibration, meta), threshold))
     rows, found, failed = [row("checkpoint", path, reference, images, limit)], {}, []
     runtime = web_page.runtime(opts.web_runtime) if opts.web else nullcontext()
-    with runtime as package, files.appearing(out, opts.overwrite, MARK) as folder:
+    with runtime as package, files.atomic_folder(out, opts.overwrite, MARK) as folder:
         for each in chosen:
             file = folder / each.name
             write(each, deployed, file, meta)
@@ -269,12 +261,11 @@ def write(each: Format, deployed: torch.nn.Module, file: Path, meta: dict) -> No
     info(f"writing {file.name}")
     try:
         each.write(deployed, file)
-    except InputError:
-        raise
     except Exception as error:  # exporters raise nearly everything
         reason = str(error).strip().splitlines()[0]
         raise InputError(
-            f"{file.name}: its exporter cannot write this model ({reason}); choose another --format"
+            f"{file.name}: the model cannot be exported ({reason}); choose another --format, or "
+            "change the part that is no graph of tensors of fixed sizes"
         ) from error
     write_metadata(file.parent, meta, [file.name])
 
@@ -343,10 +334,10 @@ def finish(folder: Path, meta: dict, rows: list[dict], failed: Sequence[str]) ->
         (folder / name).rename(folder / f"{name}.failed")
     for name in meta["files"]:
         if not name.endswith(".onnx"):
-            meta["files"][name]["sha256"] = backends.digest(folder / name)
+            meta["files"][name]["sha256"] = files.sha256(folder / name)
     write_metadata(folder, meta, list(meta["files"]))
-    with open(folder / "parity.csv", "w", encoding="utf-8", newline="") as file:
-        csv.writer(file).writerows([list(rows[0]), *(each.values() for each in rows)])
+    table = [rows[0].keys(), *(each.values() for each in rows)]
+    files.write_csv(folder / "parity.csv", table, "choose another --out")
     classes = ", ".join(each["name"] for each in meta["categories"])
     lines = [
         f"# {meta['model']} for images of {meta['height']} x {meta['width']}",
@@ -379,21 +370,14 @@ def example(
     place = counts.index(max(counts))
     image, _ = images.read[place]()
     image.save(folder / "example_image.png")
-    names = [each["name"] for each in classes]
-    columns = []
-    for answers in found.values():
+    names, examples = [each["name"] for each in classes], []
+    for name, answers in found.items():
         result = answers.results[place]
-        shown = (result["best"] & (result["scores"] > threshold)).nonzero()[:, 0].tolist()
-        labels, scores = (result[key].tolist() for key in ("labels", "scores"))
-        masks = [result["masks"][i] for i in shown]
-        objects = draw.Objects([labels[i] for i in shown], masks, [scores[i] for i in shown])
-        overlay = draw.overlay(image, objects, names)
-        scale = EXAMPLE_WIDTH / overlay.width
-        columns.append(overlay.resize((EXAMPLE_WIDTH, round(scale * overlay.height))))
-    captions = draw.caption_row(list(found), [each.width for each in columns])
-    blank = Image.new("RGB", (captions.width - sum(c.width for c in columns), 1), draw.PAPER)
-    sheet = draw.below([draw.side_by_side([blank, *columns]), captions], draw.GAP)
-    sheet.save(folder / "example.png")
+        shown = (result["best"] & (result["scores"] > threshold)).nonzero()[:, 0]
+        labels, scores = (result[key][shown].tolist() for key in ("labels", "scores"))
+        objects = draw.Objects(labels, [result["masks"][i] for i in shown], scores)
+        examples.append(draw.Example(image, predictions=objects, caption=name))
+    draw.grid(examples, names, threshold=threshold).save(folder / "example.png")
 
 
 if __name__ == "__main__":

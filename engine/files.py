@@ -1,12 +1,15 @@
 """Atomic files and folders; run folders and their locks."""
 
+import csv
 import fcntl
+import hashlib
+import io
 import itertools
 import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -22,7 +25,7 @@ class FailedRun(RuntimeError):
 
 
 @contextmanager
-def replacing(path: Path, fix: str | None = None) -> Iterator[Path]:
+def atomic_file(path: Path, fix: str | None = None) -> Iterator[Path]:
     """A temporary file that replaces `path` at the end of the block, synced to disk.
 
     A kill leaves the old file or the new one. Links are replaced, not followed.
@@ -63,10 +66,25 @@ def failure(path: Path, error: BaseException, kept: str, fix: str | None = None)
     )
 
 
+def write_text(path: Path, text: str, fix: str | None = None) -> None:
+    """Writes a text as `atomic_file`; what is no UTF-8 is escaped."""
+    with atomic_file(path, fix) as temporary:
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace", newline="")
+
+
 def write_json(path: Path, content: dict | list, fix: str | None = None) -> None:
-    """Writes json atomically; the errors are those of `replacing`."""
-    with replacing(path, fix) as temporary:
-        temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
+    write_text(path, json.dumps(content, indent=1), fix)
+
+
+def write_csv(path: Path, rows: Iterable[Sequence], fix: str | None = None) -> None:
+    """Writes rows, the first of which is the header."""
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows(rows)
+    write_text(path, text.getvalue(), fix)
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def read_json(path: Path) -> Any:
@@ -152,7 +170,7 @@ def clear(folder: Path, but: Path | None = None) -> None:
 
 
 @contextmanager
-def appearing(folder: Path, overwrite: bool = False, mark: str = "") -> Iterator[Path]:
+def atomic_folder(folder: Path, overwrite: bool = False, mark: str = "") -> Iterator[Path]:
     """A temporary folder, whose files are moved to `folder` at the end of the block, `mark` last,
     or removed after an error; for the arguments see `require_free`.
 

@@ -40,10 +40,6 @@ class Finding(NamedTuple):
     count: int
     places: list[Place]
 
-    def whole(self) -> Place:
-        """The place of a finding that lists none."""
-        return Place("", "", f"{self.count} in all")
-
 
 def find_all(
     sets: Sets, facts: FactsOf, trained: TrainOptions, warned: Sequence[str]

@@ -1,6 +1,5 @@
 """Export formats: a function that writes each, and its tolerance."""
 
-import functools
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -13,7 +12,6 @@ import torch
 from torch import nn
 from torch.fx.passes.infra.pass_base import PassResult
 
-from data.errors import InputError
 from engine import quantise
 from mobileinst.deploy import Deployed, FromBytes
 
@@ -114,29 +112,9 @@ def int8(images: Callable[[], Sequence[np.ndarray]], threshold: float) -> Format
 
 
 def traced(model: nn.Module, image: torch.Tensor) -> torch.export.ExportedProgram:
-    """The graph of a model; raises InputError with the part that cannot be one."""
-    running: list[str] = []  # modules whose forward has begun and not ended
-
-    def end(*_: object) -> None:
-        running.pop()
-
-    hooks = [module.register_forward_hook(end) for module in model.modules()]
-    for name, module in model.named_modules():
-        begin = functools.partial(lambda name, *_: running.append(name), name)
-        hooks.append(module.register_forward_pre_hook(begin))
-    try:
-        with torch.no_grad(), quiet():
-            return torch.export.export(model, (image,))
-    except Exception as error:  # torch raises nearly everything for what it cannot trace
-        part = running[-1].rpartition("model.")[2] if running else ""
-        reason = str(error).strip().splitlines()[0]
-        raise InputError(
-            f"the model cannot be exported: {part or 'it'} is no graph of tensors of fixed sizes "
-            f"({reason}); change this part"
-        ) from error
-    finally:
-        for hook in hooks:
-            hook.remove()
+    """The graph of a model in eval mode."""
+    with torch.no_grad(), quiet():
+        return torch.export.export(model, (image,))
 
 
 @contextmanager

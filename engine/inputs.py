@@ -27,35 +27,30 @@ def images_of(given: list[Path], recursive: bool = False) -> tuple[dict[str, Pat
     Raises:
         InputError: if there are none, a folder cannot be listed, or a list is not text.
     """
-    found, passed_over = [], Counter()
+    found, skipped = [], Counter()
     for path in given:
-        folder = path if path.is_dir() else path.parent
+        folder, paths = path if path.is_dir() else path.parent, []
         if path.is_dir():
-            paths = images_in(path, recursive, passed_over)
+            paths = images_in(path, recursive, skipped)
         elif path.suffix.lower() == ".txt" and path.is_file():
-            lines = lines_of(path, "list an image in each line")
-            paths = [path_in_list(folder, line) for line in lines]
+            for line in lines_of(path, "list an image in each line"):
+                image, other = folder / line, folder / line.replace("\\", "/")  # of Windows
+                paths.append(image if os.path.exists(image) or not os.path.isfile(other) else other)
         else:
             paths = [path]
         found += [(each, folder) for each in paths]
     if not found:
         raise InputError(
             f"{', '.join(map(str, given))}: no images ({', '.join(SUFFIXES)}) in there"
-            f"{in_words(passed_over)}; name others"
+            f"{skipped_text(skipped)}; name others"
         )
     once = list({os.path.abspath(path): (path, folder) for path, folder in found}.values())
-    passed_over["repeated"] = len(found) - len(once)
+    skipped["repeated"] = len(found) - len(once)
     named = {relative_name(*each): each[0] for each in once}
     if len(named) < len(once):
         base = os.path.commonpath([os.path.abspath(path.parent) for path, _ in once])
         named = {relative_name(path, base): path for path, _ in once}
-    return named, passed_over
-
-
-def path_in_list(folder: Path, line: str) -> Path:
-    """The image of a line; backslashes are separators if only that finds the file."""
-    path, other = folder / line, folder / line.replace("\\", "/")
-    return other if os.path.isfile(other) and not os.path.exists(path) else path
+    return named, skipped
 
 
 def relative_name(path: Path, folder: Path | str) -> str:
@@ -64,7 +59,7 @@ def relative_name(path: Path, folder: Path | str) -> str:
     return path.name if relative.split(os.sep)[0] == ".." else Path(relative).as_posix()
 
 
-def images_in(folder: Path, recursive: bool, passed_over: Counter) -> list[Path]:
+def images_in(folder: Path, recursive: bool, skipped: Counter) -> list[Path]:
     """The images in a folder, before those in its folders; links to folders are not followed."""
     try:
         entries = sorted(
@@ -78,18 +73,18 @@ def images_in(folder: Path, recursive: bool, passed_over: Counter) -> list[Path]
     for entry in entries:
         path = folder / entry.name
         if entry.name.startswith("."):  # those of a Mac are called like the images they belong to
-            passed_over["hidden files"] += 1
+            skipped["hidden files"] += 1
         elif os.path.isdir(path):
             if not recursive:
-                passed_over["folders (without --recursive)"] += 1
+                skipped["folders (without --recursive)"] += 1
             elif entry.is_symlink():
-                passed_over["links to folders"] += 1
+                skipped["links to folders"] += 1
             else:
-                below += images_in(path, recursive, passed_over)
+                below += images_in(path, recursive, skipped)
         elif path.suffix.lower() in SUFFIXES:
             found.append(path)
         else:
-            passed_over["files of other kinds"] += 1
+            skipped["files of other kinds"] += 1
     return found + below
 
 
@@ -99,9 +94,10 @@ def natural_key(name: str) -> list:
     return [int(part) if place % 2 else part for place, part in enumerate(parts)]
 
 
-def in_words(passed_over: Counter) -> str:
-    counts = [f"{what}: {count}" for what, count in passed_over.items() if count]
-    return f" (passed over: {', '.join(counts)})" if counts else ""
+def skipped_text(skipped: Counter) -> str:
+    """The numbers in brackets; empty if nothing was skipped."""
+    counts = [f"{what}: {count}" for what, count in skipped.items() if count]
+    return f" (skipped: {', '.join(counts)})" if counts else ""
 
 
 class File(NamedTuple):
@@ -118,7 +114,7 @@ class File(NamedTuple):
         return self.number + self.pages - 1
 
 
-def numbered(named: dict[str, Path], every_page: bool) -> list[File]:
+def list_files(named: dict[str, Path], every_page: bool) -> list[File]:
     """The files of `images_of`, images numbered from 1, including unreadable ones."""
     found, number = [], 1
     for name, path in named.items():
@@ -132,7 +128,7 @@ def numbered(named: dict[str, Path], every_page: bool) -> list[File]:
 
 
 def images_in_file(
-    file: File, numbers: list[int], every_page: bool, passed_over: Counter
+    file: File, numbers: list[int], every_page: bool, skipped: Counter
 ) -> Iterator[tuple[str, Image.Image]]:
     """Name and image of the first page of a file, or of every one that has one of these numbers."""
     if every_page and file.pages > 1:
@@ -142,9 +138,4 @@ def images_in_file(
     else:
         count = num_pages(file.path)
         yield file.name, read_rgb(file.path)
-        passed_over["pages (without --pages all)"] += count - 1
-
-
-def read_page(path: Path, page: int) -> Image.Image:
-    """One page of a file, from 1."""
-    return next(read_pages(path, [page - 1]))
+        skipped["pages (without --pages all)"] += count - 1

@@ -111,11 +111,8 @@ def append_jsonl(path: Path, row: dict) -> None:
 
 def write_csv(path: Path, rows: list[dict]) -> None:
     """Writes rows under one header atomically; raises FailedRun if that fails."""
-    with files.replacing(path) as temporary:
-        with open(temporary, "w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, list(dict.fromkeys(chain.from_iterable(rows))))
-            writer.writeheader()
-            writer.writerows(rows)
+    names = dict.fromkeys(chain.from_iterable(rows))
+    files.write_csv(path, [names, *([row.get(name) for name in names] for row in rows)])
 
 
 def append_csv(path: Path, row: dict) -> None:
@@ -147,8 +144,7 @@ def truncate_after(folder: Path, iteration: int, evaluated: int) -> str:
     log, metrics = folder / "log.jsonl", folder / "metrics.csv"
     steps = [row for row in read_jsonl(log) if row["iteration"] <= iteration]
     scores = [row for row in read_csv(metrics) if int(row["iteration"]) <= evaluated]
-    with files.replacing(log) as temporary:
-        temporary.write_text("".join(json.dumps(row) + "\n" for row in steps), encoding="utf-8")
+    files.write_text(log, "".join(json.dumps(row) + "\n" for row in steps))
     if scores:
         write_csv(metrics, scores)
     else:

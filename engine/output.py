@@ -5,13 +5,13 @@ json and the table, images are named by their relative path. A data set for a to
 with copies of the images.
 """
 
-import csv
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image
 
+from data.images import read_pages
 from data.records import Category
 from data.writers import WRITERS, ids
 from data.writers.content import unique_stem
@@ -99,7 +99,7 @@ class Output:
         name, _, page = name.partition(inputs.PAGE)
         if page:
             name = f"{name.rpartition('.')[0]}_page{page}.png"
-            image = image or inputs.read_page(path, int(page))
+            image = image or next(read_pages(path, [int(page) - 1]))
         # Names on a disk need not be UTF-8.
         name = unique_stem(name.encode("utf-8", "replace").decode("utf-8"), self._stems)
         self.copies.append(name)
@@ -123,10 +123,8 @@ class Output:
     def write(self) -> list[str]:
         """Writes objects.csv, objects.json and the sets; returns notes on what the sets lack."""
         if "csv" in self.save:
-            with files.replacing(self.folder / "objects.csv", "choose another --out") as temporary:
-                with open(temporary, "w", encoding="utf-8",
-                          errors="backslashreplace", newline="") as file:  # fmt: skip
-                    csv.writer(file).writerows([COLUMNS, *self.rows])
+            fix = "choose another --out"
+            files.write_csv(self.folder / "objects.csv", [COLUMNS, *self.rows], fix)
         sentences = []
         for name in self.sets:
             writer, lost = WRITERS[name], Losses()

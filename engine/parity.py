@@ -128,8 +128,3 @@ def average_precision(
             answer = {"image_id": image["id"], "category_id": ids[label], "segmentation": mask}
             detections.append(answer | {"score": one, "best": best})
     return score(ground_truth, detections, max_dets=max_dets)
-
-
-def unannotated(image: Image.Image) -> tuple[Image.Image, Annotation]:
-    size = image.height, image.width
-    return image, Annotation(np.zeros(0, np.int64), [], None, 0, size)

@@ -88,7 +88,7 @@ def results(
     opts: argparse.Namespace,
     network: tuple,
     bad: BadRecords,
-    passed_over: Counter,
+    skipped_files: Counter,
     wanted: Callable[[int], bool] = lambda number: True,
 ) -> Iterator[Found]:
     """What is found in each wanted image that can be read, in order; others are noted in `bad`.
@@ -103,7 +103,7 @@ def results(
             left = iter(numbers)
             number = next(left)
             try:
-                for name, image in inputs.images_in_file(file, numbers, every, passed_over):
+                for name, image in inputs.images_in_file(file, numbers, every, skipped_files):
                     yield number, name, file.path, image
                     number = next(left, number)
             except InputError as error:
@@ -145,20 +145,20 @@ def main(argv: list[str], builder: checkpoint.Builder = zoo.build_from_config) -
         files.require_free(opts.out, opts.overwrite, output.MARK)
     torch.set_num_threads(opts.threads)
     device = device_for(opts.device)
-    named, passed_over = inputs.images_of(opts.images, opts.recursive)
+    named, skipped_files = inputs.images_of(opts.images, opts.recursive)
     loaded = backends.load(opts.checkpoint, builder, opts.image_size, opts.tiles)
     source, content, model, _, postprocess, preset = loaded
     threshold, origin = checkpoint.score_threshold(content["best"], opts.threshold)
     postprocess.duplicate_iou = opts.duplicate_iou
     network = fold_batchnorms(model.to(device)), postprocess, preset, device, threshold
     categories = [{"id": each["id"], "name": each["name"]} for each in content["classes"]]
-    given = inputs.numbered(named, opts.pages == "all")
+    given = inputs.list_files(named, opts.pages == "all")
     bad = BadRecords(skip=True)
     if opts.shard:
         about = {
-            "checkpoint": backends.digest(source),
+            "checkpoint": files.sha256(source),
             "images": given[-1].last,
-            "list of images": shards.digest_of(list(named)),
+            "list of images": list(named),
             "shards": opts.shard.count,
             "threshold": threshold,
             "tiles": preset.tiles,
@@ -169,18 +169,18 @@ def main(argv: list[str], builder: checkpoint.Builder = zoo.build_from_config) -
             },
         }
         shards.begin(opts.out, about)
-        return write_shard(opts, given, network, about, bad, passed_over)
+        return write_shard(opts, given, network, about, bad, skipped_files)
     out = opts.out or files.next_free(PREDICTIONS)
-    with files.appearing(out, opts.overwrite, output.MARK) as folder:
+    with files.atomic_folder(out, opts.overwrite, output.MARK) as folder:
         written = output.Output(folder, categories, opts.save, opts.colour_by)
-        for number, name, file, image, result in results(given, opts, network, bad, passed_over):
+        for number, name, file, image, result in results(given, opts, network, bad, skipped_files):
             record = written.write_images(number, name, image, result)
             written.collect(record, file, image)
         sentences = finish(written, bad, given[-1].last)
     report(written, sentences, out, bad)
     info(
         f"{written.summary(given[-1].last)}, scores above {threshold:.3f} ({origin}): {out}"
-        f"{inputs.in_words(passed_over)}"
+        f"{inputs.skipped_text(skipped_files)}"
     )
     show_next(following(opts, source, out))
     if not opts.skip_bad_records:
@@ -193,7 +193,7 @@ def write_shard(
     network: tuple,
     about: dict,
     bad: BadRecords,
-    passed_over: Counter,
+    skipped_files: Counter,
 ) -> None:
     """Does what is left of a shard; raises InputError at the end, as `main`."""
     own, out = opts.shard, opts.out
@@ -206,20 +206,23 @@ def write_shard(
         left = [file for file in given if any(map(wanted, range(file.number, file.last + 1)))]
         written = output.Output(out, about["categories"], opts.save, opts.colour_by)
         for number, name, path, image, result in results(
-            left, opts, network, bad, passed_over, wanted
+            left, opts, network, bad, skipped_files, wanted
         ):
             record = written.write_images(number, name, image, result)
             records.add(record | {"path": os.path.abspath(path)})
         for one in bad:
-            records.add(shards.bad_record(one, given))
+            # The pages after an unreadable one cannot be read either.
+            last = next(file.last for file in reversed(given) if file.number <= one.image_id)
+            records.add({"bad": one._asdict(), "last": last})
         skipped.report_skipped(bad)
         total = len(range(own.index, about["images"] + 1, own.count))
         info(
             f"shard {own}: {len(records.done)} of {total} images, {len(before)} of them done "
-            f"before{inputs.in_words(passed_over)}"
+            f"before{inputs.skipped_text(skipped_files)}"
         )
-        ready = shards.is_finished(out, about)
-        when = "join the shards" if ready else f"when all {own.count} shards are done"
+        each = shards.every_shard(out, about)
+        unfinished = any(records.missing(shard, about["images"]) for shard, records in each)
+        when = f"when all {own.count} shards are done" if unfinished else "join the shards"
         show_next({when: command("predict", "--merge", "--out", out)})
     if not opts.skip_bad_records:
         skipped.require_none(bad, total)
@@ -261,7 +264,7 @@ def finish(written: output.Output, bad: BadRecords, total: int) -> list[str]:
 
 def report(written: output.Output, sentences: list[str], out: Path, bad: BadRecords) -> None:
     """Prints what the results cannot show."""
-    if text := draw.numbered([each.name for each in written.classes]):
+    if text := draw.class_numbers([each.name for each in written.classes]):
         info(text)
     for sentence in sentences:
         info(sentence)

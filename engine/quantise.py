@@ -1,7 +1,6 @@
 """Smaller forms of an exported ONNX file: float16, and int8 with ranges from real images."""
 
 import ast
-import csv
 import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
@@ -12,6 +11,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from engine import files
 from engine.backends import onnx_session
 from engine.log import info, progress
 
@@ -107,8 +107,8 @@ def to_int8(
             info(f"back to float: {chosen.pop(0)[0].part}")
         search.write(together, target)
     table.append(whole)
-    with open(target.with_name("int8.csv"), "w", encoding="utf-8", newline="") as file:
-        csv.writer(file).writerows([Sensitivity._fields, *table])
+    rows = [Sensitivity._fields, *table]
+    files.write_csv(target.with_name("int8.csv"), rows, "choose another --out")
     return table
 
 

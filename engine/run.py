@@ -167,7 +167,7 @@ class Run:
         files.write_json(self.folder / options.MARK, content)
 
     def save_image(self, name: str, image: Image.Image) -> None:
-        with files.replacing(self.folder / name) as temporary:
+        with files.atomic_file(self.folder / name) as temporary:
             image.save(temporary, format="PNG")
 
     def resume(self) -> None:
@@ -183,14 +183,8 @@ class Run:
             )
         self.require_same_training(content)
         self.data.train.bad.add(skipped.read(self.folder))
-        try:
-            checkpoint.restore(self.trainer, content)
-            self.meter.restore(content["meter"])
-        except (KeyError, TypeError, AttributeError, RuntimeError, ValueError) as error:
-            raise InputError(
-                f"{path}: does not fit this training ({type(error).__name__}); "
-                f"start a new run with --pretrained {path}"
-            ) from error
+        checkpoint.restore(self.trainer, content)
+        self.meter.restore(content["meter"])
         self.saved, self.evaluated = self.trainer.iteration, content["evaluated"]
         kept = checkpoint.load_if_whole(self.folder / "best.pt")
         if kept and kept.get("best") == content["best"]:

@@ -7,7 +7,6 @@ is found with what; a shard that was started otherwise is refused.
 """
 
 import argparse
-import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -17,7 +16,6 @@ from typing import NamedTuple
 from data.errors import BadRecord, BadRecords, InputError
 from engine import files
 from engine.files import FailedRun
-from engine.inputs import File
 
 FOLDER, RUN, RECORDS = "shards", "run.json", "records.jsonl"
 
@@ -85,11 +83,6 @@ def read_run(out: Path) -> dict:
     return known
 
 
-def digest_of(names: list[str]) -> str:
-    """The SHA-256 of a list of images."""
-    return hashlib.sha256("\n".join(names).encode("utf-8", "surrogateescape")).hexdigest()
-
-
 class Records:
     """The images that a shard has done, by number, and how others are added."""
 
@@ -121,11 +114,6 @@ def every_shard(out: Path, known: dict) -> Iterator[tuple[Shard, Records]]:
         yield own, Records(own.folder(out) / RECORDS)
 
 
-def is_finished(out: Path, known: dict) -> bool:
-    """Whether no shard has images left."""
-    return not any(each.missing(own, known["images"]) for own, each in every_shard(out, known))
-
-
 def read_lines(path: Path) -> Iterator[dict]:
     """The whole records of a file, none if it is missing."""
     with suppress(FileNotFoundError), open(path, encoding="utf-8") as file:
@@ -151,9 +139,8 @@ def opened(out: Path, own: Shard) -> Iterator[Records]:
     try:
         path = own.folder(out) / RECORDS
         records = Records(path)
-        with files.replacing(path, "choose another --out") as temporary:
-            with open(temporary, "w", encoding="utf-8") as file:
-                file.writelines(json.dumps(each) + "\n" for each in records.done.values())
+        lines = (json.dumps(each) + "\n" for each in records.done.values())
+        files.write_text(path, "".join(lines), "choose another --out")
         records.bad.clear()
         yield records
     except OSError as error:
@@ -163,12 +150,6 @@ def opened(out: Path, own: Shard) -> Iterator[Records]:
         ) from error
     finally:
         lock.release()
-
-
-def bad_record(bad: BadRecord, given: list[File]) -> dict:
-    """A line for an image that cannot be read; the pages after it in its file cannot either."""
-    last = next(one.last for one in reversed(given) if one.number <= bad.image_id)
-    return {"bad": bad._asdict(), "last": last}
 
 
 def joined(out: Path, known: dict) -> tuple[list[dict], BadRecords]:

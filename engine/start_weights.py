@@ -136,7 +136,13 @@ def of_run(opts: TrainOptions) -> dict[str, object]:
     newest = [path.parent for path in sorted(saved, key=lambda path: path.stat().st_mtime_ns)]
     recipe = opts.given.get("recipe")
     if recipe:  # another script may have trained since
-        newest = [folder for folder in newest if may_be_of(folder, recipe)] or newest
+        made_with = {folder: files.read_json(folder / "options.json") or {} for folder in newest}
+        same = [
+            folder
+            for folder in newest
+            if made_with[folder].get("recipe", recipe) in recipes.variants(recipe)
+        ]
+        newest = same or newest
     asked = opts.out or options.RUNS / f"{opts.model}-NNN"
     folder = folder_to_resume([opts.out] if opts.out else newest, asked)
     before = checkpoint.load(folder / "last.pt")["options"]
@@ -149,12 +155,6 @@ def of_run(opts: TrainOptions) -> dict[str, object]:
         names.add("set")  # the file of the weights may have chosen keywords
         before["set"] = before["set"] | own
     return {"out": folder, "recipe": before["recipe"]} | {name: before[name] for name in names}
-
-
-def may_be_of(folder: Path, recipe: str) -> bool:
-    """Whether a run was made with a recipe or a variant of it; True without an options.json."""
-    content = files.read_json(folder / "options.json") or {"recipe": recipe}
-    return content["recipe"] in recipes.variants(recipe)
 
 
 def describe(opts: Mapping[str, object]) -> list[str]:

@@ -65,8 +65,7 @@ def find(
             samples = []
             for place, box in (views[view] for view in some):
                 seen = images[place].crop(box) if tiles > 1 else images[place]
-                empty = Annotation(np.zeros(0, np.int64), [], None, 0, (seen.height, seen.width))
-                samples.append(preset(seen, empty))
+                samples.append(preset(*unannotated(seen)))
             batch = collate(samples).to(device)
             outputs = model(batch.images, batch.padding)
             results = postprocess(outputs, batch.sizes(), threshold, encode=rle.encode)
@@ -80,6 +79,12 @@ def find(
         boxes = [views[view][1] for view in own]
         merged.append(merge([found[view] for view in own], boxes, (image.height, image.width)))
     return merged
+
+
+def unannotated(image: Image.Image) -> tuple[Image.Image, Annotation]:
+    """An image with an annotation without objects, for a preset."""
+    size = image.height, image.width
+    return image, Annotation(np.zeros(0, np.int64), [], None, 0, size)
 
 
 def views_of(height: int, width: int, tiles: int) -> list[Box]:

@@ -180,12 +180,6 @@ def build(
             f"{where}: would keep layers at random values forever; give weights for the whole "
             f"backbone with --pretrained, or {fix}"
         )
-    has_norms = any(isinstance(part, torch.nn.BatchNorm2d) for part in model.modules())
-    if has_norms and opts.batch_size == 1 and (64, 64) in data.canvases:  # one value at stride 64
-        raise InputError(
-            "--batch-size 1: one image of 64x64 is too little for the batch norms; "
-            "raise it, or raise --image-size"
-        )
     model.to(device, memory_format=torch.channels_last)  # a quarter faster on a CPU
     dist.convert_sync_batchnorm(model, device)
     groups = parameter_groups(model, opts.lr, opts.weight_decay, opts.backbone_factor)
@@ -383,7 +377,7 @@ def finish(run: Run) -> None:
     info(table(Scores(**content["scores"])))
     info(summary.about_best(content))
     info(f"predictions.png shows scores above {threshold:.3f} ({origin})")
-    if text := draw.numbered(val.class_names):
+    if text := draw.class_numbers(val.class_names):
         info(text)
     for each in about["warnings"]:
         info(f"{each['what']}: {each['why']} {each['do']}")

@@ -102,7 +102,7 @@ def save_image(image: Image.Image, path: Path) -> None:
     kind = Image.registered_extensions().get(suffix.lower())
     if kind is None:
         raise InputError(f"{path}: cannot be written (no image format ends in '{suffix}'); {fix}")
-    with files.replacing(path, fix) as temporary:
+    with files.atomic_file(path, fix) as temporary:
         image.save(temporary, format=kind)
 
 
@@ -143,7 +143,7 @@ def main(argv: list[str], builder: checkpoint.Builder = zoo.build_from_config) -
     name = f"{path.stem}_{opts.split}.png"
     out = files.output(opts.out, path.parent, "visualize", name)
     save_image(sheet, out)
-    if text := draw.numbered(dataset.class_names):
+    if text := draw.class_numbers(dataset.class_names):
         info(text)
     skipped.report_skipped(dataset.bad)
     info(

@@ -1,6 +1,5 @@
 """A folder with a page that runs an exported model in the browser, for any static server."""
 
-import hashlib
 import shutil
 import subprocess
 import tarfile
@@ -10,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from data.errors import InputError
+from engine import files
 from engine.log import info
 
 EXPORTED = Path(__file__).parent / "exported"  # files that go with a model
@@ -71,7 +71,7 @@ def fetch(folder: Path) -> Path:
         lines = (error.stderr or error.stdout).strip().splitlines() or ["it gives no reason"]
         raise InputError(f"npm cannot fetch {name} ({lines[0]}); get a network, {other}") from None
     (archive,) = folder.glob("*.tgz")
-    if hashlib.sha256(archive.read_bytes()).hexdigest() != ARCHIVE:
+    if files.sha256(archive) != ARCHIVE:
         raise InputError(f"{archive.name}: not the published {name}; check the registry of npm")
     with tarfile.open(archive) as file:
         for source in RUNTIME:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from scipy import ndimage
 
 from engine.report.page import Html, element, joined, number
 
@@ -88,13 +89,20 @@ def lines(
         unit: both axes are 0..1.
         mark: a place on the horizontal axis, and its label.
     """
-    drawn = [line._replace(x=xs, y=ys) for line in shown for xs, ys in [finite(line)] if len(xs)]
+    drawn = []
+    for line in shown:
+        xs, ys = (np.asarray(values, float) for values in (line.x, line.y))
+        kept = np.isfinite(xs) & np.isfinite(ys)
+        drawn += [line._replace(x=xs[kept], y=ys[kept])] * bool(kept.any())
     if max((len(line.x) for line in drawn), default=0) < 2:
         return Html()
     across, upward = axes(drawn, log, unit)
     parts = [grid(across, upward, x)]
-    if mark:
-        parts.append(marked(across, *mark))
+    if mark:  # a dotted upright line
+        at = float(across.place(mark[0]))
+        parts.append(element("path", d=f"M{at:.1f} {TOP}V{HEIGHT - BOTTOM}", kind="mark-line"))
+        anchor = "start" if at < LEFT + 40 else "end" if at > WIDTH - 40 else "middle"
+        parts.append(text(mark[1], at, TOP - 6, anchor))
     parts += [curve(line, across, upward) for line in drawn]
     size = f"0 0 {WIDTH} {HEIGHT}"
     drawing = element(
@@ -102,13 +110,6 @@ def lines(
     )
     below = [element("figcaption", "logarithmic scale")] if upward.log else []
     return element("figure", element("b", title), legend(drawn), drawing, *below, kind="chart")
-
-
-def finite(line: Line) -> tuple[np.ndarray, np.ndarray]:
-    """The points of a line that can be drawn."""
-    x, y = (np.asarray(values, float) for values in (line.x, line.y))
-    kept = np.isfinite(x) & np.isfinite(y)
-    return x[kept], y[kept]
 
 
 def axes(shown: Sequence[Line], log: bool, unit: bool) -> tuple[Axis, Axis]:
@@ -154,22 +155,15 @@ def tick_text(value: float) -> str:
     return f"{value:.6g}"
 
 
-def marked(across: Axis, at: float, label: str) -> Html:
-    """A dotted upright line with its label above it."""
-    x = float(across.place(at))
-    line = element("path", d=f"M{x:.1f} {TOP}V{HEIGHT - BOTTOM}", kind="mark-line")
-    anchor = "start" if x < LEFT + 40 else "end" if x > WIDTH - 40 else "middle"
-    return joined([line, text(label, x, TOP - 6, anchor)])
-
-
 def curve(line: Line, across: Axis, upward: Axis) -> Html:
-    """The line, over what it smooths."""
+    """The line, over what it smooths. Of a long one, few points are drawn."""
     kind, parts = f"line h{line.hue}" + " dashed" * line.dashed, []
     x, y = line.x, line.y
     if line.noisy:
-        parts.append(path(*zigzag(x, y), across, upward, f"{kind} thin"))
-        y = smooth(y, max(3, len(y) // SMOOTHED))
-    x, y = thin(x, y)
+        parts.append(path(*extremes(x, y), across, upward, f"{kind} thin"))
+        y = ndimage.uniform_filter1d(y, max(3, len(y) // SMOOTHED), mode="nearest")
+    places = np.linspace(0, len(x) - 1, min(len(x), MOST_POINTS)).round().astype(int)
+    x, y = x[places], y[places]
     parts.append(path(x, y, across, upward, kind))
     if line.points and len(x) <= MOST_DOTS or len(x) == 1:
         for place, value in zip(x, y):
@@ -184,40 +178,14 @@ def path(x: np.ndarray, y: np.ndarray, across: Axis, upward: Axis, kind: str) ->
     return element("path", d="M" + "L".join(f"{a:.1f} {b:.1f}" for a, b in places), kind=kind)
 
 
-def bins(length: int) -> list[slice]:
-    """At most MOST_POINTS parts of this many values, as equal as can be."""
-    edges = np.linspace(0, length, min(length, MOST_POINTS) + 1).round().astype(int).tolist()
-    return [slice(*pair) for pair in zip(edges, edges[1:])]
-
-
-def thin(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Means of parts of a long line, with its first and last point."""
-    if len(x) <= MOST_POINTS:
-        return x, y
-    means = [np.array([values[part].mean() for part in bins(len(x))]) for values in (x, y)]
-    for mean, values in zip(means, (x, y)):
-        mean[[0, -1]] = values[[0, -1]]
-    return means[0], means[1]
-
-
-def zigzag(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The least and the greatest value of each part, in their order: no spike is lost."""
-    if len(x) <= MOST_POINTS:
-        return x, y
-    kept = []
-    for part in bins(len(x)):
-        ends = {part.start + int(y[part].argmin()), part.start + int(y[part].argmax())}
-        kept += sorted(ends)
+def extremes(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The least and the greatest value of each of MOST_POINTS parts, in their order, so that no
+    spike is lost.
+    """
+    parts = np.array_split(np.arange(len(x)), min(len(x), MOST_POINTS))
+    ends = [sorted({part[y[part].argmin()], part[y[part].argmax()]}) for part in parts]
+    kept = np.concatenate(ends).astype(int)
     return x[kept], y[kept]
-
-
-def smooth(values: np.ndarray, width: int) -> np.ndarray:
-    """Running mean over `width` values; shorter windows at the ends."""
-    half = min(width, len(values)) // 2
-    sums = np.concatenate([[0.0], np.cumsum(values)])
-    places = np.arange(len(values))
-    first, last = np.maximum(places - half, 0), np.minimum(places + half + 1, len(values))
-    return (sums[last] - sums[first]) / (last - first)
 
 
 def legend(shown: Sequence[Line]) -> Html:

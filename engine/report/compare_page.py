@@ -43,14 +43,12 @@ def build(
     )  # fmt: skip
 
 
-def run_name(names: Sequence[str], place: int) -> Html:
-    """The name of a run after its colour."""
-    swatch = element("i", kind=f"h{place % run_page.HUES}")
-    return element("span", swatch, names[place], kind="key")
-
-
 def keys(compared: Mapping[str, Any]) -> list[Html]:
-    return [run_name(compared["names"], place) for place in range(len(compared["names"]))]
+    """The name of each run after its colour."""
+    return [
+        element("span", element("i", kind=f"h{place % run_page.HUES}"), name, kind="key")
+        for place, name in enumerate(compared["names"])
+    ]
 
 
 def headline(compared: Mapping[str, Any]) -> Html:

@@ -161,7 +161,7 @@ def drawable(class_names: Sequence[str]) -> list[str]:
     ]
 
 
-def numbered(class_names: Sequence[str]) -> str:
+def class_numbers(class_names: Sequence[str]) -> str:
     """What the numbers of `drawable` mean, in a sentence; empty if there are none."""
     pairs = enumerate(zip(class_names, drawable(class_names)))
     pairs = [f"{number} = {name}" for number, (name, shown) in pairs if name != shown]

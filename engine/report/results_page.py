@@ -236,17 +236,12 @@ def example(evidence: Evidence, index: int, dataset: CocoDataset | None) -> Html
     if not rows:
         return Html()
     row = next(one for one in evidence["per_image"] if one["index"] == index)
-    about = [element("b", row["file"]), f"panoptic quality {row['score']:.2f}", found_in(row)]
+    found = f"{row['found']:,} of {counted(row['objects'], 'object')} found"
+    kinds = (("wrong_class", "of another class"), ("missed", "missed"), ("extra", "extra"))
+    found += "".join(f", {row[key]:,} {text}" for key, text in kinds if row[key])
+    about = [element("b", row["file"]), f"panoptic quality {row['score']:.2f}", found]
     cells = [element("p", part) for part in about]
     return shown_rows(element("div", *cells), rows)
-
-
-def found_in(row: Mapping[str, Any]) -> str:
-    """3 of 5 found, 1 of another class, 1 missed, 2 extra."""
-    parts = [f"{row['found']:,} of {counted(row['objects'], 'object')} found"]
-    kinds = (("wrong_class", "of another class"), ("missed", "missed"), ("extra", "extra"))
-    parts += [f"{row[key]:,} {text}" for key, text in kinds if row[key]]
-    return ", ".join(parts)
 
 
 def shown_rows(about: Html, rows: Mapping[str, Image.Image]) -> Html:

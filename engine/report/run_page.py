@@ -11,6 +11,7 @@ from data.dataset import CocoDataset
 from engine import checkpoint, files, log, options, start_weights
 from engine.coco_ap import NOTHING, Scores
 from engine.commands import command, with_checkpoint
+from engine.log import first_of
 from engine.report import results_page, summary
 from engine.report.charts import Line, lines
 from engine.report.page import (
@@ -55,9 +56,7 @@ def write(
 ) -> Path:
     """Writes report.html of a run folder, or `out`; for the arguments see `build`."""
     out = out or folder / NAME
-    text = build(folder, evidence, dataset, lacking)
-    with files.replacing(out) as temporary:
-        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
+    files.write_text(out, build(folder, evidence, dataset, lacking))
     return out
 
 
@@ -152,6 +151,9 @@ def over_time(
     best: checkpoint.Fields | None,
 ) -> Html:
     """AP, losses, learning rate, gradients and speed by epoch."""
+    mark = None
+    if best and len(evaluations) > 1 and best["iteration"] != int(evaluations[-1]["iteration"]):
+        mark = (summary.epochs_of(best), "best")
     steps = [row for row in rows if {"loss", "epoch"} <= row.keys()]  # others: only skipped steps
     terms = [name for name in (steps[-1] if steps else ()) if name not in NOT_TERMS]
     layers = [name for name in terms if any(map(str.isdigit, name))]
@@ -171,7 +173,7 @@ def over_time(
     return section(
         "Over time",
         charts([
-            ap_chart(evaluations, best),
+            lines("AP", ap_lines(evaluations), "epoch", mark=mark),
             lines("Training loss", [line("loss", "loss")], "epoch", log=True),
             lines("Main loss terms", of_loss, "epoch", log=True),
             lines("Learning rate", [line("lr", "highest of all layers", noisy=False)], "epoch"),
@@ -194,13 +196,6 @@ def ap_lines(evaluations: Sequence[Mapping[str, str]]) -> list[Line]:
         last = next((f"{value:.3f}" for value in reversed(y) if math.isfinite(value)), "")
         found.append(Line(f"{of} {key}", epochs, y, hue, of == "train", points=True, value=last))
     return found
-
-
-def ap_chart(evaluations: Sequence[Mapping[str, str]], best: checkpoint.Fields | None) -> Html:
-    mark = None
-    if best and len(evaluations) > 1 and best["iteration"] != int(evaluations[-1]["iteration"]):
-        mark = (summary.epochs_of(best), "best")
-    return lines("AP", ap_lines(evaluations), "epoch", mark=mark)
 
 
 def training(folder: Path, content: checkpoint.Fields, chosen: Mapping[str, Any]) -> Html:
@@ -231,21 +226,14 @@ def load_report(folder: Path) -> Html:
     parts = [(name, found[name.replace(" ", "_")]) for name in LOADED]
     rows = [(name, part["tensors"], part["parameters"]) for name, part in parts]
     texts = [element("p", found["headline"]), table(("", "tensors", "parameters"), rows)]
-    texts += [
-        fold(f"{part['tensors']} {name}", names_of(part["names"]))
-        for name, part in parts[1:]
-        if part["tensors"]
-    ]
+    for name, part in parts[1:]:
+        names = element("p", first_of(part["names"], LISTED), kind="faint")
+        texts += [fold(f"{part['tensors']} {name}", names)] * bool(part["tensors"])
     texts += [element("p", text, kind="look") for text in found["warnings"]]
     if found["random"]:
         text = f"random at the start: {', '.join(found['random'])}"
         texts.append(element("p", text, kind="faint"))
     return joined(texts)
-
-
-def names_of(names: Sequence[str]) -> Html:
-    more = f", and {len(names) - LISTED} more" if len(names) > LISTED else ""
-    return element("p", ", ".join(names[:LISTED]) + more, kind="faint")
 
 
 def decisions(chosen: Mapping[str, Any]) -> list[Html]:

@@ -68,7 +68,7 @@ def facts(folder: Path, content: checkpoint.Fields) -> list[str]:
         lines.append(f"speed: {speed(rows, images_per_step(content))}")
     if report := files.read_json(folder / "weights.json"):
         lines.append(printable(f"started from: {report['path']}: {report['source']}"))
-    if text := draw.numbered([one["name"] for one in content["classes"]]):
+    if text := draw.class_numbers([one["name"] for one in content["classes"]]):
         lines.append(text)
     if content.get("skipped"):
         lines.append(f"skipped: {content['skipped']} steps with a loss or gradient not finite")
@@ -130,8 +130,7 @@ def summary(folder: Path) -> str:
 
 def write(folder: Path) -> None:
     """Writes summary.md of a run folder."""
-    with files.replacing(folder / "summary.md") as temporary:
-        temporary.write_text(summary(folder), encoding="utf-8")
+    files.write_text(folder / "summary.md", summary(folder))
 
 
 def contents(folder: Path) -> str:

@@ -60,8 +60,7 @@ def write_comparison(folders: list[Path], opts: argparse.Namespace) -> Path:
         answers = [compare.answers(*each, **machine) for each in zip(folders, datasets, indices)]
     text = compare_page.build(folders, compared, answers, datasets[0] if answers else None)
     out = files.output(opts.out, COMPARISONS, "", compare_page.NAME)
-    with files.replacing(out, "name another --out") as temporary:
-        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
+    files.write_text(out, text, "name another --out")
     return out
 
 

@@ -245,8 +245,7 @@ def main(argv: list[str]) -> None:
     for row in rows:
         texts.append([number(x) if isinstance(x, float) else str(x) for x in row.values()])
     info(f"\n{about}\n{aligned(texts, 1)}\n\n{folder}")
-    with files.replacing(folder / "maskrcnn.md") as path:
-        path.write_text(f"{about}\n\n{pipes(texts, 1)}\n", encoding="utf-8")
+    files.write_text(folder / "maskrcnn.md", f"{about}\n\n{pipes(texts, 1)}\n")
     given = json.loads(json.dumps(vars(opts), default=str))
     files.write_json(folder / RESULTS, {"options": given, "rows": rows})
     lock.release()

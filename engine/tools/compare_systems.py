@@ -147,9 +147,9 @@ def onnx_forward(trained: Trained) -> Callable[[], dict[str, float]] | None:
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / onnx.name
         onnx.write(deploy(trained.model, trained.postprocess, size), path)
-        _, run_of = backends.open_onnx(path)
-    image, run = trained.image()[0], run_of(torch.zeros(3))
-    return timed(lambda: run(image, torch.zeros(size, dtype=torch.bool)))
+        _, run = backends.open_onnx(path)
+    image = trained.image()[0]
+    return timed(lambda: run(image))
 
 
 def medians(calls: dict[str, Callable], rounds: int) -> dict[str, float]:
@@ -266,8 +266,7 @@ def main(argv: list[str]) -> None:
     texts = [["", *rows]]
     texts += [[name, *(text_of(row.get(name)) for row in rows.values())] for name in names]
     info(f"\n{about}\n\n{aligned(texts, 1)}\n\n{folder}")
-    with files.replacing(folder / "systems.md") as path:
-        path.write_text(f"{about}\n\n{pipes(texts, 1)}\n", encoding="utf-8")
+    files.write_text(folder / "systems.md", f"{about}\n\n{pipes(texts, 1)}\n")
     files.write_json(folder / RESULTS, content | {"rows": rows})
     lock.release()
     runs = [folder / system for system in opts.systems]

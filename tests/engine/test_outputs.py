@@ -142,16 +142,16 @@ def test_two_trainings_without_a_name_take_two_folders(tiny, tmp_path, monkeypat
 
 def test_two_writers_of_one_folder(tmp_path):
     out = tmp_path / "found"
-    with files.appearing(out) as folder:
+    with files.atomic_folder(out) as folder:
         (folder / "first.txt").touch()
         with pytest.raises(InputError, match="another process is writing in this folder"):
-            with files.appearing(out):
+            with files.atomic_folder(out):
                 pass
     assert os.listdir(tmp_path) == ["found"] and os.listdir(out) == ["first.txt"]
     with pytest.raises(InputError, match=f"{out}: holds no objects.json, so --overwrite leaves it"):
-        with files.appearing(out, overwrite=True, mark="objects.json"):
+        with files.atomic_folder(out, overwrite=True, mark="objects.json"):
             pass
-    with files.appearing(out, overwrite=True, mark="first.txt") as folder:
+    with files.atomic_folder(out, overwrite=True, mark="first.txt") as folder:
         (folder / "second.txt").touch()
     assert os.listdir(out) == ["second.txt"]
 
@@ -160,7 +160,9 @@ def test_a_linked_folder_is_written_into(tmp_path):
     (tmp_path / "disk").mkdir()
     (tmp_path / "found").symlink_to("disk")
     for number in range(2):  # a new one, then one in use
-        with files.appearing(tmp_path / "found", overwrite=bool(number), mark="a.txt") as folder:
+        with files.atomic_folder(
+            tmp_path / "found", overwrite=bool(number), mark="a.txt"
+        ) as folder:
             (folder / "a.txt").write_text(str(number))
     assert content(tmp_path / "disk") == {"a.txt": b"1"}
     assert (tmp_path / "found").is_symlink()
@@ -175,6 +177,6 @@ def test_a_link_to_a_missing_disk(tmp_path):
 def test_what_a_killed_prediction_left_is_removed_and_nothing_else(tmp_path):
     (tmp_path / "out" / "unfinished.tmp" / "more").mkdir(parents=True)
     (tmp_path / "out" / "draft.tmp").touch()
-    with files.appearing(tmp_path / "out") as folder:
+    with files.atomic_folder(tmp_path / "out") as folder:
         (folder / "a.txt").touch()
     assert set(os.listdir(tmp_path / "out")) == {"a.txt", "draft.tmp"}

@@ -236,11 +236,11 @@ def test_newer_runs_without_a_score_are_named(toy_run, tmp_path, capsys):
             os.utime(path, (10**9 - age, 10**9 - age))
     assert checkpoint.load_or_newest(None, tmp_path)[0] == tmp_path / "b" / "best.pt"
     said = capsys.readouterr().out
-    assert f"passed over, as without a best.pt yet: {tmp_path / 'c'}\n" in said
+    assert f"skipped, as without a best.pt yet: {tmp_path / 'c'}\n" in said
     assert f"the newest run: {tmp_path / 'b' / 'best.pt'}" in said
     (tmp_path / "b" / "best.pt").unlink()
     assert checkpoint.load_or_newest(None, tmp_path)[0] == tmp_path / "c" / "last.pt"
-    assert "passed over" not in capsys.readouterr().out
+    assert "skipped" not in capsys.readouterr().out
 
 
 TOOLS = ["masks", "labelme", "cvat", "yolo", "label-studio"]

@@ -101,11 +101,11 @@ def test_results_are_not_written_through_links(toy_run, tmp_path):
 def test_a_file_takes_its_place_when_it_is_whole(tmp_path):
     path = tmp_path / "a.png"
     path.write_text("before")
-    with pytest.raises(ZeroDivisionError), files.replacing(path) as unfinished:
+    with pytest.raises(ZeroDivisionError), files.atomic_file(path) as unfinished:
         unfinished.write_text("half")
         _ = 1 / 0
     assert path.read_text() == "before" and os.listdir(tmp_path) == ["a.png"]
-    with files.replacing(path) as unfinished:
+    with files.atomic_file(path) as unfinished:
         assert unfinished != path and unfinished.parent == tmp_path
         unfinished.write_text("after")
     assert path.read_text() == "after" and os.listdir(tmp_path) == ["a.png"]
@@ -114,7 +114,7 @@ def test_a_file_takes_its_place_when_it_is_whole(tmp_path):
 
 def test_a_folder_that_cannot_be_written(tmp_path):
     with pytest.raises(FailedRun, match="found: cannot be written .No space left"):
-        with files.appearing(tmp_path / "found"):
+        with files.atomic_folder(tmp_path / "found"):
             raise OSError(errno.ENOSPC, "No space left on device")
     assert not list(tmp_path.iterdir())
 

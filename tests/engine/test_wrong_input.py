@@ -177,7 +177,6 @@ TRAINING = [
     ("none", None, "--data nowhere", "nowhere is not a folder|--data"),
     ("none", lambda home: (home / "music").mkdir(), "--data music",
      "music holds no files"),
-    ("coco", None, "--batch-size 1 --canvas 64x64", "--batch-size 1"),
     ("coco", None, "--resume",
      "runs/mobileinst_topformer_tiny-NNN: no last.pt|without --resume"),
     *(("coco", None, f"--set {frozen}", "at random values forever|--pretrained")
@@ -409,7 +408,7 @@ def test_wrong_images_to_predict(complain, coco, toy_run, tmp_path):
     assert "empty: no images (" in said and ".jpg, " in said
     (tmp_path / "empty" / "._a.jpg").touch()
     said = complain(predict.main, tmp_path / "empty", *argv)
-    assert "(passed over: hidden files: 1)" in said
+    assert "(skipped: hidden files: 1)" in said
     truncate(coco / "val" / "9.png")
     assert "9.png cannot be read as a" in complain(predict.main, coco / "val" / "9.png", *argv)
 

@@ -68,17 +68,9 @@ def test_a_long_line_is_thinned_and_keeps_its_ends_and_spikes():
     assert len(thin) <= 2 * charts.MOST_POINTS
     upward = Axis(1 / 1.1, 99, charts.HEIGHT - charts.BOTTOM, charts.TOP, True)
     assert thin[:, 1].min() == pytest.approx(float(upward.place(90)), abs=0.1)
-    xs, ys = charts.thin(x, y)
-    assert (xs[0], xs[-1], ys[0], ys[-1]) == (0, x[-1], 3, 1)
-    assert ys[5] == pytest.approx(2.0)
-
-
-def test_smoothing_is_a_mean_that_keeps_constants_and_ends():
-    assert charts.smooth(np.full(40, 3.0), 15) == pytest.approx(np.full(40, 3.0))
-    noisy = np.random.default_rng(0).normal(size=40)
-    smoothed = charts.smooth(noisy, 5)
-    assert smoothed[20] == pytest.approx(noisy[18:23].mean())
-    assert smoothed[0] == pytest.approx(noisy[:3].mean())
+    (smooth,) = paths(chart, "line h0")
+    assert len(smooth) == charts.MOST_POINTS
+    assert smooth[[0, -1], 0] == pytest.approx([charts.LEFT, charts.WIDTH - charts.RIGHT], abs=0.1)
 
 
 @pytest.mark.parametrize("y", [[], [5.0], [float("nan")] * 3, [float("inf")] * 3])

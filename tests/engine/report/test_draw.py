@@ -298,11 +298,11 @@ def test_no_letter_is_ever_drawn_as_a_box(letter):
     [_, shown] = draw.drawable(names)
     if file is None:
         assert shown == "1" and paint.fitted(letter, 20)[0] == "?"
-        assert draw.numbered(names).endswith(f": 1 = {letter * 2}")
+        assert draw.class_numbers(names).endswith(f": 1 = {letter * 2}")
     else:
         font = paint.font(file, 30)
         assert bytes(font.getmask(letter)) != bytes(font.getmask("\U0010fffd"))
-        assert shown == letter * 2 and draw.numbered(names) == ""
+        assert shown == letter * 2 and draw.class_numbers(names) == ""
 
 
 def test_without_fonts_of_the_system_numbers_and_the_legend_are_drawn(monkeypatch):
@@ -311,7 +311,7 @@ def test_without_fonts_of_the_system_numbers_and_the_legend_are_drawn(monkeypatc
     try:
         names = ["cat", "猫", "แมว"]
         assert draw.drawable(names) == ["cat", "1", "2"]
-        assert draw.numbered(names).endswith(": 1 = 猫, 2 = แมว")
+        assert draw.class_numbers(names).endswith(": 1 = 猫, 2 = แมว")
         masks = np.stack([square(*at, 60, (240, 320)) for at in ((10, 10), (40, 90), (150, 20))])
         given = black((240, 320)), Objects([0, 1, 2], masks)
         images = [draw.overlay(*given, each) for each in (names, "c12")]

