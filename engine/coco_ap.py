@@ -5,9 +5,11 @@ because a mask that is perfect on VOC may cover half of the void border.
 """
 
 import contextlib
+import gc
 import io
 import math
 from collections import Counter, defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -63,6 +65,19 @@ def score(ground_truth: dict, detections: list[dict], *, max_dets: int = 100) ->
     return score_with_curves(ground_truth, detections, max_dets=max_dets)[0]
 
 
+@contextlib.contextmanager
+def without_garbage_collection() -> Iterator[None]:
+    """COCOeval makes many objects, none in cycles: collecting is a fifth of its time."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+@without_garbage_collection()
 def score_with_curves(
     ground_truth: dict, detections: list[dict], *, max_dets: int = 100
 ) -> tuple[Scores, dict]:
