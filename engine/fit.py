@@ -24,8 +24,9 @@ SPARE = 1.25  # queries and answers per object in the fullest image
 # Objects crowd, so that several lie in a cell of placed queries. On nuclei (dsb2018), after 400
 # steps, 324 queries found .354 of them for .282 with 121: AR100; AP .178 for .167.
 PLACED_SPARE = 2.25
-SIDE = 16  # pixels that the side of a small object should have
-COARSE_SIDE = 24  # three cells at stride 8: smaller ones need masks at stride 4
+# Pixels that the side of a small object should have; at stride 8 three cells, below which masks
+# need stride 4. From random values half of them, as small images bring more steps in the same time.
+SIDE, COARSE_SIDE = 16, 24
 SIZES = (128, 192, 256, 320, 384, 448, 512)
 # Small objects alone, as nuclei: windows show them larger, at the cost of small images.
 TILES = (2, 3)
@@ -71,11 +72,13 @@ def fit_to_data(opts: TrainOptions, train: CocoDataset) -> dict[str, str]:
     if len(sides) and not opts.canvas:
         small, large = np.quantile(sides, (0.25, 0.9)).tolist()  # of the short side of the image
         pixels = small * opts.image_size
+        part = 0.5 if opts.from_scratch else 1
+        side, coarse_side = part * SIDE, part * COARSE_SIDE
         reason = f"a quarter of the objects is under {pixels:.0f} pixels at {opts.image_size}"
         numbers = [n for n in TILES if n * tiles.SMALLEST <= short]
-        if pixels < SIDE and large < tiles.OVERLAP and numbers and is_free("tiles"):
+        if pixels < side and large < tiles.OVERLAP and numbers and is_free("tiles"):
             reason += f", nine tenths are under {large * opts.image_size:.0f}"
-            enough = (n for n in numbers if tiles.zoom(n) * pixels >= COARSE_SIDE)
+            enough = (n for n in numbers if tiles.zoom(n) * pixels >= coarse_side)
             number = next(enough, numbers[-1])
             decide("tiles", number, reason)
         if opts.tiles > 1:
@@ -84,13 +87,13 @@ def fit_to_data(opts: TrainOptions, train: CocoDataset) -> dict[str, str]:
             decide("scale", (opts.scale[0], highest), f"windows enlarge objects {zoom:g} times")
             decide("eval_train", min(opts.eval_train, SEEN), "each takes a pass for every window")
             pixels *= zoom
-        elif pixels < SIDE:
-            wanted = min(SIDE / small, LARGEST_ZOOM * short)
+        elif pixels < side:
+            wanted = min(side / small, LARGEST_ZOOM * short)
             size = next((size for size in SIZES if size >= wanted), SIZES[-1])
             if size > opts.image_size:
                 decide("image_size", size, reason)
             pixels = small * opts.image_size
-        if keywords.get("mask_stride") == 8 and pixels < COARSE_SIDE:
+        if keywords.get("mask_stride") == 8 and pixels < coarse_side:
             reason = f"a quarter of the objects is under {pixels:.0f} pixels"
             decide("set.mask_stride", 4, reason + " in windows" * (opts.tiles > 1))
     if opts.epochs:

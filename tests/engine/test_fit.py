@@ -100,6 +100,17 @@ def test_many_tiny_objects_get_the_largest_images(drawn):
     assert opts.epochs == options().epochs  # 500 images are enough steps
 
 
+def test_from_random_values_objects_may_be_half_as_large(drawn):
+    """14.9 pixels at 128; 8 are enough, and 12 for masks at stride 8."""
+    values = {"recipe": "small", "model": "mobileinst_topformer_tiny", "image_size": 128}
+    opts = TrainOptions(**values, from_scratch=True)
+    fit_to_data(opts, drawn(500, 8, 28, 2))
+    assert opts.image_size == 128 and "mask_stride" not in opts.set
+    pretrained = TrainOptions(**values)
+    fit_to_data(pretrained, drawn(500, 8, 28, 2))
+    assert pretrained.image_size == 192 and pretrained.set["mask_stride"] == 4
+
+
 def test_few_images_get_more_epochs(drawn):
     opts = options()
     reasons = fit_to_data(opts, drawn(20, 2, 60))
