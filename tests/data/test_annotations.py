@@ -34,31 +34,6 @@ def ignored(dataset, index):
     return rle.decode([annotation.ignore], annotation.orig_size)[0]
 
 
-def test_polygons_of_many_decimals_are_those_of_pycocotools(tiny_coco):
-    rng = np.random.default_rng(0)
-    outlines = [(rng.random((int(rng.integers(3, 40)), 2)) * (48, 64)).ravel() for _ in range(300)]
-    record = tiny_coco.content["annotations"][2]
-    rows = [{**record, "id": n, "segmentation": [one.tolist()]} for n, one in enumerate(outlines)]
-    dataset = opened(tiny_coco, lambda content: content.update(annotations=rows))
-    expected = [coco_mask.merge(coco_mask.frPyObjects([one.tolist()], 64, 48)) for one in outlines]
-    assert dataset.annotation(1).rles == [one for one in expected if coco_mask.area(one)]
-
-
-@pytest.mark.parametrize("split", ["train", "val"])
-def test_every_polygon_of_a_real_file_is_that_of_pycocotools(shared, split):
-    root = shared / "datasets" / "coco-mini"
-    path = root / "annotations" / f"instances_{split}.json"
-    dataset, content = CocoDataset(path, root / split), json.loads(path.read_text())
-    sizes = {one["id"]: (one["height"], one["width"]) for one in content["images"]}
-    expected = {}
-    for one in content["annotations"]:
-        if not one["iscrowd"]:
-            parts = coco_mask.frPyObjects(one["segmentation"], *sizes[one["image_id"]])
-            expected.setdefault(one["image_id"], []).append(coco_mask.merge(parts))
-    for index, record in enumerate(dataset.images):
-        assert dataset.annotation(index).rles == expected.get(record.id, [])
-
-
 def test_what_surely_covers_a_pixel_covers_one():
     rng = np.random.default_rng(1)
     sure = 0

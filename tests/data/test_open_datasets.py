@@ -20,7 +20,7 @@ from tests.stress.sets import sbd_set, voc_set
 def voc_data(tmp_path):
     """Images a, b and c, each with one object of class 1; c is the validation set."""
     made = voc_set()
-    for split, names in (("train", b"a\nb\n"), ("val", b"c\n")):
+    for split, names in (("train", b"ma\nmb\n"), ("val", b"mc\n")):
         made.files[f"VOC2012/ImageSets/Segmentation/{split}.txt"] = names
     made.write(tmp_path / "data" / "VOCdevkit")
     return tmp_path / "data"
@@ -47,9 +47,9 @@ def test_voc_is_converted_once(voc_data, tmp_path, below, capsys):
 def test_voc_is_converted_again_when_something_changes(voc_data, tmp_path):
     cache, root = tmp_path / "cache", voc_data / "VOCdevkit" / "VOC2012"
     open_datasets(voc_data, splits=("train",), cache=cache)
-    (root / "ImageSets" / "Segmentation" / "train.txt").write_text("a\nb\nc\n")
+    (root / "ImageSets" / "Segmentation" / "train.txt").write_text("ma\nmb\nmc\n")
     assert len(open_datasets(voc_data, splits=("train",), cache=cache)["train"]) == 3
-    Image.fromarray(np.zeros((20, 28), dtype=np.uint8)).save(root / "SegmentationObject" / "a.png")
+    Image.fromarray(np.zeros((20, 28), dtype=np.uint8)).save(root / "SegmentationObject" / "ma.png")
     changed = open_datasets(voc_data, splits=("train",), cache=cache)["train"]
     assert len(changed.annotation(0).rles) == 0
     (root / "classes.txt").write_text("crab\n")
@@ -73,7 +73,7 @@ def test_an_image_of_another_size_is_converted_again(tmp_path):
 
 def test_a_changed_file_with_its_old_time_is_read_again(voc_data, tmp_path):
     cache, root = tmp_path / "cache", voc_data / "VOCdevkit" / "VOC2012"
-    file = root / "SegmentationObject" / "a.png"
+    file = root / "SegmentationObject" / "ma.png"
     open_datasets(voc_data, splits=("train",), cache=cache)
     before, content = file.stat(), bytearray(file.read_bytes())
     content[-1] ^= 1
@@ -96,8 +96,8 @@ def test_a_damaged_conversion_is_named(voc_data, tmp_path):
 
 def test_a_failed_conversion_leaves_nothing(voc_data, tmp_path):
     cache = tmp_path / "cache"
-    (voc_data / "VOCdevkit" / "VOC2012" / "JPEGImages" / "b.jpg").unlink()
-    with pytest.raises(InputError, match="lists b but"):
+    (voc_data / "VOCdevkit" / "VOC2012" / "JPEGImages" / "mb.jpg").unlink()
+    with pytest.raises(InputError, match="lists mb but"):
         open_datasets(voc_data, cache=cache)
     assert not list(cache.rglob("*"))
 
@@ -120,11 +120,11 @@ def test_sbd_trains_beside_voc(voc_data, tmp_path):
     root = voc_data / "benchmark_RELEASE" / "dataset"
     sbd_set().write(root)
     sets = open_datasets(voc_data, cache=tmp_path / "cache")
-    assert [record.file_name for record in sets["train"].images] == ["a.jpg", "b.jpg"]
-    assert [record.file_name for record in sets["val"].images] == ["c.jpg"]
+    assert [record.file_name for record in sets["train"].images] == ["ma.jpg", "mb.jpg"]
+    assert [record.file_name for record in sets["val"].images] == ["mc.jpg"]
     shutil.rmtree(voc_data / "VOCdevkit")
-    (root / "train.txt").write_text("a\n")
-    (root / "val.txt").write_text("b\nc\n")
+    (root / "train.txt").write_text("ma\n")
+    (root / "val.txt").write_text("mb\nmc\n")
     sets = open_datasets(voc_data, cache=tmp_path / "cache")
     assert {split: len(one) for split, one in sets.items()} == {"train": 1, "val": 2}
 

@@ -228,31 +228,6 @@ def test_what_pasting_does_to_covered_objects():
     assert (pasted.ignore == ((ignore & ~front[0]) | hidden)).all()
 
 
-def test_the_rest_of_a_hidden_object_stays_part_of_a_visible_one():
-    """One pixel of it is left to see: beside the large object first, then on it."""
-    target = squares((30, 30), (0, 0, 12, 20), (3, 15, 13, 25))
-    front = squares((30, 30), (3, 15, 12, 25))
-    front.masks[0, 12, 16:25] = True
-    pasted = transforms.paste(target, front, np.array([True]), (0, 0))
-    assert pasted.labels.tolist() == [20, 20]
-    assert np.argwhere(pasted.ignore).tolist() == [[12, 15]]
-    target = squares((30, 30), (0, 0, 14, 20), (3, 15, 13, 25))
-    pasted = transforms.paste(target, front, np.array([True]), (0, 0))
-    assert pasted.labels.tolist() == [20, 20] and not pasted.ignore.any()
-
-
-def test_an_uncovered_object_stays_however_little_of_it_is_scored():
-    masks = np.zeros((1, 20, 20), dtype=bool)
-    masks[0, :10] = True
-    ignore = np.zeros((20, 20), dtype=bool)
-    ignore[:10, 1:] = True  # 10 of 200 pixels are not ignored
-    front = np.zeros((1, 20, 20), dtype=bool)
-    front[0, 12:] = True
-    target, source = sample_of(masks, [10], ignore), sample_of(front, [20])
-    pasted = transforms.paste(target, source, np.array([True]), (0, 0))
-    assert pasted.labels.tolist() == [10, 20] and (pasted.ignore == ignore).all()
-
-
 def test_nothing_to_paste():
     some, nothing = squares((20, 30), (4, 5, 9, 9)), squares((25, 25))
     assert paste_objects(some, nothing, seeds.generator(0)) is some

@@ -10,13 +10,16 @@ from data.errors import BadRecords
 
 @pytest.fixture
 def read(request):
-    """Reads a split; the content also has "bad", the record and reason of each bad one."""
+    """Reads a split, by default the only one, "all" or "train"; the content also has "bad", the
+    record and reason of each bad one.
+    """
     name = request.module.__name__.rsplit(".", 1)[-1].removeprefix("test_")
     reader = importlib.import_module(f"data.readers.{name}")
 
-    def read_split(path, skip=False, split="all"):
-        bad = BadRecords(skip)
-        content = reader.read(reader.find(path)[split], bad)
+    def read_split(path, split=None, skip=False):
+        bad, found = BadRecords(skip), reader.find(path)
+        split = split or next(one for one in ("all", "train", *found) if one in found)
+        content = reader.read(found[split], bad)
         return content | {"bad": [(one.record, one.reason) for one in bad]}
 
     return read_split

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from data import rle
-from data.errors import BadRecords, InputError
+from data.errors import InputError
 from data.readers import ade20k
 
 REAL = Path(__file__).resolve().parents[3].parent / "shared/datasets/formats/ade20k"
@@ -51,10 +51,6 @@ def write(folder, stem="ADE_train_1", objects=OBJECTS, encoding="utf-8"):
     return folder
 
 
-def read(root, split="all", skip=False):
-    return ade20k.read(ade20k.find(root)[split], BadRecords(skip))
-
-
 def check(content, values, names):
     """By hand: one object for each colour whose class has a name."""
     red, green, blue = (values[..., channel].astype(int) for channel in range(3))
@@ -73,7 +69,7 @@ def check(content, values, names):
     assert len(own) == len(expected)
 
 
-def test_colours_are_classes_and_objects(tmp_path):
+def test_colours_are_classes_and_objects(tmp_path, read):
     content = read(write(tmp_path))
     check(content, seg(), {CAR: "car, auto", TREE: "tree"})
     image = {"id": 1, "file_name": "ADE_train_1.jpg", "width": 40, "height": 30}
@@ -83,7 +79,7 @@ def test_colours_are_classes_and_objects(tmp_path):
 
 
 @pytest.mark.parametrize("root", ["", "images/ADE", "ADE20K_2021_17_01/images/ADE"])
-def test_splits_and_scenes(tmp_path, root):
+def test_splits_and_scenes(tmp_path, root, read):
     write(tmp_path / root / "training/urban/street")
     write(tmp_path / root / "training/work_place/office/deep", "ADE_train_2")
     write(tmp_path / root / "validation/urban/street", "ADE_val_1")
@@ -93,14 +89,14 @@ def test_splits_and_scenes(tmp_path, root):
     assert len(read(tmp_path / root / "validation")["images"]) == 1
 
 
-def test_objects_without_a_name_are_ignored_and_counted(tmp_path):
+def test_objects_without_a_name_are_ignored_and_counted(tmp_path, read):
     content = read(write(tmp_path, objects=OBJECTS[:2]))
     check(content, seg(), {CAR: "car, auto"})
     broken = [one for one in content["annotations"] if "broken" in one]
     assert len(broken) == 1 and content["counts"] == {"objects without a name": 1}
 
 
-def test_other_encodings(tmp_path):
+def test_other_encodings(tmp_path, read):
     objects = [("café", CAR, 0), ("tree", TREE, 0)]
     content = read(write(tmp_path, objects=objects, encoding="latin-1"))
     check(content, seg(), {CAR: "café", TREE: "tree"})
@@ -127,7 +123,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("reason", WRONG)
-def test_a_bad_image_is_named_and_the_others_stay(tmp_path, reason):
+def test_a_bad_image_is_named_and_the_others_stay(tmp_path, reason, read):
     WRONG[reason](write(write(tmp_path, "a"), "b"))
     with pytest.raises(InputError, match=rf"/a\w*\.\w+ .*{reason}"):
         read(tmp_path)
@@ -136,7 +132,7 @@ def test_a_bad_image_is_named_and_the_others_stay(tmp_path, reason):
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason=f"no real files in {REAL}")
-def test_real_files():
+def test_real_files(read):
     file = next(REAL.glob("*_seg.png"))
     objects = json.loads((REAL / f"{file.stem[:-4]}.json").read_text())["annotation"]["object"]
     whole = [one for one in objects if one["parts"]["part_level"] == 0]

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from data import rle
-from data.errors import BadRecords, InputError
+from data.errors import InputError
 from data.readers import cityscapes
 
 REAL = Path(__file__).resolve().parents[3].parent / "shared/datasets/formats/cityscapes"
@@ -36,10 +36,6 @@ def write(root, split="train", city="aachen", number=0, truth="gtFine", values=N
     return path
 
 
-def read(root, split="train", skip=False):
-    return cityscapes.read(cityscapes.find(root)[split], BadRecords(skip))
-
-
 def check(content, values):
     """The annotations of one image, by hand."""
     numbers = [n for n in np.unique(values).tolist() if 24 <= n <= 33 or n >= 1000]
@@ -55,7 +51,7 @@ def check(content, values):
     assert (void == (values <= 6)).all()
 
 
-def test_instances_groups_and_void(tmp_path):
+def test_instances_groups_and_void(tmp_path, read):
     write(tmp_path)
     content = read(tmp_path)
     check(content, ids())
@@ -74,7 +70,7 @@ def test_splits_and_cities(tmp_path):
     assert cityscapes.find(tmp_path / "gtFine/train").keys() == {"all"}
 
 
-def test_coarse_annotations_alone(tmp_path):
+def test_coarse_annotations_alone(tmp_path, read):
     write(tmp_path, "train_extra", truth="gtCoarse")
     check(read(tmp_path, "train_extra"), ids())
 
@@ -96,7 +92,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("reason", WRONG)
-def test_a_bad_map_is_named_and_the_others_stay(tmp_path, reason):
+def test_a_bad_map_is_named_and_the_others_stay(tmp_path, reason, read):
     WRONG[reason](write(tmp_path))
     write(tmp_path, number=1)
     with pytest.raises(InputError, match=f"aachen_000000_000019_gtFine_instanceIds.png .*{reason}"):
@@ -105,7 +101,7 @@ def test_a_bad_map_is_named_and_the_others_stay(tmp_path, reason):
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason=f"no real files in {REAL}")
-def test_real_files():
+def test_real_files(read):
     values = np.asarray(Image.open(next(REAL.glob("*_instanceIds.png"))))
     content = read(REAL, "all")
     check(content, values)

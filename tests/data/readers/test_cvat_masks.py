@@ -48,15 +48,11 @@ def two_objects():
     return classes, objects
 
 
-def read(root, split="all", skip=False):
-    return cvat_masks.read(cvat_masks.find(root)[split], BadRecords(skip))
-
-
 def masks_of(content, size=(30, 40)):
     return rle.decode([one["segmentation"] for one in content["annotations"]], size)
 
 
-def test_colours_become_objects_and_classes(tmp_path):
+def test_colours_become_objects_and_classes(tmp_path, read):
     pair = two_objects()
     content = read(write(tmp_path, {"a": pair}))
     expected = [(pair[1] == colour).all(2) for colour in (FIRST, SECOND)]
@@ -70,7 +66,7 @@ def test_colours_become_objects_and_classes(tmp_path):
     assert (void == (pair[0] == VOID).all(2)).all()
 
 
-def test_palette_files_are_read_by_their_colours(tmp_path):
+def test_palette_files_are_read_by_their_colours(tmp_path, read):
     root = write(tmp_path, {"a": two_objects()})
     before = read(root)
     for path in root.glob("Segmentation*/a.png"):
@@ -79,7 +75,7 @@ def test_palette_files_are_read_by_their_colours(tmp_path):
     assert (masks_of(after) == masks_of(before)).all()
 
 
-def test_lists_are_splits_and_names_may_have_folders_and_blanks(tmp_path):
+def test_lists_are_splits_and_names_may_have_folders_and_blanks(tmp_path, read):
     maps = {"left cam/1.2": two_objects(), "b": two_objects()}
     root = write(tmp_path, maps, ("Train", "Validation", "trainval"), suffix=".png")
     lists = root / "ImageSets" / "Segmentation"
@@ -92,12 +88,12 @@ def test_lists_are_splits_and_names_may_have_folders_and_blanks(tmp_path):
     assert content["counts"] == {"listed images without masks": 2}
 
 
-def test_without_lists_all_masks_are_read(tmp_path):
+def test_without_lists_all_masks_are_read(tmp_path, read):
     root = write(tmp_path, {"sub/a": two_objects(), "b": two_objects()}, lists=())
     assert [one["file_name"] for one in read(root)["images"]] == ["b.jpg", "sub/a.jpg"]
 
 
-def test_images_are_not_needed(tmp_path):
+def test_images_are_not_needed(tmp_path, read):
     root = write(tmp_path, {"a": two_objects()})
     (root / "JPEGImages" / "a.jpg").unlink()
     (root / "JPEGImages").rmdir()
@@ -122,7 +118,7 @@ def test_it_is_not_voc_and_voc_is_not_it(tmp_path):
         ("dog", "name:red,green,blue"),
     ],
 )
-def test_a_wrong_labelmap_is_named(tmp_path, line, reason):
+def test_a_wrong_labelmap_is_named(tmp_path, line, reason, read):
     root = write(tmp_path, {"a": two_objects()}, labelmap=f"{LABELMAP}{line}\n")
     with pytest.raises(InputError, match=f"labelmap.txt: .*{reason}"):
         read(root)
@@ -172,7 +168,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("reason", WRONG)
-def test_a_bad_image_is_named_and_the_others_stay(tmp_path, reason):
+def test_a_bad_image_is_named_and_the_others_stay(tmp_path, reason, read):
     root = write(tmp_path, {"a": two_objects(), "b": two_objects()})
     WRONG[reason](root)
     with pytest.raises(InputError, match=reason):
@@ -190,7 +186,7 @@ def test_classes_alone_are_refused(tmp_path):
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason=f"no real files in {REAL}")
-def test_real_files():
+def test_real_files(read):
     content = read(REAL)
     pixels = {
         path.stem: (np.asarray(Image.open(path)) == (128, 0, 0)).all(2)

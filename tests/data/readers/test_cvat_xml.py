@@ -13,6 +13,7 @@ from data.opening import open_datasets
 from data.readers import cvat_xml
 
 REAL = Path(__file__).resolve().parents[3].parent / "shared/datasets/formats/cvat_xml"
+WIDTH, HEIGHT = 40, 30
 LABELS = ("cell", "dirt & dust")
 
 
@@ -38,12 +39,6 @@ def read(path, skip=False, split="all"):
     return cvat_xml.read(cvat_xml.find(path)[split], bad), bad
 
 
-def mask_of(annotation, height=30, width=40):
-    return rle.decode(
-        [rle.from_annotation(annotation["segmentation"], height, width)], (height, width)
-    )[0]
-
-
 def row_runs(mask):
     """Runs row by row, the first one of background."""
     runs, value = [0], False
@@ -63,12 +58,12 @@ def mask_tag(mask, left, top, label="cell", more=""):
     )
 
 
-def test_masks_go_row_by_row_in_their_own_box(tmp_path):
+def test_masks_go_row_by_row_in_their_own_box(tmp_path, pixels):
     drawn = np.random.default_rng(0).random((7, 11)) < 0.5
     drawn[0, 0] = True  # the first run is 0
     shapes = mask_tag(drawn, 5, 9) + mask_tag(drawn, -3, -2) + mask_tag(drawn, 35, 28)
     content, _ = read(write(tmp_path / "annotations.xml", image(shapes)))
-    first, above, below = map(mask_of, content["annotations"])
+    first, above, below = map(pixels, content["annotations"])
     expected = np.zeros((3, 30, 40), bool)
     expected[0, 9:16, 5:16] = drawn
     expected[1, :5, :8] = drawn[2:, 3:]
@@ -78,7 +73,7 @@ def test_masks_go_row_by_row_in_their_own_box(tmp_path):
     assert content["categories"] == [{"id": 1, "name": "cell"}, {"id": 2, "name": "dirt & dust"}]
 
 
-def test_polygons_keep_their_vertices_and_groups_are_one_object(tmp_path):
+def test_polygons_keep_their_vertices_and_groups_are_one_object(tmp_path, pixels):
     square = '<polygon label="cell" points="{0},1.25;{1},1.25;{1},9.5;{0},9.5" {2}/>'
     shapes = (
         square.format(1.125, 5.5, 'group_id="3"')
@@ -97,9 +92,9 @@ def test_polygons_keep_their_vertices_and_groups_are_one_object(tmp_path):
     ]
     assert len(one["segmentation"]) == len(other["segmentation"]) == 1
     assert [each["category_id"] for each in content["annotations"]] == [1, 1, 2, 1]
-    expected = mask_of({"segmentation": [two["segmentation"][1]]})
+    expected = pixels({"segmentation": [two["segmentation"][1]]})
     expected[20:24, 1:5] = True
-    assert (mask_of(mixed) == expected).all()
+    assert (pixels(mixed) == expected).all()
     assert content["counts"] == {"boxes of outlined objects": 1}
 
 
@@ -111,7 +106,7 @@ def test_other_xml_files_and_empty_groups(tmp_path):
     assert len(read(tmp_path)[0]["annotations"]) == 2
 
 
-def test_ellipses_are_filled(tmp_path):
+def test_ellipses_are_filled(tmp_path, pixels):
     shapes = '<ellipse label="cell" cx="60" cy="50" rx="40" ry="15" rotation="30"/>'
     content, _ = read(write(tmp_path / "annotations.xml", image(shapes, width=120, height=100)))
     y, x = np.mgrid[:100, :120] + 0.5
@@ -119,7 +114,7 @@ def test_ellipses_are_filled(tmp_path):
     across = (x - 60) * np.cos(turn) + (y - 50) * np.sin(turn)
     down = (y - 50) * np.cos(turn) - (x - 60) * np.sin(turn)
     expected = (across / 40) ** 2 + (down / 15) ** 2 < 1
-    drawn = mask_of(content["annotations"][0], 100, 120)
+    drawn = pixels(content["annotations"][0], (100, 120))
     assert (drawn & expected).sum() / (drawn | expected).sum() > 0.97
 
 
@@ -232,11 +227,11 @@ def test_a_bad_shape_is_named_and_the_others_stay(tmp_path, reason):
     assert sorted("broken" in one for one in content["annotations"]) == [False, True]
 
 
-def test_the_box_of_a_broken_shape_remains(tmp_path):
+def test_the_box_of_a_broken_shape_remains(tmp_path, pixels):
     shapes = SQUARE.replace('rle="0, 16"', 'rle="0, 15"') + POLYGON.replace("9,1", "1e9,1")
     content, _ = read(write(tmp_path / "a.xml", image(shapes)), skip=True)
     for one, size in zip(content["annotations"], (16, 64), strict=True):
-        assert one["broken"] and mask_of(one).sum() == size
+        assert one["broken"] and pixels(one).sum() == size
 
 
 @pytest.mark.parametrize(

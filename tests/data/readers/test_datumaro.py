@@ -181,29 +181,6 @@ def test_subsets(make, tmp_path):
     assert datumaro.find(root / "images") is None and datumaro.find(tmp_path / "none.json") is None
 
 
-@pytest.mark.parametrize("wrong", [None, 5, "a", [], {}, [[]], [{}]])
-def test_wrong_types_are_one_sentence(make, wrong):
-    for change in (
-        lambda content: content.update(items=wrong),
-        lambda content: content.update(categories=wrong),
-        lambda content: content["categories"].update(label=wrong),
-        lambda content: content["categories"]["label"].update(labels=wrong),
-        lambda content: content["items"].append(wrong),
-        lambda content: content["items"][0].update(image=wrong),
-        lambda content: content["items"][0].update(annotations=wrong),
-        lambda content: content["items"][0]["annotations"][0].update(
-            dict.fromkeys(("group", "label_id", "attributes", "points"), wrong)
-        ),
-    ):
-        root = make(shape("polygon", points=SQUARE), change=change)
-        try:
-            datumaro.read(
-                datumaro.source(root / "annotations/default.json", "all"), BadRecords(True)
-            )
-        except InputError as error:
-            assert "default.json" in str(error)
-
-
 @pytest.mark.parametrize("name", ["diverse", "with_pcd", "with_skeleton"])
 def test_real_files(shared, name):
     root = shared / "datasets/formats/datumaro" / name

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from data import rle
-from data.errors import BadRecords, InputError
+from data.errors import InputError
 from data.readers import davis, voc
 
 REAL = Path(__file__).resolve().parents[3].parent / "shared/datasets/formats/davis"
@@ -51,15 +51,11 @@ def write_lists(root, year, **lists):
         (folder / f"{split}.txt").write_text("".join(f"{line}\n" for line in lines))
 
 
-def read(root, split="all", skip=False):
-    return davis.read(davis.find(root)[split], BadRecords(skip))
-
-
 def masks_of(content, size=SIZE):
     return rle.decode([one["segmentation"] for one in content["annotations"]], size)
 
 
-def test_indices_are_objects_and_255_is_void(tmp_path):
+def test_indices_are_objects_and_255_is_void(tmp_path, read):
     write(tmp_path, "bear", frames=1)
     content = read(tmp_path)
     assert (masks_of(content) == np.stack([indices() == 1, indices() == 3])).all()
@@ -69,7 +65,7 @@ def test_indices_are_objects_and_255_is_void(tmp_path):
     assert content["categories"] == [{"id": 1, "name": "object"}]
 
 
-def test_255_is_the_object_of_maps_without_palette(tmp_path):
+def test_255_is_the_object_of_maps_without_palette(tmp_path, read):
     values = (indices() == 1) * np.uint8(255)
     write(tmp_path, "bear", frames=1, values=values, palette=False)
     content = read(tmp_path)
@@ -79,7 +75,7 @@ def test_255_is_the_object_of_maps_without_palette(tmp_path):
     assert not content["annotations"] and "void" in content["images"][0]
 
 
-def test_lists_are_splits(tmp_path):
+def test_lists_are_splits(tmp_path, read):
     for video in ("bear", "bus", "cows", "unlisted"):
         write(tmp_path, video)
     write_lists(tmp_path, "2017", train=["bear", "bus"], val=["cows"], **{"test-dev": ["absent"]})
@@ -109,7 +105,7 @@ def test_resolutions(tmp_path):
     assert davis.find(tmp_path)["all"].images == [tmp_path / "JPEGImages/480p"]
 
 
-def test_youtube_vos_has_classes(tmp_path):
+def test_youtube_vos_has_classes(tmp_path, read):
     for video, values in (("0a", indices()), ("0b", np.where(indices() == 3, 3, 0))):
         write(tmp_path, video, frames=1, size="", values=values.astype(np.uint8))
     objects = {"1": {"category": "sheep", "frames": []}, "3": {"category": "dog", "frames": []}}
@@ -147,7 +143,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("reason", WRONG)
-def test_a_bad_map_is_named_and_the_others_stay(tmp_path, reason):
+def test_a_bad_map_is_named_and_the_others_stay(tmp_path, reason, read):
     write(tmp_path, "bear")
     WRONG[reason](tmp_path / "Annotations/480p/bear/00000.png")
     with pytest.raises(InputError, match=rf"bear/00000\.png .*{reason}"):
@@ -156,7 +152,7 @@ def test_a_bad_map_is_named_and_the_others_stay(tmp_path, reason):
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason=f"no real files in {REAL}")
-def test_real_files(tmp_path):
+def test_real_files(tmp_path, read):
     (tmp_path / "Annotations").mkdir()
     (tmp_path / "Annotations/480p").symlink_to(REAL)
     (tmp_path / "JPEGImages/480p").mkdir(parents=True)

@@ -32,16 +32,10 @@ def write(folder, names=None, **maps):
     return folder
 
 
-def read(folder, skip=False):
-    bad = BadRecords(skip)
-    content = huggingface.read(huggingface.find(folder)["all"], bad)
-    return content | {"bad": [one.reason for one in bad]}
-
-
 LEFT, RIGHT, LOW = (slice(1, 5), slice(1, 6)), (slice(1, 5), slice(8, 12)), (slice(7, 9),) * 2
 
 
-def test_objects_and_areas_without(tmp_path):
+def test_objects_and_areas_without(tmp_path, read):
     pixels = colours((*LEFT, (3, 1, 0)), (*RIGHT, (3, 2, 0)), (*LOW, (9, 0, 0)))
     folder = write(tmp_path, {"3": "crab", "9": "sea"}, a=pixels, b=colours((*LOW, (9, 1, 0))))
     content = read(folder)
@@ -75,7 +69,7 @@ def test_folders_of_splits(tmp_path, maps):
     assert content["categories"] == [{"id": 1, "name": "crab"}]
 
 
-def test_classes_without_names(tmp_path):
+def test_classes_without_names(tmp_path, read):
     content = read(write(tmp_path, a=colours((*LEFT, (12, 1, 0)), (*RIGHT, (3, 1, 0)))))
     assert [one["name"] for one in content["categories"]] == ["class 003", "class 012"]
 
@@ -85,13 +79,13 @@ def test_other_colours_are_not_recognised(tmp_path, colour):
     assert huggingface.find(write(tmp_path, a=colours((*LEFT, colour)))) is None
 
 
-def test_what_does_not_fit_is_one_sentence(tmp_path):
+def test_what_does_not_fit_is_one_sentence(tmp_path, read):
     maps = {name: colours((*LEFT, (3, 1, 0))) for name in ("a", "b", "c", "d", "d2", "e")}
     folder = write(tmp_path, **maps, f=colours((*LEFT, (3, 1, 7))), g=np.zeros((5, 5, 3), np.uint8))
     (folder / "images/e.jpg").unlink()
     with pytest.raises(InputError, match=r"e\.png has no image"):
         read(folder)
-    reasons = read(folder, skip=True)["bad"]
+    reasons = [reason for _, reason in read(folder, skip=True)["bad"]]
     assert [reason.split("/")[-1].split()[0] for reason in reasons] == ["e.png", "f.png", "g.png"]
     assert "with blue" in reasons[1] and "5 x 5" in reasons[2]
     (folder / "id2label.json").write_text('["crab"]')

@@ -34,10 +34,6 @@ def save_image(path, size=(30, 40)):
     return save(path, np.zeros((*size, 3), np.uint8))
 
 
-def read(root, split="all", skip=False):
-    return id_images.read(id_images.find(root)[split], BadRecords(skip))
-
-
 def check(content, indices):
     masks = rle.decode([one["segmentation"] for one in content["annotations"]], indices.shape)
     expected = [indices == number for number in np.unique(indices) if number]
@@ -76,7 +72,7 @@ LARGEST = {"8 bits.png": 255, "palette.png": 255, "32 bits.tif": 100_000, "float
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_numbers_are_read_from_all_kinds_of_files(tmp_path, name):
+def test_numbers_are_read_from_all_kinds_of_files(tmp_path, name, read):
     (tmp_path / "masks").mkdir()
     KINDS[name](tmp_path / "masks" / name)
     save_image((tmp_path / "images" / name).with_suffix(".jpg"))
@@ -102,7 +98,7 @@ def test_numbers_are_read_from_all_kinds_of_files(tmp_path, name):
         ("x.png", "x-Mask.png"),
     ],
 )
-def test_maps_find_their_images(tmp_path, image, mask):
+def test_maps_find_their_images(tmp_path, image, mask, read):
     save_image(tmp_path / image)
     save_image(tmp_path / image.replace("x", "y").replace("000", "111").replace("a.b", "c"))
     save(tmp_path / mask, numbered().astype(np.uint8))
@@ -113,7 +109,7 @@ def test_maps_find_their_images(tmp_path, image, mask):
     assert content["counts"] == {"images without a map": 1}
 
 
-def test_folders_of_splits_inside(tmp_path):
+def test_folders_of_splits_inside(tmp_path, read):
     for place in ("train/a", "valid/b", "valid/c"):
         save_image(tmp_path / "images" / f"{place}.png")
         save(tmp_path / "masks" / f"{place}.png", numbered().astype(np.uint8))
@@ -122,14 +118,14 @@ def test_folders_of_splits_inside(tmp_path):
     assert read(tmp_path, "train")["images"][0]["file_name"] == "train/a.png"
 
 
-def test_an_empty_map_is_an_image_without_objects(tmp_path):
+def test_an_empty_map_is_an_image_without_objects(tmp_path, read):
     save_image(tmp_path / "images/a.png")
     save(tmp_path / "masks/a.png", np.zeros((30, 40), np.uint8))
     content = read(tmp_path)
     assert len(content["images"]) == 1 and not content["annotations"]
 
 
-def test_masks_of_a_class_are_refused(tmp_path):
+def test_masks_of_a_class_are_refused(tmp_path, read):
     for name in "abc":
         save_image(tmp_path / "images" / f"{name}.png")
         save(tmp_path / "masks" / f"{name}.png", (numbered() == 7).astype(np.uint8) * 255)
@@ -146,7 +142,7 @@ def test_masks_of_a_class_are_refused(tmp_path):
     assert len(read(tmp_path)["annotations"]) == 3
 
 
-def test_photos_for_maps_are_refused(tmp_path):
+def test_photos_for_maps_are_refused(tmp_path, read):
     """Also masks that were saved with losses, or scaled smoothly."""
     save_image(tmp_path / "images/a.png")
     photo = np.random.default_rng(0).integers(0, 256, (30, 40, 3), np.uint8)
@@ -157,7 +153,7 @@ def test_photos_for_maps_are_refused(tmp_path):
         read(tmp_path)
 
 
-def test_two_maps_of_an_image_and_what_cellpose_writes_beside(tmp_path):
+def test_two_maps_of_an_image_and_what_cellpose_writes_beside(tmp_path, read):
     save_image(tmp_path / "a.tif")
     for name in ("a_flows.tif", "a_cp_outlines.png", "a_cp_masks.png"):
         save(tmp_path / name, numbered().astype(np.uint8))
@@ -171,7 +167,7 @@ def test_two_maps_of_an_image_and_what_cellpose_writes_beside(tmp_path):
         read(tmp_path)
 
 
-def test_pickles_are_refused(tmp_path):
+def test_pickles_are_refused(tmp_path, read):
     save_image(tmp_path / "a.png")
     (tmp_path / "a_seg.npy").write_bytes(b"")
     with pytest.raises(InputError, match=r"1 _seg\.npy files.*PNG or TIFF in cellpose"):
@@ -187,7 +183,7 @@ def test_maps_without_any_image_are_refused(tmp_path):
         id_images.find(tmp_path)
 
 
-def test_hidden_files_are_no_maps(tmp_path):
+def test_hidden_files_are_no_maps(tmp_path, read):
     """As systems write them beside files on disks of other systems."""
     save_image(tmp_path / "images/a.png")
     save(tmp_path / "masks/a.png", numbered().astype(np.uint8))
@@ -251,7 +247,7 @@ def jpeg():
 
 
 @pytest.mark.parametrize("reason", WRONG)
-def test_a_bad_map_is_named_and_the_others_stay(tmp_path, reason):
+def test_a_bad_map_is_named_and_the_others_stay(tmp_path, reason, read):
     for name in "ab":
         save_image(tmp_path / "images" / f"{name}.png")
         save(tmp_path / "masks" / f"{name}.png", numbered().astype(np.uint8))
@@ -264,7 +260,7 @@ def test_a_bad_map_is_named_and_the_others_stay(tmp_path, reason):
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason=f"no real files in {REAL}")
-def test_real_files():
+def test_real_files(read):
     indices = np.asarray(Image.open(REAL / "masks/img2d.tif"))
     content = read(REAL)
     check(content, indices)

@@ -11,11 +11,12 @@ import pytest
 from PIL import Image
 
 from data import rle
-from data.errors import BadRecords, InputError
+from data.errors import InputError
 from data.opening import open_datasets
 from data.readers import labelme
 
 REAL = Path(__file__).parents[4] / "shared" / "datasets" / "formats" / "labelme"
+WIDTH, HEIGHT = 40, 30
 SQUARE = [[2, 3], [12, 3], [12, 9], [2, 9]]
 
 
@@ -33,19 +34,9 @@ def write(path, shapes, size=(40, 30), image=True, **more):
         Image.new("RGB", size).save(path.with_suffix(".jpg"))
 
 
-def read(root, split="all", skip=False):
-    bad = BadRecords(skip)
-    content = labelme.read(labelme.find(root)[split], bad)
-    return content | {"bad": [(one.record, one.reason) for one in bad]}
-
-
 def objects(content):
     names = {one["id"]: one["name"] for one in content["categories"]}
     return [(names.get(one.get("category_id")), one) for one in content["annotations"]]
-
-
-def pixels(annotation, size=(30, 40)):
-    return rle.decode([rle.from_annotation(annotation["segmentation"], *size)], size)[0]
 
 
 def png(mask, mode="L", high=1):
@@ -56,7 +47,7 @@ def png(mask, mode="L", high=1):
     return base64.b64encode(data.getvalue()).decode()
 
 
-def test_shapes_of_one_label_and_group_are_one_object(tmp_path):
+def test_shapes_of_one_label_and_group_are_one_object(tmp_path, read, pixels):
     third = 1 / 3
     moved = [[x + 20 + third, y + 10] for x, y in SQUARE]
     write(
@@ -81,7 +72,7 @@ def test_shapes_of_one_label_and_group_are_one_object(tmp_path):
     assert pixels(found[1][1]).sum() == 60 and pixels(found[1][1])[3:9, 2:12].all()
 
 
-def test_other_shapes(tmp_path):
+def test_other_shapes(tmp_path, read, pixels):
     write(
         tmp_path / "a.json",
         [
@@ -114,7 +105,7 @@ def test_other_shapes(tmp_path):
 
 
 @pytest.mark.parametrize("mode, high", [("L", 1), ("L", 255), ("1", 1), ("P", 1)])
-def test_a_mask_has_the_size_of_its_png(tmp_path, mode, high):
+def test_a_mask_has_the_size_of_its_png(tmp_path, mode, high, read, pixels):
     drawn = np.random.default_rng(0).random((7, 11)) > 0.4
     drawn[0, 0] = True
     text = png(drawn, mode, high)
@@ -147,14 +138,14 @@ def test_a_mask_has_the_size_of_its_png(tmp_path, mode, high):
         ("gone.bmp", "b.jpg", "gone.bmp"),
     ],
 )
-def test_the_image_is_found(tmp_path, listed, image, name):
+def test_the_image_is_found(tmp_path, listed, image, name, read):
     write(tmp_path / "set" / "a.json", [shape()], image=False, imagePath=listed)
     (tmp_path / image).parent.mkdir(exist_ok=True)
     Image.new("RGB", (40, 30)).save(tmp_path / image)
     assert read(tmp_path / "set")["images"][0]["file_name"] == name
 
 
-def test_an_image_without_file_is_in_its_json(tmp_path):
+def test_an_image_without_file_is_in_its_json(tmp_path, read):
     root, data = tmp_path / "set", io.BytesIO()
     image = Image.new("RGB", (30, 40), "red")
     exif = image.getexif()
@@ -201,7 +192,7 @@ def test_images_that_only_some_files_hold(tmp_path):
         open_datasets(root, cache=tmp_path / "cache")
 
 
-def test_a_size_is_that_of_the_image_as_displayed(tmp_path):
+def test_a_size_is_that_of_the_image_as_displayed(tmp_path, read):
     write(tmp_path / "a.json", [], imageWidth=0, imageHeight=None)
     image = Image.new("RGB", (40, 30))
     exif = image.getexif()
@@ -210,14 +201,14 @@ def test_a_size_is_that_of_the_image_as_displayed(tmp_path):
     assert [read(tmp_path)["images"][0][side] for side in ("width", "height")] == [30, 40]
 
 
-def test_an_image_that_cannot_be_read_is_named(tmp_path):
+def test_an_image_that_cannot_be_read_is_named(tmp_path, read):
     write(tmp_path / "a.json", [], imageWidth=None)
     (tmp_path / "a.jpg").write_bytes(b"no image")
     with pytest.raises(InputError, match=r"^[^ ]*a\.jpg cannot be read as an image [^:]*: replace"):
         read(tmp_path)
 
 
-def test_folders_and_splits(tmp_path):
+def test_folders_and_splits(tmp_path, read):
     for place in ("labels/train/a", "labels/train/b", "labels/valid/a", "labels/c"):
         write(tmp_path / f"{place}.json", [shape()], image=False)
         image = tmp_path / f"{place.replace('labels', 'images')}.jpg"
@@ -260,7 +251,7 @@ BROKEN = [
 
 
 @pytest.mark.parametrize("broken, words", BROKEN)
-def test_a_broken_shape_is_named_and_ignored(tmp_path, broken, words):
+def test_a_broken_shape_is_named_and_ignored(tmp_path, broken, words, read, pixels):
     write(tmp_path / "a.json", [broken, shape("fish")])
     with pytest.raises(InputError, match=rf"a\.json: .*{words}[^:]*: correct it [^:]*$"):
         read(tmp_path)
@@ -305,7 +296,7 @@ def test_a_group_with_a_broken_part_is_ignored_as_a_whole(tmp_path):
         ({"imagePath": "b.jpg"}, r"is about the image b\.jpg, which a\.json is about too"),
     ],
 )
-def test_a_broken_file_is_named(tmp_path, change, words):
+def test_a_broken_file_is_named(tmp_path, change, words, read):
     image = "imagePath" in change
     write(tmp_path / "a.json", [shape()], image=image, imagePath="b.jpg" if image else "a.jpg")
     write(tmp_path / "b.json", **{"shapes": [shape()], "image": image} | change)
@@ -315,7 +306,7 @@ def test_a_broken_file_is_named(tmp_path, change, words):
     assert len(content["images"]) == len(content["bad"]) == 1
 
 
-def test_a_truncated_file_is_named(tmp_path):
+def test_a_truncated_file_is_named(tmp_path, read):
     write(tmp_path / "a.json", [shape()])
     (tmp_path / "a.json").write_text((tmp_path / "a.json").read_text()[:-20])
     with pytest.raises(InputError, match=r"a\.json is not a json file"):
@@ -337,7 +328,7 @@ def counted(file):
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason=f"the real files are not in {REAL}")
-def test_real_files():
+def test_real_files(read, pixels):
     for folder in (REAL, REAL / "video", REAL / "other_repo", REAL / "sahi"):
         content, files = read(folder), sorted(folder.glob("*.json"))
         boxes = sum(("corners" in one) for one in content["annotations"])

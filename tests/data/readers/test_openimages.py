@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from data import rle
-from data.errors import BadRecords, InputError
+from data.errors import InputError
 from data.readers import openimages
 
 REAL = Path(__file__).resolve().parents[3].parent / "shared/datasets/formats/openimages/v6"
@@ -45,10 +45,6 @@ def write(root, rows, split="train", names=f"{CAT},Cat\n{DOG},Dog\n/m/x,Unused\n
     return root
 
 
-def read(root, split="train", skip=False):
-    return openimages.read(openimages.find(root)[split], BadRecords(skip))
-
-
 def masks_of(content, size=SIZE):
     return rle.decode([one["segmentation"] for one in content["annotations"]], size)
 
@@ -58,7 +54,7 @@ def edit(root, old, new):
     path.write_text(path.read_text().replace(old, new))
 
 
-def test_rows_are_objects(tmp_path):
+def test_rows_are_objects(tmp_path, read):
     root = write(tmp_path, [("a", DOG), ("b", CAT), ("a", CAT)])
     content = read(root)
     assert (masks_of(content) == np.stack([mask()] * 3)).all()
@@ -69,7 +65,7 @@ def test_rows_are_objects(tmp_path):
     assert [one["category_id"] for one in content["annotations"]] == [2, 1, 1]
 
 
-def test_files_are_splits_and_may_be_given_alone(tmp_path):
+def test_files_are_splits_and_may_be_given_alone(tmp_path, read):
     write(tmp_path, [("a", DOG)])
     write(tmp_path, [("b", DOG), ("c", DOG)], "validation")
     assert openimages.find(tmp_path).keys() == {"train", "val"}
@@ -78,7 +74,7 @@ def test_files_are_splits_and_may_be_given_alone(tmp_path):
     assert [one["file_name"] for one in read(file)["images"]] == ["images/train/a.jpg"]
 
 
-def test_masks_of_another_size_are_scaled(tmp_path):
+def test_masks_of_another_size_are_scaled(tmp_path, read):
     root = write(tmp_path, [("a", DOG)])
     path = next((root / "masks").rglob("*.png"))
     save(path, mask()[::2, ::2])
@@ -86,7 +82,7 @@ def test_masks_of_another_size_are_scaled(tmp_path):
     assert (masks_of(read(root))[0] == mask()[::2, ::2][y, x]).all()
 
 
-def test_images_that_are_not_there_are_counted(tmp_path):
+def test_images_that_are_not_there_are_counted(tmp_path, read):
     root = write(tmp_path, [("a", DOG), ("b", CAT), ("b", DOG)])
     (root / "images/train/b.jpg").unlink()
     content = read(root)
@@ -97,7 +93,7 @@ def test_images_that_are_not_there_are_counted(tmp_path):
         read(root)
 
 
-def test_boxes_of_groups_are_boxes(tmp_path):
+def test_boxes_of_groups_are_boxes(tmp_path, read):
     root = write(tmp_path, [("a", DOG)])
     header = (
         "ImageID,Source,LabelName,Confidence,XMin,XMax,YMin,YMax,IsOccluded,IsTruncated,IsGroupOf"
@@ -116,7 +112,7 @@ def test_boxes_of_groups_are_boxes(tmp_path):
     assert len(content["annotations"]) == 2
 
 
-def test_without_descriptions_the_codes_are_the_names(tmp_path):
+def test_without_descriptions_the_codes_are_the_names(tmp_path, read):
     root = write(tmp_path, [("a", DOG)])
     (root / "annotations/class-descriptions-boxable.csv").unlink()
     assert read(root)["categories"] == [{"id": 1, "name": DOG}]
@@ -128,7 +124,7 @@ def test_other_csv_files(tmp_path):
     assert openimages.find(tmp_path / "segmentation.csv") is None
 
 
-def test_paths_of_masks_never_lead_out(tmp_path):
+def test_paths_of_masks_never_lead_out(tmp_path, read):
     root = write(tmp_path / "set", [("a", DOG)])
     save(tmp_path / "secret.png", mask())
     edit(root, "a_m0bt9lr_00000000.png", "../secret.png")
@@ -144,7 +140,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("reason", WRONG)
-def test_a_bad_row_is_named_and_its_box_remains(tmp_path, reason):
+def test_a_bad_row_is_named_and_its_box_remains(tmp_path, reason, read):
     root = write(tmp_path, [("a", DOG), ("b", DOG)])
     WRONG[reason](root)
     with pytest.raises(InputError, match=rf"(segmentation\.csv: row 1|a_m.*\.png) .*{reason}"):
@@ -158,7 +154,7 @@ def test_a_bad_row_is_named_and_its_box_remains(tmp_path, reason):
 @pytest.mark.parametrize(
     "text", [b"\xff\xfe\xff", b"a,b,c\n\x00,1", b'a,b,/m/x,"' + b"x" * 200_000]
 )
-def test_a_file_that_is_no_csv_is_named(tmp_path, text):
+def test_a_file_that_is_no_csv_is_named(tmp_path, text, read):
     root = write(tmp_path, [("a", DOG)])
     path = root / "annotations/train-annotations-object-segmentation.csv"
     path.write_bytes(path.read_bytes() + text)
@@ -170,7 +166,7 @@ def test_a_file_that_is_no_csv_is_named(tmp_path, text):
     assert content is None or len(content["images"]) == 1
 
 
-def test_a_broken_image_is_named(tmp_path):
+def test_a_broken_image_is_named(tmp_path, read):
     root = write(tmp_path, [("a", DOG), ("b", DOG)])
     (root / "images/train/a.jpg").write_bytes(b"no image")
     with pytest.raises(InputError, match=r"images/train/a\.jpg cannot be read"):
@@ -179,7 +175,7 @@ def test_a_broken_image_is_named(tmp_path):
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason=f"no real files in {REAL}")
-def test_real_files(tmp_path):
+def test_real_files(tmp_path, read):
     shutil.copytree(REAL, tmp_path / "v6")
     content = read(tmp_path / "v6")
     with open(next(REAL.rglob("*segmentation.csv"))) as file:

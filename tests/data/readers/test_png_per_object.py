@@ -40,17 +40,13 @@ def write_dsb(root, names):
     return root
 
 
-def read(root, split="all", skip=False):
-    return png_per_object.read(png_per_object.find(root)[split], BadRecords(skip))
-
-
 def check(content, expected):
     masks = rle.decode([one["segmentation"] for one in content["annotations"]], SIZE)
     assert (masks == expected).all()
     assert content["categories"] == [{"id": 1, "name": "object"}]
 
 
-def test_a_folder_for_each_image(tmp_path):
+def test_a_folder_for_each_image(tmp_path, read):
     write_dsb(tmp_path, ["aa", "bb"])
     save(tmp_path / "cc" / "images" / "cc.png", np.zeros(SIZE, np.uint8))
     content = read(tmp_path)
@@ -63,7 +59,7 @@ def test_a_folder_for_each_image(tmp_path):
     assert content["counts"] == {"images without a folder of masks": 1}
 
 
-def test_many_images_without_objects_first(tmp_path):
+def test_many_images_without_objects_first(tmp_path, read):
     write_dsb(tmp_path, ["z"])
     for name in "abcdefgh":
         save(tmp_path / name / "images" / f"{name}.png", np.zeros(SIZE, np.uint8))
@@ -73,7 +69,7 @@ def test_many_images_without_objects_first(tmp_path):
     assert len(content["images"]) == 9
 
 
-def test_a_folder_of_masks_for_each_image(tmp_path):
+def test_a_folder_of_masks_for_each_image(tmp_path, read):
     write(tmp_path / "images/a.jpg.tif", tmp_path / "masks/a.jpg")
     write(tmp_path / "images/b.tif", tmp_path / "masks/b", count=1)
     save(tmp_path / "images/c.tif", np.zeros(SIZE, np.uint8))
@@ -93,14 +89,14 @@ def test_a_folder_of_masks_for_each_image(tmp_path):
         ("a/a.png", "a/masks"),
     ],
 )
-def test_other_names_of_folders(tmp_path, image, masks):
+def test_other_names_of_folders(tmp_path, image, masks, read):
     write(tmp_path / image, tmp_path / masks)
     content = read(tmp_path)
     check(content, masks_of())
     assert content["images"][0]["file_name"] == image
 
 
-def test_splits_in_the_folders_of_images_and_masks(tmp_path):
+def test_splits_in_the_folders_of_images_and_masks(tmp_path, read):
     for place in ("train/a", "train/b", "valid/a"):
         write(tmp_path / "images" / f"{place}.png", tmp_path / "masks" / place)
     save(tmp_path / "images/valid/c.png", np.zeros(SIZE, np.uint8))
@@ -110,7 +106,7 @@ def test_splits_in_the_folders_of_images_and_masks(tmp_path):
     assert not read(tmp_path, "train")["counts"]
 
 
-def test_stages_are_splits(tmp_path):
+def test_stages_are_splits(tmp_path, read):
     write_dsb(tmp_path / "stage1_train", ["a", "b"])
     write_dsb(tmp_path / "stage1_test", ["c"])
     assert len(read(tmp_path, "train")["images"]) == 2
@@ -120,7 +116,7 @@ def test_stages_are_splits(tmp_path):
     assert png_per_object.find(tmp_path).keys() == {"train"}
 
 
-def test_masks_of_other_kinds(tmp_path):
+def test_masks_of_other_kinds(tmp_path, read):
     write_dsb(tmp_path, ["a"])
     masks = masks_of()
     save(tmp_path / "a/masks/0f3a.png", masks[0])  # 1 bit
@@ -159,7 +155,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("reason", WRONG)
-def test_a_bad_image_is_named_and_the_others_stay(tmp_path, reason):
+def test_a_bad_image_is_named_and_the_others_stay(tmp_path, reason, read):
     WRONG[reason](write_dsb(tmp_path, ["a", "b"]))
     with pytest.raises(InputError, match=rf"/a/\w+.*{reason}"):
         read(tmp_path)
@@ -169,7 +165,7 @@ def test_a_bad_image_is_named_and_the_others_stay(tmp_path, reason):
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason=f"no real files in {REAL}")
-def test_real_files():
+def test_real_files(read):
     content = read(REAL)
     files = sorted(REAL.glob("*/masks/*.png"))
     expected = np.stack([np.asarray(Image.open(file)) > 0 for file in files])

@@ -23,10 +23,6 @@ def write_sbd(root, objects, categories, names):
     return root
 
 
-def read(root):
-    return sbd.read(sbd.find(root)["train"], BadRecords())
-
-
 @pytest.fixture
 def sbd_root(tmp_path):
     objects = np.zeros((30, 40), dtype=np.uint8)
@@ -34,7 +30,7 @@ def sbd_root(tmp_path):
     return write_sbd(tmp_path / "sbd", objects, [9, 15], ["a", "c", "d"])
 
 
-def test_maps_become_masks_without_void(sbd_root):
+def test_maps_become_masks_without_void(sbd_root, read):
     content = read(sbd_root)
     assert [image["file_name"] for image in content["images"]] == ["a.jpg", "c.jpg", "d.jpg"]
     assert [a["category_id"] for a in content["annotations"]] == [9, 15] * 3
@@ -46,7 +42,7 @@ def test_maps_become_masks_without_void(sbd_root):
 
 
 @pytest.mark.parametrize("categories", [[9], [9, 21], [0, 9]])
-def test_an_object_without_a_class_is_named(tmp_path, categories):
+def test_an_object_without_a_class_is_named(tmp_path, categories, read):
     objects = np.zeros((10, 12), dtype=np.uint8)
     objects[:4], objects[5:] = 1, 2
     root = write_sbd(tmp_path / "sbd", objects, categories, ["x"])
@@ -61,7 +57,7 @@ def test_an_object_without_a_class_is_named(tmp_path, categories):
     assert (rle.decode([annotation.ignore], (10, 12))[0] == region).all()
 
 
-def test_broken_files_are_named(sbd_root):
+def test_broken_files_are_named(sbd_root, read):
     (sbd_root / "inst" / "c.mat").write_bytes(b"no file of Matlab")
     with pytest.raises(InputError, match=r"c\.mat cannot be read as SBD"):
         read(sbd_root)

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data import readers, rle
-from data.errors import BadRecords, InputError
+from data import readers
+from data.errors import InputError
 from data.readers import spacenet
 
 REAL = Path(__file__).parents[4] / "shared/datasets/formats/spacenet_geojson/SN2_sample_truth.csv"
@@ -29,23 +29,13 @@ def write(folder, *rows, names=("RGB-PanSharpen_AOI_1.tif",), size=(WIDTH, HEIGH
     return folder
 
 
-def read(folder, skip=False):
-    bad = BadRecords(skip)
-    content = spacenet.read(spacenet.find(folder)["all"], bad)
-    return content | {"bad": [one.reason for one in bad]}
-
-
-def pixels(annotation, size=(HEIGHT, WIDTH)):
-    return rle.decode([rle.from_annotation(annotation["segmentation"], *size)], size)[0]
-
-
 def box(left, top, right, bottom):
     mask = np.zeros((HEIGHT, WIDTH), bool)
     mask[top:bottom, left:right] = True
     return mask
 
 
-def test_parts_and_holes(tmp_path):
+def test_parts_and_holes(tmp_path, read, pixels):
     rows = [
         ["AOI_1", 1, f"POLYGON ({OUTER})", 1],
         ["AOI_1", 2, f"POLYGON ({OUTER},{HOLE})", 1],
@@ -65,7 +55,7 @@ def test_parts_and_holes(tmp_path):
 
 
 @pytest.mark.parametrize("names", [(), ("PAN_AOI_1.tif", "MUL_AOI_1.tif")])
-def test_images_that_are_missing_or_open(tmp_path, names):
+def test_images_that_are_missing_or_open(tmp_path, names, read):
     rows = [["AOI_1", 1, f"POLYGON ({OUTER})", 1], ["AOI_2", 1, f"POLYGON ({OUTER})", 1]]
     folder = write(tmp_path, *rows, names=[*names, "AOI_2.png"])
     with pytest.raises(InputError, match=rf"truth\.csv has the image 'AOI_1'.* {len(names)} files"):
@@ -87,7 +77,7 @@ def test_images_that_are_missing_or_open(tmp_path, names):
         ("POLYGON ((1 2,3 3,4", "where a POLYGON"),
     ],
 )
-def test_what_is_wrong_is_one_sentence(tmp_path, text, words):
+def test_what_is_wrong_is_one_sentence(tmp_path, text, words, read):
     folder = write(tmp_path, ["AOI_1", 1, f"POLYGON ({OUTER})", 1], ["AOI_1", 2, text, 1])
     with pytest.raises(InputError, match=rf"truth\.csv: row 3 .*{words}.*remove the row"):
         read(folder)
@@ -98,7 +88,7 @@ def test_what_is_wrong_is_one_sentence(tmp_path, text, words):
     ]
 
 
-def test_a_real_file(tmp_path):
+def test_a_real_file(tmp_path, read, pixels):
     if not REAL.is_file():
         pytest.skip(f"{REAL} is not here")
     lines = REAL.read_text().splitlines()[1:]

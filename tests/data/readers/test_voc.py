@@ -50,10 +50,6 @@ def two_boxes():
     return classes, objects
 
 
-def read(root, split="train"):
-    return voc.read(voc.find(root)[split], BadRecords())
-
-
 @pytest.fixture
 def voc_root(tmp_path):
     empty = np.zeros((20, 25), dtype=np.uint8)
@@ -62,7 +58,7 @@ def voc_root(tmp_path):
     return write_voc(root, maps, {"train": ["a", "b"], "val": ["c"], "trainval": "abc"})
 
 
-def test_objects_take_the_class_of_the_majority_and_leave_void_out(voc_root):
+def test_objects_take_the_class_of_the_majority_and_leave_void_out(voc_root, read):
     content = read(voc_root)
     classes, objects = two_boxes()
     void = (classes == 255) | (objects == 255)
@@ -78,7 +74,7 @@ def test_objects_take_the_class_of_the_majority_and_leave_void_out(voc_root):
     assert [category["id"] for category in content["categories"]] == list(range(1, 21))
 
 
-def test_real_voc_images_against_plain_numpy(shared, tmp_path):
+def test_real_voc_images_against_plain_numpy(shared, tmp_path, read):
     real = shared / "datasets" / "VOC" / "VOCdevkit" / "VOC2012"
     names = voc.list_of(real, "trainval")[::55]
     root = tmp_path / "VOC2012"
@@ -185,7 +181,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_what_is_wrong_is_named_in_one_sentence(voc_root, name):
+def test_what_is_wrong_is_named_in_one_sentence(voc_root, name, read):
     change, words = WRONG[name]
     change(voc_root)
     with pytest.raises(InputError, match=words) as caught:
@@ -211,7 +207,7 @@ def test_the_region_of_a_broken_object_is_ignored(voc_root, wrong):
     assert len(dataset.bad) == 0  # noted by the reader, once
 
 
-def test_own_classes_have_own_names(voc_root):
+def test_own_classes_have_own_names(voc_root, read):
     save_map(voc_root / "SegmentationClass" / "a.png", np.full((30, 40), 2))
     (voc_root / "classes.txt").write_text("shrimp\n  crab \n\n")
     content = read(voc_root)
@@ -220,7 +216,7 @@ def test_own_classes_have_own_names(voc_root):
     assert {a["category_id"] for a in content["annotations"]} == {2}
 
 
-def test_sets_of_labelme2voc(voc_root):
+def test_sets_of_labelme2voc(voc_root, read):
     """No lists, images of any type, class names that start with those of 255 and 0."""
     shutil.rmtree(voc_root / "ImageSets")
     Image.open(voc_root / "JPEGImages" / "a.jpg").save(voc_root / "JPEGImages" / "a.png")
@@ -235,7 +231,7 @@ def test_sets_of_labelme2voc(voc_root):
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason=f"no real files in {REAL}")
-def test_real_files_of_labelme2voc(tmp_path):
+def test_real_files_of_labelme2voc(tmp_path, read):
     """Its images are not there; those of the test are black."""
     shutil.copytree(REAL, tmp_path / "set")
     (tmp_path / "set" / "JPEGImages").mkdir()
@@ -258,7 +254,7 @@ def test_real_files_of_labelme2voc(tmp_path):
         assert (rle.decode(masks, objects.shape) == expected).all()
 
 
-def test_names_with_spaces_and_what_follows_them(tmp_path):
+def test_names_with_spaces_and_what_follows_them(tmp_path, read):
     names = ["my photo", "my photo 1", "b", "c"]
     lines = ["my photo", "my photo 1", "my photo  -1", "b 1", "c", "no such 1"]
     maps = {name: two_boxes() for name in names}

@@ -277,14 +277,6 @@ def test_a_set_is_opened(make, tmp_path):
     assert f"train: images/train is {root / 'images/train'}" in summary and "val: " not in summary
 
 
-def test_many_long_lines(make):
-    rng = np.random.default_rng(0)
-    rows = [line(0, rng.random(60).round(6)) for _ in range(40)]
-    files = {k: v for n in range(10) for k, v in pair(name=f"{n}", text="\n".join(rows)).items()}
-    root = make(dataDOTyaml=YAML, **files)
-    assert len(read(root, skip=False)[0]["annotations"]) == 400
-
-
 # --- real files -----------------------------------------------------------------------------------
 
 
