@@ -168,11 +168,8 @@ def test_converting_takes_a_set_a_folder_and_a_format(tmp_path):
 def test_inspecting_takes_a_model_and_sizes(tmp_path):
     words = "--model mobileinst_seaformer_tiny --image-size 65 --set width=64 --json parts.json"
     opts = recipe(tmp_path, "inspect_modules.sh", *words.split(), entry=inspect_modules)
-    assert (opts.model, opts.image_size, opts.json) == (
-        "mobileinst_seaformer_tiny",
-        65,
-        Path("parts.json"),
-    )
+    assert (opts.model, opts.image_size) == ("mobileinst_seaformer_tiny", 65)
+    assert opts.json == Path("parts.json")
 
 
 def test_several_processes_are_started_by_torchrun(tmp_path):
@@ -195,15 +192,12 @@ def test_several_machines_meet_where_the_user_says(tmp_path):
     assert not options.standalone
 
 
-def test_a_number_of_processes_that_is_none(tmp_path):
+def test_a_wrong_number_of_processes(tmp_path):
     for wrong in ({"GPUS": "0"}, {"GPUS": "two"}, {"NNODES": "2"}):
         words, code, said = started(tmp_path, "test.sh", **wrong)
         assert (words, code) == ([], 2) and said.startswith("error: ") and "give" in said
-    assert started(tmp_path, "test.sh", "--help", GPUS="2")[0] == [
-        "-m",
-        "engine.evaluate",
-        "--help",
-    ]
+    words = started(tmp_path, "test.sh", "--help", GPUS="2")[0]
+    assert words == ["-m", "engine.evaluate", "--help"]
 
 
 def test_a_benchmark_against_something_else_is_refused(tmp_path):

@@ -15,7 +15,6 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 import engine
-from data.errors import InputError
 from data.loaders import first_images
 from engine import predict
 from tests.conftest import TINY, scene
@@ -174,10 +173,3 @@ def test_batches_and_threads(model, toy_coco):
 def test_wrong_images(model, source, sentence):
     with pytest.raises(ValueError, match=sentence):
         model(source)
-
-
-def test_wrong_checkpoints(tmp_path):
-    (tmp_path / "notes.pt").write_text("hello")
-    for name in ("missing.pt", "notes.pt"):
-        with pytest.raises(InputError, match=name):
-            engine.load(tmp_path / name)

@@ -200,12 +200,6 @@ def test_a_stop_leaves_nothing(tiny_coco, tmp_path, monkeypatch):
     assert not (tmp_path / "there").exists()
 
 
-def test_images_of_another_size(tiny_coco, tmp_path):
-    Image.new("RGB", (5, 6)).save(tiny_coco.images / "0.png")
-    with pytest.raises(InputError, match=r"0.png is 5 x 6 .* have 64 x 48: correct"):
-        run(tiny_coco.root, tmp_path / "there", "--to", "coco")
-
-
 @pytest.mark.parametrize("name", WRITERS)
 def test_what_is_bad_is_left_out_and_listed(tiny_coco, tmp_path, capsys, name):
     """The lists lie beside the set, which is read again."""
@@ -255,22 +249,6 @@ def test_crowds_and_void_of_labelme_are_void(tiny_coco, tmp_path):
     assert (rle.decode([void.pop("0.png")], rows.shape)[0] == rows).all()
     assert (rle.decode([void.pop("2.png")], (64, 48))[0] == tiny_coco.masks[9]).all()
     assert not any(void.values())
-
-
-def test_a_set_without_splits_is_for_training(tiny_coco, tmp_path):
-    run(tiny_coco.json, tmp_path / "there", "--to", "yolo", "--no-images")
-    assert (tmp_path / "there" / "data.yaml").read_text().startswith("train: images/train\nnames")
-    assert len(list((tmp_path / "there" / "labels" / "train").iterdir())) == 6
-
-
-def test_sizes_may_be_those_of_the_files(tiny_coco, tmp_path):
-    for one in tiny_coco.content["images"]:
-        del one["width"], one["height"]
-    tiny_coco.json.write_text(json.dumps(tiny_coco.content))
-    run(tiny_coco.json, tmp_path / "there", "--to", "coco", "--no-images")
-    path = tmp_path / "there" / "annotations" / "instances_train.json"
-    sizes = [(one["width"], one["height"]) for one in json.loads(path.read_text())["images"]]
-    assert sizes[:3] == [(64, 48), (48, 64), (40, 40)]
 
 
 def test_boxes_stay_boxes(tiny_coco, tmp_path):

@@ -210,38 +210,3 @@ def test_a_training_step_waits_for_the_device_three_times(name, num_images):
     assert values == pytest.approx(expected, rel=1e-5)
     # The matching costs of all outputs, all losses, the norm of the gradients.
     assert kernels.waits.total() == 3, kernels.waits
-
-
-WAITS = {
-    "item": lambda x: x.sum().item(),
-    "condition": lambda x: bool(x.any()),
-    "list": lambda x: x.tolist(),
-    "copy to the CPU": lambda x: x.cpu(),
-    "copy from the CPU": lambda x: torch.zeros(3).to(x.device),
-    "copy from the CPU in place": lambda x: x.copy_(torch.zeros(3)),
-    "Python values": lambda x: torch.tensor([1.0, 2.0], device=x.device),
-    "Python values like": lambda x: x.new_tensor([1.0, 2.0]),
-    "not pinned": lambda x: torch.zeros(3).to(x.device, non_blocking=True),
-    "mask": lambda x: x[x > 1],
-    "assignment under a mask": lambda x: x.__setitem__(x > 1, 0.0),
-    "index on the CPU": lambda x: x[torch.tensor([0, 1])],
-    "nonzero": lambda x: x.nonzero(),
-    "where": lambda x: torch.where(x > 1),
-    "unique": lambda x: x.unique(),
-    "equal": lambda x: torch.equal(x, x),
-}
-NO_WAITS = {
-    "pinned": lambda x: torch.zeros(3).pin_memory().to(x.device, non_blocking=True),
-    "index": lambda x: x[torch.arange(2, device=x.device)],
-    "slice": lambda x: x[1:] * 2 + 1,
-    "scalar of the CPU": lambda x: x / torch.tensor(2.0),
-    "choice": lambda x: torch.where(x > 1, 0.5, x),
-}
-
-
-@pytest.mark.parametrize("expected", [1, 0])
-def test_what_counts_as_a_wait(expected):
-    for name, operation in (WAITS if expected else NO_WAITS).items():
-        with Names(), Kernels() as kernels:
-            operation(OnDevice(torch.arange(3.0)))
-        assert kernels.waits.total() == expected, name

@@ -16,20 +16,15 @@ import traceback
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 from torch.distributed import TCPStore
-from torch.distributed.elastic.multiprocessing import SignalException
 
 from data.errors import InputError
 from data.loaders import TrainSampler
-from engine import checkpoint, dist, evaluate, launch, log, options, train
-from mobileinst import zoo
-from mobileinst.layers.freeze import FrozenBatchNorm2d
-from tests.small import SMALL
+from engine import checkpoint, dist, evaluate, log, options, train
 from tests.stress import processes as stress_processes
 from tests.stress.processes import REFERENCE, SPLITS, SYSTEMS, TRAINING
 
@@ -188,36 +183,6 @@ def test_a_step_does_not_depend_on_how_its_batch_is_split(half_empty, system, pr
         found = stress_processes.difference(system, split, precision, ones)
         assert found.passed and found.steps == steps, found
         assert ones[split]["losses"] != ones[REFERENCE]["losses"] or precision == "float64"
-
-
-EACH = SMALL | {  # one model for each backbone and each pair of decoders
-    "mobileinst_seaformer_tiny": SMALL["mobileinst_topformer_tiny"],
-    "mobileinst_mobilenet_v2": dict(width=16, semantic_weight=1.0, self_attention=False),
-    "mobileinst_mobilenet_v2_torchvision": dict(width=16, guided=True, kv_stride=16),
-    "mask2former_mobilenet_v2": dict(num_encoder_layers=1, num_layers=2),
-    "mask2former_efficientnet_lite0": dict(num_encoder_layers=1, num_layers=2),
-    "sparseinst_topformer_tiny": dict(width=16, num_queries=4, softmax=True),
-    "sparseinst_mobilenet_v2": dict(width=16, num_queries=4, groups=0),
-    "sparseinst_efficientnet_lite0": dict(width=16, num_queries=4),
-    "sparseinst_resnet50": dict(width=16, num_queries=4, frozen_norms=False),
-}
-
-
-@pytest.mark.parametrize("name", EACH)
-def test_every_parameter_has_a_gradient_without_any_object(name):
-    """DistributedDataParallel waits for all of them on every rank."""
-    model, criterion, _ = zoo.build(name, num_classes=2, **EACH[name])
-    nothing = {
-        "labels": torch.zeros(0, dtype=torch.int64),
-        "masks": torch.zeros(0, 64, 128, dtype=torch.bool),
-        "ignore": torch.zeros(64, 128, dtype=torch.bool),
-        "size": (64, 128),
-    }
-    outputs = model.train()(torch.rand(2, 3, 64, 128))
-    losses = criterion(outputs, [{**nothing, "image_id": number} for number in (1, 2)])
-    sum(losses.values()).backward()
-    missing = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
-    assert not missing
 
 
 bits = checkpoint.fingerprint
@@ -418,62 +383,3 @@ def test_evaluation_by_several_ranks_gives_the_same_results(toy_run, tmp_path):
     assert shared["detections"] == single["detections"] and len(single["detections"]) > 20
     assert shared["scores"] == single["scores"] and single["scores"]["metrics"]["AP50"] > 0.05
     assert shared["metrics"]["test_loss"] == single["metrics"]["test_loss"] > 0
-
-
-def test_norms_are_synchronised_on_cuda_unless_they_are_frozen(monkeypatch):
-    def model():
-        return nn.Sequential(nn.BatchNorm2d(3), FrozenBatchNorm2d(nn.BatchNorm2d(3)), nn.Flatten())
-
-    def kinds(device):
-        one = model()
-        dist.convert_sync_batchnorm(one, torch.device(device))
-        assert one.state_dict().keys() == model().state_dict().keys()
-        return [type(each) for each in one]
-
-    plain = [nn.BatchNorm2d, FrozenBatchNorm2d, nn.Flatten]
-    assert kinds("cuda") == plain
-    monkeypatch.setattr(dist, "world_size", lambda: 2)
-    assert kinds("cuda") == [nn.SyncBatchNorm, FrozenBatchNorm2d, nn.Flatten]
-    assert kinds("cpu") == plain
-
-
-def test_each_rank_has_its_own_gpu(monkeypatch):
-    cpu, cuda, second = map(torch.device, ("cpu", "cuda", "cuda:1"))
-    assert dist.device_for(second) == second and dist.device_for(cuda) == cuda
-    monkeypatch.setattr(dist, "world_size", lambda: 2)
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
-    monkeypatch.setenv("LOCAL_RANK", "1")
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert dist.device_for(cpu) == cpu and dist.device_for(cuda) == second
-    for device in (second, torch.device("mps")):
-        with pytest.raises(InputError, match=f"--device {device}: several processes"):
-            dist.device_for(device)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    with pytest.raises(InputError, match="2 processes were started and this machine has 1 GPUs"):
-        dist.device_for(cuda)
-
-
-def failure(exitcode: int, timestamp: int = 5) -> SimpleNamespace:
-    return SimpleNamespace(exitcode=exitcode, timestamp=timestamp, signal_name=lambda: "SIGKILL")
-
-
-def test_the_first_failure_is_reported_and_not_its_consequences():
-    failures = {0: failure(dist.EXIT_RANK_LOST, 4), 1: failure(-9), 2: failure(-15, 6)}
-    code, said = launch.exit_status(failures)
-    assert code == 137 and said.startswith("error: rank 1 was killed (SIGKILL")
-    for code in (2, 3, 130, 143):
-        assert launch.exit_status({0: failure(code)}) == (code, "")
-    code, said = launch.exit_status({3: failure(1)})
-    assert code == 1 and "rank 3 failed, see above" in said and "--resume" in said
-    code, said = launch.exit_status({0: failure(dist.EXIT_RANK_LOST)})
-    assert code == dist.EXIT_RANK_LOST and "on another machine" in said
-
-
-def test_a_stopped_job_ends_with_the_code_of_the_signal(monkeypatch):
-    def stopped(options):
-        assert (options.nproc_per_node, options.training_script) == ("2", "engine.train")
-        raise SignalException("asked", signal.SIGTERM)
-
-    monkeypatch.setattr(launch.torchrun, "run", stopped)
-    argv = "--standalone --nproc-per-node 2 -m engine.train --resume".split()
-    assert launch.main(argv) == 143

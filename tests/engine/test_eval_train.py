@@ -6,16 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from data.dataset import CocoDataset
 from data.loaders import first_images
 from data.opening import open_datasets
 from data.presets import EvalPreset
 from engine import checkpoint, inference, log, train
 from engine.coco_ap import score
-from engine.options import TrainOptions
 from engine.report import run_page, summary
-from engine.report.run_facts import RunFacts
-from engine.report.warnings import warnings_of
 from mobileinst import zoo
 
 
@@ -51,20 +47,6 @@ def test_the_numbers_are_those_of_seeded_training_images(run, toy_coco):
         assert float(row[f"val/{key}"]) == pytest.approx(
             content["scores"]["metrics"][key], abs=1e-5
         )
-
-
-def test_fewer_are_seen_if_that_follows_from_the_data(toy_coco, monkeypatch):
-    def fit(opts: TrainOptions, _: CocoDataset) -> dict:
-        opts.eval_train = 2
-        return {}
-
-    monkeypatch.setattr(train, "fit_to_data", fit)
-    divided = train.open_data(TrainOptions(recipe="small", data=toy_coco))
-    assert divided.val.name == "val" and len(divided.seen) == 2
-    alone = {"train_json": toy_coco / "annotations/instances_train.json"}
-    alone |= {"images": toy_coco / "train", "val_fraction": 0.0}
-    whole = train.open_data(TrainOptions(recipe="small", **alone))
-    assert (whole.val.name, len(whole.val), whole.seen) == ("train-2", 2, None)
 
 
 def test_no_bit_of_the_training_changes_and_a_resumed_run_repeats_them(
@@ -112,31 +94,3 @@ def test_curve_and_summary_show_both(run, tmp_path):
     rows = [{k: v for k, v in row.items() if not k.startswith("train/")} for row in rows]
     log.write_csv(without / "metrics.csv", rows)
     assert "train AP" in run_page.build(run) and "train AP" not in run_page.build(without)
-
-
-@pytest.mark.parametrize(
-    "on_train, on_val, expected",
-    [
-        (0.19, 0.1, "Train AP is 0.190"),
-        (0.19, 0.01, "Train AP is 0.190"),
-        (0.21, 0.1, ""),
-        (0.5, 0.34, ""),  # val AP is more than two thirds of it
-        (0.5, 0.33, "Train AP 0.500 is far above val AP 0.330"),
-        (0.9, 0.61, ""),
-        (0.9, 0.5, "overfit"),
-        (0.3, 0.16, ""),  # the gap is less than 0.15
-        (-1.0, 0.4, ""),
-        (0.5, -1.0, ""),
-        ("", 0.4, ""),
-    ],
-)
-def test_a_low_train_ap_and_a_wide_gap_are_named(tmp_path, on_train, on_val, expected):
-    rows = [
-        {"iteration": "1", "train/AP": "0.9", "val/AP": "0.0"},
-        {"iteration": "2", "val/AP": str(on_val), "train/AP": str(on_train)},
-    ]
-    run = RunFacts(tmp_path, {"pretrained": "x"}, [], rows, None)
-    found = warnings_of(run)
-    assert len(found) == bool(expected)
-    assert not expected or expected in found[0]["what"] + found[0]["why"]
-    assert warnings_of(run._replace(metrics=[{"iteration": "1", "overfit-4/AP": "0.9"}])) == []

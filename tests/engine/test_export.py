@@ -114,12 +114,6 @@ assert not {"torch", "mobileinst", "engine", "data", "scipy"} & sys.modules.keys
         assert answer["box"] == [left, top, left + width, top + height]
 
 
-def test_decode_py_without_a_photo_says_how_it_is_called():
-    command = [sys.executable, str(web_page.EXPORTED / "decode.py")]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (1, "usage: python decode.py PHOTO\n")
-
-
 def test_the_vectors_of_the_description(tmp_path):
     """DECODE.md holds inputs and outputs as json, for decoders in other languages."""
     sys.path.insert(0, str(web_page.EXPORTED))

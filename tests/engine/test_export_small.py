@@ -98,7 +98,7 @@ def test_what_the_page_needs_is_in_one_folder(exported):
     assert "http://" not in text and "https://" not in text  # nothing from elsewhere
 
 
-def test_a_runtime_that_cannot_be_had_is_told_before_anything_is_written(
+def test_a_missing_runtime_is_reported_before_anything_is_written(
     trained, toy_coco, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(

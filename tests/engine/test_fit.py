@@ -5,7 +5,7 @@ import pytest
 
 from data import rle
 from data.dataset import CocoDataset
-from engine import recipes, train
+from engine import train
 from engine.datasets import open_splits
 from engine.fit import fit_to_data
 from engine.options import TrainOptions
@@ -141,10 +141,6 @@ def test_no_objects_and_other_systems(drawn):
     opts = TrainOptions(recipe="mask2former-small", model="mask2former_swin_tiny")
     fit_to_data(opts, drawn(100, 90, 12))
     assert opts.set["num_queries"] == 121 and "mask_stride" not in opts.set
-
-
-def test_fitted_recipes_exist():
-    assert set(recipes.FITTED) <= recipes.RECIPES.keys()
 
 
 def test_objects_without_a_query_are_counted_in_both_sets(toy_coco, capsys):

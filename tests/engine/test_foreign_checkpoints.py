@@ -1,24 +1,24 @@
 """Checkpoints of other origin: absurd values are refused in one sentence."""
 
-import sys
-
 import pytest
 import torch
 from PIL import Image
 
 from data.errors import InputError
 from data.records import Category
-from engine import checkpoint, options, predict
+from engine import checkpoint, predict
 from mobileinst import zoo
+from tests.small import SMALL
 
-SMALL = dict(width=16, kernel_dim=8, query_width=16, num_heads=2, num_queries=3)
 CLASSES = [Category(0, 4, "../../crab"), Category(1, 9, "car/truck")]  # names are only shown
 
 
 @pytest.fixture(scope="module")
 def honest():
     """What a run would save."""
-    config = zoo.config_for("mobileinst_topformer_tiny", num_classes=2, **SMALL)
+    config = zoo.config_for(
+        "mobileinst_topformer_tiny", num_classes=2, **SMALL["mobileinst_topformer_tiny"]
+    )
     return {
         **checkpoint.describe_model(config, CLASSES),
         "model": zoo.build_from_config(config)[0].state_dict(),
@@ -79,19 +79,7 @@ def test_absurd_values_are_refused(honest, tmp_path, name):
     assert "\n" not in said and len(said) < 600 and ("give a" in said or "start a new" in said)
 
 
-def test_an_entry_reports_it_with_exit_code_2(honest, tmp_path, monkeypatch, capsys):
-    Image.new("RGB", (64, 48)).save(tmp_path / "a.png")
-    checkpoint.save(tmp_path / "best.pt", changed(honest, "config", 10**9, "width"))
-    argv = [tmp_path / "a.png", "--checkpoint", tmp_path / "best.pt", "--out", tmp_path / "found"]
-    monkeypatch.setattr(sys, "argv", ["predict", *map(str, argv), "--device", "cpu"])
-    with pytest.raises(SystemExit) as left:
-        options.run_entry(predict.main)
-    said = capsys.readouterr().err.strip().splitlines()[-1]
-    assert left.value.code == 2 and "best.pt: describes no mobileinst model: " in said
-    assert not (tmp_path / "found").exists()
-
-
-def test_names_of_classes_and_paths_name_nothing_that_is_written(honest, tmp_path, monkeypatch):
+def test_names_in_a_checkpoint_are_no_paths(honest, tmp_path, monkeypatch):
     """Not even with every text a path out of the folder."""
     work = tmp_path / "inside" / "work"
     work.mkdir(parents=True)

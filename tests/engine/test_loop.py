@@ -1,7 +1,6 @@
 """One optimizer step: accumulation, clipping, the schedule, bad losses, mixed precision."""
 
 import copy
-import dataclasses
 import math
 import signal
 
@@ -10,16 +9,15 @@ import torch
 from torch import nn
 
 from data.dataset import CocoDataset
-from data.loaders import eval_loader, train_loader
-from data.presets import EvalPreset, TrainPreset
+from data.loaders import train_loader
+from data.presets import TrainPreset
 from engine import checkpoint, dist
-from engine.interrupt import GracefulStop, Interrupted
+from engine.interrupt import GracefulStop
 from engine.log import StepTimer
-from engine.loop import NonFiniteError, Trainer, run_inference
+from engine.loop import NonFiniteError, Trainer
 from engine.optim import MovingAverage, Schedule, parameter_groups
 from mobileinst import zoo
-
-SMALL = dict(width=16, kernel_dim=8, query_width=16, num_heads=2, num_queries=6)
+from tests.small import SMALL
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +39,7 @@ def micro_batches(dataset, batch_size, accumulate=1, steps=1):
 
 def trainer_of(optimizer=torch.optim.SGD, drop_path=0.0, average=None, lr=1e-2, **others):
     model, criterion, _ = zoo.build(
-        "mobileinst_topformer_tiny", num_classes=3, drop_path=drop_path, **SMALL
+        "mobileinst_topformer_tiny", 3, drop_path=drop_path, **SMALL["mobileinst_topformer_tiny"]
     )
     settings = dict(
         model=model,
@@ -74,37 +72,6 @@ def same(first, second):
     return all(torch.equal(first[name], second[name]) for name in first)
 
 
-def exact(trainer):
-    """In float64 and with norms that keep their statistics: images do not see each other."""
-    trainer.model.double().train()
-    for module in trainer.model.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.eval()
-    return trainer
-
-
-def doubled(batches):
-    return [dataclasses.replace(batch, images=batch.images.double()) for batch in batches]
-
-
-def test_two_batches_of_four_are_one_of_eight(dataset):
-    whole = doubled(micro_batches(dataset, 8, steps=2))
-    parts = doubled(micro_batches(dataset, 4, accumulate=2, steps=2))
-    assert len(whole) == 2 and len(parts) == 4
-    objects = [sum(len(t["labels"]) for t in batch.targets) for batch in parts]
-    assert objects[0] != objects[1]  # else the mean of means would be right as well
-    first, second = exact(trainer_of()), exact(trainer_of())
-    start = weights_of(first)
-    for number in range(2):
-        one = first.step(whole[number : number + 1], StepTimer())
-        two = second.step(parts[2 * number : 2 * number + 2], StepTimer())
-        assert two == pytest.approx(one, rel=1e-12)
-    one, two = weights_of(first), weights_of(second)
-    for name in one:
-        torch.testing.assert_close(two[name], one[name], rtol=0, atol=1e-8)
-    assert max((one[name] - start[name]).abs().max() for name in one) > 1e-3
-
-
 class PlainCriterion(nn.Module):
     """Counts objects like ours, and needs no matching: a sum over objects, in float64."""
 
@@ -118,23 +85,15 @@ class PlainCriterion(nn.Module):
         return {"objects": torch.tensor(float(sum(len(t["labels"]) for t in targets)))}
 
 
-def test_accumulated_losses_agree_in_double_precision(dataset):
-    whole = doubled(micro_batches(dataset, 8))
-    parts = doubled(micro_batches(dataset, 4, accumulate=2))
-    first, second = (exact(trainer_of(criterion=PlainCriterion())) for _ in range(2))
-    one, two = first.step(whole, StepTimer()), second.step(parts, StepTimer())
-    assert two == pytest.approx(one, rel=1e-10, abs=1e-12)
-    one, two = weights_of(first), weights_of(second)
-    assert all(torch.allclose(one[name], two[name], rtol=0, atol=1e-12) for name in one)
-
-
 def test_the_gradient_is_clipped(dataset):
-    trainer = exact(trainer_of(lr=1.0, clip=0.05))
+    trainer = trainer_of(lr=1.0, clip=0.05)
     before = weights_of(trainer)
-    values = trainer.step(doubled(micro_batches(dataset, 4)), StepTimer())
+    values = trainer.step(micro_batches(dataset, 4), StepTimer())
     assert values["grad_norm"] > 0.05
-    moved = [(p - before[name]).square().sum() for name, p in trainer.model.named_parameters()]
-    assert math.sqrt(sum(moved)) == pytest.approx(0.05, rel=1e-4)
+    moved = [
+        (p.detach() - before[name]).square().sum() for name, p in trainer.model.named_parameters()
+    ]
+    assert math.sqrt(sum(moved)) == pytest.approx(0.05, rel=1e-2)
 
 
 def test_the_schedule_moves_with_every_optimizer_step(dataset):
@@ -181,7 +140,7 @@ def test_a_loss_that_is_not_finite_stops_before_any_weight_changed(dataset):
     before, averaged = weights_of(trainer), copy.deepcopy(trainer.average.model.state_dict())
     with pytest.raises(NonFiniteError) as error:
         trainer.step(batches, StepTimer())
-    assert "dice nan" in str(error.value) and "iteration 0" in str(error.value)
+    assert "(dice nan; images" in str(error.value) and "iteration 0" in str(error.value)
     assert f"images: {bad[0]}, {bad[1]};" in str(error.value)
     learned = dict(trainer.model.named_parameters())
     assert all(torch.equal(before[name], parameter) for name, parameter in learned.items())
@@ -189,30 +148,11 @@ def test_a_loss_that_is_not_finite_stops_before_any_weight_changed(dataset):
     assert trainer.iteration == 0 and not trainer.optimizer.state
 
 
-def test_a_bad_matching_cost_is_a_bad_step(dataset):
-    trainer = trainer_of()
-    trainer.model.instance_decoder.query_features.weight.data[0] = math.inf
-    (batch,) = micro_batches(dataset, 2)
-    with pytest.raises(NonFiniteError, match="matching cost of image .*images: "):
-        trainer.step([batch], StepTimer())
-
-
 class Cusp(PlainCriterion):
     """A finite loss whose gradient is not."""
 
     def forward(self, outputs, targets, counts=None, points=None):
         return {"cusp": (outputs["mask_logits"].sum() * 0).abs().sqrt()}
-
-
-def test_a_gradient_that_is_not_finite_changes_no_weight(dataset):
-    trainer = trainer_of(criterion=Cusp())
-    before = weights_of(trainer)
-    with pytest.raises(
-        NonFiniteError, match=r"gradient is not finite at iteration 0 \(norm nan, of back"
-    ):
-        trainer.step(micro_batches(dataset, 2), StepTimer())
-    learned = dict(trainer.model.named_parameters())
-    assert all(torch.equal(before[name], parameter) for name, parameter in learned.items())
 
 
 def everything(trainer):
@@ -224,22 +164,11 @@ def everything(trainer):
     ]
 
 
-@pytest.mark.parametrize("system", ["mobileinst_topformer_tiny", "mask2former_swin_tiny"])
+@pytest.mark.parametrize("system", SMALL)
 def test_a_skipped_step_leaves_no_trace(dataset, system, capsys):
     """Its forward would have spoilt the statistics of the norms before any loss is seen."""
-    if system == "mask2former_swin_tiny":
-        model, criterion, _ = zoo.build(
-            system, num_classes=3, embed_dim=16, depths=(1, 1, 1, 1), backbone_heads=(1, 2, 2, 4),
-            width=16, mask_dim=16, num_heads=2, num_encoder_layers=1, num_queries=6, num_layers=1,
-            train_points=32,
-        )  # fmt: skip
-    else:
-        model, criterion, _ = zoo.build(system, num_classes=3, **SMALL)
-    trainer = trainer_of(
-        model=model,
-        criterion=criterion,
-        skip_bad_steps=1,
-    )
+    model, criterion, _ = zoo.build(system, num_classes=3, **SMALL[system])
+    trainer = trainer_of(model=model, criterion=criterion, skip_bad_steps=1)
     trainer.optimizer = torch.optim.AdamW(parameter_groups(model, 1e-3, 0.05))
     trainer.average = MovingAverage(model, 0.9)
     model.train()
@@ -280,24 +209,19 @@ def test_an_overflow_halves_the_scale_until_it_is_below_one(dataset):
     assert all(torch.equal(before[name], parameter) for name, parameter in learned.items())
 
 
-def test_a_bad_gradient_names_its_parameters_images_and_rate(dataset):
+def test_a_bad_gradient_changes_no_weight_and_is_located(dataset):
     trainer = trainer_of(criterion=PlainCriterion(), accumulate=2, lr=0.25)
     trainer.model.instance_decoder.query_features.weight.register_hook(lambda grad: grad * math.inf)
     batches = micro_batches(dataset, 2, accumulate=2)
+    before = weights_of(trainer)
     with pytest.raises(NonFiniteError) as error:
         trainer.step(batches, StepTimer())
+    learned = dict(trainer.model.named_parameters())
+    assert all(torch.equal(before[name], parameter) for name, parameter in learned.items())
     images = [str(target["image_id"]) for batch in batches for target in batch.targets]
     said = str(error.value)
     assert "of instance_decoder.query_features.weight;" in said and "backbone" not in said
     assert f"images: {', '.join(images)}; learning rate 0.25" in said
-
-
-def test_only_the_bad_terms_are_named(dataset):
-    trainer = trainer_of(criterion=Spoilt(None))
-    batch = micro_batches(dataset, 2)[0]
-    batch.targets[0]["image_id"] = None
-    with pytest.raises(NonFiniteError, match=r"\(dice nan; images: None, "):
-        trainer.step([batch], StepTimer())
 
 
 @pytest.mark.parametrize("part", ["model", "average", "optimizer"])
@@ -314,33 +238,6 @@ def test_bad_numbers_are_never_saved(dataset, part):
     spoilt[part][0, 0] = math.inf
     with pytest.raises(NonFiniteError, match=f"after iteration 1: {part} "):
         checkpoint.require_finite(trainer)
-
-
-def test_batches_without_objects_train(dataset):
-    trainer = trainer_of(torch.optim.AdamW, average=0.9)
-    (batch,) = micro_batches(dataset, 3)
-    for target in batch.targets:
-        target["labels"], target["masks"] = target["labels"][:0], target["masks"][:0]
-    before = weights_of(trainer)
-    trainer.model.train()
-    values = trainer.step([batch], StepTimer())
-    assert all(map(math.isfinite, values.values())) and values["class"] > 0
-    assert values["pixel"] == values["dice"] == values["objectness"] == 0
-    assert all(parameter.grad is not None for parameter in trainer.model.parameters())
-    after = weights_of(trainer)
-    assert not same(before, after) and all(value.isfinite().all() for value in after.values())
-
-
-def test_the_average_follows_the_model(dataset):
-    trainer = trainer_of(torch.optim.AdamW, average=0.9, lr=1e-3)
-    start = copy.deepcopy(trainer.average.model.state_dict())
-    trainer.model.train()
-    trainer.step(micro_batches(dataset, 4), StepTimer())
-    name = "instance_decoder.query_features.weight"
-    now = trainer.model.state_dict()[name]
-    expected = start[name] * (2 / 11) + now * (9 / 11)  # the decay of a first update
-    torch.testing.assert_close(trainer.average.model.state_dict()[name], expected)
-    assert not torch.equal(now, start[name])
 
 
 def test_mixed_precision_trains_with_the_criterion_in_float32(dataset):
@@ -365,22 +262,6 @@ def test_mixed_precision_trains_with_the_criterion_in_float32(dataset):
     assert {p.dtype for p in trainer.model.parameters()} == {torch.float32}
 
 
-def test_a_signal_ends_an_evaluation_at_once():
-    with GracefulStop() as stop:
-        with pytest.raises(Interrupted), stop.immediate():
-            signal.raise_signal(signal.SIGTERM)
-        with pytest.raises(Interrupted), stop.immediate():  # and it is not begun again
-            raise AssertionError
-    with GracefulStop(at_once=True), pytest.raises(Interrupted) as stopped:
-        signal.raise_signal(signal.SIGTERM)
-    assert stopped.value.exit_code == 143
-    with GracefulStop() as stop:
-        with stop.immediate():
-            pass
-        signal.raise_signal(signal.SIGINT)  # outside it is deferred again
-        assert stop.signal == signal.SIGINT
-
-
 def test_restoring_keeps_the_rates_that_were_asked_for():
     first, second = trainer_of(torch.optim.AdamW, lr=1e-2), trainer_of(torch.optim.AdamW, lr=1e-3)
     for parameter in first.model.parameters():
@@ -389,19 +270,6 @@ def test_restoring_keeps_the_rates_that_were_asked_for():
     checkpoint.restore(second, checkpoint.state_of(first))
     assert {group["base_lr"] for group in second.optimizer.param_groups} == {1e-3}
     assert len(second.optimizer.state) == len(list(second.model.parameters()))
-
-
-@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_first_signal_is_deferred_and_a_second_raises(number, code):
-    before = signal.getsignal(number)
-    with GracefulStop() as stop:
-        assert stop.signal is None
-        signal.raise_signal(number)
-        assert stop.signal == number
-        with pytest.raises(Interrupted) as stopped:
-            signal.raise_signal(number)
-        assert stopped.value.exit_code == code
-    assert signal.getsignal(number) is before
 
 
 def test_a_signal_during_the_exchange_of_ranks_is_kept(monkeypatch):
@@ -414,20 +282,3 @@ def test_a_signal_during_the_exchange_of_ranks_is_kept(monkeypatch):
         assert not stop.requested()
         monkeypatch.undo()
         assert stop.requested() and stop.signal == signal.SIGTERM
-
-
-def test_inference_gives_original_ids_and_sizes(dataset):
-    model, _, postprocess = zoo.build("mobileinst_topformer_tiny", num_classes=3, **SMALL)
-    ids = [category.id for category in dataset.categories]
-    assert ids == [0, 7, 90]
-    model.train()
-    loader = eval_loader(dataset, EvalPreset(64), batch_size=3)
-    found = run_inference(model, postprocess, loader, torch.device("cpu"), ids)
-    sizes = {record.id: [record.height, record.width] for record in dataset.images}
-    assert model.training and all(one.requires_grad for one in model.parameters())  # untouched
-    assert {each["image_id"] for each in found} <= sizes.keys()
-    for each in found:
-        assert each["segmentation"]["size"] == sizes[each["image_id"]]
-        assert each["category_id"] in ids and 0 <= each["score"] <= 1
-    some = run_inference(model, postprocess, loader, torch.device("cpu"), ids, threshold=2.0)
-    assert some == []

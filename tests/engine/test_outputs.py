@@ -130,16 +130,6 @@ def test_two_trainings_into_one_folder(tiny, tmp_path, monkeypatch, options):
     assert checkpoint.load(out / "best.pt")["iteration"] == 1
 
 
-def test_two_trainings_without_a_name_take_two_folders(tiny, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    opts = train.parse([*tiny, "--iterations", "1"])
-    with (
-        train.prepare(opts, zoo.build_from_config) as one,
-        train.prepare(opts, zoo.build_from_config) as two,
-    ):
-        assert [run.folder.name for run in (one, two)] == [f"{MODEL}-001", f"{MODEL}-002"]
-
-
 def test_two_writers_of_one_folder(tmp_path):
     out = tmp_path / "found"
     with files.atomic_folder(out) as folder:
@@ -168,13 +158,7 @@ def test_a_linked_folder_is_written_into(tmp_path):
     assert (tmp_path / "found").is_symlink()
 
 
-def test_a_link_to_a_missing_disk(tmp_path):
-    (tmp_path / "runs").symlink_to("missing")
-    with pytest.raises(InputError, match=f"^{tmp_path}/runs: the folder cannot be made"):
-        files.next_free(tmp_path / "runs")
-
-
-def test_what_a_killed_prediction_left_is_removed_and_nothing_else(tmp_path):
+def test_the_rest_of_a_killed_prediction_is_removed(tmp_path):
     (tmp_path / "out" / "unfinished.tmp" / "more").mkdir(parents=True)
     (tmp_path / "out" / "draft.tmp").touch()
     with files.atomic_folder(tmp_path / "out") as folder:

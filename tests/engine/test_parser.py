@@ -23,7 +23,7 @@ ENTRIES = [
 ]
 
 
-def test_the_walk_meets_the_commands():
+def test_all_commands_are_found():
     names = "train evaluate visualize predict check_data convert export report.page"
     assert {f"engine.{name}" for name in names.split()} <= {*ENTRIES, "engine.report.page"}
     assert len(ENTRIES) > 12

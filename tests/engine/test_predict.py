@@ -5,7 +5,6 @@ import json
 import os
 import shutil
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -51,21 +50,6 @@ def filled(folder, toy_coco, *names):
     for name in names:
         shutil.copy(toy_coco / "train" / "0.png", folder / name)
     return folder
-
-
-@pytest.mark.parametrize(
-    "argv, line",
-    [
-        ("a b", "bash sbin/predict.sh a b --checkpoint x.pt --save labelme"),
-        ("a --tiles 2", "bash sbin/predict.sh a --checkpoint x.pt --tiles 2 --save labelme"),
-        ("a b c d", "the same command with --save labelme"),
-        ("a b c d --out e", "the same command with --save labelme and another --out"),
-    ],
-)
-def test_the_command_that_goes_on(argv, line):
-    opts = predict.parse(argv.split())
-    found = predict.following(opts, Path("x.pt"), Path("predictions/001"))
-    assert list(found.values()) == [line]
 
 
 def test_a_folder_in_natural_order_and_what_is_passed_over(run_predict, toy_coco, tmp_path):
@@ -226,23 +210,6 @@ def test_the_newest_run_is_named_with_age_and_score(
     assert ("never scored above 0" in first) == ("warning" in second) == (ap <= 0)
 
 
-def test_newer_runs_without_a_score_are_named(toy_run, tmp_path, capsys):
-    """Unless no run has been evaluated: then the newest last.pt is taken."""
-    for age, name in enumerate(("c", "b", "a")):
-        shutil.copytree(toy_run, tmp_path / name)
-        if name != "b":
-            (tmp_path / name / "best.pt").unlink()
-        for path in (tmp_path / name).glob("*.pt"):
-            os.utime(path, (10**9 - age, 10**9 - age))
-    assert checkpoint.load_or_newest(None, tmp_path)[0] == tmp_path / "b" / "best.pt"
-    said = capsys.readouterr().out
-    assert f"skipped, as without a best.pt yet: {tmp_path / 'c'}\n" in said
-    assert f"the newest run: {tmp_path / 'b' / 'best.pt'}" in said
-    (tmp_path / "b" / "best.pt").unlink()
-    assert checkpoint.load_or_newest(None, tmp_path)[0] == tmp_path / "c" / "last.pt"
-    assert "skipped" not in capsys.readouterr().out
-
-
 TOOLS = ["masks", "labelme", "cvat", "yolo", "label-studio"]
 
 
@@ -288,17 +255,6 @@ def test_pages_become_images_of_the_sets(run_predict, toy_coco, tmp_path):
         assert (copy == np.asarray(page)).all()
         record = json.loads((out / "labelme" / "train" / f"{name}.json").read_text())
         assert record["imagePath"] == f"{name}.png"
-
-
-def test_outputs_of_other_names(run_predict, toy_coco):
-    wrong = {
-        "overlay,mask": "'mask' is unknown; did you mean masks",
-        ",": "'' is not one of overlay, ",
-    }
-    for given, words in wrong.items():
-        with pytest.raises(InputError, match=f"--save: {words}"):
-            predict.parse(["x.png", "--save", given])
-    assert predict.parse(["x.png"]).save == ("overlay", "ids", "coco", "csv")
 
 
 def test_cutouts_and_colours_by_class(run_predict, toy_run, toy_coco, tmp_path):

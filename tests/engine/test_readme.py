@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from mobileinst import zoo
+from tests.small import make_target
 
 ROOT = Path(__file__).parents[2]
 
@@ -22,16 +23,7 @@ def test_the_own_part_of_the_readme_works_and_is_short(page):
     model, criterion, _ = names["build"](config, seed=1)
     assert type(model.pixel_decoder).__name__ == "FeaturePyramid"
     images = torch.rand(1, 3, 64, 96, generator=torch.Generator().manual_seed(0))
-    target = {
-        "labels": torch.tensor([2]),
-        "masks": torch.zeros(1, 64, 96, dtype=torch.bool),
-        "ignore": torch.zeros(64, 96, dtype=torch.bool),
-        "image_id": 0,
-        "size": (64, 96),
-        "orig_size": (64, 96),
-    }
-    target["masks"][:, 10:50, 20:70] = True
-    sum(criterion(model.train()(images), [target]).values()).backward()
+    sum(criterion(model.train()(images), [make_target([2])]).values()).backward()
     assert all(p.grad is not None for p in model.pixel_decoder.parameters())
     standard = zoo.build(config, 3, seed=1)[0].backbone.state_dict()
     own = model.backbone.state_dict()

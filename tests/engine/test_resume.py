@@ -9,7 +9,6 @@ import torch
 
 from engine import checkpoint, evaluate, log, train
 from engine.coco_ap import METRICS, Scores
-from engine.files import FailedRun
 from engine.options import TrainOptions
 from engine.report import draw, run_page, summary
 from mobileinst import zoo
@@ -61,32 +60,6 @@ def test_a_finished_run_goes_on_from_last_pt_alone(finished, tmp_path, capsys, h
     json.loads((folder / "options.json").read_text())
 
 
-@pytest.fixture(scope="module")
-def unfinished(finished, tmp_path_factory):
-    """A run of three steps without the last evaluation and its images."""
-    out = tmp_path_factory.mktemp("unfinished") / "run"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "finish", lambda run: None)
-        assert train.main([*finished[0], "--iterations", "3", "--out", str(out)]) == 0
-    return out
-
-
-@pytest.mark.parametrize("how", HOW[:2])
-def test_an_unfinished_run_goes_on_without_its_other_files(
-    finished, unfinished, tmp_path, no_finish, how
-):
-    """The best weights are those of the evaluations to come."""
-    argv, _ = finished
-    out = shutil.copytree(unfinished, tmp_path / "run")
-    for path in out.iterdir():
-        if path.name != "last.pt":
-            damaged(path, how)
-    assert train.main([*argv, "--out", str(out), "--resume"]) == 0
-    assert checkpoint.load(out / "best.pt")["iteration"] == 4
-    kept = log.read_jsonl(out / "log.jsonl")
-    assert kept[-1]["iteration"] == 4 and len(kept) == {"half": 2}.get(how, 1)
-
-
 def test_best_weights_of_another_run_do_not_count(finished, toy_run, tmp_path, capsys):
     argv, whole = finished
     folder = shutil.copytree(whole, tmp_path / "run")
@@ -106,18 +79,6 @@ def test_reports_of_a_damaged_run(finished, tmp_path, how):
     text = summary.summary(folder)
     assert "length: 4 iterations" in text and "best weights" not in text
     assert "Not finished" not in run_page.build(folder)
-
-
-def test_a_folder_where_a_file_of_a_run_belongs(finished, tmp_path):
-    argv, whole = finished
-    folder = shutil.copytree(whole, tmp_path / "run")
-    for name in ("log.jsonl", "summary.md"):
-        (folder / name).unlink(missing_ok=True)
-        (folder / name).mkdir()
-        with pytest.raises(FailedRun, match=rf"{name}: cannot be written \("):
-            train.main([*argv, "--out", str(folder), "--resume"])
-        (folder / name).rmdir()
-    assert train.main([*argv, "--out", str(folder), "--resume"]) == 0
 
 
 def test_numbers_drawn_for_class_names_are_explained_at_the_end(

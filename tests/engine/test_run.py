@@ -5,12 +5,9 @@ import multiprocessing
 import subprocess
 import sys
 import time
-import traceback
-import warnings
 from pathlib import Path
 
 import pytest
-import torch
 
 from data.errors import InputError
 from engine import checkpoint, log, train
@@ -27,17 +24,10 @@ def opts(toy_coco, tmp_path):
     """The options of a run of two steps, as a program gives them."""
     keywords = {"width": 32, "kernel_dim": 16, "query_width": 32, "num_heads": 2, "num_queries": 6}
     return {
-        **{
-            "from_scratch": True,
-            "data": toy_coco,
-            "out": tmp_path / "run",
-            "device": "cpu",
-            "threads": 1,
-            "workers": 0,
-        },
-        **{"image_size": 64, "canvas": [(64, 64)], "batch_size": 4, "warmup": 4, "set": keywords},
-        "iterations": 2,
-    }
+        "from_scratch": True, "data": toy_coco, "out": tmp_path / "run", "device": "cpu",
+        "threads": 1, "workers": 0, "image_size": 64, "canvas": [(64, 64)], "batch_size": 4,
+        "warmup": 4, "set": keywords, "iterations": 2,
+    }  # fmt: skip
 
 
 def test_a_program_trains_without_a_command_line(opts):
@@ -118,26 +108,3 @@ def test_cpu_time_includes_loaders_that_are_running():
     loader.join()
     ended = cpu_seconds()
     assert before + 0.25 < running <= ended < running + 0.2  # and is not counted twice
-
-
-def test_more_workers_than_cores_are_taken_without_a_warning(opts, monkeypatch):
-    monkeypatch.setattr("os.sched_getaffinity", lambda process: {0}, raising=False)
-    monkeypatch.setattr(train, "finish", lambda run: None)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        train.train(TrainOptions(**opts | {"workers": 2}))
-    assert not [each for each in caught if "DataLoader" in str(each.message)]
-
-
-def test_backward_is_at_most_four_calls_below_main(tiny, tmp_path, monkeypatch):
-    frames = []
-    backward = torch.Tensor.backward
-
-    def noted(tensor, *args, **kwargs):
-        frames.append([frame.name for frame in traceback.extract_stack()])
-        return backward(tensor, *args, **kwargs)
-
-    monkeypatch.setattr(torch.Tensor, "backward", noted)
-    monkeypatch.setattr(train, "finish", lambda run: None)
-    assert train.main([*tiny, "--iterations", "1", "--out", str(tmp_path / "run")]) == 0
-    assert frames[0][-5:] == ["main", "fit", "steps", "step", "noted"]

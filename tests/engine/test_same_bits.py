@@ -147,7 +147,7 @@ def nodes_of(tensor):
 
 
 @pytest.mark.parametrize("system", SYSTEMS)
-def test_no_backward_of_ours_lacks_a_deterministic_kernel_on_cuda(system, dataset):
+def test_every_backward_has_a_deterministic_kernel_on_cuda(system, dataset):
     model, criterion, _ = zoo.build(system, num_classes=3, **SYSTEMS[system])
     batch = next(iter(eval_loader(dataset, EvalPreset(64), batch_size=2))).to("cpu")
     losses = criterion(model.train()(batch.images, batch.padding), batch.targets)

@@ -1,6 +1,5 @@
 """Runs that are stopped: by signals wherever they are, by a full disk, by bad numbers."""
 
-import errno
 import json
 import math
 import os
@@ -225,16 +224,6 @@ def test_a_full_disk_leaves_a_file_as_it_was(tmp_path, full_disk, name):
     full_disk(resource.RLIM_INFINITY)
     WRITERS[name](path, 100_000)  # once there is room again
     assert path.stat().st_size > 100_000
-
-
-def test_a_file_with_no_room_at_all(tmp_path, monkeypatch):
-    def full(file, *args):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(files.os, "fsync", full)
-    with pytest.raises(FailedRun, match="No space left on device"):
-        log.append_csv(tmp_path / "metrics.csv", {"AP": 1})
-    assert not os.listdir(tmp_path)
 
 
 def test_a_run_whose_disk_is_full(argv, whole, tmp_path, monkeypatch, entry, full_disk, no_finish):

@@ -150,12 +150,6 @@ def test_pairs_that_overlap_are_those_of_all_pairs():
     assert pixels == pytest.approx(shared[one, other])
 
 
-def test_nothing_found():
-    boxes = views_of(*SIZE, 2)
-    found = merge(seen([], boxes), boxes, SIZE)
-    assert found["masks"] == [] and found["boxes"].shape == (0, 4) and len(found["scores"]) == 0
-
-
 @pytest.fixture(scope="module")
 def mosaic(tmp_path_factory):
     """Six toy scenes of 64 x 64 in one image of 192 x 128, whose objects are small for the run."""
@@ -179,20 +173,6 @@ def test_predict_and_python_find_the_same(toy_run, mosaic, tmp_path):
     assert masks == [rle.to_json(one) for one in found.rles]
     assert len(found) > len(model(mosaic, threshold=0.2))
     assert all(one["size"] == [128, 192] for one in masks)
-
-
-def test_evaluation_with_tiles(toy_run, toy_coco, tmp_path, capsys):
-    """The batch size changes no score, and the threshold and the numbers are there."""
-    contents = []
-    for size in ("1", "8"):
-        given = ["--checkpoint", str(toy_run / "best.pt"), "--device", "cpu", "--threads", "1"]
-        argv = [*given, "--workers", "0", "--data", str(toy_coco), "--batch-size", size]
-        evaluate.main([*argv, "--tiles", "2", "--out", str(tmp_path / size)])
-        name = f"{size}/best_val_results.json" if (tmp_path / size).is_dir() else size
-        contents.append(json.loads((tmp_path / name).read_text()))
-    one, eight = contents
-    assert one["tiles"] == 2 and one["scores"]["images"] == 4
-    assert one["scores"]["metrics"]["AP"] == pytest.approx(eight["scores"]["metrics"]["AP"], 1e-3)
 
 
 def test_a_training_keeps_its_tiles(tiny, toy_coco, tmp_path, monkeypatch):

@@ -5,15 +5,12 @@ import shutil
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from data.errors import InputError
 from engine import checkpoint, evaluate, options, predict, train, visualize
-from engine.loop import NonFiniteError, Trainer
-from engine.report import write
+from engine.loop import NonFiniteError
 from engine.tools import inspect_modules
 from mobileinst import zoo
 
@@ -39,7 +36,7 @@ def exit_of(main, argv, monkeypatch, capsys):
 
 
 @pytest.fixture
-def complain(monkeypatch, capsys, tmp_path):
+def refused(monkeypatch, capsys, tmp_path):
     """Runs an entry in an empty folder; returns the one sentence it says on the way out."""
     home = tmp_path / "home"
     home.mkdir()
@@ -66,29 +63,6 @@ def complain(monkeypatch, capsys, tmp_path):
 def coco(toy_coco, tmp_path):
     """A copy of the toy set that may be spoilt."""
     return shutil.copytree(toy_coco, tmp_path / "pond")
-
-
-@pytest.fixture
-def voc(tmp_path):
-    """Four images in VOC layout, three to train on."""
-    root = tmp_path / "VOCdevkit" / "VOC2012"
-    lists = root / "ImageSets" / "Segmentation"
-    for part in ("JPEGImages", "SegmentationClass", "SegmentationObject"):
-        (root / part).mkdir(parents=True)
-    lists.mkdir(parents=True)
-    rng = np.random.default_rng(0)
-    for name in ("a", "b", "c", "d"):
-        image = Image.fromarray(rng.integers(0, 256, (48, 64, 3), dtype=np.uint8))
-        image.save(root / "JPEGImages" / f"{name}.jpg")
-        indices = np.zeros((48, 64), np.uint8)
-        indices[8:40, 8:40] = 1
-        for part in ("SegmentationClass", "SegmentationObject"):
-            map_ = Image.fromarray(indices, mode="P")
-            map_.putpalette([0, 0, 0, 128, 0, 0])
-            map_.save(root / part / f"{name}.png")
-    (lists / "train.txt").write_text("a\nb\nc\n")
-    (lists / "val.txt").write_text("d\n")
-    return root
 
 
 def truncate(path):
@@ -120,28 +94,9 @@ def at(path, act):
     return lambda root: act(root / path)
 
 
-LIST = "ImageSets/Segmentation/train.txt"
 LARGE = "--model mask2former_swin_tiny --set"
 # data set, what is wrong with it, other arguments, parts of the sentence
 TRAINING = [
-    ("voc", at("SegmentationObject", shutil.rmtree), "",
-     "VOC2012 is not a whole VOC folder|it lacks SegmentationObject|unpack"),
-    ("voc", at("JPEGImages", shutil.rmtree), "",
-     "VOC2012 is not a whole VOC folder|it lacks JPEGImages|unpack"),
-    ("voc", at(LIST, Path.unlink), "",
-     "no train annotations|VOC2012 has val|add them"),
-    ("voc", at(LIST, lambda path: path.write_text("\n")), "",
-     "Segmentation/train.txt is empty|list one image name per line"),
-    ("voc", at(LIST, lambda path: path.write_text("a\ngone\n")), "",
-     "Segmentation/train.txt lists gone|JPEGImages/gone.jpg is missing|drop the name"),
-    ("voc", at("JPEGImages/b.jpg", truncate), "",
-     "JPEGImages/b.jpg cannot be read as an image|replace the file"),
-    ("voc", at("SegmentationClass/b.png", truncate), "",
-     "SegmentationClass/b.png cannot be read|save it again"),
-    ("voc", at("SegmentationObject/c.png", Image.new("P", (60, 48)).save), "",
-     "SegmentationObject/c.png is 60 x 48|c.jpg is 64 x 48|save it at"),
-    ("voc", at("classes.txt", lambda path: path.write_text("\n")), "",
-     "classes.txt is empty|write one class name per line"),
     ("coco", in_train(lambda c: first(c).update(category_id=4)), "",
      "instances_train.json: annotation 1 has category_id 4|remove the annotation"),
     ("coco", in_train(lambda c: first(c).update(image_id=77)), "",
@@ -158,8 +113,6 @@ TRAINING = [
      "--batch-size 8", "0.png is 64 x 64|64 x 32|correct its size"),
     ("coco", in_train(lambda c: c.update(annotations=[])), "",
      "instances_train.json: no image of train has an object|crowds|--crowd-as-instances"),
-    ("coco", in_train(lambda c: c.update(annotations=[], counts=[["lines and points", 7]])), "",
-     "instances_train.json: no image of train has an object|(lines and points left out: 7)"),
     ("coco", in_train(lambda c: [each.update(segmentation=[], bbox=[1, 2, 9, 9])
                                  for each in c["annotations"]]), "",
      "instances_train.json: no image of train has an object|boxes without masks|--boxes-as-masks"),
@@ -183,80 +136,60 @@ TRAINING = [
       for frozen in ("frozen_norms=true", "frozen_stride=4")),
     ("coco", None, "--recipe small-pretrained",
      "--recipe small-pretrained, frozen_norms: |random values forever|take a recipe without"),
-    ("coco", None, "--set wdith=64", "--set: mobileinst has no keyword 'wdith'|width"),
-    ("coco", None, "--set num_classes=4", "--set num_classes|leave it out"),
-    ("coco", None, "--set width=wide", "--set: width is wide|a whole number from 1"),
-    ("coco", None, f"{LARGE} depths=2,x",
-     "--set: depths is 2,x|whole numbers from 1 to 100, as 2,2,6"),
-    ("coco", None, f"{LARGE} num_queries=0", "--set: num_queries is 0|change the value"),
     ("coco", None, f"{LARGE} depths=2,2,2,2,2 backbone_heads=1,2,4,8",
      "--set|of different lengths|change the value"),
     ("coco", None, "--set width", "--set: width: write KEY=VALUE"),
     ("coco", None, "--set num_heads=3", "--set|change the value"),
     ("coco", None, "--set backbone=resnet", "--set|'resnet'|did you mean resnet50?"),
-    ("coco", None, "--canvas 100x64", "--canvas: 100x64|multiples of 64"),
     ("coco", None, "--canvas 64", "--canvas: 64|write HEIGHTxWIDTH"),
     ("coco", None, "--device cuda:99", "--device cuda:99|there is|cpu"),
     ("coco", None, "--device abacus", "--device abacus|there is"),
-    ("coco", None, "--device cpu:x", "--device cpu:x|there is"),
-    ("coco", None, "--batch-size 0", "--batch-size: 0|whole number above zero"),
-    ("coco", None, "--epochs 2", "--epochs and --iterations are two lengths|give one of them"),
     ("coco", None, "--iterations many", "--iterations: many is not a whole"),
-    ("coco", None, "--lr -1", "--lr: -1 is not a number above zero"),
     ("coco", None, "--epochs inf", "--epochs: inf is not a number above zero"),
     ("coco", None, "--scale 0 1", "--scale: 0 is not a number above zero"),
     ("coco", None, "--workers -1", "--workers: -1|zero or above"),
     ("coco", None, "--flip 1.5", "--flip: 1.5 is not a number from 0 to 1"),
     ("coco", None, "--average 1", "--average: 1 is not a number from 0 to below 1"),
-    ("coco", None, "--leraning-rate 1", "--leraning-rate|--help"),
-    ("coco", None, "--model yolo", "--model|'yolo'|mobileinst_topformer_tiny"),
-    ("coco", None, "--recipe none", "--recipe|'none'|small-pretrained"),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("place, spoil, arguments, expected", TRAINING)
 def test_wrong_data_and_options_of_a_training(
-    complain, request, tmp_path, place, spoil, arguments, expected
+    refused, request, tmp_path, place, spoil, arguments, expected
 ):
     none = place == "none"
     root = tmp_path / "home" if none else request.getfixturevalue(place)
     if spoil:
         spoil(root)
     data = [] if none else ["--data", root]
-    said = complain(train.main, *TRAIN, *data, *arguments.split())
+    said = refused(train.main, *TRAIN, *data, *arguments.split())
     assert all(words in said for words in expected.split("|")), said
 
 
-WEIGHTS = [  # what is written to the file, parts of the sentence
-    (lambda path: None, "no such file; give a file of weights"),
-    (lambda path: path.write_text("weights"), "it is text|give a file of weights"),
-    (
-        lambda path: torch.save(zoo.build_backbone("topformer_small").state_dict(), path),
-        "TopFormer-S, the model is TopFormer-T|25 of 263 tensors fit|give a file of",
-    ),
-    (
-        lambda path: torch.save({"weight": torch.ones(2)}, path),
-        "names that are not known here (weight|0 of 263 tensors fit|give a file of",
-    ),
-]
+def test_wrong_weights(refused, coco, tmp_path):
+    path = tmp_path / "file.pth"
+    argv = [
+        *TRAIN[1:],
+        "--data",
+        coco,
+        "--model",
+        "mobileinst_topformer_tiny",
+        "--pretrained",
+        path,
+    ]
+    assert f"{path}: no such file; give a file of weights" in refused(train.main, *argv)
+    torch.save(zoo.build_backbone("topformer_small").state_dict(), path)
+    said = refused(train.main, *argv)
+    assert "TopFormer-S, the model is TopFormer-T" in said and "25 of 263 tensors fit" in said
 
 
-@pytest.mark.parametrize("make, expected", WEIGHTS)
-def test_wrong_weights_are_refused_before_the_data_is_read(complain, voc, tmp_path, make, expected):
-    make(tmp_path / "file.pth")
-    start = ["--model", "mobileinst_topformer_tiny", "--pretrained", tmp_path / "file.pth"]
-    said = complain(train.main, *TRAIN[1:], "--data", voc, *start)
-    assert all(words in said for words in [f"{tmp_path}/file.pth: ", *expected.split("|")]), said
-    assert not (tmp_path / "home" / "datasets").exists()
-
-
-def test_resuming_with_other_weights(complain, tiny, toy_coco, toy_run, tmp_path, no_finish):
+def test_resuming_with_other_weights(refused, tiny, toy_coco, toy_run, tmp_path, no_finish):
     out = tmp_path / "run"
     argv = [*tiny, "--data", str(toy_coco), "--out", str(out)]
     assert train.main([*argv, "--iterations", "1"]) == 0
     argv += ["--iterations", "2", "--resume", "--pretrained", str(toy_run / "best.pt")]
-    assert "--from-scratch and --pretrained are two starts" in complain(train.main, *argv)
-    said = complain(train.main, *argv[1:])
+    assert "--from-scratch and --pretrained are two starts" in refused(train.main, *argv)
+    said = refused(train.main, *argv[1:])
     assert f"--pretrained {toy_run}/best.pt did not start this run (nothing did)" in said
 
 
@@ -269,60 +202,54 @@ def test_a_place_that_may_not_be_read(monkeypatch, capsys):
     assert (code, lines) == (2, [wanted])
 
 
-def test_an_output_folder_in_use(complain, toy_coco, toy_run, tmp_path):
+def test_an_output_folder_in_use(refused, toy_coco, toy_run, tmp_path):
     out = tmp_path / "mine"
     out.mkdir()
     (out / "thesis.txt").write_text("years of work")
     argv = [train.main, *TRAIN, "--data", toy_coco, "--out"]
-    assert f"{out}: the output exists; go on with --resume" in complain(*argv, out)
-    assert f"{out}: holds no options.json" in complain(*argv, out, "--overwrite")
-    assert f"{out}: no last.pt to resume from" in complain(*argv, out, "--resume")
+    assert f"{out}: the output exists; go on with --resume" in refused(*argv, out)
+    assert f"{out}: holds no options.json" in refused(*argv, out, "--overwrite")
+    assert f"{out}: no last.pt to resume from" in refused(*argv, out, "--resume")
     file = out / "thesis.txt"
-    assert f"{file}: the output exists" in complain(*argv, file)
-    assert f"{file}/run: the folder cannot be made" in complain(*argv, file / "run")
+    assert f"{file}: the output exists" in refused(*argv, file)
+    assert f"{file}/run: the folder cannot be made" in refused(*argv, file / "run")
     argv = [predict.main, toy_coco / "val", "--checkpoint", toy_run / "best.pt", "--out"]
-    assert f"{out}: the output exists; replace it with --" in complain(*argv, out, *ON_CPU)
-    assert f"{out}: holds no objects.json" in complain(*argv, out, *ON_CPU, "--overwrite")
-    checkpoint_and_out = ["--checkpoint", toy_run / "best.pt", "--out", file]
-    for main in (evaluate.main, visualize.main, write.main, inspect_modules.main):
-        name = {write.main: [toy_run, "--out", file], inspect_modules.main: ["--json", file]}
-        said = complain(main, *name.get(main, checkpoint_and_out))
-        assert f"{file}: the output exists; replace it with --overwrite, or name another" in said
-    argv = ["--checkpoint", toy_run / "best.pt", "--out", out]
-    assert f"{out}: the output exists" in complain(evaluate.main, *argv)
+    assert f"{out}: holds no objects.json" in refused(*argv, out, *ON_CPU, "--overwrite")
+    said = refused(inspect_modules.main, "--json", file)
+    assert f"{file}: the output exists; replace it with --overwrite, or name another" in said
     (out / "diagnose.json").touch()
-    said = complain(evaluate.main, *argv[:3], out / "new.json", "--diagnose")
-    assert f"{out}/diagnose.json: the output exists" in said
+    argv = ["--checkpoint", toy_run / "best.pt", "--out", out / "new.json", "--diagnose"]
+    assert f"{out}/diagnose.json: the output exists" in refused(evaluate.main, *argv)
     assert (out / "thesis.txt").read_text() == "years of work"
 
 
-def test_a_failing_start_does_not_throw_the_old_run_away(complain, coco, toy_run, tmp_path):
+def test_a_failed_start_keeps_the_old_run(refused, coco, toy_run, tmp_path):
     out = shutil.copytree(toy_run, tmp_path / "old")
     truncate(coco / "train" / "3.png")
     argv = [*TRAIN, "--batch-size", "8", "--data", coco, "--out", out, "--overwrite"]
-    assert "3.png cannot be read as an image" in complain(train.main, *argv)
+    assert "3.png cannot be read as an image" in refused(train.main, *argv)
     assert checkpoint.load(out / "last.pt")["iteration"] == 48
 
 
-def test_resuming_another_model_or_other_classes(complain, coco, toy_run, tmp_path):
+def test_resuming_another_model_or_other_classes(refused, coco, toy_run, tmp_path):
     out = shutil.copytree(toy_run, tmp_path / "run")
     argv = [*TRAIN, "--out", out, "--resume", "--data", coco]
-    assert f"{out}/last.pt: holds another model" in complain(train.main, *argv)
+    assert f"{out}/last.pt: holds another model" in refused(train.main, *argv)
     for split in ("train", "val"):
         path = coco / "annotations" / f"instances_{split}.json"
         edit(path, lambda content: content["categories"].append({"id": 8, "name": "crab"}))
-    said = complain(train.main, *argv)
+    said = refused(train.main, *argv)
     assert "the class list does not fit" in said and "crab" in said and "train again" in said
 
 
-def test_resuming_another_training(complain, tiny, toy_coco, tmp_path, no_finish):
+def test_resuming_another_training(refused, tiny, toy_coco, tmp_path, no_finish):
     """A self-test, above all: its score on training images would pass for one on val."""
     out = tmp_path / "run"
     argv = [*tiny, "--data", str(toy_coco), "--out", str(out)]
     assert train.main([*argv, "--iterations", "1"]) == 0
     changes = "--overfit 4", "--seed 1", "--batch-size 2", "--colour 0", "--copy-paste 0.5"
     for name, value in map(str.split, changes):
-        said = complain(train.main, *argv, name, value, "--iterations", "2", "--resume")
+        said = refused(train.main, *argv, name, value, "--iterations", "2", "--resume")
         assert f"{out}: {name} was" in said and "options.json" in said
 
 
@@ -339,35 +266,35 @@ def entry(request, toy_coco):
     return main, [toy_coco / "val" if each == "PICTURES" else each for each in argv]
 
 
-def test_no_run_yet(complain, entry):
+def test_no_run_yet(refused, entry):
     main, argv = entry
-    assert "runs: no run with a checkpoint; train one" in complain(main, *argv, *ON_CPU)
+    assert "runs: no run with a checkpoint; train one" in refused(main, *argv, *ON_CPU)
 
 
-def test_a_checkpoint_that_is_none(complain, entry, tmp_path):
+def test_a_missing_or_foreign_checkpoint(refused, entry, tmp_path):
     main, argv = entry
     gone, text, foreign = (tmp_path / name for name in ("gone.pt", "text.pt", "foreign.pt"))
     text.write_text("not a checkpoint")
     torch.save({"weight": torch.ones(2)}, foreign)
     for path, words in ((gone, "no such"), (text, "not a"), (foreign, "of this library; give a")):
-        said = complain(main, *argv, "--checkpoint", path, *ON_CPU)
+        said = refused(main, *argv, "--checkpoint", path, *ON_CPU)
         assert f"{path}: " in said and words in said
 
 
 @pytest.mark.parametrize("main", [evaluate.main, visualize.main])
-def test_a_class_list_that_does_not_fit(complain, coco, toy_run, main):
+def test_a_class_list_that_does_not_fit(refused, coco, toy_run, main):
     edit(coco / "annotations/instances_val.json", lambda c: c["categories"][0].update(name="ring"))
-    said = complain(main, "--checkpoint", toy_run / "best.pt", "--data", coco, *IN_LINE)
+    said = refused(main, "--checkpoint", toy_run / "best.pt", "--data", coco, *IN_LINE)
     assert "the class list does not fit" in said and "instances_val.json" in said
     assert "only given: 90 (disc); only there: 90 (ring)" in said and "train again" in said
 
 
 @pytest.mark.parametrize("main", [evaluate.main, visualize.main])
-def test_data_that_moved_away_since_the_training(complain, coco, toy_run, tmp_path, main):
+def test_data_that_moved_away_since_the_training(refused, coco, toy_run, tmp_path, main):
     content = checkpoint.load(toy_run / "best.pt")
     content["options"]["data"] = str(tmp_path / "unplugged_disk")
     checkpoint.save(tmp_path / "best.pt", content)
-    said = complain(main, "--checkpoint", tmp_path / "best.pt", *IN_LINE)
+    said = refused(main, "--checkpoint", tmp_path / "best.pt", *IN_LINE)
     assert "unplugged_disk is not a folder" in said and "--data" in said
 
 
@@ -382,35 +309,30 @@ def test_scoring_and_drawing_go_on_after_a_broken_image(
     code, lines = exit_of(main, argv, monkeypatch, capsys)
     assert code == 2 and "1 of 4 images cannot be read" in lines[-1]
     assert "--skip-bad-records" in lines[-1] and (tmp_path / out).stat().st_size
-    (tmp_path / out).unlink()
-    main([str(each) for each in [*argv, "--skip-bad-records"]])
-    said = capsys.readouterr().out
-    assert "val/9.png cannot be read as an image" in said and "replace the file" in said
-    assert (tmp_path / out).stat().st_size
 
 
-def test_results_that_cannot_be_written(complain, toy_run, tmp_path):
+def test_results_that_cannot_be_written(refused, toy_run, tmp_path):
     argv = ["--checkpoint", toy_run / "best.pt", *IN_LINE]
     (tmp_path / "file").touch()
-    said = complain(evaluate.main, *argv, "--out", tmp_path / "file" / "results.json")
+    said = refused(evaluate.main, *argv, "--out", tmp_path / "file" / "results.json")
     assert f"{tmp_path}/file/results.json: cannot be written" in said and "name another" in said
-    said = complain(visualize.main, *argv, "--count", "1", "--out", tmp_path / "sheet.docx")
+    said = refused(visualize.main, *argv, "--count", "1", "--out", tmp_path / "sheet.docx")
     assert "sheet.docx: cannot be written" in said and "name a .png" in said
 
 
-def test_wrong_images_to_predict(complain, coco, toy_run, tmp_path):
+def test_wrong_images_to_predict(refused, coco, toy_run, tmp_path):
     argv = ["--checkpoint", toy_run / "best.pt", "--out", tmp_path / "found", *ON_CPU]
-    assert "gone.jpg is missing" in complain(predict.main, "gone.jpg", *argv)
+    assert "gone.jpg is missing" in refused(predict.main, "gone.jpg", *argv)
     (tmp_path / "list.txt").write_text("gone.png\n")
-    assert "gone.png is missing" in complain(predict.main, tmp_path / "list.txt", *argv)
+    assert "gone.png is missing" in refused(predict.main, tmp_path / "list.txt", *argv)
     (tmp_path / "empty").mkdir()
-    said = complain(predict.main, tmp_path / "empty", *argv)
+    said = refused(predict.main, tmp_path / "empty", *argv)
     assert "empty: no images (" in said and ".jpg, " in said
     (tmp_path / "empty" / "._a.jpg").touch()
-    said = complain(predict.main, tmp_path / "empty", *argv)
+    said = refused(predict.main, tmp_path / "empty", *argv)
     assert "(skipped: hidden files: 1)" in said
     truncate(coco / "val" / "9.png")
-    assert "9.png cannot be read as a" in complain(predict.main, coco / "val" / "9.png", *argv)
+    assert "9.png cannot be read as a" in refused(predict.main, coco / "val" / "9.png", *argv)
 
 
 def test_prediction_goes_on_after_a_broken_image(coco, toy_run, tmp_path, monkeypatch, capsys):
@@ -432,9 +354,7 @@ def test_prediction_goes_on_after_a_broken_image(coco, toy_run, tmp_path, monkey
     assert "2 of 5 images" in said and "left out 3 bad records" in said and "9.png" in said
 
 
-def test_a_broken_image_in_the_middle_leaves_a_run_to_go_on_with(
-    coco, tmp_path, monkeypatch, capsys, no_finish
-):
+def test_a_run_resumes_after_a_broken_image(coco, tmp_path, monkeypatch, capsys, no_finish):
     monkeypatch.chdir(tmp_path)
     whole = (coco / "val" / "9.png").read_bytes()
     truncate(coco / "val" / "9.png")  # met at the first evaluation, after two steps
@@ -450,27 +370,6 @@ def test_a_broken_image_in_the_middle_leaves_a_run_to_go_on_with(
     assert code == 0 and checkpoint.load(tmp_path / "run" / "best.pt")["iteration"] > 0
 
 
-def test_a_failed_run_is_three_and_names_the_last_good_weights(
-    toy_coco, tmp_path, monkeypatch, capsys
-):
-    monkeypatch.chdir(tmp_path)
-    step = Trainer.step
-
-    def spoilt(trainer, micro_batches, watch):
-        if trainer.iteration == 2:
-            trainer.model.instance_decoder.query_features.weight.data.fill_(float("nan"))
-        return step(trainer, micro_batches, watch)
-
-    monkeypatch.setattr(Trainer, "step", spoilt)
-    argv = [*TRAIN, "--iterations", "4", "--eval-every", "1", "--data", toy_coco, "--out", "run"]
-    code, lines = exit_of(train.main, argv, monkeypatch, capsys)
-    assert code == 3 and lines[-1].startswith("error: the loss is not finite at iteration 2")
-    assert "images: " in lines[-1] and "run/last.pt" in lines[-1] and "--resume" in lines[-1]
-    assert checkpoint.load(tmp_path / "run" / "last.pt")["iteration"] == 2
-    model = checkpoint.load(tmp_path / "run" / "last.pt")["model"]
-    assert all(value.isfinite().all() for value in model.values())
-
-
 @pytest.mark.parametrize(
     "error, code", [(InputError, 2), (NonFiniteError, 3), (KeyboardInterrupt, 130)]
 )
@@ -484,7 +383,7 @@ def test_exit_codes_and_the_traceback_on_demand(monkeypatch, capsys, error, code
     assert ("Traceback" in lines[0]) == (error is not KeyboardInterrupt)
 
 
-def test_a_fault_of_ours_is_no_users_mistake(monkeypatch, capsys):
+def test_a_bug_keeps_its_traceback(monkeypatch, capsys):
     def main(argv):
         raise RuntimeError("a bug")
 

@@ -47,17 +47,8 @@ def run(demo, tmp_path_factory):
 
     def run(system, device, *more, name="", code=0):
         out = root / (name or "-".join((system, device, *more)))
-        options = [
-            *COMMON.split(),
-            "--workers",
-            "0",
-            "--device",
-            device,
-            "--data",
-            str(demo),
-            "--out",
-            str(out),
-        ]
+        options = [*COMMON.split(), "--workers", "0", "--device", device]
+        options += ["--data", str(demo), "--out", str(out)]
         assert train.main([*SYSTEMS[system].split(), *options, *more]) == code
         return out
 

@@ -115,10 +115,3 @@ def test_matches_against_counted_pixels():
         assert found[image].quality == pytest.approx(quality)
     assert confusion(found.values(), 3).tolist() == counted.tolist()
     assert counted[:3, :3].sum() > 40 and counted[3].sum() > 20 and counted[:, 3].sum() > 10
-
-
-def test_the_answer_of_the_right_class_comes_before_a_better_one_of_another():
-    mask, less = box(0, 20, 0, 20), box(0, 20, 0, 14)
-    answers = [record(1, 5, mask, score=0.9, best=True), record(1, 3, less, score=0.4, best=True)]
-    found = match(truth_of([1], [(1, 3, mask, 0)]), answers, 0.3)
-    assert found == {1: Matches([(0, 0, pytest.approx(0.7))], [], [1])}

@@ -59,84 +59,6 @@ def diagnosed(ground_truth, answers):
     return diagnose.diagnose(ground_truth, answers, score(ground_truth, answers))
 
 
-@pytest.fixture(scope="module")
-def known():
-    """Every case once; the comments say what becomes of each object."""
-    objects = [
-        (
-            1,
-            1,
-            box(10, 30, 10, 30),
-            0,
-        ),  # IoU 400/880 with the mask of both, whose union has 800/880
-        (1, 1, box(10, 30, 30, 50), 0),  # its neighbour
-        (1, 1, box(60, 80, 150, 170), 0),  # IoU exactly 0.5; not alone
-        (1, 2, box(60, 80, 10, 30), 0),  # found by a mask of another class; alone
-        (1, 3, box(60, 80, 60, 80), 0),  # missed; alone beside a crowd of its class
-        (1, 3, box(80, 100, 0, 50), 1),
-        (2, 2, box(0, 100, 0, 100), 0),  # large and found
-        (2, 2, box(40, 60, 40, 60), 0),  # inside it: covered by a mask of the union of both
-        (4, 1, box(0, 32, 0, 32), 0),  # no mask in this image; exactly 32 x 32 is small
-        (4, 2, box(0, 96, 50, 146), 0),  # exactly 96 x 96 is medium
-        (5, 1, box(0, 50, 0, 50), 0),  # exact when the pixels in void are removed
-    ]
-    answers = answers_of(
-        (1, 1, 0.9, box(10, 30, 8, 52)),
-        (1, 1, 0.1, box(60, 80, 150, 160)),
-        (1, 1, 0.2, box(60, 80, 10, 30)),
-        (2, 2, 0.7, box(0, 100, 0, 100)),
-        (3, 1, 0.6, box(0, 50, 0, 50)),  # an image without objects
-        (5, 1, 0.8, box(0, 50, 0, 150)),
-        (5, 1, 0.3, box(0, 50, 100, 150)),  # wholly in void
-    )
-    return truth_of(range(1, 6), objects, {5: box(0, 100, 50, 200)}), answers
-
-
-def test_recall_by_any_mask_of_known_objects(known):
-    found = diagnosed(*known)
-    assert (found["images"], found["masks"], found["max_masks"]) == (5, 6, 100)
-
-    def numbers(group, size):
-        return tuple(found["recall"][group][size].values())
-
-    assert numbers("all", "all") == (10, 4 / 10, 3 / 10)
-    assert numbers("all", "small") == (7, 2 / 7, 1 / 7)
-    assert numbers("all", "medium") == (2, 1 / 2, 1 / 2)
-    assert numbers("all", "large") == (1, 1, 1)
-    assert numbers("alone", "all") == (5, 2 / 5, 2 / 5)
-    assert numbers("alone", "small") == (3, 1 / 3, 1 / 3)
-    assert numbers("alone", "medium") == (2, 1 / 2, 1 / 2)
-    assert numbers("alone", "large") == (0, -1, -1)
-    assert numbers("not alone", "all") == (5, 2 / 5, 1 / 5)
-    assert numbers("not alone", "small") == (4, 1 / 4, 0)
-    assert numbers("not alone", "medium") == (0, -1, -1)
-    assert numbers("not alone", "large") == (1, 1, 1)
-    assert found["missed"] == {"objects": 6, "not alone": 3, "in a merged mask": 3}
-    text = diagnose.text(found)
-    assert "6 objects, 3 of them not alone, 3 in a merged mask" in text
-    assert ["not", "alone", "small", "4", "0.250", "0.000"] in [x.split() for x in text.split("\n")]
-
-
-def test_a_merged_mask_fits_the_union_of_what_it_covers():
-    left, right = box(10, 30, 10, 30), box(10, 30, 40, 60)
-
-    def merged(mask, classes=(1, 1)):
-        truth = truth_of([1], [(1, classes[0], left, 0), (1, classes[1], right, 0)])
-        return diagnosed(truth, answers_of((1, 1, 0.5, mask)))["missed"]["in a merged mask"]
-
-    assert merged(box(10, 30, 10, 60)) == 2  # IoU 800/1000 with the union, 400/1000 with each
-    assert merged(box(10, 30, 10, 60), (1, 2)) == 0  # neighbours of other classes are not merged
-    assert merged(box(0, 40, 0, 70)) == 0  # 800/2800
-    assert merged(box(10, 30, 20, 50)) == 0  # 400/1000: half of each, but not their union
-    assert merged(box(10, 30, 21, 49)) == 0  # less than half of each
-    assert merged(box(10, 30, 0, 50)) == 2  # IoU 400/1000, 200/1200; the union 600/1200
-    assert merged(box(10, 30, 0, 49)) == 0  # less than half of the second
-
-
-def dense(records):
-    return [rle.decode([each["segmentation"]], (HEIGHT, WIDTH))[0] for each in records]
-
-
 def pixel_iou(one, other):
     return (one & other).sum() / (one | other).sum()
 
@@ -215,18 +137,6 @@ def test_oracles_of_known_answers():
     assert found.keys() == expected.keys()
     for name, numbers in expected.items():
         assert list(found[name].values()) == pytest.approx(numbers, abs=1e-6), name
-
-
-def test_the_right_score_puts_the_better_mask_first():
-    """One object, two masks: of 0.6 with the higher score, and exact with the lower one."""
-    truth = truth_of([1], [(1, 1, box(0, 10, 0, 10), 0)])
-    answers = answers_of((1, 1, 0.9, box(0, 10, 0, 6)), (1, 1, 0.1, box(0, 10, 0, 10)))
-    found = diagnose.oracles(truth, answers, 100)
-    # Below 0.6 the first mask hits; above, it is a miss before the hit (7 thresholds; at 0.6 it is
-    # a hit up to rounding).
-    assert found["best class only"]["AP"] == pytest.approx((3 + 7 * 0.5) / 10, abs=0.051)
-    assert found["right score"] == pytest.approx({"AP": 1, "AP50": 1})
-    assert found["perfect masks"] == pytest.approx({"AP": 1, "AP50": 1})
 
 
 @pytest.mark.parametrize("objects", [[], [(1, 1, box(0, 9, 0, 9), 0)]])

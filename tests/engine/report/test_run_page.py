@@ -50,17 +50,6 @@ def test_the_page_holds_everything(whole):
     assert f"--checkpoint &#x27;{folder}/best.pt&#x27;" in text  # a path with a space
 
 
-def test_a_term_of_a_layer_that_grows_is_a_main_term():
-    rows = [
-        {"epoch": i, "loss": 2.0, "class": 1.0, "class_aux0": 1.0, "class_aux1": 1.0 + i**2}
-        for i in range(5)
-    ]
-    text = run_page.over_time(rows, [], None)
-    main, more = text.split("<summary>")
-    assert "class_aux1" in main and "class_aux0" not in main
-    assert more.startswith("1 more terms") and "class_aux0" in more
-
-
 def test_options_are_listed_by_their_origin_without_the_recipe():
     chosen = {"recipe": "small", "lr": 0.1, "canvas": None, "warmup": 5, "set": {"width": 32}}
     origins = {"recipe": "user", "lr": "recipe", "set.width": "user", "warmup": "default"}

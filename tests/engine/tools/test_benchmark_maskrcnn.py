@@ -2,14 +2,11 @@
 
 import argparse
 import functools
-import itertools
 import json
 
 import pytest
 import torch
 
-from data import rle
-from data.loaders import Key, Samples
 from data.opening import open_datasets
 from engine import options
 from engine.coco_ap import score
@@ -28,37 +25,6 @@ def backbone_file(tmp_path):
     path = tmp_path / "lite0.pth"
     torch.save(zoo.build_backbone("efficientnet_lite0").state_dict(), path)
     return path
-
-
-def test_flipped_targets_are_those_of_the_flipped_image(toy):
-    index = toy["train"].with_objects()[0]
-    image, target = peer.view(*toy["train"].read(index), None, None)
-    views = Samples(toy["train"], peer.view, seed=0)
-    seen = [views[Key(index, epoch, None)].item for epoch in range(8)]
-    flipped = [one for one in seen if not torch.equal(one[0], image)]
-    assert 0 < len(flipped) < len(seen)
-    assert torch.equal(flipped[0][0], image.flip(-1))
-    assert torch.equal(flipped[0][1]["masks"], target["masks"].flip(-1))
-    for each in (target, flipped[0][1]):
-        boxes = torch.from_numpy(rle.boxes(rle.encode(each["masks"]))).float()
-        assert torch.equal(each["boxes"], boxes) and each["labels"].min() >= 1
-
-
-def test_crowds_and_images_without_objects_are_not_learned(tiny_coco):
-    train_set = open_datasets(tiny_coco.root)["train"]
-    batches = itertools.islice(peer.train_keys(train_set, 2, seed=0), 20)
-    seen = {index for batch in batches for index, *_ in batch}
-    assert seen == set(train_set.with_objects()) and len(seen) < len(train_set)
-    views = [peer.view(*train_set.read(index), None, None) for index in seen]
-    objects = sum(len(target["labels"]) for _, target in views)
-    assert objects == len(tiny_coco.masks) - 1  # one is a crowd
-
-
-def test_batches_are_of_landscapes_or_of_portraits(tiny_coco):
-    train_set = open_datasets(tiny_coco.root)["train"]
-    for batch in itertools.islice(peer.train_keys(train_set, 2, seed=0), 20):
-        records = [train_set.images[index] for index, *_ in batch]
-        assert len(batch) == 2 and len({one.width >= one.height for one in records}) == 1
 
 
 def test_the_learning_rate_follows_from_the_share_of_the_minutes():

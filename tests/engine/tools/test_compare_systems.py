@@ -1,4 +1,4 @@
-"""The comparison of the systems: its table, its length, and that it goes on."""
+"""The comparison of the systems: its table, its length, and resuming."""
 
 import json
 

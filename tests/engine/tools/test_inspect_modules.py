@@ -4,12 +4,10 @@ import json
 
 import pytest
 import torch
-from torch import nn
 
 from data.errors import InputError
 from engine.determinism import reseed
 from engine.tools import benchmark, inspect_modules
-from engine.tools.inspect_modules import find_parts, geometry, in_order, merged, stride_of, values
 from engine.values import builder_keywords, keyword
 from mobileinst import zoo
 
@@ -131,16 +129,6 @@ def test_json_and_table_say_the_same(parts, tmp_path, capsys):
     assert "targets[*].masks" in printed and "query_features (Embedding)" in printed
 
 
-def test_depth_goes_further_down(parts):
-    model = zoo.build("mobileinst_topformer_tiny", 5)[0]
-    one, three = find_parts(model, 1), find_parts(model, 3)
-    assert set(one) == {"", "backbone", "mask_decoder", "instance_decoder", "normalise"}
-    assert "backbone.tpm.stem" in three and "mask_decoder.top_down.0" in three
-    assert "mask_decoder.top_down" not in three  # a list
-    order = in_order(dict.fromkeys(["", "a", "a.b", "a.c", "d", "e"]), ["", "d", "a", "a.c"])
-    assert order == ["", "d", "a", "a.c", "a.b", "e"]
-
-
 def test_the_parts_of_the_other_system():
     little = (
         "embed_dim=8 depths=1,1,1,1 backbone_heads=1,1,2,2 window_size=2 width=32 mask_dim=12 "
@@ -158,59 +146,6 @@ def test_the_parts_of_the_other_system():
     received = [value.shape for value in parts["query_decoder"].receives]
     assert received == [value.shape for value in parts["pixel_decoder"].returns]
     assert len(parts["criterion"].returns) == 3 * 4
-
-
-class Twice(nn.Module):
-    """Calls one part twice, another by keyword, and gives an infinity."""
-
-    def __init__(self):
-        super().__init__()
-        self.shared, self.named = nn.Linear(3, 3), nn.ReLU()
-
-    def forward(self, images, padding):
-        x = self.shared(images)
-        return {"x": self.named(input=self.shared(x)) + torch.inf, "none": None}
-
-
-def test_a_part_called_twice_by_keyword_or_with_infinite_values():
-    model, images = Twice(), torch.rand(2, 3, 8, 3)
-    rows, outputs = inspect_modules.inspect_model(model, images, images, depth=2, rounds=1)
-    parts = {part.path: part for part in rows}
-    assert parts["shared"].calls == 2 and [v.name for v in parts["named"].receives] == ["input"]
-    last = model.shared(model.shared(images))
-    assert parts["shared"].returns[0].most == last.max().item()
-    assert parts["shared"].multiply_adds == 2 * 2 * 3 * 8 * 9
-    plain = inspect_modules.as_json(parts["model"])
-    assert plain["returns"][0]["least"] == "inf" and len(plain["returns"]) == 1
-
-
-@pytest.mark.parametrize(
-    "grid, stride", [((97, 97), 1), ((49, 49), 2), ((13, 13), 8), ((12, 12), 8), ((13, 12), None)]
-)
-def test_strides(grid, stride):
-    assert stride_of(grid, 97) == stride
-
-
-def test_grids_and_channels():
-    assert geometry(torch.zeros(2, 5, 25, 25), 97) == (4, 5)
-    assert geometry(torch.zeros(2, 25, 25, 5), 97) == (4, 5)
-    assert geometry(torch.zeros(2, 1, 9, 30), 97) == (None, None)
-    assert geometry(torch.zeros(2, 9, 30), 97) == (None, 30)
-    assert geometry(torch.zeros(4, 97, 97, dtype=torch.bool), 97) == (1, None)
-
-
-def test_records_in_a_list_are_one_line_and_other_lists_are_not():
-    content = {"maps": [torch.zeros(1, 2), torch.ones(1, 2)], "sizes": ((1, 2), (3, 4))}
-    content["aux"] = [{"x": torch.zeros(2)}, {"x": torch.ones(2)}, {"x": torch.ones(3)}]
-    lines = [(v.name, v.least, v.most) for v in merged(values(content, 97))]
-    assert lines == [
-        ("maps[0]", 0, 0),
-        ("maps[1]", 1, 1),
-        ("sizes[*][*]", 1, 4),
-        ("aux[*].x", 0, 1),
-        ("aux[2].x", 1, 1),
-    ]
-    assert values({"empty": torch.zeros(0, 3)}, 97)[0].least is None
 
 
 def test_a_batch_too_small_to_train_with():
