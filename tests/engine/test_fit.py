@@ -102,7 +102,7 @@ def test_many_tiny_objects_get_the_largest_images(drawn):
 
 def test_from_random_values_objects_may_be_half_as_large(drawn):
     """14.9 pixels at 128; 8 are enough, and 12 for masks at stride 8."""
-    values = {"recipe": "small", "model": "mobileinst_topformer_tiny", "image_size": 128}
+    values = {"recipe": "small", "model": "mobileinst_topformer_tiny"}
     opts = TrainOptions(**values, from_scratch=True)
     fit_to_data(opts, drawn(500, 8, 28, 2))
     assert opts.image_size == 128 and "mask_stride" not in opts.set
