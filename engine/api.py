@@ -162,11 +162,10 @@ def rgb_of(source: Source) -> Image.Image:
             f"an image is a path, a PIL image or an array, not {type(source).__name__}; convert it"
         )
     shape = source.shape
-    if source.dtype != np.uint8 or len(shape) not in (2, 3) or shape[2:] not in ((), (3,), (4,)):
+    known = source.dtype == np.uint8 and len(shape) in (2, 3) and shape[2:] in ((), (3,), (4,))
+    if not known or 0 in shape:
         raise InputError(
             f"an array {source.dtype} {list(shape)} is no image; give uint8 [H,W], [H,W,3] (RGB) "
             "or [H,W,4]"
         )
-    if 0 in shape:
-        raise InputError(f"an array {list(shape)} has no pixels; leave it out")
     return Image.fromarray(np.ascontiguousarray(source)).convert("RGB")

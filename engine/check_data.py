@@ -9,9 +9,10 @@ from pathlib import Path
 from data.dataset import CocoDataset
 from data.errors import InputError, counted
 from data.inspection import Facts, facts_of
-from data.opening import PARTS, divide, open_datasets
+from data.opening import PARTS, divide
 from engine import fetch, files, options, start_weights, values
 from engine.commands import START, arguments, command, data_arguments, show_next, train_script
+from engine.datasets import open_splits
 from engine.findings import ERROR, Finding, Place, find_all
 from engine.fit import fit_to_data
 from engine.log import info, progress
@@ -53,20 +54,8 @@ def open_all(opts: argparse.Namespace) -> tuple[dict[str, CocoDataset], list[str
     said: list[str] = []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        sets = open_datasets(
-            opts.data,
-            opts.train_json,
-            opts.val_json,
-            opts.images,
-            splits=None,
-            format=opts.format,
-            cache=options.CONVERTED,
-            crowd_as_instances=opts.crowd_as_instances,
-            keep_crowds=opts.keep_crowds,
-            boxes_as_masks=opts.boxes_as_masks,
-            skip_bad=True,
-            report=said.append,
-        )
+        every = argparse.Namespace(**vars(opts), skip_bad_records=True)
+        sets = open_splits(every, None, report=said.append)
         if "all" in sets and "train" not in sets:
             sets = {"train": sets.pop("all"), **sets}
             sets["train"].name = "train"

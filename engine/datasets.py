@@ -1,7 +1,7 @@
 """Opens the data sets that options name, divided as in an earlier run."""
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
@@ -19,9 +19,10 @@ SAVED = ("data", "train_json", "val_json", "images", "format")
 
 def open_splits(
     opts: argparse.Namespace | options.TrainOptions,
-    splits: Sequence[str],
+    splits: Sequence[str] | None,
     fraction: float | None = None,
     lists: Mapping[str, list[str]] | None = None,
+    report: Callable[[str], None] = info,
 ) -> dict[str, CocoDataset]:
     """Opens splits of the data that the options name, see `open_datasets`."""
     return open_datasets(
@@ -38,7 +39,7 @@ def open_splits(
         keep_crowds=opts.keep_crowds,
         boxes_as_masks=opts.boxes_as_masks,
         skip_bad=opts.skip_bad_records,
-        report=info,
+        report=report,
         progress=not log.is_quiet.get(),
     )
 

@@ -30,49 +30,35 @@ DIAGNOSIS = "diagnose.json"  # beside the results
 
 def parse(argv: list[str]) -> argparse.Namespace:
     parser = options.Parser("Evaluate a checkpoint: the 12 COCO numbers and a per-category table.")
-    parser.add_argument("--checkpoint", type=Path, help=options.CHECKPOINT)
-    parser.add_argument(
-        "--split", choices=("train", "val", "test"), default="val", help=options.SPLIT
-    )
+    add = parser.add_argument
+    add("--checkpoint", type=Path, help=options.CHECKPOINT)
+    add("--split", choices=("train", "val", "test"), default="val", help=options.SPLIT)
     options.add_image_size(parser)
     options.add_duplicate_iou(parser)
     options.add_tiles(parser)
-    parser.add_argument(
-        "--resize",
-        choices=("antialiased", "plain", "both"),
-        default="antialiased",
+    add(
+        "--resize", choices=("antialiased", "plain", "both"), default="antialiased",
         help="how images shrink; plain bilinear is how phones and browsers do it; both prints the "
         "numbers side by side, the rest is of antialiased",
-    )
-    parser.add_argument(
-        "--batch-size",
-        type=options.positive,
-        default=8,
-        help="images at a time; does not change AP",
-    )
-    parser.add_argument(
-        "--max-detections",
-        type=options.positive,
-        help="most answers per image; the model's if not given",
-    )
+    )  # fmt: skip
+    add("--batch-size", type=options.positive, default=8, help="images at a time; no effect on AP")
+    most = "most answers per image; the model's if not given"
+    add("--max-detections", type=options.positive, help=most)
     where = "test-NNN beside the checkpoint if not given"
     options.add_out(parser, f"results json, or a folder for it; {where}")
     what = parser.add_mutually_exclusive_group()
     what.add_argument(
-        "--ground-truth-as-predictions",
-        action="store_true",
+        "--ground-truth-as-predictions", action="store_true",
         help="score the ground truth itself; AP below 100 is a fault of the data",
-    )
+    )  # fmt: skip
     what.add_argument(
-        "--metrics-block",
-        action="store_true",
+        "--metrics-block", action="store_true",
         help="also print loss and speed, and all numbers as lines of the form key = value",
-    )
+    )  # fmt: skip
     what.add_argument(
-        "--diagnose",
-        action="store_true",
+        "--diagnose", action="store_true",
         help="also print why objects are missed, and write it to diagnose.json beside --out",
-    )
+    )  # fmt: skip
     options.add_data(parser)
     options.add_device(parser, workers=True)
     return parser.parse_args(argv)

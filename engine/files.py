@@ -14,6 +14,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from data.errors import InputError
 
 
@@ -81,6 +83,16 @@ def write_csv(path: Path, rows: Iterable[Sequence], fix: str | None = None) -> N
     text = io.StringIO(newline="")
     csv.writer(text).writerows(rows)
     write_text(path, text.getvalue(), fix)
+
+
+def save_image(path: Path, image: Image.Image, fix: str | None = None) -> None:
+    """Writes an image as `atomic_file`; raises InputError if the suffix is of no image format."""
+    kind = Image.registered_extensions().get(path.suffix.lower())
+    if kind is None:
+        reason = f"no image format ends in '{path.suffix}'"
+        raise InputError(f"{path}: cannot be written ({reason}); name a .png or .jpg")
+    with atomic_file(path, fix) as temporary:
+        image.save(temporary, format=kind)
 
 
 def sha256(path: Path) -> str:

@@ -139,8 +139,8 @@ def read_jsonl(path: Path) -> list[dict]:
     return [json.loads(line) for line in whole_lines(path)]
 
 
-def truncate_after(folder: Path, iteration: int, evaluated: int) -> str:
-    """Drops log rows after `iteration` and scores after `evaluated`; returns what is left."""
+def truncate_after(folder: Path, iteration: int, evaluated: int) -> None:
+    """Drops log rows after `iteration` and scores after `evaluated`."""
     log, metrics = folder / "log.jsonl", folder / "metrics.csv"
     steps = [row for row in read_jsonl(log) if row["iteration"] <= iteration]
     scores = [row for row in read_csv(metrics) if int(row["iteration"]) <= evaluated]
@@ -149,7 +149,3 @@ def truncate_after(folder: Path, iteration: int, evaluated: int) -> str:
         write_csv(metrics, scores)
     else:
         metrics.unlink(missing_ok=True)
-    return ", ".join(
-        f"{path.name}: rows up to {rows[-1]['iteration']}" if rows else f"{path.name}: no rows"
-        for path, rows in ((log, steps), (metrics, scores))
-    )

@@ -31,18 +31,11 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser = options.Parser("Find objects in images.")
     parser.add_argument("images", type=Path, nargs="*", help="images, folders, or .txt lists")
     parser.add_argument("--recursive", action="store_true", help="also the folders in folders")
-    parser.add_argument(
-        "--pages",
-        choices=("first", "all"),
-        default="first",
-        help="which pages of a TIFF or an animation",
-    )
+    pages = "which pages of a TIFF or an animation"
+    parser.add_argument("--pages", choices=("first", "all"), default="first", help=pages)
     parser.add_argument("--checkpoint", type=Path, help=options.CHECKPOINT)
-    parser.add_argument(
-        "--threshold",
-        type=float,
-        help="least score of an answer; the one with the best F1 on val if not given",
-    )
+    least = "least score of an answer; the one with the best F1 on val if not given"
+    parser.add_argument("--threshold", type=float, help=least)
     options.add_tiles(parser)
     parser.add_argument(
         "--save", type=some_of(output.NAMES), default=",".join(output.DEFAULT),

@@ -10,8 +10,8 @@ import numpy as np
 from PIL import Image
 
 from data import rle
-from data.errors import InputError
 from data.records import Category
+from engine import files
 from engine.report import draw
 
 SHOWN = 1024  # pixels of the longer side, in a notebook
@@ -59,11 +59,8 @@ class Result:
 
     def save(self, path: str | Path) -> Path:
         """Writes `overlay`; raises InputError if the suffix is of no image format."""
-        path = Path(path)
-        if path.suffix.lower() not in Image.registered_extensions():
-            raise InputError(f"{path}: no kind of image ends like this; use .png or .jpg")
-        self.overlay().save(path)
-        return path
+        files.save_image(Path(path), self.overlay(), "choose another path")
+        return Path(path)
 
     def to_coco(self, image_id: int = 1, first_id: int = 1) -> list[dict]:
         """COCO annotations with scores, which json can hold; ids from `first_id` on."""

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from PIL import Image
 from torch import nn
 from tqdm import tqdm
 
@@ -160,15 +159,11 @@ class Run:
         write_lists(self.folder, self.data.train, self.data.val)
         if report:
             files.write_json(self.folder / "weights.json", report.as_dict())
-        self.save_image("train_batch.png", image)
+        files.save_image(self.folder / "train_batch.png", image)
 
     def write_options(self) -> None:
         content = self.opts.plain() | {"derived": self.derived, "origins": self.opts.origins}
         files.write_json(self.folder / options.MARK, content)
-
-    def save_image(self, name: str, image: Image.Image) -> None:
-        with files.atomic_file(self.folder / name) as temporary:
-            image.save(temporary, format="PNG")
 
     def resume(self) -> None:
         """Continues from `last.pt`; raises InputError if it is of another training."""
@@ -200,12 +195,8 @@ class Run:
         if dist.is_main_process():
             for unfinished in self.folder.glob("*.tmp"):
                 unfinished.unlink()
-            info(log.truncate_after(self.folder, self.trainer.iteration, self.evaluated))
+            log.truncate_after(self.folder, self.trainer.iteration, self.evaluated)
             self.write_options()
-            of_start = ["train_batch.png", *(["weights.json"] if self.opts.pretrained else [])]
-            gone = [name for name in of_start if not (self.folder / name).exists()]
-            if gone:
-                info(f"{self.folder}: without {', '.join(gone)}, which only a start writes")
         now = self.opts.plain()
         for name, before in content["options"].items():
             if name not in ("resume", "out", "overwrite") and now.get(name, before) != before:

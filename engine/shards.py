@@ -16,6 +16,7 @@ from typing import NamedTuple
 from data.errors import BadRecord, BadRecords, InputError
 from engine import files
 from engine.files import FailedRun
+from engine.log import first_of
 
 FOLDER, RUN, RECORDS = "shards", "run.json", "records.jsonl"
 
@@ -169,11 +170,8 @@ def joined(out: Path, known: dict) -> tuple[list[dict], BadRecords]:
         if missing := records.missing(own, known["images"]):
             left[str(own)] = len(missing)
     if left:
-        named = ", ".join(f"{name} ({count} images)" for name, count in list(left.items())[:8])
-        more = f" and {len(left) - 8} more" if len(left) > 8 else ""
-        raise InputError(
-            f"{out}: not all shards are finished; start them again: --shard {named}{more}"
-        )
+        named = first_of([f"{name} ({count} images)" for name, count in left.items()], shown=8)
+        raise InputError(f"{out}: not all shards are finished; start them again: --shard {named}")
     all_bad = BadRecords(skip=True)
     all_bad.add(sorted(bad.values(), key=lambda each: each.image_id))
     return [found[number] for number in sorted(found)], all_bad

@@ -17,6 +17,7 @@ from engine import (
     commands,
     determinism,
     dist,
+    files,
     log,
     options,
     recipes,
@@ -25,7 +26,6 @@ from engine import (
 )
 from engine.coco_ap import Scores, score, score_with_curves
 from engine.datasets import open_parts, with_seen
-from engine.files import FolderLock, require_free
 from engine.fit import fit_to_data, report_full_images
 from engine.inference import predictions
 from engine.interrupt import GracefulStop, Interrupted
@@ -172,13 +172,12 @@ def build(
             keywords = {"config": asdict(config), "allow_partial": opts.allow_partial}
             report = weights.load(model, file, classes=classes, **keywords)
     frozen = "frozen_norms" if config.frozen_norms else "frozen_stride"
-    where, fix = f"--set {frozen}", "leave it out"
-    if opts.origins.get(f"set.{frozen}") == "recipe":
-        where, fix = f"--recipe {opts.recipe}, {frozen}", "take a recipe without pretrained weights"
     if getattr(config, frozen) and not opts.resume and not (report and report.whole):
+        in_recipe = opts.origins.get(f"set.{frozen}") == "recipe"
+        where = f"--recipe {opts.recipe}, {frozen}" if in_recipe else f"--set {frozen}"
         raise InputError(
             f"{where}: would keep layers at random values forever; give weights for the whole "
-            f"backbone with --pretrained, or {fix}"
+            "backbone with --pretrained, or leave it out"
         )
     model.to(device, memory_format=torch.channels_last)  # a quarter faster on a CPU
     dist.convert_sync_batchnorm(model, device)
@@ -208,11 +207,11 @@ def prepare(opts: TrainOptions, builder: checkpoint.Builder) -> Iterator[Run]:
     """A run that is ready to train, new or resumed; its folder is locked to the end of the block.
     Raises InputError, on all ranks, if anything is wrong on any.
     """
-    lock = FolderLock()
+    lock = files.FolderLock()
 
     def check_and_lock() -> None:
         if not opts.resume:
-            require_free(opts.out, opts.overwrite, options.MARK, "go on with --resume, ")
+            files.require_free(opts.out, opts.overwrite, options.MARK, "go on with --resume, ")
         if opts.out and opts.out.is_dir():
             lock.acquire(opts.out)
 
@@ -371,7 +370,8 @@ def finish(run: Run) -> None:
         return
     about = evidence.make(run.folder, content, run.data.parts, found, model.mask_stride)
     title = title_of(path, content, val.name)
-    run.save_image("predictions.png", prediction_grid(shown, drawn, threshold, title=title))
+    grid = prediction_grid(shown, drawn, threshold, title=title)
+    files.save_image(run.folder / "predictions.png", grid)
     summary.write(run.folder)
     run_page.write(run.folder, about, val)
     info(table(Scores(**content["scores"])))

@@ -21,21 +21,13 @@ from mobileinst import zoo
 
 def parse(argv: list[str]) -> argparse.Namespace:
     parser = options.Parser("Draw image / ground truth / prediction, one column per image.")
-    parser.add_argument("--checkpoint", type=Path, help=options.CHECKPOINT)
-    parser.add_argument(
-        "--split", choices=("train", "val", "test"), default="val", help=options.SPLIT
-    )
-    parser.add_argument(
-        "--count", type=options.positive, default=8, help="number of images, spread evenly"
-    )
-    parser.add_argument(
-        "--columns", type=options.positive, default=4, help="images beside each other"
-    )
-    parser.add_argument(
-        "--threshold",
-        type=float,
-        help="least score that is drawn; the one with the best F1 on val if not given",
-    )
+    add, positive = parser.add_argument, options.positive
+    add("--checkpoint", type=Path, help=options.CHECKPOINT)
+    add("--split", choices=("train", "val", "test"), default="val", help=options.SPLIT)
+    add("--count", type=positive, default=8, help="number of images, spread evenly")
+    add("--columns", type=positive, default=4, help="images beside each other")
+    least = "least score that is drawn; the one with the best F1 on val if not given"
+    add("--threshold", type=float, help=least)
     options.add_colour_by(parser)
     options.add_image_size(parser)
     options.add_tiles(parser)
@@ -91,21 +83,6 @@ def title_of(path: Path, content: dict, split: str) -> str:
     return f"{path.parent.name}/{path.name}{scored}, images of {split}"
 
 
-def save_image(image: Image.Image, path: Path) -> None:
-    """Writes an image; its format follows from the suffix.
-
-    Raises:
-        InputError: if the suffix is of no image format, or the file system does not allow it.
-    """
-    fix = "name a .png or .jpg"
-    suffix = path.suffix
-    kind = Image.registered_extensions().get(suffix.lower())
-    if kind is None:
-        raise InputError(f"{path}: cannot be written (no image format ends in '{suffix}'); {fix}")
-    with files.atomic_file(path, fix) as temporary:
-        image.save(temporary, format=kind)
-
-
 def main(argv: list[str], builder: checkpoint.Builder = zoo.build_from_config) -> None:
     """Goes on after images that cannot be read, and lists them at the end.
 
@@ -128,21 +105,15 @@ def main(argv: list[str], builder: checkpoint.Builder = zoo.build_from_config) -
     threshold, origin = checkpoint.score_threshold(content["best"], opts.threshold)
     postprocess.duplicate_iou = opts.duplicate_iou
     shown = dataset.subset(spread(len(dataset), opts.count))
-    detections = predictions(
-        model.to(device),
-        postprocess,
-        shown,
-        preset=preset,
-        workers=opts.workers,
-        device=device,
-        threshold=threshold,
-    )
+    settings = {"preset": preset, "workers": opts.workers, "device": device}
+    settings["threshold"] = threshold
+    detections = predictions(model.to(device), postprocess, shown, **settings)
     title = title_of(path, content, opts.split)
     layout = {"title": title, "columns": opts.columns, "colour_by": opts.colour_by}
     sheet = prediction_grid(shown, detections, threshold, **layout)
     name = f"{path.stem}_{opts.split}.png"
     out = files.output(opts.out, path.parent, "visualize", name)
-    save_image(sheet, out)
+    files.save_image(out, sheet, "name another --out")
     if text := draw.class_numbers(dataset.class_names):
         info(text)
     skipped.report_skipped(dataset.bad)

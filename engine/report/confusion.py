@@ -76,11 +76,10 @@ def match_image(records: list[dict], answers: list[dict], index_of: dict[int, in
         for some in (objects, answers)
     )
     pairs = assign(ious, given[:, None] == labels)
-    extra = [
-        int(given[i])
-        for i, answer in enumerate(answers)
-        if i not in pairs and not in_crowd(answer, crowds)
-    ]
+    of_crowds = np.array([index_of[each["category_id"]] for each in crowds], int)
+    inside = shares(masks, [each["segmentation"] for each in crowds]) >= FOUND  # [M, crowds]
+    in_crowd = (inside & (given[:, None] == of_crowds)).any(1)
+    extra = [int(given[i]) for i in range(len(answers)) if i not in pairs and not in_crowd[i]]
     return Matches(
         [(int(labels[j]), int(given[i]), float(ious[i, j])) for i, j in pairs.items()],
         np.delete(labels, list(pairs.values())).tolist(),
@@ -102,12 +101,6 @@ def assign(ious: np.ndarray, same_class: np.ndarray) -> dict[int, int]:
                 pairs[i] = int(row.argmax())
                 free[pairs[i]] = 0
     return pairs
-
-
-def in_crowd(answer: dict, crowds: list[dict]) -> bool:
-    """Whether half of an answer or more lies in a crowd of its class."""
-    same = [one["segmentation"] for one in crowds if one["category_id"] == answer["category_id"]]
-    return bool(shares([answer["segmentation"]], same).max(initial=0.0) >= FOUND)
 
 
 def confusion(matches: Iterable[Matches], num_classes: int) -> np.ndarray:

@@ -126,8 +126,8 @@ def compare(ground_truth: dict, answers: list[dict]) -> list[Object]:
 
 def shares(objects: list[dict], masks: list[dict]) -> np.ndarray:
     """The share of each object that lies inside each mask [N,M]."""
-    if not masks:
-        return np.zeros((len(objects), 0))
+    if not objects or not masks:
+        return np.zeros((len(objects), len(masks)))
     # To pycocotools the IoU with a crowd is the share of the first mask inside the second.
     return np.asarray(coco_mask.iou(objects, masks, [1] * len(masks)))
 

@@ -163,11 +163,9 @@ def drawable(class_names: Sequence[str]) -> list[str]:
 
 def class_numbers(class_names: Sequence[str]) -> str:
     """What the numbers of `drawable` mean, in a sentence; empty if there are none."""
-    pairs = enumerate(zip(class_names, drawable(class_names)))
-    pairs = [f"{number} = {name}" for number, (name, shown) in pairs if name != shown]
-    if not pairs:
-        return ""
-    return f"no font here has the letters of these classes; images show numbers: {', '.join(pairs)}"
+    pairs = [f"{shown} = {n}" for n, shown in zip(class_names, drawable(class_names)) if n != shown]
+    text = f"no font here has the letters of these classes; images show numbers: {', '.join(pairs)}"
+    return text if pairs else ""
 
 
 def paint_objects(

@@ -293,34 +293,30 @@ def free_place(
     if width > size[0] or height > size[1]:
         return None
     for x, y in places_for(box, plate):
-        if y + height < 0 or y > size[1]:
-            continue
-        x, y = min(max(x, 1), size[0] - width), min(max(y, 1), size[1] - height)
+        x, y = min(max(round(x), 1), size[0] - width), min(max(round(y), 1), size[1] - height)
         place = (x, y, x + width, y + height)
-        hides = any(
+        hidden = (
             shared_area(place, other) > HIDDEN * shared_area(other, other) for other in others
         )
-        if not hides and not any(shared_area(place, other) for other in taken):
+        if not any(hidden) and not any(shared_area(place, other) for other in taken):
             return place
     return None
 
 
-def places_for(box: Box, plate: tuple[int, int]) -> Iterator[tuple[int, int]]:
-    """Left top corners for a plate: on a large object or beside a small one, then around it."""
+def places_for(box: Box, plate: tuple[int, int]) -> Iterator[tuple[float, float]]:
+    """Left top corners for a plate: above the object, on it if it is large, then around it."""
     (left, top, right, bottom), (width, height) = box, plate
-    centre, middle = (left + right - width) // 2, (top + bottom - height) // 2
-    yield centre, top - height - 1
-    if bottom - top < 2.5 * height or right - left < width / 2:
-        yield from ((centre, bottom + 1), (right + 1, middle), (left - width - 1, middle))
-    else:
-        for y in (top + 2, middle, bottom - height - 2):
-            yield from ((x, y) for x in (centre, left, right - width))
-        yield centre, bottom + 1
-    for reach in (1, 2.5, 4):
+    x, y = (left + right - width) / 2, (top + bottom - height) / 2
+    yield x, top - height - 1
+    if bottom - top >= 2.5 * height and right - left >= width / 2:
+        yield from ((x, top + 2), (x, y), (x, bottom - height - 2))
+    for reach in (0.1, 1, 2.5, 4):  # heights of the plate
         for angle in np.linspace(0, 2 * np.pi, 12, endpoint=False):
-            x = (left + right) / 2 + np.cos(angle) * ((right - left + width) / 2 + reach * height)
-            y = (top + bottom) / 2 + np.sin(angle) * ((bottom - top + height) / 2 + reach * height)
-            yield round(x - width / 2), round(y - height / 2)
+            across, down = right - left + width, bottom - top + height
+            yield (
+                x + np.cos(angle) * (across / 2 + reach * height),
+                y + np.sin(angle) * (down / 2 + reach * height),
+            )
 
 
 def shared_area(a: Box, b: Box) -> int:

@@ -194,12 +194,6 @@ def row_of(folder: Path, trained: Trained) -> dict[str, float | str]:
     }
 
 
-def text_of(value: float | str | None) -> str:
-    if value is None:
-        return "-"
-    return number(value) if isinstance(value, float) else str(value)
-
-
 def opened(opts: argparse.Namespace, lock: files.FolderLock) -> tuple[Path, dict]:
     """The folder and what was measured there before: CPU seconds of a step, by system.
 
@@ -264,7 +258,9 @@ def main(argv: list[str]) -> None:
         about += " ONNX Runtime is not installed, so its row is empty."
     names = list(dict.fromkeys(name for row in rows.values() for name in row))
     texts = [["", *rows]]
-    texts += [[name, *(text_of(row.get(name)) for row in rows.values())] for name in names]
+    for name in names:
+        values = ["-" if row.get(name) is None else row[name] for row in rows.values()]
+        texts.append([name, *(number(x) if isinstance(x, float) else str(x) for x in values)])
     info(f"\n{about}\n\n{aligned(texts, 1)}\n\n{folder}")
     files.write_text(folder / "systems.md", f"{about}\n\n{pipes(texts, 1)}\n")
     files.write_json(folder / RESULTS, content | {"rows": rows})

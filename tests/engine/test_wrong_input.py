@@ -135,7 +135,7 @@ TRAINING = [
     *(("coco", None, f"--set {frozen}", "at random values forever|--pretrained")
       for frozen in ("frozen_norms=true", "frozen_stride=4")),
     ("coco", None, "--recipe small-pretrained",
-     "--recipe small-pretrained, frozen_norms: |random values forever|take a recipe without"),
+     "--recipe small-pretrained, frozen_norms: |random values forever|--pretrained"),
     ("coco", None, f"{LARGE} depths=2,2,2,2,2 backbone_heads=1,2,4,8",
      "--set|of different lengths|change the value"),
     ("coco", None, "--set width", "--set: width: write KEY=VALUE"),
