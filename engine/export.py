@@ -261,11 +261,12 @@ def write(each: Format, deployed: torch.nn.Module, file: Path, meta: dict) -> No
     info(f"writing {file.name}")
     try:
         each.write(deployed, file)
+    except InputError:
+        raise
     except Exception as error:  # exporters raise nearly everything
         reason = str(error).strip().splitlines()[0]
         raise InputError(
-            f"{file.name}: the model cannot be exported ({reason}); choose another --format, or "
-            "change the part that is no graph of tensors of fixed sizes"
+            f"{file.name}: its exporter cannot write this model ({reason}); choose another --format"
         ) from error
     write_metadata(file.parent, meta, [file.name])
 

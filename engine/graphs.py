@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.fx.passes.infra.pass_base import PassResult
 
+from data.errors import InputError
 from engine import quantise
 from mobileinst.deploy import Deployed, FromBytes
 
@@ -112,9 +113,31 @@ def int8(images: Callable[[], Sequence[np.ndarray]], threshold: float) -> Format
 
 
 def traced(model: nn.Module, image: torch.Tensor) -> torch.export.ExportedProgram:
-    """The graph of a model in eval mode."""
-    with torch.no_grad(), quiet():
-        return torch.export.export(model, (image,))
+    """The graph of a model in eval mode; raises InputError with the part that cannot be one."""
+    names = {module: name for name, module in model.named_modules()}
+    running = []  # modules whose forward has begun and not ended
+
+    def begin(module: nn.Module, _: object) -> None:
+        running.append(names[module])
+
+    def end(*_: object) -> None:
+        running.pop()
+
+    handles = [module.register_forward_pre_hook(begin) for module in names]
+    handles += [module.register_forward_hook(end) for module in names]
+    try:
+        with torch.no_grad(), quiet():
+            return torch.export.export(model, (image,))
+    except Exception as error:  # torch raises nearly everything for what it cannot trace
+        part = running[-1].removeprefix("model.") if running else "the model"
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(
+            f"the model cannot be exported: {part or 'it'} is no graph of tensors of fixed sizes "
+            f"({reason}); change this part"
+        ) from error
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 @contextmanager

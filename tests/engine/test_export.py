@@ -227,15 +227,15 @@ def test_wrong_requests_are_named_in_a_sentence(trained, toy_coco, tmp_path, mon
         export.main(argv)
 
 
-def test_a_model_that_is_no_graph_is_refused(tmp_path):
+def test_a_part_that_is_no_graph_is_named():
     class Part(nn.Module):
-        size = (2, 2)
-
         def forward(self, x):
             return 2 * x if x.sum() > 0 else x
 
-    with pytest.raises(InputError, match="model.onnx: the model cannot be exported"):
-        export.write(graphs.FORMATS["onnx"], Part(), tmp_path / "model.onnx", {})
+    model = nn.ModuleDict({"model": nn.Sequential(nn.ReLU(), Part())})
+    model.forward = model["model"].forward
+    with pytest.raises(InputError, match="the model cannot be exported: 1 is no graph of tensors"):
+        graphs.traced(model, torch.ones(2))
 
 
 def other_model(trained: Path, out: Path, name: str, **keywords) -> Path:
