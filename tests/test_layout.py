@@ -60,7 +60,7 @@ def inside(path, package):
 
 
 @pytest.mark.parametrize("package", ["mobileinst", "data"])
-def test_networks_and_data_know_neither_each_other_nor_the_engine(package):
+def test_networks_and_data_import_neither_each_other_nor_the_engine(package):
     others = set(OWN) - {package}
     for path in (ROOT / package).rglob("*.py"):
         assert not {name.split(".")[0] for name in imports_of(path)} & others, path

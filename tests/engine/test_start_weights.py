@@ -179,30 +179,6 @@ def test_a_demo_goes_on_from_random_values(weights, capsys):
         assert "the demo goes on from random values" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    "given, lines",
-    [
-        (
-            {"model": f"mobileinst_{LITE}", "pretrained": "a.pth"},
-            [
-                f"mobileinst_{LITE}, from the weights a.pth",
-                "to start from the paper's backbone, put its authors' file "
-                "topformer-T-224-66.2.pth into datasets/weights/ and add --model "
-                f"mobileinst_{TOPFORMER} to the same command",
-            ],
-        ),
-        ({"pretrained": "a.pth"}, [f"mobileinst_{TOPFORMER}, from the weights a.pth"]),
-        ({"from_scratch": True}, [f"mobileinst_{TOPFORMER}, from random values (--from-scratch)"]),
-        ({"overfit": 8}, [f"mobileinst_{TOPFORMER}, from random values (--overfit)"]),
-        ({"recipe": "demo"}, [f"RANDOM VALUES: mobileinst_{TOPFORMER} has no weights"]),
-    ],
-)
-def test_the_first_lines_name_model_weights_and_the_papers_backbone(given, lines):
-    found = start_weights.describe(TrainOptions(**given).plain())
-    assert all(line.startswith(start) for line, start in zip(found, lines))
-    assert (len(found) == 1) == (given == {"pretrained": "a.pth"})
-
-
 def test_a_run_goes_on_with_its_own_model_and_weights(
     tiny, weights, tmp_path, capsys, monkeypatch, no_finish
 ):

@@ -103,16 +103,10 @@ def test_a_run_starts_from_its_weights_with_other_classes(run, toy_coco, tmp_pat
     assert kept[:3] == [name != "disc" for name in names] and all(kept[3:])
 
 
-# -------------------------------------------------------------------------------- Mask2Former
-
-
 def test_one_small_image_at_a_time_trains(toy_coco, tmp_path, no_finish):
     """There are no batch norms that would need more."""
     argv = [*options("mask2former_swin_tiny", toy_coco), "--batch-size", "1"]
     assert train.main([*argv, "--iterations", "1", "--out", str(tmp_path / "one")]) == 0
-
-
-# --------------------------------------------------------------------------------- SparseInst
 
 
 def test_a_file_is_checked_and_the_modules_are_inspected(toy_coco, tmp_path, capsys):

@@ -246,12 +246,6 @@ def test_a_resumed_run_is_the_uninterrupted_one(
         assert key in times or found[4][key] == value
 
 
-def test_a_metrics_file_names_the_split_val(uninterrupted):
-    (row, *_) = rows_of(uninterrupted / "metrics.csv")
-    assert {key.split("/")[0] for key in row} == {"iteration", "epoch", "val"}
-    assert "split val" in (uninterrupted / "summary.md").read_text()
-
-
 def test_ctrl_c_saves_and_leaves_and_resume_finishes(tiny, tmp_path, no_finish):
     out = tmp_path / "run"
     argv = [*tiny, "--iterations", "100000", "--eval-every", "0", "--log-every", "1"]

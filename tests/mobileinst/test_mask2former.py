@@ -42,21 +42,6 @@ def test_any_size(height, width, queries):
     assert outputs["aux"] == []
 
 
-def test_a_backbone_can_be_kept_in_part():
-    decoders = {
-        name: TINY[name] for name in ("width", "mask_dim", "num_heads", "num_encoder_layers")
-    }
-    keywords = decoders | {"frozen_norms": True, "frozen_stride": 8}
-    model, *_ = zoo.build("mask2former_mobilenet_v2", 3, **keywords)
-    layers = model.backbone.features
-    assert not any(p.requires_grad for layer in layers[:7] for p in layer.parameters())
-    assert layers[8].conv[0][0].weight.requires_grad
-    assert not layers[8].conv[0][1].weight.requires_grad  # a norm
-    swin = build(frozen_stride=8)[0].backbone
-    kept = {name.partition(".blocks")[0] for name, p in swin.named_parameters() if p.requires_grad}
-    assert "layers.2" in kept and not kept & {"layers.0", "layers.1"}
-
-
 @pytest.mark.parametrize(
     "size, millions", [("tiny", 47.42), ("small", 68.74), ("base", 106.90), ("large", 215.52)]
 )

@@ -148,18 +148,3 @@ def test_the_part_of_the_coordinates_is_that_of_one_convolution(training, kernel
         grads = torch.autograd.grad(y.pow(3).sum(), (x, *split.parameters()))
         results.append([y, *grads, split.bn.running_mean.clone(), split.bn.running_var.clone()])
     torch.testing.assert_close(*results)
-
-
-@torch.no_grad()
-def test_only_with_coordinates_equal_objects_at_two_places_differ():
-    """A constant image: without coordinates, all cells away from the border are the same."""
-    local_maps = [
-        torch.ones(1, c, 32 // s, 32 // s) for c, s in zip(CHANNELS[:3], (1, 2, 4), strict=True)
-    ]
-    global_map = torch.ones(1, CHANNELS[3], 4, 4)
-    for coordinates in (True, False):
-        torch.manual_seed(0)
-        decoder = MaskDecoder(CHANNELS, 16, coordinates=coordinates).eval()
-        _, features = decoder(local_maps, global_map)
-        spread = (features[..., 16, 15] - features[..., 16, 16]).abs().max()
-        assert (spread > 1e-3) == coordinates

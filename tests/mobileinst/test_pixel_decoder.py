@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mobileinst.layers.init import draw_parameters
-from mobileinst.mask2former.pixel_decoder import PixelDecoder, reference_points
+from mobileinst.mask2former.pixel_decoder import PixelDecoder
 
 CHANNELS = (6, 8, 10, 12)
 SWIN = {"tiny": (96, 192, 384, 768), "base": (128, 256, 512, 1024), "large": (192, 384, 768, 1536)}
@@ -106,17 +106,6 @@ def test_agrees_with_transformers(channels, width, layers, height, breadth):
         torch.testing.assert_close(a.double(), b, rtol=1e-4, atol=1e-4)
 
 
-def test_centres_of_cells_on_every_level():
-    """Cell by cell: the same place of the image on a level h x w, whose first centre is at 0."""
-    sizes = [(2, 3), (5, 4)]
-    got = reference_points(sizes, torch.zeros(0, dtype=torch.float64))  # [N,2,L]
-    cells = [(y, x, h, w) for h, w in sizes for y in range(h) for x in range(w)]
-    assert got.shape == (len(cells), 2, 2)
-    for (y, x, height, width), (on_x, on_y) in zip(cells, got.tolist(), strict=True):
-        assert on_x == pytest.approx([(x + 0.5) / width * w - 0.5 for _, w in sizes])
-        assert on_y == pytest.approx([(y + 0.5) / height * h - 0.5 for h, _ in sizes])
-
-
 @pytest.mark.parametrize(
     "size, millions", [("tiny", 5.421504), ("base", 5.544384), ("large", 5.790144)]
 )
@@ -124,15 +113,6 @@ def test_parameters_are_as_many_as_published(size, millions):
     with torch.device("meta"):
         decoder = PixelDecoder(SWIN[size])
     assert sum(p.numel() for p in decoder.parameters()) == round(1e6 * millions)
-
-
-@pytest.mark.parametrize("height, width", [(64, 64), (65, 127), (200, 33), (40, 8)])
-def test_any_size_gives_the_grids_of_its_maps(height, width):
-    decoder = PixelDecoder(CHANNELS, 16, mask_dim=5, num_layers=1, num_heads=2)
-    maps = pyramid(height, width, batch=1)
-    multi_scale, mask_features = decoder(maps)
-    assert [x.shape for x in multi_scale] == [(1, 16, *x.shape[2:]) for x in maps[:0:-1]]
-    assert mask_features.shape == (1, 5, *maps[0].shape[2:])
 
 
 def test_half_precision_stays_outside():

@@ -100,7 +100,7 @@ def test_every_answer_has_the_mask_of_its_query():
     assert torch.equal(result["boxes"], boxes_from_masks(result["masks"]))
 
 
-def test_for_use_a_query_answers_once_with_its_best_class():
+def test_in_use_a_query_answers_once_with_its_best_class():
     outputs = make_outputs()
     outputs["mask_logits"] = torch.full((1, 6, 8, 12), 2.0)
     [result] = Postprocess(rank_by_objectness, duplicate_iou=1)(outputs, [SIZES], threshold=0.0)
@@ -182,7 +182,7 @@ def test_queries_without_an_object_are_kept_unless_a_threshold_is_asked_for():
     assert result["masks"].shape == (0, 120, 180)
 
 
-def test_for_use_no_query_is_lost_to_the_other_classes_of_one_that_is_sure():
+def test_in_use_the_limit_counts_one_answer_for_each_query():
     outputs = make_outputs()
     outputs["class_logits"] = 5 + outputs["class_logits"]  # every class of every query is likely
     outputs["mask_logits"] = torch.full((1, 6, 8, 12), 2.0)

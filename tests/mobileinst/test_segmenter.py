@@ -148,6 +148,30 @@ def test_every_parameter_receives_a_gradient_from_the_criterion(name, keywords):
     assert [n for n in missing if not n.endswith("to_k.bn.bias")] == []
 
 
+MODELS = SMALL | {  # one for each backbone and each pair of decoders
+    "mobileinst_seaformer_tiny": SMALL["mobileinst_topformer_tiny"],
+    "mobileinst_mobilenet_v2": dict(width=16, semantic_weight=1.0, self_attention=False),
+    "mobileinst_mobilenet_v2_torchvision": dict(width=16, guided=True, kv_stride=16),
+    "mask2former_mobilenet_v2": dict(num_encoder_layers=1, num_layers=2),
+    "mask2former_efficientnet_lite0": dict(num_encoder_layers=1, num_layers=2),
+    "sparseinst_topformer_tiny": dict(width=16, num_queries=4, softmax=True),
+    "sparseinst_mobilenet_v2": dict(width=16, num_queries=4, groups=0),
+    "sparseinst_efficientnet_lite0": dict(width=16, num_queries=4),
+    "sparseinst_resnet50": dict(width=16, num_queries=4, frozen_norms=False),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_parameter_has_a_gradient_without_any_object(name):
+    """DistributedDataParallel waits for all of them on every rank."""
+    model, criterion, _ = zoo.build(name, num_classes=2, **MODELS[name])
+    outputs = model.train()(torch.rand(2, 3, 64, 128))
+    losses = criterion(outputs, [make_target([], number, (64, 128)) for number in (1, 2)])
+    sum(losses.values()).backward()
+    missing = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    assert not missing
+
+
 def changed(value):
     """Another value of a keyword."""
     if isinstance(value, bool):
@@ -191,10 +215,10 @@ def test_every_keyword_changes_something(system):
     for field in fields(config):
         if field.name == "backbone" or (field.name == "frozen_norms" and "swin" in system):
             continue  # Swin has no BatchNorm
-        other = OTHERS.get(field.name, changed(getattr(config, field.name)))
-        config_of_it = replace(config, **{field.name: other})
-        if parameters(config_of_it) == before:
-            assert not same(numbers(config_of_it), usual), field.name
+        value = OTHERS.get(field.name, changed(getattr(config, field.name)))
+        other = replace(config, **{field.name: value})
+        if parameters(other) == before:
+            assert not same(numbers(other), usual), field.name
 
 
 def same(one, two):

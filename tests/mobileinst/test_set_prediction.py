@@ -8,7 +8,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torchvision
-from scipy.optimize import linear_sum_assignment
 
 from mobileinst import zoo
 from mobileinst.set_prediction import matcher
@@ -24,7 +23,6 @@ from mobileinst.set_prediction.losses import (
     focal_loss,
 )
 from mobileinst.set_prediction.matcher import DiceClassCost, Matcher, PointCost
-from mobileinst.set_prediction.points import SeededPoints
 from mobileinst.set_prediction.targets import Target, stride_grid
 from tests.small import SMALL, make_target
 
@@ -74,16 +72,6 @@ def test_dice_loss_of_perfect_and_disjoint_masks():
     logits = torch.tensor([[99.0, 99, -99, -99], [-99, -99, 99, 99]])
     loss = dice_loss(logits, masks, torch.ones(2, 4))
     torch.testing.assert_close(loss, torch.tensor([0.0, 1.0]), atol=1e-3, rtol=0)
-
-
-def test_pixels_of_no_weight_change_no_mask_loss():
-    masks, logits, weights = torch.rand(3, 50), torch.randn(3, 50), torch.ones(3, 50)
-    weights[:, 20:] = 0
-    spoiled = logits.clone()
-    spoiled[:, 20:] = 37.0
-    torch.testing.assert_close(
-        dice_loss(logits, masks, weights), dice_loss(spoiled, masks, weights)
-    )
 
 
 @pytest.mark.parametrize("shape", [(4, 3), (3, 3), (3, 5), (1, 3), (5, 1)])
@@ -252,18 +240,6 @@ def test_objectness_learns_the_iou():
     assert scores.grad.item() == pytest.approx(0.5 - iou, abs=1e-6)
 
 
-def test_matching_agrees_with_scipy_on_the_cost_of_a_whole_batch():
-    outputs = make_outputs(3, 8, 4)
-    targets = [make_target(one, seed) for seed, one in enumerate([[1, 2], [0], [3, 3, 1]])]
-    targets = [Target.of(target) for target in targets]
-    [matches] = Matcher(DiceClassCost())([(outputs, targets)])
-    for index, (query_idx, target_idx) in enumerate(matches):
-        one = {key: outputs[key][index] for key in ("class_logits", "mask_logits")}
-        cost = DiceClassCost()(one, targets[index]).detach().numpy()
-        expected = linear_sum_assignment(cost)
-        assert [query_idx.tolist(), target_idx.tolist()] == [part.tolist() for part in expected]
-
-
 def test_semantic_loss_agrees_with_a_plain_restatement():
     target = make_target([1, 1, 0], seed=4)
     logits = torch.randn(1, 3, 8, 12)
@@ -274,61 +250,6 @@ def test_semantic_loss_agrees_with_a_plain_restatement():
         wanted[label] = torch.maximum(wanted[label], share)
     bce = torch.nn.functional.binary_cross_entropy_with_logits(logits[0], wanted, reduction="none")
     assert loss["semantic_x4"].item() == pytest.approx(0.5 * bce.sum(0).mean().item(), rel=1e-5)
-
-
-def at_points(masks, points):
-    """Every mask at every point, one by one, bilinear: [N,h,w], [P,2] -> [N,P]."""
-    grid = 2 * points[None, None] - 1
-    rows = [
-        F.grid_sample(mask[None, None].to(points), grid, align_corners=False)[0, 0, 0]
-        for mask in masks
-    ]
-    return torch.stack(rows)
-
-
-def plain_dice(logits, mask):
-    prob = logits.sigmoid()
-    return 1 - (2 * (prob * mask).sum() + 1) / (prob.sum() + mask.sum() + 1)
-
-
-def test_point_cost_agrees_with_a_plain_restatement():
-    outputs, target = make_outputs(1, 6, 4), make_target([2, 0, 1], seed=3)
-    one = {key: outputs[key][0].detach() for key in ("class_logits", "mask_logits")}
-    cost = PointCost(2.0, 3.0, 7.0, points=60)(one, Target.of(target))
-    points = SeededPoints().draw("", 3, "match", (60, 2))
-    logits, masks = at_points(one["mask_logits"], points), at_points(target["masks"], points)
-    for q, n in itertools.product(range(6), range(3)):
-        bce = F.binary_cross_entropy_with_logits(logits[q], masks[n])
-        prob = one["class_logits"][q].softmax(-1)[target["labels"][n]]
-        expected = 3 * bce + 7 * plain_dice(logits[q], masks[n]) - 2 * prob
-        assert cost[q, n].item() == pytest.approx(expected.item(), rel=1e-5)
-
-
-def test_point_mask_loss_agrees_with_a_plain_restatement():
-    outputs = make_outputs(2, 5, 4)
-    targets = [make_target([2, 0, 1], seed=3), make_target([1], seed=4)]
-    pairs = [(0, 3, 2), (0, 1, 0), (1, 4, 0)]  # image, query, object
-    matches = [(torch.tensor([3, 1]), torch.tensor([2, 0])), (torch.tensor([4]), torch.tensor([0]))]
-    term = PointMaskLoss(3.0, 7.0, points=40, oversample=2.5, importance=0.6)
-    losses = call(term, outputs, targets, matches, objects=4)
-    drawn = {
-        (image, purpose): SeededPoints().draw("", 3 + image, purpose, (rows, count, 2))
-        for image, rows in ((0, 2), (1, 1))
-        for purpose, count in (("candidates", 100), ("fresh", 16))
-    }
-    pixel = dice = 0
-    for image, query, index in pairs:
-        row = 1 if query == 1 else 0
-        logits = outputs["mask_logits"][image, query][None]
-        candidates = drawn[image, "candidates"][row]
-        nearest = at_points(logits, candidates)[0].abs().argsort()[:24]
-        points = torch.cat([candidates[nearest], drawn[image, "fresh"][row]])
-        values = at_points(logits, points)[0]
-        mask = at_points(targets[image]["masks"][index][None], points)[0]
-        pixel += 3 * F.binary_cross_entropy_with_logits(values, mask) / 4
-        dice += 7 * plain_dice(values, mask) / 4
-    torch.testing.assert_close(losses["pixel"], pixel)
-    torch.testing.assert_close(losses["dice"], dice)
 
 
 def test_class_cross_entropy_is_the_weighted_mean_of_torch():
@@ -378,28 +299,6 @@ def test_void_changes_no_loss_at_points():
     torch.testing.assert_close(before, after)
     without = criterion(outputs, [make_target([0, 1])])
     assert without["pixel"].item() != before["pixel"].item()
-
-
-def test_points_can_be_handed_in():
-    class Centre:
-        """All points in the middle of the image."""
-
-        asked = []
-
-        def draw(self, layer, image_id, purpose, shape):
-            self.asked.append((layer, image_id, purpose, shape))
-            return torch.full(shape, 0.5)
-
-    outputs, target = make_outputs(1, 3, 3), make_target([0, 1], seed=8)
-    losses = point_criterion(3)(outputs, [target], points=Centre())
-    other = point_criterion(3)(outputs, [target], points=SeededPoints(1, 1))
-    assert losses["pixel"].item() != other["pixel"].item()
-    layers = ("", "_aux0")
-    purposes = (("candidates", (2, 120, 2)), ("fresh", (2, 10, 2)))
-    assert Centre.asked == [
-        *((layer, 8, "match", (40, 2)) for layer in layers),
-        *((layer, 8, *purpose) for layer in layers for purpose in purposes),
-    ]
 
 
 @pytest.fixture(scope="module", params=SMALL)

@@ -1,20 +1,26 @@
 """A small set in every format.
 
-Each set has three images (of SIZES) with the same object, a square, drawn as the format draws.
+Formats that can be written are made from the COCO set; each of the others has three images (of
+SIZES) with the same object, a square, drawn as the format draws.
 """
 
 import base64
+import contextlib
+import functools
 import io
 import json
 import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from engine import convert
 from tests.stress.sets import JSON, NAMES, SIZES, SmallSet, coco_set, image_bytes, sbd_set, voc_set
 
 CORNERS = [[4.0, 3.0], [14.0, 3.0], [14.0, 12.5], [4.0, 12.5]]
@@ -57,48 +63,24 @@ def row_runs(mask: np.ndarray) -> list[int]:
     return np.diff(changes, prepend=0).tolist()
 
 
+@functools.cache
+def written(name: str) -> dict[str, bytes]:
+    """The files of the COCO set in another format that can be written."""
+    with TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+        coco_set().write(Path(folder, "coco"))
+        root = Path(folder, name)
+        convert.main([f"{folder}/coco", str(root), "--to", name])
+        files = [path for path in root.rglob("*") if path.is_file() and path.name != "losses.csv"]
+        return {path.relative_to(root).as_posix(): path.read_bytes() for path in files}
+
+
+def converted(name: str) -> Callable[[], SmallSet]:
+    return lambda: SmallSet(None, dict(written(name)))
+
+
 def coco() -> SmallSet:
     made = coco_set()
     return SmallSet(None, made.files | {JSON: dumped(made.content)})
-
-
-def labelme() -> SmallSet:
-    files = photos("")
-    for name, (height, width), mask in squares():
-        coded = base64.b64encode(png(mask[3:12, 4:14] * 255)).decode()
-        corners = [[4, 3], [13, 11]]
-        shapes = [
-            {"label": "crab", "points": CORNERS, "shape_type": "polygon", "group_id": 1},
-            {"label": "crab", "points": [[15, 3], [17, 3], [16, 6]], "shape_type": "polygon",
-             "group_id": 1},
-            {"label": "fish", "points": corners, "shape_type": "mask", "mask": coded},
-            {"label": "crab", "points": [[8, 8], [10, 8]], "shape_type": "circle"},
-            {"label": "fish", "points": corners, "shape_type": "rectangle"},
-        ]  # fmt: skip
-        files[f"{name}.json"] = dumped(
-            {"version": "5.4.1", "flags": {}, "shapes": shapes, "imagePath": f"{name}.png",
-             "imageData": None, "imageHeight": height, "imageWidth": width}
-        )  # fmt: skip
-    return SmallSet(None, files)
-
-
-def cvat_xml() -> SmallSet:
-    points = ";".join(f"{x},{y}" for x, y in CORNERS)
-    images = []
-    for number, (name, (height, width), _) in enumerate(squares()):
-        images.append(
-            f'<image id="{number}" name="{name}.png" width="{width}" height="{height}">'
-            f'<polygon label="crab" source="manual" occluded="0" points="{points}" z_order="0"/>'
-            '<mask label="fish" source="manual" occluded="0" rle="3, 14, 3" left="4" top="3" '
-            'width="5" height="4" z_order="1"/>'
-            f'<polygon label="crab" points="{points}" group_id="2" z_order="0"/>'
-            '<box label="fish" xtl="2" ytl="2" xbr="9" ybr="9.5" z_order="0"/>'
-            '<ellipse label="crab" cx="9" cy="9" rx="4" ry="3" z_order="0"/></image>'
-        )
-    labels = "".join(f"<label><name>{name}</name></label>" for name in ("crab", "fish"))
-    meta = f"<meta><task><labels>{labels}</labels></task></meta>"
-    text = f"<annotations><version>1.1</version>{meta}{''.join(images)}</annotations>"
-    return SmallSet(None, photos("images/") | {"annotations.xml": text.encode()})
 
 
 def cvat_masks() -> SmallSet:
@@ -157,32 +139,6 @@ def via_csv() -> SmallSet:
     return SmallSet(None, photos("") | {"via_region_data.csv": "\n".join(rows).encode()})
 
 
-def id_images() -> SmallSet:
-    files = photos("images/")
-    for name, _, mask in squares():
-        files[f"masks/{name}.png"] = png(mask.astype(np.uint16) * 300)
-    return SmallSet(None, files)
-
-
-def png_per_object() -> SmallSet:
-    files = {}
-    for name, size, mask in squares():
-        files[f"{name}/images/{name}.png"] = image_bytes(size)
-        for number in range(2):
-            files[f"{name}/masks/k{number}.png"] = png(np.roll(mask, number * 5, 1) * 255)
-    return SmallSet(None, files)
-
-
-def yolo() -> SmallSet:
-    files = photos("train/images/", "jpg")
-    files["data.yaml"] = b"train: ../train/images\n\nnc: 2\nnames: ['crab', 'fish']\n"
-    for name, (height, width), _ in squares():
-        points = " ".join(f"{x / width:.6f} {y / height:.6f}" for x, y in CORNERS)
-        text = f"0 {points}\n1 {points} 0.5 0.5\n1 0.5 0.5 0.2 0.3\n"
-        files[f"train/labels/{name}.txt"] = text.encode()
-    return SmallSet(None, files)
-
-
 def panoptic() -> SmallSet:
     files, images, annotations = photos("train/", "jpg"), [], []
     for number, (name, (height, width), mask) in enumerate(squares()):
@@ -212,40 +168,6 @@ def datumaro() -> SmallSet:
     labels = [{"name": name, "parent": "", "attributes": []} for name in ("crab", "fish")]
     content = {"info": {}, "categories": {"label": {"labels": labels}}, "items": items}
     return SmallSet(None, photos("images/default/") | {"annotations/default.json": dumped(content)})
-
-
-def label_studio() -> SmallSet:
-    tasks = []
-    for number, (name, (height, width), _) in enumerate(squares()):
-        points = [[100 * x / width, 100 * y / height] for x, y in CORNERS]
-        about = {"original_width": width, "original_height": height, "image_rotation": 0,
-                 "from_name": "label", "to_name": "image"}  # fmt: skip
-        result = [
-            {"id": "p", "type": "polygonlabels", **about,
-             "value": {"points": points, "closed": True, "polygonlabels": ["crab"]}},
-            {"id": "r", "type": "rectanglelabels", **about,
-             "value": {"x": 5, "y": 5, "width": 30, "height": 40, "rotation": 0,
-                       "rectanglelabels": ["fish"]}},
-            {"id": "e", "type": "ellipselabels", **about,
-             "value": {"x": 40, "y": 40, "radiusX": 20, "radiusY": 10, "rotation": 0,
-                       "ellipselabels": ["crab"]}},
-            {"id": "b", "type": "brushlabels", **about,
-             "value": {"format": "rle", "rle": brush(height * width), "brushlabels": ["fish"]}},
-        ]  # fmt: skip
-        tasks.append({"id": number, "data": {"image": f"/data/upload/1/0123abcd-{name}.png"},
-                      "annotations": [{"id": 1, "result": result, "was_cancelled": False}],
-                      "predictions": []})  # fmt: skip
-    return SmallSet(None, photos("images/") | {"project.json": dumped(tasks)})
-
-
-def brush(pixels: int) -> list[int]:
-    """A brush mask of Label Studio: its first pixels are the object, one run of bytes each."""
-    bits = f"{4 * pixels:032b}{7:05b}{3:04b}{7:04b}{15:04b}{15:04b}"
-    first = 4 * min(40, pixels // 2)
-    for value, number in ((255, first), (0, 4 * pixels - first)):
-        bits += f"1{3:02b}{number - 1:016b}{value:08b}"
-    bits += "0" * (-len(bits) % 8)
-    return [int(bits[place : place + 8], 2) for place in range(0, len(bits), 8)]
 
 
 def darwin() -> SmallSet:
@@ -378,14 +300,14 @@ def huggingface() -> SmallSet:
     return SmallSet(None, files)
 
 
-SETS: dict[str, Callable[[], SmallSet]] = {
-    "coco": coco, "voc": voc_set, "sbd": sbd_set,
-    "labelme": labelme, "cvat-xml": cvat_xml, "cvat-masks": cvat_masks, "via": via,
-    "via, csv": via_csv, "via, version 3": via_3, "id-images": id_images,
-    "png-per-object": png_per_object, "yolo": yolo,
-    "coco-panoptic": panoptic, "datumaro": datumaro, "label-studio": label_studio, "darwin": darwin,
-    "supervisely": supervisely, "cityscapes": cityscapes, "davis": davis,
-    "openimages": openimages, "ade20k": ade20k, "qupath": qupath, "imagej-roi": imagej_roi,
-    "imagej-roi, zip": roi_set, "spacenet": spacenet,
-    "huggingface": huggingface,
+CONVERTED = {  # by reader: the writer
+    "labelme": "labelme", "cvat-xml": "cvat", "id-images": "ids", "png-per-object": "masks",
+    "yolo": "yolo", "label-studio": "label-studio",
 }  # fmt: skip
+SETS: dict[str, Callable[[], SmallSet]] = {
+    "coco": coco, "voc": voc_set, "sbd": sbd_set, "cvat-masks": cvat_masks, "via": via,
+    "via, csv": via_csv, "via, version 3": via_3, "coco-panoptic": panoptic, "datumaro": datumaro,
+    "darwin": darwin, "supervisely": supervisely, "cityscapes": cityscapes, "davis": davis,
+    "openimages": openimages, "ade20k": ade20k, "qupath": qupath, "imagej-roi": imagej_roi,
+    "imagej-roi, zip": roi_set, "spacenet": spacenet, "huggingface": huggingface,
+} | {reader: converted(writer) for reader, writer in CONVERTED.items()}  # fmt: skip

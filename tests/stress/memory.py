@@ -1,8 +1,7 @@
 """Memory of a training and its workers with an annotation file of COCO's size.
 
 `write_set` makes a data set of any size with outlines of COCO's lengths: on average 20 corners a
-polygon and 1.1 polygons an object (counted in its val split), and both kinds of RLE. Measured in a
-separate process, from Linux's /proc.
+polygon (counted in its val split), and RLEs. Measured in a separate process, from Linux's /proc.
 """
 
 import json
@@ -24,7 +23,6 @@ from data.opening import open_datasets
 from data.presets import TrainPreset
 from engine import log
 from tests.stress.rows import Row
-from tests.stress.sets import plain
 
 COCO_TRAIN = (118_287, 860_001)  # images, objects of instances_train2017.json
 SIZES = ((480, 640), (427, 640), (640, 480), (375, 500))  # (h, w), the commonest of COCO
@@ -46,44 +44,36 @@ TRAINING = (
     "--batch-size 4 --eval-every 0 --log-every 5 --warmup 10 --set width=32 kernel_dim=16 "
     "query_width=32 num_heads=2 num_queries=6"
 )
-BARS = "▁▂▃▄▅▆▇█"
 
 
 def write_set(folder: Path, images: int, objects: int, seed: int = 0) -> Path:
     """Writes a data set in COCO layout, split train; returns its json.
 
-    The images are links to four files. One object in eight is an RLE, half of them compressed:
-    more than COCO has, as these are the longest.
+    The images are links to four files. One object in eight is an RLE, more than COCO has, as these
+    are the longest.
     """
     rng = np.random.default_rng(seed)
     (folder / "annotations").mkdir(parents=True)
     write_images(folder / "train", images)
-    pool = max(2, min(POOL, objects // 40))
-    outlines = [outlines_of(rng, size, pool) for size in SIZES]
+    pool = max(1, min(POOL, objects // 40))
+    outlines = [draw_outlines(rng, size, pool) for size in SIZES]
+    names = [{"id": number + 1, "name": f"class {number + 1}"} for number in range(CATEGORIES)]
     path = folder / JSON
     with open(path, "w", encoding="utf-8") as file:
-        file.write('{"categories": ' + json.dumps(categories()) + ',\n"images": [\n')
+        file.write('{"categories": ' + json.dumps(names) + ',\n"images": [\n')
         file.write(",\n".join(json.dumps(image_record(number)) for number in range(images)))
         file.write('],\n"annotations": [\n')
-        for start in range(0, objects, 10_000):
-            numbers = range(start, min(start + 10_000, objects))
-            places = rng.integers(0, images, len(numbers)).tolist()
-            kinds = rng.integers(0, CATEGORIES, len(numbers)).tolist()
-            picks = rng.integers(0, 8 * pool, len(numbers)).tolist()
-            rows = [
-                f'{{"segmentation": {outlines[place % len(SIZES)][pick]}, "area": 1204.25, '
-                f'"iscrowd": {int(pick < pool and pick % 8 == 0)}, "image_id": {7 * place}, '
-                f'"bbox": [199.84, 200.46, 77.71, 70.88], "category_id": {kind + 1}, '
-                f'"id": {number + 1}}}'
-                for number, place, kind, pick in zip(numbers, places, kinds, picks)
-            ]
-            file.write((",\n" if start else "") + ",\n".join(rows))
+        for number in range(objects):
+            place, pick = int(rng.integers(images)), int(rng.integers(8 * pool))
+            crowd = int(pick < pool and pick % 8 == 0)
+            file.write(
+                f'{", " if number else ""}{{"segmentation": {outlines[place % len(SIZES)][pick]}, '
+                f'"area": 1204.25, "iscrowd": {crowd}, "image_id": {7 * place}, '
+                f'"bbox": [199.84, 200.46, 77.71, 70.88], '
+                f'"category_id": {1 + number % CATEGORIES}, "id": {number + 1}}}\n'
+            )
         file.write("]}\n")
     return path
-
-
-def categories() -> list[dict]:
-    return [{"id": number + 1, "name": f"class {number + 1}"} for number in range(CATEGORIES)]
 
 
 def image_record(number: int) -> dict:
@@ -111,36 +101,26 @@ def write_images(folder: Path, count: int) -> None:
         (folder / f"{number:012d}.jpg").symlink_to(f"source{number % len(SIZES)}.jpg")
 
 
-def outlines_of(rng: np.random.Generator, size: tuple[int, int], pool: int) -> list[str]:
-    """8 * pool outlines as json: a pool of RLE, half of them compressed, then polygons."""
-    runs = [draw_rle(rng, size, compressed=number % 2 == 0) for number in range(pool)]
-    polygons = [draw_polygons(rng, size) for _ in range(7 * pool)]
-    return [json.dumps(outline) for outline in runs + polygons]
-
-
-def draw_rle(rng: np.random.Generator, size: tuple[int, int], compressed: bool) -> dict:
-    """Some discs as one region: a few hundred runs."""
+def draw_outlines(rng: np.random.Generator, size: tuple[int, int], pool: int) -> list[str]:
+    """8 * pool outlines as json: RLEs of discs, a few hundred runs each, then polygons with 20
+    corners on average, many with few and some with many.
+    """
     rows, columns = np.mgrid[: size[0], : size[1]]
-    mask = np.zeros(size, dtype=bool)
-    for _ in range(rng.integers(1, 5)):
-        centre, radius = rng.uniform((0, 0), size), rng.uniform(10, 90)
-        mask |= np.hypot(rows - centre[0], columns - centre[1]) < radius
-    if compressed:
-        return rle.to_json(rle.encode(mask[None])[0])
-    return plain(mask)
-
-
-def draw_polygons(rng: np.random.Generator, size: tuple[int, int]) -> list[list[float]]:
-    """One object: mostly one polygon, 20 corners on average, many with few and some with many."""
-    parts = []
-    for _ in range(1 + (rng.random() < 0.1)):
+    outlines: list[dict | list] = []
+    for _ in range(pool):
+        mask = np.zeros(size, dtype=bool)
+        for _ in range(rng.integers(1, 5)):
+            centre, radius = rng.uniform((0, 0), size), rng.uniform(10, 90)
+            mask |= np.hypot(rows - centre[0], columns - centre[1]) < radius
+        outlines.append(rle.to_json(rle.encode(mask[None])[0]))
+    for _ in range(7 * pool):
         corners = int(np.clip(rng.lognormal(2.7, 0.75), 3, 400))
         angles = np.sort(rng.uniform(0, 2 * np.pi, corners))
         radius = rng.uniform(8, 80) * rng.uniform(0.7, 1.3, corners)
         centre = rng.uniform((0, 0), size[::-1])
         points = centre + radius[:, None] * np.stack([np.cos(angles), np.sin(angles)], 1)
-        parts.append(np.clip(points, 0, size[::-1]).round(2).ravel().tolist())
-    return parts
+        outlines.append([np.clip(points, 0, size[::-1]).round(2).ravel().tolist()])
+    return [json.dumps(outline) for outline in outlines]
 
 
 def measure(json_file: str, images: int, workers: int) -> dict[str, float]:
@@ -231,11 +211,6 @@ def watch_training(scratch: Path, iterations: int) -> list[tuple[int, float]]:
     return samples[:-1]  # at the last one the workers may have ended
 
 
-def curve(values: list[float]) -> str:
-    """Draws values as a line of small bars, from zero to the maximum."""
-    return "".join(BARS[round(value / max(values) * (len(BARS) - 1))] for value in values)
-
-
 def report(scratch: Path, thorough: bool) -> Iterator[Row]:
     """Opens a set of COCO's size, then checks whether a training grows.
 
@@ -289,6 +264,6 @@ def report_training(scratch: Path, iterations: int) -> Row:
     return Row(
         "memory: a training",
         tried,
-        f"{early:.0f} MB in the first half, {late:.0f} in the second: `{curve(settled)}`",
+        f"{early:.0f} MB in the first half, {late:.0f} in the second",
         bool(late < early * (1 + BOUNDS["drift"])),
     )

@@ -45,14 +45,6 @@ def test_ticks_are_round(low, high, expected):
     assert Axis(low, high, 0, 1).ticks() == pytest.approx(expected)
 
 
-def test_ticks_of_a_logarithmic_axis():
-    assert Axis(7.8, 72, 0, 1, True).ticks() == pytest.approx([10, 20, 50])
-    many = Axis(1e-6, 1e6, 0, 1, True).ticks()
-    assert 3 <= len(many) <= 6 and all(np.log10(many).round(9) % 1 == 0)
-    axis = Axis(1, 100, 0, 10, True)
-    assert axis.place([1, 10, 100]).tolist() == pytest.approx([0, 5, 10])
-
-
 def test_a_long_line_is_thinned_and_keeps_its_ends_and_spikes():
     x, y = np.arange(100_000) / 1000, np.full(100_000, 2.0)
     y[51_234], y[0], y[-1] = 90.0, 3.0, 1.0

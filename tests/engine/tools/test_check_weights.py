@@ -98,6 +98,3 @@ def test_the_number_of_classes_follows_from_a_plain_state_dict(check, toy_run, k
     torch.save(content["model"], tmp_path / "state.pth")
     printed, why = check(tmp_path / "state.pth", *keywords)
     assert why is None and "all of MobileInst with TopFormer-T" in printed
-
-
-# Published files of Mask2Former

@@ -39,18 +39,6 @@ def test_the_same_numbers_as_torchvision():
     assert torch.equal(maps[4], F.max_pool2d(maps[3], 2, ceil_mode=True))
 
 
-@pytest.mark.parametrize("size", [(8, 8), (7, 8), (7, 9), (8, 5), (1, 2)])
-def test_one_sided_padding_is_the_originals_same_padding(size):
-    """The rule, in the original's terms: as few zeros as the output grid ceil(n / 2) needs, the
-    odd one out at the end."""
-    conv = SameConv2d(2, 3, 3, 2)
-    images = torch.randn(1, 2, *size)
-    total = [max(0, (-(-n // 2) - 1) * 2 + 3 - n) for n in size]
-    (top, left), (bottom, right) = zip(*((n // 2, n - n // 2) for n in total))
-    wanted = F.conv2d(F.pad(images, (left, right, top, bottom)), conv.weight, stride=2)
-    torch.testing.assert_close(conv(images), wanted)
-
-
 def test_the_two_conventions_differ_in_strided_convolutions_and_pixel_statistics():
     original, torchvisions = mobilenet_v2(), mobilenet_v2_torchvision()
     assert original.state_dict().keys() == torchvisions.state_dict().keys()

@@ -13,11 +13,9 @@ from torch import nn
 from mobileinst import zoo
 from mobileinst.backbones.swin import (
     SwinTransformer,
-    shift_mask,
     swin_base,
     swin_small,
     swin_tiny,
-    to_windows,
 )
 from mobileinst.layers.init import draw_parameters
 
@@ -52,9 +50,6 @@ def draw_images(*shape: int) -> torch.Tensor:
 def relative_error(got: torch.Tensor, want: torch.Tensor) -> float:
     assert got.shape == want.shape
     return ((got - want).abs().max() / want.abs().max()).item()
-
-
-# ---- torchvision
 
 
 def official_name(name: str) -> str:
@@ -100,24 +95,6 @@ def test_agrees_with_torchvision_where_no_map_fits_into_one_window(undrawn, thei
     images = draw_images(1, 3, *size)
     maps = model(images)
     assert max(map(relative_error, maps, torchvision_maps(features, images))) < 1e-5
-
-
-# ---- plain loops
-
-
-@pytest.mark.parametrize("height, width", [(10, 13), (8, 4), (3, 2)])
-def test_shift_mask_parts_what_only_the_rolling_brought_together(height, width):
-    mask = shift_mask(height, width, size=4, shift=2, device=torch.device("cpu"))
-    rows, columns = (torch.arange(math.ceil(side / 4) * 4) for side in (height, width))
-    now = torch.cartesian_prod(rows, columns).view(1, len(rows), len(columns), 2)
-    before = now.roll((-2, -2), (1, 2))  # where the cells of the rolled map lay
-    ways = []
-    for place in (now, before):
-        place = to_windows(place, 4)[0]  # [n,16,2]
-        ways.append(place[:, :, None] - place[:, None])
-    as_before = (ways[0] == ways[1]).all(-1)
-    assert not as_before[-1].all()
-    assert torch.equal(mask, torch.where(as_before, 0.0, -100.0))
 
 
 @pytest.mark.parametrize(
