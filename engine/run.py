@@ -178,7 +178,13 @@ class Run:
             )
         self.require_same_training(content)
         self.data.train.bad.add(skipped.read(self.folder))
-        checkpoint.restore(self.trainer, content)
+        try:
+            checkpoint.restore(self.trainer, content)
+        except RuntimeError as error:  # torch's, for other names or shapes
+            raise InputError(
+                f"{path}: its weights do not fit the model, as parts of it have changed; resume "
+                f"with those it was trained with, or start a new run with --pretrained {path}"
+            ) from error
         self.meter.restore(content["meter"])
         self.saved, self.evaluated = self.trainer.iteration, content["evaluated"]
         kept = checkpoint.load_if_whole(self.folder / "best.pt")

