@@ -18,7 +18,7 @@ from data.errors import MALFORMED, BadRecords, InputError, counted
 from data.images import SUFFIXES, upright_size
 from data.readers import checks
 from data.readers.content import Content, segmentation_of
-from data.readers.image_files import ImageFiles, files_of_images
+from data.readers.image_files import ImageFiles, canonical, files_of_images
 from data.readers.source import Source, ellipse, head_of, lines_of
 
 NAME, TITLE = "labelme", "LabelMe"
@@ -63,7 +63,13 @@ def read(source: Source, bad: BadRecords) -> dict[str, Any]:
         error = f"{file}: its image {name} is not there, and its imageData is empty: add the image"
         bad.note(InputError(error), file, "the file")
         reading.content.remove_image(name)
-    return reading.content.finished() | {"embedded": held}
+    found = reading.content.finished() | {"embedded": held}
+    if renamed := reading.renamed:
+        found["notes"] = [
+            f"{counted(len(renamed), 'json file')} with the name of an image that is not there "
+            f"({renamed[0]}): the image with the name of the json is used"
+        ]
+    return found
 
 
 def embedded_image(path: Path) -> bytes:
@@ -97,6 +103,7 @@ class Reading:
         self.embedded: dict[str, str] = {}  # file name -> the file that holds the image
         self.absent: dict[str, Path] = {}  # file name -> the json of a missing image
         self.missing = False  # whether an image exists only in its json
+        self.renamed: list[str] = []  # json files that name another image than is found
         self.folder = source.images[0]
         self.files = ImageFiles(self.folder)
 
@@ -107,6 +114,9 @@ class Reading:
         found, held = self.files.find(listed, str(name.parent), name.stem), ""
         if found is not None:
             held = str(self.folder / found)
+            stem = PurePosixPath(listed).stem
+            if stem and canonical(stem) != canonical(PurePosixPath(found).stem):
+                self.renamed.append(f"{name}: {listed}")
             if not (checks.is_side(width) and checks.is_side(height)):
                 height, width = upright_size(self.folder / found)
         else:

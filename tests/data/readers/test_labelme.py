@@ -136,13 +136,16 @@ def test_a_mask_has_the_size_of_its_png(tmp_path, mode, high, read, pixels):
         (None, "set/a.jpg", "a.jpg"),
         ("../a.jpg", "a.jpg", "a.jpg"),  # it is outside, so it is the one beside that is missing
         ("gone.bmp", "b.jpg", "gone.bmp"),
+        ("gone.jpg", "set/a.jpg", "a.jpg"),
     ],
 )
 def test_the_image_is_found(tmp_path, listed, image, name, read):
     write(tmp_path / "set" / "a.json", [shape()], image=False, imagePath=listed)
     (tmp_path / image).parent.mkdir(exist_ok=True)
     Image.new("RGB", (40, 30)).save(tmp_path / image)
-    assert read(tmp_path / "set")["images"][0]["file_name"] == name
+    content = read(tmp_path / "set")
+    assert content["images"][0]["file_name"] == name
+    assert ("(a.json: gone.jpg): the image" in str(content.get("notes"))) == (listed == "gone.jpg")
 
 
 def test_an_image_without_file_is_in_its_json(tmp_path, read):
