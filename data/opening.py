@@ -143,16 +143,13 @@ def describe(sources: Mapping[str, Source], opened: Mapping[str, CocoDataset]) -
     """What was recognised, as "LabelMe: 120 json files, 118 images, 5 classes"."""
     titles = " and ".join(dict.fromkeys(one.reader.TITLE for one in sources.values()))
     files = {file for one in sources.values() for file in one.files or [one.path]}
-    found = (file for file in files if file.suffix and os.path.isfile(file))
-    suffixes = Counter(file.suffix.lower() for file in found)
-    images = {suffix: number for suffix, number in suffixes.items() if suffix in SUFFIXES}
-    others = suffixes - Counter(images)
-    kinds = others if others.total() > len(files) / 5 else suffixes  # maps beside a list are images
-    ranks = {
-        suffix: (suffix not in (".jpg", ".jpeg"), number, suffix != ".txt", suffix == ".json")
-        for suffix, number in kinds.items()
-    }
-    suffix = max(ranks, key=ranks.get, default="")
+    kinds = Counter(one.suffix.lower() for one in files if one.suffix and os.path.isfile(one))
+
+    def rank(suffix: str) -> tuple:
+        likely = suffix not in (*SUFFIXES, ".txt"), suffix == ".json"
+        return suffix not in (".jpg", ".jpeg"), kinds[suffix], *likely
+
+    suffix = max(kinds, key=rank, default="")
     found = counted(kinds[suffix] or len(files), f"{suffix[1:]} file".strip())
     shown = counted(sum(map(len, opened.values())), "image")
     classes = counted(len(next(iter(opened.values())).categories), "class")

@@ -54,30 +54,10 @@ from data.readers.maps import images_by_stem, is_like_a_map
 from data.readers.source import SPLITS, Source, folders_in, head_of
 
 READERS = (
-    coco,
-    voc,
-    sbd,
-    yolo,
-    labelme,
-    cvat_xml,
-    cvat_masks,
-    label_studio,
-    via,
-    id_images,
-    png_per_object,
-    panoptic,
-    cityscapes,
-    darwin,
-    datumaro,
-    davis,
-    openimages,
-    ade20k,
-    supervisely,
-    qupath,
-    imagej_roi,
-    spacenet,
-    huggingface,
-)
+    coco, voc, sbd, yolo, labelme, cvat_xml, cvat_masks, label_studio, via, id_images,
+    png_per_object, panoptic, cityscapes, darwin, datumaro, davis, openimages, ade20k, supervisely,
+    qupath, imagej_roi, spacenet, huggingface,
+)  # fmt: skip
 TOGETHER = {"voc", "sbd"}  # one data set: SBD adds training images to VOC
 ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".7z", ".rar")
 DETAILS = re.compile(r"( \(|; |, or ).*")  # of a layout, left out of long messages

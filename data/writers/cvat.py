@@ -10,16 +10,9 @@ from pathlib import Path
 from xml.sax.saxutils import escape, quoteattr
 
 from data import rle
+from data.writers import target
 from data.writers.shapes import row_runs
-from data.writers.target import (
-    Losses,
-    Object,
-    Splits,
-    Wrap,
-    drop_unsupported,
-    images_of,
-    note_equal_names,
-)
+from data.writers.target import Losses, Object, Splits, Wrap
 
 NAME, TITLE, BY_STEM = "cvat", "CVAT XML 1.1", False
 
@@ -29,7 +22,7 @@ def image_path(split: str, name: str) -> str:
 
 
 def write(folder: Path, splits: Splits, lost: Losses, wrap: Wrap) -> None:
-    note_equal_names(splits, lost)
+    target.note_equal_names(splits, lost)
     with open(folder / "annotations.xml", "w", encoding="utf-8") as file:
         file.write('<?xml version="1.0" encoding="utf-8"?>\n<annotations>\n')
         file.write("<version>1.1</version>\n<meta><project><labels>\n")
@@ -37,7 +30,7 @@ def write(folder: Path, splits: Splits, lost: Losses, wrap: Wrap) -> None:
             file.write(f"<label><name>{escape(category['name'])}</name></label>\n")
         file.write("</labels></project></meta>\n")
         for split, content in splits.items():
-            for image, objects in images_of(content, wrap):
+            for image, objects in target.images_of(content, wrap):
                 about = {
                     "id": image["id"],
                     "name": image["file_name"],
@@ -47,7 +40,7 @@ def write(folder: Path, splits: Splits, lost: Losses, wrap: Wrap) -> None:
                 }
                 file.write(tag("image", about, end=">"))
                 for number, one in enumerate(
-                    drop_unsupported(image, objects, lost, boxes=False), start=1
+                    target.drop_unsupported(image, objects, lost, boxes=False), start=1
                 ):
                     file.writelines(shapes_of(one, number))
                 file.write("</image>\n")

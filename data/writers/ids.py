@@ -14,17 +14,8 @@ from PIL import Image
 
 from data import rle
 from data.errors import InputError
-from data.writers.target import (
-    Losses,
-    Splits,
-    Wrap,
-    drop_unsupported,
-    images_of,
-    note_equal_names,
-    stem_of,
-    with_parent,
-    write_tables,
-)
+from data.writers import target
+from data.writers.target import Losses, Splits, Wrap
 
 NAME, TITLE, BY_STEM = "ids", "id images", True
 MOST = np.iinfo(np.uint16).max
@@ -35,11 +26,11 @@ def image_path(split: str, name: str) -> str:
 
 
 def write(folder: Path, splits: Splits, lost: Losses, wrap: Wrap) -> None:
-    note_equal_names(splits, lost)
+    target.note_equal_names(splits, lost)
     rows = {split: [] for split in splits}
     for split, content in splits.items():
-        for image, objects in images_of(content, wrap):
-            name, kept = image["file_name"], drop_unsupported(image, objects, lost)
+        for image, objects in target.images_of(content, wrap):
+            name, kept = image["file_name"], target.drop_unsupported(image, objects, lost)
             if len(kept) > MOST:
                 raise InputError(f"{name} has {len(kept)} objects: an id image holds {MOST}")
             rles = [one.mask() for one in kept]
@@ -49,10 +40,10 @@ def write(folder: Path, splits: Splits, lost: Losses, wrap: Wrap) -> None:
                 if left < area:
                     what = "objects that lose pixels where a smaller one lies on top"
                     lost.note(what, f"{one.where}: {area - left} of {area} pixels")
-            mask = f"masks/{stem_of(name)}.png"
-            Image.fromarray(indices).save(with_parent(folder / split / mask))
+            mask = f"masks/{target.stem_of(name)}.png"
+            Image.fromarray(indices).save(target.with_parent(folder / split / mask))
             rows[split] += ((one, mask, number) for number, one in enumerate(kept, start=1))
-    write_tables(folder, splits, rows)
+    target.write_tables(folder, splits, rows)
 
 
 def index_map(rles: Sequence[rle.Rle], size: tuple[int, int]) -> np.ndarray:

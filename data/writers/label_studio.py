@@ -16,17 +16,9 @@ from xml.sax.saxutils import quoteattr
 import numpy as np
 
 from data import rle
+from data.writers import target
 from data.writers.shapes import relative, row_runs
-from data.writers.target import (
-    Losses,
-    Object,
-    Splits,
-    Wrap,
-    drop_unsupported,
-    images_of,
-    note_equal_names,
-    with_parent,
-)
+from data.writers.target import Losses, Object, Splits, Wrap
 
 NAME, TITLE, BY_STEM = "label-studio", "Label Studio json", False
 
@@ -40,13 +32,13 @@ def image_path(split: str, name: str) -> str:
 
 
 def write(folder: Path, splits: Splits, lost: Losses, wrap: Wrap) -> None:
-    note_equal_names(splits, lost)
+    target.note_equal_names(splits, lost)
     for split, content in splits.items():
-        with open(with_parent(folder / f"{split}.json"), "w", encoding="utf-8") as file:
+        with open(target.with_parent(folder / f"{split}.json"), "w", encoding="utf-8") as file:
             mark = "["
             predicted = any("score" in one for one in content["annotations"])
-            for image, objects in images_of(content, wrap):
-                kept = drop_unsupported(image, objects, lost, boxes=False)
+            for image, objects in target.images_of(content, wrap):
+                kept = target.drop_unsupported(image, objects, lost, boxes=False)
                 file.write(f"{mark}\n{json.dumps(task(image, kept, split, predicted, lost))}")
                 mark = ","
             file.write("\n]\n")

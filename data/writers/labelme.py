@@ -16,16 +16,8 @@ from typing import Any
 from PIL import Image
 
 from data import rle
-from data.writers.target import (
-    Losses,
-    Object,
-    Splits,
-    Wrap,
-    images_of,
-    note_equal_names,
-    stem_of,
-    with_parent,
-)
+from data.writers import target
+from data.writers.target import Losses, Object, Splits, Wrap
 
 NAME, TITLE, BY_STEM = "labelme", "LabelMe", True
 
@@ -38,9 +30,9 @@ def image_path(split: str, name: str) -> str:
 
 
 def write(folder: Path, splits: Splits, lost: Losses, wrap: Wrap) -> None:
-    note_equal_names(splits, lost)
+    target.note_equal_names(splits, lost)
     for split, content in splits.items():
-        for image, objects in images_of(content, wrap):
+        for image, objects in target.images_of(content, wrap):
             shapes = [each for number, one in enumerate(objects, start=1)
                       for each in shapes_of(one, number, lost)]  # fmt: skip
             if image.get("void"):
@@ -54,7 +46,7 @@ def write(folder: Path, splits: Splits, lost: Losses, wrap: Wrap) -> None:
                 "imageHeight": image["height"],
                 "imageWidth": image["width"],
             }
-            path = with_parent(folder / split / f"{stem_of(image['file_name'])}.json")
+            path = target.with_parent(folder / split / f"{target.stem_of(image['file_name'])}.json")
             path.write_text(json.dumps(record, indent=1, ensure_ascii=False), encoding="utf-8")
         names = [IGNORED, BACKGROUND, *(each["name"] for each in content["categories"])]
     (folder / "labels.txt").write_text("".join(f"{name}\n" for name in names), encoding="utf-8")

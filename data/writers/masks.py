@@ -11,16 +11,8 @@ from pathlib import Path
 from PIL import Image
 
 from data import rle
-from data.writers.target import (
-    Losses,
-    Splits,
-    Wrap,
-    drop_unsupported,
-    images_of,
-    note_equal_names,
-    stem_of,
-    write_tables,
-)
+from data.writers import target
+from data.writers.target import Losses, Splits, Wrap
 
 NAME, TITLE, BY_STEM = "masks", "one PNG per object", True
 
@@ -30,21 +22,21 @@ def image_path(split: str, name: str) -> str:
 
 
 def flat(name: str) -> str:
-    return stem_of(name).replace("/", "_")
+    return target.stem_of(name).replace("/", "_")
 
 
 def write(folder: Path, splits: Splits, lost: Losses, wrap: Wrap) -> None:
-    note_equal_names(splits, lost)
+    target.note_equal_names(splits, lost)
     rows = {split: [] for split in splits}
     for split, content in splits.items():
-        for image, objects in images_of(content, wrap):
+        for image, objects in target.images_of(content, wrap):
             place = folder / split / flat(image["file_name"]) / "masks"
             place.mkdir(parents=True)
-            for number, one in enumerate(drop_unsupported(image, objects, lost), start=1):
+            for number, one in enumerate(target.drop_unsupported(image, objects, lost), start=1):
                 inside, corner = rle.decode_inside(one.mask())
                 mask = Image.new("1", (image["width"], image["height"]))
                 mask.paste(Image.fromarray(inside), corner)
                 name = f"object_{number:04d}.png"
                 mask.save(place / name, compress_level=1)
                 rows[split].append((one, (place / name).relative_to(folder / split).as_posix(), 1))
-    write_tables(folder, splits, rows)
+    target.write_tables(folder, splits, rows)

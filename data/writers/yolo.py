@@ -12,17 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from data import rle
+from data.writers import target
 from data.writers.shapes import join_rings, relative, trace_rings
-from data.writers.target import (
-    Losses,
-    Object,
-    Splits,
-    Wrap,
-    drop_unsupported,
-    images_of,
-    stem_of,
-    with_parent,
-)
+from data.writers.target import Losses, Object, Splits, Wrap
 
 NAME, TITLE, BY_STEM = "yolo", "YOLO-seg", True
 
@@ -34,11 +26,12 @@ def image_path(split: str, name: str) -> str:
 def write(folder: Path, splits: Splits, lost: Losses, wrap: Wrap) -> None:
     lines = [f"{split}: images/{split}" for split in splits] + ["names:"]
     for split, content in splits.items():
-        for image, objects in images_of(content, wrap):
+        for image, objects in target.images_of(content, wrap):
             size = image["width"], image["height"]
-            path = with_parent(folder / "labels" / split / f"{stem_of(image['file_name'])}.txt")
+            name = f"{target.stem_of(image['file_name'])}.txt"
+            path = target.with_parent(folder / "labels" / split / name)
             rows = []
-            for one in drop_unsupported(image, objects, lost):
+            for one in target.drop_unsupported(image, objects, lost):
                 numbers = relative(outline(one, lost), size).ravel().tolist()
                 rows.append(" ".join([str(one.category), *map(repr, numbers)]) + "\n")
             path.write_text("".join(rows))
