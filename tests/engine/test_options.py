@@ -44,7 +44,7 @@ def test_a_wrong_keyword_is_refused(key, text, message):
 
 def test_values_of_a_recipe_and_of_the_user_with_their_origins():
     opts = TrainOptions(recipe="small", data="x", lr=0.5, set={"num_queries": 70})
-    assert (opts.lr, opts.epochs, opts.clip, opts.data) == (0.5, 115, 1.0, Path("x"))
+    assert (opts.lr, opts.epochs, opts.clip, opts.data) == (0.5, 130, 1.0, Path("x"))
     assert opts.set["num_queries"] == 70 and opts.set["guided"] is True
     names = ("lr", "epochs", "clip", "set.num_queries", "set.guided", "threads")
     origins = [opts.origins[name] for name in names]
@@ -53,7 +53,7 @@ def test_values_of_a_recipe_and_of_the_user_with_their_origins():
     assert options.train_options(words, "") == opts
     lines = opts.describe({"iterations": 7}).splitlines()
     assert lines[0] == "user      data x, lr 0.5, num_queries=70"
-    assert lines[1].startswith("recipe    small: model mobileinst_topformer_tiny, epochs 115")
+    assert lines[1].startswith("recipe    small: model mobileinst_topformer_tiny, epochs 130")
     assert "data      iterations 7" in lines
 
 
