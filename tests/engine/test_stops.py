@@ -16,7 +16,7 @@ import engine
 from data.errors import BadRecord, BadRecords
 from engine import checkpoint, files, log, options, run, skipped, train
 from engine.files import FailedRun
-from engine.interrupt import Interrupted
+from engine.interrupt import GracefulStop, Interrupted
 from engine.loop import Trainer
 from engine.report import evidence
 
@@ -130,6 +130,13 @@ def test_a_stop_while_the_last_images_are_drawn(argv, tmp_path, monkeypatch, ent
         assert entry(argv)[0] == 143
     assert entry([*argv, "--resume"])[0] == 0
     assert (tmp_path / "run" / "summary.md").exists()
+
+
+def test_an_evaluation_after_a_signal_is_not_begun():
+    with GracefulStop() as stop:
+        signal.raise_signal(signal.SIGTERM)
+        with pytest.raises(Interrupted), stop.immediate():
+            raise AssertionError
 
 
 def test_a_second_signal_leaves_without_saving(argv, tmp_path, monkeypatch, entry):
