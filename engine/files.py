@@ -88,7 +88,7 @@ def write_csv(path: Path, rows: Iterable[Sequence], fix: str | None = None) -> N
 def save_image(path: Path, image: Image.Image, fix: str | None = None) -> None:
     """Writes an image as `atomic_file`; raises InputError if the suffix is of no image format."""
     kind = Image.registered_extensions().get(path.suffix.lower())
-    if kind is None:
+    if kind not in Image.SAVE:
         reason = f"no image format ends in '{path.suffix}'"
         raise InputError(f"{path}: cannot be written ({reason}); name a .png or .jpg")
     with atomic_file(path, fix) as temporary:

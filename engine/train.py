@@ -179,6 +179,12 @@ def build(
             f"{where}: would keep layers at random values forever; give weights for the whole "
             "backbone with --pretrained, or leave it out"
         )
+    has_norms = any(isinstance(part, torch.nn.BatchNorm2d) for part in model.modules())
+    if has_norms and opts.batch_size == 1 and (64, 64) in data.canvases:  # one value at stride 64
+        raise InputError(
+            "--batch-size 1: one image of 64x64 is too little for the batch norms; "
+            "raise it, or raise --image-size"
+        )
     model.to(device, memory_format=torch.channels_last)  # a quarter faster on a CPU
     dist.convert_sync_batchnorm(model, device)
     groups = parameter_groups(model, opts.lr, opts.weight_decay, opts.backbone_factor)

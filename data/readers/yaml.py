@@ -174,11 +174,17 @@ class Reader:
         if text[place:].strip() and not text[place:].strip().startswith("#"):
             self.refuse(f"{text[place:].strip()[:60]!r} after a bracket")
         try:
-            value = json.loads("".join(parts))
-        except ValueError:
+            value = json.loads("".join(parts), object_pairs_hook=self.unique)
+        except json.JSONDecodeError:
             self.refuse("brackets that hold neither [a, b] nor {key: value}")
         self.place += 1
         return value
+
+    def unique(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            self.refuse("a key in brackets is there twice")
+        return found
 
 
 def is_item(text: str) -> bool:

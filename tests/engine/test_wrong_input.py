@@ -130,6 +130,7 @@ TRAINING = [
     ("none", None, "--data nowhere", "nowhere is not a folder|--data"),
     ("none", lambda home: (home / "music").mkdir(), "--data music",
      "music holds no files"),
+    ("coco", None, "--batch-size 1 --canvas 64x64", "--batch-size 1"),
     ("coco", None, "--resume",
      "runs/mobileinst_topformer_tiny-NNN: no last.pt|without --resume"),
     *(("coco", None, f"--set {frozen}", "at random values forever|--pretrained")
@@ -316,8 +317,8 @@ def test_results_that_cannot_be_written(refused, toy_run, tmp_path):
     (tmp_path / "file").touch()
     said = refused(evaluate.main, *argv, "--out", tmp_path / "file" / "results.json")
     assert f"{tmp_path}/file/results.json: cannot be written" in said and "name another" in said
-    said = refused(visualize.main, *argv, "--count", "1", "--out", tmp_path / "sheet.docx")
-    assert "sheet.docx: cannot be written" in said and "name a .png" in said
+    said = refused(visualize.main, *argv, "--count", "1", "--out", tmp_path / "sheet.psd")
+    assert "sheet.psd: cannot be written" in said and "name a .png" in said
 
 
 def test_wrong_images_to_predict(refused, coco, toy_run, tmp_path):

@@ -55,6 +55,7 @@ BAD = {  # text: the line that is named
     "? a": 1,
     "a: 'b": 1,
     "a: 1\n---\nb: 1": 2,
+    "a: {0: b, 0: c}": 1,
 }
 
 
