@@ -92,18 +92,13 @@ class Model:
         self, images: Iterable[Source], threshold: float | None, batch_size: int, tiles: int | None
     ) -> Iterator[Result]:
         """The Result of each image, in their order."""
-        images = iter(images)
-        while several := [rgb_of(one) for one in islice(images, batch_size)]:
-            for image, found in zip(several, self.find(several, threshold, tiles)):
-                yield Result(image, found, self.categories)
-
-    def find(
-        self, images: list[Image.Image], threshold: float | None = None, tiles: int | None = None
-    ) -> list[dict]:
-        """RGB images -> results of the contract in data/batch.py, masks as RLE."""
         threshold = self.threshold if threshold is None else threshold
         preset = replace(self.preset, tiles=tiles or self.preset.tiles)
-        return find(images, self.network, self.postprocess, preset, self.device, threshold)
+        network = self.network, self.postprocess, preset, self.device, threshold
+        images = iter(images)
+        while several := [rgb_of(one) for one in islice(images, batch_size)]:
+            for image, found in zip(several, find(several, *network)):
+                yield Result(image, found, self.categories)
 
 
 def load(path: str | Path, *, device: str | None = None, threshold: float | None = None) -> Model:

@@ -51,19 +51,19 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
 def open_all(opts: argparse.Namespace) -> tuple[dict[str, CocoDataset], list[str], list[str]]:
     """All splits, divided as in a training if there is no validation split; messages; warnings."""
-    said: list[str] = []
+    notes: list[str] = []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         every = argparse.Namespace(**vars(opts), skip_bad_records=True)
-        sets = open_splits(every, None, report=said.append)
+        sets = open_splits(every, None, report=notes.append)
         if "all" in sets and "train" not in sets:
             sets = {"train": sets.pop("all"), **sets}
             sets["train"].name = "train"
         if "train" in sets and "val" not in sets:
-            parts = divide(sets["train"], PARTS, opts.val_fraction, None, said.append)
+            parts = divide(sets["train"], PARTS, opts.val_fraction, None, notes.append)
             if parts["val"] is not parts["train"]:
                 sets = parts | {split: sets[split] for split in sets if split != "train"}
-    return sets, said, [str(one.message) for one in caught]
+    return sets, notes, [str(one.message) for one in caught]
 
 
 def read_facts(sets: dict[str, CocoDataset], workers: int) -> dict[str, list[Facts]]:
@@ -123,15 +123,15 @@ def main(argv: list[str]) -> int:
     """
     opts = parse(argv)
     files.require_free(opts.out, opts.overwrite, PAGE)
-    sets, said, warned = open_all(opts)
-    for text in said:
+    sets, notes, warned = open_all(opts)
+    for text in notes:
         info(text)
     trained, reasons = training(opts, sets)
     facts = read_facts(sets, opts.workers)
     findings = find_all(sets, facts, trained, warned)
     line = verdict(sets, findings)
     content = data_page.Content(
-        str(opts.data or opts.train_json or opts.val_json), line, said, sets, facts, findings,
+        str(opts.data or opts.train_json or opts.val_json), line, notes, sets, facts, findings,
         trained, reasons,
     )  # fmt: skip
     out = opts.out or files.next_free(CHECKS)

@@ -11,6 +11,7 @@ import shutil
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import numpy as np
@@ -300,11 +301,7 @@ def row(
         "megabytes": round(file.stat().st_size / 1e6, 2),
         "cpu_ms": round(1000 * answers.seconds, 1),
         "images": len(answers.results),
-        "answers": compared.answers if compared else None,
-        "missing": compared.missing if compared else None,
-        "score_difference": compared.score if compared else None,
-        "mask_iou_worst": compared.iou if compared else None,
-        "mask_iou_median": compared.median_iou if compared else None,
+        **(asdict(compared) if compared else dict.fromkeys(one.name for one in fields(Comparison))),
         "AP": scores["AP"] if scores else None,
         "AP50": scores["AP50"] if scores else None,
         "same": compared.within(each.limits) if compared else None,

@@ -134,13 +134,11 @@ def require_free(out: Path | None, overwrite: bool = False, mark: str = "", more
         raise InputError(f"{out}: holds no {mark}, so --overwrite leaves it alone; name another")
 
 
-def make_folder(folder: Path, exist_ok: bool = True) -> None:
-    """Makes a folder; raises InputError if that fails, FileExistsError if it must not be there."""
+def make_folder(folder: Path) -> None:
+    """Makes a folder unless it is there; raises InputError if that fails."""
     try:
-        folder.mkdir(parents=True, exist_ok=exist_ok)
+        folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        if isinstance(error, FileExistsError) and not exist_ok:
-            raise
         raise InputError(
             f"{folder}: the folder cannot be made ({error.strerror}); choose another --out"
         ) from error
@@ -154,7 +152,7 @@ def next_free(parent: Path, stem: str = "") -> Path:
     for number in itertools.count(max(numbers, default=0) + 1):
         folder = parent / f"{prefix}{number:03d}"
         with suppress(FileExistsError):  # another process was faster
-            make_folder(folder, exist_ok=False)
+            folder.mkdir()
             return folder
 
 
@@ -166,19 +164,12 @@ def output(out: Path | None, parent: Path, stem: str, name: str) -> Path:
 
 
 def clear(folder: Path, but: Path | None = None) -> None:
-    """Empties a folder, which stays, and with it a lock; raises InputError if that fails."""
-    try:
-        for path in folder.iterdir():
-            if path == but:
-                continue
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
-            else:
-                path.unlink()
-    except OSError as error:
-        raise InputError(
-            f"{error.filename}: cannot be removed ({error.strerror}); choose another --out"
-        ) from error
+    """Empties a folder, which stays, and with it a lock."""
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink() and path != but:
+            shutil.rmtree(path)
+        elif path != but:
+            path.unlink()
 
 
 @contextmanager

@@ -28,7 +28,7 @@ class Place(NamedTuple):
     text: str = ""
     index: int | None = None
     objects: tuple[int, ...] = ()
-    twin: tuple[str, int] | None = None
+    other: tuple[str, int] | None = None
 
 
 class Finding(NamedTuple):
@@ -37,17 +37,21 @@ class Finding(NamedTuple):
     level: str
     title: str
     advice: str
-    count: int
     places: list[Place]
+    total: int | None = None  # where not every one has a place
+
+    @property
+    def count(self) -> int:
+        return len(self.places) if self.total is None else self.total
 
 
 def find_all(
     sets: Sets, facts: FactsOf, trained: TrainOptions, warned: Sequence[str]
 ) -> list[Finding]:
     """All findings, errors first; `warned`: warnings while reading."""
-    said = [Place("", text=text) for text in warned]
+    warnings = [Place("", text=text) for text in warned]
     found = [
-        Finding(LOOK, "warnings of reading", "They come in a training, too.", len(said), said),
+        Finding(LOOK, "warnings of reading", "They come in a training, too.", warnings),
         *of_records(sets),
         *of_files(sets, facts),
         *of_duplicates(sets, facts),
@@ -68,7 +72,7 @@ def of_records(sets: Sets) -> Iterator[Finding]:
     yield Finding(
         ERROR, "records that cannot be used", "A training ends at the first of them; correct them, "
         "or leave them out with --skip-bad-records, which ignores the regions of broken objects.",
-        len(places), places,
+        places,
     )  # fmt: skip
     for key, title, advice in (
         ("objects", "masks without a pixel", "They are left out. Draw them again, or remove them."),
@@ -83,7 +87,8 @@ def of_records(sets: Sets) -> Iterator[Finding]:
             for kind, image, record in one.dropped.places
             if kind == key
         ]
-        yield Finding(LOOK, title, advice, sum(one.dropped[key] for one in sets.values()), places)
+        total = sum(one.dropped[key] for one in sets.values())
+        yield Finding(LOOK, title, advice, places, total)
 
 
 def of_files(sets: Sets, facts: FactsOf) -> Iterator[Finding]:
@@ -105,15 +110,15 @@ def of_files(sets: Sets, facts: FactsOf) -> Iterator[Finding]:
             turned.append(place._replace(text="turned or mirrored as its EXIF demands"))
     yield Finding(
         ERROR, "broken image files", "They cannot be decoded to the end. Replace them, or leave "
-        "them out with --skip-bad-records.", len(broken), broken,
+        "them out with --skip-bad-records.", broken,
     )  # fmt: skip
     yield Finding(
         ERROR, "images of another size than annotated", "Masks do not lie on their objects. "
-        "Annotate the images as displayed, or correct the sizes.", len(unlike), unlike,
+        "Annotate the images as displayed, or correct the sizes.", unlike,
     )  # fmt: skip
     yield Finding(
         LOOK, "images turned by EXIF", "They are shown and trained on upright; look whether the "
-        "masks lie on their objects.", len(turned), turned,
+        "masks lie on their objects.", turned,
     )  # fmt: skip
 
 
@@ -130,16 +135,16 @@ def of_duplicates(sets: Sets, facts: FactsOf) -> Iterator[Finding]:
         names = [f"{split}: {sets[split].images[index].file_name}" for split, index in others]
         place = Place(
             first[0], sets[first[0]].images[first[1]].file_name, f"{what}: {', '.join(names)}",
-            first[1], twin=other,
+            first[1], other=other,
         )  # fmt: skip
         (leaks if len(splits) > 1 else doubles).append(place)
     yield Finding(
         ERROR, "images in several splits", "Scores on images that were trained on tell nothing. "
-        "Leave each of them in one split.", len(leaks), leaks,
+        "Leave each of them in one split.", leaks,
     )  # fmt: skip
     yield Finding(
         LOOK, "images several times in a split", "They count more than others; if their "
-        "annotations differ, one of them is wrong.", len(doubles), doubles,
+        "annotations differ, one of them is wrong.", doubles,
     )  # fmt: skip
 
 
@@ -175,7 +180,7 @@ def of_masks(sets: Sets, facts: FactsOf) -> Iterator[Finding]:
         ("objects inside another of their class", "More than half of the smaller one: parts of one "
          "object, or outlines that went wrong.", inside),
     ):  # fmt: skip
-        yield Finding(LOOK, title, advice, len(places), places)
+        yield Finding(LOOK, title, advice, places)
 
 
 def of_classes(sets: Sets) -> Iterator[Finding]:
@@ -190,15 +195,15 @@ def of_classes(sets: Sets) -> Iterator[Finding]:
     similar = [Place("", text=" and ".join(pair)) for pair in similar_names(names)]
     yield Finding(
         LOOK, "classes without objects", "They cost little and find nothing. Remove them, or draw "
-        "some.", len(unused), unused,
+        "some.", unused,
     )  # fmt: skip
     yield Finding(
         LOOK, "classes missing in a split", "Without objects in train a class is not learned, "
-        "without objects in val it has no score.", len(partly), partly,
+        "without objects in val it has no score.", partly,
     )  # fmt: skip
     yield Finding(
         LOOK, "class names that are nearly the same", "Join them if they mean one class.",
-        len(similar), similar,
+        similar,
     )  # fmt: skip
 
 
@@ -207,12 +212,12 @@ def of_counts(sets: Sets, trained: TrainOptions) -> Iterator[Finding]:
     if "train" not in sets:
         yield Finding(
             ERROR, "no training split", "A training needs one: add it, or name its COCO file with "
-            "--train-json.", 1, [],
+            "--train-json.", [], 1,
         )  # fmt: skip
     elif not sets["train"].with_objects():
         yield Finding(
             ERROR, "training set without objects", "Give annotations with outlines or masks; "
-            "crowds and boxes do not count.", 1, [],
+            "crowds and boxes do not count.", [], 1,
         )  # fmt: skip
     places = []
     for split, key, what, effect in (
@@ -225,7 +230,7 @@ def of_counts(sets: Sets, trained: TrainOptions) -> Iterator[Finding]:
             places.append(Place(split, text=text))
     yield Finding(
         LOOK, "splits with more objects than queries or answers", "Raise the numbers, as the "
-        "sentences name them.", len(places), places,
+        "sentences name them.", places,
     )  # fmt: skip
 
 

@@ -58,16 +58,16 @@ class Comparison:
 
     answers: int
     missing: int  # answers of one side alone, or of another class
-    score: float  # the largest difference, but for one result in a hundred; see `SHARE`
-    iou: float  # the lowest and the median IoU of masks
-    median_iou: float
+    score_difference: float  # the largest, but for one result in a hundred; see `SHARE`
+    mask_iou_worst: float
+    mask_iou_median: float
 
     def within(self, limits: Limits) -> bool:
         return (
             self.missing <= limits.missing * self.answers
-            and self.score <= limits.score
-            and self.iou >= limits.iou
-            and self.median_iou >= limits.median_iou
+            and self.score_difference <= limits.score
+            and self.mask_iou_worst >= limits.iou
+            and self.mask_iou_median >= limits.median_iou
         )
 
 
@@ -111,9 +111,11 @@ def compare(reference: Answers, found: Answers, threshold: float, limit: float) 
     return Comparison(
         answers=len(ious),
         missing=missing,
-        score=float(np.quantile(differences, SHARE, method="lower")) if differences else 0.0,
-        iou=min(ious, default=1.0),
-        median_iou=statistics.median(ious) if ious else 1.0,
+        score_difference=float(np.quantile(differences, SHARE, method="lower"))
+        if differences
+        else 0.0,
+        mask_iou_worst=min(ious, default=1.0),
+        mask_iou_median=statistics.median(ious) if ious else 1.0,
     )
 
 

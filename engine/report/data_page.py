@@ -47,13 +47,13 @@ DECISIONS = (
 class Content(NamedTuple):
     """All that the page holds.
 
-    data: what the user gave. said: what was recognised and decided. reasons: option -> why it
+    data: what the user gave. notes: what was recognised and decided. reasons: option -> why it
     follows from the data.
     """
 
     data: str
     verdict: str
-    said: Sequence[str]
+    notes: Sequence[str]
     sets: Sets
     facts: FactsOf
     findings: Sequence[Finding]
@@ -80,7 +80,7 @@ def build(found: Content) -> str:
         element("p", found.verdict, kind=f"verdict {'bad' if errors else looks}"),
         tiles(numbers),
         section("Problems", overview(found.findings)),
-        section("Splits", joined(element("p", text) for text in found.said), splits(found)),
+        section("Splits", joined(element("p", text) for text in found.notes), splits(found)),
         section("Distributions", distributions(found)),
         section(
             "What a training would do", decisions(found),
@@ -211,8 +211,8 @@ def problem(found: Content, number: int, one: Finding) -> Html:
 
 
 def shown_place(sets: Sets, place: Place) -> Iterator[Html]:
-    """The sample of a place, and that of its twin."""
-    pairs = [(place.split, place.index)] + ([place.twin] if place.twin else [])
+    """The sample of a place, and that of the other image."""
+    pairs = [(place.split, place.index)] + ([place.other] if place.other else [])
     for split, index in pairs:
         drawn = sample(sets[split], index, place.objects)
         if drawn:

@@ -87,13 +87,19 @@ def grid(
     bands = []
     for first in range(0, len(drawn), columns):
         some, band = drawn[first : first + columns], []
+        sizes = [rows["image"].size for rows in some]
         for name in names:
-            blank = [Image.new("RGB", rows["image"].size, BLANK) for rows in some]
+            heading = text_line(name, TEXT).transpose(Image.Transpose.ROTATE_90)
+            blank = [Image.new("RGB", size, BLANK) for size in sizes]
             cells = [rows.get(name, empty) for rows, empty in zip(some, blank, strict=True)]
-            band.append(side_by_side([upright(name), *cells]))
-        widths = [rows["image"].width for rows in some]
-        captions = [example.caption for example in examples[first : first + columns]]
-        bands.append(below([*band, caption_row(captions, widths)], GAP))
+            band.append(side_by_side([heading, *cells]))
+        row = Image.new("RGB", (band[0].width, text_size("I", TEXT)[1]), PAPER)
+        left = heading.width + GAP
+        for example, (width, _) in zip(examples[first:], sizes):
+            line = text_line(example.caption, TEXT - 2, width, FAINT)
+            row.paste(line, (left + (width - line.width) // 2, 0))
+            left += width + GAP
+        bands.append(below([*band, row] if any(each.caption for each in examples) else band, GAP))
     return sheet_of(bands, grid_legend(examples, class_names, threshold, colour_by), title)
 
 
@@ -259,24 +265,12 @@ def side_by_side(cells: Sequence[Image.Image], gap: int = GAP) -> Image.Image:
     return row
 
 
-def caption_row(captions: Sequence[str], widths: Sequence[int]) -> Image.Image:
-    """The names of the images, in columns of these widths beside the names of the rows."""
-    size = TEXT - 2
-    height = text_size("I", size)[1] if any(captions) else 1
-    cells = [Image.new("RGB", (text_size("I", TEXT)[1], 1), PAPER)]
-    for caption, width in zip(captions, widths, strict=True):
-        cell = Image.new("RGB", (width, height), PAPER)
-        text = shorten(caption, size, width)
-        write(cell, ((width - text_size(text, size)[0]) // 2, 0), text, size, FAINT)
-        cells.append(cell)
-    return side_by_side(cells)
-
-
-def upright(text: str) -> Image.Image:
-    """Text that reads from the bottom up."""
-    strip = Image.new("RGB", text_size(text, TEXT), PAPER)
-    write(strip, (0, 0), text, TEXT, INK)
-    return strip.transpose(Image.Transpose.ROTATE_90)
+def text_line(text: str, size: int, width: int | None = None, colour: Colour = INK) -> Image.Image:
+    """A line of text, shortened to a width."""
+    text = text if width is None else shorten(text, size, width)
+    line = Image.new("RGB", text_size(text or " ", size), PAPER)
+    write(line, (0, 0), text, size, colour)
+    return line
 
 
 def swatch(colours: Iterable[Colour], *, dashed: bool = False) -> Image.Image:
@@ -331,24 +325,15 @@ def grid_legend(
 
 def legend_strip(legend: Legend, width: int) -> Image.Image:
     """The legend, wrapped to a width."""
-    size = TEXT - 1
-    text_height = text_size("I", size)[1]
-    line_height = max(SWATCH[1], text_height) + 6
-    places, left, top = [], 0, 0
+    rows, left = [[]], 0
     for sign, text in legend:
-        indent = 0 if sign is None else sign.width + 6
-        needed = indent + text_size(text, size)[0]
-        if left and left + needed > width:
-            left, top = 0, top + line_height
-        places.append((left, top, indent))
-        left += needed + 22
-    strip = Image.new("RGB", (width, top + line_height), PAPER)
-    for (sign, text), (left, top, indent) in zip(legend, places, strict=True):
-        if sign is not None:
-            strip.paste(sign, (left, top + (line_height - sign.height) // 2))
-        text = shorten(text, size, width - left - indent)
-        write(strip, (left + indent, top + (line_height - text_height) // 2), text, size, INK)
-    return strip
+        line = text_line(text, TEXT - 1, width - SWATCH[0] * 4)
+        item = line if sign is None else side_by_side([sign, line])
+        if left and left + item.width > width:
+            rows, left = [*rows, []], 0
+        rows[-1].append(item)
+        left += item.width + 22
+    return below([side_by_side(row, 22) for row in rows], 6)
 
 
 def sheet_of(bands: Sequence[Image.Image], legend: Legend, title: str | None) -> Image.Image:
@@ -356,7 +341,5 @@ def sheet_of(bands: Sequence[Image.Image], legend: Legend, title: str | None) ->
     width = max(max(band.width for band in bands), 300)
     parts = [*bands, legend_strip(legend, width)]
     if title:
-        head = Image.new("RGB", (width, text_size("I", TEXT + 3)[1] + 4), PAPER)
-        write(head, (0, 0), shorten(title, TEXT + 3, width), TEXT + 3, INK)
-        parts.insert(0, head)
+        parts.insert(0, text_line(title, TEXT + 3, width))
     return ImageOps.expand(below(parts, 2 * GAP), MARGIN, PAPER)

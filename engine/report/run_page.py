@@ -51,12 +51,12 @@ def write(
     folder: Path,
     evidence: Mapping[str, Any] | None = None,
     dataset: CocoDataset | None = None,
-    lacking: str = "",
+    missing: str = "",
     out: Path | None = None,
 ) -> Path:
     """Writes report.html of a run folder, or `out`; for the arguments see `build`."""
     out = out or folder / NAME
-    files.write_text(out, build(folder, evidence, dataset, lacking))
+    files.write_text(out, build(folder, evidence, dataset, missing))
     return out
 
 
@@ -64,14 +64,14 @@ def build(
     folder: Path,
     evidence: Mapping[str, Any] | None = None,
     dataset: CocoDataset | None = None,
-    lacking: str = "",
+    missing: str = "",
 ) -> str:
     """The page as HTML, of what the folder has.
 
     Args:
         evidence: the content of evidence.json, if it is there.
         dataset: what `evidence` is about, for its images.
-        lacking: why there is no evidence, in a sentence.
+        missing: why there is no evidence, in a sentence.
     Raises:
         InputError: if the folder has no checkpoint of a run.
     """
@@ -95,8 +95,8 @@ def build(
     elif best:
         split = best["about"]["split"]
         parts.append(results_page.classes(Scores(**best["scores"]).headline_per_class, split))
-    if lacking:
-        parts.append(element("p", lacking, kind="look"))
+    if missing:
+        parts.append(element("p", missing, kind="look"))
     parts += [training(folder, content, chosen), go_on(folder, best, content["iteration"] < length)]
     body = joined(part for part in parts if part)
     links = [

@@ -44,10 +44,10 @@ def evidence_of(folder: Path, opts: argparse.Namespace) -> tuple[dict, CocoDatas
 
 def write_run(folder: Path, opts: argparse.Namespace) -> Path:
     """The page of one run, and its summary."""
-    found, dataset, lacking = evidence_of(folder, opts)
+    found, dataset, missing = evidence_of(folder, opts)
     summary.write(folder)
     out = opts.out and files.output(opts.out, folder, "", run_page.NAME)
-    return run_page.write(folder, found, dataset, lacking, out)
+    return run_page.write(folder, found, dataset, missing, out)
 
 
 def write_comparison(folders: list[Path], opts: argparse.Namespace) -> Path:

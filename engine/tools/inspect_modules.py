@@ -26,6 +26,7 @@ from engine import files, options
 from engine.commands import command, show_next
 from engine.determinism import reseed
 from engine.log import info
+from engine.report.tables import aligned
 from engine.tools.benchmark import add_synthetic, multiply_adds, parameters, synthetic_batch
 from engine.values import device_for, model_errors
 from mobileinst import zoo
@@ -295,14 +296,11 @@ def table(parts: list[Part]) -> str:
         + [cells("returns", value) for value in merged(part.returns)]
         for part in parts
     ]
-    widths = [max(map(len, column)) for column in zip(*(row for rows in blocks for row in rows))]
-    lines = []
+    every = [row for rows in blocks for row in rows]
+    texts, lines = iter(aligned(every, len(every[0])).splitlines()), []
     for part, rows in zip(parts, blocks):
         indent = "  " * part.depth
-        lines += ["", indent + title(part)]
-        for row in rows:
-            line = "  ".join(text.ljust(width) for text, width in zip(row, widths))
-            lines.append(f"{indent}  {line}".rstrip())
+        lines += ["", indent + title(part), *(f"{indent}  {next(texts)}" for _ in rows)]
     return "\n".join(lines)
 
 

@@ -325,4 +325,4 @@ def test_a_cell_that_a_rounding_flips_does_not_fail_an_export(flips, wanted):
     found = reference + 1e-6
     found[:flips] += 5e-3
     compared = parity.compare(answers(reference), answers(found), 0.5, 1e-3)
-    assert compared.score == pytest.approx(wanted, rel=0.01)
+    assert compared.score_difference == pytest.approx(wanted, rel=0.01)
