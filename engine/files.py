@@ -134,11 +134,13 @@ def require_free(out: Path | None, overwrite: bool = False, mark: str = "", more
         raise InputError(f"{out}: holds no {mark}, so --overwrite leaves it alone; name another")
 
 
-def make_folder(folder: Path) -> None:
-    """Makes a folder unless it is there; raises InputError if that fails."""
+def make_folder(folder: Path, exist_ok: bool = True) -> None:
+    """Makes a folder; raises InputError if that fails, FileExistsError if it must not be there."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=exist_ok)
     except OSError as error:
+        if isinstance(error, FileExistsError) and not exist_ok:
+            raise
         raise InputError(
             f"{folder}: the folder cannot be made ({error.strerror}); choose another --out"
         ) from error
@@ -152,7 +154,7 @@ def next_free(parent: Path, stem: str = "") -> Path:
     for number in itertools.count(max(numbers, default=0) + 1):
         folder = parent / f"{prefix}{number:03d}"
         with suppress(FileExistsError):  # another process was faster
-            folder.mkdir()
+            make_folder(folder, exist_ok=False)
             return folder
 
 
