@@ -131,13 +131,13 @@ def require_packages(names: Sequence[str], what: str) -> None:
 
 def parse(text: str | None, path: Path) -> dict:
     """The metadata of an exported file; raises InputError if it has none that can be read."""
-    if text is None:
-        raise InputError(f"{path}: not exported by this library, it has no metadata; {AGAIN}")
     try:
         meta = json.loads(text)
         version = meta["format"]
     except (ValueError, KeyError, TypeError):
-        raise InputError(f"{path}: its metadata cannot be read; {AGAIN}") from None
+        raise InputError(
+            f"{path}: not exported by this library, or its metadata cannot be read; {AGAIN}"
+        ) from None
     if version != FORMAT:
         raise InputError(
             f"{path}: has format {version} and this version of the library reads {FORMAT}; {AGAIN}"

@@ -9,14 +9,13 @@ is found with what; a shard that was started otherwise is refused.
 import argparse
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 from data.errors import BadRecord, BadRecords, InputError
-from engine import files
+from engine import files, log
 from engine.files import FailedRun
-from engine.log import first_of
 
 FOLDER, RUN, RECORDS = "shards", "run.json", "records.jsonl"
 
@@ -90,7 +89,7 @@ class Records:
     def __init__(self, path: Path) -> None:
         self.path, self.done = path, {}
         self.bad: list[dict] = []
-        for record in read_lines(path):
+        for record in log.read_jsonl(path):
             if "bad" in record:
                 self.bad.append(record)
             else:
@@ -113,16 +112,6 @@ def every_shard(out: Path, known: dict) -> Iterator[tuple[Shard, Records]]:
     for index in range(1, known["shards"] + 1):
         own = Shard(index, known["shards"])
         yield own, Records(own.folder(out) / RECORDS)
-
-
-def read_lines(path: Path) -> Iterator[dict]:
-    """The whole records of a file, none if it is missing."""
-    with suppress(FileNotFoundError), open(path, encoding="utf-8") as file:
-        for line in file:
-            with suppress(ValueError):
-                record = json.loads(line)
-                if line.endswith("\n"):
-                    yield record
 
 
 @contextmanager
@@ -170,7 +159,7 @@ def joined(out: Path, known: dict) -> tuple[list[dict], BadRecords]:
         if missing := records.missing(own, known["images"]):
             left[str(own)] = len(missing)
     if left:
-        named = first_of([f"{name} ({count} images)" for name, count in left.items()], shown=8)
+        named = log.first_of([f"{name} ({count} images)" for name, count in left.items()], shown=8)
         raise InputError(f"{out}: not all shards are finished; start them again: --shard {named}")
     all_bad = BadRecords(skip=True)
     all_bad.add(sorted(bad.values(), key=lambda each: each.image_id))

@@ -26,7 +26,7 @@ PLATE = (18, 20, 24, 205)
 
 MANY = 15  # labels on one image, from which those larger than their object are left out
 HIDDEN = 0.25  # a label covers at most this share of the box of another object
-THICK = 1.7  # area of a mask over that of its outline, from which this may be dashed
+THICK = 2.0  # area of a mask over that of its outline, from which this may be dashed
 LARGEST = 1 / 25  # of an image that one label may cover, and the next one of all labels together
 LARGEST_SUM = 1 / 6
 GOLDEN = 0.6180339887498949
@@ -218,7 +218,7 @@ class Painting:
             outer = ndimage.maximum_filter(inside, size)
             line = outer & ~ndimage.minimum_filter(inside, size, mode="constant")
             if dashed and shade == colour and inside.sum() > THICK * line.sum():
-                line &= self._stripes(line.shape, 6)
+                line &= self._stripes(line.shape, 8)
             self._paste(line, corner, shade)
 
     def label(self, mask: Patch, text: str, colour: Colour) -> None:

@@ -226,7 +226,7 @@ def main(argv: list[str]) -> None:
     for system in opts.systems:
         times = content["seconds_per_step"]
         if system not in times:
-            info(f"{system}: {opts.trial_steps} steps on trial; output in {folder}/{system}.log")
+            info(f"{system}: a trial of {opts.trial_steps} steps; output in {folder}/{system}.log")
             times[system] = try_out(opts, folder, system)
             files.write_json(folder / RESULTS, content)
         iterations = max(1, round(60 * opts.cpu_minutes / times[system]))
