@@ -293,8 +293,10 @@ def free_place(
     if width > size[0] or height > size[1]:
         return None
     for x, y in places_for(box, plate):
-        x, y = min(max(round(x), 1), size[0] - width), min(max(round(y), 1), size[1] - height)
-        place = (x, y, x + width, y + height)
+        left, top = min(max(round(x), 1), size[0] - width), min(max(round(y), 1), size[1] - height)
+        if abs(left - x) > width / 2 or abs(top - y) > height / 2:  # it would lie on its own object
+            continue
+        place = (left, top, left + width, top + height)
         hidden = (
             shared_area(place, other) > HIDDEN * shared_area(other, other) for other in others
         )
