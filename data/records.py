@@ -6,7 +6,6 @@ it are followed.
 
 from __future__ import annotations
 
-import contextlib
 import re
 from array import array
 from collections import Counter
@@ -183,12 +182,8 @@ def annotations(
         """The region of a broken object, its mask or box as far as they can be used."""
         image, category = records[position], record.get("category_id")
         label = index_of.get(category, UNKNOWN) if isinstance(category, int) else UNKNOWN
-        segmentation, size = record.get("segmentation"), (image.height, image.width)
-        if isinstance(segmentation, dict):
-            with contextlib.suppress(InputError):
-                counts = rle.from_annotation(segmentation, *size)["counts"]
-                return Row(position, label, BROKEN, counts, 0.0)
-        region = rle.region_of(segmentation, record.get("bbox"), *size)
+        outline = record.get("segmentation"), record.get("bbox")
+        region = rle.region_of(*outline, image.height, image.width)
         return Row(position, label, BROKEN, region, 0.0)
 
     seen: set[int] = set()

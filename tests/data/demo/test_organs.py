@@ -3,45 +3,17 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import numpy as np
-import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from data.demo import organs
-from data.demo.files import Scene
 from data.demo.organs import ORGAN_PIXELS
 from data.demo.shrimp import ORGANS
 from data.opening import open_datasets
 
 TRAIN, VAL = 24, 3
 NAMES = ("shrimp", *ORGANS)
-
-
-@pytest.fixture(scope="module")
-def drawn(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Scene]]:
-    """A small set as written, and the scenes it was written from."""
-    scenes = []
-    draw_scene = organs.draw_scene
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            organs, "draw_scene", lambda seed: scenes.append(draw_scene(seed)) or scenes[-1]
-        )
-        folder = tmp_path_factory.mktemp("set") / "organs"
-        organs.write(folder, TRAIN, VAL)
-    return folder, scenes
-
-
-@pytest.fixture
-def folder(drawn) -> Path:
-    return drawn[0]
-
-
-@pytest.fixture
-def scenes(drawn) -> list[Scene]:
-    return drawn[1]
 
 
 def test_organs_lie_inside_their_shrimp_and_not_over_one_another(scenes):

@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 import numpy as np
-import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
 
@@ -14,29 +13,6 @@ from data.demo import pond
 from data.demo.files import SPLITS, Item, Scene
 
 TRAIN, VAL = 24, 6
-
-
-@pytest.fixture(scope="module")
-def drawn(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Scene]]:
-    """A small set as written, and the scenes it was written from."""
-    scenes = []
-    draw_scene = pond.draw_scene
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            pond, "draw_scene", lambda seed: scenes.append(draw_scene(seed)) or scenes[-1]
-        )
-        folder = pond.write(tmp_path_factory.mktemp("set") / "demo", TRAIN, VAL)
-    return folder, scenes
-
-
-@pytest.fixture
-def folder(drawn: tuple[Path, list[Scene]]) -> Path:
-    return drawn[0]
-
-
-@pytest.fixture
-def scenes(drawn: tuple[Path, list[Scene]]) -> list[Scene]:
-    return drawn[1]
 
 
 def animals_of(scene: Scene) -> list[Item]:
