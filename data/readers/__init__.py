@@ -203,7 +203,8 @@ def unknown_format(path: Path, readers: Sequence[ModuleType]) -> str:
     counts = suffixes(path)
     if not counts:
         return f"{path} holds no files: give the folder with the images and their annotations"
-    listed = list_suffixes(counts)
+    listed = ", ".join(f"{number} {suffix}" for suffix, number in counts.most_common(6))
+    listed += " file" if counts.total() == 1 else " files"
     archives = [suffix for suffix in counts if suffix in ARCHIVES]
     if archives:
         return f"{path} holds {listed}: unpack the {archives[0]} file and give its folder"
@@ -241,10 +242,3 @@ def suffixes(path: Path) -> Counter[str]:
         if counts.total() > MOST_FILES:
             break
     return counts
-
-
-def list_suffixes(counts: Counter[str]) -> str:
-    named = [f"{number} {suffix}" for suffix, number in counts.most_common(6)]
-    return (
-        f"{', '.join(named)} {'file' if counts.total() == 1 else 'files'}" if named else "no files"
-    )

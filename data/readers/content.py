@@ -31,10 +31,6 @@ class Content:
         self.objects: list[tuple[str | int | None, dict[str, Any]]] = []
         self._origins: dict[str, str] = {}
 
-    def add_class(self, name: str) -> None:
-        if name not in self.classes:
-            self.classes.append(name)
-
     def add_image(self, name: str, width: Any, height: Any, origin: str) -> dict[str, Any]:
         """A new image; raises InputError if its name or size cannot be used, or it exists."""
         records.file_name({"file_name": name})

@@ -126,8 +126,9 @@ def elements(file: Path, bad: BadRecords) -> Iterator[Element]:
 
 def add_class(content: Content, element: Element) -> None:
     name, kind = element.findtext("name"), element.findtext("type")
-    if name and element.find("parent") is None and kind not in NO_AREA:
-        content.add_class(name)
+    is_area = element.find("parent") is None and kind not in NO_AREA
+    if name and is_area and name not in content.classes:
+        content.classes.append(name)
 
 
 def add_image(content: Content, element: Element, file: Path) -> None:

@@ -126,7 +126,8 @@ class Reading:
         for stem, folder in ((name.stem, name.parent), (WORDS.sub("", name.stem), name.parent),
                              (name.parent.name, name.parent.parent)):  # fmt: skip
             found = found or (self.files.find(stem, str(folder), stem) if stem else None)
-        if found is None and (self.zips[name.parent] == 1 if is_zip else is_numbered(name)):
+        is_only = self.zips[name.parent] == 1 if is_zip else NUMBERED.fullmatch(name.stem)
+        if found is None and is_only:
             found = self.files.only(str(name.parent))
         if found is None:
             raise InputError(f"has no image of its name (as {name.stem}.png) in {self.folder}")
@@ -157,10 +158,6 @@ class Reading:
         except InputError as error:
             left = corners_of(data)
             self.content.add_broken(image, label, error, file, what, FIX, points=left)
-
-
-def is_numbered(name: PurePosixPath) -> bool:
-    return NUMBERED.fullmatch(name.stem) is not None
 
 
 def corners_of(data: bytes) -> list[list[int]]:

@@ -160,7 +160,8 @@ def add_feature(content: Content, image: dict, feature: Any, file: Path, what: s
         if isinstance(role, str) and role in NO_OBJECT:
             content.counts[NO_OBJECT[role]] += 1
         elif is_area(geometry):
-            content.add(image, label, outlines_of(geometry, image))
+            parts = [checks.with_holes(outer, holes, image) for outer, *holes in parts_of(geometry)]
+            content.add(image, label, parts)
             content.counts["nuclei of cells"] += "nucleusGeometry" in feature
         elif kind in (*NO_AREA, *AREAS, COLLECTION):
             content.counts["lines, points and empty areas"] += 1
@@ -180,11 +181,6 @@ def label_of(properties: dict) -> str:
         if value not in (None, ""):
             return checks.class_name(value)
     return UNNAMED
-
-
-def outlines_of(geometry: dict, image: dict) -> list[checks.Outline]:
-    """The parts of an object; one with holes is a mask."""
-    return [checks.with_holes(outer, holes, image) for outer, *holes in parts_of(geometry)]
 
 
 def name_unnamed(content: Content) -> None:

@@ -23,7 +23,10 @@ def write(folder: Path, splits: Splits, lost: Losses, wrap: Wrap) -> None:
         by_id = {image["id"]: image for image in content["images"]}
         annotations = wrap(content["annotations"])
         records = {
-            "images": map(plain_image, content["images"]),
+            "images": (
+                one | {"void": rle.to_json(one["void"])} if one.get("void") else one
+                for one in content["images"]
+            ),
             "categories": content["categories"],
             "annotations": (plain(one, by_id[one["image_id"]]) for one in annotations),
         }
@@ -35,10 +38,6 @@ def write(folder: Path, splits: Splits, lost: Losses, wrap: Wrap) -> None:
                     file.write(f"{',' * (number > 0)}\n{json.dumps(one)}")
                 file.write("]")
             file.write("\n}\n")
-
-
-def plain_image(image: dict) -> dict[str, Any]:
-    return image | {"void": rle.to_json(image["void"])} if image.get("void") else image
 
 
 def plain(record: dict, image: dict) -> dict[str, Any]:

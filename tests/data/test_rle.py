@@ -119,9 +119,6 @@ def test_union_subtract_and_iou_are_those_of_sets():
     assert np.allclose(rle.iou(rles, rles), shared_pixels / either)
 
 
-FULL = {"size": [4, 5], "counts": [0, 20]}
-
-
 @pytest.mark.parametrize(
     ("segmentation", "reason"),
     [

@@ -2,6 +2,7 @@
 
 import importlib
 
+import numpy as np
 import pytest
 
 from data import rle
@@ -34,6 +35,19 @@ def labels():
         return [names.get(one.get("category_id")) for one in content["annotations"]]
 
     return names_of
+
+
+@pytest.fixture
+def ellipse(request):
+    """The pixels whose centres an ellipse holds; its angle is in radians, clockwise."""
+
+    def inside(x, y, rx, ry, angle=0.0):
+        down, right = np.mgrid[: request.module.HEIGHT, : request.module.WIDTH] + 0.5
+        along = (right - x) * np.cos(angle) + (down - y) * np.sin(angle)
+        across = (down - y) * np.cos(angle) - (right - x) * np.sin(angle)
+        return (along / rx) ** 2 + (across / ry) ** 2 <= 1
+
+    return inside
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """data/readers/darwin.py: rings, the raster layer, and both versions."""
 
 import json
-import math
 from pathlib import Path
 
 import numpy as np
@@ -68,15 +67,15 @@ def test_the_rings_of_a_polygon_are_even_odd(tmp_path, read, pixels):
     assert (pixels(holed) == wanted).all()
 
 
-def test_other_annotations(tmp_path, read, labels, pixels):
+def test_other_annotations(tmp_path, read, labels, pixels, ellipse):
     box = {"x": 3, "y": 4, "w": 5, "h": 6}
     radius = {"x": 10, "y": 4}
-    ellipse = {"center": {"x": 20, "y": 12}, "radius": radius, "angle": 0.5}
+    oval = {"center": {"x": 20, "y": 12}, "radius": radius, "angle": 0.5}
     root = write(
         tmp_path / "a.json",
         polygon(bounding_box=box),
         {"name": "fish", "bounding_box": box},
-        {"name": "ball", "ellipse": ellipse},
+        {"name": "ball", "ellipse": oval},
         {"name": "fish", "line": {"path": ring()}},
         {"name": "fish", "tag": {}},
         {"name": "fish", "keypoint": {"x": 1, "y": 2}},
@@ -87,10 +86,7 @@ def test_other_annotations(tmp_path, read, labels, pixels):
     assert labels(content) == ["crab", "fish", "ball", "crab"]
     assert content["annotations"][1]["segmentation"] == []
     assert content["annotations"][1]["bbox"] == [3, 4, 5, 6]
-    y, x = np.mgrid[:HEIGHT, :WIDTH] + 0.5
-    along = (x - 20) * math.cos(0.5) + (y - 12) * math.sin(0.5)
-    across = (y - 12) * math.cos(0.5) - (x - 20) * math.sin(0.5)
-    inside = (along / 10) ** 2 + (across / 4) ** 2 < 1
+    inside = ellipse(20, 12, 10, 4, 0.5)
     assert (pixels(content["annotations"][2]) ^ inside).sum() < 0.1 * inside.sum()
     counts = {"annotations without an area": 3, "annotations of further slots": 1}
     assert content["counts"] == counts

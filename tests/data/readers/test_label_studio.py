@@ -64,7 +64,7 @@ def brush_of(alpha, sizes=(3, 4, 8, 16), longest=9):
     return [int(text[i : i + 8], 2) for i in range(0, len(text), 8)]
 
 
-def test_polygons_boxes_and_ellipses(tmp_path, read, labels, pixels):
+def test_polygons_boxes_and_ellipses(tmp_path, read, labels, pixels, ellipse):
     turned = {"x": 50, "y": 40, "width": 25, "height": 20, "rotation": 90}
     oval = {"x": 50, "y": 40, "radiusX": 25, "radiusY": 16, "rotation": 30}
     regions = [
@@ -83,10 +83,7 @@ def test_polygons_boxes_and_ellipses(tmp_path, read, labels, pixels):
     assert box["segmentation"] == [] and box["bbox"] == [4, 5, 20, 10]
     # 10 x 5 pixels turned by a quarter about (20, 10) lies to the left of it and below.
     assert turned["segmentation"] == [] and np.allclose(turned["bbox"], [15, 10, 5, 10])
-    y, x = np.mgrid[:HEIGHT, :WIDTH] + 0.5
-    cos, sin = math.cos(math.radians(30)), math.sin(math.radians(30))
-    along, across = (x - 20) * cos + (y - 10) * sin, (y - 10) * cos - (x - 20) * sin
-    inside = (along / 10) ** 2 + (across / 4) ** 2 < 1
+    inside = ellipse(20, 10, 10, 4, math.radians(30))
     assert (pixels(ball) ^ inside).sum() < 0.1 * inside.sum()
     assert content["counts"] == {"results without an area": 2}
 

@@ -52,11 +52,6 @@ def write(root, content, name="via_region_data.json", images="ab"):
     return root
 
 
-def objects(content):
-    names = {one["id"]: one["name"] for one in content["categories"]}
-    return [(names.get(one.get("category_id")), one) for one in content["annotations"]]
-
-
 def test_json_csv_and_project_hold_the_same(tmp_path, read, labels):
     content = entries(a=[region(kind="crab "), region(kind="fish")], b=[])
     project = {"_via_settings": {}, "_via_img_metadata": content, "_via_attributes": {}}
@@ -84,16 +79,15 @@ def test_json_csv_and_project_hold_the_same(tmp_path, read, labels):
         read(tmp_path / "both")
 
 
-def test_shapes(tmp_path, read, labels, pixels):
-    angle = 0.4
-    ellipse = {"name": "ellipse", "cx": 20, "cy": 15, "rx": 12, "ry": 5, "theta": angle}
+def test_shapes(tmp_path, read, labels, pixels, ellipse):
+    oval = {"name": "ellipse", "cx": 20, "cy": 15, "rx": 12, "ry": 5, "theta": 0.4}
     line = {"name": "polyline", "all_points_x": [1, 9, 9], "all_points_y": [1, 1, 9]}
     closed = {key: [*value, value[0]] for key, value in line.items() if key != "name"}
     shapes = [
         SQUARE | {"all_points_x": [-4, 12, 12, -4]},
         {"name": "rect", "x": 5, "y": 6, "width": 7, "height": 8},
         {"name": "circle", "cx": 20, "cy": 15, "r": 5},
-        ellipse,
+        oval,
         {"name": "point", "cx": 1, "cy": 2},
         line,
         {"name": "polyline", **closed},
@@ -104,10 +98,7 @@ def test_shapes(tmp_path, read, labels, pixels):
     assert pixels(outside)[3:9, :12].all() and pixels(outside).sum() == 72
     assert box["segmentation"] == [] and box["bbox"] == [5, 6, 7, 8]
     assert abs(pixels(circle).sum() - 25 * math.pi) < 3
-    y, x = np.mgrid[:30, :40] + 0.5
-    along = (x - 20) * math.cos(angle) + (y - 15) * math.sin(angle)
-    across = (y - 15) * math.cos(angle) - (x - 20) * math.sin(angle)
-    inside = (along / 12) ** 2 + (across / 5) ** 2 < 1
+    inside = ellipse(20, 15, 12, 5, 0.4)
     assert (pixels(turned) ^ inside).sum() < 0.1 * inside.sum()
     assert 25 < pixels(triangle).sum() < 40
     assert content["counts"] == {"points": 1, via.OPEN: 1}
