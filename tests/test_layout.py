@@ -96,8 +96,8 @@ def test_no_import_goes_in_a_circle():
     graph = {}
     for name, path in modules.items():
         # `from data import rle` is data.rle; `from data.dataset import CocoDataset` is data.dataset
-        wanted = imports_of(path) | {each.rpartition(".")[0] for each in imports_of(path)}
-        graph[name] = {other for other in wanted & modules.keys() - {name} if "." in other}
+        names = {each if each in modules else each.rpartition(".")[0] for each in imports_of(path)}
+        graph[name] = {other for other in names & modules.keys() - {name} if "." in other}
     while graph:
         leaves = {name for name, others in graph.items() if not others & graph.keys()}
         assert leaves, f"a circle among {sorted(graph)}"
