@@ -4,15 +4,16 @@ import os
 
 import pytest
 import torch
+from PIL import Image
 
 from data.errors import InputError
 from data.records import Category
-from engine import checkpoint, files
+from engine import checkpoint, files, predict
 from engine.files import FailedRun
 from mobileinst import zoo
 from tests.small import SMALL
 
-CLASSES = [Category(0, 0, "square"), Category(1, 90, "disc")]
+CLASSES = [Category(0, 0, "../../crab"), Category(1, 90, "car/truck")]  # names are only shown
 
 
 def content_of(seed=0, average=True):
@@ -25,8 +26,9 @@ def content_of(seed=0, average=True):
         **checkpoint.describe_model(config, CLASSES),
         "model": model.state_dict(),
         "average": other.state_dict() if average else None,
-        "best": {"AP": 0.5, "iteration": 3, "threshold": None},
-        "options": {"lr": 1e-3, "data": "pond", "scale": [0.5, 2.0]},
+        "best": {"AP": 0.5, "iteration": 3, "threshold": 0.0},
+        "options": {"lr": 1e-3, "data": "pond", "scale": [0.5, 2.0], "image_size": 64, "tiles": 1}
+        | dict.fromkeys(("crowd_as_instances", "keep_crowds", "boxes_as_masks"), False),
         "iteration": 7,
     }
 
@@ -57,8 +59,8 @@ def test_the_file_holds_plain_types_only(tmp_path):
     found = torch.load(tmp_path / "last.pt", weights_only=True)
     assert plain(found)
     assert found["classes"] == [
-        {"index": 0, "id": 0, "name": "square"},
-        {"index": 1, "id": 90, "name": "disc"},
+        {"index": 0, "id": 0, "name": "../../crab"},
+        {"index": 1, "id": 90, "name": "car/truck"},
     ]
 
 
@@ -149,3 +151,60 @@ def test_a_loaded_checkpoint_can_be_saved_again(tmp_path):
     checkpoint.save(tmp_path / "two.pt", content)
     again = checkpoint.load(tmp_path / "two.pt")
     assert (again["best"], again["options"]) == (content["best"], content["options"])
+
+
+def changed(content, field, value, key=None):
+    """A copy with another value for a field, or for a key in it; no value takes it out."""
+    inner = value if key is None else {**content[field], key: value}
+    content = {**content, field: inner}
+    if value is None:
+        (content if key is None else content[field]).pop(field if key is None else key)
+    return content
+
+
+ABSURD = {
+    "no config": ("config", None),
+    "unknown system": ("config", "rm", "system"),
+    "unknown backbone": ("config", "/etc/passwd", "backbone"),
+    "unknown keyword": ("config", 1, "__class__"),
+    "of no width": ("config", 0, "width"),
+    "a number as text": ("config", "16", "width"),
+    "no options": ("options", None),
+    "no image size": ("options", None, "image_size"),
+    "no tiles": ("options", None, "tiles"),
+    "no model": ("model", None),
+    "a tensor too many": ("model", torch.ones(1), "extra"),
+    "of the wrong shape": ("model", torch.ones(3), "instance_decoder.query_features.weight"),
+}
+
+
+@pytest.mark.parametrize("name", ABSURD)
+def test_absurd_values_are_refused(tmp_path, name):
+    path = tmp_path / "best.pt"
+    checkpoint.save(path, changed(content_of(average=False), *ABSURD[name]))
+    with pytest.raises(InputError) as error:
+        content = checkpoint.load(path)
+        checkpoint.preset_of(content)
+        checkpoint.build(content)
+    said = str(error.value)
+    assert "\n" not in said and len(said) < 600 and ("give a" in said or "start a new" in said)
+
+
+def test_names_in_a_checkpoint_are_no_paths(tmp_path, monkeypatch):
+    """Not even with every text a path out of the folder."""
+    work = tmp_path / "inside" / "work"
+    work.mkdir(parents=True)
+    monkeypatch.chdir(work)
+    away = str(tmp_path / "away")
+    texts = dict.fromkeys(("out", "pretrained", "data", "train_json", "images", "model"), away)
+    content = content_of() | {"out": away, "name": away}
+    content["options"] |= texts
+    checkpoint.save(work / "best.pt", content)
+    Image.new("RGB", (64, 48)).save("a.png")
+    predict.main("a.png --checkpoint best.pt --out found --device cpu --threads 1".split())
+    written = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
+    names = ("objects.json", "objects.csv", "00001_a_overlay.jpg", "00001_a_instances.png")
+    assert written == {"inside/work/best.pt", "inside/work/a.png"} | {
+        f"inside/work/found/{name}" for name in names
+    }
+    assert "../../crab" in (work / "found" / "objects.json").read_text()
