@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from data import rle
-from data.errors import BadRecords
+from data.errors import BadRecords, InputError
 
 
 @pytest.fixture
@@ -24,6 +24,20 @@ def read(request):
         return content | {"bad": [(one.record, one.reason) for one in bad]}
 
     return read_split
+
+
+@pytest.fixture
+def refused(read):
+    """Checks that a split is refused in these words; returns it without the one bad record."""
+
+    def check(path, words):
+        with pytest.raises(InputError, match=words):
+            read(path)
+        content = read(path, skip=True)
+        assert len(content["bad"]) == 1
+        return content
+
+    return check
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from data import rle
-from data.errors import BadRecords, InputError
+from data.errors import InputError
 from data.readers import id_images
 
 REAL = Path(__file__).resolve().parents[3].parent / "shared/datasets/formats/id_image/stardist"
@@ -247,16 +247,13 @@ def jpeg():
 
 
 @pytest.mark.parametrize("reason", WRONG)
-def test_a_bad_map_is_named_and_the_others_stay(tmp_path, reason, read):
+def test_a_bad_map_is_named_and_the_others_stay(tmp_path, reason, refused):
     for name in "ab":
         save_image(tmp_path / "images" / f"{name}.png")
         save(tmp_path / "masks" / f"{name}.png", numbered().astype(np.uint8))
     WRONG[reason](tmp_path / "masks/a.png")
-    with pytest.raises(InputError, match=rf"masks/\w+\.\w+ .*{reason}"):
-        read(tmp_path)
-    bad = BadRecords(True)
-    content = id_images.read(id_images.find(tmp_path)["all"], bad)
-    assert [one["file_name"] for one in content["images"]] == ["b.png"] and len(bad) == 1
+    content = refused(tmp_path, rf"masks/\w+\.\w+ .*{reason}")
+    assert [one["file_name"] for one in content["images"]] == ["b.png"]
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason=f"no real files in {REAL}")

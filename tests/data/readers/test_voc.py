@@ -9,7 +9,7 @@ from PIL import Image
 
 from data import rle
 from data.dataset import CocoDataset
-from data.errors import BadRecords, InputError
+from data.errors import InputError
 from data.readers import voc
 
 FORMATS = Path(__file__).resolve().parents[3].parent / "shared/datasets/formats"
@@ -190,14 +190,13 @@ def test_what_is_wrong_is_named_in_one_sentence(voc_root, name, read):
 
 
 @pytest.mark.parametrize("wrong", [0, 21])
-def test_the_region_of_a_broken_object_is_ignored(voc_root, wrong):
+def test_the_region_of_a_broken_object_is_ignored(voc_root, wrong, read):
     """The other object of the image stays; void and the broken object are ignored."""
     classes, objects = two_boxes()
     classes[(objects == 2) & (classes != 255)] = wrong
     save_map(voc_root / "SegmentationClass" / "a.png", classes)
-    bad = BadRecords(skip=True)
-    content = voc.read(voc.find(voc_root)["train"], bad)
-    assert [one.record for one in bad] == ["image a"] and len(content["images"]) == 2
+    content = read(voc_root, skip=True)
+    assert [one for one, _ in content["bad"]] == ["image a"] and len(content["images"]) == 2
     dataset = CocoDataset(content, voc_root / "JPEGImages", skip_bad=True)
     annotation = dataset.annotation(0)
     void = (classes == 255) | (objects == 255)
