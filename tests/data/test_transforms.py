@@ -207,6 +207,17 @@ def test_pasting_against_a_loop_over_pixels(seed, disjoint, down, right):
         assert (pasted.masks.sum(0) + pasted.ignore <= 1).all()
 
 
+def test_the_rest_of_a_hidden_object_stays_part_of_a_visible_one():
+    """One pixel of it is left to see: beside the large object first, then on it."""
+    front = squares((30, 30), (3, 15, 12, 25))
+    front.masks[0, 12, 16:25] = True
+    for bottom, ignored in ((12, [[12, 15]]), (14, [])):
+        target = squares((30, 30), (0, 0, bottom, 20), (3, 15, 13, 25))
+        pasted = transforms.paste(target, front, np.array([True]), (0, 0))
+        assert pasted.labels.tolist() == [20, 20]
+        assert np.argwhere(pasted.ignore).tolist() == ignored
+
+
 def test_what_pasting_does_to_covered_objects():
     """Six squares of 100 pixels each, of which these are left to see: 100, 50, 10, 9, 3, 0."""
     masks = np.zeros((6, 20, 60), dtype=bool)

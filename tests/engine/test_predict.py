@@ -201,10 +201,13 @@ def test_the_newest_run_is_named_with_age_and_score(
         checkpoint.save(tmp_path / name / "best.pt", content)
         then = time.time() - 3600 * hours
         os.utime(tmp_path / name / "best.pt", (then, then))
+    (tmp_path / "unscored").mkdir()
+    checkpoint.save(tmp_path / "unscored" / "last.pt", content)
     out = tmp_path / ("out" if main is predict.main else "out.png")
     images = [str(toy_coco / "train" / "0.png")] if main is predict.main else ["--workers", "0"]
     main([*images, "--out", str(out), *ON_CPU])
-    first, second = capsys.readouterr().out.splitlines()[:2]
+    skipped, first, second = capsys.readouterr().out.splitlines()[:3]
+    assert f"without a best.pt yet: {tmp_path}/unscored" in skipped
     assert f"{tmp_path}/new/best.pt, 3 hours old" in first
     assert ("AP 0.414" in first) == (ap > 0)
     assert ("never scored above 0" in first) == ("warning" in second) == (ap <= 0)

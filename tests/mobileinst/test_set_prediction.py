@@ -197,6 +197,16 @@ def test_matches_can_be_handed_in(make_criterion):
     assert losses["pixel_aux0"] == others["pixel_aux0"]
 
 
+def test_half_void_cells_keep_the_share_of_their_valid_pixels():
+    void = torch.zeros(SIZE, dtype=torch.bool)
+    void[:, 4:8] = True
+    target = make_target([0], ignore=void)
+    target["masks"][:] = False
+    target["masks"][0, :, :4] = True
+    soft, valid = Target.of(target).soft_masks(stride_grid(SIZE, 8))
+    assert (soft[0, 0, 0].item(), valid[0, 0].item()) == (1, 0.5)
+
+
 def test_void_and_padding_change_no_mask_loss():
     void = torch.zeros(SIZE, dtype=torch.bool)
     void[:, 40:56] = True
@@ -240,8 +250,9 @@ def test_objectness_learns_the_iou():
     assert scores.grad.item() == pytest.approx(0.5 - iou, abs=1e-6)
 
 
-def test_semantic_loss_agrees_with_a_plain_restatement():
-    target = make_target([1, 1, 0], seed=4)
+@pytest.mark.parametrize("labels", [[1, 1, 0], []])
+def test_semantic_loss_agrees_with_a_plain_restatement(labels):
+    target = make_target(labels, seed=4)
     logits = torch.randn(1, 3, 8, 12)
     loss = call(SemanticLoss(0.5), {"semantic_logits_x4": logits}, [target], [], images=1)
     wanted = torch.zeros(3, 8, 12)

@@ -363,6 +363,15 @@ def test_a_partial_load_is_reported_in_capitals(save, tensors):
 # The report
 
 
+def test_half_precision_and_an_untrained_network_are_reported(save, backbone, tensors):
+    half = {n: v.half() if v.is_floating_point() else v for n, v in tensors.items()}
+    report = weights.load(backbone, save(half))
+    assert same(backbone.state_dict(), {n: v.half().to(v.dtype) for n, v in tensors.items()})
+    assert "263 tensors from float16 to float32" in report.text and not report.warnings
+    (warning,) = weights.load(backbone, save(topformer_tiny().state_dict())).warnings
+    assert "BatchNorm statistics are those of an untrained network" in warning
+
+
 def test_tensors_without_a_place_are_reported(save, backbone, tensors):
     report = weights.load(backbone, save(tensors | {"extra.weight": torch.ones(2, 2)}))
     assert report.whole and report.unexpected == {"extra.weight": 4}

@@ -45,6 +45,12 @@ def test_ticks_are_round(low, high, expected):
     assert Axis(low, high, 0, 1).ticks() == pytest.approx(expected)
 
 
+def test_texts_of_ticks_are_short():
+    values = (0, 0.2, 0.0008, 0.00001, 0.001, 5, 20_000, 100_000, 3_000_000, 150)
+    expected = ["0", "0.2", "8e-4", "1e-5", "0.001", "5", "20k", "100k", "3M", "150"]
+    assert [charts.tick_text(value) for value in values] == expected
+
+
 def test_a_long_line_is_thinned_and_keeps_its_ends_and_spikes():
     x, y = np.arange(100_000) / 1000, np.full(100_000, 2.0)
     y[51_234], y[0], y[-1] = 90.0, 3.0, 1.0

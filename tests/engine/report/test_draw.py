@@ -63,6 +63,14 @@ def test_answers_choose_in_the_order_of_their_scores():
     assert draw.match(truth, Objects([0, 0], row[2:], [0.6, 0.5])) == {0: 1}
 
 
+def test_match_leaves_void_out():
+    truth, wide = square(10, 10, 20), square(10, 10, 40)
+    objects, predictions = Objects([0], truth[None]), Objects([0], wide[None], [0.5])
+    assert draw.match(objects, predictions) == {}
+    void = rle.encode((wide & ~truth)[None])[0]
+    assert draw.match(objects, predictions, void) == {0: 0}
+
+
 def test_an_object_inside_another_has_a_colour_of_its_own():
     inner, outer = square(50, 70, 30), square(5, 20, 110)
     for masks in ([inner, outer], [outer, inner]):  # whichever has the higher score

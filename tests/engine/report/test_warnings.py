@@ -75,6 +75,12 @@ def test_low_train_ap_and_random_values(tmp_path):
     assert titles(run_of(tmp_path, options={"pretrained": None})) == []  # AP is high
 
 
+@pytest.mark.parametrize("train, val, is_wide", [(0.5, 0.34, 0), (0.5, 0.32, 1), (0.3, 0.16, 0)])
+def test_val_ap_far_below_train_ap(tmp_path, train, val, is_wide):
+    """By more than 0.15, and below two thirds of it."""
+    assert len(titles(run_of(tmp_path, train=train, val=val))) == is_wide
+
+
 def evidence_of(classes=(), **more):
     """Of a val set with 40 objects of each class, but for what is given."""
     rows = [{"name": n, "objects": 40, "train_objects": 160, "AP": 0.4} for n in NAMES]

@@ -7,6 +7,7 @@ import json
 import pytest
 import torch
 
+from data import rle
 from data.opening import open_datasets
 from engine import options
 from engine.coco_ap import score
@@ -25,6 +26,17 @@ def backbone_file(tmp_path):
     path = tmp_path / "lite0.pth"
     torch.save(zoo.build_backbone("efficientnet_lite0").state_dict(), path)
     return path
+
+
+def test_flipped_targets_are_those_of_the_flipped_image(toy):
+    read = toy["train"].read(toy["train"].with_objects()[0])
+    image, target = peer.view(*read, None, None)
+    flips = (peer.view(*read, None, torch.Generator().manual_seed(seed)) for seed in range(8))
+    other, flipped = next(one for one in flips if not torch.equal(one[0], image))
+    assert torch.equal(other, image.flip(-1))
+    assert torch.equal(flipped["masks"], target["masks"].flip(-1))
+    boxes = torch.from_numpy(rle.boxes(rle.encode(flipped["masks"]))).float()
+    assert torch.equal(flipped["boxes"], boxes) and flipped["labels"].min() >= 1
 
 
 def test_the_learning_rate_follows_from_the_share_of_the_minutes():

@@ -148,6 +148,13 @@ def test_the_parts_of_the_other_system():
     assert len(parts["criterion"].returns) == 3 * 4
 
 
+@pytest.mark.parametrize(
+    "grid, stride", [((97, 97), 1), ((49, 49), 2), ((13, 13), 8), ((12, 12), 8), ((13, 12), None)]
+)
+def test_strides(grid, stride):
+    assert inspect_modules.stride_of(grid, 97) == stride
+
+
 def test_a_batch_too_small_to_train_with():
     argv = "--device cpu --threads 1 --image-size 64 --batch-size 1 --rounds 1 --set".split()
     with pytest.raises(InputError, match="raise --batch-size or --image-size"):
