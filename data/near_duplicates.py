@@ -5,6 +5,7 @@ encoded again differ by a few levels there, different photos of one scene by mor
 object moved. Images without contrast are like many others and are never called copies.
 """
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,24 +23,15 @@ CANDIDATES = 3  # the most similar ones of each image that are looked at closely
 CHUNK = 512
 
 
-def grey_image(path: Path) -> np.ndarray | None:
-    """An image as grey, uint8 [64,64]; None if it cannot be read."""
-    try:
-        with opened(path) as file:
+def grey_images(paths: Sequence[Path]) -> np.ndarray:
+    """Images as grey, uint8 [N,64,64], without contrast where a file cannot be read."""
+    found = np.zeros((len(paths), SIDE, SIDE), np.uint8)
+    for row, path in zip(found, paths):
+        with contextlib.suppress(InputError, OSError), opened(path) as file:
             if file.format == "JPEG":  # decodes at an eighth of the size, where that is enough
                 file.draft("L", (3 * SIDE, 3 * SIDE))
             image = as_rgb(file).convert("L")
-    except (InputError, OSError):
-        return None
-    return np.asarray(image.resize((SIDE, SIDE), Image.Resampling.BILINEAR))
-
-
-def grey_images(paths: Sequence[Path]) -> np.ndarray:
-    """uint8 [N,64,64], without contrast where a file cannot be read."""
-    found = np.zeros((len(paths), SIDE, SIDE), np.uint8)
-    for row, path in zip(found, paths):
-        if (image := grey_image(path)) is not None:
-            row[:] = image
+            row[:] = np.asarray(image.resize((SIDE, SIDE), Image.Resampling.BILINEAR))
     return found
 
 

@@ -19,6 +19,7 @@ from data import records, rle
 from data.errors import BadRecords, InputError
 from data.readers.checks import shortened
 from data.readers.coco import MOST_FILES, beside, by_split, is_panoptic, parse
+from data.readers.coco_dialects import dicts
 from data.readers.content import Content
 from data.readers.maps import read_colours
 from data.readers.source import Source, ends_of, folders_in, require_size
@@ -67,11 +68,11 @@ def read(source: Source, bad: BadRecords) -> dict[str, Any]:
         content.setdefault("annotations", [])
     records.require_lists(content, source.path)
     classes = {one.id: one.name for one in records.categories(content, source.path, bad)}
-    stuff = {str(one.get("id")) for one in dicts(content["categories"]) if one.get("isthing") == 0}
+    stuff = {str(one.get("id")) for one in dicts(content, "categories") if one.get("isthing") == 0}
     things = {id_ for id_ in classes if str(id_) not in stuff}
-    images = {str(one.get("id")): one for one in dicts(content["images"])}
+    images = {str(one.get("id")): one for one in dicts(content, "images")}
     segments = {}
-    for one in dicts(content["annotations"]):
+    for one in dicts(content, "annotations"):
         image, name = images.get(str(one.get("image_id"))), one.get("file_name")
         if image is None or not isinstance(name, str):
             error = f"{source.path}: {shortened(one)} names no PNG or no image that is listed"
@@ -95,10 +96,6 @@ def read(source: Source, bad: BadRecords) -> dict[str, Any]:
         error = f"{source.path}: {folder / name}.png is missing: add it or remove its annotation"
         bad.note(InputError(error), source.path, f"image {name}")
     return found.finished({id_: name for id_, name in classes.items() if id_ in things})
-
-
-def dicts(values: Iterable[Any]) -> list[dict]:
-    return [one for one in values if isinstance(one, dict)]
 
 
 def opened(content: Content, path: Path, record: dict) -> tuple[dict, np.ndarray]:
@@ -126,8 +123,8 @@ def add_segments(
     present = rle.distinct(colours)[0]
     present = present[present > 0]
     known = {
-        one["id"]: one for one in dicts(listed if isinstance(listed, list) else [])
-        if type(one.get("id")) is int
+        one["id"]: one for one in (listed if isinstance(listed, list) else ())
+        if isinstance(one, dict) and type(one.get("id")) is int
     }  # fmt: skip
     if len(present) and not np.isin(present, list(known)).any():
         known = by_channels(present, classes)
