@@ -282,3 +282,13 @@ def test_val_may_list_more_categories(tiny_coco):
         sets = open_datasets(tiny_coco.root)
     assert sets["val"].class_names == sets["train"].class_names == ["fish"]
     assert [len(sets["val"].annotation(index).rles) for index in range(6)] == [0, 1, 0, 0, 1, 0]
+
+
+def test_polygons_of_many_decimals_are_those_of_pycocotools(tiny_coco):
+    rng = np.random.default_rng(0)
+    outlines = [(rng.random((int(rng.integers(3, 40)), 2)) * (48, 64)).ravel() for _ in range(300)]
+    record = tiny_coco.content["annotations"][2]
+    rows = [{**record, "id": n, "segmentation": [one.tolist()]} for n, one in enumerate(outlines)]
+    dataset = opened(tiny_coco, lambda content: content.update(annotations=rows))
+    expected = [coco_mask.merge(coco_mask.frPyObjects([one.tolist()], 64, 48)) for one in outlines]
+    assert dataset.annotation(1).rles == [one for one in expected if coco_mask.area(one)]

@@ -200,6 +200,12 @@ def test_a_stop_leaves_nothing(tiny_coco, tmp_path, monkeypatch):
     assert not (tmp_path / "there").exists()
 
 
+def test_images_of_another_size(tiny_coco, tmp_path):
+    Image.new("RGB", (5, 6)).save(tiny_coco.images / "0.png")
+    with pytest.raises(InputError, match=r"0.png is 5 x 6 .* have 64 x 48: correct"):
+        run(tiny_coco.root, tmp_path / "there", "--to", "coco")
+
+
 @pytest.mark.parametrize("name", WRITERS)
 def test_what_is_bad_is_left_out_and_listed(tiny_coco, tmp_path, capsys, name):
     """The lists lie beside the set, which is read again."""

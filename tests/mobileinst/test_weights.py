@@ -284,6 +284,19 @@ def test_rows_of_same_named_classes_are_taken_over(save, trained_model):
     assert report.whole and report.random == ()
 
 
+def test_new_rows_keep_their_precision(save, trained_model):
+    """Rows that the file does not have are not rounded to its dtype."""
+    half = {n: v.half() if v.ndim else v for n, v in trained_model.state_dict().items()}
+    path = save(checkpoint_of(trained_model, ["cat", "dog", "fox"]) | {"model": half})
+    model = model_of(2)
+    drawn = snapshot(model)
+    report = weights.load(model, path, classes=["owl", "dog"])
+    weight = model.state_dict()[HEADS[0]]
+    assert torch.equal(weight[0], drawn[HEADS[0]][0])
+    assert torch.equal(weight[1], half[HEADS[0]][1].float())
+    assert (report.carried, report.new) == (("dog",), ("owl",))
+
+
 def test_the_average_is_preferred(save, trained_model):
     average = {name: value + 1 for name, value in trained_model.state_dict().items()}
     path = save(checkpoint_of(trained_model, ["a", "b", "c"], average=average))
