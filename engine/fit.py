@@ -34,8 +34,8 @@ SEEN = 25  # training images that are scored then
 LARGEST_ZOOM = 2  # more pixels than the files have help the grid, up to here
 # Of the shortest useful training at 256 pixels; larger images take more time each and get fewer.
 # Penn-Fudan (100 images), Mask2Former with EfficientNet-Lite0: AP .556 after 1125 of 2250, .590 at
-# the end.
-STEPS = 2200
+# the end. Where steps are what is missing, images are no larger than that: at 320 it was behind.
+STEPS, SMALL_SIZE = 2200, 256
 EVALUATIONS, IN_WINDOWS = 6, 3
 
 
@@ -68,43 +68,56 @@ def fit_to_data(opts: TrainOptions, train: CocoDataset) -> dict[str, str]:
         enough = min(1024, math.ceil(math.sqrt(factor * most)) ** 2)  # a square grid, if placed
         if enough > keywords[name]:
             decide(f"set.{name}", enough, f"up to {most} objects in an image")
+    per_epoch = len(train) / (opts.batch_size * opts.accumulate * dist.world_size())  # steps
+
+    def is_short(steps: float) -> bool:
+        return bool(opts.epochs) and is_free("epochs") and opts.epochs * per_epoch < steps
+
+    smaller = opts.image_size
+    if is_free("image_size"):
+        smaller = min(smaller, SMALL_SIZE)
+    if smaller < opts.image_size and is_short(STEPS):
+        decide("image_size", smaller, f"{len(train)} images: steps count more than pixels")
     sides, short = object_sides(train, first_images(len(train), opts.seed, SAMPLE))
     if len(sides) and not opts.canvas:
         small, large = np.quantile(sides, (0.25, 0.9)).tolist()  # of the short side of the image
-        pixels = small * opts.image_size
         part = 0.5 if opts.from_scratch else 1
         side, coarse_side = part * SIDE, part * COARSE_SIDE
-        reason = f"a quarter of the objects is under {pixels:.0f} pixels at {opts.image_size}"
+
+        def under(size: int) -> str:
+            return f"a quarter of the objects is under {small * size:.0f} pixels at {size}"
+
         numbers = [n for n in TILES if n * tiles.SMALLEST <= short]
-        if pixels < side and large < tiles.OVERLAP and numbers and is_free("tiles"):
-            reason += f", nine tenths are under {large * opts.image_size:.0f}"
-            enough = (n for n in numbers if tiles.zoom(n) * pixels >= coarse_side)
+        if small * smaller < side and large < tiles.OVERLAP and numbers and is_free("tiles"):
+            enough = (n for n in numbers if tiles.zoom(n) * small * smaller >= coarse_side)
             number = next(enough, numbers[-1])
-            decide("tiles", number, reason)
+            decide(
+                "tiles", number, f"{under(smaller)}, nine tenths are under {large * smaller:.0f}"
+            )
+        zoom = tiles.zoom(opts.tiles) if opts.tiles > 1 else 1
         if opts.tiles > 1:
-            zoom = tiles.zoom(opts.tiles)
+            reason = f"windows enlarge objects {zoom:g} times"
+            if smaller < opts.image_size:
+                decide("image_size", smaller, reason)
             highest = max(opts.scale[1], round(1.2 * zoom, 2))
-            decide("scale", (opts.scale[0], highest), f"windows enlarge objects {zoom:g} times")
+            decide("scale", (opts.scale[0], highest), reason)
             decide("eval_train", min(opts.eval_train, SEEN), "each takes a pass for every window")
-            pixels *= zoom
-        elif pixels < side:
+        elif small * opts.image_size < side:
             wanted = min(side / small, LARGEST_ZOOM * short)
             size = next((size for size in SIZES if size >= wanted), SIZES[-1])
             if size > opts.image_size:
-                decide("image_size", size, reason)
-            pixels = small * opts.image_size
+                decide("image_size", size, under(opts.image_size))
+        pixels = zoom * small * opts.image_size
         if keywords.get("mask_stride") == 8 and pixels < coarse_side:
             reason = f"a quarter of the objects is under {pixels:.0f} pixels"
             decide("set.mask_stride", 4, reason + " in windows" * (opts.tiles > 1))
-    if opts.epochs:
-        per_epoch = len(train) / (opts.batch_size * opts.accumulate * dist.world_size())
-        steps = round(STEPS * min(1, 256 / opts.image_size))
-        if opts.epochs * per_epoch < steps and opts.origins["epochs"] != "user":
-            epochs = math.ceil(steps / per_epoch)
-            decide("epochs", float(epochs), f"{len(train)} images: {steps} steps")
-            decide("eval_every", float(max(1, epochs // EVALUATIONS)), "follows from the epochs")
-        if opts.tiles > 1:
-            decide("eval_every", max(1.0, opts.epochs // IN_WINDOWS), "windows take time")
+    steps = round(STEPS * min(1, SMALL_SIZE / opts.image_size))
+    if is_short(steps):
+        epochs = math.ceil(steps / per_epoch)
+        decide("epochs", float(epochs), f"{len(train)} images: {steps} steps")
+        decide("eval_every", float(max(1, epochs // EVALUATIONS)), "follows from the epochs")
+    if opts.epochs and opts.tiles > 1:
+        decide("eval_every", max(1.0, opts.epochs // IN_WINDOWS), "windows take time")
     return reasons
 
 

@@ -52,18 +52,18 @@ def test_large_objects_in_many_images_change_nothing(drawn):
 
 
 def test_many_small_objects_beside_large_ones(drawn):
-    """80 squares of 12 in 240: at 256 they are 12.8 pixels wide, 16 need 320 and are under 24."""
+    """80 squares of 10 in 240: at 320 they are 13.3 pixels wide, 16 need 384 and are under 24."""
     opts = options()
-    reasons = fit_to_data(opts, drawn(500, 80, 12, 10))
+    reasons = fit_to_data(opts, drawn(500, 80, 10, 10))
     assert opts.set["num_queries"] == 225  # the square above 2.25 · 90: placed queries
     assert opts.set["max_detections"] == 121  # above 1.25 · 90
     assert opts.tiles == 1
-    assert opts.image_size == 320 and opts.set["mask_stride"] == 4
+    assert opts.image_size == 384 and opts.set["mask_stride"] == 4
     assert reasons["set.num_queries"] == "up to 90 objects in an image"
-    assert reasons["image_size"] == "a quarter of the objects is under 13 pixels at 256"
+    assert reasons["image_size"] == "a quarter of the objects is under 13 pixels at 320"
     assert {opts.origins[name] for name in reasons} == {"data"}
     described = opts.describe({})
-    assert "image_size 320" in described.partition("\ndata ")[2].partition("\nmachine")[0]
+    assert "image_size 384" in described.partition("\ndata ")[2].partition("\nmachine")[0]
 
 
 @pytest.mark.parametrize("side, number, most", [(14, 2, 2.1), (12, 3, 3.0), (8, 3, 3.0)])
@@ -115,6 +115,8 @@ def test_few_images_get_more_epochs(drawn):
     opts = options()
     reasons = fit_to_data(opts, drawn(20, 2, 60))
     assert opts.epochs == 440 and opts.eval_every == 73  # 2200 steps of 4
+    assert opts.image_size == 256
+    assert reasons["image_size"] == "20 images: steps count more than pixels"
     assert reasons["epochs"] == "20 images: 2200 steps"
 
 
