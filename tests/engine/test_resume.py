@@ -49,8 +49,6 @@ def test_a_finished_run_goes_on_from_last_pt_alone(finished, tmp_path, capsys, h
     said = capsys.readouterr().out
     dropped = f"{folder}: best.pt is missing or not that of last.pt"
     assert (dropped in said) == (how != "as it was")
-    assert ("log.jsonl: no rows, metrics.csv: no rows" in said) == (how == "missing")
-    assert ("without train_batch.png, weights.json" in said) == (how == "missing")
     one, two = (checkpoint.load(run / "best.pt") for run in (whole, folder))
     assert checkpoint.fingerprint(one) == checkpoint.fingerprint(two)
     assert one["best"] == two["best"] and one["scores"] == two["scores"]
