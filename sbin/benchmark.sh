@@ -2,6 +2,7 @@
 # Costs of the models, parts of a training step and of an evaluation, ratios between variants.
 #   bash sbin/benchmark.sh [--help]
 #   bash sbin/benchmark.sh --models NAME...   sizes and CPU time of an image, models side by side
+#   bash sbin/benchmark.sh --checkpoint FILE   CPU time of each part of an evaluation
 #   bash sbin/benchmark.sh --against transformers [--help]   Mask2Former beside that of transformers
 #   bash sbin/benchmark.sh --against maskrcnn [--help]   AP of torchvision's Mask R-CNN on the same
 #     backbone weights (--pretrained FILE), data (--data DIR) and CPU minutes (--cpu-minutes M)

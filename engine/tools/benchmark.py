@@ -7,9 +7,11 @@ import argparse
 import copy
 import statistics
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from functools import partial
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -17,9 +19,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from data import rle
 from data.errors import InputError, counted
-from engine import options, recipes
+from engine import backends, evaluate, options, recipes
 from engine.coco_ap import score
 from engine.commands import command, show_next, train_script
+from engine.datasets import open_split
+from engine.inference import predictions
 from engine.log import StepTimer, info
 from engine.values import builder_keywords, device_for, unknown
 from mobileinst import zoo
@@ -58,6 +62,10 @@ def parse(argv: list[str]) -> argparse.Namespace:
         "--models", nargs="+", metavar="NAME",
         help="instead: sizes and CPU time of an image of these models side by side; RECIPE:NAME "
         "has the numbers of a recipe",
+    )  # fmt: skip
+    parser.add_argument(
+        "--checkpoint", type=Path,
+        help="instead: CPU time of each part of an evaluation of its validation split",
     )  # fmt: skip
     return parser.parse_args(argv)
 
@@ -248,6 +256,36 @@ def evaluation_step(
     return step
 
 
+def evaluation_parts(opts: argparse.Namespace) -> dict[str, float]:
+    """CPU seconds of each part of an evaluation of a checkpoint, for the whole split; raises
+    InputError.
+    """
+    clock, seconds = time.process_time, Counter()
+    path, content, model, _, postprocess, preset = backends.load(
+        opts.checkpoint, zoo.build_from_config
+    )
+    dataset = open_split(evaluate.parse(["--skip-bad-records"]), (path, content))
+    dataset.use_classes(content["classes"], str(path))
+    # The copy that is evaluated has the hooks as well.
+    model.register_forward_pre_hook(lambda *_: seconds.subtract({"forward": clock()}))
+    model.register_forward_hook(lambda *_: seconds.update({"forward": clock()}))
+
+    def timed_postprocess(*args: object, **keywords: object) -> list[dict]:
+        start = clock()
+        results = postprocess(*args, **keywords)
+        seconds["post-processing"] += clock() - start
+        return results
+
+    settings = {"preset": preset, "workers": 0, "device": torch.device("cpu")}
+    found = predictions(model, timed_postprocess, dataset, **settings)
+    ground_truth = dataset.ground_truth()
+    start = clock()
+    score(ground_truth, found, max_dets=postprocess.max_detections)
+    seconds["scoring"] = clock() - start
+    info(f"{path}: {len(dataset)} images, {len(found)} predictions")
+    return dict(seconds) | {"all but the forward": sum(seconds.values()) - seconds["forward"]}
+
+
 def report_evaluation(runs: list[dict[str, float]], batch_size: int) -> list[str]:
     """Milliseconds of each part per image, and the median of its ratios to the forward."""
     rows = [f"{'':<24}{'ms/image':>11}{'ratio':>7}"]
@@ -315,6 +353,12 @@ def report_steps(measured: dict[str, list[dict[str, float]]], batch_size: int) -
 def main(argv: list[str]) -> None:
     opts = parse(argv)
     torch.set_num_threads(opts.threads)
+    if opts.checkpoint:
+        parts = evaluation_parts(opts)
+        info("CPU seconds, and ratio to the forward")
+        info("\n".join(f"{k:<24}{v:>8.2f}{v / parts['forward']:>7.2f}" for k, v in parts.items()))
+        show_next({"the scores": command("test", "--checkpoint", opts.checkpoint)})
+        return
     if opts.models:
         size, threads = opts.image_size, counted(opts.threads, "thread")
         info(f"CPU time of an image of {size} x {size} on {threads}, batch norms folded")

@@ -1,5 +1,7 @@
 """The benchmark runs, and counts what the published tables count."""
 
+import re
+
 import pytest
 
 from data.errors import InputError
@@ -48,3 +50,13 @@ def test_models_side_by_side(capsys):
         benchmark.main([*argv, "smal:x"])
     with pytest.raises(InputError, match="no model is called 'mobileinst_tiny'"):
         benchmark.main([*argv, "mobileinst_tiny"])
+
+
+def test_parts_of_an_evaluation_of_a_checkpoint(toy_run, capsys):
+    benchmark.main(["--checkpoint", str(toy_run / "best.pt"), "--threads", "1"])
+    rows = re.findall(r"^(\w.*?) +(\d+\.\d\d) +(\d+\.\d\d)$", capsys.readouterr().out, re.M)
+    seconds = {name: float(value) for name, value, _ in rows}
+    assert list(seconds) == ["forward", "post-processing", "scoring", "all but the forward"]
+    assert rows[0][2] == "1.00"
+    rest = seconds["post-processing"] + seconds["scoring"]
+    assert seconds["all but the forward"] == pytest.approx(rest, abs=0.011)
