@@ -129,7 +129,7 @@ def traced(model: nn.Module, image: torch.Tensor) -> torch.export.ExportedProgra
         with torch.no_grad(), quiet():
             return torch.export.export(model, (image,))
     except Exception as error:  # torch raises nearly everything for what it cannot trace
-        part = running[-1].removeprefix("model.") if running else "the model"
+        part = running[-1].rpartition("model.")[2] if running else ""
         reason = str(error).strip().splitlines()[0]
         raise InputError(
             f"the model cannot be exported: {part or 'it'} is no graph of tensors of fixed sizes "
