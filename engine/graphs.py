@@ -1,9 +1,10 @@
 """Export formats: a function that writes each, and its tolerance."""
 
+import io
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -142,11 +143,11 @@ def traced(model: nn.Module, image: torch.Tensor) -> torch.export.ExportedProgra
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Suppresses the warnings and log lines of exporters."""
+    """Suppresses the warnings and log lines of exporters, and the graphs that they print."""
     before = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
