@@ -31,7 +31,7 @@ SIZES = (128, 192, 256, 320, 384, 448, 512)
 # Small objects alone, as nuclei: windows show them larger, at the cost of small images.
 TILES = (2, 3)
 SEEN = 25  # training images that are scored then
-LARGEST_ZOOM = 2  # more pixels than the files have help the grid, up to here
+LARGEST_ZOOM = 2  # more pixels than the files have help the grid of the masks, up to here
 # Of the shortest useful training at 256 pixels; larger images take more time each and get fewer.
 # Penn-Fudan (100 images), Mask2Former with EfficientNet-Lite0: AP .556 after 1125 of 2250, .590 at
 # the end. Where steps are what is missing, images are no larger than that: at 320 it was behind.
@@ -73,12 +73,16 @@ def fit_to_data(opts: TrainOptions, train: CocoDataset) -> dict[str, str]:
     def is_short(steps: float) -> bool:
         return bool(opts.epochs) and is_free("epochs") and opts.epochs * per_epoch < steps
 
+    sides, short = object_sides(train, first_images(len(train), opts.seed, SAMPLE))
+    if short and not opts.canvas:
+        size = max((size for size in SIZES if size <= LARGEST_ZOOM * short), default=SIZES[0])
+        if size < opts.image_size:
+            decide("image_size", size, f"images of {short:.0f} pixels on the short side")
     smaller = opts.image_size
     if is_free("image_size"):
         smaller = min(smaller, SMALL_SIZE)
     if smaller < opts.image_size and is_short(STEPS):
         decide("image_size", smaller, f"{len(train)} images: steps count more than pixels")
-    sides, short = object_sides(train, first_images(len(train), opts.seed, SAMPLE))
     if len(sides) and not opts.canvas:
         small, large = np.quantile(sides, (0.25, 0.9)).tolist()  # of the short side of the image
         part = 0.5 if opts.from_scratch else 1

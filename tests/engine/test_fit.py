@@ -14,18 +14,21 @@ from engine.options import TrainOptions
 @pytest.fixture
 def drawn(tmp_path):
     """A function: images, squares per image, their side, more squares of 120 -> a set of images of
-    240 x 320.
+    240 x 320, or of another height.
     """
 
-    def drawn(images: int, squares: int, side: int, large: int = 0) -> CocoDataset:
-        masks = np.zeros((squares + large, 240, 320), dtype=bool)
+    def drawn(
+        images: int, squares: int, side: int, large: int = 0, height: int = 240
+    ) -> CocoDataset:
+        masks = np.zeros((squares + large, height, 320), dtype=bool)
         masks[squares:, :120, :120] = True
         for k in range(squares):
             top, left = divmod(k, 320 // side)
             masks[k, top * side : (top + 1) * side, left * side : (left + 1) * side] = True
         encoded = [rle.to_json(one) for one in rle.encode(masks)]
         listed = [
-            {"id": i, "file_name": f"{i}.png", "height": 240, "width": 320} for i in range(images)
+            {"id": i, "file_name": f"{i}.png", "height": height, "width": 320}
+            for i in range(images)
         ]
         annotations = [
             {"id": 1 + i * len(masks) + k, "image_id": i, "category_id": 1, "segmentation": mask}
@@ -109,6 +112,13 @@ def test_from_random_values_objects_may_be_half_as_large(drawn):
     pretrained = TrainOptions(**values)
     fit_to_data(pretrained, drawn(500, 8, 28, 2))
     assert pretrained.image_size == 192 and pretrained.set["mask_stride"] == 4
+
+
+@pytest.mark.parametrize("given, size", [({}, 192), ({"image_size": 320}, 320)])
+def test_small_files_are_not_enlarged_more_than_twice(drawn, given, size):
+    opts = options(**given)
+    fit_to_data(opts, drawn(500, 1, 60, height=120))
+    assert opts.image_size == size
 
 
 def test_few_images_get_more_epochs(drawn):
