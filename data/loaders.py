@@ -3,7 +3,8 @@
 The images form one endless stream: a permutation of the set for each epoch, drawn from (seed,
 epoch). Global step s reads the next batch_size x accumulate x world_size images of it on one canvas
 drawn from (seed, step); each rank and micro-step reads its slice. So starting at any step, on any
-number of ranks and with any number of workers, gives the same batches.
+number of ranks and with any number of workers, gives the same batches. Where canvases differ in
+shape, images of a similar shape share a step, on a canvas that they fill well.
 
 With `skip_bad`, an unreadable image is replaced in a training batch by the next readable one of the
 set, with the same random numbers (our choice: it keeps the size of every batch and depends on
@@ -32,7 +33,10 @@ from data.errors import BadRecord, InputError
 from data.presets import EvalPreset, Size, TrainPreset, paste_objects
 
 # Purposes of random numbers: independent streams from one seed.
-ORDER, CANVAS, SAMPLE, PASTE = 1, 2, 3, 4
+ORDER, CANVAS, SAMPLE, PASTE, STEPS = 1, 2, 3, 4, 5
+
+SIMILAR = 16  # steps whose images are sorted by their shape
+FILLED = 0.9  # a canvas may be drawn if it is filled so well, relative to the best
 
 
 class Key(NamedTuple):
@@ -118,9 +122,8 @@ def train_loader(
 ) -> Batches:
     """Micro-batches of the steps start_step .. stop_step - 1, `accumulate` for each step."""
     steps = range(start_step, stop_step)
-    sampler = TrainSampler(
-        len(dataset), batch_size, accumulate, seed, steps, canvases, rank, world_size
-    )
+    ratios = [record.width / record.height for record in dataset.images]
+    sampler = TrainSampler(ratios, batch_size, accumulate, seed, steps, canvases, rank, world_size)
     return Batches(Samples(dataset, preset, seed), sampler, workers)
 
 
@@ -152,11 +155,14 @@ def eval_loader(
     return Batches(Samples(dataset, preset), batches[rank::world_size], workers)
 
 
-@dataclass(frozen=True)
+@dataclass
 class TrainSampler:
-    """The keys of every micro-batch of one rank, as lists; see the head of this file."""
+    """The keys of every micro-batch of one rank, as lists; see the head of this file.
 
-    num_images: int
+    ratios: width over height of each image.
+    """
+
+    ratios: Sequence[float]
     batch_size: int
     accumulate: int
     seed: int
@@ -164,6 +170,9 @@ class TrainSampler:
     canvases: Sequence[Size]
     rank: int = 0
     world_size: int = 1
+
+    def __post_init__(self) -> None:
+        self.order = functools.lru_cache(maxsize=4)(self.order)
 
     def __len__(self) -> int:
         return len(self.steps) * self.accumulate
@@ -175,18 +184,47 @@ class TrainSampler:
 
     def keys(self, step: int, micro: int) -> list[Key]:
         """The images of one micro-step of this rank."""
-        slot = (step * self.accumulate + micro) * self.world_size + self.rank
-        first = slot * self.batch_size
-        canvas = self.canvases[seeds.mix(self.seed, CANVAS, step) % len(self.canvases)]
-        keys = []
-        for position in range(first, first + self.batch_size):
-            epoch, place = divmod(position, self.num_images)
-            keys.append(Key(permutation(self.num_images, self.seed, epoch)[place], epoch, canvas))
-        return keys
+        slots = self.accumulate * self.world_size
+        images = self.images(step * slots * self.batch_size, slots * self.batch_size)
+        canvas = self.canvas(step, [self.ratios[index] for index, _ in images])
+        first = (micro * self.world_size + self.rank) * self.batch_size
+        return [Key(*image, canvas) for image in images[first : first + self.batch_size]]
+
+    def images(self, first: int, count: int) -> list[tuple[int, int]]:
+        """Indices and epochs of the images at these positions of the stream."""
+        places = (divmod(position, len(self.ratios)) for position in range(first, first + count))
+        return [(self.order(epoch)[place], epoch) for epoch, place in places]
+
+    def order(self, epoch: int) -> list[int]:
+        """The images of an epoch. Those of each `SIMILAR` steps that lie in it whole are sorted by
+        their shape, and these steps are shuffled again.
+        """
+        count = len(self.ratios)
+        order = permutation(count, self.seed, epoch)
+        if len(self.canvases) == 1:
+            return order
+        per_step = self.batch_size * self.accumulate * self.world_size
+        start = min(count, -epoch * count % per_step)  # images of a step of the epoch before
+        generator = seeds.generator(self.seed, STEPS, epoch)
+        arranged = order[:start]
+        while start + per_step <= count:
+            steps = min(SIMILAR, (count - start) // per_step)
+            window = sorted(order[start : start + steps * per_step], key=self.ratios.__getitem__)
+            for step in torch.randperm(steps, generator=generator).tolist():
+                arranged += window[step * per_step : (step + 1) * per_step]
+            start = len(arranged)
+        return arranged + order[start:]
+
+    def canvas(self, step: int, ratios: list[float]) -> Size:
+        """One of the canvases that images of these shapes fill well, drawn from (seed, step)."""
+        shapes = np.array([[width / height] for height, width in self.canvases])  # [C,1]
+        filled = np.minimum(shapes / ratios, ratios / shapes).mean(1)  # [C]
+        good = np.flatnonzero(filled >= FILLED * filled.max())
+        return self.canvases[good[seeds.mix(self.seed, CANVAS, step) % len(good)]]
 
 
 def first_images(num_images: int, seed: int, count: int) -> list[int]:
-    """The first `count` images of the order that training with `seed` goes through."""
+    """The first `count` images of the order drawn from `seed`."""
     return permutation(num_images, seed, 0)[:count]
 
 

@@ -147,7 +147,7 @@ def half_empty(toy_coco, tmp_path_factory) -> list[str]:
     """Options for the toy set, without objects in the first batch of the second of two ranks."""
     content = json.loads((toy_coco / "annotations" / "instances_train.json").read_text())
     sizes = {"batch_size": 4, "accumulate": 1, "seed": 0, "steps": range(1)}
-    sampler = TrainSampler(8, **sizes, canvases=((64, 64),), rank=1, world_size=2)
+    sampler = TrainSampler([1.0] * 8, **sizes, canvases=((64, 64),), rank=1, world_size=2)
     empty = {content["images"][key.index]["id"] for key in sampler.keys(0, 0)}
     kept = [each for each in content["annotations"] if each["image_id"] not in empty]
     assert len(empty) == 4 and kept
@@ -323,7 +323,11 @@ def test_one_message_for_an_error_of_all_ranks_or_of_one(tiny, toy_coco, tmp_pat
 
 def test_a_broken_image_of_one_rank_is_named_once(toy_coco, tiny, tmp_path, monkeypatch):
     sizes = {"batch_size": 4, "accumulate": 1, "seed": 0, "steps": range(1)}
-    index = TrainSampler(8, **sizes, canvases=((64, 64),), rank=1, world_size=2).keys(0, 0)[0].index
+    index = (
+        TrainSampler([1.0] * 8, **sizes, canvases=((64, 64),), rank=1, world_size=2)
+        .keys(0, 0)[0]
+        .index
+    )
     content = json.loads((toy_coco / "annotations" / "instances_train.json").read_text())
     image = Path(content["images"][index]["file_name"])
     for path in (toy_coco / "train").iterdir():
