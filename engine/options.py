@@ -109,8 +109,8 @@ class TrainOptions:
     image_size: int = option(
         320, positive, "short side of the images in pixels", "input and augmentation")
     canvas: list[tuple[int, int]] | None = option(
-        None, values.canvas, "HEIGHTxWIDTH of training batches, one drawn per step; follows from "
-        "--image-size if not given", nargs="+")
+        None, values.canvas, "HEIGHTxWIDTH of training batches, one drawn per step from those that "
+        "its images fill well; follows from --image-size if not given", nargs="+")
     tiles: int = option(
         1, positive, "evaluate windows of each image as well, N along its long side, each as large "
         "for the network as the image: finds small objects; 1: off", metavar="N")
