@@ -209,9 +209,9 @@ class TrainSampler:
         arranged = order[:start]
         while start + per_step <= count:
             steps = min(SIMILAR, (count - start) // per_step)
-            window = sorted(order[start : start + steps * per_step], key=self.ratios.__getitem__)
+            near = sorted(order[start : start + steps * per_step], key=self.ratios.__getitem__)
             for step in torch.randperm(steps, generator=generator).tolist():
-                arranged += window[step * per_step : (step + 1) * per_step]
+                arranged += near[step * per_step : (step + 1) * per_step]
             start = len(arranged)
         return arranged + order[start:]
 
