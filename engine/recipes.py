@@ -115,8 +115,8 @@ RECIPES: dict[str, dict[str, object]] = {
     },
     # As `small-pretrained`. Known result: Penn-Fudan, EfficientNet-Lite0, val AP 0.587, AP50 0.901.
     "mask2former-small-pretrained": {
-        **MASK2FORMER, "image_size": 256, "scale": (0.7, 1.8), "copy_paste": 0.25, "batch_size": 4,
-        "epochs": 50, "eval_every": 5, "lr": 1e-3, "backbone_factor": 0.1, "average": 0.998,
+        **MASK2FORMER, "image_size": 320, "scale": (0.7, 1.8), "copy_paste": 0.25, "batch_size": 4,
+        "epochs": 32, "eval_every": 4, "lr": 1e-3, "backbone_factor": 0.1, "average": 0.998,
         "set": SMALL_MASK2FORMER | {"frozen_norms": True, "frozen_stride": 4},
     },
     # The whole network at its published size, fine-tuned on a GPU.

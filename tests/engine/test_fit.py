@@ -5,6 +5,7 @@ import pytest
 
 from data import rle
 from data.dataset import CocoDataset
+from data.loaders import train_canvases
 from engine import train
 from engine.datasets import open_splits
 from engine.fit import fit_to_data
@@ -125,8 +126,8 @@ def test_few_images_get_more_epochs(drawn):
     opts = options()
     reasons = fit_to_data(opts, drawn(20, 2, 60))
     assert opts.epochs == 440 and opts.eval_every == 73  # 2200 steps of 4
-    assert opts.image_size == 256
-    assert reasons["image_size"] == "20 images: steps count more than pixels"
+    assert opts.image_size == 320 and opts.canvas == train_canvases(256)
+    assert reasons["canvas"] == "20 images: steps count more than pixels"
     assert reasons["epochs"] == "20 images: 2200 steps"
 
 
