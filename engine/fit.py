@@ -14,7 +14,7 @@ from data import rle
 from data.dataset import CocoDataset
 from data.errors import counted
 from data.loaders import first_images, train_canvases
-from engine import dist, options, tiles
+from engine import dist, options, recipes, tiles
 from engine.log import info
 from engine.options import TrainOptions
 from mobileinst import zoo
@@ -71,9 +71,6 @@ def fit_to_data(opts: TrainOptions, train: CocoDataset) -> dict[str, str]:
             decide(f"set.{name}", enough, f"up to {most} objects in an image")
     per_epoch = len(train) / (opts.batch_size * opts.accumulate * dist.world_size())  # steps
 
-    def is_short(steps: float) -> bool:
-        return bool(opts.epochs) and is_free("epochs") and opts.epochs * per_epoch < steps
-
     sides, short = object_sides(train, first_images(len(train), opts.seed, SAMPLE))
     if short and not opts.canvas:
         size = max((size for size in SIZES if size <= LARGEST_ZOOM * short), default=SIZES[0])
@@ -114,12 +111,13 @@ def fit_to_data(opts: TrainOptions, train: CocoDataset) -> dict[str, str]:
         if keywords.get("mask_stride") == 8 and pixels < coarse_side:
             reason = f"a quarter of the objects is under {pixels:.0f} pixels"
             decide("set.mask_stride", 4, reason + " in windows" * (opts.tiles > 1))
-    if smaller < opts.image_size <= EVALUATED and not opts.canvas and is_short(STEPS):
+    is_small = recipes.RECIPES[opts.recipe]["epochs"] * per_epoch < STEPS
+    if is_small and smaller < opts.image_size <= EVALUATED and not opts.canvas:
         reason = f"{len(train)} images: steps count more than pixels"
         decide("canvas", train_canvases(smaller), reason)
     trained = min(opts.canvas[0]) if opts.canvas else opts.image_size
     steps = round(STEPS * min(1, SMALL_SIZE / trained))
-    if is_short(steps):
+    if opts.epochs and is_free("epochs") and opts.epochs * per_epoch < steps:
         epochs = math.ceil(steps / per_epoch)
         decide("epochs", float(epochs), f"{len(train)} images: {steps} steps")
         decide("eval_every", float(max(1, epochs // EVALUATIONS)), "follows from the epochs")

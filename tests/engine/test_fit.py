@@ -129,6 +129,9 @@ def test_few_images_get_more_epochs(drawn):
     assert opts.image_size == 320 and opts.canvas == train_canvases(256)
     assert reasons["canvas"] == "20 images: steps count more than pixels"
     assert reasons["epochs"] == "20 images: 2200 steps"
+    longer = options(epochs=500)
+    fit_to_data(longer, drawn(20, 2, 60))
+    assert longer.canvas == opts.canvas and longer.epochs == 500
 
 
 def test_the_epochs_count_all_processes(drawn, monkeypatch):
