@@ -83,16 +83,10 @@ def test_the_same_image_has_other_draws_in_each_epoch(dataset):
 )
 def test_each_epoch_sees_each_image_once(images, batch_size, accumulate, world_size, seed):
     per_step = batch_size * accumulate * world_size
+    ratios = (RATIOS * images)[:images]
     samplers = [
         loaders.TrainSampler(
-            (RATIOS * images)[:images],
-            batch_size,
-            accumulate,
-            seed,
-            range(7),
-            CANVASES,
-            rank,
-            world_size,
+            ratios, batch_size, accumulate, seed, range(7), CANVASES, rank, world_size
         )
         for rank in range(world_size)
     ]

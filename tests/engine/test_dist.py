@@ -323,11 +323,8 @@ def test_one_message_for_an_error_of_all_ranks_or_of_one(tiny, toy_coco, tmp_pat
 
 def test_a_broken_image_of_one_rank_is_named_once(toy_coco, tiny, tmp_path, monkeypatch):
     sizes = {"batch_size": 4, "accumulate": 1, "seed": 0, "steps": range(1)}
-    index = (
-        TrainSampler([1.0] * 8, **sizes, canvases=((64, 64),), rank=1, world_size=2)
-        .keys(0, 0)[0]
-        .index
-    )
+    sampler = TrainSampler([1.0] * 8, **sizes, canvases=((64, 64),), rank=1, world_size=2)
+    index = sampler.keys(0, 0)[0].index
     content = json.loads((toy_coco / "annotations" / "instances_train.json").read_text())
     image = Path(content["images"][index]["file_name"])
     for path in (toy_coco / "train").iterdir():
