@@ -166,12 +166,17 @@ def output(out: Path | None, parent: Path, stem: str, name: str) -> Path:
 
 
 def clear(folder: Path, but: Path | None = None) -> None:
-    """Empties a folder, which stays, and with it a lock."""
-    for path in folder.iterdir():
-        if path.is_dir() and not path.is_symlink() and path != but:
-            shutil.rmtree(path)
-        elif path != but:
-            path.unlink()
+    """Empties a folder, which stays, and with it a lock; raises InputError if that fails."""
+    try:
+        for path in folder.iterdir():
+            if path.is_dir() and not path.is_symlink() and path != but:
+                shutil.rmtree(path)
+            elif path != but:
+                path.unlink()
+    except OSError as error:
+        raise InputError(
+            f"{folder}: cannot be emptied ({error.strerror}); choose another --out"
+        ) from error
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """One rule for what commands write: the next free folder, or --out; nothing is replaced unasked."""
 
 import contextlib
+import errno
 import json
 import os
 import shutil
@@ -166,3 +167,13 @@ def test_the_rest_of_a_killed_prediction_is_removed(tmp_path):
     with files.atomic_folder(tmp_path / "out") as folder:
         (folder / "a.txt").touch()
     assert set(os.listdir(tmp_path / "out")) == {"a.txt", "draft.tmp"}
+
+
+def test_a_folder_on_a_disk_that_may_only_be_read(tmp_path, monkeypatch):
+    def refuse(path):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
+    (tmp_path / "last.pt").touch()
+    monkeypatch.setattr(Path, "unlink", refuse)
+    with pytest.raises(InputError, match=f"^{tmp_path}: cannot be emptied .Read-only file system"):
+        files.FolderLock().claim(tmp_path, Path("runs"), "run", "last.pt", overwrite=True)
