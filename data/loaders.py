@@ -3,8 +3,8 @@
 The images form one endless stream: a permutation of the set for each epoch, drawn from (seed,
 epoch). Global step s reads the next batch_size x accumulate x world_size images of it on one canvas
 drawn from (seed, step); each rank and micro-step reads its slice. So starting at any step, on any
-number of ranks and with any number of workers, gives the same batches. Where canvases differ in
-shape, images of a similar shape share a step, on a canvas that they fill well.
+number of ranks and with any number of workers, gives the same batches. Where images fill different
+canvases best, images of a similar shape share a step, on a canvas that they fill well.
 
 With `skip_bad`, an unreadable image is replaced in a training batch by the next readable one of the
 set, with the same random numbers (our choice: it keeps the size of every batch and depends on
@@ -35,7 +35,7 @@ from data.presets import EvalPreset, Size, TrainPreset, paste_objects
 # Purposes of random numbers: independent streams from one seed.
 ORDER, CANVAS, SAMPLE, PASTE, STEPS = 1, 2, 3, 4, 5
 
-SIMILAR = 16  # steps whose images are sorted by their shape
+SIMILAR = 16  # steps whose images are sorted by the canvas that they fill best
 FILLED = 0.9  # a canvas may be drawn if it is filled so well, relative to the best
 
 
@@ -92,7 +92,7 @@ def train_canvases(image_size: int) -> list[Size]:
     """A landscape, a portrait and a square canvas, sides multiples of 64.
 
     Our choice: the first two are what evaluation pads its largest images to, so that positions mean
-    the same there; the square has about their area.
+    the same there; the square has about their area, so it shows an image larger than evaluation.
     """
     preset = EvalPreset(image_size)
     short, long = preset.padded_size(image_size, math.ceil(preset.max_ratio * image_size))
@@ -173,6 +173,7 @@ class TrainSampler:
 
     def __post_init__(self) -> None:
         self.order = functools.lru_cache(maxsize=4)(self.order)
+        self.best = self.filled(self.ratios).argmax(0).tolist()  # canvas of each image
 
     def __len__(self) -> int:
         return len(self.steps) * self.accumulate
@@ -197,11 +198,11 @@ class TrainSampler:
 
     def order(self, epoch: int) -> list[int]:
         """The images of an epoch. Those of each `SIMILAR` steps that lie in it whole are sorted by
-        their shape, and these steps are shuffled again.
+        the canvas that they fill best, and these steps are shuffled again.
         """
         count = len(self.ratios)
         order = permutation(count, self.seed, epoch)
-        if len(self.canvases) == 1:
+        if len(set(self.best)) == 1:
             return order
         per_step = self.batch_size * self.accumulate * self.world_size
         start = min(count, -epoch * count % per_step)  # images of a step of the epoch before
@@ -209,7 +210,7 @@ class TrainSampler:
         arranged = order[:start]
         while start + per_step <= count:
             steps = min(SIMILAR, (count - start) // per_step)
-            near = sorted(order[start : start + steps * per_step], key=self.ratios.__getitem__)
+            near = sorted(order[start : start + steps * per_step], key=self.best.__getitem__)
             for step in torch.randperm(steps, generator=generator).tolist():
                 arranged += near[step * per_step : (step + 1) * per_step]
             start = len(arranged)
@@ -217,10 +218,14 @@ class TrainSampler:
 
     def canvas(self, step: int, ratios: list[float]) -> Size:
         """One of the canvases that images of these shapes fill well, drawn from (seed, step)."""
-        shapes = np.array([[width / height] for height, width in self.canvases])  # [C,1]
-        filled = np.minimum(shapes / ratios, ratios / shapes).mean(1)  # [C]
+        filled = self.filled(ratios).mean(1)  # [C]
         good = np.flatnonzero(filled >= FILLED * filled.max())
         return self.canvases[good[seeds.mix(self.seed, CANVAS, step) % len(good)]]
+
+    def filled(self, ratios: Sequence[float]) -> np.ndarray:
+        """The part of each canvas that an image of each shape covers at most: [C,N]."""
+        shapes = np.array([[width / height] for height, width in self.canvases])  # [C,1]
+        return np.minimum(shapes / ratios, ratios / shapes)
 
 
 def first_images(num_images: int, seed: int, count: int) -> list[int]:

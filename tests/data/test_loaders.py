@@ -155,6 +155,12 @@ def test_similar_images_share_a_canvas_that_they_fill():
     assert found == set(canvases) and mixed <= 4
 
 
+def test_batches_of_few_images_of_many_shapes_are_mixed_anew():
+    ratios = [0.6 + 0.025 * i for i in range(48)]
+    sampler = loaders.TrainSampler(ratios, 4, 1, 0, range(240), loaders.train_canvases(256))
+    assert len({frozenset(key.index for key in keys) for keys in sampler}) > 200
+
+
 def test_training_on_what_evaluation_sees(dataset):
     preset = EvalPreset(48)
     canvas = loaders.covering_canvas(dataset, preset)
