@@ -166,17 +166,12 @@ def output(out: Path | None, parent: Path, stem: str, name: str) -> Path:
 
 
 def clear(folder: Path, but: Path | None = None) -> None:
-    """Empties a folder, which stays, and with it a lock; raises InputError if that fails."""
-    try:
-        for path in folder.iterdir():
-            if path.is_dir() and not path.is_symlink() and path != but:
-                shutil.rmtree(path)
-            elif path != but:
-                path.unlink()
-    except OSError as error:
-        raise InputError(
-            f"{folder}: cannot be emptied ({error.strerror}); choose another --out"
-        ) from error
+    """Empties a folder, which stays, and with it a lock."""
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink() and path != but:
+            shutil.rmtree(path)
+        elif path != but:
+            path.unlink()
 
 
 @contextmanager
@@ -261,14 +256,17 @@ class FolderLock:
         `require_free`.
 
         Raises:
-            InputError: if it is in use.
+            InputError: if it is in use, or cannot be emptied.
         """
         folder = out or next_free(parent, stem)
         if self.handle is None:
             self.acquire(folder)
         require_free(folder, overwrite, mark)
         if overwrite:
-            clear(folder)
+            try:
+                clear(folder)
+            except OSError as error:
+                raise failure(Path(error.filename), error, "", "choose another --out") from error
         return folder
 
     def release(self) -> None:

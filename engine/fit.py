@@ -36,7 +36,7 @@ LARGEST_ZOOM = 2  # more pixels than the files have help the grid of the masks, 
 # Penn-Fudan (100 images), Mask2Former with EfficientNet-Lite0: AP .556 after 1125 of 2250, .590 at
 # the end. Where steps are what is missing, training images are no larger than that, as at 320 it
 # was behind; its evaluation at 320 had .615.
-STEPS, SMALL_SIZE, EVALUATED = 2200, 256, 320
+STEPS, SMALL_SIZE = 2200, 256
 EVALUATIONS, IN_WINDOWS = 6, 3
 
 
@@ -72,13 +72,14 @@ def fit_to_data(opts: TrainOptions, train: CocoDataset) -> dict[str, str]:
     per_epoch = len(train) / (opts.batch_size * opts.accumulate * dist.world_size())  # steps
 
     sides, short = object_sides(train, first_images(len(train), opts.seed, SAMPLE))
-    if short and not opts.canvas:
-        size = max((size for size in SIZES if size <= LARGEST_ZOOM * short), default=SIZES[0])
-        if size < opts.image_size:
-            decide("image_size", size, f"images of {short:.0f} pixels on the short side")
+    largest = max((size for size in SIZES if size <= LARGEST_ZOOM * short), default=SIZES[0])
+    if short and not opts.canvas and largest < opts.image_size:
+        decide("image_size", largest, f"images of {short:.0f} pixels on the short side")
     smaller = opts.image_size
     if is_free("image_size"):
         smaller = min(smaller, SMALL_SIZE)
+    few = recipes.RECIPES[opts.recipe]["epochs"] * per_epoch < STEPS and not opts.canvas
+    trained = smaller if few else opts.image_size
     if len(sides) and not opts.canvas:
         small, large = np.quantile(sides, (0.25, 0.9)).tolist()  # of the short side of the image
         part = 0.5 if opts.from_scratch else 1
@@ -99,22 +100,23 @@ def fit_to_data(opts: TrainOptions, train: CocoDataset) -> dict[str, str]:
             reason = f"windows enlarge objects {zoom:g} times"
             if smaller < opts.image_size:
                 decide("image_size", smaller, reason)
+            trained = smaller
             highest = max(opts.scale[1], round(1.2 * zoom, 2))
             decide("scale", (opts.scale[0], highest), reason)
             decide("eval_train", min(opts.eval_train, SEEN), "each takes a pass for every window")
-        elif small * opts.image_size < side:
-            wanted = min(side / small, LARGEST_ZOOM * short)
-            size = next((size for size in SIZES if size >= wanted), SIZES[-1])
+        elif small * trained < side:
+            size = next((size for size in SIZES if size * small >= side), SIZES[-1])
+            size = min(size, largest)
             if size > opts.image_size:
                 decide("image_size", size, under(opts.image_size))
-        pixels = zoom * small * opts.image_size
+            trained = opts.image_size
+        pixels = zoom * small * trained
         if keywords.get("mask_stride") == 8 and pixels < coarse_side:
             reason = f"a quarter of the objects is under {pixels:.0f} pixels"
             decide("set.mask_stride", 4, reason + " in windows" * (opts.tiles > 1))
-    is_small = recipes.RECIPES[opts.recipe]["epochs"] * per_epoch < STEPS
-    if is_small and smaller < opts.image_size <= EVALUATED and not opts.canvas:
+    if trained < opts.image_size:
         reason = f"{len(train)} images: steps count more than pixels"
-        decide("canvas", train_canvases(smaller), reason)
+        decide("canvas", train_canvases(trained), reason)
     trained = min(opts.canvas[0]) if opts.canvas else opts.image_size
     steps = round(STEPS * min(1, SMALL_SIZE / trained))
     if opts.epochs and is_free("epochs") and opts.epochs * per_epoch < steps:

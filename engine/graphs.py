@@ -2,6 +2,7 @@
 
 import io
 import logging
+import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
@@ -130,7 +131,7 @@ def traced(model: nn.Module, image: torch.Tensor) -> torch.export.ExportedProgra
         with torch.no_grad(), quiet():
             return torch.export.export(model, (image,))
     except Exception as error:  # torch raises nearly everything for what it cannot trace
-        part = running[-1].rpartition("model.")[2] if running else ""
+        part = re.sub(r"^(model\.)+", "", running[-1]) if running else ""  # of the wrappers
         reason = str(error).strip().splitlines()[0]
         raise InputError(
             f"the model cannot be exported: {part or 'it'} is no graph of tensors of fixed sizes "

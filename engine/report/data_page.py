@@ -30,7 +30,7 @@ from engine.report.page import (
     tiles,
 )  # fmt: skip
 from engine.report.paint import Painting, Patch, palette, patch_of
-from engine.values import shown
+from engine.values import is_unset, shown
 
 HEIGHT = 170  # of a sample; its width is at most twice that
 MARGIN = 0.7  # around the objects of a sample, of their longer side
@@ -39,8 +39,8 @@ SAMPLES, MOST_CLASSES = 4, 60  # of each class, and classes that have some
 SHOWN, LISTED = 8, 25  # of a problem: images and lines
 LONGEST = 500  # characters of a line: problems.csv has all names of many equal images
 DECISIONS = (
-    "image_size", "epochs", "eval_every", "batch_size", "set.num_queries", "set.max_detections",
-    "set.mask_stride",
+    "image_size", "canvas", "tiles", "epochs", "eval_every", "batch_size", "set.num_queries",
+    "set.max_detections", "set.mask_stride",
 )  # fmt: skip
 
 
@@ -146,7 +146,7 @@ def distributions(found: Content) -> Html:
     return charts([
         histogram(np.concatenate(per_image), "objects per image"),
         histogram(sides, "side of objects (root of their area), pixels", log=True),
-        histogram(seen, f"the same as a training at {scale} sees them", log=True),
+        histogram(seen, f"the same with a short side of {scale}", log=True),
         histogram(shorts, "short side of images, pixels"),
     ])  # fmt: skip
 
@@ -157,9 +157,10 @@ def decisions(found: Content) -> Html:
     config = options.model_config(opts, num_classes=1)
     for name in DECISIONS:
         key, holder = name.removeprefix("set."), config if name.startswith("set.") else opts
-        if hasattr(holder, key):  # not every model has a mask stride
+        value = getattr(holder, key, None)  # not every model has a mask stride
+        if not is_unset(value):
             why = found.reasons.get(name, opts.origins.get(name, "default"))
-            rows.append((key, shown(getattr(holder, key)), why))
+            rows.append((key, shown(value), why))
     most = max(int(one.objects_per_image().max(initial=0)) for one in found.sets.values())
     rows.append(("objects in the fullest image", f"{most:,}", "each needs a query and a detection"))
     return table(("option", "value", "why"), rows, long=[2])

@@ -100,7 +100,7 @@ def test_windows_of_the_user_are_counted(drawn):
 def test_many_tiny_objects_get_the_largest_images(drawn):
     opts = options()
     fit_to_data(opts, drawn(500, 250, 8, 50))
-    assert opts.image_size == 512  # 16 pixels of a side of 8 in 240
+    assert opts.image_size == 448  # 16 pixels of a side of 8 in 240 need more than twice 240
     assert opts.epochs == options().epochs  # 500 images are enough steps
 
 
@@ -115,11 +115,20 @@ def test_from_random_values_objects_may_be_half_as_large(drawn):
     assert pretrained.image_size == 192 and pretrained.set["mask_stride"] == 4
 
 
+@pytest.mark.parametrize("squares, side", [(1, 60), (80, 5)])
 @pytest.mark.parametrize("given, size", [({}, 192), ({"image_size": 320}, 320)])
-def test_small_files_are_not_enlarged_more_than_twice(drawn, given, size):
+def test_small_files_are_not_enlarged_more_than_twice(drawn, given, size, squares, side):
     opts = options(**given)
-    fit_to_data(opts, drawn(500, 1, 60, height=120))
+    fit_to_data(opts, drawn(500, squares, side, 10, height=120))
     assert opts.image_size == size
+
+
+@pytest.mark.parametrize("side, canvas", [(14, None), (18, train_canvases(256))])
+def test_small_objects_in_few_images_keep_their_pixels(drawn, side, canvas):
+    """14.9 pixels at 256 are too few, 19.2 are enough with masks at stride 4."""
+    opts = options()
+    fit_to_data(opts, drawn(20, 8, side, 2))
+    assert (opts.image_size, opts.canvas, opts.set["mask_stride"]) == (320, canvas, 4)
 
 
 def test_few_images_get_more_epochs(drawn):
@@ -177,4 +186,4 @@ def test_objects_without_a_query_are_counted_in_both_sets(toy_coco, capsys):
 def test_larger_images_get_fewer_steps(drawn):
     opts = options()
     fit_to_data(opts, drawn(20, 2, 8, 1))
-    assert opts.image_size == 512 and opts.epochs == 220  # 1100 steps of 4
+    assert opts.image_size == 448 and opts.epochs == 252  # 1257 steps of 4
