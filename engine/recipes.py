@@ -8,8 +8,8 @@ default of `engine.options.TrainOptions`; what the user gives overrides it, keyw
 
 # MobileInst for small sets, our settings: narrower than the paper's decoder, keys at stride 16, a
 # local decoder guided by the first masks, and a class for every cell as an auxiliary loss. Masks of
-# small trainings are too large at SparseInst's threshold of 0.45: VOC at 256 pixels had AP .379 at
-# it and .387 at 0.55 (assets/results/neighbours.md).
+# small trainings are too large at SparseInst's threshold of 0.45: VOC has AP .411 at it and .422 at
+# 0.55 (assets/results/neighbours.md).
 MOBILEINST = {"model": "mobileinst_topformer_tiny", "warmup": 100}
 SMALL_MOBILEINST = {
     "width": 64, "kernel_dim": 64, "kv_stride": 16, "guided": True, "semantic_weight": 1.0,
@@ -54,7 +54,7 @@ RECIPES: dict[str, dict[str, object]] = {
         "set": SMALL_MOBILEINST | {"num_queries": 25},
     },
     # The same from a pretrained backbone, at 256 x 192 with masks at stride 4. Known result:
-    # EfficientNet-Lite0, val AP 0.496, AP50 0.834.
+    # EfficientNet-Lite0, val AP 0.489, AP50 0.830.
     "demo-pretrained": {
         **MOBILEINST, "image_size": 192, "canvas": [(192, 256)], "scale": (0.7, 1.6),
         "copy_paste": 0.4, "batch_size": 8, "epochs": 26, "eval_every": 13, "lr": 2e-3,
@@ -72,7 +72,7 @@ RECIPES: dict[str, dict[str, object]] = {
         "set": SMALL_MOBILEINST | {"num_queries": 50},
     },
     # The same from a pretrained backbone, at 427 x 320: its norms and finest layers are frozen, the
-    # rest of it learns slowly. Known result: VOC, EfficientNet-Lite0, val AP 0.409, AP50 0.595.
+    # rest of it learns slowly. Known result: VOC, EfficientNet-Lite0, val AP 0.422, AP50 0.623.
     "small-pretrained": {
         **MOBILEINST, "image_size": 320, "scale": (0.7, 1.8), "copy_paste": 0.25, "batch_size": 4,
         "epochs": 29, "eval_every": 6, "lr": 1e-3, "backbone_factor": 0.1, "average": 0.998,
