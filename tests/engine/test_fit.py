@@ -63,6 +63,7 @@ def test_many_small_objects_beside_large_ones(drawn):
     assert opts.set["max_detections"] == 121  # above 1.25 · 90
     assert opts.tiles == 1
     assert opts.image_size == 384 and opts.set["mask_stride"] == 4
+    assert opts.set["mask_threshold"] == 0.45
     assert reasons["set.num_queries"] == "up to 90 objects in an image"
     assert reasons["image_size"] == "a quarter of the objects is under 13 pixels at 320"
     assert {opts.origins[name] for name in reasons} == {"data"}
