@@ -92,7 +92,7 @@ def train_canvases(image_size: int) -> list[Size]:
     """A landscape, a portrait and a square canvas, sides multiples of 64.
 
     Our choice: the first two are what evaluation pads its largest images to, so that positions mean
-    the same there; the square has about their area, so it shows an image larger than evaluation.
+    the same there; the square has about their area, so a square image is larger than in evaluation.
     """
     preset = EvalPreset(image_size)
     short, long = preset.padded_size(image_size, math.ceil(preset.max_ratio * image_size))

@@ -25,8 +25,8 @@ class TrainPreset:
 
     scale: range of the drawn scale, evenly in the logarithm; at 1 the whole image just fits into
         the canvas, below it is smaller, above a part at a drawn place is seen (large-scale jitter,
-        Ghiasi et al. 2021). The default is our choice: evaluation shows an image at 0.8 to 1.25
-        of the fit (data/loaders.py, engine/fit.py), near the middle of the range.
+        Ghiasi et al. 2021). The default is our choice: evaluation shows an image at about 0.75
+        to 1.3 of the fit (data/loaders.py, engine/fit.py), near the middle of the range.
     flip, grey: probability of a mirrored image, of one without colour.
     brightness, contrast, saturation: the factor is drawn from 1 - x .. 1 + x. hue: from -x .. x of
         the colour circle. The strengths are our choice: mild, as classes differ in colour.

@@ -266,7 +266,7 @@ class FolderLock:
             try:
                 clear(folder)
             except OSError as error:
-                raise failure(Path(error.filename), error, "", "choose another --out") from error
+                raise failure(folder, error, "", "choose another --out") from error
         return folder
 
     def release(self) -> None:

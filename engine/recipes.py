@@ -15,7 +15,7 @@ SMALL_MOBILEINST = {
 }
 
 # Masks at stride 8 are too large at the default of 0.45: VOC .411 / .612 there, .422 / .623 at .55.
-# At stride 4 they are not (engine/fit.py, assets/results/neighbours.md).
+# At stride 4 nuclei lose by it (engine/fit.py, assets/results/neighbours.md).
 COARSE_MASKS = {"mask_threshold": 0.55}
 
 # Mask2Former for a CPU: the published sizes, 47 million parameters and more, need pretrained

@@ -40,7 +40,7 @@ SHOWN, LISTED = 8, 25  # of a problem: images and lines
 LONGEST = 500  # characters of a line: problems.csv has all names of many equal images
 DECISIONS = (
     "image_size", "canvas", "tiles", "epochs", "eval_every", "batch_size", "set.num_queries",
-    "set.max_detections", "set.mask_stride",
+    "set.max_detections", "set.mask_stride", "set.mask_threshold",
 )  # fmt: skip
 
 

@@ -162,6 +162,15 @@ def test_what_the_user_gave_stays(drawn):
     assert opts.origins["eval_every"] == "recipe"
 
 
+@pytest.mark.parametrize("stride, threshold", [(4, 0.45), (8, 0.55)])
+@pytest.mark.parametrize("side", [10, 60])
+def test_the_mask_threshold_follows_the_stride(drawn, side, stride, threshold):
+    opts = options(set={"mask_stride": stride, "mask_threshold": 0.55})
+    opts.origins |= {"set.mask_stride": "user", "set.mask_threshold": "recipe"}
+    fit_to_data(opts, drawn(500, 4, side, 2))
+    assert (opts.set["mask_stride"], opts.set["mask_threshold"]) == (stride, threshold)
+
+
 def test_no_objects_and_other_systems(drawn):
     assert "epochs" in fit_to_data(options(), drawn(3, 0, 1))
     opts = TrainOptions(recipe="mask2former-small", model="mask2former_swin_tiny")

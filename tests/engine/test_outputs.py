@@ -175,5 +175,5 @@ def test_a_folder_on_a_disk_that_may_only_be_read(tmp_path, monkeypatch):
 
     (tmp_path / "last.pt").touch()
     monkeypatch.setattr(Path, "unlink", refuse)
-    with pytest.raises(InputError, match="last.pt: cannot be written .Read-only file system"):
+    with pytest.raises(InputError, match=f"^{tmp_path}: cannot be written .Read-only file system"):
         files.FolderLock().claim(tmp_path, Path("runs"), "run", "last.pt", overwrite=True)
