@@ -186,7 +186,7 @@ def score_checkpoint(
     files.write_json(out, results, "name another")
     info(f"results: {out}")
     if opts.diagnose:
-        found = diagnose.diagnose(ground_truth, every, scores)
+        found = diagnose.diagnose(ground_truth, every, scores, opts.duplicate_iou)
         info(f"\n{diagnose.text(found)}\n")
         about = {"checkpoint": str(path), "split": opts.split}
         files.write_json(out.with_name(DIAGNOSIS), about | found, "name another --out")

@@ -16,7 +16,7 @@ from torch import Tensor
 from data import rle
 from engine.coco_ap import NOTHING, Scores, remove_void, run_cocoeval, twelve_numbers, with_geometry
 from engine.report.tables import aligned, number
-from mobileinst.set_prediction.postprocess import Postprocess
+from mobileinst.set_prediction.postprocess import DUPLICATE_IOU, Postprocess
 
 SMALL, LARGE = 32**2, 96**2  # largest area of a small object, of a medium one
 FOUND = 0.5  # IoU from which an object is found; also the least part of one inside a merged mask
@@ -60,12 +60,18 @@ def one_per_query(postprocess: Postprocess) -> Postprocess:
     return changed
 
 
-def diagnose(ground_truth: dict, detections: list[dict], scores: Scores) -> dict:
+def diagnose(
+    ground_truth: dict,
+    detections: list[dict],
+    scores: Scores,
+    duplicate_iou: float = DUPLICATE_IOU,
+) -> dict:
     """All numbers as plain values, 0..1, or -1.0 where there is no such object.
 
     Args:
         detections: COCO results with `best`, those of `one_per_query`.
         scores: the ordinary evaluation of the same weights.
+        duplicate_iou: that of the ordinary evaluation.
     """
     answers = remove_void(ground_truth, [each for each in detections if each["best"]])
     objects = compare(ground_truth, answers)
@@ -83,7 +89,7 @@ def diagnose(ground_truth: dict, detections: list[dict], scores: Scores) -> dict
         },
         "oracles": {
             "as evaluated": as_evaluated,
-            **oracles(ground_truth, answers, scores.max_dets),
+            **oracles(ground_truth, answers, scores.max_dets, duplicate_iou),
         },
     }
 
@@ -148,12 +154,17 @@ def recall(objects: list[Object]) -> dict[str, dict[str, dict[str, float]]]:
     return {group: {size: row(group, size) for size in SIZES} for group in GROUPS}
 
 
-def oracles(ground_truth: dict, answers: list[dict], max_dets: int) -> dict[str, dict[str, float]]:
-    """AP and AP50 of the answers, and of the answers with a part made perfect; see MEANING."""
+def oracles(
+    ground_truth: dict, answers: list[dict], max_dets: int, duplicate_iou: float = DUPLICATE_IOU
+) -> dict[str, dict[str, float]]:
+    """AP and AP50 of the answers, and of the answers with a part made perfect; see MEANING. What
+    are duplicates then is dropped, as in the ordinary evaluation.
+    """
     changed, objects = {name: [] for name in ORACLES}, objects_of(ground_truth)
     for image, group in by_image(answers).items():
         outlines = [each["segmentation"] for each in objects[image]]
         labels = np.array([each["category_id"] for each in objects[image]], dtype=np.int64)
+        of_image = {name: [] for name in ORACLES}
         ious = rle.iou([each["segmentation"] for each in group], outlines)  # [M,N]
         for answer, row in zip(group, ious):
             right, perfect = answer, answer
@@ -167,12 +178,23 @@ def oracles(ground_truth: dict, answers: list[dict], max_dets: int) -> dict[str,
             scored = answer | {"score": float(own.max(initial=0.0))}
             both = right | {"score": float(after.max(initial=0.0))}
             for name, each in zip(ORACLES, (answer, right, scored, both, perfect), strict=True):
-                changed[name].append(each)
+                of_image[name].append(each)
+        for name, found in of_image.items():
+            changed[name] += without_duplicates(found, duplicate_iou)
     truths, numbers = with_geometry(ground_truth["annotations"]), {}
     for name, found in changed.items():
         found = with_geometry(found)
         numbers[name] = twelve_numbers(run_cocoeval(ground_truth, truths, found, "segm", max_dets))
     return {name: {key: values[key] for key in ("AP", "AP50")} for name, values in numbers.items()}
+
+
+def without_duplicates(answers: list[dict], limit: float) -> list[dict]:
+    """Drops the answers of an image whose IoU with a better one of their class is larger."""
+    answers = sorted(answers, key=lambda one: -one["score"])
+    masks = [one["segmentation"] for one in answers]
+    labels = np.array([one["category_id"] for one in answers])
+    near = (rle.iou(masks, masks) > limit) & (labels[:, None] == labels)  # [M,M]
+    return [one for one, better in zip(answers, np.tril(near, -1), strict=True) if not better.any()]
 
 
 def recall_rows(result: dict) -> list[list[str]]:

@@ -139,6 +139,20 @@ def test_oracles_of_known_answers():
         assert list(found[name].values()) == pytest.approx(numbers, abs=1e-6), name
 
 
+def test_a_duplicate_is_no_answer_of_an_oracle():
+    """By its IoU, that of the first object would come before the answer to the second."""
+    first, second = box(0, 20, 0, 20), box(50, 70, 50, 100)
+    truth = truth_of([1], [(1, 1, first, 0), (1, 1, second, 0)])
+    rows = (1, 1, 0.9, first), (1, 1, 0.8, box(50, 70, 50, 91)), (1, 1, 0.5, box(0, 20, 0, 18))
+    found = diagnose.oracles(truth, answers_of(*rows), 100)
+    # Precision is 1 up to a recall of one half, 51 of the 101 that COCO looks at, and at the seven
+    # thresholds that the second answer reaches at every recall.
+    for name in ("best class only", "right score", "both"):
+        assert found[name]["AP"] == pytest.approx((7 + 3 * 51 / 101) / 10), name
+    kept = diagnose.oracles(truth, answers_of(*rows), 100, duplicate_iou=1.0)
+    assert kept["right score"]["AP"] < kept["best class only"]["AP"]
+
+
 @pytest.mark.parametrize("objects", [[], [(1, 1, box(0, 9, 0, 9), 0)]])
 def test_without_objects_or_answers(objects):
     found = diagnosed(truth_of([1, 2], objects), [])
