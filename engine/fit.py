@@ -35,11 +35,12 @@ TILES = (2, 3)
 FINE_THRESHOLD = 0.45
 SEEN = 25  # training images that are scored then
 LARGEST_ZOOM = 2  # more pixels than the files have help the grid of the masks, up to here
-# Of the shortest useful training at 256 pixels; larger images take more time each and get fewer.
+# Of the shortest useful training at 256 pixels with batches of four; larger images take more time
+# each and get fewer, smaller batches get more.
 # Penn-Fudan (100 images), Mask2Former with EfficientNet-Lite0: AP .556 after 1125 of 2250, .590 at
 # the end. Where steps are what is missing, training images are no larger than that, unless the
 # objects are small, as at 320 it was behind; its evaluation at 320 had .615.
-STEPS, SMALL_SIZE = 2200, 256
+STEPS, BATCH, SMALL_SIZE = 2200, 4, 256
 EVALUATIONS, IN_WINDOWS = 6, 3
 
 
@@ -72,7 +73,8 @@ def fit_to_data(opts: TrainOptions, train: CocoDataset) -> dict[str, str]:
         enough = min(1024, math.ceil(math.sqrt(factor * most)) ** 2)  # a square grid, if placed
         if enough > keywords[name]:
             decide(f"set.{name}", enough, f"up to {most} objects in an image")
-    per_epoch = len(train) / (opts.batch_size * opts.accumulate * dist.world_size())  # steps
+    batch = opts.batch_size * opts.accumulate * dist.world_size()
+    per_epoch, shortest = len(train) / batch, STEPS * max(1, BATCH / batch)  # steps
 
     sides, short = object_sides(train, first_images(len(train), opts.seed, SAMPLE))
     largest = max((size for size in SIZES if size <= LARGEST_ZOOM * short), default=SIZES[0])
@@ -81,7 +83,7 @@ def fit_to_data(opts: TrainOptions, train: CocoDataset) -> dict[str, str]:
     smaller = opts.image_size
     if is_free("image_size"):
         smaller = min(smaller, SMALL_SIZE)
-    few = recipes.RECIPES[opts.recipe]["epochs"] * per_epoch < STEPS and not opts.canvas
+    few = recipes.RECIPES[opts.recipe]["epochs"] * per_epoch < shortest and not opts.canvas
     trained = smaller if few else opts.image_size
     if len(sides) and not opts.canvas:
         small, large = np.quantile(sides, (0.25, 0.9)).tolist()  # of the short side of the image
@@ -124,7 +126,7 @@ def fit_to_data(opts: TrainOptions, train: CocoDataset) -> dict[str, str]:
         reason = f"{len(train)} images: steps count more than pixels"
         decide("canvas", train_canvases(trained), reason)
     trained = min(opts.canvas[0]) if opts.canvas else opts.image_size
-    steps = round(STEPS * min(1, SMALL_SIZE / trained))
+    steps = round(shortest * min(1, SMALL_SIZE / trained))
     if opts.epochs and is_free("epochs") and opts.epochs * per_epoch < steps:
         epochs = math.ceil(steps / per_epoch)
         decide("epochs", float(epochs), f"{len(train)} images: {steps} steps")

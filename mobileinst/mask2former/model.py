@@ -28,6 +28,7 @@ class Mask2FormerConfig(Config):
     num_queries, num_layers, ffn_width: of the query decoder. Published configs count the supervised
     start values too: 10 layers for 9.
     *_weight: of the matching cost and the loss terms; no_object_weight: of an unmatched query.
+    iou_targets: of the class loss (`CrossEntropyClassLoss`).
     train_points, oversample, importance: of the points masks are compared at.
     """
 
@@ -52,6 +53,7 @@ class Mask2FormerConfig(Config):
     pixel_weight: float = within(0, 1e6, 5.0)
     dice_weight: float = within(0, 1e6, 5.0)
     no_object_weight: float = within(0, 1e6, 0.1)
+    iou_targets: bool = False
     train_points: int = within(1, 10_000_000, 12544)
     oversample: float = within(1, 100, 3.0)
     importance: float = within(0, 1, 0.75)
@@ -142,7 +144,9 @@ def mask2former_training(
     class_weight, *mask_weights = config.class_weight, config.pixel_weight, config.dice_weight
     cost = PointCost(class_weight, *mask_weights, points=config.train_points)
     queries = model.query_decoder.num_queries
-    class_loss = CrossEntropyClassLoss(queries, class_weight, config.no_object_weight)
+    class_loss = CrossEntropyClassLoss(
+        queries, class_weight, config.no_object_weight, config.iou_targets
+    )
     mask_loss = PointMaskLoss(
         *mask_weights,
         points=config.train_points,

@@ -133,11 +133,15 @@ class CrossEntropyClassLoss:
     another. Those without a class loss stay in that sum, which must be known before the forward.
 
     num_queries: Q of the model; with it the numbers of objects determine those of matched queries.
+    iou_targets: a matched query has its class with the IoU of its mask, and no object with the
+    rest, so that scores order answers by their masks: our choice (Penn-Fudan,
+    assets/results/neighbours.md).
     """
 
     num_queries: int
     weight: float = 2.0
     no_object_weight: float = 0.1
+    iou_targets: bool = False
 
     def counts(self, targets: list[dict]) -> dict[str, int]:
         """How many queries will be matched, and how many not."""
@@ -149,8 +153,15 @@ class CrossEntropyClassLoss:
         no_object = logits.shape[2] - 1
         wanted, counted = class_targets(outputs, targets, matches, no_object)  # [B,Q]
         weights = torch.where(wanted == no_object, self.no_object_weight, 1.0).to(logits) * counted
+        classes = torch.arange(no_object + 1, device=logits.device)
+        shares = (wanted[..., None] == classes).to(logits)  # [B,Q,K+1]
+        if self.iou_targets:
+            ious = matched_ious(outputs, targets, matches).split([len(q) for q, _ in matches])
+            for row, (query_idx, _), iou in zip(shares, matches, ious, strict=True):
+                row[query_idx] *= iou[:, None]
+                row[query_idx, no_object] = 1 - iou
         # Flattened, because the kernel for [B,K+1,Q] has no deterministic backward on CUDA.
-        loss = F.cross_entropy(logits.flatten(0, 1), wanted.flatten(), reduction="none")  # [B·Q]
+        loss = F.cross_entropy(logits.flatten(0, 1), shares.flatten(0, 1), reduction="none")
         total = counts["matched"] + self.no_object_weight * counts["unmatched"]
         total = total.clamp(min=1e-6)  # zero without objects if no_object_weight is 0
         return {"class": self.weight * (loss * weights.flatten()).sum() / total}
@@ -171,6 +182,22 @@ def matched_masks(
         masks.append(soft[target_idx])
         weights.append(valid.expand(len(target_idx), *grid))
     return torch.cat(masks), torch.cat(weights)
+
+
+def matched_ious(
+    outputs: dict, targets: Targets, matches: Matches, threshold: float = 0.5, stride: int = 0
+) -> Tensor:
+    """IoU of the matched masks (probability ≥ threshold) with their objects (> 0.5) on the valid
+    cells of the grid of this stride, or that of the logits; ordered as `matched`, without gradient:
+    [M].
+    """
+    logits = matched(outputs["mask_logits"], matches).detach()  # [M,h,w]
+    logits = at_stride(logits, tuple(targets[0].ignore.shape), stride)
+    masks, weights = (x.to(logits) for x in matched_masks(targets, matches, logits.shape[-2:]))
+    predicted, wanted = logits.sigmoid() >= threshold, masks > 0.5
+    overlap = ((predicted & wanted) * weights).sum((-2, -1))
+    union = ((predicted | wanted) * weights).sum((-2, -1))
+    return overlap / union.clamp(min=1e-6)
 
 
 @dataclass(frozen=True)
@@ -256,13 +283,7 @@ class ObjectnessLoss:
 
     def __call__(self, outputs: dict, targets: Targets, matches: Matches, counts: Counts) -> Losses:
         scores = matched(outputs["objectness"], matches)[:, 0]  # [M]
-        logits = matched(outputs["mask_logits"], matches).detach()  # [M,h,w]
-        logits = at_stride(logits, tuple(targets[0].ignore.shape), self.stride)
-        masks, weights = (x.to(logits) for x in matched_masks(targets, matches, logits.shape[-2:]))
-        predicted, wanted = logits.sigmoid() >= 0.4, masks > 0.5
-        overlap = ((predicted & wanted) * weights).sum((-2, -1))
-        union = ((predicted | wanted) * weights).sum((-2, -1))
-        iou = overlap / union.clamp(min=1e-6)  # [M]
+        iou = matched_ious(outputs, targets, matches, 0.4, self.stride)  # [M]
         loss = F.binary_cross_entropy_with_logits(scores, iou, reduction="sum")
         return {"objectness": self.weight * loss / counts["objects"]}
 

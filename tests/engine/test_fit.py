@@ -142,6 +142,9 @@ def test_few_images_get_more_epochs(drawn):
     longer = options(epochs=500)
     fit_to_data(longer, drawn(20, 2, 60))
     assert longer.canvas == opts.canvas and longer.epochs == 500
+    pairs = options(batch_size=2)
+    assert fit_to_data(pairs, drawn(20, 2, 60))["epochs"] == "20 images: 4400 steps"
+    assert pairs.epochs == 440
 
 
 def test_the_epochs_count_all_processes(drawn, monkeypatch):

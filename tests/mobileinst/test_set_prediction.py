@@ -237,17 +237,32 @@ def test_an_unmatched_query_inside_void_has_no_class_loss():
     assert classes.grad[0, 1].abs().min() > 0
 
 
-def test_objectness_learns_the_iou():
+def shifted_mask():
+    """An object of class 0, a mask [1,1,h,w] beside it, and their IoU; their match."""
     target = make_target([0])
-    grid = stride_grid(SIZE, 8)
-    wanted = Target.of(target).soft_masks(grid)[0] > 0.5
+    wanted = Target.of(target).soft_masks(stride_grid(SIZE, 8))[0] > 0.5
     predicted = wanted.roll(1, -1)
     iou = ((predicted & wanted).sum() / (predicted | wanted).sum()).item()
-    scores = torch.zeros(1, 1, 1, requires_grad=True)
-    outputs = {"objectness": scores, "mask_logits": torch.where(predicted, 9.0, -9.0)[None]}
     match = [(torch.tensor([0]), torch.tensor([0]))]
+    return target, torch.where(predicted, 9.0, -9.0)[None], iou, match
+
+
+def test_objectness_learns_the_iou():
+    target, masks, iou, match = shifted_mask()
+    scores = torch.zeros(1, 1, 1, requires_grad=True)
+    outputs = {"objectness": scores, "mask_logits": masks}
     call(ObjectnessLoss(), outputs, [target], match, objects=1)["objectness"].backward()
     assert scores.grad.item() == pytest.approx(0.5 - iou, abs=1e-6)
+
+
+def test_the_class_learns_the_iou_if_asked():
+    target, masks, iou, match = shifted_mask()
+    logits = torch.zeros(1, 1, 3, requires_grad=True)  # two classes and no object
+    outputs = {"class_logits": logits, "mask_logits": masks}
+    term = CrossEntropyClassLoss(1, weight=1.0, iou_targets=True)
+    call(term, outputs, [target], match, **term.counts([target]))["class"].backward()
+    expected = [1 / 3 - iou, 1 / 3, 1 / 3 - (1 - iou)]
+    assert 0.1 < iou < 0.9 and logits.grad.flatten().tolist() == pytest.approx(expected, abs=1e-6)
 
 
 @pytest.mark.parametrize("labels", [[1, 1, 0], []])
