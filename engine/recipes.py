@@ -120,9 +120,11 @@ RECIPES: dict[str, dict[str, object]] = {
     },
     # As `small-pretrained`. Known result: Penn-Fudan, EfficientNet-Lite0, val AP 0.601, AP50 0.914.
     "mask2former-small-pretrained": {
-        **MASK2FORMER, "image_size": 320, "scale": (0.7, 1.8), "copy_paste": 0.25, "batch_size": 4,
+        **MASK2FORMER, "image_size": 320, "scale": (0.7, 1.8), "copy_paste": 0.6, "batch_size": 2,
         "epochs": 32, "eval_every": 4, "lr": 1e-3, "backbone_factor": 0.1, "average": 0.998,
-        "set": SMALL_MASK2FORMER | {"frozen_norms": True, "frozen_stride": 4},
+        "set": SMALL_MASK2FORMER | {
+            "frozen_norms": True, "frozen_stride": 4, "iou_targets": True,
+        },
     },
     # The whole network at its published size, fine-tuned on a GPU.
     "mask2former-pretrained": {
