@@ -16,7 +16,7 @@ from torch import Tensor
 from data import rle
 from engine.coco_ap import NOTHING, Scores, remove_void, run_cocoeval, twelve_numbers, with_geometry
 from engine.report.tables import aligned, number
-from mobileinst.set_prediction.postprocess import DUPLICATE_IOU, Postprocess
+from mobileinst.set_prediction.postprocess import Postprocess
 
 SMALL, LARGE = 32**2, 96**2  # largest area of a small object, of a medium one
 FOUND = 0.5  # IoU from which an object is found; also the least part of one inside a merged mask
@@ -64,7 +64,7 @@ def diagnose(
     ground_truth: dict,
     detections: list[dict],
     scores: Scores,
-    duplicate_iou: float = DUPLICATE_IOU,
+    duplicate_iou: float,
 ) -> dict:
     """All numbers as plain values, 0..1, or -1.0 where there is no such object.
 
@@ -155,10 +155,10 @@ def recall(objects: list[Object]) -> dict[str, dict[str, dict[str, float]]]:
 
 
 def oracles(
-    ground_truth: dict, answers: list[dict], max_dets: int, duplicate_iou: float = DUPLICATE_IOU
+    ground_truth: dict, answers: list[dict], max_dets: int, duplicate_iou: float
 ) -> dict[str, dict[str, float]]:
-    """AP and AP50 of the answers, and of the answers with a part made perfect; see MEANING. What
-    are duplicates then is dropped, as in the ordinary evaluation.
+    """AP and AP50 of the answers, and of the answers with a part made perfect; see MEANING. Answers
+    that have become duplicates are dropped, by the IoU at the original size.
     """
     changed, objects = {name: [] for name in ORACLES}, objects_of(ground_truth)
     for image, group in by_image(answers).items():
@@ -209,7 +209,7 @@ def recall_rows(result: dict) -> list[list[str]]:
 
 def text(result: dict) -> str:
     """The result of `diagnose` as two tables and a sentence between them."""
-    aps = [["AP if", "meaning", "AP", "AP50"]]
+    aps = [["AP if, without duplicates", "meaning", "AP", "AP50"]]
     for name, values in result["oracles"].items():
         aps.append([name, MEANING[name], number(values["AP"]), number(values["AP50"])])
     missed = result["missed"]

@@ -24,7 +24,7 @@ from engine.report.confusion import Matches, confusion, match
 from engine.report.diagnose import diagnose, one_per_query
 from engine.report.run_facts import RunFacts
 from engine.report.warnings import warnings_of
-from mobileinst.set_prediction.postprocess import Postprocess
+from mobileinst.set_prediction.postprocess import DUPLICATE_IOU, Postprocess
 
 NAME = "evidence.json"
 SHOWN = 4  # images of each kind
@@ -137,7 +137,7 @@ def make(
         "per_image": images,
         "shown": shown,
         "answers": answers(val, found.detections, threshold, sum(shown.values(), [])),
-        "diagnosis": diagnose(of_part, found.every, scores_of_part),
+        "diagnosis": diagnose(of_part, found.every, scores_of_part, DUPLICATE_IOU),
     }
     run = RunFacts.read(folder)._replace(
         num_queries=checkpoint.config_of(content).num_queries,

@@ -145,6 +145,13 @@ def test_few_images_get_more_epochs(drawn):
     pairs = options(batch_size=2)
     assert fit_to_data(pairs, drawn(20, 2, 60))["epochs"] == "20 images: 4400 steps"
     assert pairs.epochs == 440
+    most = options(batch_size=2)  # 29 epochs of 250 images are 3625 steps
+    assert "canvas" in fit_to_data(most, drawn(250, 2, 60))
+
+
+def test_the_epochs_count_accumulation(drawn):
+    opts = options(batch_size=2, accumulate=2)
+    assert fit_to_data(opts, drawn(20, 2, 60))["epochs"] == "20 images: 2200 steps"
 
 
 def test_the_epochs_count_all_processes(drawn, monkeypatch):

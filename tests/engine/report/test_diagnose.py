@@ -56,7 +56,7 @@ def answers_of(*rows):
 
 
 def diagnosed(ground_truth, answers):
-    return diagnose.diagnose(ground_truth, answers, score(ground_truth, answers))
+    return diagnose.diagnose(ground_truth, answers, score(ground_truth, answers), 0.7)
 
 
 def pixel_iou(one, other):
@@ -125,7 +125,7 @@ def test_oracles_of_known_answers():
         (1, 2, 0.7, box(80, 100, 10, 60)),  # on the crowd: ignored
         (2, 2, 0.6, far),  # an image without objects; behind the last hit
     )
-    found = diagnose.oracles(truth, answers, 100)
+    found = diagnose.oracles(truth, answers, 100, 0.7)
     # Seven of the ten IoU thresholds are at most 0.82. A miss before the hit halves the precision.
     expected = {
         "best class only": (0.7 * 0.5 / 2, 0.5 / 2),
@@ -140,16 +140,19 @@ def test_oracles_of_known_answers():
 
 
 def test_a_duplicate_is_no_answer_of_an_oracle():
-    """By its IoU, that of the first object would come before the answer to the second."""
+    """By its IoU, that of the first object would come before the answer to the second. The third
+    object has the same mask and another class.
+    """
     first, second = box(0, 20, 0, 20), box(50, 70, 50, 100)
-    truth = truth_of([1], [(1, 1, first, 0), (1, 1, second, 0)])
+    truth = truth_of([1], [(1, 1, first, 0), (1, 1, second, 0), (1, 2, first, 0)])
     rows = (1, 1, 0.9, first), (1, 1, 0.8, box(50, 70, 50, 91)), (1, 1, 0.5, box(0, 20, 0, 18))
-    found = diagnose.oracles(truth, answers_of(*rows), 100)
-    # Precision is 1 up to a recall of one half, 51 of the 101 that COCO looks at, and at the seven
-    # thresholds that the second answer reaches at every recall.
-    for name in ("best class only", "right score", "both"):
-        assert found[name]["AP"] == pytest.approx((7 + 3 * 51 / 101) / 10), name
-    kept = diagnose.oracles(truth, answers_of(*rows), 100, duplicate_iou=1.0)
+    answers = answers_of(*rows, (1, 2, 0.4, first))
+    found = diagnose.oracles(truth, answers, 100, 0.7)
+    # Class 1: precision is 1 up to a recall of one half, 51 of the 101 that COCO looks at, and at
+    # the seven thresholds that the second answer reaches at every recall. Class 2 has 1.
+    for name in ("best class only", "right score"):
+        assert found[name]["AP"] == pytest.approx((1 + (7 + 3 * 51 / 101) / 10) / 2), name
+    kept = diagnose.oracles(truth, answers, 100, 1.0)
     assert kept["right score"]["AP"] < kept["best class only"]["AP"]
 
 
