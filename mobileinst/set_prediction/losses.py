@@ -134,8 +134,9 @@ class CrossEntropyClassLoss:
 
     num_queries: Q of the model; with it the numbers of objects determine those of matched queries.
     iou_targets: a matched query has its class with the IoU of its mask, and no object with the
-    rest, so that scores order answers by their masks: our choice (Penn-Fudan,
-    assets/results/neighbours.md).
+    rest, both of weight 1, so that scores order answers by their masks; one that expects less than
+    a half is no object. Our choice for large objects: Penn-Fudan gains, small organs lose by it
+    (assets/results/neighbours.md).
     """
 
     num_queries: int
@@ -156,12 +157,14 @@ class CrossEntropyClassLoss:
         classes = torch.arange(no_object + 1, device=logits.device)
         shares = (wanted[..., None] == classes).to(logits)  # [B,Q,K+1]
         if self.iou_targets:
-            ious = matched_ious(outputs, targets, matches).split([len(q) for q, _ in matches])
+            ious = matched_ious(outputs, targets, matches, without_cells=1.0)
+            ious = ious.split([len(query_idx) for query_idx, _ in matches])
             for row, (query_idx, _), iou in zip(shares, matches, ious, strict=True):
                 row[query_idx] *= iou[:, None]
                 row[query_idx, no_object] = 1 - iou
-        # Flattened, because the kernel for [B,K+1,Q] has no deterministic backward on CUDA.
-        loss = F.cross_entropy(logits.flatten(0, 1), shares.flatten(0, 1), reduction="none")
+        loss = F.cross_entropy(
+            logits.flatten(0, 1), shares.flatten(0, 1), reduction="none"
+        )  # [B·Q]
         total = counts["matched"] + self.no_object_weight * counts["unmatched"]
         total = total.clamp(min=1e-6)  # zero without objects if no_object_weight is 0
         return {"class": self.weight * (loss * weights.flatten()).sum() / total}
@@ -185,11 +188,17 @@ def matched_masks(
 
 
 def matched_ious(
-    outputs: dict, targets: Targets, matches: Matches, threshold: float = 0.5, stride: int = 0
+    outputs: dict,
+    targets: Targets,
+    matches: Matches,
+    threshold: float = 0.5,
+    stride: int = 0,
+    without_cells: float = 0.0,
 ) -> Tensor:
     """IoU of the matched masks (probability ≥ threshold) with their objects (> 0.5) on the valid
-    cells of the grid of this stride, or that of the logits; ordered as `matched`, without gradient:
-    [M].
+    cells, without gradient, ordered as `matched`: [M].
+
+    stride: of the grid; 0: that of the logits. without_cells: for objects that fill none of them.
     """
     logits = matched(outputs["mask_logits"], matches).detach()  # [M,h,w]
     logits = at_stride(logits, tuple(targets[0].ignore.shape), stride)
@@ -197,7 +206,8 @@ def matched_ious(
     predicted, wanted = logits.sigmoid() >= threshold, masks > 0.5
     overlap = ((predicted & wanted) * weights).sum((-2, -1))
     union = ((predicted | wanted) * weights).sum((-2, -1))
-    return overlap / union.clamp(min=1e-6)
+    has_cells = (wanted * weights).sum((-2, -1)) > 0
+    return torch.where(has_cells, overlap / union.clamp(min=1e-6), without_cells)
 
 
 @dataclass(frozen=True)

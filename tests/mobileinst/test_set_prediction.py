@@ -256,13 +256,38 @@ def test_objectness_learns_the_iou():
 
 
 def test_the_class_learns_the_iou_if_asked():
-    target, masks, iou, match = shifted_mask()
-    logits = torch.zeros(1, 1, 3, requires_grad=True)  # two classes and no object
-    outputs = {"class_logits": logits, "mask_logits": masks}
-    term = CrossEntropyClassLoss(1, weight=1.0, iou_targets=True)
-    call(term, outputs, [target], match, **term.counts([target]))["class"].backward()
-    expected = [1 / 3 - iou, 1 / 3, 1 / 3 - (1 - iou)]
-    assert 0.1 < iou < 0.9 and logits.grad.flatten().tolist() == pytest.approx(expected, abs=1e-6)
+    """A query at a time: in three images, one of them empty, one object with two queries, cells
+    without weight, and an object that is too thin for a cell.
+    """
+    ignore = torch.zeros(SIZE, dtype=torch.bool)
+    ignore[:, 75:] = True
+    targets = [make_target([1, 0], 3, ignore=ignore), make_target([], 4), make_target([1], 5)]
+    targets[2]["masks"][0] = False
+    targets[2]["masks"][0, 40] = True
+    outputs = make_outputs(3, 4, 3, seed=6)  # two classes and no object
+    pairs = [[(2, 0), (0, 1), (3, 1)], [], [(1, 0)]]
+    matches = [torch.tensor(each, dtype=torch.int64).reshape(-1, 2).unbind(1) for each in pairs]
+    term = CrossEntropyClassLoss(4, weight=1.0, no_object_weight=0.3, iou_targets=True)
+    found = call(term, outputs, targets, matches, matched=4, unmatched=8)["class"]
+    expected, ious = 0.0, []
+    for image, (target, each) in enumerate(zip(targets, pairs, strict=True)):
+        logp = outputs["class_logits"][image].log_softmax(-1)
+        masks, valid = Target.of(target).soft_masks(stride_grid(SIZE, 8))
+        for query in range(4):
+            objects = [place for one, place in each if one == query]
+            if not objects:
+                expected -= 0.3 * logp[query, 2]
+                continue
+            mask, wanted = outputs["mask_logits"][image, query] >= 0, masks[objects[0]] > 0.5
+            shared, either = (
+                ((x & y) * valid).sum() for x, y in ((mask, wanted), (mask | wanted,) * 2)
+            )
+            iou = (shared / either).item() if wanted.any() else 1.0
+            label = target["labels"][objects[0]]
+            expected -= iou * logp[query, label] + (1 - iou) * logp[query, 2]
+            ious.append(iou)
+    assert found.item() == pytest.approx(expected.item() / (4 + 0.3 * 8), rel=1e-5)
+    assert ious[-1] == 1 and all(0.01 < iou < 0.9 for iou in ious[:-1])
 
 
 @pytest.mark.parametrize("labels", [[1, 1, 0], []])
