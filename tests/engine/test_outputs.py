@@ -106,8 +106,8 @@ def test_numbers_of_processes_that_start_at_once(tmp_path):
     assert files.next_free(tmp_path / "new") == tmp_path / "new" / "001"
     (tmp_path / "x-999").mkdir()
     assert [files.next_free(tmp_path, "x").name for _ in range(2)] == ["x-1000", "x-1001"]
-    with pytest.raises(InputError, match="/proc/001: the folder cannot be made"):
-        files.next_free(Path("/proc"))  # as on a disk that may only be read
+    with pytest.raises(InputError, match="/proc/x-001: the folder cannot be made"):
+        files.next_free(Path("/proc"), "x")  # as on a disk that may only be read
 
 
 @pytest.mark.parametrize("options", [[], ["--overwrite"]])
