@@ -61,10 +61,7 @@ def one_per_query(postprocess: Postprocess) -> Postprocess:
 
 
 def diagnose(
-    ground_truth: dict,
-    detections: list[dict],
-    scores: Scores,
-    duplicate_iou: float,
+    ground_truth: dict, detections: list[dict], scores: Scores, duplicate_iou: float
 ) -> dict:
     """All numbers as plain values, 0..1, or -1.0 where there is no such object.
 

@@ -162,12 +162,10 @@ class CrossEntropyClassLoss:
             for row, (query_idx, _), iou in zip(shares, matches, ious, strict=True):
                 row[query_idx] *= iou[:, None]
                 row[query_idx, no_object] = 1 - iou
-        loss = F.cross_entropy(
-            logits.flatten(0, 1), shares.flatten(0, 1), reduction="none"
-        )  # [B·Q]
+        loss = -(shares * logits.log_softmax(-1)).sum(-1)  # [B,Q]
         total = counts["matched"] + self.no_object_weight * counts["unmatched"]
         total = total.clamp(min=1e-6)  # zero without objects if no_object_weight is 0
-        return {"class": self.weight * (loss * weights.flatten()).sum() / total}
+        return {"class": self.weight * (loss * weights).sum() / total}
 
 
 def matched(outputs: Tensor, matches: Matches) -> Tensor:

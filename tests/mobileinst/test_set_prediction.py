@@ -237,20 +237,15 @@ def test_an_unmatched_query_inside_void_has_no_class_loss():
     assert classes.grad[0, 1].abs().min() > 0
 
 
-def shifted_mask():
-    """An object of class 0, a mask [1,1,h,w] beside it, and their IoU; their match."""
+def test_objectness_learns_the_iou():
     target = make_target([0])
-    wanted = Target.of(target).soft_masks(stride_grid(SIZE, 8))[0] > 0.5
+    grid = stride_grid(SIZE, 8)
+    wanted = Target.of(target).soft_masks(grid)[0] > 0.5
     predicted = wanted.roll(1, -1)
     iou = ((predicted & wanted).sum() / (predicted | wanted).sum()).item()
-    match = [(torch.tensor([0]), torch.tensor([0]))]
-    return target, torch.where(predicted, 9.0, -9.0)[None], iou, match
-
-
-def test_objectness_learns_the_iou():
-    target, masks, iou, match = shifted_mask()
     scores = torch.zeros(1, 1, 1, requires_grad=True)
-    outputs = {"objectness": scores, "mask_logits": masks}
+    outputs = {"objectness": scores, "mask_logits": torch.where(predicted, 9.0, -9.0)[None]}
+    match = [(torch.tensor([0]), torch.tensor([0]))]
     call(ObjectnessLoss(), outputs, [target], match, objects=1)["objectness"].backward()
     assert scores.grad.item() == pytest.approx(0.5 - iou, abs=1e-6)
 
