@@ -20,7 +20,7 @@ from PIL import Image
 
 from data import records, rle
 from data.batch import Annotation
-from data.errors import BadRecords, InputError, counted
+from data.errors import BadRecords, InputError, counted, first_of
 from data.images import read_rgb
 from data.packed import Bytes, Images
 from data.readers import coco
@@ -84,7 +84,7 @@ class CocoDataset:
         if len(kept) < len(found):
             error = InputError(
                 f"{self.source}: {len(found) - len(kept)} of {len(found)} images are not in "
-                f"{some([*map(str, folders)])}, the first is {min({*names} - files.keys())}: "
+                f"{first_of([*map(str, folders)])}, the first is {min({*names} - files.keys())}: "
                 "name the right folder with --images, or add the images"
             )
             if not kept:
@@ -126,14 +126,14 @@ class CocoDataset:
         if read.any():
             names = [self.categories[index].name for index in np.unique(labels[read])]
             warnings.warn(
-                f"{self.source}: {counted(read.sum(), 'brush mask')} of {some(names)}, marked "
+                f"{self.source}: {counted(read.sum(), 'brush mask')} of {first_of(names)}, marked "
                 "iscrowd by an annotation tool, read as objects; --keep-crowds leaves them crowds",
                 stacklevel=3,
             )
         if wholly:
             warnings.warn(
-                f"{self.source}: all objects of {some(wholly)} are marked iscrowd and will not be "
-                "learned; if they are single objects, open the set with --crowd-as-instances",
+                f"{self.source}: all objects of {first_of(wholly)} are marked iscrowd and will not "
+                "be learned; if they are single objects, open the set with --crowd-as-instances",
                 stacklevel=3,
             )
 
@@ -285,7 +285,7 @@ class CocoDataset:
         if len(extra) == len(self.categories) or not known.isdisjoint(chain(*extra)):
             missing = index_of.keys() - {one[1:] for one in self.categories}
             given, there = (
-                some([f"{id_} ({name})" for id_, name in sorted(listed)]) or "none"
+                first_of([f"{id_} ({name})" for id_, name in sorted(listed)]) or "none"
                 for listed in (missing, extra)
             )
             raise InputError(
@@ -296,16 +296,17 @@ class CocoDataset:
         if extra and not may_have_more:
             raise InputError(
                 f"{origin}: the class list does not fit, {self.source} also has "
-                f"{some([name for _, name in extra])}: resume with the data it began with, or "
+                f"{first_of([name for _, name in extra])}: resume with the data it began with, or "
                 "train again with --pretrained"
             )
         moved = [index_of.get(one[1:], len(classes)) for one in self.categories]
-        self.unknown = {
+        self.unknown = self.unknown | {
             one.name: int((self._store.labels == one.index).sum())
             for one in self.categories
             if one[1:] not in index_of
         }
         labels = np.array([*moved, UNKNOWN])[self._store.labels]
+        self._store = copy.copy(self._store)  # other parts of the set keep theirs
         self._store.labels = labels
         self.categories = [
             records.Category(index, one["id"], one["name"]) for index, one in enumerate(classes)
@@ -313,8 +314,9 @@ class CocoDataset:
         if extra:
             objects = counted((labels == len(classes)).sum(), "object")
             warnings.warn(
-                f"{self.source} also has the classes {some([name for _, name in extra])}, which "
-                f"{origin} has not: they are never predicted, so their {objects} do not count",
+                f"{self.source} also has the classes {first_of([name for _, name in extra])}, "
+                f"which {origin} has not: they are never predicted, so their {objects} do not "
+                "count",
                 stacklevel=2,
             )
             self._store.drop(labels == len(classes))
@@ -349,8 +351,3 @@ class CocoDataset:
             lines.append(f"read as masks of {self.source}: {counted(number, 'box')} without masks")
         lines += [f"{self.source}: {note}" for note in self.notes]
         return "\n  ".join(lines)
-
-
-def some(names: Sequence[str]) -> str:
-    """The first names of a list, for a message."""
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

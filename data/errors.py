@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -36,6 +36,12 @@ def printable(text: str) -> str:
         half = LONGEST // 2
         text = f"{text[:half]} [...] {text[-half:]}"
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def first_of(names: Sequence[str], shown: int = 5) -> str:
+    """The first names of a list, for a message, and how many more there are."""
+    more = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return ", ".join(names[:shown]) + more
 
 
 def counted(number: int, noun: str) -> str:

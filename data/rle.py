@@ -46,6 +46,12 @@ def encode_inside(mask: np.ndarray) -> Rle:
 
 def encode_at(mask: np.ndarray, left: int, top: int, height: int, width: int) -> Rle:
     """A mask [h,w] at (left, top) of an image, cropped to it -> its RLE."""
+    runs = runs_at(mask, left, top, height, width).tolist()
+    return coco_mask.frPyObjects({"size": [height, width], "counts": runs}, height, width)
+
+
+def runs_at(mask: np.ndarray, left: int, top: int, height: int, width: int) -> np.ndarray:
+    """The same -> run lengths along the columns of the image, background first."""
     mask = mask[max(-top, 0) : max(height - top, 0), max(-left, 0) : max(width - left, 0)]
     left, top = max(left, 0), max(top, 0)
     rows = np.zeros((len(mask) + 2, mask.shape[1]), bool)
@@ -58,8 +64,7 @@ def encode_at(mask: np.ndarray, left: int, top: int, height: int, width: int) ->
         places = np.delete(places, np.concatenate([joined, joined + 1]))
     if not len(places) or places[-1] < height * width:
         places = np.append(places, height * width)
-    runs = np.diff(places, prepend=0).tolist()
-    return coco_mask.frPyObjects({"size": [height, width], "counts": runs}, height, width)
+    return np.diff(places, prepend=0)
 
 
 def decode(rles: Sequence[Rle], size: Sequence[int]) -> np.ndarray:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,16 @@ from data.errors import BadRecords, FileError, InputError
 from data.images import MOST_PIXELS, upright_size
 from data.readers import checks
 from data.readers.source import require_size
+
+
+@dataclass
+class Shapes:
+    """The shapes that are one object; `corners` x, y, x, y, ... of its boxes, four of each."""
+
+    outlines: list[checks.Outline] = field(default_factory=list)
+    corners: list[float] = field(default_factory=list)
+    broken: bool = False
+    is_crowd: bool = False
 
 
 class Content:
@@ -85,6 +96,20 @@ class Content:
         self.objects.append(
             (label, record | {"segmentation": segmentation_of(outlines, image)} | more)
         )
+
+    def add_shapes(self, image: dict, objects: Mapping[tuple, Shapes]) -> None:
+        """Objects by (label, ...). A box adds nothing to one that has outlines; one with a shape
+        that cannot be used is ignored.
+        """
+        for (label, *_), shapes in objects.items():
+            if shapes.broken:
+                boxes = np.reshape(shapes.corners, (-1, 8))
+                self.add(image, label, [*shapes.outlines, *boxes], broken=True)
+            elif shapes.outlines:
+                self.add(image, label, shapes.outlines, iscrowd=int(shapes.is_crowd))
+                self.counts["boxes of objects that have a mask"] += bool(shapes.corners)
+            else:
+                self.add_box(image, label, shapes.corners, int(shapes.is_crowd))
 
     def add_broken(
         self,

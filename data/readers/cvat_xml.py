@@ -1,7 +1,7 @@
 """CVAT XML 1.1 ("CVAT for images"), exports of tasks, projects and jobs.
 
-Shapes with the same label and group are one object. The runs of a mask are row by row inside its
-box, unlike COCO's, which are column by column in the image.
+Shapes of one label and group are one object; a box adds nothing to outlines. The runs of a mask
+are row by row inside its box, unlike COCO's, which are column by column in the image.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ import numpy as np
 from data import rle
 from data.errors import BadRecords, InputError
 from data.images import MOST_PIXELS
-from data.readers.checks import Outline, mask_at, polygon, shortened
-from data.readers.content import Content
+from data.readers.checks import Outline, box_of_points, mask_at, polygon, shortened
+from data.readers.content import Content, Shapes
 from data.readers.image_files import LOOKED_AT
 from data.readers.source import Source, ellipse, head_of, split_of
 
@@ -140,13 +140,13 @@ def add_image(content: Content, element: Element, file: Path) -> None:
 
 
 def add_shapes(content: Content, image: dict, element: Element, file: Path) -> None:
-    objects: dict[tuple, list[Outline]] = defaultdict(list)
-    boxes = []
+    objects: dict[tuple, Shapes] = defaultdict(Shapes)
     for number, shape in enumerate(element, start=1):
         if shape.tag not in OUTLINES:
             content.counts[NO_AREA.get(shape.tag, "other shapes")] += 1
             continue
         label, group = shape.get("label") or None, shape.get("group_id") or "0"
+        one = objects[(label, number if group == "0" or label is None else f"group {group}")]
         outline: list[Outline] = []
         try:
             outline = [OUTLINES[shape.tag](shape, image)]
@@ -154,21 +154,14 @@ def add_shapes(content: Content, image: dict, element: Element, file: Path) -> N
                 raise InputError("has no label")
         except InputError as error:
             what = f"{shape.tag} {number} of image {image['file_name']}"
-            left = corners_of(shape)
-            content.add_broken(image, label, error, file, what, FIX, outline, left)
-            continue
-        key = (label, number if group == "0" else f"group {group}")
+            content.bad.note_error(error, file, what, FIX)
+            one.broken = True
+            outline = outline or box_of_points(corners_of(shape), image)
         if shape.tag == "box":
-            boxes.append((key, outline[0]))
+            one.corners += [value for each in outline for value in each.tolist()]
         else:
-            objects[key] += outline
-    for (label, _), outlines in objects.items():
-        content.add(image, label, outlines)
-    for key, corners in boxes:
-        if key in objects:  # the tool's own exports make it the box of the object
-            content.counts["boxes of outlined objects"] += 1
-        else:
-            content.add_box(image, key[0], corners)
+            one.outlines += outline
+    content.add_shapes(image, objects)
 
 
 def corners_of(shape: Element) -> list[list[float]]:

@@ -32,7 +32,7 @@ AREAS = ("polygon", "complex_polygon", "ellipse", "mask", "bounding_box")  # a p
 
 def find(path: Path) -> dict[str, Source] | None:
     """The json files in a folder, else those in the folders below it, by the splits these name."""
-    return files_of_images(path, is_darwin) or None
+    return files_of_images(path, is_darwin)
 
 
 def read(source: Source, bad: BadRecords) -> dict[str, Any]:

@@ -1,18 +1,19 @@
 """Datumaro json: the items of a subset with polygons, masks (RLE) and boxes.
 
-Shapes of one label in one group that is not 0 are one object; a box among them adds nothing.
+Shapes of one label in one group that is not 0 are one object; a box adds nothing to outlines.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from data import rle
 from data.errors import MALFORMED, BadRecords, InputError
 from data.images import upright_size
 from data.readers import checks
-from data.readers.content import Content
+from data.readers.content import Content, Shapes
 from data.readers.image_files import ImageFiles
 from data.readers.source import Source, head_of, split_of, top_keys
 
@@ -22,16 +23,6 @@ OWN_IDS = False
 
 AGAIN = "export it again, or remove it"
 SHAPES = ("polygon", "mask", "bbox")
-
-
-class Part(NamedTuple):
-    """A shape: its key is that of its object. Its outline is None if it cannot be used."""
-
-    key: Any
-    label: str | None
-    outline: checks.Outline | None
-    is_box: bool
-    is_crowd: bool
 
 
 def find(path: Path) -> dict[str, Source] | None:
@@ -74,12 +65,7 @@ def read(source: Source, bad: BadRecords) -> dict[str, Any]:
             if image is None:
                 found.counts["items without an image"] += 1
                 continue
-            parts = []
-            for place, shape in enumerate(shapes, start=1):
-                what = f"{where}, annotation {place}"
-                part = part_of(shape, image, classes, place, source.path, what, found)
-                parts += [] if part is None else [part]
-            add_objects(found, image, parts)
+            add_objects(found, image, shapes, source.path, where)
     return found.finished()
 
 
@@ -105,36 +91,36 @@ def image_of(
     return content.add_image(name or listed, width, height, f"item {checks.shortened(item['id'])}")
 
 
-def part_of(
-    shape: Any,
-    image: dict,
-    classes: list[str],
-    place: int,
-    file: Path,
-    what: str,
-    content: Content,
-) -> Part | None:
-    """A shape of an item, None for one without area; what is wrong with it is noted."""
-    label, outline, kind, group = None, None, "", 0
-    try:
-        kind = shape["type"]
-        if kind not in SHAPES:
-            content.counts["captions, labels, points and other shapes that are not read"] += 1
-            return None
-        id_, group = shape.get("label_id"), shape.get("group")
-        group = group if type(group) is int else 0
-        label = classes[id_] if type(id_) is int and 0 <= id_ < len(classes) else None
-        outline = outline_of(shape, kind, image)
-        if label is None:
-            raise InputError(
-                f"has label_id {checks.shortened(id_)} where there are {len(classes)} labels"
-            )
-    except MALFORMED as error:
-        content.bad.note_error(error, file, what, AGAIN)
-    attributes = shape.get("attributes") if isinstance(shape, dict) else None
-    is_crowd = isinstance(attributes, dict) and attributes.get("is_crowd") is True
-    key = (group, label) if group and label is not None else place
-    return Part(key, label, outline, kind == "bbox", is_crowd)
+def add_objects(content: Content, image: dict, shapes: list, file: Path, where: str) -> None:
+    objects: dict[tuple, Shapes] = defaultdict(Shapes)
+    for number, shape in enumerate(shapes, start=1):
+        key, outline, kind = (None, number), [], ""
+        try:
+            kind = shape["type"]
+            if kind not in SHAPES:
+                content.counts["captions, labels, points and other shapes that are not read"] += 1
+                continue
+            id_, group = shape.get("label_id"), shape.get("group")
+            known = type(id_) is int and 0 <= id_ < len(content.classes)
+            if known:
+                label = content.classes[id_]
+                key = (label, group) if type(group) is int and group else (label, None, number)
+            outline = [outline_of(shape, kind, image)]
+            if not known:
+                raise InputError(
+                    f"has label_id {checks.shortened(id_)} where there are "
+                    f"{len(content.classes)} labels"
+                )
+        except MALFORMED as error:
+            content.bad.note_error(error, file, f"{where}, annotation {number}", AGAIN)
+            objects[key].broken = True
+        if kind == "bbox":
+            objects[key].corners += [float(value) for box in outline for value in box]
+        else:
+            objects[key].outlines += outline
+        attributes = shape.get("attributes") if isinstance(shape, dict) else None
+        objects[key].is_crowd |= isinstance(attributes, dict) and attributes.get("is_crowd") is True
+    content.add_shapes(image, objects)
 
 
 def outline_of(shape: dict, kind: str, image: dict) -> checks.Outline:
@@ -143,20 +129,3 @@ def outline_of(shape: dict, kind: str, image: dict) -> checks.Outline:
     if kind == "mask":
         return rle.from_annotation(shape["rle"], image["height"], image["width"])
     return checks.box(*checks.numbers(shape.get("bbox"), 4), image)
-
-
-def add_objects(content: Content, image: dict, parts: list[Part]) -> None:
-    """Adds the objects of an image; those with a part that cannot be used are ignored."""
-    objects: dict[Any, list[Part]] = {}
-    for part in parts:
-        objects.setdefault(part.key, []).append(part)
-    for own in objects.values():
-        label, is_crowd = own[0].label, int(any(part.is_crowd for part in own))
-        outlines = [part.outline for part in own if part.outline is not None]
-        drawn = [one.outline for one in own if one.outline is not None and not one.is_box]
-        if len(outlines) < len(own) or label is None:
-            content.add(image, label, outlines, broken=True)
-        elif drawn:
-            content.add(image, label, drawn, iscrowd=is_crowd)
-        else:
-            content.add_box(image, label, outlines[0].tolist(), is_crowd)

@@ -129,8 +129,10 @@ def files_of_images(
     fits: Callable[[Path], bool],
     *others: str,
     suffixes: tuple[str, ...] = (".json",),
-) -> dict[str, Source]:
-    """The annotation files of one image each: the one given, or those in a folder, else below it.
+    depth: int = DEPTH,
+) -> dict[str, Source] | None:
+    """The annotation files of one image each: the one given, or those in a folder, else below it,
+    at most `depth` folders down.
 
     Folder names give the split. All files of a folder are listed if one of them fits. `others`:
     names of further files that are inputs of the conversion.
@@ -139,7 +141,7 @@ def files_of_images(
     root = path
     if path.is_file():
         root, names = path.parent, {"all": [path.name]} if fits(path) else {}
-    for folder, files in walk(path, DEPTH):
+    for folder, files in walk(path, depth):
         files = [name for name in files if name.lower().endswith(suffixes)]
         if any(fits(path / folder / name) for name in files[:LOOKED_AT]):
             split = split_of_path(folder / files[0]) or "all"
@@ -149,12 +151,12 @@ def files_of_images(
     if len(names) > 1 and "all" in names:
         names["train"] = names.pop("all") + names.get("train", [])
     # A folder changes when an image is added to it.
-    folders = [root / folder for folder, _ in walk(root, DEPTH)] if names else []
+    folders = [root / folder for folder, _ in walk(root, depth)] if names else []
     found = {}
     for split, each in names.items():
         files = [root / name for name in (*others, *each)]
         found[split] = Source(root, split, [root], each, folders + files)
-    return found
+    return found or None
 
 
 def walk(root: Path, depth: int) -> list[tuple[PurePosixPath, list[str]]]:

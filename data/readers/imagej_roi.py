@@ -57,7 +57,7 @@ class Roi(NamedTuple):
 
 def find(path: Path) -> dict[str, Source] | None:
     """The files in a folder, else those in the folders below it, by the splits these name."""
-    return files_of_images(path, is_roi, suffixes=(".roi", ".zip")) or None
+    return files_of_images(path, is_roi, suffixes=(".roi", ".zip"))
 
 
 def read(source: Source, bad: BadRecords) -> dict[str, Any]:

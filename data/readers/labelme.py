@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import posixpath
 from collections import defaultdict
-from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -17,7 +16,7 @@ from data import rle
 from data.errors import MALFORMED, BadRecords, InputError, counted
 from data.images import SUFFIXES, upright_size
 from data.readers import checks
-from data.readers.content import Content, segmentation_of
+from data.readers.content import Content, Shapes, segmentation_of
 from data.readers.image_files import ImageFiles, canonical, files_of_images
 from data.readers.source import Source, ellipse, head_of, lines_of
 
@@ -36,7 +35,7 @@ CLASSES = "labels.txt"
 
 def find(path: Path) -> dict[str, Source] | None:
     """The json files in a folder, else those in the folders below it, by the splits these name."""
-    return files_of_images(path, is_labelme, CLASSES) or None
+    return files_of_images(path, is_labelme, CLASSES)
 
 
 def read(source: Source, bad: BadRecords) -> dict[str, Any]:
@@ -86,15 +85,6 @@ def is_labelme(path: Path) -> bool:
     return start.startswith("{") and (shapes or any(key in start for key in keys))
 
 
-@dataclass
-class Parts:
-    """The shapes of one object; `corners` x, y, x, y, ... of its boxes."""
-
-    outlines: list[checks.Outline] = field(default_factory=list)
-    corners: list[float] = field(default_factory=list)
-    broken: bool = False
-
-
 class Reading:
     """COCO content while files are read."""
 
@@ -133,9 +123,9 @@ class Reading:
             self.absent[found] = file
         return image
 
-    def objects(self, shapes: list, image: dict, file: Path) -> dict[tuple, Parts]:
-        """(label, ...) -> parts."""
-        objects: dict[tuple, Parts] = defaultdict(Parts)
+    def objects(self, shapes: list, image: dict, file: Path) -> dict[tuple, Shapes]:
+        """(label, ...) -> the shapes of an object."""
+        objects: dict[tuple, Shapes] = defaultdict(Shapes)
         for number, shape in enumerate(shapes, start=1):
             what, key = f"shape {number}", (None, number)
             try:
@@ -164,18 +154,10 @@ class Reading:
                 objects[key].outlines += checks.box_of_points(checks.nested(shape, "points"), image)
         return objects
 
-    def add_objects(self, objects: dict[tuple, Parts], image: dict) -> None:
-        void: list[checks.Outline] = []
-        for (label, *_), parts in objects.items():
-            if label == VOID:
-                void += parts.outlines
-            elif parts.broken:
-                self.content.add(image, label, parts.outlines, broken=True)
-            elif parts.outlines:
-                self.content.add(image, label, parts.outlines)
-                self.content.counts["boxes of objects that have a mask"] += bool(parts.corners)
-            else:
-                self.content.add_box(image, label, parts.corners)
+    def add_objects(self, objects: dict[tuple, Shapes], image: dict) -> None:
+        keys = [key for key in objects if key[0] == VOID]
+        void = [outline for key in keys for outline in objects.pop(key).outlines]
+        self.content.add_shapes(image, objects)
         if void:
             region = rle.from_annotation(
                 segmentation_of(void, image), image["height"], image["width"]

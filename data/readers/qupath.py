@@ -38,7 +38,7 @@ DEGREES = re.compile(r"CRS84|EPSG:+4326")  # names of coordinates in longitude a
 
 def find(path: Path) -> dict[str, Source] | None:
     """The files in a folder, else those in the folders below it, by the splits these name."""
-    return files_of_images(path, is_geojson, suffixes=SUFFIXES) or None
+    return files_of_images(path, is_geojson, suffixes=SUFFIXES)
 
 
 def read(source: Source, bad: BadRecords) -> dict[str, Any]:

@@ -32,7 +32,7 @@ PAIR = re.compile(r"(-?\d+\.?\d*) (-?\d+\.?\d*)")  # x and y, for what is left o
 
 def find(path: Path) -> dict[str, Source] | None:
     """The csv files in a folder, else those in the folders below it, by the splits these name."""
-    return files_of_images(path, is_spacenet, suffixes=(".csv",)) or None
+    return files_of_images(path, is_spacenet, suffixes=(".csv",))
 
 
 def read(source: Source, bad: BadRecords) -> dict[str, Any]:

@@ -5,7 +5,6 @@ Polygons have holes. Bitmaps are PNGs, usually packed, with their place in the i
 
 from __future__ import annotations
 
-from collections import defaultdict
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -16,7 +15,7 @@ from data.errors import MALFORMED, BadRecords, InputError
 from data.images import upright_size
 from data.readers import checks
 from data.readers.content import Content
-from data.readers.image_files import ImageFiles, split_of_path, walk
+from data.readers.image_files import ImageFiles, files_of_images
 from data.readers.source import Source, head_of, top_keys
 
 NAME, TITLE = "supervisely", "Supervisely"
@@ -34,24 +33,11 @@ def find(path: Path) -> dict[str, Source] | None:
     """The datasets of a project, by the splits in their names; or one dataset."""
     if not path.is_dir() or not ((path / META).is_file() or (path / "ann").is_dir()):
         return None
-    names: dict[str, list[str]] = defaultdict(list)
-    for folder, files in walk(path, DEPTH):
-        files = [name for name in files if name.endswith(".json")]
-        if folder.name == "ann" and files and is_annotation(path / folder / files[0]):
-            split = split_of_path(folder / files[0]) or "all"
-            names[split] += [str(folder / name) for name in files]
-    if len(names) > 1 and "all" in names:
-        names["train"] = names.pop("all") + names.get("train", [])
-    found = {}
-    for split, each in names.items():
-        folders = {path / PurePosixPath(name).parent.parent / "img" for name in each}
-        files = [path / META, *sorted(folders), *(path / name for name in each)]
-        found[split] = Source(path, split, [path], each, files)
-    return found or None
+    return files_of_images(path, is_annotation, META, depth=DEPTH)
 
 
 def is_annotation(file: Path) -> bool:
-    keys = top_keys(head_of(file))
+    keys = top_keys(head_of(file)) if file.parent.name == "ann" else {}
     return keys.get("objects") == "[" and keys.get("size") == "{"
 
 
@@ -83,7 +69,7 @@ def opened(
     """The image of an annotation file, and its objects."""
     record = checks.load_json(file)
     objects, size = list(record["objects"]), record["size"]
-    folder, base = name.parent.parent / "img", name.name.removesuffix(".json")
+    folder, base = name.parent.parent / "img", name.stem
     found = images.find(base, str(folder), base)
     width, height = size.get("width"), size.get("height")
     if found is None or PurePosixPath(found).parent != folder:

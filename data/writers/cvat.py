@@ -11,7 +11,6 @@ from xml.sax.saxutils import escape, quoteattr
 
 from data import rle
 from data.writers import target
-from data.writers.shapes import row_runs
 from data.writers.target import Losses, Object, Splits, Wrap
 
 NAME, TITLE, BY_STEM = "cvat", "CVAT XML 1.1", False
@@ -66,7 +65,7 @@ def shapes_of(one: Object, number: int) -> Iterator[str]:
     else:
         inside, (left, top) = rle.decode_inside(one.mask())
         height, width = inside.shape
-        runs = ", ".join(map(str, row_runs(inside, 0, 0, height, width).tolist()))
+        runs = ", ".join(map(str, rle.runs_at(inside.T, 0, 0, width, height).tolist()))
         place = {"left": left, "top": top, "width": width, "height": height}
         yield tag("mask", about | {"rle": runs} | place)
 

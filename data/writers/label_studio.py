@@ -17,7 +17,7 @@ import numpy as np
 
 from data import rle
 from data.writers import target
-from data.writers.shapes import relative, row_runs
+from data.writers.shapes import relative
 from data.writers.target import Losses, Object, Splits, Wrap
 
 NAME, TITLE, BY_STEM = "label-studio", "Label Studio json", False
@@ -83,7 +83,7 @@ def region(one: Object, lost: Losses) -> dict[str, Any]:
         kind, value = "polygon", {"points": points.tolist(), "closed": True}
     else:
         inside, (left, top) = rle.decode_inside(one.mask())
-        runs = row_runs(inside, left, top, height, width)
+        runs = rle.runs_at(inside.T, top, left, width, height)  # along rows
         kind, value = "brush", {"format": "rle", "rle": brush_bytes(runs)}
     found = {
         "id": str(one.annotation["id"]),

@@ -1,4 +1,4 @@
-"""Outlines of masks along the edges of pixels, and run lengths along rows."""
+"""Outlines of masks along the edges of pixels."""
 
 from __future__ import annotations
 
@@ -110,16 +110,3 @@ def relative(points: Ring, size: tuple[int, int], whole: float = 1.0) -> Ring:
     lower = np.nextafter(parts, -np.inf)
     parts = np.where(lower * size / whole >= points, lower, parts)
     return np.where(parts * size / whole < points, np.nextafter(parts, np.inf), parts)
-
-
-def row_runs(inside: np.ndarray, left: int, top: int, height: int, width: int) -> np.ndarray:
-    """A mask [h,w] at (left, top) -> run lengths along the rows of the image, background first."""
-    padded = np.pad(inside, ((0, 0), (1, 1)))
-    y, x = np.nonzero(padded[:, 1:] != padded[:, :-1])  # where runs start and end
-    places = (y + top) * width + x + left
-    if inside.shape[1] == width:  # a run goes on in the next row
-        joined = np.flatnonzero(places[1:] == places[:-1])
-        places = np.delete(places, np.concatenate([joined, joined + 1]))
-    if not len(places) or places[-1] < height * width:
-        places = np.append(places, height * width)
-    return np.diff(places, prepend=0)

@@ -284,6 +284,19 @@ def test_val_may_list_more_categories(tiny_coco):
     assert [len(sets["val"].annotation(index).rles) for index in range(6)] == [0, 1, 0, 0, 1, 0]
 
 
+def test_parts_of_one_set_have_classes_of_their_own(tiny_coco):
+    whole = open_datasets(tiny_coco.root)["train"]
+    given = [{"id": 9, "name": "eel"}] + [{"id": c.id, "name": c.name} for c in whole.categories]
+    parts = [whole.subset([0, 2]), whole.subset([1, 3])]
+    before = [[part.annotation(i).labels.tolist() for i in range(2)] for part in parts]
+    for number, part in enumerate(parts):
+        part.use_classes(given, "a run")
+        now = [[one.annotation(i).labels.tolist() for i in range(2)] for one in parts]
+        for place in range(2):
+            moved = int(place <= number)
+            assert now[place] == [[label + moved for label in each] for each in before[place]]
+
+
 def test_polygons_of_many_decimals_are_those_of_pycocotools(tiny_coco):
     rng = np.random.default_rng(0)
     outlines = [(rng.random((int(rng.integers(3, 40)), 2)) * (48, 64)).ravel() for _ in range(300)]

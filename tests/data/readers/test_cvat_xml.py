@@ -95,7 +95,7 @@ def test_polygons_keep_their_vertices_and_groups_are_one_object(tmp_path, pixels
     expected = pixels({"segmentation": [two["segmentation"][1]]})
     expected[20:24, 1:5] = True
     assert (pixels(mixed) == expected).all()
-    assert content["counts"] == {"boxes of outlined objects": 1}
+    assert content["counts"] == {"boxes of objects that have a mask": 1}
 
 
 def test_other_xml_files_and_empty_groups(tmp_path):
@@ -124,6 +124,13 @@ def test_boxes_stay_boxes_also_turned_ones(tmp_path):
     assert turned["bbox"] == pytest.approx([13, 9, 4, 10])
     assert all(one["segmentation"] == [] and one["corners"] for one in (straight, turned))
     assert content["counts"] == {"tags": 1, "lines": 1, "points": 1, "skeletons": 1}
+
+
+def test_boxes_of_a_group_are_one_object(tmp_path):
+    box = '<box label="cell" xtl="{}" ytl="2" xbr="{}" ybr="6" group_id="1"/>'
+    shapes = box.format(1, 5) + box.format(11, 17)
+    (one,) = read(write(tmp_path / "annotations.xml", image(shapes)))[0]["annotations"]
+    assert one["bbox"] == [1, 2, 16, 4] and len(one["corners"]) == 16
 
 
 def test_subsets_are_splits(tmp_path):
@@ -220,6 +227,14 @@ def test_a_bad_shape_is_named_and_the_others_stay(tmp_path, reason):
     content, bad = read(path, skip=True)
     assert len(bad) == 1 and next(iter(bad)).file == str(path)
     assert sorted("broken" in one for one in content["annotations"]) == [False, True]
+
+
+def test_a_group_with_a_broken_part_is_ignored(tmp_path):
+    good = POLYGON.replace("/>", ' group_id="2"/>')
+    shapes = good + good.replace("9,1", "1e9,1")
+    content, bad = read(write(tmp_path / "a.xml", image(shapes)), skip=True)
+    (one,) = content["annotations"]
+    assert one["broken"] and len(one["segmentation"]) == 2 and len(bad) == 1
 
 
 def test_the_box_of_a_broken_shape_remains(tmp_path, pixels):

@@ -139,6 +139,12 @@ def test_a_group_with_a_broken_part_is_ignored(make):
     assert one["broken"] and one["category_id"] == 2 and one["segmentation"] == [SQUARE]
 
 
+def test_boxes_of_a_group_are_one_object(make):
+    boxes = shape("bbox", 0, 3, bbox=[1, 2, 3, 4]), shape("bbox", 0, 3, bbox=[11, 2, 3, 5])
+    (one,) = read(make(*boxes))[0]["annotations"]
+    assert one["bbox"] == [1, 2, 13, 5] and len(one["corners"]) == 16
+
+
 ITEMS = {
     "no id": (lambda one: one.pop("id"), "item 1 has no 'id'"),
     "no annotations": (lambda one: one.pop("annotations"), "item 'a' has no 'annotations'"),

@@ -287,6 +287,13 @@ def test_a_group_with_a_broken_part_is_ignored_as_a_whole(tmp_path):
         wanted[10:14, 20:25] = True
 
 
+def test_a_box_in_a_group_with_a_broken_part_is_ignored(tmp_path, refused, pixels):
+    box = shape(points=[[2, 3], [12, 9]], kind="rectangle", group_id=1)
+    write(tmp_path / "a.json", [box, shape(points=[[30, 30]], group_id=1)])
+    ((_, one),) = objects(refused(tmp_path, "shape 2"))
+    assert one["broken"] and pixels(one)[3:9, 2:12].all() and pixels(one).sum() == 60
+
+
 @pytest.mark.parametrize(
     "change, words",
     [

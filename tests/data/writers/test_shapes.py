@@ -6,7 +6,7 @@ from pycocotools import mask as coco_mask
 from scipy import ndimage
 
 from data import rle
-from data.writers.shapes import join_rings, relative, row_runs, simplify, trace_rings, with_polygons
+from data.writers.shapes import join_rings, relative, simplify, trace_rings, with_polygons
 
 
 def random_masks():
@@ -79,10 +79,12 @@ def test_a_ring_has_only_its_corners():
 def test_runs_along_the_rows(place):
     left, top, height, width = place
     for mask in random_masks():
-        size = (height, width) if (left, top) != (0, 0) else mask.shape
+        if (left, top) == (0, 0):
+            height, width = mask.shape
+        size = (height, width)
         whole = np.zeros(size, bool)
         whole[top : top + mask.shape[0], left : left + mask.shape[1]] = mask
-        runs = row_runs(mask, left, top, *size)
+        runs = rle.runs_at(mask.T, top, left, width, height)
         assert (np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(size) == whole).all()
         assert (runs[1:] > 0).all()
 
