@@ -30,9 +30,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("folder", type=Path, nargs="?", help="the same as --data")
     options.add_out(parser, "new folder for the page; checks/NNN if not given")
     group = parser.add_argument_group("data")
-    names = ("data", "format", "train_json", "val_json", "images", "val_fraction")
-    for name in (*names, "crowd_as_instances", "keep_crowds", "boxes_as_masks"):
-        options.add_option(group, name)
+    for name in (*options.SOURCE, "val_fraction", *options.READING):
+        if name != "skip_bad_records":  # they are listed
+            options.add_option(group, name)
     group = parser.add_argument_group("training, for which the data are checked")
     options.add_option(group, "recipe", default=RECIPE)
     for name in ("set", *START):

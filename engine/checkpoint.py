@@ -11,11 +11,11 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from data.errors import InputError
+from data.errors import InputError, first_of
 from data.presets import EvalPreset
 from data.records import Category
 from engine import files
-from engine.log import first_of, info
+from engine.log import info
 from engine.loop import NonFiniteError, Trainer
 from mobileinst import weights, zoo
 from mobileinst.set_prediction.losses import Criterion
@@ -112,7 +112,7 @@ def score_threshold(best: dict, asked: float | None = None) -> tuple[float, str]
 def describe_model(config: zoo.Config, classes: list[Category]) -> dict:
     """The fields of a checkpoint that describe its network: the config and the class map."""
     return {
-        "config": zoo.config_to_dict(config),
+        "config": config.to_dict(),
         "classes": [one._asdict() for one in classes],
     }
 

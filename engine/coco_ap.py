@@ -128,12 +128,16 @@ def score_with_curves(
     return scores, {"curves": precision_recall(removed or plain), "thresholds": by_threshold(half)}
 
 
+def by_image(records: list[dict]) -> dict[int, list[dict]]:
+    found = defaultdict(list)
+    for each in records:
+        found[each["image_id"]].append(each)
+    return found
+
+
 def remove_void(ground_truth: dict, detections: list[dict]) -> list[dict]:
     """Removes pixels inside void from detections, and detections that are inside void."""
-    of_image = defaultdict(list)
-    for detection in detections:
-        of_image[detection["image_id"]].append(detection)
-    outside = []
+    of_image, outside = by_image(detections), []
     for image in ground_truth["images"]:
         found = of_image[image["id"]]
         if image.get("void"):

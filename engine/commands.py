@@ -5,13 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from engine.log import info
-from engine.options import TrainOptions
-
-# The options that name a data set and how it is read.
-DATA = (
-    *("data", "format", "train_json", "val_json", "images", "val_fraction"),
-    *("crowd_as_instances", "keep_crowds", "boxes_as_masks", "skip_bad_records"),
-)
+from engine.options import READING, SOURCE, TrainOptions
 
 START = ("model", "image_size", "pretrained", "from_scratch")  # what a training starts from
 
@@ -43,7 +37,7 @@ def arguments(**given: object) -> list[str]:
 
 def data_arguments(given: Mapping[str, object]) -> list[str]:
     """The arguments that name the data set of these options; those of the default are left out."""
-    named = {name: given.get(name) for name in DATA}
+    named = {name: given.get(name) for name in (*SOURCE, "val_fraction", *READING)}
     if named["val_fraction"] == TrainOptions.val_fraction:
         named["val_fraction"] = None
     return arguments(**named)

@@ -35,10 +35,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--strict", action="store_true", help="end at the first thing that --to cannot hold"
     )
-    options.add_option(parser, "crowd_as_instances")
-    options.add_option(parser, "keep_crowds")
-    options.add_option(parser, "boxes_as_masks")
-    options.add_option(parser, "skip_bad_records")
+    for name in options.READING:
+        options.add_option(parser, name)
     return parser.parse_args(argv)
 
 

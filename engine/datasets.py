@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from data.dataset import CocoDataset
-from data.errors import counted
+from data.errors import BadRecords, counted
 from data.loaders import first_images
 from data.opening import PARTS, open_datasets
+from data.presets import EvalPreset, Size, TrainPreset
 from engine import checkpoint, files, log, options
 from engine.log import info
 
 LISTS = "split.json"  # in a run folder: the file names of the parts
-SAVED = ("data", "train_json", "val_json", "images", "format")
 
 
 def open_splits(
@@ -25,20 +25,14 @@ def open_splits(
     report: Callable[[str], None] = info,
 ) -> dict[str, CocoDataset]:
     """Opens splits of the data that the options name, see `open_datasets`."""
+    named = {name: getattr(opts, name) for name in (*options.SOURCE, *options.READING)}
     return open_datasets(
-        data=opts.data,
-        train_json=opts.train_json,
-        val_json=opts.val_json,
-        images=opts.images,
+        skip_bad=named.pop("skip_bad_records"),
+        **named,
         splits=splits,
-        format=opts.format,
         val_fraction=(opts.val_fraction or 0) if fraction is None else fraction,
         lists=lists,
         cache=options.CONVERTED,
-        crowd_as_instances=opts.crowd_as_instances,
-        keep_crowds=opts.keep_crowds,
-        boxes_as_masks=opts.boxes_as_masks,
-        skip_bad=opts.skip_bad_records,
         report=report,
         progress=not log.is_quiet.get(),
     )
@@ -47,12 +41,28 @@ def open_splits(
 class Parts(NamedTuple):
     """The data sets of a run.
 
-    val: chooses best.pt; training images if there is no other. seen: training images to be scored.
+    val: chooses best.pt; training images if there is no other. seen: training images to be scored,
+    if any. preset, canvases: how a training reads its images.
     """
 
     train: CocoDataset
     val: CocoDataset
-    seen: CocoDataset | None
+    seen: CocoDataset | None = None
+    preset: TrainPreset | EvalPreset | None = None
+    canvases: Sequence[Size] = ()
+
+    @property
+    def sets(self) -> list[CocoDataset]:
+        """Those there are, each once."""
+        found = (self.train, self.val, self.seen)
+        return [*{id(one): one for one in found if one is not None}.values()]
+
+    @property
+    def bad(self) -> BadRecords:
+        """What was left out of train and val."""
+        bad = BadRecords()
+        bad.add([*self.train.bad, *self.val.bad])
+        return bad
 
 
 def open_parts(opts: argparse.Namespace | options.TrainOptions, folder: Path | None) -> Parts:
@@ -67,7 +77,7 @@ def open_parts(opts: argparse.Namespace | options.TrainOptions, folder: Path | N
             )
         train = train.subset(first_images(len(train), opts.seed, opts.overfit))
         train.name = f"overfit-{len(train)}"  # never called val
-        return Parts(train, train, None)
+        return Parts(train, train)
     return with_seen(opts, train, sets["val"])
 
 
@@ -81,7 +91,7 @@ def with_seen(
         return Parts(train, val, seen)
     val = seen or train.subset(range(len(train)))
     val.name = f"train-{len(val)}"  # never called val
-    return Parts(train, val, None)
+    return Parts(train, val)
 
 
 def parts_of_run(folder: Path, content: checkpoint.Fields) -> Parts:
@@ -95,7 +105,7 @@ def parts_of_run(folder: Path, content: checkpoint.Fields) -> Parts:
         value = getattr(opts, name)
         setattr(opts, name, value and Path(value))
     parts = open_parts(opts, folder)
-    for one in {id(one): one for one in parts if one}.values():
+    for one in parts.sets:
         one.use_classes(content["classes"], str(folder))
         one.bad.skip = True  # what the run went on without is not read here either
     return parts
@@ -119,14 +129,14 @@ def open_split(opts: argparse.Namespace, trained: tuple[Path, dict] | None = Non
         return open_splits(opts, splits, lists=lists)[opts.split]
     path, content = trained or checkpoint.load_or_newest(opts.checkpoint, options.RUNS)
     trained_with = content["options"]
-    for name in SAVED:
+    for name in options.SOURCE:
         if getattr(opts, name) is None and trained_with[name] is not None:
             value = trained_with[name]
             setattr(opts, name, value if name == "format" else Path(value))
     if not (opts.crowd_as_instances or opts.keep_crowds):
         opts.crowd_as_instances = trained_with["crowd_as_instances"]
         opts.keep_crowds = trained_with["keep_crowds"]
-    opts.boxes_as_masks |= trained_with.get("boxes_as_masks", False)
+    opts.boxes_as_masks |= trained_with["boxes_as_masks"]
     opts.skip_bad_records |= trained_with["skip_bad_records"]
     lists = None
     if opts.val_fraction is None:

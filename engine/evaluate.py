@@ -77,8 +77,8 @@ def main(argv: list[str], builder: checkpoint.Builder = zoo.build_from_config) -
 
 def score_ground_truth(opts: argparse.Namespace) -> None:
     """Prints the table of the ground truth scored against itself; crowds are no predictions."""
-    words = data_arguments(vars(opts))
     dataset = open_split(opts)
+    given = vars(opts)  # with the data set of --checkpoint, if none was named
     ground_truth = dataset.ground_truth()
     info(f"the ground truth as predictions, {dataset.summary()}")
     objects = ground_truth["annotations"]
@@ -89,8 +89,10 @@ def score_ground_truth(opts: argparse.Namespace) -> None:
     info(table(scores))
     skipped.report_skipped(dataset.bad)
     if min(scores.metrics["AP"], scores.headline["AP"]) < 1:
+        words = data_arguments(given | {"skip_bad_records": None})  # it lists them in any case
         show_next({"what is wrong with the data": command("check_data", *words)})
     else:
+        words = data_arguments(given)
         show_next({"self-test of a training": command("train", *words, "--overfit", 8)})
 
 

@@ -24,11 +24,13 @@ from data.images import read_rgb
 from data.loaders import spread, train_canvases
 from data.presets import CanvasPreset, EvalPreset, Size
 from engine import backends, checkpoint, evaluate, files, inputs, options, parity, values, web_page
+from engine.coco_ap import score
 from engine.commands import command, show_next
 from engine.datasets import open_split
 from engine.exported import decode
 from engine.graphs import FORMATS, FP16, Format, int8
 from engine.log import info
+from engine.loop import coco_results
 from engine.parity import MIN_ANSWERS, MIN_IMAGES, Answers, Comparison
 from engine.report import draw
 from engine.report.tables import aligned, number, pipes
@@ -153,8 +155,11 @@ class Images:
         """AP and AP50, where there are annotations."""
         if self.dataset is None:
             return None
-        ids = [category.id for category in self.dataset.categories]
-        return parity.average_precision(answers, self.dataset.ground_truth(), ids, limit).headline
+        truth = self.dataset.ground_truth()
+        categories = [category.id for category in self.dataset.categories]
+        images = [image["id"] for image in truth["images"]]
+        found = coco_results(images, answers.results, categories)
+        return score(truth, found, max_dets=limit).headline
 
 
 def main(argv: list[str], builder: checkpoint.Builder = zoo.build_from_config) -> None:

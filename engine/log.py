@@ -43,12 +43,6 @@ def progress(*items: Iterable, **settings) -> tqdm:
     return tqdm(*items, dynamic_ncols=True, disable=hidden, **settings)
 
 
-def first_of(names: list[str], shown: int = 3) -> str:
-    """The first names, and how many more there are."""
-    more = [f"{len(names) - shown} more"] if len(names) > shown else []
-    return ", ".join([*names[:shown], *more])
-
-
 class Meter:
     """Means over a logging interval: of named numbers, over the steps that are not skipped, and of
     the seconds per part of a step.

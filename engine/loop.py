@@ -11,11 +11,11 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from data import rle
 from data.batch import Batch, PackedBatch
-from data.errors import InputError
+from data.errors import InputError, first_of
 from engine import dist
 from engine.determinism import reseed
 from engine.files import FailedRun
-from engine.log import StepTimer, first_of, info, progress
+from engine.log import StepTimer, info, progress
 from engine.optim import MovingAverage, Schedule
 from mobileinst.deploy import fold_batchnorms
 from mobileinst.set_prediction.points import SeededPoints

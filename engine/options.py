@@ -25,6 +25,9 @@ DATASETS = Path("datasets")
 CONVERTED = DATASETS / "converted"  # what was read in other formats
 RUNS = Path("runs")
 MARK = "options.json"  # of a run folder
+# The options that name a data set, and how it is read.
+SOURCE = ("data", "format", "train_json", "val_json", "images")
+READING = ("crowd_as_instances", "keep_crowds", "boxes_as_masks", "skip_bad_records")
 CHECKPOINT = (
     "best.pt, last.pt, or an exported .onnx or .pte; best.pt of the newest run if not given"
 )
@@ -255,18 +258,7 @@ def add_option(group, name: str, **changes: object) -> None:
 
 def add_data(parser: Parser) -> None:
     group = parser.add_argument_group("data")
-    names = (
-        "data",
-        "format",
-        "train_json",
-        "val_json",
-        "images",
-        "crowd_as_instances",
-        "keep_crowds",
-        "boxes_as_masks",
-        "skip_bad_records",
-    )
-    for name in names:
+    for name in (*SOURCE, *READING):
         add_option(group, name)
     help = (
         "images of --split val where the data has no split for it; those of the run if not given, "

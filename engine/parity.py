@@ -14,7 +14,6 @@ from torch import nn
 from data import rle
 from data.batch import Annotation, collate
 from data.presets import WholeImage
-from engine.coco_ap import Scores, score
 from engine.graphs import Limits
 from engine.log import progress
 from mobileinst.set_prediction.postprocess import Postprocess
@@ -117,16 +116,3 @@ def compare(reference: Answers, found: Answers, threshold: float, limit: float) 
         mask_iou_worst=min(ious, default=1.0),
         mask_iou_median=statistics.median(ious) if ious else 1.0,
     )
-
-
-def average_precision(
-    answers: Answers, ground_truth: dict, ids: Sequence[int], max_dets: int
-) -> Scores:
-    """Scores the answers on images of `ground_truth`, in its order; `ids` of the classes."""
-    detections = []
-    for image, result in zip(ground_truth["images"], answers.results, strict=True):
-        columns = (result[key].tolist() for key in ("labels", "scores", "best"))
-        for label, one, best, mask in zip(*columns, result["masks"]):
-            answer = {"image_id": image["id"], "category_id": ids[label], "segmentation": mask}
-            detections.append(answer | {"score": one, "best": best})
-    return score(ground_truth, detections, max_dets=max_dets)

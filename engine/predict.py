@@ -15,7 +15,7 @@ from PIL import Image
 
 from data.errors import BadRecords, InputError
 from engine import backends, checkpoint, files, inputs, options, output, shards, skipped, tiles
-from engine.commands import command, show_next
+from engine.commands import arguments, command, show_next
 from engine.log import info, progress
 from engine.report import draw
 from engine.values import device_for, some_of
@@ -23,6 +23,12 @@ from mobileinst import zoo
 from mobileinst.deploy import fold_batchnorms
 
 PREDICTIONS = Path("predictions")
+
+# The options that decide what is found.
+FINDING = (
+    *("recursive", "pages", "threshold", "image_size", "tiles"),
+    *("duplicate_iou", "skip_bad_records"),
+)
 
 Found = tuple[int, str, Path, Image.Image, dict]  # number, name, file, image, result
 
@@ -118,8 +124,9 @@ def following(opts: argparse.Namespace, path: Path, out: Path) -> dict[str, str]
     if len(opts.images) > 3:
         other = " and another --out" if opts.out else ""
         return {what: f"the same command with --save labelme{other}"}
-    words = [*opts.images, *["--recursive"] * opts.recursive, "--checkpoint", path]
-    words += ["--tiles", opts.tiles] * bool(opts.tiles) + ["--save", "labelme"]
+    given, defaults = vars(opts), vars(parse(["IMAGE"]))
+    chosen = {name: given[name] for name in FINDING if given[name] != defaults[name]}
+    words = [*opts.images, "--checkpoint", path, *arguments(**chosen), "--save", "labelme"]
     return {what: command("predict", *words)}
 
 

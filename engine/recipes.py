@@ -186,39 +186,11 @@ RECIPES: dict[str, dict[str, object]] = {
     },
 }
 
-# Recipes whose numbers are changed where the data ask for it (engine/fit.py).
-FITTED = (
-    "small", "small-pretrained", "mask2former-small", "mask2former-small-pretrained",
-    "sparseinst-small", "sparseinst-small-pretrained",
-)
-
-# Recipes of the built-in sets, and all for which the model follows from the weights at hand.
-DEMOS = (
-    "demo", "demo-pretrained", "mask2former-demo", "mask2former-demo-pretrained",
-    "sparseinst-demo", "sparseinst-demo-pretrained",
-)
-ANY_MODEL = (*DEMOS, *FITTED)
-
-# The recipe that --overfit or --pretrained chooses instead.
-OVERFIT = {
-    "demo": "overfit", "mask2former-demo": "mask2former-overfit",
-    "small": "overfit", "mask2former-small": "mask2former-overfit",
-    "sparseinst-demo": "sparseinst-overfit", "sparseinst-small": "sparseinst-overfit",
-}
-PRETRAINED = {
-    "demo": "demo-pretrained",
-    "small": "small-pretrained",
-    "mask2former-demo": "mask2former-demo-pretrained",
-    "mask2former-small": "mask2former-small-pretrained",
-    "sparseinst-demo": "sparseinst-demo-pretrained",
-    "sparseinst-small": "sparseinst-small-pretrained",
-}
-# The same for a model whose backbone is that of the paper: the published size.
-LARGE = {
-    "mask2former-demo": "mask2former-pretrained", "mask2former-small": "mask2former-pretrained",
-    "sparseinst-demo": "sparseinst-pretrained", "sparseinst-small": "sparseinst-pretrained",
-}
 # fmt: on
+
+FITTED = tuple(name for name in RECIPES if "small" in name)  # changed by engine/fit.py
+DEMOS = tuple(name for name in RECIPES if "demo" in name)  # of the built-in sets
+ANY_MODEL = (*DEMOS, *FITTED)  # the model follows from the weights at hand
 
 
 def values_of(
@@ -232,19 +204,23 @@ def values_of(
     """
     model = model or str(RECIPES[name]["model"])
     has_swin = "_swin_" in model
+    for_overfit, for_weights, for_published = variants(name)
     if overfit:
-        name = OVERFIT.get(name, name)
-    elif pretrained and (has_swin or "_resnet50" in model) and name in LARGE:
-        name = LARGE[name]
+        name = for_overfit
     elif pretrained:
-        name = PRETRAINED.get(name, name)
+        name = for_published if has_swin or "_resnet50" in model else for_weights
     keywords = dict(RECIPES[name].get("set", {}))
     if not has_swin:
         keywords = {key: value for key, value in keywords.items() if key not in NARROW_SWIN}
     return name, RECIPES[name] | {"set": keywords}
 
 
-def variants(name: str) -> tuple[str, ...]:
-    """A recipe and those that `values_of` can choose instead."""
-    found = (table.get(name, name) for table in (OVERFIT, PRETRAINED, LARGE))
-    return name, *found
+def variants(name: str) -> tuple[str, str, str]:
+    """The recipes that --overfit, --pretrained, and --pretrained with the paper's backbone choose
+    instead; the recipe itself where there are none.
+    """
+    system, dash, kind = name.rpartition("-")
+    if kind not in ("demo", "small"):
+        return name, name, name
+    small, large = f"{name}-pretrained", f"{system}{dash}pretrained"
+    return f"{system}{dash}overfit", small, large if large in RECIPES else small

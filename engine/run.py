@@ -7,16 +7,13 @@ import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from torch import nn
 from tqdm import tqdm
 
-from data.dataset import CocoDataset
-from data.errors import BadRecords, InputError
+from data.errors import InputError
 from data.loaders import Batches, train_loader
-from data.presets import EvalPreset, TrainPreset
 from engine import checkpoint, dist, files, log, options, skipped
 from engine.coco_ap import Scores
 from engine.datasets import Parts, write_lists
@@ -31,27 +28,6 @@ from mobileinst.set_prediction.postprocess import Postprocess
 
 MAIN_TERMS = 4  # of the loss, itself among them, on the console; log.jsonl has all
 SAVE_SECONDS = 60  # between two saves: the most work that a kill can cost
-
-
-class Data(NamedTuple):
-    """The data sets of a run; `seen`: training images that are scored as well, if any."""
-
-    train: CocoDataset
-    val: CocoDataset
-    preset: TrainPreset | EvalPreset
-    canvases: list[tuple[int, int]]
-    seen: CocoDataset | None = None
-
-    @property
-    def bad(self) -> BadRecords:
-        """What was left out of both."""
-        bad = BadRecords()
-        bad.add([*self.train.bad, *self.val.bad])
-        return bad
-
-    @property
-    def parts(self) -> Parts:
-        return Parts(self.train, self.val, self.seen)
 
 
 @dataclass
@@ -71,7 +47,7 @@ class Run:
 
     opts: TrainOptions
     folder: Path | None
-    data: Data
+    data: Parts
     trainer: Trainer
     postprocess: Postprocess
     config: zoo.Config
@@ -169,7 +145,8 @@ class Run:
         """Continues from `last.pt`; raises InputError if it is of another training."""
         path = self.folder / "last.pt"
         content = checkpoint.load(path)
-        self.data.train.use_classes(content["classes"], str(path), may_have_more=False)
+        for one in self.data.sets:
+            one.use_classes(content["classes"], str(path), may_have_more=False)
         same_average = (content["average"] is None) == (self.trainer.average is None)
         if checkpoint.config_of(content) != self.config or not same_average:
             raise InputError(

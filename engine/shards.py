@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from data.errors import BadRecord, BadRecords, InputError
+from data.errors import BadRecord, BadRecords, InputError, first_of
 from engine import files, log
 from engine.files import FailedRun
 
@@ -159,7 +159,7 @@ def joined(out: Path, known: dict) -> tuple[list[dict], BadRecords]:
         if missing := records.missing(own, known["images"]):
             left[str(own)] = len(missing)
     if left:
-        named = log.first_of([f"{name} ({count} images)" for name, count in left.items()], shown=8)
+        named = first_of([f"{name} ({count} images)" for name, count in left.items()], shown=8)
         raise InputError(f"{out}: not all shards are finished; start them again: --shard {named}")
     all_bad = BadRecords(skip=True)
     all_bad.add(sorted(bad.values(), key=lambda each: each.image_id))

@@ -140,13 +140,13 @@ def of_run(opts: TrainOptions) -> dict[str, object]:
         same = [
             folder
             for folder in newest
-            if made_with[folder].get("recipe", recipe) in recipes.variants(recipe)
+            if made_with[folder].get("recipe", recipe) in (recipe, *recipes.variants(recipe))
         ]
         newest = same or newest
     asked = opts.out or options.RUNS / f"{opts.model}-NNN"
     folder = folder_to_resume([opts.out] if opts.out else newest, asked)
     before = checkpoint.load(folder / "last.pt")["options"]
-    if recipe and before["recipe"] not in recipes.variants(recipe):
+    if recipe and before["recipe"] not in (recipe, *recipes.variants(recipe)):
         return {"out": folder}
     names = {"model", "pretrained", "val_fraction"} - opts.given.keys()
     names |= {"from_scratch"} if "pretrained" in names else set()

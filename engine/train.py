@@ -25,7 +25,7 @@ from engine import (
     start_weights,
 )
 from engine.coco_ap import Scores, score, score_with_curves
-from engine.datasets import open_parts, with_seen
+from engine.datasets import Parts, open_parts, with_seen
 from engine.fit import fit_to_data, report_full_images
 from engine.inference import predictions
 from engine.interrupt import GracefulStop, Interrupted
@@ -36,7 +36,7 @@ from engine.options import TrainOptions
 from engine.report import draw, evidence, run_page, summary
 from engine.report.mask_grid import mask_grid_scores
 from engine.report.tables import table
-from engine.run import Data, Run
+from engine.run import Run
 from engine.values import device_for, model_errors, shown
 from engine.visualize import prediction_grid, title_of
 from mobileinst import weights, zoo
@@ -76,9 +76,10 @@ def parse(argv: list[str]) -> TrainOptions:
     return options.train_options(argv, "Train a model, evaluate it, and draw its predictions.")
 
 
-def open_data(opts: TrainOptions) -> Data:
+def open_data(opts: TrainOptions) -> Parts:
     """Opens the training and validation sets; raises InputError if something is wrong with them."""
-    train, val, seen = open_parts(opts, opts.out if opts.resume else None)
+    parts = open_parts(opts, opts.out if opts.resume else None)
+    train, val = parts.train, parts.val
     if not train.with_objects():
         boxes = train.dropped["boxes"]
         more = f" and {counted(boxes, 'box')} without masks" if boxes else ""
@@ -91,13 +92,14 @@ def open_data(opts: TrainOptions) -> Data:
     if opts.overfit:
         preset = EvalPreset(opts.image_size)
         report_full_images(opts, {"train": train, "val": train})
-        return Data(train, train, preset, [covering_canvas(train, preset)])
+        return parts._replace(preset=preset, canvases=[covering_canvas(train, preset)])
     if opts.recipe in recipes.FITTED:
         for name, reason in fit_to_data(opts, train).items():
             key = name.removeprefix("set.")
             value = opts.set[key] if name.startswith("set.") else getattr(opts, name)
             info(f"{key} {shown(value)}: {reason}")
-        train, val, seen = with_seen(opts, train, val if val.name == "val" else train)
+        parts = with_seen(opts, train, val if val.name == "val" else train)
+        val = parts.val
     report_full_images(opts, {"train": train, "val": val if val.name == "val" else train})
     preset = TrainPreset(
         scale=tuple(opts.scale),
@@ -115,7 +117,7 @@ def open_data(opts: TrainOptions) -> Data:
         )
     if val.name != "val":
         info(f"evaluated on {counted(len(val), 'training image')}: best.pt follows from them")
-    return Data(train, val, preset, canvases, seen)
+    return parts._replace(preset=preset, canvases=canvases)
 
 
 def total_iterations(opts: TrainOptions, images: int) -> int:
@@ -140,7 +142,7 @@ def shorten_warmup(opts: TrainOptions, iterations: int) -> None:
     opts.warmup, opts.origins["warmup"] = iterations // 10, "data"
 
 
-def derived_options(opts: TrainOptions, data: Data) -> dict[str, object]:
+def derived_options(opts: TrainOptions, data: Parts) -> dict[str, object]:
     """Values that follow from the data, by name."""
     derived = {"classes": len(data.train.categories)}
     if opts.overfit or not opts.canvas:
@@ -155,7 +157,7 @@ def derived_options(opts: TrainOptions, data: Data) -> dict[str, object]:
 
 def build(
     opts: TrainOptions,
-    data: Data,
+    data: Parts,
     device: torch.device,
     builder: checkpoint.Builder,
     file: weights.WeightFile | None = None,
@@ -332,7 +334,7 @@ def evaluate(run: Run) -> None:
     val, seen, limit = run.data.val, run.data.seen, run.config.max_detections
     ends = run.trainer.iteration >= run.trainer.schedule.iterations
     found = evidence.run_pass(
-        run.averaged_model, run.postprocess, run.data.parts, every=ends, **inference_settings(run)
+        run.averaged_model, run.postprocess, run.data, every=ends, **inference_settings(run)
     )
     skipped.gather(run.data.train.bad)
     run.evaluated = run.trainer.iteration
@@ -371,10 +373,10 @@ def finish(run: Run) -> None:
     drawn = predictions(model, run.postprocess, shown, **settings, threshold=threshold)
     found = run.found
     if not found or content["iteration"] != run.trainer.iteration:  # the best ones are older
-        found = evidence.run_pass(model, run.postprocess, run.data.parts, **settings)
+        found = evidence.run_pass(model, run.postprocess, run.data, **settings)
     if not dist.is_main_process():
         return
-    about = evidence.make(run.folder, content, run.data.parts, found, model.mask_stride)
+    about = evidence.make(run.folder, content, run.data, found, model.mask_stride)
     title = title_of(path, content, val.name)
     grid = prediction_grid(shown, drawn, threshold, title=title)
     files.save_image(run.folder / "predictions.png", grid)

@@ -118,13 +118,8 @@ def config_for(model: str | Config, **overrides: Any) -> Config:
     return replace(config, **overrides)
 
 
-def config_to_dict(config: Config) -> dict[str, Any]:
-    """A config as plain values, to be stored."""
-    return config.to_dict()
-
-
 def config_from_dict(values: dict[str, Any]) -> Config:
-    """The config of `config_to_dict`.
+    """The config whose `to_dict` gave these values.
 
     Raises:
         ValueError: if it names no known system or backbone, or has a keyword or value that no

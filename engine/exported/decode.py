@@ -30,15 +30,6 @@ def prepare(image, meta):
     return canvas, size
 
 
-def prepare_float(image, meta):
-    """The same as float32 [1,3,H,W] in 0..1, with the exact pad colour."""
-    canvas, size = prepare(image, meta)
-    canvas = canvas.astype(np.float32) / np.float32(255)
-    pad = np.array(meta["pad_colour"]) / 255
-    canvas[:, size[0] :] = canvas[:, :, size[1] :] = pad
-    return np.ascontiguousarray(canvas.transpose(0, 3, 1, 2)), size
-
-
 def decode(scores, masks, meta, original, threshold=None):
     """scores [1,Q,K] and masks [1,Q,h,w] of the model -> objects, best first.
 

@@ -13,8 +13,8 @@ from typing import NamedTuple
 import numpy as np
 
 from data import rle
-from engine.coco_ap import remove_void
-from engine.report.diagnose import FOUND, by_image, shares
+from engine.coco_ap import by_image, remove_void
+from engine.report.diagnose import FOUND, shares
 
 
 class Matches(NamedTuple):

@@ -8,8 +8,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from data.dataset import CocoDataset, some
-from data.errors import InputError
+from data.dataset import CocoDataset
+from data.errors import InputError, first_of
 from data.images import read_rgb
 from data.loaders import spread
 from engine import options
@@ -239,7 +239,7 @@ def class_samples(found: Content) -> Html:
                 figures.append(picture(drawn, f"{split}: {found.sets[split].images[index][1]}"))
         parts += [element("h3", names[label]), pictures(figures)]
     left = [names[label] for label in order[MOST_CLASSES:]]
-    return joined([*parts, element("p", f"without samples here: {some(left)}") if left else ""])
+    return joined([*parts, element("p", f"without samples here: {first_of(left)}") if left else ""])
 
 
 def sample(dataset: CocoDataset, index: int, objects: Sequence[int]) -> Image.Image | None:

@@ -2,13 +2,12 @@
 
 import numpy as np
 
-from data.errors import counted
+from data.errors import counted, first_of
 from data.loaders import spread
 from data.near_duplicates import grey_images, near_duplicates
 from engine import tiles
 from engine.coco_ap import NOTHING
 from engine.fit import SAMPLE, object_sides, too_many_objects
-from engine.log import first_of
 from engine.report.run_facts import RunFacts, sentence, warning
 
 SURE = 0.6  # least share of a class that is called another one

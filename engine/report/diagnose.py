@@ -5,7 +5,6 @@ void, pixels of answers inside it are removed. Objects are those that are not cr
 """
 
 import copy
-from collections import defaultdict
 from typing import NamedTuple
 
 import numpy as np
@@ -14,7 +13,15 @@ from pycocotools import mask as coco_mask
 from torch import Tensor
 
 from data import rle
-from engine.coco_ap import NOTHING, Scores, remove_void, run_cocoeval, twelve_numbers, with_geometry
+from engine.coco_ap import (
+    NOTHING,
+    Scores,
+    by_image,
+    remove_void,
+    run_cocoeval,
+    twelve_numbers,
+    with_geometry,
+)
 from engine.report.tables import aligned, number
 from mobileinst.set_prediction.postprocess import Postprocess
 
@@ -89,13 +96,6 @@ def diagnose(
             **oracles(ground_truth, answers, scores.max_dets, duplicate_iou),
         },
     }
-
-
-def by_image(records: list[dict]) -> dict[int, list[dict]]:
-    found = defaultdict(list)
-    for each in records:
-        found[each["image_id"]].append(each)
-    return found
 
 
 def objects_of(ground_truth: dict) -> dict[int, list[dict]]:

@@ -8,10 +8,10 @@ from typing import Any
 from PIL import Image
 
 from data.dataset import CocoDataset
+from data.errors import first_of
 from engine import checkpoint, files, log, options, start_weights
 from engine.coco_ap import NOTHING, Scores
 from engine.commands import command, with_checkpoint
-from engine.log import first_of
 from engine.report import results_page, summary
 from engine.report.charts import Line, lines
 from engine.report.page import (

@@ -1,19 +1,16 @@
-"""ResNet-50 (CVPR 2016), in torchvision's form and names: the stride is in the 3×3 convolution."""
+"""ResNet-50 (CVPR 2016): torchvision's layers and names, our taps."""
 
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torchvision.models import resnet
 from torchvision.ops import StochasticDepth
 
-from mobileinst.layers.init import init_conv
 from mobileinst.layers.pixels import IMAGENET_MEAN, IMAGENET_STD
 
-STEM, EXPANSION = 64, 4
-STRIDES = (4, 8, 16, 32)
 
-
-class ResNet(nn.Module):
+class ResNet(resnet.ResNet):
     """Normalised images [B,3,H,W] -> maps at strides 4, 8, 16, 32, of 256 to 2048 channels.
 
     A map at stride s has the grid ceil(H/s) × ceil(W/s).
@@ -23,28 +20,15 @@ class ResNet(nn.Module):
     """
 
     mean, std = IMAGENET_MEAN, IMAGENET_STD
+    channels, strides = (256, 512, 1024, 2048), (4, 8, 16, 32)
 
     def __init__(self, depths: tuple[int, ...], drop_path: float = 0.0):
-        super().__init__()
-        self.conv1 = nn.Conv2d(3, STEM, 7, 2, 3, bias=False)
-        self.bn1 = nn.BatchNorm2d(STEM)
-        self.relu = nn.ReLU(inplace=True)
-        self.maxpool = nn.MaxPool2d(3, 2, 1)
-        rates = iter(torch.linspace(0, drop_path, sum(depths), device="cpu").tolist())
-        channels = STEM
-        for stage, depth in enumerate(depths):
-            hidden, blocks = STEM * 2**stage, []
-            for block in range(depth):
-                stride = 2 if stage and not block else 1
-                blocks.append(Bottleneck(channels, hidden, stride, next(rates)))
-                channels = EXPANSION * hidden
-            self.add_module(f"layer{stage + 1}", nn.Sequential(*blocks))
-        self.channels = tuple(EXPANSION * STEM * 2**stage for stage in range(len(depths)))
-        self.strides = STRIDES
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        init_conv(self.conv1)
+        super().__init__(Bottleneck, depths, num_classes=1)
+        del self.avgpool, self.fc
+        blocks = [block for stage in self.stages for block in stage]
+        rates = torch.linspace(0, drop_path, len(blocks), device="cpu").tolist()
+        for block, rate in zip(blocks, rates, strict=True):
+            block.drop_path = StochasticDepth(rate, "row")
 
     @property
     def stages(self) -> list[nn.Module]:
@@ -53,7 +37,7 @@ class ResNet(nn.Module):
     def layers_until(self, stride: int) -> list[nn.Module]:
         """The layers that work at this stride or a finer one, in order."""
         layers: list[nn.Module] = [self.conv1, self.bn1] if stride >= 2 else []
-        return layers + [layer for layer, s in zip(self.stages, STRIDES) if s <= stride]
+        return layers + [layer for layer, s in zip(self.stages, self.strides) if s <= stride]
 
     def forward(self, images: Tensor) -> list[Tensor]:
         x = self.relu(self.bn1(self.conv1(images)))  # [B,64,H/2,W/2]
@@ -64,29 +48,8 @@ class ResNet(nn.Module):
         return maps  # /4, /8, /16 and /32
 
 
-class Bottleneck(nn.Module):
-    """1×1, 3×3 with the stride, 1×1 to four times the channels, added to the input."""
-
-    def __init__(self, in_channels: int, hidden: int, stride: int, drop_path: float):
-        super().__init__()
-        channels = EXPANSION * hidden
-        self.conv1 = nn.Conv2d(in_channels, hidden, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(hidden)
-        self.conv2 = nn.Conv2d(hidden, hidden, 3, stride, 1, bias=False)
-        self.bn2 = nn.BatchNorm2d(hidden)
-        self.conv3 = nn.Conv2d(hidden, channels, 1, bias=False)
-        self.bn3 = nn.BatchNorm2d(channels)
-        self.relu = nn.ReLU(inplace=True)
-        self.drop_path = StochasticDepth(drop_path, "row")
-        self.downsample = None
-        if in_channels != channels:
-            shortcut = nn.Conv2d(in_channels, channels, 1, stride, bias=False)
-            self.downsample = nn.Sequential(shortcut, nn.BatchNorm2d(channels))
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        for conv in (self.conv1, self.conv2, self.conv3):
-            init_conv(conv)
+class Bottleneck(resnet.Bottleneck):
+    """The same with `drop_path`, which ResNet sets."""
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.relu(self.bn1(self.conv1(x)))  # [B,C,h,w]

@@ -247,7 +247,7 @@ def other_model(trained: Path, out: Path, name: str, **keywords) -> Path:
     for key, value in content["model"].items():
         if key in weights and weights[key].shape == value.shape:
             weights[key] = value
-    content |= {"model": weights, "config": zoo.config_to_dict(config)}
+    content |= {"model": weights, "config": config.to_dict()}
     content["best"]["threshold"] = 0.0
     checkpoint.save(out, content)
     return out

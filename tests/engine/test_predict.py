@@ -213,6 +213,17 @@ def test_the_newest_run_is_named_with_age_and_score(
     assert ("never scored above 0" in first) == ("warning" in second) == (ap <= 0)
 
 
+def test_the_command_for_corrections_has_the_options_that_decide_what_is_found(
+    toy_run, toy_coco, tmp_path, capsys
+):
+    image, best = toy_coco / "train" / "0.png", toy_run / "best.pt"
+    chosen = ["--threshold", "0.8", "--image-size", "64"]
+    predict.main([str(image), "--checkpoint", str(best), *chosen, "--out", str(tmp_path / "out")])
+    step = capsys.readouterr().out.partition("\n\nnext:\n")[2]
+    words = f"predict.sh {image} --checkpoint {best} {' '.join(chosen)} --save labelme"
+    assert words in step
+
+
 TOOLS = ["masks", "labelme", "cvat", "yolo", "label-studio"]
 
 

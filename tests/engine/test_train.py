@@ -134,9 +134,13 @@ def test_ap_does_not_depend_on_the_batch_size(on_train, toy_run, tmp_path):
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
-def test_the_ground_truth_as_predictions_is_perfect(toy_coco, capsys, split):
-    evaluate.main(["--data", str(toy_coco), "--split", split, "--ground-truth-as-predictions"])
-    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+@pytest.mark.parametrize("given", ["data", "checkpoint"])
+def test_the_ground_truth_as_predictions_is_perfect(toy_run, toy_coco, capsys, given, split):
+    source = {"data": ["--data", toy_coco], "checkpoint": ["--checkpoint", toy_run / "best.pt"]}
+    evaluate.main([*map(str, source[given]), "--split", split, "--ground-truth-as-predictions"])
+    printed = capsys.readouterr().out
+    assert f"bash sbin/train.sh --data {toy_coco} " in printed
+    lines = [line.split() for line in printed.splitlines()]
     assert ["AP", "IoU", "0.50:0.95", "1.000", "1.000"] in lines
     assert any(line[:1] == ["square"] and line[2] == "1.000" for line in lines)
 

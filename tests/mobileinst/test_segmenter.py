@@ -78,7 +78,7 @@ def test_a_backbone_without_a_needed_stride_is_refused(config):
 
 
 def test_a_config_is_plain_values_that_come_back(config):
-    values = zoo.config_to_dict(config)
+    values = config.to_dict()
     assert zoo.config_from_dict(values) == config
     assert values["system"] == config.system
     for value in values.values():

@@ -430,7 +430,7 @@ def with_keywords(system, keywords, seed):
     """A small model and its keywords."""
     sizes = SMALL if system == "mobileinst" else {"width": 32, "num_encoder_layers": 1}
     config = zoo.config_for(f"{system}_mobilenet_v2", num_classes=1, **sizes | keywords)
-    return zoo.build_from_config(config, seed=seed)[0], zoo.config_to_dict(config)
+    return zoo.build_from_config(config, seed=seed)[0], config.to_dict()
 
 
 @pytest.mark.parametrize("name", GROWN)
