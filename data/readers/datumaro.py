@@ -65,7 +65,7 @@ def read(source: Source, bad: BadRecords) -> dict[str, Any]:
             if image is None:
                 found.counts["items without an image"] += 1
                 continue
-            add_objects(found, image, shapes, source.path, where)
+            add_objects(found, image, shapes, classes, source.path, where)
     return found.finished()
 
 
@@ -91,7 +91,9 @@ def image_of(
     return content.add_image(name or listed, width, height, f"item {checks.shortened(item['id'])}")
 
 
-def add_objects(content: Content, image: dict, shapes: list, file: Path, where: str) -> None:
+def add_objects(
+    content: Content, image: dict, shapes: list, classes: list[str], file: Path, where: str
+) -> None:
     objects: dict[tuple, Shapes] = defaultdict(Shapes)
     for number, shape in enumerate(shapes, start=1):
         key, outline, kind = (None, number), [], ""
@@ -101,15 +103,14 @@ def add_objects(content: Content, image: dict, shapes: list, file: Path, where: 
                 content.counts["captions, labels, points and other shapes that are not read"] += 1
                 continue
             id_, group = shape.get("label_id"), shape.get("group")
-            known = type(id_) is int and 0 <= id_ < len(content.classes)
+            known = type(id_) is int and 0 <= id_ < len(classes)
             if known:
-                label = content.classes[id_]
+                label = classes[id_]
                 key = (label, group) if type(group) is int and group else (label, None, number)
             outline = [outline_of(shape, kind, image)]
             if not known:
                 raise InputError(
-                    f"has label_id {checks.shortened(id_)} where there are "
-                    f"{len(content.classes)} labels"
+                    f"has label_id {checks.shortened(id_)} where there are {len(classes)} labels"
                 )
         except MALFORMED as error:
             content.bad.note_error(error, file, f"{where}, annotation {number}", AGAIN)

@@ -139,6 +139,15 @@ def test_a_group_with_a_broken_part_is_ignored(make):
     assert one["broken"] and one["category_id"] == 2 and one["segmentation"] == [SQUARE]
 
 
+def test_labels_of_one_name_are_one_class(make):
+    def change(content):
+        content["categories"]["label"]["labels"].insert(1, {"name": "crab", "parent": "fish"})
+
+    shapes = [shape("polygon", number, points=SQUARE) for number in range(3)]
+    content, bad = read(make(*shapes, change=change))
+    assert [one["category_id"] for one in content["annotations"]] == [1, 1, 2] and not bad
+
+
 def test_boxes_of_a_group_are_one_object(make):
     boxes = shape("bbox", 0, 3, bbox=[1, 2, 3, 4]), shape("bbox", 0, 3, bbox=[11, 2, 3, 5])
     (one,) = read(make(*boxes))[0]["annotations"]
