@@ -52,6 +52,11 @@ class Parts(NamedTuple):
     canvases: Sequence[Size] = ()
 
     @property
+    def has_val(self) -> bool:
+        """Whether val is a validation split, and not training images."""
+        return self.val.name == "val"
+
+    @property
     def sets(self) -> list[CocoDataset]:
         """Those there are, each once."""
         found = (self.train, self.val, self.seen)
@@ -84,10 +89,10 @@ def open_parts(opts: argparse.Namespace | options.TrainOptions, folder: Path | N
 def with_seen(
     opts: argparse.Namespace | options.TrainOptions, train: CocoDataset, val: CocoDataset
 ) -> Parts:
-    """The parts with --eval-train images; `val` is `train` if there is no validation split."""
+    """The parts with --eval-train images, which are `val` if there is no validation split."""
     chosen = first_images(len(train), opts.seed, opts.eval_train)
     seen = train.subset(chosen) if chosen else None
-    if val is not train:
+    if val.name == "val":
         return Parts(train, val, seen)
     val = seen or train.subset(range(len(train)))
     val.name = f"train-{len(val)}"  # never called val

@@ -135,18 +135,15 @@ def of_run(opts: TrainOptions) -> dict[str, object]:
     saved = options.RUNS.glob(f"{stem}-[0-9][0-9][0-9]/last.pt")
     newest = [path.parent for path in sorted(saved, key=lambda path: path.stat().st_mtime_ns)]
     recipe = opts.given.get("recipe")
+    related = (recipe, *recipes.variants(recipe)) if recipe else ()
     if recipe:  # another script may have trained since
         made_with = {folder: files.read_json(folder / "options.json") or {} for folder in newest}
-        same = [
-            folder
-            for folder in newest
-            if made_with[folder].get("recipe", recipe) in (recipe, *recipes.variants(recipe))
-        ]
+        same = [folder for folder in newest if made_with[folder].get("recipe", recipe) in related]
         newest = same or newest
     asked = opts.out or options.RUNS / f"{opts.model}-NNN"
     folder = folder_to_resume([opts.out] if opts.out else newest, asked)
     before = checkpoint.load(folder / "last.pt")["options"]
-    if recipe and before["recipe"] not in (recipe, *recipes.variants(recipe)):
+    if recipe and before["recipe"] not in related:
         return {"out": folder}
     names = {"model", "pretrained", "val_fraction"} - opts.given.keys()
     names |= {"from_scratch"} if "pretrained" in names else set()

@@ -79,10 +79,9 @@ def parse(argv: list[str]) -> TrainOptions:
 def open_data(opts: TrainOptions) -> Parts:
     """Opens the training and validation sets; raises InputError if something is wrong with them."""
     parts = open_parts(opts, opts.out if opts.resume else None)
-    train, val = parts.train, parts.val
+    train = parts.train
     if not train.with_objects():
-        boxes = train.dropped["boxes"]
-        more = f" and {counted(boxes, 'box')} without masks" if boxes else ""
+        more = f" and {counted(n, 'box')} without masks" if (n := train.dropped["boxes"]) else ""
         left = "".join(f" ({note})" for note in train.notes if "left out" in note)
         raise InputError(
             f"{train.source}: no image of {train.name} has an object to train on, crowds"
@@ -98,9 +97,8 @@ def open_data(opts: TrainOptions) -> Parts:
             key = name.removeprefix("set.")
             value = opts.set[key] if name.startswith("set.") else getattr(opts, name)
             info(f"{key} {shown(value)}: {reason}")
-        parts = with_seen(opts, train, val if val.name == "val" else train)
-        val = parts.val
-    report_full_images(opts, {"train": train, "val": val if val.name == "val" else train})
+        parts = with_seen(opts, train, parts.val)  # fitting may change --eval-train
+    report_full_images(opts, {"train": train, "val": parts.val if parts.has_val else train})
     preset = TrainPreset(
         scale=tuple(opts.scale),
         flip=opts.flip,
@@ -115,8 +113,8 @@ def open_data(opts: TrainOptions) -> Parts:
             f"--image-size {opts.image_size}: the training canvases are {short} on the short side, "
             "so evaluation would see another scale than training; give --canvas as well"
         )
-    if val.name != "val":
-        info(f"evaluated on {counted(len(val), 'training image')}: best.pt follows from them")
+    if not parts.has_val:
+        info(f"evaluated on {counted(len(parts.val), 'training image')}, which choose best.pt")
     return parts._replace(preset=preset, canvases=canvases)
 
 
