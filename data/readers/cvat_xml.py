@@ -25,7 +25,7 @@ from data.images import MOST_PIXELS
 from data.readers.checks import Outline, box_of_points, mask_at, polygon, shortened
 from data.readers.content import Content, Shapes
 from data.readers.image_files import LOOKED_AT
-from data.readers.source import Source, ellipse, head_of, split_of
+from data.readers.source import Source, ellipse, head_of, rotated, split_of
 
 NAME, TITLE = "cvat-xml", "CVAT XML 1.1"
 LAYOUT = "annotations.xml, images"
@@ -204,13 +204,9 @@ def ellipse_polygon(shape: Element, image: dict) -> np.ndarray:
 def box(shape: Element, image: dict) -> np.ndarray:
     """The outline of a box, turned about its middle."""
     left, top, right, bottom = numbers(shape, float, "xtl", "ytl", "xbr", "ybr")
-    x, y, turn = (left + right) / 2, (top + bottom) / 2, math.radians(rotation_of(shape))
-    corners = []
-    for across, down in ((left, top), (right, top), (right, bottom), (left, bottom)):
-        across, down = across - x, down - y
-        corners.append(x + across * math.cos(turn) - down * math.sin(turn))
-        corners.append(y + across * math.sin(turn) + down * math.cos(turn))
-    return polygon(corners, image)
+    x, y = (right - left) / 2, (bottom - top) / 2
+    corners = np.array([(-x, -y), (x, -y), (x, y), (-x, y)])
+    return polygon(rotated(corners, (left + x, top + y), rotation_of(shape)), image)
 
 
 def rotation_of(shape: Element) -> float:

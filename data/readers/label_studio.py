@@ -8,7 +8,6 @@ image size. Rectangles are boxes.
 from __future__ import annotations
 
 import html
-import math
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -23,7 +22,7 @@ from data.images import SUFFIXES, upright_size
 from data.readers import checks
 from data.readers.content import Content
 from data.readers.image_files import ImageFiles, annotation_files
-from data.readers.source import Source, ellipse, head_of
+from data.readers.source import Source, ellipse, head_of, rotated
 
 NAME, TITLE = "label-studio", "Label Studio json"
 LAYOUT = "project-1.json (its JSON export) beside the images"
@@ -257,11 +256,8 @@ def box(value: dict, image: dict) -> np.ndarray:
     """The corners of a rectangle, turned clockwise about its top left one."""
     keys = ("x", "y", "width", "height")
     x, y, width, height = scale(checks.numbers([value.get(key) for key in keys]), image).tolist()
-    turn = math.radians(*rotation_of(value))
-    right = np.array([math.cos(turn), math.sin(turn)]) * width
-    down = np.array([-math.sin(turn), math.cos(turn)]) * height
-    corners = np.array([x, y]) + np.array([0 * right, right, right + down, down])
-    return checks.polygon(corners.ravel().tolist(), image)
+    corners = np.array([(0, 0), (width, 0), (width, height), (0, height)])
+    return checks.polygon(rotated(corners, (x, y), *rotation_of(value)), image)
 
 
 def rotation_of(value: dict) -> list[float]:

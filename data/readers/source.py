@@ -12,6 +12,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
 
+import numpy as np
+
 from data.errors import FileError, InputError
 
 HEAD = 1 << 16  # bytes read to recognise a format
@@ -160,10 +162,12 @@ def ellipse(x: float, y: float, rx: float, ry: float, degrees: float = 0.0) -> l
     """A polygon x, y, x, y, ... of an ellipse, rotated clockwise, at most 0.05 pixels off."""
     radius = max(abs(rx), abs(ry), 1.0)
     steps = math.ceil(math.pi / math.acos(1 - 0.05 / radius)) if radius < 1e5 else 1000
-    turn, points = math.radians(degrees), []
-    for step in range(steps):
-        angle = 2 * math.pi * step / steps
-        right, down = rx * math.cos(angle), ry * math.sin(angle)
-        points.append(x + right * math.cos(turn) - down * math.sin(turn))
-        points.append(y + right * math.sin(turn) + down * math.cos(turn))
-    return points
+    angles = 2 * math.pi * np.arange(steps) / steps
+    return rotated(np.stack((rx * np.cos(angles), ry * np.sin(angles)), 1), (x, y), degrees)
+
+
+def rotated(offsets: np.ndarray, centre: tuple[float, float], degrees: float) -> list[float]:
+    """The points x, y, x, y, ... at offsets [N,2] from a centre, rotated clockwise about it."""
+    turn = math.radians(degrees)
+    right, down = (math.cos(turn), math.sin(turn)), (-math.sin(turn), math.cos(turn))
+    return (offsets @ np.array((right, down)) + centre).ravel().tolist()
