@@ -74,8 +74,8 @@ RECIPES: dict[str, dict[str, object]] = {
         "set": SMALL_MOBILEINST | COARSE_MASKS | {"num_queries": 50},
     },
     # The same from a pretrained backbone, at 427 x 320: its norms and layers up to stride 16 are
-    # frozen, the rest of it learns slowly. Known result: VOC, EfficientNet-Lite0, seed 0: val AP
-    # 0.404, AP50 0.607; frozen up to stride 4 it had 0.422, 0.623 in a third more time.
+    # frozen, the rest of it learns slowly. Known result: VOC, EfficientNet-Lite0, mean of two
+    # seeds: val AP 0.404, AP50 0.608; frozen up to stride 4 0.415, 0.620 in a third more time.
     "small-pretrained": {
         **MOBILEINST, "image_size": 320, "scale": (0.7, 1.8), "copy_paste": 0.25, "batch_size": 4,
         "epochs": 29, "eval_every": 6, "lr": 1e-3, "backbone_factor": 0.1, "average": 0.998,
