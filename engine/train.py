@@ -309,10 +309,10 @@ def fit(run: Run) -> None:
     skipped.report_skipped(run.data.bad, run.folder / skipped.NAME)
 
 
-def write_page(run: Run) -> None:
-    """The page of a training that has ended early."""
+def write_page(run: Run, *about: object) -> None:
+    """The page of a training; `about`: its evidence and data set, unless it has ended early."""
     if dist.is_main_process():
-        run_page.write(run.folder)
+        files.write_text(run.folder / run_page.NAME, run_page.build(run.folder, *about))
 
 
 def evaluate_if_due(run: Run, stop: GracefulStop) -> None:
@@ -379,7 +379,7 @@ def finish(run: Run) -> None:
     grid = prediction_grid(shown, drawn, threshold, title=title)
     files.save_image(run.folder / "predictions.png", grid)
     summary.write(run.folder)
-    run_page.write(run.folder, about, val)
+    write_page(run, about, val)
     info(table(Scores(**content["scores"])))
     info(summary.about_best(content))
     info(f"predictions.png shows scores above {threshold:.3f} ({origin})")

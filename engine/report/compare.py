@@ -39,11 +39,11 @@ def compare(folders: Sequence[Path]) -> dict[str, Any]:
     names = [folder.resolve().name for folder in folders]
     if len(set(names)) < len(names):
         names = [str(folder) for folder in folders]
-    scored = [one for one in found if "per_image" in one]
+    scored = [one for one in found if one]
     notes = [
         f"{name} has no evidence.json: its AP, classes and images are left out"
         for name, one in zip(names, found)
-        if "per_image" not in one
+        if not one
     ]
     by_image = [{row["file"]: row["objects"] for row in one["per_image"]} for one in scored]
     by_class = [{row["name"]: row["objects"] for row in one["classes"]} for one in scored]

@@ -15,9 +15,9 @@ from torch import nn
 from data import rle
 from data.dataset import CocoDataset
 from data.loaders import spread
-from engine import checkpoint, files, log
+from engine import checkpoint, files
 from engine.coco_ap import Scores, score, score_with_curves
-from engine.datasets import Parts, parts_of_run
+from engine.datasets import Parts
 from engine.findings import class_counts
 from engine.inference import predictions
 from engine.report.confusion import Matches, confusion, match
@@ -72,24 +72,17 @@ def diagnosed(val: CocoDataset) -> CocoDataset:
     return val if len(val) <= DIAGNOSED else val.subset(spread(len(val), DIAGNOSED))
 
 
-def compute(folder: Path, device: str = "cpu", workers: int = 0) -> dict:
-    """Makes the evidence of a run from its best.pt and writes it. Without a best.pt it has the
-    warnings alone.
+def compute(
+    folder: Path, content: checkpoint.Fields, parts: Parts, device: torch.device, workers: int = 0
+) -> dict:
+    """Makes the evidence of a run from the content of its best.pt, and writes it.
 
     Raises:
-        InputError: if the checkpoint or the data set cannot be used.
+        InputError: if the model cannot be built.
     """
-    path = folder / "best.pt"
-    if not path.exists():
-        return save(folder, {"warnings": warnings_of(RunFacts.read(folder))})
-    content = checkpoint.load(path)
-    with log.quiet(progress=log.has_progress.get()):
-        parts = parts_of_run(folder, content)
     model, _, postprocess = checkpoint.build(content)
-    preset = checkpoint.preset_of(content)
-    target = torch.device(device)
-    settings = {"preset": preset, "workers": workers, "device": target}
-    found = run_pass(model.to(target), postprocess, parts, **settings)
+    settings = {"preset": checkpoint.preset_of(content), "workers": workers, "device": device}
+    found = run_pass(model.to(device), postprocess, parts, **settings)
     return make(folder, content, parts, found, model.mask_stride)
 
 
@@ -148,10 +141,7 @@ def make(
         named_in_train=parts.seen
         and confusion(match(parts.seen.ground_truth(), found.seen, -1.0).values(), len(names)),
     )
-    return save(folder, evidence | {"warnings": warnings_of(run)})
-
-
-def save(folder: Path, evidence: dict) -> dict:
+    evidence["warnings"] = warnings_of(run)
     files.write_json(folder / NAME, evidence)
     return evidence
 

@@ -47,19 +47,6 @@ SECTIONS = (
 )  # fmt: skip
 
 
-def write(
-    folder: Path,
-    evidence: Mapping[str, Any] | None = None,
-    dataset: CocoDataset | None = None,
-    missing: str = "",
-    out: Path | None = None,
-) -> Path:
-    """Writes report.html of a run folder, or `out`; for the arguments see `build`."""
-    out = out or folder / NAME
-    files.write_text(out, build(folder, evidence, dataset, missing))
-    return out
-
-
 def build(
     folder: Path,
     evidence: Mapping[str, Any] | None = None,
@@ -87,7 +74,7 @@ def build(
         *(results(best, evaluations) if best else []),
         over_time(log.read_jsonl(folder / "log.jsonl"), evaluations, best),
     ]
-    if evidence and "per_image" in evidence:  # else there was no checkpoint to score
+    if evidence:
         parts += [results_page.threshold(evidence), results_page.confusion(evidence)]
         parts.append(results_page.classes(evidence["classes"], evidence["split"]))
         parts.append(results_page.images(evidence, dataset))

@@ -7,7 +7,7 @@ import torch
 
 from data.dataset import CocoDataset
 from data.errors import InputError
-from engine import checkpoint, files, options
+from engine import checkpoint, files, log, options
 from engine.commands import command, show_next
 from engine.datasets import parts_of_run
 from engine.log import info
@@ -31,23 +31,27 @@ def evidence_of(folder: Path, opts: argparse.Namespace) -> tuple[dict, CocoDatas
     """The evidence of a run, made where it is missing or of other weights; its data set; and why
     one of them is missing, in a sentence.
     """
+    found, best = evidence.load(folder), checkpoint.load_if_whole(folder / "best.pt")
+    if not best:
+        return found, None, ""
     try:
-        best = checkpoint.load_if_whole(folder / "best.pt")
-        found = evidence.load(folder)
-        if not found or (best and found.get("iteration") != best["iteration"]):
-            found = evidence.compute(folder, str(device_for(opts.device)), opts.workers)
-        return found, parts_of_run(folder, best).val if best else None, ""
+        with log.quiet(progress=log.has_progress.get()):
+            parts = parts_of_run(folder, best)
+        if found.get("iteration") != best["iteration"]:
+            found = evidence.compute(folder, best, parts, device_for(opts.device), opts.workers)
+        return found, parts.val, ""
     except InputError as error:
         info(f"{folder}: {error}")
-        return evidence.load(folder), None, str(error)
+        return found, None, str(error)
 
 
 def write_run(folder: Path, opts: argparse.Namespace) -> Path:
     """The page of one run, and its summary."""
-    found, dataset, missing = evidence_of(folder, opts)
+    text = run_page.build(folder, *evidence_of(folder, opts))
     summary.write(folder)
-    out = opts.out and files.output(opts.out, folder, "", run_page.NAME)
-    return run_page.write(folder, found, dataset, missing, out)
+    out = files.output(opts.out or folder, folder, "", run_page.NAME)
+    files.write_text(out, text, "name another --out")
+    return out
 
 
 def write_comparison(folders: list[Path], opts: argparse.Namespace) -> Path:

@@ -25,14 +25,14 @@ def runs(tmp_path):
         files.write_json(folder / "options.json", content | {"derived": {"canvas": [[64, 96]]}})
         found = made(["disc", "square"], 12)
         found["headline"] = {"mask": {"AP": rate, "AP50": 0.5}, "box": {"AP": 0.25}}
-        evidence.save(folder, found)
+        files.write_json(folder / evidence.NAME, found)
     return folders
 
 
 def changed(folder, change):
     found = evidence.load(folder)
     change(found)
-    evidence.save(folder, found)
+    files.write_json(folder / evidence.NAME, found)
 
 
 def test_options_and_numbers_of_each_run(runs):
@@ -83,7 +83,7 @@ def test_what_does_not_compare_is_said(runs):
     changed(runs[1], lambda found: found["classes"][1].update(name="star"))
     found = compare.compare(runs)
     assert "different classes" in found["notes"][1] and found["images"] == []
-    evidence.save(runs[1], {"warnings": []})
+    (runs[1] / evidence.NAME).unlink()
     (runs[1] / "options.json").write_text("damaged")
     found = compare.compare(runs)
     assert found["notes"] == ["Two has no evidence.json: its AP, classes and images are left out."]
@@ -108,10 +108,10 @@ def test_the_command_makes_the_page_and_the_evidence(toy_run, tmp_path, monkeypa
     assert "one and two" in text and text.count("data:image/jpeg") == 4  # of the changed image
     assert "comparisons/001/comparison.html" in capsys.readouterr().out
     (folders[1] / "best.pt").unlink()
-    write.main([str(folders[1]), *ON_CPU, "--out", "mine.html"])
-    parsed((tmp_path / "mine.html").read_text(encoding="utf-8"))
+    write.main([str(folders[1]), *ON_CPU, "--out", "new/mine.html"])
+    parsed((tmp_path / "new" / "mine.html").read_text(encoding="utf-8"))
     with pytest.raises(InputError, match="mine.html: the output exists"):
-        write.main([str(folders[0]), "--out", "mine.html"])
+        write.main([str(folders[0]), "--out", "new/mine.html"])
 
 
 def test_data_that_are_gone_are_named_on_the_page(toy_run, tmp_path, monkeypatch):

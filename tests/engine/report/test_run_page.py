@@ -23,7 +23,8 @@ def dataset(toy_coco):
 def whole(toy_run, dataset, tmp_path_factory):
     """A folder with a page of everything, and its text."""
     folder = shutil.copytree(toy_run, tmp_path_factory.mktemp("page") / "a run")
-    run_page.write(folder, json.loads(json.dumps(made(dataset.class_names, 4, dataset))), dataset)
+    evidence = json.loads(json.dumps(made(dataset.class_names, 4, dataset)))
+    (folder / run_page.NAME).write_text(run_page.build(folder, evidence, dataset))
     return folder, (folder / "report.html").read_text(encoding="utf-8")
 
 
