@@ -180,9 +180,10 @@ class Painting:
         left, top = (max(math.ceil(s * f), 0) for s, f in zip(start, (x, y)))
         right = min(math.floor((start[0] + pixels.width) * x), self.fine_size[0])
         bottom = min(math.floor((start[1] + pixels.height) * y), self.fine_size[1])
-        box = left / x - start[0], top / y - start[1], right / x - start[0], bottom / y - start[1]
+        edges = np.array([left / x, top / y, right / x, bottom / y]) - 2 * start
+        box = edges.clip(0, 2 * pixels.size)  # rounding may have put one beside the pixels
         size = right - left, bottom - top
-        covered = np.asarray(pixels.resize(size, Image.Resampling.BILINEAR, box=box))
+        covered = np.asarray(pixels.resize(size, Image.Resampling.BILINEAR, box=tuple(box)))
         inside = covered >= 128
         return (inside if inside.any() else covered > 0), (left, top)
 

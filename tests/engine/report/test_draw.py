@@ -203,6 +203,16 @@ def test_a_thin_object_that_is_missed_has_a_whole_outline():
     assert broken(thin) == 1 and broken(thick) > 5
 
 
+def test_masks_at_every_place_are_painted():
+    painting = Painting(black(), (200, 160))  # where rounded edges lie beside a part of the mask
+    for place in range(1, 303):
+        mask = np.zeros((305, 304), bool)
+        mask[place, place - 1 : place + 2] = True
+        painting.fill(patch_of(mask), (200, 100, 50), opacity=1.0)
+    example = np.asarray(painting.finish()).any(2)
+    assert all(example[place * 160 // 305, place * 200 // 304] for place in range(1, 303))
+
+
 def test_fill_covers_the_mask_and_nothing_else():
     mask = square(37, 51, 21)
     painting = Painting(Image.new("RGB", (160, 120)), (160, 120))
