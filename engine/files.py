@@ -206,17 +206,6 @@ def atomic_folder(folder: Path, overwrite: bool = False, mark: str = "") -> Iter
         lock.release()
 
 
-def folder_to_resume(candidates: list[Path], asked: Path) -> Path:
-    """The last candidate that has a `last.pt`; raises InputError, which names `asked`, if none."""
-    found = [folder for folder in candidates if (folder / "last.pt").exists()]
-    if not found:
-        fix = "start without --resume"
-        if any((folder / "best.pt").exists() for folder in candidates):
-            fix = "best.pt holds weights alone; start a new run from it with --pretrained"
-        raise InputError(f"{asked}: no last.pt to resume from; {fix}")
-    return found[-1]
-
-
 def newest_runs(parent: Path) -> list[Path]:
     """The run folders that have a checkpoint, newest first; raises InputError if there is none."""
     found = [*parent.glob("*/last.pt"), *parent.glob("*/best.pt")]

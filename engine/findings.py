@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from data.dataset import CocoDataset
-from data.errors import counted
+from data.errors import BadRecords, counted
 from data.inspection import Facts, duplicate_groups, similar_names
 from engine import options
 from engine.fit import too_many_objects
@@ -63,7 +63,9 @@ def find_all(
 
 
 def of_records(sets: Sets) -> Iterator[Finding]:
-    lists = {id(one.bad): (split, one.bad) for split, one in sets.items()}
+    lists: dict[int, tuple[str, BadRecords]] = {}
+    for split, one in sets.items():  # the parts of a divided set share theirs
+        lists.setdefault(id(one.bad), (split, one.bad))
     places = [
         Place(split, text=f"{each.record}: {each.reason.removeprefix(f'{each.file}: ')}")
         for split, bad in lists.values()
@@ -241,7 +243,7 @@ def class_counts(sets: Sets) -> np.ndarray:
         np.bincount(
             np.concatenate([np.zeros(0, int), *(one.labels(i) for i in range(len(one)))]),
             minlength=num_classes,
-        )[:num_classes]
+        )
         for one in sets.values()
     ])  # fmt: skip
 

@@ -14,7 +14,7 @@ from data import rle
 from data.dataset import CocoDataset
 from data.errors import counted
 from data.loaders import first_images, train_canvases
-from engine import dist, options, recipes, tiles
+from engine import options, recipes, tiles
 from engine.log import info
 from engine.options import TrainOptions
 from mobileinst import zoo
@@ -73,7 +73,7 @@ def fit_to_data(opts: TrainOptions, train: CocoDataset) -> dict[str, str]:
         enough = min(1024, math.ceil(math.sqrt(factor * most)) ** 2)  # a square grid, if placed
         if enough > keywords[name]:
             decide(f"set.{name}", enough, f"up to {most} objects in an image")
-    batch = opts.batch_size * opts.accumulate * dist.world_size()
+    batch = opts.images_per_step
     per_epoch, shortest = len(train) / batch, STEPS * max(1, BATCH / batch)  # steps
 
     sides, short = object_sides(train, first_images(len(train), opts.seed, SAMPLE))

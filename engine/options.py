@@ -205,6 +205,11 @@ class TrainOptions:
         changed.origins |= {f"set.{key}": origin for key in keywords}
         return changed
 
+    @property
+    def images_per_step(self) -> int:
+        """Images of one optimizer step, over all ranks."""
+        return self.batch_size * self.accumulate * dist.world_size()
+
     def plain(self) -> dict:
         """Plain values by name, paths as text."""
         found = {each.name: getattr(self, each.name) for each in fields(self)}

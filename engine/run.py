@@ -20,7 +20,7 @@ from engine.datasets import Parts, write_lists
 from engine.log import info
 from engine.loop import Trainer
 from engine.options import TrainOptions
-from engine.report import draw
+from engine.report import draw, evidence
 from engine.report.tables import number
 from engine.values import shown
 from mobileinst import weights, zoo
@@ -58,7 +58,7 @@ class Run:
     saved: int = 0
     meter: log.Meter = field(default_factory=log.Meter)
     grid: dict[str, float] = field(default_factory=dict)
-    found: tuple | None = None
+    found: evidence.Pass | None = None  # by the last evaluation
 
     def __post_init__(self) -> None:
         now = time.monotonic()
@@ -80,18 +80,13 @@ class Run:
         return self.trainer.average.model if self.trainer.average else self.trainer.model
 
     @property
-    def images_per_step(self) -> int:
-        """Images of one optimizer step, over all ranks."""
-        return self.opts.batch_size * self.opts.accumulate * dist.world_size()
-
-    @property
     def times(self) -> dict[str, float]:
         """Wall and CPU time of the run; the CPU time is that of this rank and its loaders."""
         wall, cpu = time.monotonic() - self.started, cpu_seconds() - self.cpu_started
         return {"seconds": wall, "cpu_seconds": cpu}
 
     def epoch_of(self, iteration: int) -> float:
-        return iteration * self.images_per_step / len(self.data.train)
+        return iteration * self.opts.images_per_step / len(self.data.train)
 
     def evaluation_is_due(self) -> bool:
         """Whether the last step crossed a multiple of --eval-every epochs, or was the last one."""
@@ -201,11 +196,11 @@ class Run:
         per_step = before["batch_size"] * before["accumulate"] * ranks
         if ranks == dist.world_size():
             fixed = ["batch_size", "accumulate", *fixed]
-        elif self.images_per_step != per_step:
+        elif self.opts.images_per_step != per_step:
             raise InputError(
                 f"{self.folder}: was trained by {ranks} processes, {per_step} images a step; for "
                 f"{dist.world_size()} give --batch-size and --accumulate that make it {per_step} "
-                f"as well (they make it {self.images_per_step})"
+                f"as well (they make it {self.opts.images_per_step})"
             )
         else:
             info(f"resumed by {dist.world_size()} instead of {ranks} processes, same images a step")
@@ -272,7 +267,7 @@ class Run:
             **values,
             **({"skipped": self.trainer.skipped} if self.trainer.skipped else {}),
             "seconds": seconds,
-            "images_per_second": self.images_per_step / max(1e-9, sum(seconds.values())),
+            "images_per_second": self.opts.images_per_step / max(1e-9, sum(seconds.values())),
         }
         log.append_jsonl(self.folder / "log.jsonl", row)
         terms = "  ".join(f"{name} {values[name]:.3f}" for name in list(values)[:MAIN_TERMS])

@@ -14,7 +14,6 @@ from pathlib import Path
 from data.errors import InputError
 from data.readers import recognise
 from engine import checkpoint, fetch, files, options, recipes
-from engine.files import folder_to_resume
 from engine.log import info
 from engine.options import TrainOptions
 from mobileinst import weights, zoo
@@ -140,8 +139,12 @@ def of_run(opts: TrainOptions) -> dict[str, object]:
         made_with = {folder: files.read_json(folder / "options.json") or {} for folder in newest}
         same = [folder for folder in newest if made_with[folder].get("recipe", recipe) in related]
         newest = same or newest
-    asked = opts.out or options.RUNS / f"{opts.model}-NNN"
-    folder = folder_to_resume([opts.out] if opts.out else newest, asked)
+    folder = opts.out or (newest[-1] if newest else options.RUNS / f"{opts.model}-NNN")
+    if not (folder / "last.pt").exists():
+        fix = "start without --resume"
+        if (folder / "best.pt").exists():
+            fix = "best.pt holds weights alone; start a new run from it with --pretrained"
+        raise InputError(f"{folder}: no last.pt to resume from; {fix}")
     before = checkpoint.load(folder / "last.pt")["options"]
     if recipe and before["recipe"] not in related:
         return {"out": folder}

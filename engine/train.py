@@ -122,8 +122,7 @@ def total_iterations(opts: TrainOptions, images: int) -> int:
     """Length of the run in optimizer steps."""
     if opts.iterations is not None:
         return opts.iterations
-    per_step = opts.batch_size * opts.accumulate * dist.world_size()
-    return max(1, round(opts.epochs * images / per_step))
+    return max(1, round(opts.epochs * images / opts.images_per_step))
 
 
 def shorten_warmup(opts: TrainOptions, iterations: int) -> None:

@@ -1,5 +1,6 @@
 """The sections of a report on what a checkpoint finds, from evidence.json and its images."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -64,7 +65,7 @@ def threshold(evidence: Evidence) -> Html:
         Line(name, by_score["score"], gaps(by_score[key]), hue)
         for hue, (key, name) in enumerate(names)
     ]
-    mark = None if at is None else (at, f"{at:.2f} chosen")
+    mark = at, f"{at:.2f} chosen"
     quality = [one["score"] for one in evidence["per_image"]]
     return section(
         "Score threshold",
@@ -77,9 +78,9 @@ def threshold(evidence: Evidence) -> Html:
     )  # fmt: skip
 
 
-def gaps(values: Sequence[float | None]) -> list[float]:
+def gaps(values: Sequence[float]) -> list[float]:
     """NaN where there is nothing."""
-    return [float("nan") if value in (None, NOTHING) else value for value in values]
+    return [math.nan if value == NOTHING else value for value in values]
 
 
 def confusion(evidence: Evidence) -> Html:
@@ -95,8 +96,7 @@ def confusion(evidence: Evidence) -> Html:
     note = (
         f"Found with their class: {right:,} of {right + wrong + missed:,} objects; with another "
         f"class: {wrong:,}; missed: {missed:,}. Predictions without an object: {extra:,}. "
-        "Rows are the objects, columns the predictions, at mask IoU 0.5"
-        + ("." if at is None else f" and scores from {at:.2f}.")
+        f"Rows are the objects, columns the predictions, at mask IoU 0.5 and scores from {at:.2f}."
     )
     shown = matrix(names, counts) if len(names) <= MOST_IN_MATRIX else pairs(names, counts)
     return section("Confusion between classes", shown, note=note, id="confusion")

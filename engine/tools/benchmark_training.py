@@ -62,7 +62,7 @@ def measure(argv: list[str], steps: int, memory: float) -> tuple[float, float, f
             ).ru_maxrss
         everything = sum(sum(seconds.values()) for seconds in taken)
         waiting = sum(seconds["data"] for seconds in taken)
-        return steps * run.images_per_step / everything, used / 1e9, waiting / everything
+        return steps * run.opts.images_per_step / everything, used / 1e9, waiting / everything
 
 
 def main(argv: list[str]) -> None:
@@ -74,7 +74,8 @@ def main(argv: list[str]) -> None:
             ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool,
         ):
             chosen = ["--recipe", name, *ADDED.get(name, []), "--out", f"{folder}/run"]
-            chosen += [] if "--pretrained" in opts.training else ["--from-scratch"]
+            names = [word.partition("=")[0] for word in opts.training]
+            chosen += [] if "--pretrained" in names else ["--from-scratch"]
             call = pool.submit(measure, [*chosen, *opts.training], opts.steps, opts.memory)
             speed, memory, waiting = call.result()
         rows.append(f"{name:<20}{speed:>10.1f}{memory:>8.2f}{waiting:>18.1%}")

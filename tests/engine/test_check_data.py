@@ -307,6 +307,10 @@ def test_data_without_a_validation_split_are_divided_as_a_training_does(planted,
     shutil.copy(planted.path("train", 0), planted.path("train", 1))
     code, line, _, _ = checked(planted.root, capsys, "--val-fraction", "0")
     assert code == 0 and "6 images" in line and "images several times in a split (1)" in line
+    content["annotations"][0]["category_id"] = 99
+    code, _, _, rows = checked(planted.write(), capsys, "--val-fraction", "0.34")
+    unusable = [row["split"] for row in rows if row["what"] == "records that cannot be used"]
+    assert code == 2 and unusable == ["train"]
 
 
 def test_the_page_is_whole_and_self_contained(planted, capsys):
