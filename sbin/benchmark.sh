@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Costs of the models, parts of a training step and of an evaluation, ratios between variants.
+# Costs of the models, parts of a training step, ratios between variants.
 #   bash sbin/benchmark.sh [--help]
 #   bash sbin/benchmark.sh --models NAME...   sizes and CPU time of an image, models side by side
 #   bash sbin/benchmark.sh --checkpoint FILE   CPU time of each part of an evaluation

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from data import rle
 from data.errors import InputError, counted
 from engine import backends, evaluate, options, recipes
 from engine.coco_ap import score
@@ -201,69 +200,12 @@ def training_step(
     return step
 
 
-def discs(batch: int, count: int, height: int, width: int) -> Tensor:
-    """Mask logits of discs at random places: [B,Q,h,w]."""
-    y, x, radius = torch.rand(3, batch, count, 1, 1, generator=torch.Generator().manual_seed(0))
-    rows, columns = torch.linspace(0, 1, height)[:, None], torch.linspace(0, 1, width)
-    return 20 * (0.05 + 0.3 * radius - (y - rows).hypot(x - columns))
-
-
-def evaluation_step(
-    name: str, keywords: dict, opts: argparse.Namespace
-) -> Callable[[], dict[str, float]]:
-    """A call that evaluates a synthetic batch on the CPU, with discs for masks -> CPU seconds by
-    part.
-    """
-    model, _, postprocess = zoo.build(name, opts.num_classes, **keywords)
-    models = {"forward": fold_batchnorms(model), "not folded": model.eval()}
-    models["not folded"].to(memory_format=torch.channels_last)
-    size, shown = (opts.image_size,) * 2, (375, 500)  # as most images of Pascal VOC
-    images, padding, _ = synthetic_batch(
-        opts.image_size, opts.batch_size, opts.num_classes, torch.device("cpu")
-    )
-    sizes = [(size, size, shown)] * opts.batch_size
-    records = [{"id": number, "height": 375, "width": 500} for number in range(opts.batch_size)]
-    classes = [{"id": number, "name": str(number)} for number in range(opts.num_classes)]
-
-    @torch.inference_mode()
-    def step() -> dict[str, float]:
-        seconds, start = {}, time.process_time()
-
-        def lap(part: str) -> None:
-            nonlocal start
-            now = time.process_time()
-            seconds[part], start = now - start, now
-
-        for part, each in models.items():
-            outputs = each(images, padding)
-            lap(part)
-        masks = discs(*outputs["mask_logits"].shape)
-        start = time.process_time()
-        results = postprocess(outputs | {"mask_logits": masks}, sizes, encode=rle.encode)
-        lap("post-processing")
-        found = [
-            {"image_id": number, "category_id": label, "segmentation": mask, "score": value}
-            for number, one in enumerate(results)
-            for mask, label, value in zip(
-                one["masks"], one["labels"].tolist(), one["scores"].tolist()
-            )
-        ]
-        truths = [{**each, "iscrowd": 0} for each in found[::50]]
-        score({"images": records, "categories": classes, "annotations": truths}, found)
-        lap("scoring")
-        return seconds
-
-    return step
-
-
 def evaluation_parts(opts: argparse.Namespace) -> dict[str, float]:
     """CPU seconds of each part of an evaluation of a checkpoint, for the whole split; raises
     InputError.
     """
     clock, seconds = time.process_time, Counter()
-    path, content, model, _, postprocess, preset = backends.load(
-        opts.checkpoint, zoo.build_from_config
-    )
+    path, content, model, _, postprocess, preset = backends.load(opts.checkpoint)
     dataset = open_split(evaluate.parse(["--skip-bad-records"]), (path, content))
     dataset.use_classes(content["classes"], str(path))
     # The copy that is evaluated has the hooks as well.
@@ -284,16 +226,6 @@ def evaluation_parts(opts: argparse.Namespace) -> dict[str, float]:
     seconds["scoring"] = clock() - start
     info(f"{path}: {len(dataset)} images, {len(found)} predictions")
     return dict(seconds) | {"all but the forward": sum(seconds.values()) - seconds["forward"]}
-
-
-def report_evaluation(runs: list[dict[str, float]], batch_size: int) -> list[str]:
-    """Milliseconds of each part per image, and the median of its ratios to the forward."""
-    rows = [f"{'':<24}{'ms/image':>11}{'ratio':>7}"]
-    for part in runs[0]:
-        ratio = statistics.median(run[part] / run["forward"] for run in runs)
-        time_ = 1000 * statistics.median(run[part] for run in runs) / batch_size
-        rows.append(f"{part:<24}{time_:>11.1f}{ratio:>7.2f}")
-    return rows
 
 
 def optimizer_step(
@@ -381,13 +313,6 @@ def main(argv: list[str]) -> None:
         f"{opts.batch_size}, {opts.threads} threads, {device}; ratio of the time to the first row"
     )
     info("\n".join(report_steps(alternately(steps, opts.rounds), opts.batch_size)))
-    step = evaluation_step(opts.model, keywords, opts)
-    [runs] = alternately({"evaluation": step}, opts.rounds).values()
-    info(
-        f"\nevaluation of {opts.model}, {opts.image_size} x {opts.image_size}, batch "
-        f"{opts.batch_size}, masks of 500 x 375, CPU time; ratio to the forward"
-    )
-    info("\n".join(report_evaluation(runs, opts.batch_size)))
     words = ("--data", "DIR", "--model", opts.model)
     show_next({"train it": command(train_script(opts.model), *words)})
 

@@ -25,7 +25,6 @@ def test_a_step_is_split_into_its_parts(capsys, monkeypatch):
     benchmark.main(argv.split())
     printed = capsys.readouterr().out
     assert "images/s" in printed and "matching" in printed and "self_attention=false" in printed
-    assert "not folded" in printed and "post-processing" in printed and "scoring" in printed
 
 
 def test_a_model_is_compared_with_variants_that_it_has(capsys, monkeypatch):
