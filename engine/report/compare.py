@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from data.dataset import CocoDataset
-from engine import checkpoint, files, options
+from engine import backends, checkpoint, files, options
 from engine.coco_ap import METRICS
 from engine.inference import predictions
 from engine.report import evidence
@@ -125,10 +125,8 @@ def answers(
     folder: Path, dataset: CocoDataset, indices: Sequence[int], device: torch.device, workers: int
 ) -> dict[str, list[dict]]:
     """What the best weights of a run find on some images of its set; see evidence.answers."""
-    content = checkpoint.load(folder / "best.pt")
-    model, _, postprocess = checkpoint.build(content)
+    _, content, model, _, postprocess, preset = backends.load(folder / "best.pt")
     threshold, _ = checkpoint.score_threshold(content["best"])
-    preset = checkpoint.preset_of(content)
     settings = {"preset": preset, "workers": workers, "device": device, "threshold": threshold}
     part = dataset.subset(indices)
     detections = predictions(model.to(device), postprocess, part, **settings)

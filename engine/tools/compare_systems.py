@@ -15,12 +15,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from data.dataset import CocoDataset
 from data.errors import InputError
-from data.presets import EvalPreset
-from engine import backends, checkpoint, evaluate, fetch, files, log, options, start_weights, train
+from engine import backends, evaluate, fetch, files, log, options, start_weights, train
 from engine.commands import command, show_next
 from engine.datasets import open_split
 from engine.graphs import FORMATS
@@ -32,7 +31,6 @@ from engine.tools.reproduce import start
 from engine.values import positive, positive_real
 from mobileinst import zoo
 from mobileinst.deploy import deploy
-from mobileinst.set_prediction.postprocess import Postprocess
 
 RESULTS = "systems.json"
 SYSTEMS = ("mobileinst", "sparseinst", "mask2former")
@@ -106,27 +104,21 @@ def train_and_evaluate(
 
 
 class Trained(NamedTuple):
-    """The best.pt of a run folder, opened."""
+    """The best.pt of a run folder, opened, and its validation split."""
 
-    content: dict
-    model: nn.Module
-    postprocess: Postprocess
+    loaded: backends.Loaded
     dataset: CocoDataset
-    preset: EvalPreset
 
     @classmethod
     def of(cls, folder: Path) -> "Trained":
-        path = folder / "best.pt"
-        content = checkpoint.load(path)
-        model, _, postprocess = checkpoint.build(content)
-        dataset = open_split(evaluate.parse(["--checkpoint", str(path)]), (path, content))
-        preset = checkpoint.preset_of(content)
-        return cls(content, model, postprocess, dataset, preset)
+        loaded = backends.load(folder / "best.pt")
+        words = evaluate.parse(["--checkpoint", str(loaded.path)])
+        return cls(loaded, open_split(words, (loaded.path, loaded.content)))
 
     def canvas(self) -> tuple[int, int]:
         """The padded size of the first image."""
         first = self.dataset.images[0]
-        return self.preset.padded_size(first.height, first.width)
+        return self.loaded.preset.padded_size(first.height, first.width)
 
     def image(self) -> Tensor:
         """Noise of that size, [1,3,H,W]."""
@@ -135,7 +127,7 @@ class Trained(NamedTuple):
     def forward(self) -> Callable[[], dict[str, float]]:
         """A call that takes one forward of an image, and returns its wall and CPU seconds."""
         image = self.image()
-        return timed(torch.inference_mode()(lambda: self.model(image)))
+        return timed(torch.inference_mode()(lambda: self.loaded.model(image)))
 
 
 def onnx_forward(trained: Trained) -> Callable[[], dict[str, float]] | None:
@@ -146,7 +138,7 @@ def onnx_forward(trained: Trained) -> Callable[[], dict[str, float]] | None:
     size = trained.canvas()
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / onnx.name
-        onnx.write(deploy(trained.model, trained.postprocess, size), path)
+        onnx.write(deploy(trained.loaded.model, trained.loaded.postprocess, size), path)
         _, run = backends.open_onnx(path)
     image = trained.image()[0]
     return timed(lambda: run(image))
@@ -166,16 +158,15 @@ def row_of(folder: Path, trained: Trained) -> dict[str, float | str]:
     recall = json.loads((folder / "diagnose.json").read_text(encoding="utf-8"))["recall"]
     rows = log.read_jsonl(folder / "log.jsonl")
     headline = found["void_removed"] or found["metrics"]
-    model, chosen = trained.model, trained.content["options"]
-    grid = mask_grid_scores(
-        trained.dataset, trained.preset, trained.postprocess, model.mask_stride
-    ).headline
+    _, content, model, _, postprocess, preset = trained.loaded
+    grid = mask_grid_scores(trained.dataset, preset, postprocess, model.mask_stride).headline
+    chosen = content["options"]
     extra = sum(parameters(getattr(model, name)) for name in model.training_layers)
     return {
         "recipe": chosen["recipe"],
         "short side, mask stride": f"{chosen['image_size']}, {model.mask_stride}",
         "CPU minutes": rows[-1]["cpu_minutes"],
-        "steps": trained.content["iteration"],
+        "steps": content["iteration"],
         "epochs": round(rows[-1]["epoch"], 1),
         "AP": headline["AP"],
         "AP50": headline["AP50"],
@@ -238,7 +229,7 @@ def main(argv: list[str]) -> None:
         trained[system] = Trained.of(folder / system)
         rows[system] = row_of(folder / system, trained[system])
         info(f"{system}: AP {rows[system]['AP']:.3f}, AP50 {rows[system]['AP50']:.3f}")
-    threads = next(iter(trained.values())).content["options"]["threads"]
+    threads = next(iter(trained.values())).loaded.content["options"]["threads"]
     torch.set_num_threads(threads)
     forwards = medians({name: one.forward() for name, one in trained.items()}, opts.rounds)
     exported = {name: onnx_forward(one) for name, one in trained.items()}
