@@ -99,7 +99,7 @@ def write_list(path: Path, findings: Sequence[Finding]) -> None:
 
 
 def verdict(sets: dict[str, CocoDataset], findings: Sequence[Finding]) -> str:
-    """One line: what was checked, errors to correct, findings to look at."""
+    """One line: what was checked, errors to correct, warnings."""
     numbers = {
         "image": sum(map(len, sets.values())),
         "object": sum(int(one.objects_per_image().sum()) for one in sets.values()),
@@ -107,12 +107,12 @@ def verdict(sets: dict[str, CocoDataset], findings: Sequence[Finding]) -> str:
     }
     checked = ", ".join(counted(number, noun) for noun, number in numbers.items())
     errors = [f"{one.title} ({one.count:,})" for one in findings if one.level == ERROR]
-    looks = [f"{one.title} ({one.count:,})" for one in findings if one.level != ERROR]
+    warnings = [f"{one.title} ({one.count:,})" for one in findings if one.level != ERROR]
     if errors:
         text = f"NOT READY, {checked}; to correct: {', '.join(errors)}"
     else:
         text = f"READY, {checked}"
-    return text + (f"; to look at: {', '.join(looks)}" if looks else "")
+    return text + (f"; warnings: {', '.join(warnings)}" if warnings else "")
 
 
 def main(argv: list[str]) -> int:

@@ -12,7 +12,7 @@ from engine import options
 from engine.fit import too_many_objects
 from engine.options import TrainOptions
 
-ERROR, LOOK = "error", "look"
+ERROR, WARNING = "error", "warning"
 TINY = 16  # pixels of a mask
 OFF = 0.5  # of the mask's area, by which that of the file may differ
 
@@ -51,7 +51,7 @@ def find_all(
     """All findings, errors first; `warned`: warnings while reading."""
     warnings = [Place("", text=text) for text in warned]
     found = [
-        Finding(LOOK, "warnings of reading", "They come in a training, too.", warnings),
+        Finding(WARNING, "warnings of reading", "They come in a training, too.", warnings),
         *of_records(sets),
         *of_files(sets, facts),
         *of_duplicates(sets, facts),
@@ -90,7 +90,7 @@ def of_records(sets: Sets) -> Iterator[Finding]:
             if kind == key
         ]
         total = sum(one.dropped[key] for one in sets.values())
-        yield Finding(LOOK, title, advice, places, total)
+        yield Finding(WARNING, title, advice, places, total)
 
 
 def of_files(sets: Sets, facts: FactsOf) -> Iterator[Finding]:
@@ -119,7 +119,7 @@ def of_files(sets: Sets, facts: FactsOf) -> Iterator[Finding]:
         "Annotate the images as displayed, or correct the sizes.", unlike,
     )  # fmt: skip
     yield Finding(
-        LOOK, "images turned by EXIF", "They are shown and trained on upright; look whether the "
+        WARNING, "images turned by EXIF", "They are shown and trained on upright; look whether the "
         "masks lie on their objects.", turned,
     )  # fmt: skip
 
@@ -145,7 +145,7 @@ def of_duplicates(sets: Sets, facts: FactsOf) -> Iterator[Finding]:
         "Leave each of them in one split.", leaks,
     )  # fmt: skip
     yield Finding(
-        LOOK, "images several times in a split", "They count more than others; if their "
+        WARNING, "images several times in a split", "They count more than others; if their "
         "annotations differ, one of them is wrong.", doubles,
     )  # fmt: skip
 
@@ -182,7 +182,7 @@ def of_masks(sets: Sets, facts: FactsOf) -> Iterator[Finding]:
         ("objects inside another of their class", "More than half of the smaller one: parts of one "
          "object, or outlines that went wrong.", inside),
     ):  # fmt: skip
-        yield Finding(LOOK, title, advice, places)
+        yield Finding(WARNING, title, advice, places)
 
 
 def of_classes(sets: Sets) -> Iterator[Finding]:
@@ -196,15 +196,15 @@ def of_classes(sets: Sets) -> Iterator[Finding]:
     ]
     similar = [Place("", text=" and ".join(pair)) for pair in similar_names(names)]
     yield Finding(
-        LOOK, "classes without objects", "They cost little and find nothing. Remove them, or draw "
-        "some.", unused,
+        WARNING, "classes without objects", "They cost little and find nothing. Remove them, or "
+        "draw some.", unused,
     )  # fmt: skip
     yield Finding(
-        LOOK, "classes missing in a split", "Without objects in train a class is not learned, "
+        WARNING, "classes missing in a split", "Without objects in train a class is not learned, "
         "without objects in val it has no score.", partly,
     )  # fmt: skip
     yield Finding(
-        LOOK, "class names that are nearly the same", "Join them if they mean one class.",
+        WARNING, "class names that are nearly the same", "Join them if they mean one class.",
         similar,
     )  # fmt: skip
 
@@ -231,7 +231,7 @@ def of_counts(sets: Sets, trained: TrainOptions) -> Iterator[Finding]:
         if split in sets and (text := too_many_objects(sets[split], most, what, effect)):
             places.append(Place(split, text=text))
     yield Finding(
-        LOOK, "splits with more objects than queries or answers", "Raise the numbers, as the "
+        WARNING, "splits with more objects than queries or answers", "Raise the numbers, as the "
         "sentences name them.", places,
     )  # fmt: skip
 

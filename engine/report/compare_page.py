@@ -11,7 +11,7 @@ from engine import log
 from engine.coco_ap import NOTHING
 from engine.report import results_page, run_page
 from engine.report.charts import Line, lines
-from engine.report.page import Html, charts, element, fold, joined, page, section, table
+from engine.report.page import Html, charts, details, element, joined, page, section, table
 from engine.report.tables import number
 
 NAME = "comparison.html"
@@ -62,7 +62,7 @@ def headline(compared: Mapping[str, Any]) -> Html:
         )))  # fmt: skip
     few, rest = rows[:3], rows[3:]
     header = ("", *keys(compared))
-    return joined([table(header, few), fold("All COCO numbers", table(header, rest))])
+    return joined([table(header, few), details("All COCO numbers", table(header, rest))])
 
 
 def scored(value: float | None) -> str:
@@ -122,7 +122,7 @@ def classes(compared: Mapping[str, Any]) -> Html:
     ]
     header = ("class", *keys(compared), "from 0 to 1", "difference")
     most = results_page.SHOWN_CLASSES
-    more = fold(f"{len(rows) - most} more classes", table(header, rows[most:]))
+    more = details(f"{len(rows) - most} more classes", table(header, rows[most:]))
     return section("AP of each class", table(header, rows[:most]), more if rows[most:] else "")
 
 

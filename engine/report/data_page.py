@@ -19,6 +19,7 @@ from engine.options import TrainOptions
 from engine.report.charts import histogram
 from engine.report.page import (
     Html,
+    cards,
     charts,
     element,
     joined,
@@ -27,7 +28,6 @@ from engine.report.page import (
     pictures,
     section,
     table,
-    tiles,
 )  # fmt: skip
 from engine.report.paint import Painting, Patch, palette, patch_of
 from engine.values import is_unset, shown
@@ -64,7 +64,7 @@ class Content(NamedTuple):
 def build(found: Content) -> str:
     """The page as HTML."""
     errors = any(one.level == ERROR for one in found.findings)
-    looks = "look" if found.findings else "good"
+    looks = "warn" if found.findings else "good"
     counts = class_counts(found.sets)
     numbers = [
         (sum(map(len, found.sets.values())), "images"),
@@ -72,13 +72,13 @@ def build(found: Content) -> str:
         (counts.shape[1], "classes"),
         (len(found.sets), "splits"),
         (sum(one.count for one in found.findings if one.level == ERROR), "to correct"),
-        (sum(one.count for one in found.findings if one.level != ERROR), "to look at"),
+        (sum(one.count for one in found.findings if one.level != ERROR), "warnings"),
     ]
     return page(
         f"Check of {found.data}",
         element("h1", f"Check of {found.data}"),
         element("p", found.verdict, kind=f"verdict {'bad' if errors else looks}"),
-        tiles(numbers),
+        cards(numbers),
         section("Problems", overview(found.findings)),
         section("Splits", joined(element("p", text) for text in found.notes), splits(found)),
         section("Distributions", distributions(found)),
@@ -110,7 +110,7 @@ def overview(findings: Sequence[Finding]) -> Html:
 
 
 def mark(one: Finding) -> Html:
-    kind, text = ("bad", "correct") if one.level == ERROR else ("look", "look at")
+    kind, text = ("bad", "correct") if one.level == ERROR else ("warn", "warning")
     return element("span", text, kind=f"mark {kind}")
 
 

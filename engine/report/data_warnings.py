@@ -157,7 +157,7 @@ def unscored_classes(run: RunFacts) -> dict | None:
     if not names:
         return None
     return warning(
-        "look", "Classes without objects in val", sentence(f"no score for {first_of(names)}"),
+        "warning", "Classes without objects in val", sentence(f"no score for {first_of(names)}"),
         "Annotate them in val, and evaluate again with sbin/test.sh.",
     )  # fmt: skip
 
@@ -173,7 +173,7 @@ def too_few_queries(run: RunFacts) -> dict | None:
     about = run.num_queries, "queries of the model", "have no query; --set num_queries"
     texts = [text for one in sets if (text := too_many_objects(one, *about))]
     return warning(
-        "look", "Images have more objects than the model has queries", f"{'. '.join(texts)}.",
+        "warning", "Images have more objects than the model has queries", f"{'. '.join(texts)}.",
         f"Train again with --set num_queries={numbers.max()}, or cut the images into parts.",
     )  # fmt: skip
 
@@ -190,7 +190,7 @@ def coarse_masks(run: RunFacts) -> dict | None:
     ways = [f"--tiles {windows + 1}", "a larger --image-size"]
     ways += ["--set mask_stride=4"] * (run.mask_stride == 8)
     return warning(
-        "look", "Many objects are smaller than the mask grid",
+        "warning", "Many objects are smaller than the mask grid",
         f"At --image-size {size}, {small.mean():.0%} of the objects of {val.name} are under "
         f"{COARSE * run.mask_stride:.0f} pixels wide, two cells of the mask grid.",
         f"Train again with {' or '.join(ways)}.",
@@ -203,7 +203,7 @@ def few_objects(run: RunFacts) -> dict | None:
     if number is None or number >= 4 * FEW or run.options.get("overfit"):
         return None
     return warning(
-        "look", "Too few objects in val for a reliable AP",
+        "warning", "Too few objects in val for a reliable AP",
         f"{run.evidence['split']} has {counted(number, 'object')}: one more or less changes AP.",
         "Annotate more images for val, or hold out more with --val-fraction.",
     )  # fmt: skip

@@ -61,16 +61,16 @@ def section(title: str, *parts: object, note: str = "", **attributes: object) ->
     return joined([element("h2", title, **attributes), *about, *parts]) if parts else Html()
 
 
-def fold(title: str, *parts: object) -> Html:
+def details(title: str, *parts: object) -> Html:
     """Content that opens at a click; empty without content."""
     parts = [part for part in parts if part]
     return element("details", element("summary", title), *parts) if parts else Html()
 
 
-def tiles(numbers: Sequence[tuple[object, str]]) -> Html:
+def cards(numbers: Sequence[tuple[object, str]]) -> Html:
     """Large numbers with what they count."""
-    cells = [element("div", element("b", value), what, kind="tile") for value, what in numbers]
-    return element("div", *cells, kind="tiles")
+    cells = [element("div", element("b", value), what, kind="card") for value, what in numbers]
+    return element("div", *cells, kind="cards")
 
 
 def table(

@@ -12,7 +12,17 @@ from data.errors import InputError, counted
 from engine.coco_ap import NOTHING, Scores
 from engine.report import diagnose, draw
 from engine.report.charts import Line, histogram, lines
-from engine.report.page import Html, charts, element, fold, joined, picture, section, table, tiles
+from engine.report.page import (
+    Html,
+    cards,
+    charts,
+    details,
+    element,
+    joined,
+    picture,
+    section,
+    table,
+)
 from engine.report.tables import coco_rows, number
 
 HEIGHT, QUALITY = 200, 58  # of the images of an example, as JPEG
@@ -40,7 +50,7 @@ def warnings(found: Sequence[Mapping[str, str]]) -> Html:
 
 
 def headline(scores: Scores, train_ap: float | None) -> Html:
-    """AP in tiles, and the 12 numbers in a fold."""
+    """AP in cards, and the 12 numbers behind a click."""
     mask, box = scores.headline, scores.boxes
     shown = [(mask["AP"], "mask AP"), (mask["AP50"], "mask AP50"), (box["AP"], "box AP")]
     shown += [] if train_ap is None else [(train_ap, "mask AP on train")]
@@ -49,7 +59,7 @@ def headline(scores: Scores, train_ap: float | None) -> Html:
         shown += [(scores.precision, "precision there"), (scores.recall, "recall there")]
     shown = [(number(value), what) for value, what in shown]
     header, *rows = coco_rows(scores)
-    return joined([tiles(shown), fold("All 12 COCO numbers", table(header, rows))])
+    return joined([cards(shown), details("All 12 COCO numbers", table(header, rows))])
 
 
 def threshold(evidence: Evidence) -> Html:
@@ -183,7 +193,7 @@ def classes(rows: Sequence[Mapping[str, Any]], split: str) -> Html:
         ends = [*lines[:half], *lines[len(scored) - half : len(scored)]]
         title = f"The {half} best and the {half} worst of {len(scored)} classes with objects"
         parts = [element("h3", title), table(header, ends)]
-        parts.append(fold(f"All {len(lines)} classes", table(header, lines)))
+        parts.append(details(f"All {len(lines)} classes", table(header, lines)))
     return section("Classes", *parts, note=note, id="classes")
 
 
@@ -213,7 +223,7 @@ def diagnosis(found: Evidence | None) -> Html:
         "Diagnosis",
         element("h3", "AP if a part of every answer were perfect"),
         table(("if", "meaning", "AP", "", "gain", "AP50"), oracles, long=[1]),
-        fold(title, table(header, recall)),
+        details(title, table(header, recall)),
         note=note, id="diagnosis",
     )  # fmt: skip
 
@@ -226,7 +236,7 @@ def images(evidence: Evidence, dataset: CocoDataset | None) -> Html:
         examples = [one for one in examples if one]
         parts += [element("h3", f"The {kind}"), *examples] if examples else []
     if not dataset:
-        parts = [element("p", "The images cannot be read: the data set is not there.", kind="look")]
+        parts = [element("p", "The images cannot be read: the data set is not there.", kind="warn")]
     return section(f"Images of {evidence['split']}", *parts, note=KEY, id="images")
 
 

@@ -17,8 +17,8 @@ from engine.report.charts import Line, lines
 from engine.report.page import (
     Html,
     charts,
+    details,
     element,
-    fold,
     joined,
     page,
     picture,
@@ -83,7 +83,7 @@ def build(
         split = best["about"]["split"]
         parts.append(results_page.classes(Scores(**best["scores"]).headline_per_class, split))
     if missing:
-        parts.append(element("p", missing, kind="look"))
+        parts.append(element("p", missing, kind="warn"))
     parts += [training(folder, content, chosen), go_on(folder, best, content["iteration"] < length)]
     body = joined(part for part in parts if part)
     links = [
@@ -115,7 +115,7 @@ def lead(folder: Path, content: checkpoint.Fields, length: int) -> Html:
     parts = [element("p", first, kind="lead")]
     if done < length:
         text = f"Not finished: iteration {done:,} of {length:,}; the same command with --resume"
-        parts.append(element("p", f"{text} goes on.", kind="look"))
+        parts.append(element("p", f"{text} goes on.", kind="warn"))
     second = f"{about['train']}; evaluated on {about['val']}."
     return joined([*parts, element("p", second, kind="faint")])
 
@@ -167,7 +167,7 @@ def over_time(
             lines("Gradients", [line("grad_norm", norm)], "epoch", log=True),
             lines("Speed", [line("images_per_second", "images per second")], "epoch"),
         ]),
-        fold(f"{len(rest)} more terms of the loss", charts(rest)) if rest else "",
+        details(f"{len(rest)} more terms of the loss", charts(rest)) if rest else "",
         id="time",
     )  # fmt: skip
 
@@ -215,8 +215,8 @@ def load_report(folder: Path) -> Html:
     texts = [element("p", found["headline"]), table(("", "tensors", "parameters"), rows)]
     for name, part in parts[1:]:
         names = element("p", first_of(part["names"], LISTED), kind="faint")
-        texts += [fold(f"{part['tensors']} {name}", names)] * bool(part["tensors"])
-    texts += [element("p", text, kind="look") for text in found["warnings"]]
+        texts += [details(f"{part['tensors']} {name}", names)] * bool(part["tensors"])
+    texts += [element("p", text, kind="warn") for text in found["warnings"]]
     if found["random"]:
         text = f"random at the start: {', '.join(found['random'])}"
         texts.append(element("p", text, kind="faint"))
@@ -239,7 +239,7 @@ def decisions(chosen: Mapping[str, Any]) -> list[Html]:
     header = ("option", "value", "from")
     return [
         table(header, made, long=[1]),
-        fold(f"{len(rest)} defaults", table(header, rest, long=[1])) if rest else Html(),
+        details(f"{len(rest)} defaults", table(header, rest, long=[1])) if rest else Html(),
     ]
 
 

@@ -26,7 +26,7 @@ FEW_ROWS = 5  # of the log, which show no course yet
 
 def warnings_of(run: RunFacts) -> list[dict[str, str]]:
     """All warnings, what explains most first: "what", "why", "do", and "level", "error" where
-    numbers cannot be trusted or nothing was learned, else "look".
+    numbers cannot be trusted or nothing was learned, else "warning".
     """
     found = {check.__name__: check(run) for check in CHECKS}
     explained = any(
@@ -97,14 +97,14 @@ def random_start(run: RunFacts) -> dict | None:
         return None
     if not run.options.get("pretrained"):
         return warning(
-            "look", "The network started from random values",
+            "warning", "The network started from random values",
             f"No weights were loaded, and AP is {ap:.3f}. On hundreds of images, weights from "
             "ImageNet make AP several times higher.",
             "bash sbin/get_weights.sh fetches some; train again with --pretrained FILE.",
         )  # fmt: skip
     if run.weights and run.weights.get("whole") is False:
         return warning(
-            "look", "The weights were loaded in part",
+            "warning", "The weights were loaded in part",
             sentence(str(run.weights.get("headline", run.options["pretrained"]))),
             "Give weights of the same model with --pretrained; weights.json lists what is missing.",
         )  # fmt: skip
@@ -122,7 +122,7 @@ def low_recall(run: RunFacts) -> dict | None:
     if not objects or recall >= LOW_RECALL or masks < 2 * recall or masks < LOW_RECALL:
         return None
     return warning(
-        "look", "Few objects are found above the score threshold",
+        "warning", "Few objects are found above the score threshold",
         f"At the threshold {run.evidence['threshold']:.3f}, {recall:.0%} of the objects are found, "
         f"while {masks:.0%} have a right mask with some class and score: masks are learned before "
         "classes and scores are.",
@@ -135,7 +135,7 @@ def low_train_ap(run: RunFacts) -> dict | None:
     if train is None or train >= LOW_TRAIN_AP:
         return None
     return warning(
-        "look", "The training images are not fitted yet",
+        "warning", "The training images are not fitted yet",
         f"Train AP is {train:.3f}: the weights do not fit the training images yet.",
         "Train longer (--epochs), try another --lr, or a larger --image-size if objects are small.",
     )  # fmt: skip
@@ -148,7 +148,7 @@ def wide_gap(run: RunFacts) -> dict | None:
     if train < LOW_TRAIN_AP:
         return None
     return warning(
-        "look", "The weights overfit",
+        "warning", "The weights overfit",
         f"Train AP {train:.3f} is far above {evaluated_split(run.metrics)} AP {val:.3f}.",
         "More training images or stronger augmentation (--copy-paste, --scale, --colour) help more "
         "than longer training. Look also whether train and val are of the same kind.",
