@@ -23,7 +23,7 @@ outputs  class_logits [B,Q,K or K+1], mask_logits [B,Q,h,w], objectness [B,Q,1] 
 What post-processing returns:
 
 results  list of B dicts: scores [M], labels [M], masks (M RLEs, or bool [M,h0,w0]), boxes [M,4]
-         xyxy, best bool [M] (what use shows: the best answer of its query, and no duplicate of a
+         xyxy, best bool [M] (what use shows: the best detection of its query, and no duplicate of a
          better one that is shown), query_idx [M].
 
 Loaders yield a `PackedBatch`; its `.to(device)` is the `Batch` above.

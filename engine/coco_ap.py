@@ -141,7 +141,7 @@ def remove_void(ground_truth: dict, detections: list[dict]) -> list[dict]:
     for image in ground_truth["images"]:
         found = of_image[image["id"]]
         if image.get("void"):
-            # A query gives its mask to answers of several classes.
+            # A query gives its mask to detections of several classes.
             masks = {each["segmentation"]["counts"]: each["segmentation"] for each in found}
             rest = rle.subtract(list(masks.values()), image["void"])
             rest = {old: new for old, new, area in zip(masks, rest, rle.area(rest)) if area}

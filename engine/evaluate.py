@@ -42,7 +42,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
         "numbers side by side, the rest is of antialiased",
     )  # fmt: skip
     add("--batch-size", type=options.positive, default=8, help="images at a time; no effect on AP")
-    most = "most answers per image; the model's if not given"
+    most = "most detections per image; the model's if not given"
     add("--max-detections", type=options.positive, help=most)
     where = "test-NNN beside the checkpoint if not given"
     options.add_out(parser, f"results json, or a folder for it; {where}")
@@ -135,7 +135,7 @@ def score_checkpoint(
     postprocess.duplicate_iou = opts.duplicate_iou
     info(f"{path}: {loaded.title}, {dataset.summary()}")
     missed = "cannot be found; raise it with --max-detections"
-    if text := too_many_objects(dataset, limit, "answers per image", missed):
+    if text := too_many_objects(dataset, limit, "detections per image", missed):
         info(text)
     loss = MeanLoss(criterion) if opts.metrics_block else None
     both = opts.resize == "both"

@@ -31,7 +31,7 @@ from engine.exported import decode
 from engine.graphs import FORMATS, FP16, Format, int8
 from engine.log import info
 from engine.loop import coco_results
-from engine.parity import MIN_ANSWERS, MIN_IMAGES, Answers, Comparison
+from engine.parity import MIN_DETECTIONS, MIN_IMAGES, Comparison, Detections
 from engine.report import draw
 from engine.report.tables import aligned, number, pipes
 from engine.tiles import unannotated
@@ -50,7 +50,7 @@ INT8_NOTE = [
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
-    parser = options.Parser("Export a checkpoint to ONNX or ExecuTorch and compare the answers.")
+    parser = options.Parser("Export a checkpoint to ONNX or ExecuTorch and compare the detections.")
     parser.add_argument("--checkpoint", type=Path, help="best.pt of the newest run if not given")
     parser.add_argument(
         "--format", type=formats, default="onnx", metavar="NAME,...",
@@ -69,7 +69,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
         "--count", type=values.positive, default=100, help="images to compare on, spread evenly"
     )
     parser.add_argument(
-        "--allow-mismatch", action="store_true", help="keep files whose answers differ or are few"
+        "--allow-mismatch",
+        action="store_true",
+        help="keep files whose detections differ or are few",
     )
     parser.add_argument("--fp16", action="store_true", help="also model.fp16.onnx")
     parser.add_argument(
@@ -151,14 +153,14 @@ class Images:
         sizes = (preset.padded_size(each.height, each.width) for each in self.dataset.images)
         return Counter(sizes).most_common(1)[0][0]
 
-    def scores(self, answers: Answers, limit: int) -> dict[str, float] | None:
+    def scores(self, detections: Detections, limit: int) -> dict[str, float] | None:
         """AP and AP50, where there are annotations."""
         if self.dataset is None:
             return None
         truth = self.dataset.ground_truth()
         categories = [category.id for category in self.dataset.categories]
         images = [image["id"] for image in truth["images"]]
-        found = coco_results(images, answers.results, categories)
+        found = coco_results(images, detections.results, categories)
         return score(truth, found, max_dets=limit).headline
 
 
@@ -217,10 +219,12 @@ def main(argv: list[str], builder: checkpoint.Builder = zoo.build_from_config) -
             file = folder / each.name
             write(each, deployed, file, meta)
             loaded = backends.open_exported(file)
-            answers = parity.run(loaded.model, loaded.postprocess, preset, images.read, each.name)
-            found[each.name] = answers
-            compared = parity.compare(reference, answers, threshold, each.limits.score)
-            rows.append(row(each.name, file, answers, images, limit, compared, each))
+            detections = parity.run(
+                loaded.model, loaded.postprocess, preset, images.read, each.name
+            )
+            found[each.name] = detections
+            compared = parity.compare(reference, detections, threshold, each.limits.score)
+            rows.append(row(each.name, file, detections, images, limit, compared, each))
             lost = (rows[0]["AP"] or 0) - (rows[-1]["AP"] or 0)
             rows[-1]["same"] &= lost <= each.limits.ap
             about = {"input": each.input, "outputs": ["scores", "masks"], "parity": rows[-1]}
@@ -236,7 +240,7 @@ def main(argv: list[str], builder: checkpoint.Builder = zoo.build_from_config) -
     info(f"\n{aligned(cells(rows), 1)}\n")
     if dropped := [name for name in failed if name not in kept]:
         raise files.FailedRun(
-            f"{', '.join(dropped)} in {out}: the answers differ from those of the checkpoint, see "
+            f"{', '.join(dropped)} in {out}: detections differ from those of the checkpoint, see "
             "the table; the file is kept as NAME.failed, use it with --allow-mismatch"
         )
     info(f"exported: {out} (summary.md, example.png; decode.py shows how to use the files)")
@@ -247,14 +251,14 @@ def main(argv: list[str], builder: checkpoint.Builder = zoo.build_from_config) -
         show_next({"use it": command("predict", "IMAGES", "--checkpoint", out / kept[0])})
 
 
-def require_enough(reference: Answers, threshold: float, allow: bool) -> None:
+def require_enough(reference: Detections, threshold: float, allow: bool) -> None:
     """Checks that there is enough to compare, raises InputError, or prints it with `allow`."""
-    images, answers = len(reference.results), sum(map(len, reference.above(threshold)))
-    if images >= MIN_IMAGES and answers >= MIN_ANSWERS:
+    images, detections = len(reference.results), sum(map(len, reference.above(threshold)))
+    if images >= MIN_IMAGES and detections >= MIN_DETECTIONS:
         return
     sentence = (
-        f"{answers} answers above {threshold:.3f} in {images} images are too few to compare, at "
-        f"least {MIN_ANSWERS} in {MIN_IMAGES} are needed"
+        f"{detections} detections above {threshold:.3f} in {images} images are too few to compare, "
+        f"at least {MIN_DETECTIONS} in {MIN_IMAGES} are needed"
     )
     if not allow:
         fix = "raise --count, name more images with --images, or add --allow-mismatch"
@@ -293,19 +297,19 @@ def write_metadata(folder: Path, meta: dict, names: Sequence[str]) -> None:
 def row(
     name: str,
     file: Path,
-    answers: Answers,
+    detections: Detections,
     images: Images,
     limit: int,
     compared: Comparison | None = None,
     each: Format | None = None,
 ) -> dict:
     """A line of the table of parity."""
-    scores = images.scores(answers, limit)
+    scores = images.scores(detections, limit)
     return {
         "file": name,
         "megabytes": round(file.stat().st_size / 1e6, 2),
-        "cpu_ms": round(1000 * answers.seconds, 1),
-        "images": len(answers.results),
+        "cpu_ms": round(1000 * detections.seconds, 1),
+        "images": len(detections.results),
         **(asdict(compared) if compared else dict.fromkeys(one.name for one in fields(Comparison))),
         "AP": scores["AP"] if scores else None,
         "AP50": scores["AP50"] if scores else None,
@@ -344,11 +348,11 @@ def finish(folder: Path, meta: dict, rows: list[dict], failed: Sequence[str]) ->
     classes = ", ".join(each["name"] for each in meta["categories"])
     lines = [
         f"# {meta['model']} for images of {meta['height']} x {meta['width']}",
-        f"{len(meta['categories'])} classes: {classes}. Answers are shown above a score of "
+        f"{len(meta['categories'])} classes: {classes}. Detections are shown above a score of "
         f"{meta['threshold']:.3f}.",
         pipes(cells(rows), 1),
         "Each file was opened again and compared with the checkpoint on the same images, the same "
-        "canvas and the answers of the same queries. Answers with a score as near to the threshold "
+        "canvas and the detections of the same queries. Those with scores as near to the threshold "
         "as scores may differ do not count. CPU time is that of the network alone, the median over "
         "images.",
         "`example.png` shows the same image through all of them; `python decode.py "
@@ -363,19 +367,19 @@ def finish(folder: Path, meta: dict, rows: list[dict], failed: Sequence[str]) ->
 
 def example(
     folder: Path,
-    found: dict[str, Answers],
+    found: dict[str, Detections],
     images: Images,
     threshold: float,
     classes: list[dict],
 ) -> None:
-    """Draws the image with the most answers through the checkpoint and every file."""
+    """Draws the image with the most detections through the checkpoint and every file."""
     counts = [len(each) for each in found["checkpoint"].above(threshold)]
     place = counts.index(max(counts))
     image, _ = images.read[place]()
     image.save(folder / "example_image.png")
     names, examples = [each["name"] for each in classes], []
-    for name, answers in found.items():
-        result = answers.results[place]
+    for name, detections in found.items():
+        result = detections.results[place]
         shown = (result["best"] & (result["scores"] > threshold)).nonzero()[:, 0]
         labels, scores = (result[key][shown].tolist() for key in ("labels", "scores"))
         objects = draw.Objects(labels, [result["masks"][i] for i in shown], scores)

@@ -225,13 +225,13 @@ def of_counts(sets: Sets, trained: TrainOptions) -> Iterator[Finding]:
     for split, key, what, effect in (
         ("train", "num_queries", "queries", "have no query and are not learned"),
         ("val", "num_queries", "queries", "have no query and cannot be found"),
-        ("val", "max_detections", "answers per image", "cannot be found"),
+        ("val", "max_detections", "detections per image", "cannot be found"),
     ):
         most, effect = getattr(config, key), f"{effect}; --set {key}"
         if split in sets and (text := too_many_objects(sets[split], most, what, effect)):
             places.append(Place(split, text=text))
     yield Finding(
-        WARNING, "splits with more objects than queries or answers", "Raise the numbers, as the "
+        WARNING, "splits with more objects than queries or detections", "Raise the numbers, as the "
         "sentences name them.", places,
     )  # fmt: skip
 

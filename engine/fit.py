@@ -20,7 +20,7 @@ from engine.options import TrainOptions
 from mobileinst import zoo
 
 SAMPLE = 200  # images whose objects are measured
-SPARE = 1.25  # queries and answers per object in the fullest image
+SPARE = 1.25  # queries and detections per object in the fullest image
 # Objects crowd, so that several lie in a cell of placed queries. On nuclei (dsb2018), after 400
 # steps, 324 queries found .354 of them for .282 with 121: AR100; AP .178 for .167.
 PLACED_SPARE = 2.25
@@ -138,18 +138,20 @@ def fit_to_data(opts: TrainOptions, train: CocoDataset) -> dict[str, str]:
 
 def report_full_images(opts: TrainOptions, sets: dict[str, CocoDataset]) -> None:
     """Prints how many objects are beyond the model's queries, of which each finds one, and beyond
-    the answers per image in evaluation.
+    the detections per image in evaluation.
     """
     config = options.model_config(opts, num_classes=1)
-    queries, answers = config.num_queries, config.max_detections
+    queries, detections = config.num_queries, config.max_detections
     lost = "have no query and are not learned; raise it with --set num_queries"
     missed = "cannot be found in evaluation; raise it with --set"
     texts = [too_many_objects(sets["train"], queries, "queries of the model", lost)]
-    if sets["val"] is not sets["train"] and queries < answers:
+    if sets["val"] is not sets["train"] and queries < detections:
         what = "queries of the model", f"{missed} num_queries"
         texts.append(too_many_objects(sets["val"], queries, *what))
     texts.append(
-        too_many_objects(sets["val"], answers, "answers per image", f"{missed} max_detections")
+        too_many_objects(
+            sets["val"], detections, "detections per image", f"{missed} max_detections"
+        )
     )
     for text in filter(None, texts):
         info(text)

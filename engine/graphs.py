@@ -100,8 +100,8 @@ FORMATS = {
     "pte": Format("model.pte", ("executorch",), write_pte, Limits(1e-3, 0.99), FLOATS),
 }
 FP16 = Format("model.fp16.onnx", ONNX, write_float16, Limits(5e-3, 0.98), BYTES)
-# Score and missing are our choice: answers nearer to the threshold than that may come and go, and
-# of two likely classes the other may be the best.
+# Score and missing are our choice: detections nearer to the threshold than that may come and go,
+# and of two likely classes the other may be the best.
 INT8_LIMITS = Limits(0.15, 0.9, median_iou=0.95, missing=0.02, ap=0.01)
 
 

@@ -286,9 +286,7 @@ def add_out(parser: Parser, help: str) -> None:
 
 
 def add_duplicate_iou(parser: Parser) -> None:
-    help = (
-        "drop an answer whose mask has a larger IoU with that of a better one of its class; 1: off"
-    )
+    help = "drop detections whose mask has a larger IoU with a better one of their class; 1: off"
     parser.add_argument("--duplicate-iou", type=fraction, default=DUPLICATE_IOU, help=help)
 
 

@@ -18,7 +18,7 @@ from engine.graphs import Limits
 from engine.log import progress
 from mobileinst.set_prediction.postprocess import Postprocess
 
-MIN_IMAGES, MIN_ANSWERS = 8, 20
+MIN_IMAGES, MIN_DETECTIONS = 8, 20
 # Of results whose scores are compared: in a mask of few cells, one that a rounding takes across the
 # threshold changes the mean probability by 1e-3 and more.
 SHARE = 0.99
@@ -27,7 +27,7 @@ Read = Callable[[], tuple[Image.Image, Annotation]]  # of one image
 
 
 @dataclass
-class Answers:
+class Detections:
     """What a model found in images, and the median CPU seconds of its network.
 
     results: of the contract in data/batch.py for each image, masks as RLE. every: the same with
@@ -39,31 +39,31 @@ class Answers:
     seconds: float = 0.0
 
     def above(self, threshold: float) -> list[dict[int, tuple[int, float, dict]]]:
-        """The best answer of each query above a score, of each image: label, score and mask."""
+        """The best detection of each query above a score, of each image: label, score and mask."""
         found = []
         for result in self.every:
             columns = (result[key].tolist() for key in ("query_idx", "labels", "scores"))
             best: dict[int, tuple[int, float, dict]] = {}
-            for query, *answer in zip(*columns, result["masks"]):
-                if answer[1] > threshold:
-                    best.setdefault(query, tuple(answer))
+            for query, *detection in zip(*columns, result["masks"]):
+                if detection[1] > threshold:
+                    best.setdefault(query, tuple(detection))
             found.append(best)
         return found
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Differences of the answers above the threshold; those within `score` of it do not count."""
+    """Differences of detections above the threshold; those within `score` of it do not count."""
 
-    answers: int
-    missing: int  # answers of one side alone, or of another class
+    detections: int
+    missing: int  # detections of one side alone, or of another class
     score_difference: float  # the largest, but for one result in a hundred; see `SHARE`
     mask_iou_worst: float
     mask_iou_median: float
 
     def within(self, limits: Limits) -> bool:
         return (
-            self.missing <= limits.missing * self.answers
+            self.missing <= limits.missing * self.detections
             and self.score_difference <= limits.score
             and self.mask_iou_worst >= limits.iou
             and self.mask_iou_median >= limits.median_iou
@@ -77,9 +77,9 @@ def run(
     preset: WholeImage,
     images: Sequence[Read],
     name: str,
-) -> Answers:
+) -> Detections:
     """Runs a model on the CPU on each image alone."""
-    answers, seconds = Answers(), []
+    detections, seconds = Detections(), []
     with_duplicates = copy.copy(postprocess)
     with_duplicates.duplicate_iou = 1.0
     for read in progress(images, desc=name, leave=False):
@@ -87,14 +87,14 @@ def run(
         start = time.process_time()
         outputs = model(batch.images, batch.padding)
         seconds.append(time.process_time() - start)
-        answers.results += postprocess(outputs, batch.sizes(), encode=rle.encode)
-        answers.every += with_duplicates(outputs, batch.sizes(), encode=rle.encode)
-    answers.seconds = statistics.median(seconds)
-    return answers
+        detections.results += postprocess(outputs, batch.sizes(), encode=rle.encode)
+        detections.every += with_duplicates(outputs, batch.sizes(), encode=rle.encode)
+    detections.seconds = statistics.median(seconds)
+    return detections
 
 
-def compare(reference: Answers, found: Answers, threshold: float, limit: float) -> Comparison:
-    """Compares the answers of the same queries; `limit` is that of a score."""
+def compare(reference: Detections, found: Detections, threshold: float, limit: float) -> Comparison:
+    """Compares the detections of the same queries; `limit` is that of a score."""
     missing, differences, ious = 0, [], []
     pairs = zip(reference.above(threshold - limit), found.above(threshold - limit), strict=True)
     for expected, other in pairs:
@@ -108,7 +108,7 @@ def compare(reference: Answers, found: Answers, threshold: float, limit: float) 
             differences.append(abs(both[0][1] - both[1][1]))
             ious.append(float(rle.iou([both[0][2]], [both[1][2]])[0, 0]))
     return Comparison(
-        answers=len(ious),
+        detections=len(ious),
         missing=missing,
         score_difference=float(np.quantile(differences, SHARE, method="lower"))
         if differences

@@ -40,7 +40,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     pages = "which pages of a TIFF or an animation"
     parser.add_argument("--pages", choices=("first", "all"), default="first", help=pages)
     parser.add_argument("--checkpoint", type=Path, help=options.CHECKPOINT)
-    least = "least score of an answer; the one with the best F1 on val if not given"
+    least = "least score of a detection; the one with the best F1 on val if not given"
     parser.add_argument("--threshold", type=float, help=least)
     options.add_tiles(parser)
     parser.add_argument(

@@ -77,8 +77,8 @@ def to_int8(
     are measured and stay in float: they have no weights, take little time, and cost most.
 
     Args:
-        images: uint8 [1,H,W,3] each, for the ranges of activations and to compare answers on.
-        threshold: answers with higher scores are compared, at least one of each image.
+        images: uint8 [1,H,W,3] each, for the ranges of activations and to compare detections on.
+        threshold: detections with higher scores are compared, at least one of each image.
     Returns:
         the table, also printed and beside the model as int8.csv: each part alone, and the whole.
     """
@@ -113,7 +113,7 @@ def to_int8(
 
 
 class Search:
-    """The float model, its answers, the ranges of its tensors, and models with parts in int8."""
+    """The float model, its detections, the ranges of its tensors, and models with parts in int8."""
 
     def __init__(
         self, source: Path, folder: Path, images: Sequence[np.ndarray], threshold: float
@@ -124,7 +124,7 @@ class Search:
         self.images, self.threshold = images, threshold
         name_nodes(self.model.graph)
         onnx.save(self.model, folder / "float.onnx")
-        self.answers = [self.chosen(*each) for each in run(folder / "float.onnx", images)]
+        self.detections = [self.chosen(*each) for each in run(folder / "float.onnx", images)]
         self.ranges = ranges(folder, images)
         self.weights = {each.name: each for each in self.model.graph.initializer}
         self.nodes = {node.name: node for node in self.model.graph.node}
@@ -182,12 +182,12 @@ class Search:
         onnx.save(quantiser.model.model, path)
 
     def measure(self, part: str, names: Sequence[str]) -> Sensitivity:
-        """Compares the answers with these layers in int8 with those of the float model."""
+        """Compares the detections with these layers in int8 with those of the float model."""
         path = self.folder / "int8.onnx"
         self.write(names, path)
         ious, differences = [], []
         for (queries, classes, scores, masks), outputs in zip(
-            self.answers, run(path, self.images), strict=True
+            self.detections, run(path, self.images), strict=True
         ):
             differences.append(np.abs(outputs[0][0, queries, classes] - scores))
             ious.append(mask_ious(masks, outputs[1][0, queries]))
@@ -208,7 +208,7 @@ class Search:
         return found
 
     def chosen(self, scores: np.ndarray, masks: np.ndarray) -> tuple[np.ndarray, ...]:
-        """Queries, classes, scores and masks of the answers of an image that are compared."""
+        """Queries, classes, scores and masks of the detections of an image that are compared."""
         best, cells = scores[0].max(1), (masks[0] > 0).sum((1, 2))  # [Q] twice
         large = cells >= min(SMALLEST, cells.max())
         queries = np.flatnonzero(large & ((best > self.threshold) | (best == best[large].max())))

@@ -1,4 +1,4 @@
-"""The network on images, or also on overlapping windows of them, whose answers are merged.
+"""The network on images, or also on overlapping windows of them, whose detections are merged.
 
 A large image is shrunk for the network, and its small objects with it. With `tiles`, the network
 also sees windows of the image, each as large as the whole image would be.
@@ -47,7 +47,7 @@ def find(
 
     Args:
         preset: its `tiles` are the windows along the long side of an image, see `views_of`.
-        threshold: None, for evaluation, keeps all answers but duplicates.
+        threshold: None, for evaluation, keeps all detections but duplicates.
         batch_size: views in the network at a time; as many as there are images if not given.
     """
     at_once, tiles = batch_size or len(images), preset.tiles
@@ -117,7 +117,7 @@ def spans(side: int, number: int) -> list[tuple[int, int]]:
 
 def merge(results: list[dict], boxes: list[Box], size: tuple[int, int]) -> dict:
     """Results of views of an image of this size (height, width) -> one result, best first. Joined
-    answers have the best of their scores.
+    detections have the best of their scores.
     """
     labels, scores, best = (
         torch.cat([result[key].cpu() for result in results]).numpy()
@@ -149,7 +149,7 @@ def grouped(
     views: np.ndarray,
     boxes: list[Box],
 ) -> list[list[int]]:
-    """The answers that stay, those that are to be joined together.
+    """The detections that stay, those that are to be joined together.
 
     Of two of one object the better one stays. One that an edge inside the image cuts goes where a
     whole one covers most of it; else it is joined to the cut ones that agree with it where both

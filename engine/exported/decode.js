@@ -3,7 +3,7 @@
 //   import { prepare, decode } from "./decode.js";
 //   const { image } = prepare(imageData, meta);         // meta: the content of model.json
 //   ... run the model on image, uint8 [1,H,W,3] ...
-//   const answers = decode(scores, masks, meta, [imageData.height, imageData.width]);
+//   const detections = decode(scores, masks, meta, [imageData.height, imageData.width]);
 //
 // An ES module without dependencies, for browsers and node. DECODE.md has the arithmetic in words.
 
@@ -38,7 +38,7 @@ export function prepare(pixels, meta) {
  * @param {Float32Array} masks output of the model [1,Q,h,w]
  * @param {object} meta the content of model.json
  * @param {[number, number]} original height and width of the image, for the masks
- * @param {number} threshold answers with lower scores are left out
+ * @param {number} threshold detections with lower scores are left out
  * @returns {{index: number, id: number, name: string, score: number, query: number,
  *   box: [number, number, number, number], area: number, mask: Uint8Array}[]}
  *   index, id, name: of the class. box: x0, y0, x1, y1 in pixels, x1 and y1 exclusive. mask: 1
@@ -64,7 +64,7 @@ export function decode(scores, masks, meta, original, threshold = meta.threshold
       .slice(0, place)
       .some((better) => better.index === one.index && iou(better.grid, one.grid) > meta.duplicate_iou);
   const kept = found.filter((one, place) => !twice(one, place));
-  return kept.map(({ grid, ...answer }) => answer);
+  return kept.map(({ grid, ...detection }) => detection);
 }
 
 /** Height and width of an image inside the canvas of the model. */

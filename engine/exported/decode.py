@@ -5,7 +5,7 @@
     meta = json.load(open("model.json"))
     image, size = prepare(Image.open("photo.jpg"), meta)
     ... run the model on image, uint8 [1,H,W,3] ...
-    answers = decode(scores, masks, meta, (height, width))
+    detections = decode(scores, masks, meta, (height, width))
 
 Needs numpy and Pillow. DECODE.md has the arithmetic in words.
 """
@@ -96,14 +96,14 @@ def main(path):
         str(folder / "model.onnx"), providers=["CPUExecutionProvider"]
     )
     scores, masks = session.run(["scores", "masks"], {"image": prepare(image, meta)[0]})
-    shown, answers = np.array(image), decode(scores, masks, meta, (image.height, image.width))
-    for number, answer in enumerate(answers):
-        print(f"{answer['score']:.3f}  {answer['name']}  box {answer['box']}")
+    shown, detections = np.array(image), decode(scores, masks, meta, (image.height, image.width))
+    for number, detection in enumerate(detections):
+        print(f"{detection['score']:.3f}  {detection['name']}  box {detection['box']}")
         colour = np.array(COLOURS[number % len(COLOURS)])
-        shown[answer["mask"]] = shown[answer["mask"]] // 2 + colour // 2
+        shown[detection["mask"]] = shown[detection["mask"]] // 2 + colour // 2
     target = Path(path).with_name(f"{Path(path).stem}_objects.png").name
     Image.fromarray(shown).save(target)
-    print(f"{len(answers)} objects with scores above {meta['threshold']:.3f}: {target}")
+    print(f"{len(detections)} objects with scores above {meta['threshold']:.3f}: {target}")
 
 
 if __name__ == "__main__":

@@ -121,13 +121,13 @@ def images(found: Sequence[dict]) -> list[dict]:
     return [row for row in rows[:IMAGES] if row["spread"] > 0]
 
 
-def answers(
+def detections_of(
     folder: Path, dataset: CocoDataset, indices: Sequence[int], device: torch.device, workers: int
 ) -> dict[str, list[dict]]:
-    """What the best weights of a run find on some images of its set; see evidence.answers."""
+    """What the best weights of a run find on some images of its set; see evidence.detections_of."""
     _, content, model, _, postprocess, preset = backends.load(folder / "best.pt")
     threshold, _ = checkpoint.score_threshold(content["best"])
     settings = {"preset": preset, "workers": workers, "device": device, "threshold": threshold}
     part = dataset.subset(indices)
     detections = predictions(model.to(device), postprocess, part, **settings)
-    return evidence.answers(dataset, detections, threshold, indices)
+    return evidence.detections_of(dataset, detections, threshold, indices)

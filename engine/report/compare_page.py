@@ -24,14 +24,14 @@ KEY = (
 def build(
     folders: Sequence[Path],
     compared: Mapping[str, Any],
-    answers: Sequence[Mapping[str, Any]] = (),
+    detections: Sequence[Mapping[str, Any]] = (),
     dataset: CocoDataset | None = None,
 ) -> str:
     """The page as HTML.
 
     Args:
         compared: the numbers of compare.py.
-        answers: of each run, the answers on the images of `compared`, by index as text.
+        detections: of each run, the detections on the images of `compared`, by index as text.
         dataset: the images that the first run was scored on.
     """
     names = compared["names"]
@@ -39,7 +39,7 @@ def build(
     notes = [element("div", element("p", text), kind="warning") for text in compared["notes"]]
     return page(
         title, element("h1", title), *notes, headline(compared), over_time(folders, names),
-        options(compared), classes(compared), images(compared, answers, dataset),
+        options(compared), classes(compared), images(compared, detections, dataset),
     )  # fmt: skip
 
 
@@ -137,12 +137,14 @@ def dots(values: Sequence[float | None]) -> Html:
 
 
 def images(
-    compared: Mapping[str, Any], answers: Sequence[Mapping[str, Any]], dataset: CocoDataset | None
+    compared: Mapping[str, Any],
+    detections: Sequence[Mapping[str, Any]],
+    dataset: CocoDataset | None,
 ) -> Html:
     """The images on which the runs differ most, with the predictions of each."""
     names, parts = compared["names"], []
     for row in compared["images"] if dataset else ():
-        predicted = [each[str(index)] for each, index in zip(answers, row["index"], strict=True)]
+        predicted = [each[str(index)] for each, index in zip(detections, row["index"], strict=True)]
         rows = results_page.draw_rows(dataset, row["index"][0], dict(zip(names, predicted)))
         if rows:
             texts = [f"{name}: {score:.2f}" for name, score in zip(names, row["scores"])]

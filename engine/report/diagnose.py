@@ -1,7 +1,7 @@
 """Why objects are missed: recall by any mask, neighbours in one mask, AP with perfect parts.
 
-An answer is the mask of a query with the best class of the query and its score. Where the set has
-void, pixels of answers inside it are removed. Objects are those that are not crowds.
+A detection is the mask of a query with the best class of the query and its score. Where the set has
+void, pixels of detections inside it are removed. Objects are those that are not crowds.
 """
 
 import copy
@@ -30,8 +30,8 @@ FOUND = 0.5  # IoU from which an object is found; also the least part of one ins
 GROUPS, SIZES = ("all", "alone", "not alone"), ("all", "small", "medium", "large")
 ORACLES = ("best class only", "right class", "right score", "both", "perfect masks")
 MEANING = {
-    "as evaluated": "every class of a mask is an answer",
-    "best class only": "one answer per mask",
+    "as evaluated": "every class of a mask is a detection",
+    "best class only": "one detection per mask",
     "right class": "that of the nearest object, where IoU >= 0.5",
     "right score": "the IoU with the nearest object of its class",
     "both": "right class, then right score",
@@ -54,7 +54,7 @@ class Object(NamedTuple):
 
 
 def one_per_query(postprocess: Postprocess) -> Postprocess:
-    """The same with one answer per query first, marked `best`, whether it is an object or not."""
+    """The same with one detection per query first, marked `best`, whether an object or not."""
 
     def rank(outputs: dict) -> tuple[Tensor, Tensor]:
         scores, _ = postprocess.rank(outputs)  # [Q,K]
@@ -77,13 +77,13 @@ def diagnose(
         scores: the ordinary evaluation of the same weights.
         duplicate_iou: that of the ordinary evaluation.
     """
-    answers = remove_void(ground_truth, [each for each in detections if each["best"]])
-    objects = compare(ground_truth, answers)
+    detections = remove_void(ground_truth, [each for each in detections if each["best"]])
+    objects = compare(ground_truth, detections)
     missed = [one for one in objects if one.iou < FOUND]
     as_evaluated = {key: scores.headline[key] for key in ("AP", "AP50")}
     return {
         "images": len(ground_truth["images"]),
-        "masks": len(answers),
+        "masks": len(detections),
         "max_masks": scores.max_dets,
         "recall": recall(objects),
         "missed": {
@@ -93,7 +93,7 @@ def diagnose(
         },
         "oracles": {
             "as evaluated": as_evaluated,
-            **oracles(ground_truth, answers, scores.max_dets, duplicate_iou),
+            **oracles(ground_truth, detections, scores.max_dets, duplicate_iou),
         },
     }
 
@@ -104,11 +104,11 @@ def objects_of(ground_truth: dict) -> dict[int, list[dict]]:
     return by_image([each for each in truths if not each["iscrowd"]])
 
 
-def compare(ground_truth: dict, answers: list[dict]) -> list[Object]:
+def compare(ground_truth: dict, detections: list[dict]) -> list[Object]:
     """Compares each object with all masks of its image, whatever their class and score."""
-    found, answers = [], by_image(answers)
+    found, detections = [], by_image(detections)
     for image, truths in objects_of(ground_truth).items():
-        masks = [each["segmentation"] for each in answers[image]]
+        masks = [each["segmentation"] for each in detections[image]]
         outlines = [each["segmentation"] for each in truths]
         labels = np.array([each["category_id"] for each in truths])
         best = rle.iou(masks, outlines).max(0, initial=0.0)  # [N]
@@ -152,29 +152,29 @@ def recall(objects: list[Object]) -> dict[str, dict[str, dict[str, float]]]:
 
 
 def oracles(
-    ground_truth: dict, answers: list[dict], max_dets: int, duplicate_iou: float
+    ground_truth: dict, detections: list[dict], max_dets: int, duplicate_iou: float
 ) -> dict[str, dict[str, float]]:
-    """AP and AP50 of the answers, and of the answers with a part made perfect; see MEANING. Answers
-    that have become duplicates are dropped, by the IoU at the original size.
+    """AP and AP50 of the detections, and with a part of them made perfect; see MEANING. What has
+    become a duplicate is dropped, by the IoU at the original size.
     """
     changed, objects = {name: [] for name in ORACLES}, objects_of(ground_truth)
-    for image, group in by_image(answers).items():
+    for image, group in by_image(detections).items():
         outlines = [each["segmentation"] for each in objects[image]]
         labels = np.array([each["category_id"] for each in objects[image]], dtype=np.int64)
         of_image = {name: [] for name in ORACLES}
         ious = rle.iou([each["segmentation"] for each in group], outlines)  # [M,N]
-        for answer, row in zip(group, ious):
-            right, perfect = answer, answer
+        for detection, row in zip(group, ious):
+            right, perfect = detection, detection
             if row.max(initial=0.0) >= FOUND:
-                right = answer | {"category_id": int(labels[row.argmax()])}
+                right = detection | {"category_id": int(labels[row.argmax()])}
             own, after = (
-                np.where(labels == one["category_id"], row, 0.0) for one in (answer, right)
+                np.where(labels == one["category_id"], row, 0.0) for one in (detection, right)
             )
             if own.max(initial=0.0) >= FOUND:
-                perfect = answer | {"segmentation": outlines[own.argmax()]}
-            scored = answer | {"score": float(own.max(initial=0.0))}
+                perfect = detection | {"segmentation": outlines[own.argmax()]}
+            scored = detection | {"score": float(own.max(initial=0.0))}
             both = right | {"score": float(after.max(initial=0.0))}
-            for name, each in zip(ORACLES, (answer, right, scored, both, perfect), strict=True):
+            for name, each in zip(ORACLES, (detection, right, scored, both, perfect), strict=True):
                 of_image[name].append(each)
         for name, found in of_image.items():
             changed[name] += without_duplicates(found, duplicate_iou)
@@ -185,13 +185,15 @@ def oracles(
     return {name: {key: values[key] for key in ("AP", "AP50")} for name, values in numbers.items()}
 
 
-def without_duplicates(answers: list[dict], limit: float) -> list[dict]:
-    """Drops the answers of an image whose IoU with a better one of their class is larger."""
-    answers = sorted(answers, key=lambda one: -one["score"])
-    masks = [one["segmentation"] for one in answers]
-    labels = np.array([one["category_id"] for one in answers])
+def without_duplicates(detections: list[dict], limit: float) -> list[dict]:
+    """Drops the detections of an image whose IoU with a better one of their class is larger."""
+    detections = sorted(detections, key=lambda one: -one["score"])
+    masks = [one["segmentation"] for one in detections]
+    labels = np.array([one["category_id"] for one in detections])
     near = (rle.iou(masks, masks) > limit) & (labels[:, None] == labels)  # [M,M]
-    return [one for one, better in zip(answers, np.tril(near, -1), strict=True) if not better.any()]
+    return [
+        one for one, better in zip(detections, np.tril(near, -1), strict=True) if not better.any()
+    ]
 
 
 def recall_rows(result: dict) -> list[list[str]]:

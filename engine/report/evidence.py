@@ -28,7 +28,7 @@ from mobileinst.set_prediction.postprocess import DUPLICATE_IOU, Postprocess
 
 NAME = "evidence.json"
 SHOWN = 4  # images of each kind
-DIAGNOSED = 1000  # images; the answers of every query on 5,000 would take gigabytes
+DIAGNOSED = 1000  # images; the detections of every query on 5,000 would take gigabytes
 
 
 class Pass(NamedTuple):
@@ -57,7 +57,7 @@ def run_pass(
     """Predicts val and some training images; rank 0 gets the results.
 
     Args:
-        every: whether to predict the answers of every query as well.
+        every: whether to predict the detections of every query as well.
         settings: those of `predictions`.
     """
     detections = predictions(model, postprocess, parts.val, **settings)
@@ -92,7 +92,7 @@ def make(
     """Writes the evidence of a run and returns it; see the head of this file.
 
     Args:
-        content: of best.pt, whose answers `found` are.
+        content: of best.pt, whose detections `found` are.
     """
     val, ground_truth = parts.val, parts.val.ground_truth()
     threshold, _ = checkpoint.score_threshold(content["best"])
@@ -129,7 +129,7 @@ def make(
         "classes": classes,
         "per_image": images,
         "shown": shown,
-        "answers": answers(val, found.detections, threshold, sum(shown.values(), [])),
+        "detections": detections_of(val, found.detections, threshold, sum(shown.values(), [])),
         "diagnosis": diagnose(of_part, found.every, scores_of_part, DUPLICATE_IOU),
     }
     run = RunFacts.read(folder)._replace(
@@ -188,10 +188,10 @@ def choose(scored: Sequence[tuple[float, int]]) -> dict[str, list[int]]:
     return {"best": best, "median": rest[first : first + SHOWN], "worst": worst}
 
 
-def answers(
+def detections_of(
     dataset: CocoDataset, detections: list[dict], threshold: float, indices: Sequence[int]
 ) -> dict[str, list[dict]]:
-    """Index of an image, as text -> its answers above the threshold: class index, score, RLE."""
+    """Index of an image, as text -> its detections above the threshold: class index, score, RLE."""
     label_of = {category.id: category.index for category in dataset.categories}
     kept = {dataset.images[index].id: str(index) for index in indices}
     found = {index: [] for index in kept.values()}

@@ -198,7 +198,7 @@ def classes(rows: Sequence[Mapping[str, Any]], split: str) -> Html:
 
 
 def diagnosis(found: Evidence | None) -> Html:
-    """Why objects are missed, and AP with a part of the answers made perfect."""
+    """Why objects are missed, and AP with a part of the detections made perfect."""
     if not found or not found["recall"]["all"]["all"]["objects"]:
         return Html()
     missed, now = found["missed"], found["oracles"]["as evaluated"]["AP"]
@@ -221,7 +221,7 @@ def diagnosis(found: Evidence | None) -> Html:
     title = "Recall of objects alone and with others of their class, by size"
     return section(
         "Diagnosis",
-        element("h3", "AP if a part of every answer were perfect"),
+        element("h3", "AP if a part of every detection were perfect"),
         table(("if", "meaning", "AP", "", "gain", "AP50"), oracles, long=[1]),
         details(title, table(header, recall)),
         note=note, id="diagnosis",
@@ -242,7 +242,7 @@ def images(evidence: Evidence, dataset: CocoDataset | None) -> Html:
 
 def example(evidence: Evidence, index: int, dataset: CocoDataset | None) -> Html:
     """One image with its numbers; empty if it cannot be read."""
-    rows = dataset and draw_rows(dataset, index, {"prediction": evidence["answers"][str(index)]})
+    rows = dataset and draw_rows(dataset, index, {"prediction": evidence["detections"][str(index)]})
     if not rows:
         return Html()
     row = next(one for one in evidence["per_image"] if one["index"] == index)
@@ -274,8 +274,8 @@ def draw_rows(
     alone = draw.Example(image, objects, None, truth.ignore)
     if len(predicted) > 1:
         rows = draw.draw_rows(alone, dataset.class_names, HEIGHT)
-    for name, answers in predicted.items():
-        columns = [[one[key] for one in answers] for key in ("class", "rle", "score")]
+    for name, detections in predicted.items():
+        columns = [[one[key] for one in detections] for key in ("class", "rle", "score")]
         drawn = alone._replace(predictions=draw.Objects(*columns))
         drawn = draw.draw_rows(drawn, dataset.class_names, HEIGHT)
         prediction = drawn.pop("prediction")

@@ -16,7 +16,7 @@ class RunFacts(NamedTuple):
     """What is known about a run; all but the first five are missing without a best.pt.
 
     log, metrics: rows of log.jsonl and of metrics.csv. named, named_in_train: the `confusion` of
-    the answers of all queries on val and on training images. num_queries, mask_stride: of the
+    the detections of all queries on val and on training images. num_queries, mask_stride: of the
     model.
     """
 

@@ -44,7 +44,7 @@ def table(scores: Scores, markdown: bool = False) -> str:
         f"at most {scores.max_dets} of a class per image"
     )
     if scores.best_threshold is None:
-        threshold = "no threshold: no query's best answer covers an object with IoU 0.5"
+        threshold = "no threshold: no query's best detection covers an object with IoU 0.5"
     else:
         threshold = (
             f"best F1 at IoU 0.5: {scores.f1:.3f} at score threshold {scores.best_threshold:.3f} "

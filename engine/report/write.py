@@ -57,12 +57,14 @@ def write_run(folder: Path, opts: argparse.Namespace) -> Path:
 def write_comparison(folders: list[Path], opts: argparse.Namespace) -> Path:
     """The page of several runs."""
     datasets = [evidence_of(folder, opts)[1] for folder in folders]
-    compared, answers = compare.compare(folders), []
+    compared, detections = compare.compare(folders), []
     if all(datasets) and compared["images"]:
         machine = {"device": device_for(opts.device), "workers": opts.workers}
         indices = zip(*(row["index"] for row in compared["images"]))
-        answers = [compare.answers(*each, **machine) for each in zip(folders, datasets, indices)]
-    text = compare_page.build(folders, compared, answers, datasets[0] if answers else None)
+        detections = [
+            compare.detections_of(*each, **machine) for each in zip(folders, datasets, indices)
+        ]
+    text = compare_page.build(folders, compared, detections, datasets[0] if detections else None)
     out = files.output(opts.out, COMPARISONS, "", compare_page.NAME)
     files.write_text(out, text, "name another --out")
     return out

@@ -193,11 +193,11 @@ def predict(model: MaskRCNN, dataset: CocoDataset, workers: int) -> list[dict]:
     return found
 
 
-def to_results(dataset: CocoDataset, image_id: int, answer: dict[str, Tensor]) -> list[dict]:
+def to_results(dataset: CocoDataset, image_id: int, output: dict[str, Tensor]) -> list[dict]:
     """COCO results of what the model returns for one image: labels from 1, masks [M,1,H,W]."""
-    masks = rle.encode(answer["masks"][:, 0] > 0.5)
-    ids = [dataset.categories[label - 1].id for label in answer["labels"].tolist()]
-    rows = zip(itertools.repeat(image_id), ids, masks, answer["scores"].tolist())
+    masks = rle.encode(output["masks"][:, 0] > 0.5)
+    ids = [dataset.categories[label - 1].id for label in output["labels"].tolist()]
+    rows = zip(itertools.repeat(image_id), ids, masks, output["scores"].tolist())
     return [dict(zip(FIELDS, row)) for row in rows]
 
 

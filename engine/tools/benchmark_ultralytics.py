@@ -38,7 +38,7 @@ from mobileinst.deploy import deploy, fold_batchnorms
 
 PEER = Path(__file__).with_name("ultralytics_peer.py")
 TINY = "mobileinst_topformer_tiny"
-ANSWERS = 10  # masks of each image
+DETECTIONS = 10  # masks of each image
 PHOTO = (4000, 3000)  # 12 megapixels
 ROWS = ("onnx", "files", "executorch", "eager", "training")
 CLASSES = 80  # those of the peer
@@ -170,12 +170,12 @@ def file_rows(opts: argparse.Namespace, folder: Path) -> None:
     for size in (landscape.size, PHOTO):
         path = folder / f"{size[0]}x{size[1]}.jpg"
         landscape.resize(size, Image.Resampling.BICUBIC).save(path, quality=90)
-        given = {"size": opts.image_size, "image": str(path), "answers": ANSWERS}
+        given = {"size": opts.image_size, "image": str(path), "detections": DETECTIONS}
         with Peer(opts, folder, "predict", **given) as peer:
             runs = {opts.peer_model: peer}
             for name in opts.models:
                 model, _, postprocess = build(name)
-                postprocess.max_detections, postprocess.duplicate_iou = ANSWERS, 1.0
+                postprocess.max_detections, postprocess.duplicate_iou = DETECTIONS, 1.0
                 classes = [Category(number, number, str(number)) for number in range(CLASSES)]
                 # The peer's size is of the long side, ours of the short one.
                 preset = EvalPreset(round(opts.image_size * size[1] / size[0]))
@@ -183,7 +183,7 @@ def file_rows(opts: argparse.Namespace, folder: Path) -> None:
                     fold_batchnorms(model), postprocess, classes, preset, -1.0, torch.device("cpu")
                 )
                 runs[name] = timed(lambda use=use, path=path: use(path).masks)
-            report(f"file -> {ANSWERS} masks, {size[0]} x {size[1]}", runs, opts.rounds)
+            report(f"file -> {DETECTIONS} masks, {size[0]} x {size[1]}", runs, opts.rounds)
 
 
 def draw_photo() -> Image.Image:

@@ -90,14 +90,14 @@ class InstanceDecoder(nn.Module):
             content = content.expand(len(global_map), -1, -1)  # [B,Q,C]
             global_queries = self.global_layer(content, positions, *self.global_memory(global_map))
         local_map = max_pool_ceil(mask_features, self.kv_stride // X_MASK_STRIDE)  # [B,D,H/64,W/64]
-        first = self.answers(global_queries) if self.training or self.guided else None
+        first = self.predict(global_queries) if self.training or self.guided else None
         guide = self.guide(first["kernels"], pixel_features) if self.guided else None
         queries = self.local_layer(global_queries, positions, *self.local_memory(local_map), guide)
         queries = queries + self.ffn(self.ffn_norm(queries))
-        outputs = self.answers(queries) | {"global_queries": global_queries}
+        outputs = self.predict(queries) | {"global_queries": global_queries}
         return outputs | {"aux": [first] if self.training else []}
 
-    def answers(self, queries: Tensor) -> dict[str, Tensor]:
+    def predict(self, queries: Tensor) -> dict[str, Tensor]:
         """The heads' outputs; the kernels of placed queries end with the blob's coefficients."""
         outputs = self.heads(queries)
         if self.places is not None:
@@ -115,7 +115,7 @@ class InstanceDecoder(nn.Module):
 class Places(nn.Module):
     """Gives each query a place: a cell of a grid over the canvas. Our choice.
 
-    A learned query asks for a kind of object, and neighbours of one class answer it together: on
+    A learned query asks for a kind of object, so neighbours of one class are found together: on
     VOC, 24 % of the objects beside another of their class were found after 4 epochs, with places
     46 %. A query starts from what the mask features hold in its cell, and its first mask is a blob
     around the cell's centre (a quadratic in x and y, so still a kernel times pixel features, which

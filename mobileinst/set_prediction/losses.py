@@ -134,9 +134,9 @@ class CrossEntropyClassLoss:
 
     num_queries: Q of the model; with it the numbers of objects determine those of matched queries.
     iou_targets: a matched query has its class with the IoU of its mask, and no object with the
-    rest, both of weight 1, so that scores order answers by their masks; one that expects less than
-    a half is no object. Our choice for large objects: Penn-Fudan gains, small organs lose by it
-    (assets/results/neighbours.md).
+    rest, both of weight 1, so that scores order detections by their masks; one that expects less
+    than a half is no object. Our choice for large objects: Penn-Fudan gains, small organs lose by
+    it (assets/results/neighbours.md).
     """
 
     num_queries: int

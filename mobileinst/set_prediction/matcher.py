@@ -23,7 +23,7 @@ class Matcher:
     """Assigns each object of an image to one query, at the smallest total cost.
 
     aux_matches: queries per object in the auxiliary outputs, fewer where objects would lack one.
-    More than one teaches them faster, as in H-DETR; the last output must not answer twice.
+    More than one teaches them faster, as in H-DETR; the last output must not find one twice.
     """
 
     def __init__(self, cost: Callable[[dict, Target], Tensor], aux_matches: int = 1):

@@ -71,7 +71,7 @@ def rank_by_objectness(outputs: dict) -> tuple[Tensor, Tensor]:
     """Scores sqrt(class · objectness) of each query and class [Q,K] (SparseInst), True [Q].
 
     SparseInst keeps only the best class of a query. Our choice is all of them, because AP measures
-    the order of the answers of each class: for a network trained from scratch on a small set,
+    the order of the detections of each class: for a network trained from scratch on a small set,
     unsure of its classes, AP was three times as high (0.010 for 0.003), and for a pretrained one
     the same.
 
@@ -108,17 +108,17 @@ def boxes_from_spans(rows: Tensor, columns: Tensor) -> Tensor:
 
 
 class Postprocess:
-    """Ranks the answers of the queries, keeps the best, resizes their masks to the original size.
+    """Ranks the detections of the queries, resizes the best masks to the original size.
 
     Args:
         rank: outputs of one image -> scores [Q,K] of each query with each class, and bool [Q],
             False for a query that predicts no object.
         mask_threshold: a pixel belongs to the mask above this probability.
-        max_detections: answers per image, the best before masks are resized.
+        max_detections: detections per image, the best before masks are resized.
         quality: (mask logits of an image, padded, size, logit of the threshold) -> factor of the
             scores [Q]; None: the mean probability inside the masks at the original size.
-        duplicate_iou: an answer is dropped if its mask has a larger IoU, on the grid of the logits,
-            with that of a better one of its class; 1 is off. The papers drop none.
+        duplicate_iou: a detection is dropped if its mask has a larger IoU, on the grid of the
+            logits, with that of a better one of its class; 1 is off. The papers drop none.
     """
 
     def __init__(
@@ -150,8 +150,8 @@ class Postprocess:
                 reads these.
             sizes: (padded, size before padding, original size) of each image.
             threshold: drops scores at or below it, queries that predict no object, all but the
-                best answer of a query, and duplicates. None, for evaluation, drops duplicates
-                alone; `best` marks the answers that would be shown.
+                best detection of a query, and duplicates. None, for evaluation, drops duplicates
+                alone; `best` marks the detections that would be shown.
             encode: called in chunks to bound memory.
         Returns:
             B `results` of the contract, highest score first; masks are dense without `encode`.

@@ -9,7 +9,7 @@ from engine import checkpoint, export, graphs, web_page
 
 @pytest.fixture(scope="session")
 def trained(toy_run, tmp_path_factory) -> Path:
-    """A checkpoint with a threshold below which it has twenty answers."""
+    """A checkpoint with a threshold below which it has twenty detections."""
     path = tmp_path_factory.mktemp("trained") / "run" / "best.pt"
     path.parent.mkdir()
     content = checkpoint.load(toy_run / "best.pt")

@@ -258,12 +258,12 @@ def test_a_planted_problem_is_found(planted, capsys, title):
     assert f"{title}: {count} " in page
 
 
-def test_objects_beyond_the_queries_and_answers(planted, capsys):
+def test_objects_beyond_the_queries_and_detections(planted, capsys):
     """The recipe follows the training set, so only val and a number of the user are too small."""
     for place in range(60):
         planted.add("val", 6, square(place, 40, 5))
     _, line, _, rows = checked(planted.write(), capsys)
-    assert "splits with more objects than queries or answers (1)" in line
+    assert "splits with more objects than queries or detections (1)" in line
     text = next(row["where"] for row in rows if row["what"].startswith("splits with more"))
     assert "1 image of 3" in text and "62" in text and "49 queries" in text
     _, _, _, rows = checked(planted.root, capsys, "--set", "num_queries=1", "max_detections=60")

@@ -365,7 +365,7 @@ def test_result_is_plain_and_nothing_is_printed(capsys):
         assert f"{scores.f1:.3f}" in text
 
 
-def test_the_threshold_is_sought_among_the_answers_that_are_shown():
+def test_the_threshold_is_sought_among_the_detections_that_are_shown():
     truth, _ = random_set(5, crowds=False)
     found = [{**each, "score": 0.5, "best": True} for each in perfect(truth)]
     others = sorted({each["id"] for each in truth["categories"]})

@@ -50,9 +50,9 @@ const results = sizes.map(([height, width], place) => {
   const pixels = { data: readFileSync(`${place}.pixels`), width, height };
   const { image, size } = prepare(pixels, meta);
   writeFileSync(`${place}.input`, image);
-  const answers = decode(floats("scores"), floats("masks"), meta, [height, width]);
-  answers.forEach(({ mask }, number) => writeFileSync(`${place}.${number}.mask`, mask));
-  return { size, answers: answers.map(({ mask, ...answer }) => answer) };
+  const detections = decode(floats("scores"), floats("masks"), meta, [height, width]);
+  detections.forEach(({ mask }, number) => writeFileSync(`${place}.${number}.mask`, mask));
+  return { size, detections: detections.map(({ mask, ...detection }) => detection) };
 });
 writeFileSync("results.json", JSON.stringify(results));
 """
@@ -106,7 +106,7 @@ def test_images_are_resized_and_padded_to_the_same_bytes(folder, images):
         assert np.array_equal(found.reshape(canvas.shape), canvas)
 
 
-def test_answers_are_those_of_the_post_processing(folder, tensors):
+def test_detections_are_those_of_the_post_processing(folder, tensors):
     scores, masks = tensors
 
     def final(outputs):
@@ -118,26 +118,26 @@ def test_answers_are_those_of_the_post_processing(folder, tensors):
     padded = META["height"], META["width"]
     outputs = {"class_logits": scores, "mask_logits": masks}
     results = json.loads((folder / "results.json").read_text())
-    num_answers = 0
+    num_detections = 0
     for place, (orig_size, size) in enumerate(SIZES.items()):
         (expected,) = postprocess(outputs, [(padded, size, orig_size)], META["threshold"])
-        answers = results[place]["answers"]
-        num_answers += len(answers)
-        assert [one["query"] for one in answers] == expected["query_idx"].tolist()
-        assert [one["index"] for one in answers] == expected["labels"].tolist()
-        assert [one["score"] for one in answers] == expected["scores"].tolist()
-        for number, answer in enumerate(answers):
-            category = META["categories"][answer["index"]]
-            assert (answer["id"], answer["name"]) == (category["id"], category["name"])
-            left, top, right, bottom = answer["box"]
+        detections = results[place]["detections"]
+        num_detections += len(detections)
+        assert [one["query"] for one in detections] == expected["query_idx"].tolist()
+        assert [one["index"] for one in detections] == expected["labels"].tolist()
+        assert [one["score"] for one in detections] == expected["scores"].tolist()
+        for number, detection in enumerate(detections):
+            category = META["categories"][detection["index"]]
+            assert (detection["id"], detection["name"]) == (category["id"], category["name"])
+            left, top, right, bottom = detection["box"]
             mask = np.zeros(orig_size, bool)
             content = np.frombuffer((folder / f"{place}.{number}.mask").read_bytes(), bool)
             mask[top:bottom, left:right] = content.reshape(bottom - top, right - left)
-            assert answer["area"] == mask.sum()
+            assert detection["area"] == mask.sum()
             right_mask = expected["masks"][number].numpy()
             # Sums in another order may differ where a logit is nearly at the cut.
             assert (mask != right_mask).sum() <= 2e-4 * mask.size
-            assert answer["box"] == rle.boxes(rle.encode(mask[None]))[0].tolist()
-    assert num_answers > 40
+            assert detection["box"] == rle.boxes(rle.encode(mask[None]))[0].tolist()
+    assert num_detections > 40
     assert (scores.amax(-1) > META["threshold"]).sum() > limit
-    assert len(results[5]["answers"]) < limit - 1  # one is empty, others are duplicates
+    assert len(results[5]["detections"]) < limit - 1  # one is empty, others are duplicates

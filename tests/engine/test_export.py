@@ -1,4 +1,4 @@
-"""engine/export.py: files that answer as the checkpoint, and their use in place of one."""
+"""engine/export.py: files that detection as the checkpoint, and their use in place of one."""
 
 import csv
 import json
@@ -44,9 +44,9 @@ def test_what_a_folder_holds(exported):
     with open(exported / "parity.csv", newline="") as file:
         first, second, *_ = csv.DictReader(file)
     assert first["file"] == "checkpoint" and second["file"] == "model.onnx"
-    assert int(second["answers"]) >= 20 and float(second["score_difference"]) < 1e-3
+    assert int(second["detections"]) >= 20 and float(second["score_difference"]) < 1e-3
     assert float(second["mask_iou_worst"]) > 0.99 and second["same"] == "True"
-    assert meta["files"]["model.onnx"]["parity"]["answers"] == int(second["answers"])
+    assert meta["files"]["model.onnx"]["parity"]["detections"] == int(second["detections"])
 
 
 def test_the_graph_has_fixed_shapes_and_operators_for_phones(exported):
@@ -97,21 +97,21 @@ assert not {"torch", "mobileinst", "engine", "data", "scipy"} & sys.modules.keys
         cwd=copy, env=environment, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    answers = json.loads(done.stdout)
+    detections = json.loads(done.stdout)
     content = found_by_predict(
         exported / "model.onnx", exported / "example_image.png", tmp_path / "found"
     )
     expected = content["annotations"]
     result = engine.load(exported / "model.onnx")(str(exported / "example_image.png"))
     assert [rle.to_json(one) for one in result.rles] == [one["segmentation"] for one in expected]
-    assert len(answers) == len(expected) >= 2
+    assert len(detections) == len(expected) >= 2
     masks = np.load(copy / "found.npz")["masks"]
-    for answer, mask, one in zip(answers, masks, expected):
-        assert answer["id"] == one["category_id"]
-        assert answer["score"] == pytest.approx(one["score"], abs=1e-5)
+    for detection, mask, one in zip(detections, masks, expected):
+        assert detection["id"] == one["category_id"]
+        assert detection["score"] == pytest.approx(one["score"], abs=1e-5)
         assert rle.to_json(rle.encode(mask[None])[0]) == one["segmentation"]
         left, top, width, height = one["bbox"]
-        assert answer["box"] == [left, top, left + width, top + height]
+        assert detection["box"] == [left, top, left + width, top + height]
 
 
 def test_the_vectors_of_the_description(tmp_path):
@@ -130,15 +130,17 @@ def test_the_vectors_of_the_description(tmp_path):
     assert list(size) == vectors["prepare"]["size"]
     assert pixels[0, :, :, 0].tolist() == vectors["prepare"]["red"]
     scores, masks = (np.array(vectors["decode"][key], np.float32) for key in ("scores", "masks"))
-    answers = decode.decode(scores, masks, meta, vectors["decode"]["original"])
-    expected = vectors["decode"]["answers"]
+    detections = decode.decode(scores, masks, meta, vectors["decode"]["original"])
+    expected = vectors["decode"]["detections"]
     one = meta | {"config": {"max_detections": 1}}
-    assert len(decode.decode(scores, masks, one, vectors["decode"]["original"])) == 1 < len(answers)
-    assert [answer.pop("mask").astype(int).tolist() for answer in answers] == [
+    assert (
+        len(decode.decode(scores, masks, one, vectors["decode"]["original"])) == 1 < len(detections)
+    )
+    assert [detection.pop("mask").astype(int).tolist() for detection in detections] == [
         one.pop("mask") for one in expected
     ]
-    for answer, one in zip(answers, expected, strict=True):
-        assert answer == one | {"box": tuple(one["box"]), "score": pytest.approx(one["score"])}
+    for detection, one in zip(detections, expected, strict=True):
+        assert detection == one | {"box": tuple(one["box"]), "score": pytest.approx(one["score"])}
 
 
 def test_an_exported_file_is_evaluated_like_a_checkpoint(exported, toy_coco, tmp_path):
@@ -182,7 +184,7 @@ def test_wrong_files_are_named_in_a_sentence(exported, tmp_path):
         backends.load(tmp_path / "gone.onnx")
 
 
-def test_a_file_that_answers_differently_is_refused(
+def test_a_file_that_detections_differently_is_refused(
     trained, toy_coco, tmp_path, monkeypatch, exported, capsys
 ):
     import onnx
@@ -195,7 +197,7 @@ def test_a_file_that_answers_differently_is_refused(
 
     each = graphs.FORMATS["onnx"]
     monkeypatch.setitem(graphs.FORMATS, "onnx", each._replace(write=write))
-    with pytest.raises(FailedRun, match="model.onnx in .*: the answers differ"):
+    with pytest.raises(FailedRun, match="model.onnx in .*: the detections differ"):
         run_export(trained, toy_coco / "train", tmp_path / "x")
     out = tmp_path / "x"
     assert (out / "model.onnx.failed").exists() and not (out / "model.onnx").exists()
@@ -261,14 +263,14 @@ def other_model(trained: Path, out: Path, name: str, **keywords) -> Path:
     ],
 )
 def test_other_systems_export(name, keywords, trained, toy_coco, tmp_path):
-    """Their untrained answers, on fewer images than are needed for a check."""
+    """Their untrained detections, on fewer images than are needed for a check."""
     for package in graphs.FORMATS["onnx"].packages:
         pytest.importorskip(package)
     path = other_model(trained, tmp_path / "m.pt", name, width=32, num_queries=6, **keywords)
     out = run_export(path, toy_coco / "train", tmp_path / "x")
     with open(out / "parity.csv", newline="") as file:
         *_, row = csv.DictReader(file)
-    assert row["same"] == "True" and int(row["answers"]) >= 20
+    assert row["same"] == "True" and int(row["detections"]) >= 20
 
 
 def test_executorch(trained, toy_coco, tmp_path, monkeypatch):
@@ -318,12 +320,12 @@ def test_a_cell_that_a_rounding_flips_does_not_fail_an_export(flips, wanted):
     """One of a hundred small masks may change its mean probability, three may not."""
     mask = rle.encode(np.ones((1, 4, 4), bool))[0]
 
-    def answers(scores):
+    def detections(scores):
         row = {"query_idx": torch.arange(100), "labels": torch.zeros(100), "masks": [mask] * 100}
-        return parity.Answers(every=[row | {"scores": torch.tensor(scores)}])
+        return parity.Detections(every=[row | {"scores": torch.tensor(scores)}])
 
     reference = np.full(100, 0.6)
     found = reference + 1e-6
     found[:flips] += 5e-3
-    compared = parity.compare(answers(reference), answers(found), 0.5, 1e-3)
+    compared = parity.compare(detections(reference), detections(found), 0.5, 1e-3)
     assert compared.score_difference == pytest.approx(wanted, rel=0.01)

@@ -32,7 +32,7 @@ def test_smaller_files_answer_nearly_alike(exported):
     # A network of a few channels that overfits is no measure of the limits.
     assert float(half["score_difference"]) < 0.03 and float(half["mask_iou_median"]) > 0.99
     assert float(half["megabytes"]) < 0.6 * float(rows["model.onnx"]["megabytes"])
-    assert int(int8["answers"]) >= 6 and float(int8["mask_iou_median"]) > 0.9
+    assert int(int8["detections"]) >= 6 and float(int8["mask_iou_median"]) > 0.9
     assert float(int8["megabytes"]) < 0.6 * float(rows["model.onnx"]["megabytes"])
     meta = json.loads((exported / "model.json").read_text())
     assert list(meta["files"]) == ["model.onnx", "model.fp16.onnx", "model.int8.onnx"]
@@ -132,8 +132,8 @@ def test_why_npm_gives_no_runtime_is_one_sentence(tmp_path, monkeypatch):
 WAITING = """<iframe src="index.html?image=drawn.png" width="800" height="600"></iframe><script>
 setInterval(() => {
   const page = document.querySelector("iframe").contentDocument;
-  const text = page.getElementById("answers")?.textContent;
-  if (text) fetch("answers", { method: "POST", body: text });
+  const text = page.getElementById("detections")?.textContent;
+  if (text) fetch("detections", { method: "POST", body: text });
 }, 100);
 </script>"""
 
@@ -141,11 +141,11 @@ setInterval(() => {
 @pytest.fixture
 def site(tmp_path):
     """A static server of a folder, with a queue of what is posted to it: folder, queue, address."""
-    answers: queue.Queue[str] = queue.Queue()
+    detections: queue.Queue[str] = queue.Queue()
 
     class Handler(http.server.SimpleHTTPRequestHandler):
         def do_POST(self) -> None:
-            answers.put(self.rfile.read(int(self.headers["Content-Length"])).decode())
+            detections.put(self.rfile.read(int(self.headers["Content-Length"])).decode())
             self.send_response(204)
             self.end_headers()
 
@@ -155,14 +155,14 @@ def site(tmp_path):
     handler = functools.partial(Handler, directory=str(tmp_path / "site"))
     server = http.server.ThreadingHTTPServer(("localhost", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield tmp_path / "site", answers, f"http://localhost:{server.server_port}"
+    yield tmp_path / "site", detections, f"http://localhost:{server.server_port}"
     server.shutdown()
     server.server_close()
 
 
 @pytest.mark.skipif(not CHROMIUM, reason="needs Chromium")
 def test_the_page_finds_what_predict_finds(exported, toy_coco, site, tmp_path):
-    root, answers, address = site
+    root, detections, address = site
     try:
         package = web_page.fetch(tmp_path)
     except InputError as error:
@@ -176,19 +176,19 @@ def test_the_page_finds_what_predict_finds(exported, toy_coco, site, tmp_path):
         [*command, f"{address}/waiting.html"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     ) as browser:
         try:
-            found = json.loads(answers.get(timeout=120))
+            found = json.loads(detections.get(timeout=120))
         finally:
             browser.terminate()
     argv = ["--checkpoint", exported / "model.onnx", "--out", tmp_path / "p", "--device", "cpu"]
     predict.main([str(each) for each in [root / "drawn.png", *argv]])
     expected = json.loads((tmp_path / "p" / "objects.json").read_text())["annotations"]
     assert len(found) == len(expected) >= 2
-    for answer, one in zip(found, expected):
-        assert answer["id"] == one["category_id"]
-        assert answer["score"] == pytest.approx(one["score"], abs=1e-3)
+    for detection, one in zip(found, expected):
+        assert detection["id"] == one["category_id"]
+        assert detection["score"] == pytest.approx(one["score"], abs=1e-3)
         left, top, width, height = one["bbox"]
-        assert np.allclose(answer["box"], [left, top, left + width, top + height], atol=1)
-        assert answer["area"] == pytest.approx(one["area"], rel=0.02, abs=4)
+        assert np.allclose(detection["box"], [left, top, left + width, top + height], atol=1)
+        assert detection["area"] == pytest.approx(one["area"], rel=0.02, abs=4)
 
 
 @pytest.mark.skipif(not CHROMIUM, reason="needs Chromium")

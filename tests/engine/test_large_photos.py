@@ -35,8 +35,8 @@ image = Image.fromarray(np.full((3000, 4000, 3), 90, np.uint8))
 sizes = [((480, 640), (480, 640), (3000, 4000))]
 costs = []
 for count in (0, 0, 100):
-    answers = outputs(count)
-    [found] = process(answers, sizes, 0.1, encode=rle.encode)
+    detections = outputs(count)
+    [found] = process(detections, sizes, 0.1, encode=rle.encode)
     with tempfile.TemporaryDirectory() as folder:
         written = output.Output(Path(folder), [{"id": 1, "name": "thing"}])
         written.collect(written.write_images(1, "photo.jpg", image, found), Path("photo.jpg"))

@@ -236,7 +236,7 @@ def test_an_own_checkpoint_names_its_model_and_keywords(toy_run):
 
 
 def test_a_run_from_an_own_checkpoint_with_more_queries(toy_run, tiny, tmp_path, capsys, no_finish):
-    """And it goes on from last.pt without its keywords; 4 objects more than answers are counted."""
+    """And it goes on from last.pt without its keywords; objects beyond detections are counted."""
     end = tiny.index("--set")
     argv = [*tiny[1:end], *tiny[tiny.index("--data") :], "--out", str(tmp_path / "run")]
     argv += ["--recipe", "small", "--iterations", "1"]
@@ -246,7 +246,9 @@ def test_a_run_from_an_own_checkpoint_with_more_queries(toy_run, tiny, tmp_path,
     text = capsys.readouterr().out
     assert "queries      6 of 6 from the file; random start: 2" in text
     assert "random start mask_decoder.fine_pixels\n" in text and "mask_stride=8 (4 here)" in text
-    assert "4 images of 4 with more objects (up to 2) than the 1 answers per image: 4 obj" in text
+    assert (
+        "4 images of 4 with more objects (up to 2) than the 1 detections per image: 4 obj" in text
+    )
     old, new = (torch.load(f / "last.pt", weights_only=True) for f in (toy_run, tmp_path / "run"))
     assert new["config"]["num_queries"] == 8 and new["config"]["width"] == 32
     assert old["config"]["num_queries"] == 6

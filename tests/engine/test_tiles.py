@@ -75,7 +75,7 @@ def test_windows_are_never_tiny():
         assert box[2] - box[0] >= 64
 
 
-def test_whole_and_cut_answers_become_each_object_once():
+def test_whole_and_cut_detections_become_each_object_once():
     """Discs smaller than the overlap, and a bar longer than any window, from windows alone."""
     centres = [(30, 40), (95, 130), (150, 200), (150, 232), (270, 380), (61, 301)]
     objects = [(disc(*centre, 15), 0, 0.5 + n / 100) for n, centre in enumerate(centres)]
@@ -93,7 +93,7 @@ def test_whole_and_cut_answers_become_each_object_once():
 
 
 def test_a_cut_answer_goes_where_a_whole_one_covers_it():
-    """Also with a better score, unless the whole one is hardly an answer."""
+    """Also with a better score, unless the whole one is hardly a detection."""
     boxes = views_of(*SIZE, 2)
     large = disc(150, 200, 110)  # larger than the overlap: whole in the whole image alone
     for score, count in ((0.5, 1), (0.2, 2)):
@@ -121,7 +121,7 @@ def test_a_coarse_mask_around_a_fine_one_is_the_same_object():
     assert len(merge(results, boxes, SIZE)["masks"]) == 2
 
 
-def test_answers_of_one_view_or_of_two_classes_stay_apart():
+def test_detections_of_one_view_or_of_two_classes_stay_apart():
     boxes = views_of(*SIZE, 2)
     mask, near = disc(60, 60, 20), disc(60, 62, 20)
     twice = seen([(mask, 0, 0.9), (near, 0, 0.8), (mask, 1, 0.7)], boxes)

@@ -1,4 +1,4 @@
-"""Models made ready for use answer as the trained ones."""
+"""Models made ready for use detection as the trained ones."""
 
 import copy
 
@@ -157,9 +157,9 @@ def test_the_graph_answers_as_model_and_postprocess(name, size):
     assert len(expected["scores"]) and expected["masks"].float().mean() > 0.02
     torch.testing.assert_close(found["scores"], expected["scores"], atol=1e-5, rtol=1e-4)
     pairs = zip(found["query_idx"], found["labels"], found["masks"])
-    answers = {(int(query), int(label)): mask for query, label, mask in pairs}
+    detections = {(int(query), int(label)): mask for query, label, mask in pairs}
     for query, label, mask in zip(expected["query_idx"], expected["labels"], expected["masks"]):
-        differ = (answers[int(query), int(label)] != mask).sum()
+        differ = (detections[int(query), int(label)] != mask).sum()
         assert differ <= 1e-3 * mask.sum() + 2
 
 

@@ -186,7 +186,7 @@ OTHERS = {"mask_stride": 4, "kv_stride": 16, "num_heads": 1, "frozen_stride": 8,
 
 @pytest.mark.parametrize("system", SMALL)
 def test_every_keyword_changes_something(system):
-    """Parameters, outputs, losses, or answers; all else follows from the seed."""
+    """Parameters, outputs, losses, or detections; all else follows from the seed."""
     keywords = SMALL[system] | {"drop_path": 0.2, "max_detections": 5}
 
     def parameters(config):
@@ -206,9 +206,9 @@ def test_every_keyword_changes_something(system):
             cost = criterion.matcher.cost(first, Target.of(targets[0]))
             logits = outputs["mask_logits"]
             sharp = {"mask_logits": 9 * (logits - logits.median()) / logits.std()}
-            answers = postprocess(outputs | sharp, [((64, 96),) * 3] * 2)
+            detections = postprocess(outputs | sharp, [((64, 96),) * 3] * 2)
         found = [outputs["class_logits"], cost, *losses.values()]
-        return found + [each["masks"].float() for each in answers]
+        return found + [each["masks"].float() for each in detections]
 
     config = zoo.config_for(system, num_classes=3, **keywords)
     before, usual = parameters(config), numbers(config)

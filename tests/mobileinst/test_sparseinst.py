@@ -115,7 +115,7 @@ def official_value(name, shape):
 @pytest.mark.parametrize("kind", FULL)
 @torch.no_grad()
 def test_a_published_file_loads_and_gives_the_official_outputs(oracle, kind, tmp_path):
-    """The whole model, its losses and its answers; the file is as a training of theirs saves it."""
+    """The whole model, losses and detections; the file is as a training of theirs saves it."""
     numbers = oracle(f"full_r50_{kind}")
     state = {name: official_value(name, shape) for name, shape in numbers["keys"].items()}
     torch.save({"model": state}, tmp_path / "official.pth")
@@ -149,7 +149,7 @@ def test_a_published_file_loads_and_gives_the_official_outputs(oracle, kind, tmp
     same = criterion(outputs, targets, matches=matches)["class"].item()
     assert same == pytest.approx(numbers["losses"]["loss_ce"], rel=1e-5)
     assert losses["class"].item() == pytest.approx(numbers["losses"]["loss_ce"], rel=1e-3)
-    # The answers of the first image, which has no padding, before the near duplicates are dropped.
+    # Detections of the first image, which has no padding, before near duplicates are dropped.
     postprocess.duplicate_iou, postprocess.max_detections = 1.0, 8000
     result, want = postprocess(outputs, sizes)[0], numbers["results"][0]
     scores, labels = (result[name][result["best"]] for name in ("scores", "labels"))
@@ -257,7 +257,7 @@ def test_answers_are_the_official_ones(oracle):
         for place in order.tolist():
             i = by_query.get(int(want["query_idx"][place]))
             if i is None:
-                continue  # an empty mask, or nearly the mask of a better answer of its class
+                continue  # an empty mask, or nearly the mask of a better detection of its class
             assert result["labels"][i] == want["labels"][place]
             # Here padding is no part of the quality of a mask.
             limit = 2e-6 if padded == size else 0.05

@@ -66,17 +66,17 @@ def parsed(text):
 
 
 def made(names, images, dataset=None):
-    """Evidence of the form of evidence.json: numbers at random, answers that are the objects."""
+    """Evidence of the form of evidence.json: numbers at random, detections that are the objects."""
     rng, recall = np.random.default_rng(0), np.linspace(0, 1, 101)
     counts = rng.integers(0, 9, (len(names) + 1, len(names) + 1))
     counts[-1, -1] = 0
     precision = {f"precision{iou}": (1 - recall**3).tolist() for iou in ("50", "75", "")}
     by_score = dict.fromkeys(("precision", "recall", "f1"), recall.tolist())
-    shown, answers = {"worst": [], "median": [], "best": []}, {}
+    shown, detections = {"worst": [], "median": [], "best": []}, {}
     for index in range(len(dataset or ())):
         shown[("worst", "median", "best")[index % 3]].append(index)
         truth = dataset.annotation(index)
-        answers[str(index)] = [
+        detections[str(index)] = [
             {"class": int(label), "score": 0.75, "rle": rle.to_json(mask)}
             for label, mask in zip(truth.labels, truth.rles)
         ]
@@ -96,7 +96,7 @@ def made(names, images, dataset=None):
             | {"AR": -1.0}
             for i, name in enumerate(names)
         ],
-        "per_image": per_image, "shown": shown, "answers": answers,
+        "per_image": per_image, "shown": shown, "detections": detections,
         "diagnosis": {
             "images": images, "masks": 9, "max_masks": 6, "recall": {"all": {"all": recalls}},
             "missed": {"objects": 3, "not alone": 2, "in a merged mask": 1},

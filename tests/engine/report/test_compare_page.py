@@ -38,9 +38,9 @@ def dataset(toy_coco):
 @pytest.fixture(scope="module")
 def text(toy_run, dataset, tmp_path_factory):
     other = shutil.copytree(toy_run, tmp_path_factory.mktemp("runs") / "two")
-    answers = made(dataset.class_names, 4, dataset)["answers"]
-    none = {index: [] for index in answers}
-    return compare_page.build([toy_run, other], compared(dataset), [answers, none], dataset)
+    detections = made(dataset.class_names, 4, dataset)["detections"]
+    none = {index: [] for index in detections}
+    return compare_page.build([toy_run, other], compared(dataset), [detections, none], dataset)
 
 
 def words(text):

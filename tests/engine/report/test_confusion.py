@@ -39,9 +39,9 @@ def test_known_matches():
     truth = truth_of(
         [1, 2, 4], [(1, 3, one, 0), (1, 5, two, 0), (1, 9, three, 0), (1, 3, crowd, 1)]
     )
-    answers = [
+    detections = [
         record(1, 3, box(0, 20, 0, 16), score=0.9, best=True),  # right, IoU 0.8
-        record(1, 3, one, score=0.5, best=True),  # its object has an answer
+        record(1, 3, one, score=0.5, best=True),  # its object has a detection
         record(1, 9, two, score=0.7, best=True),  # a right mask with the wrong class
         record(1, 9, three, score=0.3, best=True),  # not above the threshold
         record(1, 9, three, score=0.9, best=False),  # not displayed
@@ -49,7 +49,7 @@ def test_known_matches():
         record(1, 5, box(40, 60, 50, 70), score=0.8, best=True),  # in one of another class
         record(2, 5, one, score=0.6, best=True),  # in an image without objects
     ]
-    found = match(truth, answers, 0.3)
+    found = match(truth, detections, 0.3)
     assert found == {
         1: Matches([(0, 0, pytest.approx(0.8)), (1, 2, 1.0)], [2], [1, 0]),
         2: Matches([], [], [1]),
@@ -69,23 +69,23 @@ def test_matches_against_counted_pixels():
         top, left = rng.integers(0, 40), rng.integers(0, 60)
         return box(top, top + rng.integers(5, 20), left, left + rng.integers(5, 20))
 
-    objects, answers, void = [], [], {}
+    objects, detections, void = [], [], {}
     for image in range(60):
         void[image] = box(0, rng.integers(0, 10), 0, 80)
         kept = [mask for mask in (drawn() & ~void[image] for _ in range(4)) if mask.any()]
         objects += [(image, int(rng.choice([3, 5, 9])), mask, rng.random() < 0.15) for mask in kept]
         for mask in [*kept, *kept, drawn()]:
             moved = np.roll(mask, rng.integers(0, 5), 1) | void[image] & drawn()
-            answers.append((image, int(rng.choice([3, 5, 9])), rng.random(), moved))
+            detections.append((image, int(rng.choice([3, 5, 9])), rng.random(), moved))
     truth = truth_of(range(60), objects, void)
-    records = [record(i, c, mask, score=score, best=True) for i, c, score, mask in answers]
+    records = [record(i, c, mask, score=score, best=True) for i, c, score, mask in detections]
     found, counted = match(truth, records, 0.25), np.zeros((4, 4), int)
     index = {3: 0, 5: 1, 9: 2}
     for image in range(60):
         real = [(c, mask) for i, c, mask, crowd in objects if i == image and not crowd]
         crowds = [(c, mask) for i, c, mask, crowd in objects if i == image and crowd]
         taken, right, number = set(), 0.0, 0
-        shown = [one for one in answers if one[0] == image and one[2] > 0.25]
+        shown = [one for one in detections if one[0] == image and one[2] > 0.25]
         masks = [(c, m & ~void[image]) for _, c, _, m in sorted(shown, key=lambda one: -one[2])]
         left = [(c, m) for c, m in masks if m.any()]
         for same in (True, False):

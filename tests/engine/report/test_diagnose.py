@@ -47,16 +47,16 @@ def truth_of(images, objects, void=None):
     }
 
 
-def answers_of(*rows):
-    """Answers from rows (image, category, score, mask)."""
+def detections_of(*rows):
+    """Detections from rows (image, category, score, mask)."""
     return [
         record(image, category, mask, score=value, best=True)
         for image, category, value, mask in rows
     ]
 
 
-def diagnosed(ground_truth, answers):
-    return diagnose.diagnose(ground_truth, answers, score(ground_truth, answers), 0.7)
+def diagnosed(ground_truth, detections):
+    return diagnose.diagnose(ground_truth, detections, score(ground_truth, detections), 0.7)
 
 
 def pixel_iou(one, other):
@@ -82,8 +82,8 @@ def test_recall_and_merged_masks_against_counted_pixels():
             rows.append((image, 1, 0.5, np.logical_or.reduce(kept[:2])))
         rows += [(image, 1, generator.random(), drawn()) for _ in range(generator.integers(0, 4))]
         rows += [(image, 2, 0.3, np.roll(mask, 5, 1)) for mask in kept if generator.random() < 0.4]
-    truth, answers = truth_of(range(80), objects, void), answers_of(*rows)
-    found = diagnosed(truth, answers)
+    truth, detections = truth_of(range(80), objects, void), detections_of(*rows)
+    found = diagnosed(truth, detections)
 
     counted = {(group, size): [] for group in diagnose.GROUPS for size in diagnose.SIZES}
     missed, merged = 0, 0
@@ -114,18 +114,18 @@ def test_recall_and_merged_masks_against_counted_pixels():
     assert missed > 10 and merged > 3 and len(counted["not alone", "small"]) > 5
 
 
-def test_oracles_of_known_answers():
+def test_oracles_of_known_detections():
     """Class 1 has an exact mask under the wrong class, class 2 a mask of IoU 0.82 after it."""
     first, second = box(0, 20, 0, 20), box(50, 70, 50, 100)
     crowd, far = box(80, 100, 0, 200), box(0, 20, 100, 120)
     truth = truth_of([1, 2], [(1, 1, first, 0), (1, 2, second, 0), (1, 2, crowd, 1)])
-    answers = answers_of(
+    detections = detections_of(
         (1, 2, 0.9, first),
         (1, 2, 0.8, box(50, 70, 50, 91)),  # 41/50
         (1, 2, 0.7, box(80, 100, 10, 60)),  # on the crowd: ignored
         (2, 2, 0.6, far),  # an image without objects; behind the last hit
     )
-    found = diagnose.oracles(truth, answers, 100, 0.7)
+    found = diagnose.oracles(truth, detections, 100, 0.7)
     # Seven of the ten IoU thresholds are at most 0.82. A miss before the hit halves the precision.
     expected = {
         "best class only": (0.7 * 0.5 / 2, 0.5 / 2),
@@ -140,24 +140,24 @@ def test_oracles_of_known_answers():
 
 
 def test_a_duplicate_is_no_answer_of_an_oracle():
-    """By its IoU, that of the first object would come before the answer to the second. The third
+    """By its IoU, that of the first object would come before the detection to the second. The third
     object has the same mask and another class.
     """
     first, second = box(0, 20, 0, 20), box(50, 70, 50, 100)
     truth = truth_of([1], [(1, 1, first, 0), (1, 1, second, 0), (1, 2, first, 0)])
     rows = (1, 1, 0.9, first), (1, 1, 0.8, box(50, 70, 50, 91)), (1, 1, 0.5, box(0, 20, 0, 18))
-    answers = answers_of(*rows, (1, 2, 0.4, first))
-    found = diagnose.oracles(truth, answers, 100, 0.7)
+    detections = detections_of(*rows, (1, 2, 0.4, first))
+    found = diagnose.oracles(truth, detections, 100, 0.7)
     # Class 1: precision is 1 up to a recall of one half, 51 of the 101 that COCO looks at, and at
-    # the seven thresholds that the second answer reaches at every recall. Class 2 has 1.
+    # the seven thresholds that the second detection reaches at every recall. Class 2 has 1.
     for name in ("best class only", "right score"):
         assert found[name]["AP"] == pytest.approx((1 + (7 + 3 * 51 / 101) / 10) / 2), name
-    kept = diagnose.oracles(truth, answers, 100, 1.0)
+    kept = diagnose.oracles(truth, detections, 100, 1.0)
     assert kept["right score"]["AP"] < kept["best class only"]["AP"]
 
 
 @pytest.mark.parametrize("objects", [[], [(1, 1, box(0, 9, 0, 9), 0)]])
-def test_without_objects_or_answers(objects):
+def test_without_objects_or_detections(objects):
     found = diagnosed(truth_of([1, 2], objects), [])
     assert found["recall"]["all"]["all"]["recall50"] == (0 if objects else -1)
     assert found["missed"]["objects"] == len(objects)

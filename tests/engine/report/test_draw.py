@@ -54,7 +54,7 @@ def test_matched_objects_share_a_colour_and_others_do_not():
     assert inside[1].max() < 0.6 * inside[0].max()  # dashed shapes are fainter
 
 
-def test_answers_choose_in_the_order_of_their_scores():
+def test_detections_choose_in_the_order_of_their_scores():
     row = np.zeros((4, 1, 100), bool)
     row[0, 0, 0:60], row[1, 0, 20:80] = True, True  # objects
     row[2, 0, 13:73], row[3, 0, 36:96] = True, True  # predictions

@@ -54,13 +54,13 @@ def test_its_numbers_agree(toy_run, found):
     assert all(row["objects"] == row["found"] + row["missed"] + row["wrong_class"] for row in rows)
     assert all(0 <= row["score"] <= 1 for row in rows)
     shown = sum(found["shown"].values(), [])
-    assert sorted(shown) == sorted(map(int, found["answers"])) == [row["index"] for row in rows]
+    assert sorted(shown) == sorted(map(int, found["detections"])) == [row["index"] for row in rows]
     for row in rows:
-        answers = found["answers"][str(row["index"])]
-        assert len(answers) == row["found"] + row["wrong_class"] + row["extra"]
-        assert all(each["score"] > found["threshold"] for each in answers)
+        detections = found["detections"][str(row["index"])]
+        assert len(detections) == row["found"] + row["wrong_class"] + row["extra"]
+        assert all(each["score"] > found["threshold"] for each in detections)
         assert all(
-            rle.area([each["rle"]])[0] > 0 and each["class"] < len(names) for each in answers
+            rle.area([each["rle"]])[0] > 0 and each["class"] < len(names) for each in detections
         )
     assert found["diagnosis"]["oracles"]["as evaluated"]["AP"] == found["headline"]["mask"]["AP"]
 

@@ -102,8 +102,8 @@ def evidence_of(classes=(), **more):
 def named(called, right=1.0, number=30):
     """A confusion where class i is called `called[i]`, the rest is missed or right."""
     counts = np.zeros((5, 5), int)
-    for truth, answer in enumerate(called):
-        counts[truth, answer] += round(right * number)
+    for truth, detection in enumerate(called):
+        counts[truth, detection] += round(right * number)
         counts[truth, truth] += number - round(right * number)
         counts[truth, 4] += 10
     return counts

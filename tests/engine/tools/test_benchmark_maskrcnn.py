@@ -49,9 +49,9 @@ def test_perfect_answers_score_one(toy):
     found = []
     for index in range(len(val_set)):
         _, target = peer.view(*val_set.read(index), None, None)
-        answer = target | {"masks": target["masks"][:, None].float()}
-        answer["scores"] = torch.ones(len(target["labels"]))
-        found += peer.to_results(val_set, target["image_id"], answer)
+        output = target | {"masks": target["masks"][:, None].float()}
+        output["scores"] = torch.ones(len(target["labels"]))
+        found += peer.to_results(val_set, target["image_id"], output)
     assert score(val_set.ground_truth(), found).metrics["AP"] == pytest.approx(1)
 
 
