@@ -184,7 +184,7 @@ def test_wrong_files_are_named_in_a_sentence(exported, tmp_path):
         backends.load(tmp_path / "gone.onnx")
 
 
-def test_a_file_that_detections_differently_is_refused(
+def test_a_file_with_other_detections_is_refused(
     trained, toy_coco, tmp_path, monkeypatch, exported, capsys
 ):
     import onnx
@@ -197,7 +197,7 @@ def test_a_file_that_detections_differently_is_refused(
 
     each = graphs.FORMATS["onnx"]
     monkeypatch.setitem(graphs.FORMATS, "onnx", each._replace(write=write))
-    with pytest.raises(FailedRun, match="model.onnx in .*: the detections differ"):
+    with pytest.raises(FailedRun, match="model.onnx in .*: detections differ"):
         run_export(trained, toy_coco / "train", tmp_path / "x")
     out = tmp_path / "x"
     assert (out / "model.onnx.failed").exists() and not (out / "model.onnx").exists()
