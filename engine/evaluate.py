@@ -13,7 +13,7 @@ from data import rle
 from data.errors import InputError
 from engine import Command, backends, checkpoint, dist, files, options, skipped
 from engine.coco_ap import FIELDS, Scores, score
-from engine.commands import command, data_arguments, show_next
+from engine.commands import arguments, command, data_arguments, show_next
 from engine.datasets import open_split
 from engine.fit import too_many_objects
 from engine.inference import predictions
@@ -26,6 +26,7 @@ from engine.values import device_for
 from mobileinst import zoo
 
 DIAGNOSIS = "diagnose.json"  # beside the results
+SCORING = ("image_size", "tiles", "resize", "max_detections", "duplicate_iou")  # change scores
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -116,7 +117,7 @@ def score_checkpoint(
     words = data_arguments(vars(opts))
     with dist.synced_errors(InputError):
         files.require_free(opts.out, opts.overwrite)
-        if opts.diagnose and opts.out and opts.out.suffix:
+        if opts.diagnose and opts.out and opts.out.suffix and not opts.out.is_dir():
             files.require_free(opts.out.with_name(DIAGNOSIS), opts.overwrite)
         device = device_for(opts.device)
         loaded = backends.load(opts.checkpoint, builder, opts.image_size, opts.tiles)
@@ -195,7 +196,10 @@ def score_checkpoint(
         info(f"diagnosis: {out.with_name(DIAGNOSIS)}")
     skipped.report_skipped(dataset.bad, out)
     words = ["--checkpoint", path, *words, *(["--split", opts.split] * (opts.split != "val"))]
-    why = {"why objects are missed": command("test", *words, "--diagnose")}
+    defaults = vars(parse([]))
+    chosen = {name: vars(opts)[name] for name in SCORING if vars(opts)[name] != defaults[name]}
+    again = command("test", *words, *arguments(**chosen), "--diagnose")
+    why = {"why objects are missed": again}
     show_next(
         ({} if opts.diagnose else why)
         | {

@@ -24,13 +24,13 @@ def exit_status(failures: dict[int, ProcessFailure]) -> tuple[int, str]:
     if code in REPORTED_CODES:
         return code, ""
     if code == dist.EXIT_RANK_LOST:
-        return code, f"error: a rank on another machine failed first, see its output; {RESUME}"
+        return code, "error: a rank on another machine failed first, see its output"
     if code > 0:
-        return code, f"error: rank {rank} failed, see above (exit code {code}); {RESUME}"
+        return code, f"error: rank {rank} failed, see above (exit code {code})"
     why = failures[rank].signal_name()
     if why == "SIGKILL":
         why += ", as the system does when memory runs out"
-    return 128 - code, f"error: rank {rank} was killed ({why}); {RESUME}"
+    return 128 - code, f"error: rank {rank} was killed ({why})"
 
 
 def main(argv: list[str]) -> int:
@@ -43,6 +43,8 @@ def main(argv: list[str]) -> int:
         code, sentence = 128 + error.sigval, ""
     else:
         return 0
+    if sentence and "engine.train" in argv:
+        sentence += f"; {RESUME}"
     if sentence:
         print(sentence, file=sys.stderr)
     return code

@@ -110,7 +110,7 @@ class TrainOptions:
     seed: int = option(0, values.integer, "fixes every random number")
 
     image_size: int = option(
-        320, positive, "short side of the images in pixels", "input and augmentation")
+        320, values.image_side, "short side of the images in pixels", "input and augmentation")
     canvas: list[tuple[int, int]] | None = option(
         None, values.canvas, "HEIGHTxWIDTH of training batches, one drawn per step from those that "
         "its images fill well; follows from --image-size if not given", nargs="+")

@@ -96,9 +96,9 @@ class Output:
 
     def copy(self, name: str, path: Path, image: Image.Image | None = None) -> None:
         """Copies the image into every set; pages become images of their own."""
-        name, _, page = name.partition(inputs.PAGE)
-        if page:
-            name = f"{name.rpartition('.')[0]}_page{page}.png"
+        stem, _, page = name.rpartition(inputs.PAGE)
+        if page.isdecimal():  # else it is the name of a file
+            name = f"{stem.rpartition('.')[0]}_page{page}.png"
             image = image or next(read_pages(path, [int(page) - 1]))
         # Names on a disk need not be UTF-8.
         name = unique_stem(name.encode("utf-8", "replace").decode("utf-8"), self._stems)

@@ -18,7 +18,7 @@ from engine import backends, checkpoint, files, inputs, options, output, shards,
 from engine.commands import arguments, command, show_next
 from engine.log import info, progress
 from engine.report import draw
-from engine.values import device_for, some_of
+from engine.values import device_for, fraction, some_of
 from mobileinst import zoo
 from mobileinst.deploy import fold_batchnorms
 
@@ -41,7 +41,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--pages", choices=("first", "all"), default="first", help=pages)
     parser.add_argument("--checkpoint", type=Path, help=options.CHECKPOINT)
     least = "least score of a detection; the one with the best F1 on val if not given"
-    parser.add_argument("--threshold", type=float, help=least)
+    parser.add_argument("--threshold", type=fraction, help=least)
     options.add_tiles(parser)
     parser.add_argument(
         "--save", type=some_of(output.NAMES), default=",".join(output.DEFAULT),

@@ -77,7 +77,8 @@ def find(
     for place, image in enumerate(images):
         own = [view for view, (of, _) in enumerate(views) if of == place]
         boxes = [views[view][1] for view in own]
-        merged.append(merge([found[view] for view in own], boxes, (image.height, image.width)))
+        size, most = (image.height, image.width), postprocess.max_detections
+        merged.append(merge([found[view] for view in own], boxes, size, most))
     return merged
 
 
@@ -115,9 +116,9 @@ def spans(side: int, number: int) -> list[tuple[int, int]]:
     return [(start, start + length) for start in starts]
 
 
-def merge(results: list[dict], boxes: list[Box], size: tuple[int, int]) -> dict:
-    """Results of views of an image of this size (height, width) -> one result, best first. Joined
-    detections have the best of their scores.
+def merge(results: list[dict], boxes: list[Box], size: tuple[int, int], most: int) -> dict:
+    """Results of views of an image of this size (height, width) -> one result, the best `most`
+    detections first. Joined ones have the best of their scores.
     """
     labels, scores, best = (
         torch.cat([result[key].cpu() for result in results]).numpy()
@@ -129,7 +130,7 @@ def merge(results: list[dict], boxes: list[Box], size: tuple[int, int]) -> dict:
     ]
     groups = grouped(masks, labels, scores, best, views, boxes)
     first = np.array([max(group, key=lambda place: scores[place]) for group in groups], int)
-    order = np.argsort(-scores[first], kind="stable")
+    order = np.argsort(-scores[first], kind="stable")[:most]
     first, groups = first[order], [[masks[place] for place in groups[group]] for group in order]
     merged = [rle.union(group) if len(group) > 1 else group[0] for group in groups]
     return {

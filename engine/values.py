@@ -33,6 +33,7 @@ def number(kind: type, holds: Callable[[float], bool], wanted: str) -> Callable[
 integer = number(int, lambda value: True, "a whole number")
 positive = number(int, lambda value: value > 0, "a whole number above zero")
 whole = number(int, lambda value: value >= 0, "a whole number, zero or above")
+image_side = number(int, lambda value: 0 < value <= 16384, "a whole number from 1 to 16384")
 positive_real = number(float, lambda value: value > 0, "a number above zero")
 real = number(float, lambda value: value >= 0, "a number, zero or above")
 fraction = number(float, lambda value: 0 <= value <= 1, "a number from 0 to 1")

@@ -91,7 +91,12 @@ def main(path):
 
     folder = Path(__file__).resolve().parent
     meta = json.loads((folder / "model.json").read_text(encoding="utf-8"))
-    image = ImageOps.exif_transpose(Image.open(path)).convert("RGB")
+    image = ImageOps.exif_transpose(Image.open(path))
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):  # convert would clip at 255
+        values = np.asarray(image, np.float64)
+        values = (values - values.min()) * (255 / max(np.ptp(values), 1e-12))
+        image = Image.fromarray(values.round().astype(np.uint8))
+    image = image.convert("RGB")
     session = onnxruntime.InferenceSession(
         str(folder / "model.onnx"), providers=["CPUExecutionProvider"]
     )

@@ -212,14 +212,17 @@ def evaluation_parts(opts: argparse.Namespace) -> dict[str, float]:
     model.register_forward_pre_hook(lambda *_: seconds.subtract({"forward": clock()}))
     model.register_forward_hook(lambda *_: seconds.update({"forward": clock()}))
 
-    def timed_postprocess(*args: object, **keywords: object) -> list[dict]:
-        start = clock()
-        results = postprocess(*args, **keywords)
-        seconds["post-processing"] += clock() - start
-        return results
+    of_image = postprocess.of_image
 
+    def timed_of_image(*args: object) -> dict:
+        start = clock()
+        result = of_image(*args)
+        seconds["post-processing"] += clock() - start
+        return result
+
+    postprocess.of_image = timed_of_image
     settings = {"preset": preset, "workers": 0, "device": torch.device("cpu")}
-    found = predictions(model, timed_postprocess, dataset, **settings)
+    found = predictions(model, postprocess, dataset, **settings)
     ground_truth = dataset.ground_truth()
     start = clock()
     score(ground_truth, found, max_dets=postprocess.max_detections)

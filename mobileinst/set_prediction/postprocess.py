@@ -33,8 +33,9 @@ class Resize(NamedTuple):
 
     Args:
         matrix: [cells,pixels].
-        pixels: spans [cells,2] of the pixels that each cell touches; those of the padding lie
-            behind the last one.
+        pixels: first and end of the pixels [cells,2] that each cell touches. A cell without any, as
+            those of the padding and of images that were enlarged, has the first of the cells after
+            it and the end of those before it.
         cells: spans [pixels,2] of the cells that each pixel is a mean of, as lists.
     """
 
@@ -49,7 +50,9 @@ class Resize(NamedTuple):
         wide = F.interpolate(wide[..., :size], orig_size, mode="linear", align_corners=False)
         [matrix] = wide
         pixels = spans(matrix != 0)
-        pixels[pixels[:, 1] == 0] = orig_size
+        first, end = pixels.unbind(1)
+        first = first.masked_fill(end == 0, orig_size).flip(0).cummin(0).values.flip(0)
+        pixels = torch.stack([first, end.cummax(0).values], 1)
         return Resize(matrix, pixels, spans(matrix.T != 0).tolist())
 
     def reach(self, cells: Tensor) -> Tensor:
@@ -231,7 +234,7 @@ class Postprocess:
             in_column = logits.new_full((len(logits), width), cut)
             factors = logits.new_ones(len(logits))
             for index, (top, bottom, left, right) in enumerate(limits[begin : begin + chunk]):
-                if top == bottom or left == right:
+                if top >= bottom or left >= right:
                     continue
                 first, last = along.cells[left][0], along.cells[right - 1][1]
                 wide = logits[index, :, first:last] @ columns[first:last, left:right]

@@ -57,7 +57,7 @@ def test_the_first_failure_is_reported_and_not_its_consequences():
     for code in (2, 3, 130, 143):
         assert launch.exit_status({0: failure(code)}) == (code, "")
     code, said = launch.exit_status({3: failure(1)})
-    assert code == 1 and "rank 3 failed, see above" in said and "--resume" in said
+    assert code == 1 and "rank 3 failed, see above" in said
     code, said = launch.exit_status({0: failure(dist.EXIT_RANK_LOST)})
     assert code == dist.EXIT_RANK_LOST and "on another machine" in said
 

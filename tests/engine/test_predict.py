@@ -162,6 +162,19 @@ def test_the_first_page_or_all_of_them(run_predict, toy_coco, tmp_path):
     assert found[3] == found[6] == []  # scene 6 has no object
 
 
+def test_a_name_that_looks_like_a_page(run_predict, toy_coco, tmp_path):
+    name = "a #page=2.png"
+    shutil.copy(toy_coco / "train" / "0.png", tmp_path / name)
+    out, _, code = run_predict(tmp_path / name, "--save", "labelme")
+    assert code == 0 and next(out.rglob("*.png")).name == name
+
+
+@pytest.mark.parametrize("threshold", ["nan", "2", "-1"])
+def test_thresholds_are_fractions(run_predict, toy_coco, threshold):
+    with pytest.raises(InputError, match="a number from 0 to 1"):
+        run_predict.raises(toy_coco / "train", "--threshold", threshold)
+
+
 def test_a_bad_page_is_listed_and_the_ones_before_are_kept(run_predict, toy_coco, tmp_path):
     noise = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), np.uint8)
     pages = [Image.fromarray(each) for each in noise]

@@ -82,7 +82,7 @@ def test_whole_and_cut_detections_become_each_object_once():
     objects.append((bar(200, 212, 5, 395), 0, 0.9))
     objects.append((bar(196, 216, 100, 300), 1, 0.4))  # of another class, over it
     windows = views_of(*SIZE, 3)[1:]
-    found = merge(seen(objects, windows), windows, SIZE)
+    found = merge(seen(objects, windows), windows, SIZE, 100)
     wanted = sorted(objects, key=lambda one: -one[2])
     assert found["scores"].tolist() == pytest.approx([score for *_, score in wanted])
     assert found["labels"].tolist() == [label for _, label, _ in wanted]
@@ -98,7 +98,7 @@ def test_a_cut_answer_goes_where_a_whole_one_covers_it():
     large = disc(150, 200, 110)  # larger than the overlap: whole in the whole image alone
     for score, count in ((0.5, 1), (0.2, 2)):
         results = seen([(large, 0, score)], boxes[:1]) + seen([(large, 0, 0.9)], boxes[1:])
-        found = merge(results, boxes, SIZE)
+        found = merge(results, boxes, SIZE, 100)
         assert len(found["masks"]) == count and all((each == large).all() for each in dense(found))
 
 
@@ -108,24 +108,27 @@ def test_a_large_part_that_nothing_completes_goes():
     for radius, count in ((110, 0), (12, 1)):
         edge = disc(60, boxes[1][2], radius)  # on an edge of the first window
         results = nothing + seen([(edge, 0, 0.9)], boxes[1:2]) + seen([], boxes[2:])
-        assert len(merge(results, boxes, SIZE)["masks"]) == count
+        assert len(merge(results, boxes, SIZE, 100)["masks"]) == count
 
 
 def test_a_coarse_mask_around_a_fine_one_is_the_same_object():
     boxes = views_of(*SIZE, 2)
     coarse, fine = disc(60, 60, 20), disc(60, 60, 12)  # IoU .36
     results = seen([(coarse, 0, 0.5)], boxes[:1]) + seen([(fine, 0, 0.6)], boxes[1:])
-    assert (dense(merge(results, boxes, SIZE)) == fine).all()
+    assert (dense(merge(results, boxes, SIZE, 100)) == fine).all()
     part = disc(60, 60, 8)  # of another object, or of a group
     results = seen([(coarse, 0, 0.5)], boxes[:1]) + seen([(part, 0, 0.6)], boxes[1:])
-    assert len(merge(results, boxes, SIZE)["masks"]) == 2
+    found = merge(results, boxes, SIZE, 100)
+    assert len(found["masks"]) == 2
+    best = merge(results, boxes, SIZE, 1)
+    assert best["masks"] == found["masks"][:1] and best["scores"].tolist() == [pytest.approx(0.6)]
 
 
 def test_detections_of_one_view_or_of_two_classes_stay_apart():
     boxes = views_of(*SIZE, 2)
     mask, near = disc(60, 60, 20), disc(60, 62, 20)
     twice = seen([(mask, 0, 0.9), (near, 0, 0.8), (mask, 1, 0.7)], boxes)
-    found = merge(twice, boxes, SIZE)
+    found = merge(twice, boxes, SIZE, 100)
     assert found["scores"].tolist() == pytest.approx([0.9, 0.8, 0.7])
     assert found["labels"].tolist() == [0, 0, 1]
 
@@ -134,7 +137,7 @@ def test_what_is_shown_does_not_depend_on_the_rest():
     boxes = views_of(*SIZE, 2)
     shown = seen([(disc(60, 60, 20), 0, 0.5)], boxes[:1])
     hidden = seen([(disc(60, 60, 20), 0, 0.9), (disc(200, 300, 30), 0, 0.8)], boxes[1:], best=False)
-    found = merge(shown + hidden, boxes, SIZE)
+    found = merge(shown + hidden, boxes, SIZE, 100)
     scores, best = found["scores"].tolist(), found["best"].tolist()
     assert scores == pytest.approx([0.8, 0.5]) and best == [False, True]
 

@@ -66,6 +66,21 @@ def test_masks_of_single_cells_and_in_the_padding_are_those_of_whole_images(size
     assert torch.equal(result["boxes"], boxes_from_masks(result["masks"]))
 
 
+@pytest.mark.parametrize("orig_size", [(1, 1), (3, 4), (4, 5), (7, 6), (2, 11)])
+def test_masks_of_images_that_were_enlarged(orig_size):
+    """In the middle of the grid there are cells that touch no pixel."""
+    corners = torch.cartesian_prod(*map(torch.arange, (8, 12)))  # of rectangles: [96,2]
+    y, x = torch.arange(8)[:, None], torch.arange(12)
+    masks = [(y >= top) & (x >= left) & (y < top + 4) & (x < left + 5) for top, left in corners]
+    logits = torch.stack(masks)[None] * 8.0 - 4
+    sizes = ((64, 96), (64, 90), orig_size)
+    outputs = make_outputs(queries=96) | {"mask_logits": logits}
+    [result] = Postprocess(rank_by_objectness, 0.5, 1000, duplicate_iou=1.0)(outputs, [sizes])
+    whole = upsample_masks(logits[0], *sizes) > 0
+    assert set(result["query_idx"].tolist()) == {i for i, mask in enumerate(whole) if mask.any()}
+    assert torch.equal(result["masks"], whole[result["query_idx"]])
+
+
 def test_score_is_the_root_of_class_and_objectness_times_mask_quality():
     outputs = make_outputs()
     outputs["mask_logits"] = torch.full((1, 6, 8, 12), 2.0)
