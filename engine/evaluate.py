@@ -119,7 +119,7 @@ def score_checkpoint(
         files.require_free(opts.out, opts.overwrite)
         if opts.diagnose and opts.out and opts.out.suffix and not opts.out.is_dir():
             files.require_free(opts.out.with_name(DIAGNOSIS), opts.overwrite)
-        device = device_for(opts.device)
+        device = dist.device_for(device_for(opts.device))
         loaded = backends.load(opts.checkpoint, builder, opts.image_size, opts.tiles)
         path, content, model, criterion, postprocess, preset = loaded
         trained = (path, content) if criterion else None  # exported files name no data

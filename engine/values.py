@@ -159,12 +159,10 @@ def default_workers(wanted: int = 2) -> int:
 
 
 def device_for(name: str | None) -> torch.device:
-    """The device asked for, or the best one, of several that of this rank; raises InputError if it
-    is not on this machine.
-    """
+    """The device asked for, or the best one; raises InputError if it is not on this machine."""
     found = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
     found += ["mps:0", "cpu:0"] if torch.backends.mps.is_available() else ["cpu:0"]
     name = name or found[0].partition(":")[0]
     if (name if ":" in name else f"{name}:0") not in found:
         raise InputError(f"--device {name}: not on this machine; there is {', '.join(found)}")
-    return dist.device_of_rank(torch.device(name))
+    return torch.device(name)
