@@ -96,8 +96,9 @@ class Output:
 
     def copy(self, name: str, path: Path, image: Image.Image | None = None) -> None:
         """Copies the image into every set; pages become images of their own."""
-        stem, _, page = name.rpartition(inputs.PAGE)
-        if page.isdecimal():  # else it is the name of a file
+        stem, mark, page = name.rpartition(inputs.PAGE)
+        is_page = bool(mark) and page.isdecimal()  # a file may have a name with the mark, too
+        if is_page:
             name = f"{stem.rpartition('.')[0]}_page{page}.png"
             image = image or next(read_pages(path, [int(page) - 1]))
         # Names on a disk need not be UTF-8.
@@ -105,7 +106,7 @@ class Output:
         self.copies.append(name)
         for each in self.sets:
             target = with_parent(self.folder / each / WRITERS[each].image_path(SPLIT, name))
-            if page:
+            if is_page:
                 image.save(target)
             else:
                 shutil.copyfile(path, target)

@@ -15,7 +15,7 @@ from engine.datasets import open_split
 from engine.inference import predictions
 from engine.log import info
 from engine.report import draw
-from engine.values import device_for
+from engine.values import device_for, fraction
 from mobileinst import zoo
 
 
@@ -27,7 +27,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add("--count", type=positive, default=8, help="number of images, spread evenly")
     add("--columns", type=positive, default=4, help="images beside each other")
     least = "least score that is drawn; the one with the best F1 on val if not given"
-    add("--threshold", type=float, help=least)
+    add("--threshold", type=fraction, help=least)
     options.add_colour_by(parser)
     options.add_image_size(parser)
     options.add_tiles(parser)

@@ -147,8 +147,9 @@ def make(
 
 
 def load(folder: Path) -> dict:
-    """The evidence of a run folder; empty where there is none."""
-    return files.read_json(folder / NAME) or {}
+    """The evidence of a run folder; empty where there is none, or that of another version."""
+    found = files.read_json(folder / NAME) or {}
+    return found if "detections" in found else {}
 
 
 def per_image(dataset: CocoDataset, matches: dict[int, Matches]) -> list[dict]:

@@ -26,12 +26,12 @@ def forward(model, size: int) -> Callable[[], int]:
     return run
 
 
-def predict(model, size: int, image: str, answers: int) -> Callable[[], int]:
-    """A file -> its best answers, with masks at the size of the image."""
+def predict(model, size: int, image: str, detections: int) -> Callable[[], int]:
+    """A file -> its best detections, with masks at the size of the image."""
 
     def run() -> int:
         (result,) = model.predict(
-            image, imgsz=size, conf=1e-9, max_det=answers, retina_masks=True, verbose=False
+            image, imgsz=size, conf=1e-9, max_det=detections, retina_masks=True, verbose=False
         )
         return len(result.masks.data.numpy())
 

@@ -1,4 +1,4 @@
-"""engine/export.py: files that detection as the checkpoint, and their use in place of one."""
+"""engine/export.py: files that find what the checkpoint finds, and their use in place of one."""
 
 import csv
 import json

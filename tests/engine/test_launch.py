@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 from torch.distributed.elastic.multiprocessing import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
 from data.errors import InputError
 from engine import dist, launch
@@ -70,3 +71,17 @@ def test_a_stopped_job_ends_with_the_code_of_the_signal(monkeypatch):
     monkeypatch.setattr(launch.torchrun, "run", stopped)
     argv = "--standalone --nproc-per-node 2 -m engine.train --resume".split()
     assert launch.main(argv) == 143
+
+
+@pytest.mark.parametrize("module, resumed", [("engine.train", True), ("engine.evaluate", False)])
+def test_a_failed_training_can_be_resumed(monkeypatch, capsys, module, resumed):
+    error = ChildFailedError.__new__(ChildFailedError)  # its own start wants more of a failure
+    error.failures = {0: failure(1)}
+
+    def failed(options):
+        raise error
+
+    monkeypatch.setattr(launch.torchrun, "run", failed)
+    assert launch.main(["--standalone", "-m", module]) == 1
+    said = capsys.readouterr().err
+    assert "rank 0 failed" in said and ("--resume" in said) == resumed

@@ -166,7 +166,9 @@ def test_a_name_that_looks_like_a_page(run_predict, toy_coco, tmp_path):
     name = "a #page=2.png"
     shutil.copy(toy_coco / "train" / "0.png", tmp_path / name)
     out, _, code = run_predict(tmp_path / name, "--save", "labelme")
-    assert code == 0 and next(out.rglob("*.png")).name == name
+    [copied] = out.rglob("*.png")
+    assert code == 0 and copied.name == name
+    assert copied.read_bytes() == (tmp_path / name).read_bytes()
 
 
 @pytest.mark.parametrize("threshold", ["nan", "2", "-1"])

@@ -1,4 +1,4 @@
-"""Models made ready for use detection as the trained ones."""
+"""Models made ready for use find what the trained ones find."""
 
 import copy
 
