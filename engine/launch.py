@@ -43,7 +43,7 @@ def main(argv: list[str]) -> int:
         code, sentence = 128 + error.sigval, ""
     else:
         return 0
-    if sentence and "engine.train" in argv:
+    if sentence and "engine.evaluate" not in argv:  # a training, maybe of a script of the user
         sentence += f"; {RESUME}"
     if sentence:
         print(sentence, file=sys.stderr)
