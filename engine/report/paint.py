@@ -180,8 +180,9 @@ class Painting:
         left, top = (max(math.ceil(s * f), 0) for s, f in zip(start, (x, y)))
         right = min(math.floor((start[0] + pixels.width) * x), self.fine_size[0])
         bottom = min(math.floor((start[1] + pixels.height) * y), self.fine_size[1])
-        edges = np.array([left / x, top / y, right / x, bottom / y]) - 2 * start
-        box = edges.clip(0, 2 * pixels.size)  # rounding may have put one beside the pixels
+        edges = np.array([left / x, top / y, right / x, bottom / y]) - (*start, *start)
+        # Rounding may have put one beside the pixels.
+        box = edges.clip(0, (*pixels.size, *pixels.size))
         size = right - left, bottom - top
         covered = np.asarray(pixels.resize(size, Image.Resampling.BILINEAR, box=tuple(box)))
         inside = covered >= 128
