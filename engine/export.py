@@ -92,7 +92,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
         parser.error(f"--out {opts.out}: name a folder; the files in it have fixed names")
     for name in ("fp16", "int8", "web"):
         if getattr(opts, name) and "onnx" not in opts.format:
-            parser.error(f"--{name} is made from model.onnx: add onnx to --format")
+            parser.error(f"--{name} is a form of onnx: add it to --format")
     return opts
 
 

@@ -3,6 +3,7 @@
 import io
 import logging
 import re
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
@@ -17,6 +18,7 @@ from torch.fx.passes.infra.pass_base import PassResult
 from data.errors import InputError
 from engine import quantise
 from mobileinst.deploy import Deployed, FromBytes
+from mobileinst.layers.winograd import with_winograd
 
 
 class Limits(NamedTuple):
@@ -43,11 +45,18 @@ class Format(NamedTuple):
 
 
 def write_onnx(model: Deployed, path: Path) -> None:
-    """ONNX: input `image` uint8 [1,H,W,3], outputs `scores` and `masks`."""
+    """ONNX: input `image` uint8 [1,H,W,3], outputs `scores` and `masks`.
+
+    ONNX Runtime convolves directly on a CPU, so wide convolutions become Winograd's here.
+    """
+    save_onnx(with_winograd(FromBytes(model)), model.size, path)
+
+
+def save_onnx(module: nn.Module, size: tuple[int, int], path: Path) -> None:
+    """Writes a model of bytes [1,H,W,3] as an ONNX file."""
     import onnx
 
-    pixels = torch.zeros(1, *model.size, 3, dtype=torch.uint8)
-    program = traced(FromBytes(model), pixels)
+    program = traced(module, torch.zeros(1, *size, 3, dtype=torch.uint8))
     with quiet():
         names = {"input_names": ["image"], "output_names": ["scores", "masks"]}
         torch.onnx.export(program, dynamo=True, verbose=False, **names).save(path)
@@ -59,9 +68,21 @@ def write_onnx(model: Deployed, path: Path) -> None:
     onnx.save(content, path)
 
 
-def write_float16(_: Deployed, path: Path) -> None:
-    """float16, from the model.onnx in the same folder."""
-    quantise.to_float16(path.with_name("model.onnx"), path)
+@contextmanager
+def plain_onnx(model: Deployed) -> Iterator[Path]:
+    """A temporary ONNX file with convolutions as they are, to be made smaller: the numbers of
+    Winograd's are too large for float16 and int8, and the runtimes of GPUs have a way of their own.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "plain.onnx")
+        save_onnx(FromBytes(model), model.size, path)
+        yield path
+
+
+def write_float16(model: Deployed, path: Path) -> None:
+    """The ONNX file in float16."""
+    with plain_onnx(model) as source:
+        quantise.to_float16(source, path)
 
 
 def write_pte(model: Deployed, path: Path) -> None:
@@ -106,10 +127,11 @@ INT8_LIMITS = Limits(0.15, 0.9, median_iou=0.95, missing=0.02, ap=0.01)
 
 
 def int8(images: Callable[[], Sequence[np.ndarray]], threshold: float) -> Format:
-    """int8 with ranges from `images`, for which there must be model.onnx in the same folder."""
+    """The ONNX file in int8, with ranges from `images`."""
 
-    def write(_: Deployed, path: Path) -> None:
-        quantise.to_int8(path.with_name("model.onnx"), path, images(), threshold)
+    def write(model: Deployed, path: Path) -> None:
+        with plain_onnx(model) as source:
+            quantise.to_int8(source, path, images(), threshold)
 
     return Format("model.int8.onnx", ONNX, write, INT8_LIMITS, BYTES)
 

@@ -35,6 +35,7 @@ from engine.tools.benchmark import (
     timed,
 )
 from mobileinst.deploy import deploy, fold_batchnorms
+from mobileinst.layers.winograd import with_winograd
 
 PEER = Path(__file__).with_name("ultralytics_peer.py")
 TINY = "mobileinst_topformer_tiny"
@@ -141,8 +142,8 @@ def session(path: Path, size: int) -> Run:
 
 
 def to_onnx(module: nn.Module, size: int, path: Path) -> Path:
-    """Writes an ONNX file whose input is float32, as the peer's is."""
-    program = graphs.traced(module.eval(), torch.rand(1, 3, size, size))
+    """Writes an ONNX file as exported, but with float32 as input, as the peer's is."""
+    program = graphs.traced(with_winograd(module.eval()), torch.rand(1, 3, size, size))
     with graphs.quiet():
         torch.onnx.export(program, dynamo=True, verbose=False, input_names=["image"]).save(path)
     return path

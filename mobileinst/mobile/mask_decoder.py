@@ -100,10 +100,9 @@ class CoordinateConv(ConvBN):
 
     def forward(self, x: Tensor) -> Tensor:
         weight, weight_of_places = self.c.weight.split((x.shape[1], 2), 1)
-        padding = self.c.padding
         places = coordinate_maps(*x.shape[-2:], device=x.device).to(x.dtype)
-        places = F.conv2d(places, weight_of_places, padding=padding)  # [1,C,h,w]
-        return self.bn(F.conv2d(x, weight, self.c.bias, padding=padding) + places)
+        places = F.conv2d(places, weight_of_places, padding=self.c.padding)  # [1,C,h,w]
+        return self.bn(self.c._conv_forward(x, weight, self.c.bias) + places)
 
 
 class FinePixels(nn.Module):
