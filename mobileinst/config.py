@@ -18,8 +18,9 @@ def within(least: float, most: float, default: Any) -> Any:
 class Config:
     """The keywords that a model is built from, as plain values.
 
-    drop_path: of the backbone. frozen_norms, frozen_stride: BatchNorms of a pretrained backbone,
-    and its layers up to this stride (0: none), stay as loaded.
+    drop_path: of the backbone. frozen_norms, frozen_depthwise, frozen_stride: BatchNorms of a
+    pretrained backbone, its depth-wise filters, and its layers up to this stride (0: none), stay as
+    loaded.
     mask_threshold, max_detections: of post-processing.
 
     Raises:
@@ -32,6 +33,7 @@ class Config:
     num_classes: int = within(1, 100_000, 80)
     drop_path: float = within(0, 0.99, 0.1)
     frozen_norms: bool = False
+    frozen_depthwise: bool = False
     frozen_stride: int = 0
     mask_threshold: float = within(1e-6, 1 - 1e-6, 0.5)  # the logits of 0 and 1 are infinite
     max_detections: int = within(1, 100_000, 100)

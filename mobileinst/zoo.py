@@ -11,7 +11,7 @@ from torch import nn
 from mobileinst import weights
 from mobileinst.backbones import efficientnet_lite, mobilenet_v2, resnet, seaformer, swin, topformer
 from mobileinst.config import Config, did_you_mean
-from mobileinst.layers.freeze import freeze_layers, freeze_norms
+from mobileinst.layers.freeze import freeze_depthwise, freeze_layers, freeze_norms
 from mobileinst.layers.init import draw_parameters
 from mobileinst.mask2former.model import Mask2FormerConfig, build_mask2former, mask2former_training
 from mobileinst.mask2former.published import hub_config
@@ -209,6 +209,8 @@ def build_from_config(config: Config, *, seed: int = 0, **parts: nn.Module) -> B
         backbone = build_backbone(config.backbone, **config.backbone_keywords())
     if config.frozen_norms:
         freeze_norms(backbone)
+    if config.frozen_depthwise:
+        freeze_depthwise(backbone)
     if config.frozen_stride:
         freeze_layers(backbone, config.frozen_stride)
     model = system.build(config, backbone, **parts)

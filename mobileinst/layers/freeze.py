@@ -31,6 +31,15 @@ def freeze_norms(module: nn.Module, layers: Iterable[nn.Module] | None = None) -
                 parent.add_module(name, FrozenBatchNorm2d(child))
 
 
+def freeze_depthwise(module: nn.Module) -> None:
+    """Freezes the filters of depth-wise convolutions. Our choice: with EfficientNet-Lite0 they are a
+    twentieth of the parameters and their gradient a fifth of the time of a step on a CPU.
+    """
+    for conv in module.modules():
+        if isinstance(conv, nn.Conv2d) and conv.groups == conv.in_channels > 1:
+            conv.weight.requires_grad_(False)
+
+
 def freeze_layers(backbone: nn.Module, stride: int) -> None:
     """Freezes all layers at `stride` or finer: no gradient is computed for them."""
     freeze_norms(backbone, backbone.layers_until(stride))
