@@ -42,6 +42,7 @@ from engine.visualize import prediction_grid, title_of
 from mobileinst import weights, zoo
 from mobileinst.set_prediction.postprocess import Postprocess
 
+FROZEN = "frozen_norms", "frozen_depthwise", "frozen_stride"  # keep what weights brought
 AMP = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -170,8 +171,8 @@ def build(
         if file:
             keywords = {"config": asdict(config), "allow_partial": opts.allow_partial}
             report = weights.load(model, file, classes=classes, **keywords)
-    frozen = "frozen_norms" if config.frozen_norms else "frozen_stride"
-    if getattr(config, frozen) and not opts.resume and not (report and report.whole):
+    frozen = next((name for name in FROZEN if getattr(config, name)), None)
+    if frozen and not opts.resume and not (report and report.whole):
         in_recipe = opts.origins.get(f"set.{frozen}") == "recipe"
         where = f"--recipe {opts.recipe}, {frozen}" if in_recipe else f"--set {frozen}"
         raise InputError(

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
-from mobileinst.layers.conv import SameConv2d, max_pool_ceil
+from mobileinst.layers.conv import SameConv2d, conv_norm, max_pool_ceil
 
 # (kernel, repeats, expansion, channels, stride) of each stage of Lite0.
 STAGES = (
@@ -82,13 +82,13 @@ class EfficientNetLite(nn.Module):
         return layers + (self.last_map_layers if stride >= self.strides[-1] else [])
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        x = nn.functional.relu6(self.bn0(self.conv_stem(images)))  # [B,32,H/2,W/2]
+        x = nn.functional.relu6(conv_norm(self.conv_stem, self.bn0, images))  # [B,32,H/2,W/2]
         maps, taps = [], {self.ends[tap] for tap in TAPS}
         for number, block in enumerate(self.blocks, 1):
             x = block(x)  # [B,C_i,H/s_i,W/s_i]
             if number in taps:
                 maps.append(x)
-        x = nn.functional.relu6(self.bn1(self.conv_head(x)))  # [B,1280,H/32,W/32]
+        x = nn.functional.relu6(conv_norm(self.conv_head, self.bn1, x))  # [B,1280,H/32,W/32]
         return [*maps, max_pool_ceil(x, 2)]  # /4, /8, /16, /32 and /64
 
 
@@ -112,9 +112,9 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = x
         if self.expands:
-            y = nn.functional.relu6(self.bn0(self.expand_conv(y)))  # [B,C·expansion,h,w]
-        y = nn.functional.relu6(self.bn1(self.depthwise_conv(y)))  # [B,C·expansion,h/s,w/s]
-        y = self.bn2(self.project_conv(y))  # [B,C',h/s,w/s]
+            y = nn.functional.relu6(conv_norm(self.expand_conv, self.bn0, y))  # [B,C·expansion,h,w]
+        y = conv_norm(self.depthwise_conv, self.bn1, y)  # [B,C·expansion,h/s,w/s]
+        y = conv_norm(self.project_conv, self.bn2, nn.functional.relu6(y))  # [B,C',h/s,w/s]
         return x + self.drop_path(y) if self.residual else y
 
 

@@ -134,7 +134,7 @@ TRAINING = [
     ("coco", None, "--resume",
      "runs/mobileinst_topformer_tiny-NNN: no last.pt|without --resume"),
     *(("coco", None, f"--set {frozen}", "at random values forever|--pretrained")
-      for frozen in ("frozen_norms=true", "frozen_stride=4")),
+      for frozen in ("frozen_norms=true", "frozen_depthwise=true", "frozen_stride=4")),
     ("coco", None, "--recipe small-pretrained",
      "--recipe small-pretrained, frozen_norms: |random values forever|--pretrained"),
     ("coco", None, f"{LARGE} depths=2,2,2,2,2 backbone_heads=1,2,4,8",

@@ -6,7 +6,7 @@ from torch import nn
 from torchvision.ops import StochasticDepth
 
 from mobileinst import zoo
-from mobileinst.layers.freeze import FrozenBatchNorm2d, freeze_layers
+from mobileinst.layers.freeze import FrozenBatchNorm2d, freeze_depthwise, freeze_layers
 
 SWIN = {"embed_dim": 32, "depths": (1, 1, 2, 1), "num_heads": (1, 2, 4, 8)}
 
@@ -61,3 +61,12 @@ def test_frozen_layers_are_those_that_make_the_maps_up_to_a_stride(name):
     first, second = frozen.train()(images), frozen(images)
     assert all(map(torch.equal, first, second))
     assert any(isinstance(m, FrozenBatchNorm2d) for m in frozen.modules()) or "swin" in name
+
+
+@pytest.mark.parametrize("name", zoo.BACKBONES)
+def test_frozen_depthwise_filters_are_those_of_one_channel(name):
+    model = build(name)
+    freeze_depthwise(model)
+    frozen = {n for n, p in model.named_parameters() if not p.requires_grad}
+    assert frozen == {n for n, p in model.named_parameters() if p.dim() == 4 and p.shape[1] == 1}
+    assert bool(frozen) == ("swin" not in name and "resnet" not in name)

@@ -1,14 +1,17 @@
 """EfficientNet-Lite against the published weights, names, padding and sizes."""
 
+import copy
 from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from mobileinst import weights, zoo
 from mobileinst.backbones.efficientnet_lite import efficientnet_lite0
 from mobileinst.layers.conv import SameConv2d
+from mobileinst.layers.freeze import freeze_norms
 from mobileinst.weights.names import backbone_names
 
 FILE = Path(__file__).parents[3] / "datasets" / "weights" / "efficientnet-lite0-57934424.pth"
@@ -101,3 +104,25 @@ def test_models_normalise_pixels_as_the_weights_need(name):
     pixels = torch.tensor([0.0, 127.0, 255.0])
     got = model.normalise((pixels / 255).expand(1, 3, 1, 3))[0, 0, 0]
     torch.testing.assert_close(got, (pixels - 127) / 128)
+
+
+def test_frozen_norms_in_the_filters_give_the_same_maps_and_gradients():
+    torch.manual_seed(0)
+    model = efficientnet_lite0()
+    for norm in (each for each in model.modules() if isinstance(each, nn.BatchNorm2d)):
+        for values in (norm.weight.data, norm.running_var):
+            values.uniform_(0.5, 2)
+        for values in (norm.bias.data, norm.running_mean):
+            values.normal_(std=0.2)
+    frozen = copy.deepcopy(model).train()
+    freeze_norms(frozen)
+    model.double()
+    frozen.double()
+    images = torch.rand(2, 3, 65, 97, dtype=torch.double)
+    found, expected = frozen(images), model.eval()(images)
+    torch.testing.assert_close(found, expected)
+    for maps in (found, expected):
+        sum(x.square().sum() for x in maps).backward()
+    for (name, one), (_, other) in zip(frozen.named_parameters(), model.named_parameters()):
+        if one.requires_grad:
+            torch.testing.assert_close(one.grad, other.grad, msg=name)
