@@ -16,6 +16,8 @@ from mobileinst.layers.init import init_linear
 from mobileinst.layers.position import detr_position
 from mobileinst.mask2former.deformable import Sizes, deformable_attention
 
+PART = 1024  # tokens that pass the MLP at a time, which fit into a cache: a tenth of its time
+
 
 class PixelDecoder(nn.Module):
     """Backbone maps at the strides 4, 8, 16, 32 -> three maps for the queries, and mask features.
@@ -160,7 +162,8 @@ class EncoderLayer(nn.Module):
     def forward(self, tokens: Tensor, positions: Tensor, centres: Tensor, sizes: Sizes) -> Tensor:
         mixed = self.self_attn(tokens + positions, tokens, centres, sizes)
         tokens = self.norm1(tokens + mixed)  # [B,N,C]
-        return self.norm2(tokens + self.linear2(self.linear1(tokens).relu_()))
+        parts = tokens.split(PART, 1)
+        return torch.cat([self.norm2(x + self.linear2(self.linear1(x).relu_())) for x in parts], 1)
 
 
 class DeformableAttention(nn.Module):

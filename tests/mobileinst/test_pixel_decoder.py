@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from mobileinst.layers.init import draw_parameters
+from mobileinst.mask2former import pixel_decoder
 from mobileinst.mask2former.pixel_decoder import PixelDecoder
 
 CHANNELS = (6, 8, 10, 12)
@@ -75,7 +76,8 @@ def of_transformers(channels, width: int, mask_dim: int, layers: int, heads: int
         (SWIN["tiny"], 256, 6, 64, 96),
     ],
 )
-def test_agrees_with_transformers(channels, width, layers, height, breadth):
+def test_agrees_with_transformers(channels, width, layers, height, breadth, monkeypatch):
+    monkeypatch.setattr(pixel_decoder, "PART", 50)
     theirs, official = of_transformers(channels, width, 24, layers, 8)
     randomise(theirs.double())
     ours = PixelDecoder(channels, width, 24, layers, ffn_width=4 * width).double()
