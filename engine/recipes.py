@@ -123,7 +123,7 @@ RECIPES: dict[str, dict[str, object]] = {
     "mask2former-small-pretrained": {
         **MASK2FORMER, "image_size": 320, "scale": (0.7, 1.8), "copy_paste": 0.6, "batch_size": 2,
         "epochs": 32, "eval_every": 4, "lr": 1e-3, "backbone_factor": 0.1, "average": 0.998,
-        "set": SMALL_MASK2FORMER | {
+        "set": SMALL_MASK2FORMER | COARSE_MASKS | {
             "frozen_norms": True, "frozen_stride": 4, "iou_targets": True,
         },
     },
