@@ -100,8 +100,8 @@ def formats(text: str) -> tuple[str, ...]:
     """Names of formats, separated by commas."""
     if "litert" in text.split(","):
         raise argparse.ArgumentTypeError(
-            "litert: no LiteRT converter installs beside this torch; export onnx here and convert "
-            "model.onnx with onnx2tf in an environment of its own"
+            "litert: no LiteRT converter installs beside this torch; export onnx-plain here and "
+            "convert model.plain.onnx with onnx2tf in an environment of its own"
         )
     return values.some_of(tuple(FORMATS))(text)
 
@@ -191,7 +191,7 @@ def main(argv: list[str], builder: checkpoint.Builder = zoo.build_from_config) -
     preset, limit = CanvasPreset(size), postprocess.max_detections
     rules = graph_postprocess(postprocess)
     reference = parity.run(fold_batchnorms(model), rules, preset, images.read, "checkpoint")
-    require_enough(reference, threshold, opts.allow_mismatch)
+    too_few = require_enough(reference, threshold, opts.allow_mismatch)
     meta = {
         "format": backends.FORMAT,
         "model": content["options"]["model"],
@@ -233,7 +233,7 @@ def main(argv: list[str], builder: checkpoint.Builder = zoo.build_from_config) -
                 failed.append(each.name)
         kept = [name for name in meta["files"] if opts.allow_mismatch or name not in failed]
         meta["files"] = {name: meta["files"][name] for name in kept}
-        finish(folder, meta, rows, [name for name in found if name not in kept])
+        finish(folder, meta, rows, [name for name in found if name not in kept], too_few)
         example(folder, {"checkpoint": reference} | found, images, threshold, content["classes"])
         if opts.web and "model.onnx" in kept:
             web_page.write(folder / "web", folder, package)
@@ -251,11 +251,11 @@ def main(argv: list[str], builder: checkpoint.Builder = zoo.build_from_config) -
         show_next({"use it": command("predict", "IMAGES", "--checkpoint", out / kept[0])})
 
 
-def require_enough(reference: Detections, threshold: float, allow: bool) -> None:
-    """Checks that there is enough to compare, raises InputError, or prints it with `allow`."""
+def require_enough(reference: Detections, threshold: float, allow: bool) -> list[str]:
+    """Raises InputError if there is not enough to compare, or with `allow` returns a warning."""
     images, detections = len(reference.results), sum(map(len, reference.above(threshold)))
     if images >= MIN_IMAGES and detections >= MIN_DETECTIONS:
-        return
+        return []
     sentence = (
         f"{detections} detections above {threshold:.3f} in {images} images are too few to compare, "
         f"at least {MIN_DETECTIONS} in {MIN_IMAGES} are needed"
@@ -264,6 +264,7 @@ def require_enough(reference: Detections, threshold: float, allow: bool) -> None
         fix = "raise --count, name more images with --images, or add --allow-mismatch"
         raise InputError(f"{sentence}; {fix}")
     info(f"warning: {sentence}")
+    return [f"**{sentence}.**"]
 
 
 def write(each: Format, deployed: torch.nn.Module, file: Path, meta: dict) -> None:
@@ -335,8 +336,10 @@ def cells(rows: list[dict]) -> list[list[str]]:
     return [header, *([text(*item) for item in each.items()] for each in rows)]
 
 
-def finish(folder: Path, meta: dict, rows: list[dict], failed: Sequence[str]) -> None:
-    """Metadata with parity, the tables, and how to use the files."""
+def finish(
+    folder: Path, meta: dict, rows: list[dict], failed: Sequence[str], notes: Sequence[str]
+) -> None:
+    """Metadata with parity, the tables with notes, and how to use the files."""
     for name in failed:
         (folder / name).rename(folder / f"{name}.failed")
     for name in meta["files"]:
@@ -351,6 +354,7 @@ def finish(folder: Path, meta: dict, rows: list[dict], failed: Sequence[str]) ->
         f"{len(meta['categories'])} classes: {classes}. Detections are shown above a score of "
         f"{meta['threshold']:.3f}.",
         pipes(cells(rows), 1),
+        *notes,
         "Each file was opened again and compared with the checkpoint on the same images, the same "
         "canvas and the detections of the same queries. Those with scores as near to the threshold "
         "as scores may differ do not count. CPU time is that of the network alone, the median over "

@@ -68,14 +68,18 @@ def save_onnx(module: nn.Module, size: tuple[int, int], path: Path) -> None:
     onnx.save(content, path)
 
 
+def write_plain_onnx(model: Deployed, path: Path) -> None:
+    """The same with convolutions as they are, for converters and runtimes of GPUs, which have a
+    fast way of their own, and to be made smaller: the numbers of Winograd's are too large for that.
+    """
+    save_onnx(FromBytes(model), model.size, path)
+
+
 @contextmanager
 def plain_onnx(model: Deployed) -> Iterator[Path]:
-    """A temporary ONNX file with convolutions as they are, to be made smaller: the numbers of
-    Winograd's are too large for float16 and int8, and the runtimes of GPUs have a way of their own.
-    """
+    """A temporary file of `write_plain_onnx`."""
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "plain.onnx")
-        save_onnx(FromBytes(model), model.size, path)
+        write_plain_onnx(model, path := Path(folder, "plain.onnx"))
         yield path
 
 
@@ -118,6 +122,7 @@ FLOATS = {"name": "image", "layout": "NCHW", "type": "float32"}
 ONNX = "onnx", "onnxscript", "onnxruntime"
 FORMATS = {
     "onnx": Format("model.onnx", ONNX, write_onnx, Limits(1e-3, 0.99), BYTES),
+    "onnx-plain": Format("model.plain.onnx", ONNX, write_plain_onnx, Limits(1e-3, 0.99), BYTES),
     "pte": Format("model.pte", ("executorch",), write_pte, Limits(1e-3, 0.99), FLOATS),
 }
 FP16 = Format("model.fp16.onnx", ONNX, write_float16, Limits(5e-3, 0.98), BYTES)

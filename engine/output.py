@@ -112,7 +112,7 @@ class Output:
                 shutil.copyfile(path, target)
 
     def summary(self, total: int) -> str:
-        return f"{len(self.rows)} objects in {len(self.coco['images'])} of {total} images"
+        return f"{len(self.rows)} objects; {len(self.coco['images'])} of {total} images read"
 
     def remove(self) -> None:
         """Removes what an earlier `write` left."""

@@ -81,7 +81,7 @@ def recognise(path: Path, format: str | None = None) -> Reading:
             "csv or yaml, with --data"
         )
     if path.is_file() and path.suffix.lower() in ARCHIVES and not imagej_roi.is_roi(path):
-        raise InputError(f"{path} is an archive: unpack it and give the folder with --data")
+        raise InputError(f"{path} is an archive: unpack it and give the folder")
     readers = [one for one in READERS if format in (None, one.NAME)]
     if not readers:
         known = ", ".join(one.NAME for one in READERS)
@@ -176,7 +176,7 @@ def choose(found: Sequence[Reading], path: Path) -> Reading:
         places = " and ".join(str(next(iter(one.values())).path) for one in found[:3])
         raise InputError(
             f"{path} holds {len(found)} data sets ({next(iter(meant.values())).TITLE}: {places}): "
-            "give one of them with --data"
+            "give one of them"
         )
     return found[0]
 

@@ -68,7 +68,13 @@ class ImageFiles:
         return None
 
     def find_in_split(self, listed: str, split: str) -> str | None:
-        """The image that an annotation file of a split names, preferably in its own folder."""
+        """The image that an annotation file of a split names, preferably in its own folder. The
+        whole path counts before its base name.
+        """
+        for place in (split, ""):
+            path = canonical(posixpath.normpath(posixpath.join(place, listed.replace("\\", "/"))))
+            if path in self._paths:
+                return self._paths[path]
         return self.find(listed, split) or self.find(listed)
 
     def only(self, place: str = "") -> str | None:

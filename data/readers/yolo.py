@@ -69,7 +69,7 @@ def yaml_in(path: Path) -> Path | None:
     own = [one for one in files if one.stem == "data"] or files
     if len(own) > 1:
         listed = ", ".join(one.name for one in own)
-        raise InputError(f"{path} has several data sets ({listed}): give one of them with --data")
+        raise InputError(f"{path} has several data sets ({listed}): give one of them")
     return own[0] if own else None
 
 

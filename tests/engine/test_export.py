@@ -213,7 +213,7 @@ def test_wrong_requests_are_named_in_a_sentence(trained, toy_coco, tmp_path, mon
             run_export(trained, toy_coco / "train", tmp_path / "x", *argv)
 
     refused("litert: no LiteRT converter", "--format", "litert")
-    refused("'tflite' is not one of onnx, pte", "--format", "onnx,tflite")
+    refused("'tflite' is not one of onnx, onnx-plain, pte", "--format", "onnx,tflite")
     refused("--out m.onnx: name a folder", "--out", "m.onnx")
     refused("both sides must be multiples of 64", "--size", "100x128")
     monkeypatch.setattr(backends, "find_spec", lambda name: None)

@@ -27,6 +27,16 @@ def test_of_several_images_that_of_the_split(tmp_path):
     assert files.find_in_split("a.jpg", "all") is None
 
 
+def test_a_whole_path_before_its_base_name_in_the_folder_of_the_split(tmp_path):
+    for place in ("train/a.jpg", "train/sub/a.jpg"):
+        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / place).touch()
+    files = ImageFiles(tmp_path)
+    for name in ("train/sub/a.jpg", "train\\sub\\a.jpg", "sub/a.jpg"):
+        assert files.find_in_split(name, "train") == "train/sub/a.jpg"
+    assert files.find_in_split("a.jpg", "train") == "train/a.jpg"
+
+
 @pytest.mark.parametrize(
     "images, listed, place, wanted",
     [
