@@ -77,6 +77,7 @@ def with_winograd(module: nn.Module) -> nn.Module:
 
 
 def is_wide(conv: nn.Conv2d) -> bool:
+    """Whether it is a convolution that `winograd_conv` computes, and has many channels."""
     if type(conv)._conv_forward is not nn.Conv2d._conv_forward or conv.padding_mode != "zeros":
         return False
     form = conv.kernel_size, conv.stride, conv.padding, conv.dilation, conv.groups
