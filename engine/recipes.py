@@ -64,7 +64,7 @@ RECIPES: dict[str, dict[str, object]] = {
         "backbone_factor": 0.1, "average": 0.998,
         "set": SMALL_MOBILEINST | {
             "num_queries": 25, "placed": True, "mask_stride": 4, "frozen_norms": True,
-            "frozen_stride": 4,
+            "frozen_depthwise": True, "frozen_stride": 4,
         },
     },
     # Hundreds to thousands of images, from random values: small images (171 x 128), small batches
