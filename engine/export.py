@@ -28,7 +28,7 @@ from engine.coco_ap import score
 from engine.commands import command, show_next
 from engine.datasets import open_split
 from engine.exported import decode
-from engine.graphs import FORMATS, FP16, Format, int8
+from engine.graphs import FORMATS, FP16, ONNX, Format, int8
 from engine.log import info
 from engine.loop import coco_results
 from engine.parity import MIN_DETECTIONS, MIN_IMAGES, Comparison, Detections
@@ -90,9 +90,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
     opts = parser.parse_args(argv)
     if backends.is_exported(opts.out):
         parser.error(f"--out {opts.out}: name a folder; the files in it have fixed names")
-    for name in ("fp16", "int8", "web"):
-        if getattr(opts, name) and "onnx" not in opts.format:
-            parser.error(f"--{name} is a form of onnx: add it to --format")
+    if opts.web and "onnx" not in opts.format:
+        parser.error("--web runs model.onnx: add onnx to --format")
     return opts
 
 
@@ -173,6 +172,9 @@ def main(argv: list[str], builder: checkpoint.Builder = zoo.build_from_config) -
     opts = parse(argv)
     for name in opts.format:
         backends.require_packages(FORMATS[name].packages, f"--format {name}")
+    for name in ("fp16", "int8"):
+        if getattr(opts, name):
+            backends.require_packages(ONNX, f"--{name}")
     torch.set_num_threads(opts.threads)
     if backends.is_exported(opts.checkpoint):
         raise InputError(f"{opts.checkpoint} is exported already; name a best.pt or last.pt")

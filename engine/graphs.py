@@ -49,14 +49,18 @@ def write_onnx(model: Deployed, path: Path) -> None:
 
     ONNX Runtime convolves directly on a CPU, so wide convolutions become Winograd's here.
     """
-    save_onnx(with_winograd(FromBytes(model)), model.size, path)
+    save_onnx(with_winograd(FromBytes(model)), pixels(model), path)
 
 
-def save_onnx(module: nn.Module, size: tuple[int, int], path: Path) -> None:
-    """Writes a model of bytes [1,H,W,3] as an ONNX file."""
+def pixels(model: Deployed) -> torch.Tensor:
+    return torch.zeros(1, *model.size, 3, dtype=torch.uint8)
+
+
+def save_onnx(module: nn.Module, image: torch.Tensor, path: Path) -> None:
+    """Writes a model, given an image like those that it takes, as an ONNX file."""
     import onnx
 
-    program = traced(module, torch.zeros(1, *size, 3, dtype=torch.uint8))
+    program = traced(module, image)
     with quiet():
         names = {"input_names": ["image"], "output_names": ["scores", "masks"]}
         torch.onnx.export(program, dynamo=True, verbose=False, **names).save(path)
@@ -69,10 +73,10 @@ def save_onnx(module: nn.Module, size: tuple[int, int], path: Path) -> None:
 
 
 def write_plain_onnx(model: Deployed, path: Path) -> None:
-    """The same with convolutions as they are, for converters and runtimes of GPUs, which have a
-    fast way of their own, and to be made smaller: the numbers of Winograd's are too large for that.
+    """The same with convolutions as they are: for converters, for runtimes of GPUs, which have a
+    fast way of their own, and for float16 and int8, as Winograd's transforms enlarge numbers.
     """
-    save_onnx(FromBytes(model), model.size, path)
+    save_onnx(FromBytes(model), pixels(model), path)
 
 
 @contextmanager

@@ -49,9 +49,8 @@ class ImageFiles:
         listed, place = listed.replace("\\", "/"), "" if place == "." else place
         base = posixpath.basename(listed)
         for path in (listed, base):
-            path = canonical(posixpath.normpath(posixpath.join(place, path)))
-            if path in self._paths:
-                return self._paths[path]
+            if found := self._at(place, path):
+                return found
         for each in filter(None, (stem, PurePosixPath(base).stem)):
             found = self._of_stem.get(canonical(each), [])
             found = [one for one in found if posixpath.dirname(one) == place] or found
@@ -68,14 +67,19 @@ class ImageFiles:
         return None
 
     def find_in_split(self, listed: str, split: str) -> str | None:
-        """The image that an annotation file of a split names, preferably in its own folder. The
-        whole path counts before its base name.
+        """The image that an annotation file of a split names, preferably in its own folder. A path
+        that begins with this folder counts before its base name.
         """
-        for place in (split, ""):
-            path = canonical(posixpath.normpath(posixpath.join(place, listed.replace("\\", "/"))))
-            if path in self._paths:
-                return self._paths[path]
+        listed = listed.replace("\\", "/")
+        if found := self._at(split, listed):
+            return found
+        whole = self._at("", listed)
+        if whole and split_of_path(whole) == split:
+            return whole
         return self.find(listed, split) or self.find(listed)
+
+    def _at(self, place: str, path: str) -> str | None:
+        return self._paths.get(canonical(posixpath.normpath(posixpath.join(place, path))))
 
     def only(self, place: str = "") -> str | None:
         """The only image in the folder `place`, else the only one in all folders."""

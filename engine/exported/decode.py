@@ -97,9 +97,10 @@ def main(path):
         values = (values - values.min()) * (255 / max(np.ptp(values), 1e-12))
         image = Image.fromarray(values.round().astype(np.uint8))
     image = image.convert("RGB")
-    session = onnxruntime.InferenceSession(
-        str(folder / "model.onnx"), providers=["CPUExecutionProvider"]
-    )
+    name = next((each for each in meta["files"] if each.endswith(".onnx")), None)
+    if name is None:
+        sys.exit("there is no ONNX file here, which this script runs: export with --format onnx")
+    session = onnxruntime.InferenceSession(str(folder / name), providers=["CPUExecutionProvider"])
     scores, masks = session.run(["scores", "masks"], {"image": prepare(image, meta)[0]})
     shown, detections = np.array(image), decode(scores, masks, meta, (image.height, image.width))
     for number, detection in enumerate(detections):

@@ -143,9 +143,7 @@ def session(path: Path, size: int) -> Run:
 
 def to_onnx(module: nn.Module, size: int, path: Path) -> Path:
     """Writes an ONNX file as exported, but with float32 as input, as the peer's is."""
-    program = graphs.traced(with_winograd(module.eval()), torch.rand(1, 3, size, size))
-    with graphs.quiet():
-        torch.onnx.export(program, dynamo=True, verbose=False, input_names=["image"]).save(path)
+    graphs.save_onnx(with_winograd(module.eval()), torch.rand(1, 3, size, size), path)
     return path
 
 
@@ -177,6 +175,7 @@ def file_rows(opts: argparse.Namespace, folder: Path) -> None:
             for name in opts.models:
                 model, _, postprocess = build(name)
                 postprocess.max_detections, postprocess.duplicate_iou = DETECTIONS, 1.0
+                postprocess.cut = 0.0  # of random weights, above .5 no mask may have a pixel
                 classes = [Category(number, number, str(number)) for number in range(CLASSES)]
                 # The peer's size is of the long side, ours of the short one.
                 preset = EvalPreset(round(opts.image_size * size[1] / size[0]))
@@ -258,7 +257,7 @@ def write_training_set(folder: Path, size: int, count: int) -> Path:
 
 
 def executorch_rows(opts: argparse.Namespace, folder: Path) -> None:
-    """ExecuTorch with XNNPACK beside ONNX Runtime: the same graph with final scores."""
+    """ExecuTorch with XNNPACK beside ONNX Runtime: the graph with final scores, as exported."""
     from executorch.runtime import Runtime  # only needed here
 
     backends.set_executorch_threads()

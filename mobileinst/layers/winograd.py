@@ -68,7 +68,7 @@ def filters(rows: Iterable[tuple[float, ...]]) -> Tensor:
 
 
 def with_winograd(module: nn.Module) -> nn.Module:
-    """A copy for one image, in which 3×3 convolutions of many channels are computed so."""
+    """A copy for one image, which computes wide 3×3 convolutions by `winograd_conv`."""
     module = copy.deepcopy(module)
     for conv in module.modules():
         if isinstance(conv, nn.Conv2d) and is_wide(conv):

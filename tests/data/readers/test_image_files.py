@@ -37,6 +37,15 @@ def test_a_whole_path_before_its_base_name_in_the_folder_of_the_split(tmp_path):
     assert files.find_in_split("a.jpg", "train") == "train/a.jpg"
 
 
+def test_an_image_outside_the_folder_of_the_split_counts_last(tmp_path):
+    for place in ("a.jpg", "images/a.jpg", "test/a.jpg", "train/a.png"):
+        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / place).touch()
+    files = ImageFiles(tmp_path)
+    for name in ("a.jpg", "images/a.jpg", "test/a.jpg"):
+        assert files.find_in_split(name, "train") == "train/a.png"
+
+
 @pytest.mark.parametrize(
     "images, listed, place, wanted",
     [
