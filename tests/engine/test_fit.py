@@ -143,10 +143,10 @@ def test_few_images_get_more_epochs(drawn):
     fit_to_data(longer, drawn(20, 2, 60))
     assert longer.canvas == opts.canvas and longer.epochs == 500
     pairs = options(batch_size=2)
-    assert fit_to_data(pairs, drawn(20, 2, 60))["epochs"] == "20 images: 4400 steps"
-    assert pairs.epochs == 440
-    most = options(batch_size=2)  # 29 epochs of 250 images are 3625 steps
-    assert "canvas" in fit_to_data(most, drawn(250, 2, 60))
+    assert fit_to_data(pairs, drawn(20, 2, 60))["epochs"] == "20 images: 3492 steps"
+    assert pairs.epochs == 350
+    most = options(batch_size=2)  # 29 epochs of 240 images are 3480 steps
+    assert "canvas" in fit_to_data(most, drawn(240, 2, 60))
 
 
 def test_the_epochs_count_accumulation(drawn):
