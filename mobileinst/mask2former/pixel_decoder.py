@@ -71,11 +71,14 @@ class PixelDecoder(nn.Module):
         mask features [B,mask_dim,h,w] at stride 4.
 
         Computes in the type of its parameters also under autocast, as the official code does. Maps
-        are channels last, our choice: on a CPU, group norm takes a third of the time so.
+        are channels last, our choice: on a CPU, group norm takes a third of the time so. ExecuTorch
+        has no group norm of such maps.
         """
         dtype = self.mask_features.weight.dtype
+        exporting = torch.compiler.is_exporting()
+        layout = torch.preserve_format if exporting else torch.channels_last
         with without_autocast(maps[0].device.type):
-            finest, *coarse = (x.to(dtype, memory_format=torch.channels_last) for x in maps)
+            finest, *coarse = (x.to(dtype, memory_format=layout) for x in maps)
             coarse = zip(self.input_proj, reversed(coarse), strict=True)
             maps = self.transformer([project(x) for project, x in coarse])  # [B,width,h_i,w_i] each
             x = self.adapter_1(finest)  # [B,width,h,w]

@@ -256,20 +256,22 @@ def other_model(trained: Path, out: Path, name: str, **keywords) -> Path:
 
 
 @pytest.mark.parametrize(
-    "name, keywords",
+    "kind, name, keywords",
     [
-        ("mask2former_mobilenet_v2", dict(num_layers=1, num_encoder_layers=1, mask_dim=16)),
-        ("sparseinst_mobilenet_v2", dict(kernel_dim=16)),
+        ("onnx", "mask2former_mobilenet_v2", {"num_encoder_layers": 1, "mask_dim": 16}),
+        ("onnx", "sparseinst_mobilenet_v2", {"kernel_dim": 16}),
+        ("pte", "sparseinst_mobilenet_v2", {"kernel_dim": 16}),
     ],
 )
-def test_other_systems_export(name, keywords, trained, toy_coco, tmp_path):
+def test_other_systems_export(kind, name, keywords, trained, toy_coco, tmp_path):
     """Their untrained detections, on fewer images than are needed for a check."""
-    for package in graphs.FORMATS["onnx"].packages:
-        pytest.importorskip(package)
+    for package in graphs.FORMATS[kind].packages:
+        pytest.importorskip(package, reason=f"{package} is missing: {kind} is not tested")
     path = other_model(trained, tmp_path / "m.pt", name, width=32, num_queries=6, **keywords)
-    out = run_export(path, toy_coco / "train", tmp_path / "x")
+    out = run_export(path, toy_coco / "train", tmp_path / "x", "--format", kind)
     with open(out / "parity.csv", newline="") as file:
         *_, row = csv.DictReader(file)
+    assert row["file"] == f"model.{kind}"
     assert row["same"] == "True" and int(row["detections"]) >= 20
 
 
