@@ -12,7 +12,13 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from mobileinst.segmenter import Segmenter
-from mobileinst.set_prediction.postprocess import Postprocess, Size, grid_quality
+from mobileinst.set_prediction.postprocess import (
+    STEP,
+    Postprocess,
+    Size,
+    grid_quality,
+    grid_stability,
+)
 
 # Of the pad colour in bytes; image pixels as near to it become zero as well, half a step away.
 TOLERANCE = 0.51 / 255
@@ -73,7 +79,7 @@ def deploy(model: Segmenter, postprocess: Postprocess, size: Size) -> "Deployed"
     Raises:
         ValueError: if the scores of the post-processing cannot be part of a graph.
     """
-    if postprocess.quality not in (grid_quality, None):
+    if postprocess.quality not in (*QUALITIES, None):
         raise ValueError("the mask quality of the post-processing is a function of its own")
     model = fold_batchnorms(model).to(memory_format=torch.contiguous_format)
     for name in model.training_layers:
@@ -82,21 +88,19 @@ def deploy(model: Segmenter, postprocess: Postprocess, size: Size) -> "Deployed"
 
 
 def graph_postprocess(postprocess: Postprocess) -> Postprocess:
-    """The post-processing that a graph contains: that of the model if its mask quality is computed
-    on the grid of the logits, as in MobileInst and SparseInst.
+    """The post-processing that a graph contains: the mask quality on the grid of the logits, and
+    every query.
 
-    Mask2Former computes it at the original size, which a graph does not know, and drops queries
-    whose best class is "no object", which scores cannot express.
+    Mask2Former as published computes its quality at the original size, which a graph does not know,
+    and drops queries whose best class is "no object", which scores cannot express.
     """
-    if postprocess.quality is not None:
-        return postprocess
 
     def every_query(outputs: dict) -> tuple[Tensor, Tensor]:
         scores, found = postprocess.rank(outputs)
         return scores, torch.ones_like(found)
 
     changed = copy.copy(postprocess)
-    changed.rank, changed.quality = every_query, grid_quality
+    changed.rank, changed.quality = every_query, postprocess.quality or grid_quality
     return changed
 
 
@@ -137,6 +141,7 @@ class Deployed(nn.Module):
         self.model = model
         model.normalise = Normalised()
         self.rank, self.cut, self.size = postprocess.rank, postprocess.cut, size
+        self.quality_of = QUALITIES[postprocess.quality or grid_quality]
         self.cell = model.mask_stride // 2  # of the grid of the mask quality, in pixels
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
@@ -151,7 +156,9 @@ class Deployed(nn.Module):
         return scores.unflatten(0, (1, -1)), masks
 
     def quality(self, masks: Tensor, distance: Tensor) -> Tensor:
-        """As `grid_quality`, with the size of the image found in its pixels: -> [1,Q,1,1]."""
+        """That of the post-processing, with the size of the image found in its pixels:
+        -> [1,Q,1,1].
+        """
         seen = F.max_pool2d(distance, self.cell)  # [1,1,2h,2w]
         height, width = seen.shape[2:]
         # A cell counts if it or a later one holds a pixel of the image.
@@ -160,10 +167,27 @@ class Deployed(nn.Module):
         columns = F.pad(F.max_pool2d(seen, (height, 1)), (0, width - 1))
         columns = above(F.max_pool2d(columns, (1, width), 1), TOLERANCE)  # [1,1,1,2w]
         fine = F.interpolate(masks, scale_factor=2, mode="bilinear", align_corners=False)
-        inside = above(fine * (rows * columns), 0)  # [1,Q,2h,2w]
-        sure = (fine + self.cut).sigmoid() * inside
-        least = 1 / (height * width)
-        return sure.mean((2, 3), True) / inside.mean((2, 3), True).clamp(min=least)
+        return self.quality_of(fine, rows * columns, self.cut)
+
+
+def mean_inside(masks: Tensor, seen: Tensor, cut: float) -> Tensor:
+    """`grid_quality` of logits minus `cut` [1,Q,h,w] where `seen` [1,1,h,w] is 1: -> [1,Q,1,1]."""
+    inside = above(masks * seen, 0)
+    sure = (masks + cut).sigmoid() * inside
+    cell = 1 / seen[0, 0].numel()
+    return sure.mean((2, 3), True) / inside.mean((2, 3), True).clamp(min=cell)
+
+
+def stability(masks: Tensor, seen: Tensor, cut: float) -> Tensor:
+    """`grid_stability`, with the same arguments."""
+    cell = 1 / seen[0, 0].numel()
+    smaller, larger = (
+        cell + (above(masks, step) * seen).mean((2, 3), True) for step in (STEP, -STEP)
+    )
+    return (smaller / larger) * (smaller / larger)
+
+
+QUALITIES = {grid_quality: mean_inside, grid_stability: stability}  # those that a graph has
 
 
 def above(x: Tensor, limit: float) -> Tensor:

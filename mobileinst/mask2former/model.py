@@ -12,7 +12,7 @@ from mobileinst.mask2former.query_decoder import QueryDecoder
 from mobileinst.segmenter import Segmenter, channels_at, require_fit
 from mobileinst.set_prediction.losses import Criterion, CrossEntropyClassLoss, PointMaskLoss
 from mobileinst.set_prediction.matcher import Matcher, PointCost
-from mobileinst.set_prediction.postprocess import Postprocess, rank_by_class
+from mobileinst.set_prediction.postprocess import Postprocess, grid_stability, rank_by_class
 
 STRIDES = (4, 8, 16, 32)  # of the backbone maps
 
@@ -29,6 +29,8 @@ class Mask2FormerConfig(Config):
     start values too: 10 layers for 9.
     *_weight: of the matching cost and the loss terms; no_object_weight: of an unmatched query.
     iou_targets: of the class loss (`CrossEntropyClassLoss`).
+    stable_scores: `grid_stability` is the factor of the scores, in place of the mean probability
+    inside the mask.
     train_points, oversample, importance: of the points masks are compared at.
     """
 
@@ -54,6 +56,7 @@ class Mask2FormerConfig(Config):
     dice_weight: float = within(0, 1e6, 5.0)
     no_object_weight: float = within(0, 1e6, 0.1)
     iou_targets: bool = False
+    stable_scores: bool = False
     train_points: int = within(1, 10_000_000, 12544)
     oversample: float = within(1, 100, 3.0)
     importance: float = within(0, 1, 0.75)
@@ -153,7 +156,6 @@ def mask2former_training(
         oversample=config.oversample,
         importance=config.importance,
     )
-    postprocess = Postprocess(
-        rank_by_class, config.mask_threshold, config.max_detections, quality=None
-    )
+    quality = grid_stability if config.stable_scores else None
+    postprocess = Postprocess(rank_by_class, config.mask_threshold, config.max_detections, quality)
     return Criterion(Matcher(cost), class_loss, mask_loss), postprocess

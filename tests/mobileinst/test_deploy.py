@@ -110,6 +110,7 @@ DEPLOYED = {
     "mobileinst_seaformer_tiny": {"placed": True, "guided": True, "kv_stride": 16},
     "mobileinst_mobilenet_v2": {"mask_stride": 4},
     "mask2former_efficientnet_lite0": {"num_layers": 2, "num_encoder_layers": 1},
+    "mask2former_mobilenet_v2": {"num_layers": 1, "num_encoder_layers": 1, "stable_scores": True},
     "sparseinst_mobilenet_v2": {},
 }
 
@@ -117,7 +118,7 @@ DEPLOYED = {
 def with_postprocess(name, **keywords):
     """A model of `trained` without gradients, and its post-processing."""
     model = trained(name, **keywords).requires_grad_(False)
-    return model, zoo.build(name, 3)[2]
+    return model, zoo.build(name, 3, **keywords)[2]
 
 
 def padded(model: nn.Module, size: tuple[int, int]):
@@ -148,7 +149,7 @@ def test_the_graph_answers_as_model_and_postprocess(name, size):
         return scores, torch.ones_like(found)
 
     # Mask2Former's own rule for empty queries, and its quality at the original size, are no part.
-    reference = Postprocess(every_query, quality=grid_quality)
+    reference = Postprocess(every_query, quality=postprocess.quality or grid_quality)
     reference.cut = postprocess.cut
     sizes = [(SIZE, size, (211, 333))]
     [expected] = reference(outputs, sizes)

@@ -13,6 +13,7 @@ from mobileinst.set_prediction.postprocess import (
     Postprocess,
     Resize,
     grid_quality,
+    grid_stability,
     rank_by_class,
     rank_by_objectness,
 )
@@ -95,6 +96,18 @@ def test_score_is_the_root_of_class_and_objectness_times_mask_quality():
     wanted.sort(reverse=True)
     assert result["scores"].tolist() == pytest.approx([score for score, _ in wanted])
     assert result["labels"].tolist() == [label for _, label in wanted]
+
+
+def test_stable_scores_fall_with_the_area_between_both_thresholds():
+    padded, size = (64, 96), (40, 96)
+    logits = torch.full((3, 16, 24), -9.0)  # one mask is empty
+    logits[0, 2:6, 4:10] = 9.0
+    logits[1] = torch.linspace(-5, 5, 24)
+    fine = torchvision.transforms.v2.functional.resize(logits, [32, 48], antialias=False)[:, :20]
+    smaller, larger = (fine > 0.3 + 2).sum((1, 2)), (fine > 0.3 - 2).sum((1, 2))
+    assert smaller[0] > 0 and larger[2] == 0
+    found = grid_stability(logits, padded, size, 0.3)
+    assert found.tolist() == pytest.approx((((1 + smaller) / (1 + larger)) ** 2).tolist())
 
 
 def test_every_answer_has_the_mask_of_its_query():
