@@ -260,6 +260,7 @@ def other_model(trained: Path, out: Path, name: str, **keywords) -> Path:
     [
         ("onnx", "mask2former_mobilenet_v2", {"num_encoder_layers": 1, "mask_dim": 16}),
         ("onnx", "sparseinst_mobilenet_v2", {"kernel_dim": 16}),
+        ("pte", "mask2former_mobilenet_v2", {"num_encoder_layers": 1, "mask_dim": 16}),
         ("pte", "sparseinst_mobilenet_v2", {"kernel_dim": 16}),
     ],
 )
