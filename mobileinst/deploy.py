@@ -184,7 +184,7 @@ def stability(masks: Tensor, seen: Tensor, cut: float) -> Tensor:
     smaller, larger = (
         cell + (above(masks, step) * seen).mean((2, 3), True) for step in (STEP, -STEP)
     )
-    return (smaller / larger) * (smaller / larger)
+    return smaller / larger
 
 
 QUALITIES = {grid_quality: mean_inside, grid_stability: stability}  # those that a graph has

@@ -12,7 +12,12 @@ from mobileinst.mask2former.query_decoder import QueryDecoder
 from mobileinst.segmenter import Segmenter, channels_at, require_fit
 from mobileinst.set_prediction.losses import Criterion, CrossEntropyClassLoss, PointMaskLoss
 from mobileinst.set_prediction.matcher import Matcher, PointCost
-from mobileinst.set_prediction.postprocess import Postprocess, grid_stability, rank_by_class
+from mobileinst.set_prediction.postprocess import (
+    Postprocess,
+    grid_stability,
+    rank_by_class,
+    rank_by_class_root,
+)
 
 STRIDES = (4, 8, 16, 32)  # of the backbone maps
 
@@ -29,8 +34,8 @@ class Mask2FormerConfig(Config):
     start values too: 10 layers for 9.
     *_weight: of the matching cost and the loss terms; no_object_weight: of an unmatched query.
     iou_targets: of the class loss (`CrossEntropyClassLoss`).
-    stable_scores: `grid_stability` is the factor of the scores, in place of the mean probability
-    inside the mask.
+    stable_scores: scores are the root of the class times `grid_stability`, in place of the class
+    times the mean probability inside the mask.
     train_points, oversample, importance: of the points masks are compared at.
     """
 
@@ -156,6 +161,8 @@ def mask2former_training(
         oversample=config.oversample,
         importance=config.importance,
     )
-    quality = grid_stability if config.stable_scores else None
-    postprocess = Postprocess(rank_by_class, config.mask_threshold, config.max_detections, quality)
+    rank, quality = rank_by_class, None
+    if config.stable_scores:
+        rank, quality = rank_by_class_root, grid_stability
+    postprocess = Postprocess(rank, config.mask_threshold, config.max_detections, quality)
     return Criterion(Matcher(cost), class_loss, mask_loss), postprocess
