@@ -107,7 +107,7 @@ def for_xnnpack(model: Deployed) -> Any:
 
     program = traced(model, torch.zeros(1, 3, *model.size))
     program = constant_prop_pass(program.run_decompositions({}))
-    for name, value in program.constants.items():  # a file has no strides, XNNPACK no offsets
+    for name, value in program.constants.items():  # files keep no strides, XNNPACK no offsets
         program.constants[name] = value.clone(memory_format=torch.contiguous_format)
     return to_edge_transform_and_lower(program, [drop_copies], [XnnpackPartitioner()])
 

@@ -20,7 +20,7 @@ from mobileinst.set_prediction.postprocess import Postprocess
 
 MIN_IMAGES, MIN_DETECTIONS = 8, 20
 # Of results whose scores are compared: in a mask of few cells, one that a rounding takes across the
-# threshold changes the mean probability by 1e-3 and more.
+# threshold changes the mask quality by 1e-3 and more.
 SHARE = 0.99
 
 Read = Callable[[], tuple[Image.Image, Annotation]]  # of one image

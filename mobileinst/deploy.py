@@ -170,7 +170,7 @@ class Deployed(nn.Module):
         return self.quality_of(fine, rows * columns, self.cut)
 
 
-def mean_inside(masks: Tensor, seen: Tensor, cut: float) -> Tensor:
+def mean_probability(masks: Tensor, seen: Tensor, cut: float) -> Tensor:
     """`grid_quality` of logits minus `cut` [1,Q,h,w] where `seen` [1,1,h,w] is 1: -> [1,Q,1,1]."""
     inside = above(masks * seen, 0)
     sure = (masks + cut).sigmoid() * inside
@@ -178,16 +178,16 @@ def mean_inside(masks: Tensor, seen: Tensor, cut: float) -> Tensor:
     return sure.mean((2, 3), True) / inside.mean((2, 3), True).clamp(min=cell)
 
 
-def stability(masks: Tensor, seen: Tensor, cut: float) -> Tensor:
-    """`grid_stability`, with the same arguments."""
+def stability(masks: Tensor, seen: Tensor, _: float) -> Tensor:
+    """`grid_stability` of logits minus the cut [1,Q,h,w] where `seen` is 1: -> [1,Q,1,1]."""
     cell = 1 / seen[0, 0].numel()
-    smaller, larger = (
-        cell + (above(masks, step) * seen).mean((2, 3), True) for step in (STEP, -STEP)
+    inside, smaller, larger = (
+        (above(masks, step) * seen).mean((2, 3), True) for step in (0, STEP, -STEP)
     )
-    return smaller / larger
+    return above(inside / cell, 0.5) * (smaller + cell) / (larger + cell)
 
 
-QUALITIES = {grid_quality: mean_inside, grid_stability: stability}  # those that a graph has
+QUALITIES = {grid_quality: mean_probability, grid_stability: stability}  # those that a graph has
 
 
 def above(x: Tensor, limit: float) -> Tensor:

@@ -34,8 +34,9 @@ class Mask2FormerConfig(Config):
     start values too: 10 layers for 9.
     *_weight: of the matching cost and the loss terms; no_object_weight: of an unmatched query.
     iou_targets: of the class loss (`CrossEntropyClassLoss`).
-    stable_scores: scores are the root of the class times `grid_stability`, in place of the class
-    times the mean probability inside the mask.
+    stable_scores: a score is the root of the class probability, times `grid_stability`, in place of
+    the class probability times the mean probability inside the mask. Our choice for large objects:
+    Penn-Fudan gains (assets/results/neighbours.md).
     train_points, oversample, importance: of the points masks are compared at.
     """
 

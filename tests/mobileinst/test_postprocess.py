@@ -8,6 +8,7 @@ from pycocotools import mask as coco_mask
 from torch.utils.flop_counter import FlopCounterMode
 
 from data import rle
+from mobileinst import zoo
 from mobileinst.set_prediction import postprocess as module
 from mobileinst.set_prediction.postprocess import (
     Postprocess,
@@ -98,16 +99,31 @@ def test_score_is_the_root_of_class_and_objectness_times_mask_quality():
     assert result["labels"].tolist() == [label for _, label in wanted]
 
 
-def test_stable_scores_fall_with_the_area_between_both_thresholds():
+def test_stability_is_the_iou_of_a_higher_and_a_lower_threshold():
     padded, size = (64, 96), (40, 96)
-    logits = torch.full((3, 16, 24), -9.0)  # one mask is empty
+    logits = torch.full((4, 16, 24), -9.0)  # the third is empty, the fourth below the cut
     logits[0, 2:6, 4:10] = 9.0
     logits[1] = torch.linspace(-5, 5, 24)
+    logits[3] = -1.5
     fine = torchvision.transforms.v2.functional.resize(logits, [32, 48], antialias=False)[:, :20]
     smaller, larger = (fine > 0.3 + 2).sum((1, 2)), (fine > 0.3 - 2).sum((1, 2))
-    assert smaller[0] > 0 and larger[2] == 0
-    found = grid_stability(logits, padded, size, 0.3)
-    assert found.tolist() == pytest.approx(((1 + smaller) / (1 + larger)).tolist())
+    assert smaller[0] > 0 and larger[2] == 0 < larger[3]
+    expected = (1 + smaller) / (1 + larger)
+    expected[2:] = 0  # no cell is above the threshold
+    assert grid_stability(logits, padded, size, 0.3).tolist() == pytest.approx(expected.tolist())
+
+
+def test_stable_scores_are_the_root_of_the_class_times_the_stability():
+    process = zoo.build("mask2former_mobilenet_v2", 3, stable_scores=True)[2]
+    outputs = {"class_logits": torch.randn(1, 6, 4, generator=torch.Generator().manual_seed(0))}
+    outputs["mask_logits"] = torch.full((1, 6, 8, 12), -9.0)
+    for query in range(6):  # apart, so that none is a duplicate
+        outputs["mask_logits"][0, query, :, 2 * query : 2 * query + 2] = 9.0
+    [result] = process(outputs, [SIZES])
+    stability = grid_stability(outputs["mask_logits"][0], *SIZES[:2], process.cut)
+    expected = outputs["class_logits"][0].softmax(-1)[:, :3].sqrt() * stability[:, None]
+    expected = expected.flatten().sort(descending=True).values
+    assert result["scores"].tolist() == pytest.approx(expected.tolist())
 
 
 def test_every_answer_has_the_mask_of_its_query():
