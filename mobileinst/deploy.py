@@ -152,10 +152,10 @@ class Deployed(nn.Module):
         masks = outputs["mask_logits"] - self.cut  # [1,Q,h,w]
         names = {"class_logits", "objectness"} & outputs.keys()
         scores, _ = self.rank({name: outputs[name].flatten(0, 1) for name in names})  # [Q,K]
-        scores = scores * self.quality(masks, distance).flatten(0, 2)  # [Q,K]
+        scores = scores * self.quality(outputs["mask_logits"], distance).flatten(0, 2)  # [Q,K]
         return scores.unflatten(0, (1, -1)), masks
 
-    def quality(self, masks: Tensor, distance: Tensor) -> Tensor:
+    def quality(self, mask_logits: Tensor, distance: Tensor) -> Tensor:
         """That of the post-processing, with the size of the image found in its pixels:
         -> [1,Q,1,1].
         """
@@ -166,28 +166,36 @@ class Deployed(nn.Module):
         rows = above(F.max_pool2d(rows, (height, 1), 1), TOLERANCE)  # [1,1,2h,1]
         columns = F.pad(F.max_pool2d(seen, (height, 1)), (0, width - 1))
         columns = above(F.max_pool2d(columns, (1, width), 1), TOLERANCE)  # [1,1,1,2w]
-        fine = F.interpolate(masks, scale_factor=2, mode="bilinear", align_corners=False)
-        return self.quality_of(fine, rows * columns, self.cut)
+        logits = F.interpolate(mask_logits, scale_factor=2, mode="bilinear", align_corners=False)
+        return self.quality_of(logits, rows * columns, self.cut)
 
 
-def mean_probability(masks: Tensor, seen: Tensor, cut: float) -> Tensor:
-    """`grid_quality` of logits minus `cut` [1,Q,h,w] where `seen` [1,1,h,w] is 1: -> [1,Q,1,1]."""
-    inside = above(masks * seen, 0)
-    sure = (masks + cut).sigmoid() * inside
+def mean_probability(logits: Tensor, seen: Tensor, cut: float) -> Tensor:
+    """`grid_quality` of logits [1,Q,h,w] where `seen` [1,1,h,w] is 1: -> [1,Q,1,1]."""
+    inside = inside_seen(logits, seen, cut)
+    sure = logits.sigmoid() * inside
     cell = 1 / seen[0, 0].numel()
     return sure.mean((2, 3), True) / inside.mean((2, 3), True).clamp(min=cell)
 
 
-def stability(masks: Tensor, seen: Tensor, _: float) -> Tensor:
-    """`grid_stability` of logits minus the cut [1,Q,h,w] where `seen` is 1: -> [1,Q,1,1]."""
+def stability(logits: Tensor, seen: Tensor, cut: float) -> Tensor:
+    """`grid_stability` of logits [1,Q,h,w] where `seen` is 1: -> [1,Q,1,1]."""
     cell = 1 / seen[0, 0].numel()
     inside, smaller, larger = (
-        (above(masks, step) * seen).mean((2, 3), True) for step in (0, STEP, -STEP)
+        inside_seen(logits, seen, cut + step).mean((2, 3), True) for step in (0, STEP, -STEP)
     )
     return above(inside / cell, 0.5) * (smaller + cell) / (larger + cell)
 
 
 QUALITIES = {grid_quality: mean_probability, grid_stability: stability}  # those that a graph has
+
+
+def inside_seen(logits: Tensor, seen: Tensor, cut: float) -> Tensor:
+    """1 where logits are above the cut and `seen` is 1, else 0: [1,Q,h,w].
+
+    Both factors are maps, as XNNPACK changes the layout of a map before and after a number.
+    """
+    return ((logits - seen * cut) * (seen * STEEP)).clamp(0, 1)
 
 
 def above(x: Tensor, limit: float) -> Tensor:
