@@ -46,7 +46,7 @@ def deformable_attention(values: Tensor, sizes: Sizes, places: Tensor, weights: 
     rows = (corners[:, None] + offsets[:, None]).flatten(1)  # [·,4·L·points]
     table = canvas.view(-1, values.shape[3])  # [B·rows·columns·heads,d]
     if torch.compiler.is_exporting():  # no runtime has an embedding bag
-        samples = table.index_select(0, rows.flatten().long()).unflatten(0, (len(rows), -1))
+        samples = table.index_select(0, rows.flatten()).unflatten(0, (len(rows), -1))
         sums = four.flatten(1)[:, None] @ samples  # [B·N·heads,1,d]
         return sums.view(*weights.shape[:2], -1)
     sums = F.embedding_bag(rows, table.detach(), mode="sum", per_sample_weights=four.flatten(1))

@@ -207,8 +207,8 @@ class DeformableAttention(nn.Module):
         weights = self.attention_weights(queries).unflatten(2, (num_heads, -1)).softmax(-1)
         weights = weights.unflatten(3, (levels, points))  # [B,N,heads,L,points]
         # Rows for x and y alternate; all x, then all y, moves weights instead of the result.
-        rows = (p.unflatten(0, (-1, 2)) for p in self.sampling_offsets.parameters())
-        offsets = F.linear(queries, *(p.transpose(0, 1).flatten(0, 1) for p in rows))
+        rows = (torch.cat((p[::2], p[1::2])) for p in self.sampling_offsets.parameters())
+        offsets = F.linear(queries, *rows)
         centres = centres[:, :, None, :, None].expand(-1, -1, num_heads, -1, points)
         places = (offsets + centres.flatten(1)).unflatten(2, (2, *self.shape))
         return self.output_proj(deformable_attention(values, sizes, places, weights))
