@@ -155,7 +155,8 @@ class WindowAttention(nn.Module):
         bias = bias.permute(2, 0, 1)  # [heads,N,N]
         if mask is not None:
             bias = bias + mask[:, None]  # [n,heads,N,N]
-        if torch.is_grad_enabled():  # the fused backward is not deterministic on every device
+        # The fused backward is not deterministic on every device, and no runtime has the operator.
+        if torch.is_grad_enabled() or torch.compiler.is_exporting():
             mixed = attend(q, k, v, q.shape[-1] ** -0.5, bias)
         else:
             bias = bias.expand(*q.shape[:3], -1, -1)
