@@ -78,7 +78,7 @@ def shutdown(error: BaseException | None = None) -> None:
     torch_dist.destroy_process_group()
 
 
-def device_for(device: torch.device) -> torch.device:
+def device_of_rank(device: torch.device) -> torch.device:
     """The device of this rank; raises InputError if there are not enough devices."""
     if world_size() == 1 or device.type == "cpu":
         return device

@@ -26,7 +26,8 @@ from engine.values import device_for
 from mobileinst import zoo
 
 DIAGNOSIS = "diagnose.json"  # beside the results
-SCORING = ("image_size", "tiles", "resize", "max_detections", "duplicate_iou")  # change scores
+DRAWING = "image_size", "tiles", "duplicate_iou"  # options of visualize.sh as well
+SCORING = *DRAWING, "resize", "max_detections"  # change scores
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -119,7 +120,7 @@ def score_checkpoint(
         files.require_free(opts.out, opts.overwrite)
         if opts.diagnose and opts.out and opts.out.suffix and not opts.out.is_dir():
             files.require_free(opts.out.with_name(DIAGNOSIS), opts.overwrite)
-        device = dist.device_for(device_for(opts.device))
+        device = dist.device_of_rank(device_for(opts.device))
         loaded = backends.load(opts.checkpoint, builder, opts.image_size, opts.tiles)
         path, content, model, criterion, postprocess, preset = loaded
         trained = (path, content) if criterion else None  # exported files name no data
@@ -199,11 +200,12 @@ def score_checkpoint(
     defaults = vars(parse([]))
     chosen = {name: vars(opts)[name] for name in SCORING if vars(opts)[name] != defaults[name]}
     again = command("test", *words, *arguments(**chosen), "--diagnose")
+    drawn = arguments(**{name: chosen[name] for name in DRAWING if name in chosen})
     why = {"why objects are missed": again}
     show_next(
         ({} if opts.diagnose else why)
         | {
-            "images and predictions": command("visualize", *words),
+            "images and predictions": command("visualize", *words, *drawn),
             "on images of your own": command("predict", "IMAGES", "--checkpoint", path),
         }
     )

@@ -222,7 +222,7 @@ def prepare(opts: TrainOptions, builder: checkpoint.Builder) -> Iterator[Run]:
             lock.acquire(opts.out)
 
     with dist.synced_errors(InputError):
-        device = dist.device_for(device_for(opts.device))
+        device = dist.device_of_rank(device_for(opts.device))
         determinism.set_up(opts.deterministic, device, opts.threads)
     try:
         find = start_weights.of_run if opts.resume else start_weights.choose

@@ -33,18 +33,18 @@ def test_norms_are_synchronised_on_cuda_unless_they_are_frozen(monkeypatch):
 
 def test_each_rank_has_its_own_gpu(monkeypatch):
     cpu, cuda, second = map(torch.device, ("cpu", "cuda", "cuda:1"))
-    assert dist.device_for(second) == second and dist.device_for(cuda) == cuda
+    assert dist.device_of_rank(second) == second and dist.device_of_rank(cuda) == cuda
     monkeypatch.setattr(dist, "world_size", lambda: 2)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     monkeypatch.setenv("LOCAL_RANK", "1")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert dist.device_for(cpu) == cpu and dist.device_for(cuda) == second
+    assert dist.device_of_rank(cpu) == cpu and dist.device_of_rank(cuda) == second
     for device in (second, torch.device("mps")):
         with pytest.raises(InputError, match=f"--device {device}: several processes"):
-            dist.device_for(device)
+            dist.device_of_rank(device)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(InputError, match="2 processes were started and this machine has 1 GPUs"):
-        dist.device_for(cuda)
+        dist.device_of_rank(cuda)
 
 
 def failure(exitcode: int, timestamp: int = 5) -> SimpleNamespace:

@@ -178,7 +178,7 @@ def test_predict_and_python_find_the_same(toy_run, mosaic, tmp_path):
     assert all(one["size"] == [128, 192] for one in masks)
 
 
-def test_a_training_keeps_its_tiles(tiny, toy_coco, tmp_path, monkeypatch):
+def test_a_training_keeps_its_tiles(tiny, toy_coco, tmp_path, monkeypatch, capsys):
     """The checkpoint is scored with them in training, and used with them from there on."""
     monkeypatch.setattr(tiles, "SMALLEST", 32)
     folder = tmp_path / "run"
@@ -199,7 +199,11 @@ def test_a_training_keeps_its_tiles(tiny, toy_coco, tmp_path, monkeypatch):
     assert found["tiles"] == 2 and 0 < ap == pytest.approx(float(trained["val/AP"]), abs=1e-5)
     assert ap == diagnosis["oracles"]["as evaluated"]["AP"] == evidence["headline"]["mask"]["AP"]
     block = scored("b.json", "--metrics-block")["metrics"]
+    capsys.readouterr()
     whole = scored("c.json", "--metrics-block", "--tiles", "1")
+    shown = "".join(capsys.readouterr()).splitlines()
+    assert all("--tiles 1" in line for line in shown if "test.sh" in line or "visualize.sh" in line)
+    assert any("visualize.sh" in line for line in shown)
     assert whole["tiles"] == 1 and len(whole["detections"]) < len(found["detections"])
     assert block["test_loss"] == whole["metrics"]["test_loss"]  # of whole images in both
     image = next((toy_coco / "val").iterdir())
