@@ -96,9 +96,9 @@ def open_exported(path: Path, image_size: int | None = None, tiles: int | None =
     require_packages(PACKAGES[path.suffix.lower()], str(path))
     text, run = (open_onnx if path.suffix.lower() == ".onnx" else open_pte)(path)
     meta = parse(text, path)
-    known = meta["files"].get(path.name, {}).get("sha256")
-    if known is not None and known != files.sha256(path):
-        raise InputError(f"{path} is not the file that {METADATA} describes; copy both, or {AGAIN}")
+    known = [each.get("sha256") for name, each in meta["files"].items() if name.endswith(".pte")]
+    if path.suffix.lower() == ".pte" and any(known) and files.sha256(path) not in known:
+        raise InputError(f"{path} is not a file that {METADATA} describes; copy both, or {AGAIN}")
     size = meta["height"], meta["width"]
     if image_size is not None:
         raise InputError(

@@ -1,6 +1,7 @@
 """Smaller forms of an exported ONNX file: float16, and int8 with ranges from real images."""
 
 import ast
+import shutil
 import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
@@ -52,11 +53,13 @@ def to_float16(source: Path, target: Path) -> None:
 
     model = onnx.load(source)
     name_nodes(model.graph)
-    height = model.graph.input[0].type.tensor_type.shape.dim[1].dim_value
+    _, height, width, _ = shape(model.graph.input[0])
     fine = {
         each.name
         for each in model.graph.value_info
-        if len(sides := each.type.tensor_type.shape.dim) == 4 and sides[2].dim_value > height / 8
+        if len(sides := shape(each)) == 4
+        and sides[2] > height / 8
+        and sides[2] * width == sides[3] * height  # a map, not attention or the windows of Swin
     }
     kept = [
         node.name
@@ -66,10 +69,9 @@ def to_float16(source: Path, target: Path) -> None:
     onnx.save(convert_float_to_float16(model, keep_io_types=True, node_block_list=kept), target)
 
 
-def to_int8(
-    source: Path, target: Path, images: Sequence[np.ndarray], threshold: float
-) -> list[Sensitivity]:
-    """Writes the model with int8 convolutions and linear layers, and the rest in float32.
+def to_int8(source: Path, target: Path, images: Sequence[np.ndarray], threshold: float) -> None:
+    """Writes the model with int8 convolutions and linear layers, and the rest in float32. The
+    effect of each part and of the whole is printed, and written beside the model as int8.csv.
 
     Each part is measured alone. One that changes the masks too much is measured in pieces, and
     pieces that do so stay in float. If the whole still changes them too much, the worst pieces
@@ -79,8 +81,6 @@ def to_int8(
     Args:
         images: uint8 [1,H,W,3] each, for the ranges of activations and to compare detections on.
         threshold: detections with higher scores are compared, at least one of each image.
-    Returns:
-        the table, also printed and beside the model as int8.csv: each part alone, and the whole.
     """
     with tempfile.TemporaryDirectory() as temporary:
         search = Search(source, Path(temporary), images, threshold)
@@ -105,11 +105,9 @@ def to_int8(
             if good or not chosen:
                 break
             info(f"back to float: {chosen.pop(0)[0].part}")
-        search.write(together, target)
-    table.append(whole)
-    rows = [Sensitivity._fields, *table]
+        shutil.move(search.file, target)  # that of the last measurement
+    rows = [Sensitivity._fields, *table, whole]
     files.write_csv(target.with_name("int8.csv"), rows, "choose another --out")
-    return table
 
 
 class Search:
@@ -120,7 +118,7 @@ class Search:
     ) -> None:
         import onnx
 
-        self.model, self.folder = onnx.load(source), folder
+        self.model, self.file = onnx.load(source), folder / "int8.onnx"
         self.images, self.threshold = images, threshold
         name_nodes(self.model.graph)
         onnx.save(self.model, folder / "float.onnx")
@@ -153,8 +151,8 @@ class Search:
 
         return grouped((self.nodes[name] for name in names), piece)
 
-    def write(self, names: Sequence[str], path: Path) -> None:
-        """Writes the model with these layers in int8, and the activations that follow them."""
+    def write(self, names: Sequence[str]) -> None:
+        """Writes to `file` the model with these layers in int8, and the activations after them."""
         import onnx
         from onnxruntime.quantization import QDQQuantizer, QuantType
 
@@ -179,15 +177,14 @@ class Search:
             extra_options={},
         )
         quantiser.quantize_model()
-        onnx.save(quantiser.model.model, path)
+        onnx.save(quantiser.model.model, self.file)
 
     def measure(self, part: str, names: Sequence[str]) -> Sensitivity:
         """Compares the detections with these layers in int8 with those of the float model."""
-        path = self.folder / "int8.onnx"
-        self.write(names, path)
+        self.write(names)
         ious, differences = [], []
         for (queries, classes, scores, masks), outputs in zip(
-            self.detections, run(path, self.images), strict=True
+            self.detections, run(self.file, self.images), strict=True
         ):
             differences.append(np.abs(outputs[0][0, queries, classes] - scores))
             ious.append(mask_ious(masks, outputs[1][0, queries]))
@@ -256,6 +253,11 @@ def name_nodes(graph) -> None:
     """Names the nodes that have no name."""
     for number, node in enumerate(graph.node):
         node.name = node.name or f"{node.op_type}_{number}"
+
+
+def shape(value) -> list[int]:
+    """The fixed shape of an input or of a value in the graph."""
+    return [side.dim_value for side in value.type.tensor_type.shape.dim]
 
 
 def scope(node) -> str:

@@ -31,7 +31,8 @@ def fold_batchnorms(model: Segmenter) -> Segmenter:
     part of the convolutions and linear layers before them. Outputs are the same within rounding.
 
     A BatchNorm is folded into the layer that its parent registers just before it, unless a forward
-    pass shows that its input is another one, as it may be in custom parts.
+    pass shows that its input is another one, as it may be in custom parts. Nothing else may read
+    the output of that layer.
     """
     model = copy.deepcopy(model).eval().requires_grad_(False)
     children = ((parent, list(parent.named_children())) for parent in model.modules())
@@ -127,7 +128,8 @@ class Deployed(nn.Module):
     """Image float32 [1,3,H,W], RGB in 0..1 -> scores [1,Q,K] and masks [1,Q,h,w].
 
     The image is at the top left; the rest has the mean colour of the model, which marks padding: it
-    is zero after normalising and does not count for the mask quality.
+    is zero after normalising and does not count for the mask quality. Nor do the last rows and
+    columns of an image that have this colour everywhere.
 
     scores: final, of each query and class. masks: logits minus the threshold's, above 0 inside.
 
@@ -193,7 +195,7 @@ QUALITIES = {grid_quality: mean_probability, grid_stability: stability}  # those
 def inside_seen(logits: Tensor, seen: Tensor, cut: float) -> Tensor:
     """1 where logits are above the cut and `seen` is 1, else 0: [1,Q,h,w].
 
-    Both factors are maps, as XNNPACK changes the layout of a map before and after a number.
+    Without scalars, around which ExecuTorch would transpose the maps for XNNPACK.
     """
     return ((logits - seen * cut) * (seen * STEEP)).clamp(0, 1)
 
@@ -204,7 +206,7 @@ def above(x: Tensor, limit: float) -> Tensor:
 
 
 class FromBytes(nn.Module):
-    """The same for an image uint8 [1,H,W,3]."""
+    """`Deployed` for an image uint8 [1,H,W,3]."""
 
     def __init__(self, deployed: Deployed):
         super().__init__()

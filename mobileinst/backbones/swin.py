@@ -155,7 +155,7 @@ class WindowAttention(nn.Module):
         bias = bias.permute(2, 0, 1)  # [heads,N,N]
         if mask is not None:
             bias = bias + mask[:, None]  # [n,heads,N,N]
-        # The fused backward is not deterministic on every device, and no runtime has the operator.
+        # The fused backward is not deterministic on every device. Exported, it splits the graph.
         if torch.is_grad_enabled() or torch.compiler.is_exporting():
             mixed = attend(q, k, v, q.shape[-1] ** -0.5, bias)
         else:

@@ -13,7 +13,7 @@ def trained(toy_run, tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("trained") / "run" / "best.pt"
     path.parent.mkdir()
     content = checkpoint.load(toy_run / "best.pt")
-    content["best"]["threshold"] = 0.05
+    content["best"]["threshold"] = 0.0543
     checkpoint.save(path, content)
     return path
 

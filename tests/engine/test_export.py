@@ -1,5 +1,6 @@
 """engine/export.py: files that find what the checkpoint finds, and their use in place of one."""
 
+import copy
 import csv
 import json
 import os
@@ -19,7 +20,20 @@ import engine
 import mobileinst
 from data import rle
 from data.errors import InputError
-from engine import backends, checkpoint, evaluate, export, graphs, parity, predict, web_page
+from data.images import read_rgb
+from data.presets import EvalPreset
+from engine import (
+    backends,
+    checkpoint,
+    evaluate,
+    export,
+    graphs,
+    parity,
+    predict,
+    quantise,
+    web_page,
+)
+from engine.exported import decode
 from engine.files import FailedRun
 from mobileinst import zoo
 
@@ -39,7 +53,7 @@ def test_what_a_folder_holds(exported):
     assert sorted(path.name for path in exported.iterdir()) == sorted(names)
     assert meta["format"] == backends.FORMAT and (meta["height"], meta["width"]) == (64, 128)
     assert [each["id"] for each in meta["categories"]] == [0, 7, 90]
-    assert meta["threshold"] == 0.05 and meta["mask_stride"] == 8
+    assert meta["threshold"] == 0.0543 and meta["mask_stride"] == 8
     assert meta["versions"] == {"torch": torch.__version__, "mobileinst": mobileinst.__version__}
     with open(exported / "parity.csv", newline="") as file:
         first, second, *_ = csv.DictReader(file)
@@ -207,6 +221,46 @@ def test_a_file_with_other_detections_is_refused(
     assert (out / "model.onnx").exists()
 
 
+def test_the_data_set_of_the_run_is_the_default(trained, toy_coco, tmp_path, monkeypatch, exported):
+    """Its validation set gives the size and AP, its training set the ranges for int8."""
+    trains = []
+
+    def to_int8(source, target, images, threshold):
+        trains.extend(images)
+        shutil.copy(source, target)
+
+    monkeypatch.setattr(quantise, "to_int8", to_int8)
+    monkeypatch.setattr(export, "MIN_IMAGES", 4)  # that the set has
+    monkeypatch.setattr(export, "MIN_DETECTIONS", 1)
+    out = tmp_path / "x"
+    argv = ["--checkpoint", str(trained), "--out", str(out), "--threads", "1", "--int8"]
+    export.main(argv)
+    with open(out / "parity.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["file"] for row in rows] == ["checkpoint", "model.onnx", "model.int8.onnx"]
+    assert {row["images"] for row in rows} == {"4"}
+    assert float(rows[0]["AP"]) > 0.02
+    assert all(float(row["AP"]) == pytest.approx(float(rows[0]["AP"]), abs=1e-4) for row in rows)
+    meta = json.loads((out / "model.json").read_text())
+    with Image.open(next((toy_coco / "val").iterdir())) as image:
+        wanted = EvalPreset(64).padded_size(image.height, image.width)
+    assert (meta["height"], meta["width"]) == wanted
+    images = [read_rgb(path) for path in sorted((toy_coco / "train").iterdir())]
+    inputs = [decode.prepare(image, meta)[0] for image in images]
+    assert trains and all(any(np.array_equal(one, each) for each in inputs) for one in trains)
+
+    def other_classes(model, path):
+        other = copy.deepcopy(model)
+        other.model.instance_decoder.heads.classes.weight.neg_()
+        graphs.write_onnx(other, path)
+
+    lenient = graphs.Limits(1, 0, missing=1, ap=0.01)
+    wrong = graphs.FORMATS["onnx"]._replace(write=other_classes, limits=lenient)
+    monkeypatch.setitem(graphs.FORMATS, "onnx", wrong)
+    with pytest.raises(FailedRun, match="model.onnx in .*: detections differ"):
+        export.main([*argv[:-1], "--overwrite"])
+
+
 def test_wrong_requests_are_named_in_a_sentence(trained, toy_coco, tmp_path, monkeypatch):
     def refused(match, *argv):
         with pytest.raises(InputError, match=match):
@@ -281,7 +335,7 @@ def test_other_systems_export(kind, name, keywords, trained, toy_coco, tmp_path)
 
 
 def test_executorch(trained, toy_coco, tmp_path, monkeypatch):
-    """XNNPACK runs all but the norms, also of the parts that a model has on demand."""
+    """XNNPACK runs all but the norms and copies of constants, also of parts on demand."""
     pytest.importorskip("executorch", reason="executorch is missing: .pte is not tested")
     path = other_model(
         trained, tmp_path / "m.pt", "mobileinst_topformer_tiny", width=32, kernel_dim=16,
@@ -313,10 +367,12 @@ def test_executorch(trained, toy_coco, tmp_path, monkeypatch):
     shutil.copy(path, tmp_path / "alone.pte")
     with pytest.raises(InputError, match="model.json is missing beside it"):
         backends.load(tmp_path / "alone.pte")
+    assert backends.load(shutil.copy(path, out / "renamed.pte")).model
     content = path.read_bytes()
-    path.write_bytes(content + b"\0")
-    with pytest.raises(InputError, match="is not the file that model.json describes; copy both"):
-        backends.load(path)
+    for changed in (path, out / "renamed.pte"):
+        changed.write_bytes(content + b"\0")
+        with pytest.raises(InputError, match="is not a file that model.json describes; copy both"):
+            backends.load(changed)
     path.write_bytes(content[:1000])
     with pytest.raises(InputError, match="model.pte cannot be opened by ExecuTorch"):
         backends.load(path)

@@ -7,8 +7,13 @@ import torch
 from torch import nn
 
 from mobileinst import zoo
-from mobileinst.deploy import FromBytes, deploy, final_postprocess, fold_batchnorms
-from mobileinst.set_prediction.postprocess import Postprocess, grid_quality
+from mobileinst.deploy import (
+    FromBytes,
+    deploy,
+    final_postprocess,
+    fold_batchnorms,
+    graph_postprocess,
+)
 
 SMALL = dict(width=16, num_queries=7, query_width=16, num_heads=4)
 MODELS = [f"mobileinst_{name}" for name in ("topformer_tiny", "seaformer_tiny", "mobilenet_v2")]
@@ -144,14 +149,8 @@ def test_the_graph_answers_as_model_and_postprocess(name, size):
     assert not any(isinstance(each, nn.BatchNorm2d) for each in deployed.modules())
     assert not any("semantic" in key for key in deployed.state_dict())
 
-    def every_query(outputs):
-        scores, found = postprocess.rank(outputs)
-        return scores, torch.ones_like(found)
-
-    # Mask2Former's own rule for empty queries, and its quality at the original size, are no part.
-    quality = postprocess.quality or grid_quality
-    reference = Postprocess(every_query, quality=quality, duplicate_iou=1)
-    reference.cut = postprocess.cut
+    reference = graph_postprocess(postprocess)
+    reference.duplicate_iou = 1
     sizes = [(SIZE, size, (211, 333))]
     [expected] = reference(outputs, sizes)
     found = {"scores": scores, "mask_logits": masks}

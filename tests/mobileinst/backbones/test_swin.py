@@ -130,3 +130,13 @@ def test_first_values():
 def test_a_width_that_the_heads_do_not_divide_is_refused():
     with pytest.raises(ValueError, match="width 32 is not a multiple of 3 heads"):
         SwinTransformer(embed_dim=32, num_heads=(3, 2, 4, 8))
+
+
+@torch.no_grad()
+def test_an_exported_graph_has_ordinary_operators():
+    """Its attention as well, and the same outputs; windows are padded at this size."""
+    model, images = randomise(SwinTransformer(12, (2, 2), (1, 2))), torch.rand(1, 3, 40, 72)
+    program = torch.export.export(model, (images,))
+    assert not [node for node in program.graph.nodes if "dot_product" in str(node.target)]
+    for found, wanted in zip(program.module()(images), model(images), strict=True):
+        torch.testing.assert_close(found, wanted)
