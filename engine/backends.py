@@ -2,8 +2,12 @@
 
 import hashlib
 import json
+import logging
+import os
 import sys
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -95,7 +99,7 @@ def open_exported(path: Path, image_size: int | None = None, tiles: int | None =
         raise InputError(f"{path} is missing; name a file of sbin/export.sh")
     require_packages(PACKAGES[path.suffix.lower()], str(path))
     text, run = (open_onnx if path.suffix.lower() == ".onnx" else open_pte)(path)
-    meta = parse(text, path)
+    meta = parse(text, path if path.suffix.lower() == ".onnx" else path.with_name(METADATA))
     known = [each.get("sha256") for name, each in meta["files"].items() if name.endswith(".pte")]
     if path.suffix.lower() == ".pte" and any(known) and files.sha256(path) not in known:
         raise InputError(f"{path} is not a file that {METADATA} describes; copy both, or {AGAIN}")
@@ -183,24 +187,42 @@ def open_onnx(path: Path) -> tuple[str | None, Run]:
     return session.get_modelmeta().custom_metadata_map.get(KEY), run
 
 
+@contextmanager
+def silent_libraries() -> Iterator[None]:
+    """Suppresses warnings, log lines and stderr of exporters and runtimes, also in C++."""
+    before, stderr = logging.root.manager.disable, os.dup(2)
+    logging.disable(logging.ERROR)
+    try:
+        with open(os.devnull, "w") as nothing, redirect_stderr(nothing), warnings.catch_warnings():
+            os.dup2(nothing.fileno(), 2)
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
+        logging.disable(before)
+
+
 @cache
 def set_executorch_threads() -> None:
     """Gives ExecuTorch torch's number of threads, once, as loaded programs keep their threads."""
-    from executorch.extension.pybindings import portable_lib
+    with silent_libraries():
+        from executorch.extension.pybindings import portable_lib
 
-    portable_lib._unsafe_reset_threadpool(torch.get_num_threads())
+        portable_lib._unsafe_reset_threadpool(torch.get_num_threads())
 
 
 def open_pte(path: Path) -> tuple[str, Run]:
     """The same for a .pte file, whose metadata are in a file beside it."""
-    from executorch.runtime import Runtime
-
     beside = path.with_name(METADATA)
     if not beside.is_file():
         raise InputError(f"{path}: {METADATA} is missing beside it; copy both, or {AGAIN}")
     set_executorch_threads()
+    from executorch.runtime import Runtime
+
     try:
-        method = Runtime.get().load_program(path).load_method("forward")
+        with silent_libraries():
+            method = Runtime.get().load_program(path).load_method("forward")
     except Exception as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"{path} cannot be opened by ExecuTorch ({reason}); {AGAIN}") from None

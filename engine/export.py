@@ -22,7 +22,8 @@ from data.dataset import CocoDataset
 from data.errors import InputError
 from data.images import read_rgb
 from data.loaders import spread, train_canvases
-from data.presets import CanvasPreset, EvalPreset, Size
+from data.packed import ImageRecord
+from data.presets import CanvasPreset, Size
 from engine import backends, checkpoint, evaluate, files, inputs, options, parity, values, web_page
 from engine.coco_ap import score
 from engine.commands import command, show_next
@@ -58,8 +59,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
     )  # fmt: skip
     parser.add_argument(
         "--size", type=values.canvas, metavar="HxW",
-        help="size of the input, multiples of 64; the most frequent one of the validation set if "
-        "not given",
+        help="size of the input, multiples of 64; the canvas of the training that fits most "
+        "validation images if not given",
     )  # fmt: skip
     parser.add_argument(
         "--images", type=Path, help="folder to compare on; the run's validation set if not given"
@@ -112,6 +113,8 @@ class Images:
         self.opts, self.path, self.content = opts, path, content
         self.dataset: CocoDataset | None = None
         if opts.images:
+            if not opts.images.is_dir():
+                raise InputError(f"--images {opts.images}: name a folder of images")
             paths = list(inputs.images_of([opts.images])[0].values())
             chosen = (paths[place] for place in spread(len(paths), opts.count))
             self.read = [lambda path=path: unannotated(read_rgb(path)) for path in chosen]
@@ -144,13 +147,18 @@ class Images:
         chosen = (read[place] for place in spread(len(read), CALIBRATION))
         return [decode.prepare(each()[0], meta)[0] for each in chosen]
 
-    def canvas(self, image_size: int) -> Size:
-        """The most frequent canvas, or that of landscape images."""
+    def canvas(self) -> Size:
+        """The canvas of the training in which most images are largest, or its first."""
+        trained = self.content["options"]
+        canvases = trained["canvas"] or train_canvases(trained["image_size"])
         if self.dataset is None:
-            return train_canvases(image_size)[0]
-        preset = EvalPreset(image_size)
-        sizes = (preset.padded_size(each.height, each.width) for each in self.dataset.images)
-        return Counter(sizes).most_common(1)[0][0]
+            return tuple(canvases[0])
+
+        def of(image: ImageRecord) -> Size:
+            factors = {(h, w): min(h / image.height, w / image.width) for h, w in canvases}
+            return max(factors, key=factors.get)
+
+        return Counter(map(of, self.dataset.images)).most_common(1)[0][0]
 
     def scores(self, detections: Detections, limit: int) -> dict[str, float] | None:
         """AP and AP50, where there are annotations."""
@@ -182,7 +190,7 @@ def main(argv: list[str], builder: checkpoint.Builder = zoo.build_from_config) -
     model, _, postprocess = checkpoint.build(content, builder)
     threshold, _ = checkpoint.score_threshold(content["best"])
     images = Images(opts, path, content)
-    height, width = size = opts.size or images.canvas(content["options"]["image_size"])
+    height, width = size = opts.size or images.canvas()
     out = opts.out or EXPORTS / f"{path.parent.name}-{height}x{width}"
     files.require_free(out, opts.overwrite, MARK)
     try:
@@ -387,10 +395,12 @@ def example(
     for name, detections in found.items():
         result = detections.results[place]
         shown = (result["best"] & (result["scores"] > threshold)).nonzero()[:, 0]
+        shown = shown[result["query_idx"][shown].argsort()]  # so files have the same colours
         labels, scores = (result[key][shown].tolist() for key in ("labels", "scores"))
         objects = draw.Objects(labels, [result["masks"][i] for i in shown], scores)
         examples.append(draw.Example(image, predictions=objects, caption=name))
-    draw.grid(examples, names, threshold=threshold).save(folder / "example.png")
+    sheet = draw.grid(examples, names, columns=len(examples), threshold=threshold)
+    sheet.save(folder / "example.png")
 
 
 if __name__ == "__main__":

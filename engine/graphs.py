@@ -1,12 +1,9 @@
 """Export formats: a function that writes each, and its tolerance."""
 
-import io
-import logging
 import re
 import tempfile
-import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +14,7 @@ from torch.fx.passes.infra.pass_base import PassResult
 
 from data.errors import InputError
 from engine import quantise
+from engine.backends import silent_libraries
 from mobileinst.deploy import Deployed, FromBytes
 from mobileinst.layers.winograd import with_winograd
 
@@ -61,7 +59,7 @@ def save_onnx(module: nn.Module, image: torch.Tensor, path: Path) -> None:
     import onnx
 
     program = traced(module, image)
-    with quiet():
+    with silent_libraries():
         names = {"input_names": ["image"], "output_names": ["scores", "masks"]}
         torch.onnx.export(program, dynamo=True, verbose=False, **names).save(path)
     content = onnx.load(path)
@@ -95,7 +93,7 @@ def write_float16(model: Deployed, path: Path) -> None:
 
 def write_pte(model: Deployed, path: Path) -> None:
     """ExecuTorch with XNNPACK: input float32 [1,3,H,W] in 0..1, outputs scores and masks."""
-    with quiet():
+    with silent_libraries():
         path.write_bytes(for_xnnpack(model).to_executorch().buffer)
 
 
@@ -161,7 +159,7 @@ def traced(model: nn.Module, image: torch.Tensor) -> torch.export.ExportedProgra
     handles = [module.register_forward_pre_hook(begin) for module in names]
     handles += [module.register_forward_hook(end) for module in names]
     try:
-        with torch.no_grad(), quiet():
+        with torch.no_grad(), silent_libraries():
             return torch.export.export(model, (image,))
     except Exception as error:  # torch raises nearly everything for what it cannot trace
         part = re.sub(r"^(model\.)+", "", running[-1]) if running else ""  # of the wrappers
@@ -173,16 +171,3 @@ def traced(model: nn.Module, image: torch.Tensor) -> torch.export.ExportedProgra
     finally:
         for handle in handles:
             handle.remove()
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Suppresses the warnings and log lines of exporters, and the graphs that they print."""
-    before = logging.root.manager.disable
-    logging.disable(logging.ERROR)
-    try:
-        with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)

@@ -105,6 +105,7 @@ def to_int8(source: Path, target: Path, images: Sequence[np.ndarray], threshold:
             if good or not chosen:
                 break
             info(f"back to float: {chosen.pop(0)[0].part}")
+        info(f"in float as well: {PRODUCTS} and {MAPS}")
         shutil.move(search.file, target)  # that of the last measurement
     rows = [Sensitivity._fields, *table, whole]
     files.write_csv(target.with_name("int8.csv"), rows, "choose another --out")

@@ -4,20 +4,19 @@
 
     meta = json.load(open("model.json"))
     image, size = prepare(Image.open("photo.jpg"), meta)
-    ... run the model on image, uint8 [1,H,W,3] ...
+    ... run model.onnx on image, uint8 [1,H,W,3] ...
     detections = decode(scores, masks, meta, (height, width))
 
 Needs numpy and Pillow. DECODE.md has the arithmetic in words.
 """
 
+import colorsys
 import json
 import sys
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
-
-COLOURS = (230, 70, 60), (60, 130, 230), (70, 180, 90), (230, 180, 50), (160, 90, 210)
 
 
 def prepare(image, meta):
@@ -89,30 +88,38 @@ def iou(one, other):
 def main(path):
     import onnxruntime
 
-    folder = Path(__file__).resolve().parent
-    meta = json.loads((folder / "model.json").read_text(encoding="utf-8"))
-    image = ImageOps.exif_transpose(Image.open(path))
+    files = [*Path(__file__).resolve().parent.glob("model*.onnx")]
+    if not files:
+        stop("there is no ONNX file beside this script, which it runs: export with --format onnx")
+    file = min(files, key=lambda each: len(each.name))  # model.onnx, or another form
+    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    meta = json.loads(session.get_modelmeta().custom_metadata_map["mobileinst"])
+    try:
+        image = ImageOps.exif_transpose(Image.open(path))
+    except OSError as error:
+        stop(f"{path} cannot be read as an image ({error})")
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):  # convert would clip at 255
         values = np.asarray(image, np.float64)
         values = (values - values.min()) * (255 / max(np.ptp(values), 1e-12))
         image = Image.fromarray(values.round().astype(np.uint8))
     image = image.convert("RGB")
-    name = next((each for each in meta["files"] if each.endswith(".onnx")), None)
-    if name is None:
-        sys.exit("there is no ONNX file here, which this script runs: export with --format onnx")
-    session = onnxruntime.InferenceSession(str(folder / name), providers=["CPUExecutionProvider"])
     scores, masks = session.run(["scores", "masks"], {"image": prepare(image, meta)[0]})
     shown, detections = np.array(image), decode(scores, masks, meta, (image.height, image.width))
     for number, detection in enumerate(detections):
         print(f"{detection['score']:.3f}  {detection['name']}  box {detection['box']}")
-        colour = np.array(COLOURS[number % len(COLOURS)])
-        shown[detection["mask"]] = shown[detection["mask"]] // 2 + colour // 2
+        colour = 255 * np.array(colorsys.hsv_to_rgb(0.618 * number % 1, 0.8, 1))
+        shown[detection["mask"]] = (shown[detection["mask"]] + colour) / 2
     target = Path(path).with_name(f"{Path(path).stem}_objects.png").name
     Image.fromarray(shown).save(target)
     print(f"{len(detections)} objects with scores above {meta['threshold']:.3f}: {target}")
 
 
+def stop(message):
+    print(message, file=sys.stderr)
+    sys.exit(2)
+
+
 if __name__ == "__main__":
     if len(sys.argv) != 2:
-        sys.exit("usage: python decode.py PHOTO")
+        stop("usage: python decode.py PHOTO")
     main(sys.argv[1])

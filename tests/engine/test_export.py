@@ -21,7 +21,6 @@ import mobileinst
 from data import rle
 from data.errors import InputError
 from data.images import read_rgb
-from data.presets import EvalPreset
 from engine import (
     backends,
     checkpoint,
@@ -106,12 +105,27 @@ assert not {"torch", "mobileinst", "engine", "data", "scipy"} & sys.modules.keys
 """
     copy = shutil.copytree(exported, tmp_path / "copy")
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    done = subprocess.run(
-        [sys.executable, "-c", script],
-        cwd=copy, env=environment, capture_output=True, text=True,
-    )  # fmt: skip
+
+    def run(*argv):
+        return subprocess.run(
+            [sys.executable, *argv], cwd=copy, env=environment, capture_output=True, text=True
+        )
+
+    done = run("-c", script)
     assert done.returncode == 0, done.stderr
     detections = json.loads(done.stdout)
+    (copy / "model.json").unlink()  # the file holds its metadata
+    done = run("decode.py", "example_image.png")
+    assert done.stdout.endswith(
+        f"{len(detections)} objects with scores above 0.054: example_image_objects.png\n"
+    ), done.stderr
+    for name in ("gone.jpg", "int8.csv"):
+        done = run("decode.py", name)
+        assert done.returncode == 2
+        assert done.stderr.startswith(f"{name} cannot be read as an image")
+    for path in copy.glob("*.onnx"):
+        path.unlink()
+    assert "no ONNX file beside this script" in run("decode.py", "example_image.png").stderr
     content = found_by_predict(
         exported / "model.onnx", exported / "example_image.png", tmp_path / "found"
     )
@@ -242,9 +256,7 @@ def test_the_data_set_of_the_run_is_the_default(trained, toy_coco, tmp_path, mon
     assert float(rows[0]["AP"]) > 0.02
     assert all(float(row["AP"]) == pytest.approx(float(rows[0]["AP"]), abs=1e-4) for row in rows)
     meta = json.loads((out / "model.json").read_text())
-    with Image.open(next((toy_coco / "val").iterdir())) as image:
-        wanted = EvalPreset(64).padded_size(image.height, image.width)
-    assert (meta["height"], meta["width"]) == wanted
+    assert (meta["height"], meta["width"]) == (64, 64)  # three of the four are as large in it
     images = [read_rgb(path) for path in sorted((toy_coco / "train").iterdir())]
     inputs = [decode.prepare(image, meta)[0] for image in images]
     assert trains and all(any(np.array_equal(one, each) for each in inputs) for one in trains)
@@ -278,6 +290,7 @@ def test_wrong_requests_are_named_in_a_sentence(trained, toy_coco, tmp_path, mon
         pytest.importorskip(name)
     refused("are too few to compare", "--count", "3")
     refused("no images", "--images", str(tmp_path))
+    refused("name a folder of images", "--images", str(tmp_path / "gone"))
     argv = ["--checkpoint", str(trained), "--out", str(tmp_path / "x"), "--data", str(tmp_path)]
     with pytest.raises(InputError, match="no images to compare on.*--images"):
         export.main(argv)
