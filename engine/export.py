@@ -148,9 +148,12 @@ class Images:
         return [decode.prepare(each()[0], meta)[0] for each in chosen]
 
     def canvas(self) -> Size:
-        """The canvas of the training in which most images are largest, or its first."""
-        trained = self.content["options"]
-        canvases = trained["canvas"] or train_canvases(trained["image_size"])
+        """The canvas of the training in which most images are largest, or its first. Smaller ones
+        than images are evaluated at, as a training may have to save time, do not count.
+        """
+        size, canvases = (self.content["options"][name] for name in ("image_size", "canvas"))
+        if not canvases or min(map(min, canvases)) < size:
+            canvases = train_canvases(size)
         if self.dataset is None:
             return tuple(canvases[0])
 
