@@ -43,7 +43,8 @@ def deformable_attention(values: Tensor, sizes: Sizes, places: Tensor, weights: 
     down = heads * canvas.shape[2]
     steps = (0, heads, down, down + heads)  # from the first corner to each of the four
     offsets = to_device(torch.tensor(steps, dtype=corners.dtype), corners.device)
-    rows = (corners[:, None] + offsets[:, None]).flatten(1)  # [·,4·L·points]
+    offsets = offsets[:, None].repeat(1, corners.shape[1])  # a sum with [4,1] takes 4 times as long
+    rows = (corners[:, None] + offsets).flatten(1)  # [·,4·L·points]
     table = canvas.view(-1, values.shape[3])  # [B·rows·columns·heads,d]
     if torch.compiler.is_exporting():  # no runtime has an embedding bag
         samples = table.index_select(0, rows.flatten()).unflatten(0, (len(rows), -1))
