@@ -100,6 +100,12 @@ def train_canvases(image_size: int) -> list[Size]:
     return list(dict.fromkeys([(short, long), (long, short), (side, side)]))
 
 
+def filled(canvases: Sequence[Size], ratios: Sequence[float]) -> np.ndarray:
+    """The part of each canvas that an image of each width / height covers at most: [C,N]."""
+    shapes = np.array([[width / height] for height, width in canvases])  # [C,1]
+    return np.minimum(shapes / ratios, ratios / shapes)
+
+
 def covering_canvas(dataset: CocoDataset, preset: EvalPreset) -> Size:
     """The smallest canvas that holds every image of the set as evaluation sees it."""
     sizes = [preset.padded_size(record.height, record.width) for record in dataset.images]
@@ -173,7 +179,7 @@ class TrainSampler:
 
     def __post_init__(self) -> None:
         self.order = functools.lru_cache(maxsize=4)(self.order)
-        self.best = self.filled(self.ratios).argmax(0).tolist()  # canvas of each image
+        self.best = filled(self.canvases, self.ratios).argmax(0).tolist()  # canvas of each image
 
     def __len__(self) -> int:
         return len(self.steps) * self.accumulate
@@ -218,14 +224,9 @@ class TrainSampler:
 
     def canvas(self, step: int, ratios: list[float]) -> Size:
         """One of the canvases that images of these shapes fill well, drawn from (seed, step)."""
-        filled = self.filled(ratios).mean(1)  # [C]
-        good = np.flatnonzero(filled >= FILLED * filled.max())
+        parts = filled(self.canvases, ratios).mean(1)  # [C]
+        good = np.flatnonzero(parts >= FILLED * parts.max())
         return self.canvases[good[seeds.mix(self.seed, CANVAS, step) % len(good)]]
-
-    def filled(self, ratios: Sequence[float]) -> np.ndarray:
-        """The part of each canvas that an image of each shape covers at most: [C,N]."""
-        shapes = np.array([[width / height] for height, width in self.canvases])  # [C,1]
-        return np.minimum(shapes / ratios, ratios / shapes)
 
 
 def first_images(num_images: int, seed: int, count: int) -> list[int]:

@@ -8,7 +8,6 @@ import functools
 import json
 import shlex
 import shutil
-from collections import Counter
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, fields
@@ -21,8 +20,7 @@ import mobileinst
 from data.dataset import CocoDataset
 from data.errors import InputError
 from data.images import read_rgb
-from data.loaders import spread, train_canvases
-from data.packed import ImageRecord
+from data.loaders import filled, spread, train_canvases
 from data.presets import CanvasPreset, Size
 from engine import backends, checkpoint, evaluate, files, inputs, options, parity, values, web_page
 from engine.coco_ap import score
@@ -148,20 +146,16 @@ class Images:
         return [decode.prepare(each()[0], meta)[0] for each in chosen]
 
     def canvas(self) -> Size:
-        """The canvas of the training in which most images are largest, or its first. Smaller ones
-        than images are evaluated at, as a training may have to save time, do not count.
+        """The canvas of the training that most images fill best, or its first. If the training had
+        smaller ones than evaluation, to save time, those of evaluation.
         """
         size, canvases = (self.content["options"][name] for name in ("image_size", "canvas"))
         if not canvases or min(map(min, canvases)) < size:
             canvases = train_canvases(size)
         if self.dataset is None:
             return tuple(canvases[0])
-
-        def of(image: ImageRecord) -> Size:
-            factors = {(h, w): min(h / image.height, w / image.width) for h, w in canvases}
-            return max(factors, key=factors.get)
-
-        return Counter(map(of, self.dataset.images)).most_common(1)[0][0]
+        ratios = [each.width / each.height for each in self.dataset.images]
+        return tuple(canvases[np.bincount(filled(canvases, ratios).argmax(0)).argmax()])
 
     def scores(self, detections: Detections, limit: int) -> dict[str, float] | None:
         """AP and AP50, where there are annotations."""
@@ -402,8 +396,8 @@ def example(
         labels, scores = (result[key][shown].tolist() for key in ("labels", "scores"))
         objects = draw.Objects(labels, [result["masks"][i] for i in shown], scores)
         examples.append(draw.Example(image, predictions=objects, caption=name))
-    sheet = draw.grid(examples, names, columns=len(examples), threshold=threshold)
-    sheet.save(folder / "example.png")
+    grid = draw.grid(examples, names, columns=len(examples), threshold=threshold)
+    grid.save(folder / "example.png")
 
 
 if __name__ == "__main__":

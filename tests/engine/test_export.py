@@ -256,7 +256,7 @@ def test_the_data_set_of_the_run_is_the_default(trained, toy_coco, tmp_path, mon
     assert float(rows[0]["AP"]) > 0.02
     assert all(float(row["AP"]) == pytest.approx(float(rows[0]["AP"]), abs=1e-4) for row in rows)
     meta = json.loads((out / "model.json").read_text())
-    assert (meta["height"], meta["width"]) == (64, 64)  # three of the four are as large in it
+    assert (meta["height"], meta["width"]) == (64, 64)  # that all four fill best
     images = [read_rgb(path) for path in sorted((toy_coco / "train").iterdir())]
     inputs = [decode.prepare(image, meta)[0] for image in images]
     assert trains and all(any(np.array_equal(one, each) for each in inputs) for one in trains)
