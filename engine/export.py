@@ -64,14 +64,10 @@ def parse(argv: list[str]) -> argparse.Namespace:
         "--images", type=Path, help="folder to compare on; the run's validation set if not given"
     )
     parser.add_argument("--data", type=Path, help="where the data set of the run is now")
-    parser.add_argument(
-        "--count", type=values.positive, default=100, help="images to compare on, spread evenly"
-    )
-    parser.add_argument(
-        "--allow-mismatch",
-        action="store_true",
-        help="keep files whose detections differ or are few",
-    )
+    help = "images to compare on, spread evenly"
+    parser.add_argument("--count", type=values.positive, default=100, help=help)
+    help = "keep files whose detections differ or are few"
+    parser.add_argument("--allow-mismatch", action="store_true", help=help)
     parser.add_argument("--fp16", action="store_true", help="also model.fp16.onnx")
     parser.add_argument(
         "--int8", action="store_true",
